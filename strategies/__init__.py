@@ -1,0 +1,109 @@
+"""Test-time strategies as pure generators, and the arms they become with a budget.
+
+Standard library only; nothing here generates, scores, waits or counts. To add a strategy: write a function, add a line
+to :data:`STRATEGIES`, an enum value to the proto and a row to the tests' table.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+from strategies.asks import Extend, Outcome, Path, Score, Search
+from strategies.revision import revision
+from strategies.sampling import sample
+from strategies.select import best, majority, weighted
+from strategies.tree import beam_search, dvts, lookahead
+
+__all__ = ["STRATEGIES", "Arm", "Extend", "InvalidArm", "Outcome", "Path", "Score", "Search"]
+
+STRATEGIES: Mapping[str, Callable[..., Search]] = {
+    "single": partial(sample, select=majority, scored=False, temperature=0),  # one greedy solution
+    "majority": partial(sample, select=majority, scored=False),
+    "best_of_n": partial(sample, select=best, scored=True),
+    "weighted_best_of_n": partial(sample, select=weighted, scored=True),
+    "beam_search": beam_search,
+    "dvts": dvts,
+    "lookahead": lookahead,
+    "revision": revision,
+}
+# Which of them can be replayed from a pool of independent attempts, and how each chooses; the others must be run.
+SELECTIONS = {"majority": majority, "best_of_n": best, "weighted_best_of_n": weighted}
+_OPTIONS = {"beam_search": {"m"}, "dvts": {"m"}, "lookahead": {"m", "k"}, "revision": {"chains"}}
+
+
+class InvalidArm(ValueError):
+    """An arm that can't be run; ``field`` names the part that is wrong."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Arm:
+    """A strategy with its parameters and budget.
+
+    n       solutions' worth of sampling the strategy spends, before lookahead
+    m       beam width: continuations of each kept path (beam_search, dvts, lookahead)
+    k       steps of lookahead (lookahead)
+    chains  parallel chains (revision)
+
+    Raises InvalidArm where the parameters don't fit the strategy. ``str`` and :meth:`parse` are inverses.
+    """
+
+    strategy: str
+    n: int = 1
+    m: int = 0
+    k: int = 0
+    chains: int = 0
+
+    def __post_init__(self) -> None:
+        if self.strategy not in STRATEGIES:
+            raise InvalidArm("strategy", f"unknown strategy {self.strategy!r}; known: {', '.join(STRATEGIES)}")
+        if self.n < 1:
+            raise InvalidArm("n", f"{self.strategy} needs n of at least 1, got {self.n}")
+        if self.strategy == "single" and self.n != 1:
+            raise InvalidArm("n", f"single is one solution, got n={self.n}; majority takes more")
+        for option in ("m", "k", "chains"):
+            value, wanted = getattr(self, option), option in _OPTIONS.get(self.strategy, ())
+            if wanted and value < 1:
+                raise InvalidArm(option, f"{self.strategy} needs {option} of at least 1, got {value}")
+            if value and not wanted:
+                raise InvalidArm(option, f"{self.strategy} takes no {option}")
+        for option in ("m", "chains"):
+            value = getattr(self, option)
+            if value and self.n % value:
+                raise InvalidArm(
+                    "n", f"{self.strategy} needs n divisible by {option}, got n={self.n}, {option}={value}"
+                )
+
+    @property
+    def budget(self) -> int:
+        """Generation budget in complete solutions' worth of sampling: n, or n * (k + 1) with lookahead."""
+        return self.n * (self.k + 1)
+
+    def search(self) -> Search:
+        """A fresh search, to be driven."""
+        options = {option: getattr(self, option) for option in _OPTIONS.get(self.strategy, ())}
+        return STRATEGIES[self.strategy](n=self.n, **options)
+
+    def __str__(self) -> str:
+        options = [f"{name}={getattr(self, name)}" for name in ("n", "m", "k", "chains") if getattr(self, name)]
+        return f"{self.strategy}({', '.join(options)})"
+
+    @classmethod
+    def parse(cls, text: str) -> "Arm":
+        """Read ``beam_search(n=16, m=4)``; raises InvalidArm."""
+        match = re.fullmatch(r"\s*(\w+)\s*(?:\(\s*(.*?)\s*\))?\s*", text)
+        if not match:
+            raise InvalidArm("strategy", f"can't read arm {text!r}; write it like beam_search(n=16, m=4)")
+        options: dict[str, int] = {}
+        for part in filter(None, re.split(r"\s*,\s*", match[2] or "")):
+            pair = re.fullmatch(r"(n|m|k|chains)\s*=\s*(\d+)", part)
+            if not pair or pair[1] in options:
+                raise InvalidArm(
+                    "strategy", f"can't read {part!r} in arm {text!r}; write it like {match[1]}(n=16, m=4)"
+                )
+            options[pair[1]] = int(pair[2])
+        return cls(match[1], **options)

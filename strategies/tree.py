@@ -1,0 +1,67 @@
+"""Search over steps against a process reward model: beam search, DVTS, lookahead. One loop.
+
+``n`` beams are shared out over ``trees`` independent trees. Each round writes one step on every beam, scores it, keeps
+the best 1/m of each tree's open paths and continues each of those ``m`` times (Snell et al., section 5.2). One tree is
+beam search; n/m trees, each keeping its single best path, is diverse verifier tree search (Hugging Face, "Scaling
+test-time compute"). With ``k`` > 0 a step is judged by the score at the end of a greedy rollout of k further steps
+(lookahead); the rollout itself is thrown away, but its tokens are spent and billed.
+"""
+
+from collections.abc import Sequence
+from itertools import cycle, islice
+
+from strategies.asks import Extend, Path, Score, Search
+from strategies.select import weighted
+
+MAX_ROUNDS = 40
+
+
+def beam_search(n: int, m: int) -> Search:
+    """One tree of ``n`` beams; the best n/m survive each round."""
+    return tree_search(n, m, trees=1)
+
+
+def dvts(n: int, m: int) -> Search:
+    """n/m trees of ``m`` beams; the best of each tree survives each round."""
+    return tree_search(n, m, trees=n // m)
+
+
+def lookahead(n: int, m: int, k: int) -> Search:
+    """Beam search that judges a step by where ``k`` further greedy steps lead. Costs n * (k + 1)."""
+    return tree_search(n, m, trees=1, k=k)
+
+
+def tree_search(n: int, m: int, *, trees: int, k: int = 0) -> Search:
+    """See the module's docstring. Chooses by weighted best-of-N over all solutions that the trees finished."""
+    width = n // trees
+    beams = [[Path()] * width for _ in range(trees)]
+    finished: list[list[Path]] = [[] for _ in range(trees)]
+
+    for _ in range(MAX_ROUNDS):
+        written = yield Extend(tuple(path for tree in beams for path in tree), steps=1)
+        judged = (yield Extend(tuple(written), steps=k, temperature=0)) if k else written
+        judged = yield Score(tuple(judged))
+        ranked = iter(zip(written, judged, strict=True))
+        for t, tree in enumerate(beams):
+            pairs = list(islice(ranked, len(tree)))
+            finished[t] += [judgement for path, judgement in pairs if path.finished]
+            # A finished solution has used up its beam: what a tree writes never exceeds ``width`` solutions.
+            slots = width - len(finished[t])
+            beams[t] = survivors([(p, j) for p, j in pairs if p.end is None], m, slots)
+        if not any(beams):
+            break
+    return weighted([path for tree in finished for path in tree])
+
+
+def survivors(pairs: Sequence[tuple[Path, Path]], m: int, slots: int) -> list[Path]:
+    """The beams of the next round: the best ``slots``/m different paths, each continued ``m`` times.
+
+    pairs  (path, the path as judged); a path that could not be scored ranks last
+
+    The same text twice would survive twice and crowd out the rest, so equal paths count once; when that leaves fewer
+    paths than places, the places go round in order of rank.
+    """
+    unique = {path.tokens or path.steps: (path, judged.score) for path, judged in pairs}
+    ranked = sorted(unique.values(), key=lambda pair: -1.0 if pair[1] is None else pair[1], reverse=True)
+    kept = [path for path, _ in ranked[: -(-slots // m)]]
+    return list(islice(cycle(kept), slots)) if kept else []
