@@ -1,0 +1,123 @@
+"""Engines behind two small protocols. Implementations: ``fake`` (scripted), ``transformers`` (in process)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from math import exp
+from typing import Protocol
+
+from router.backends.template import Template
+from strategies import Path
+
+
+@dataclass(slots=True)
+class Usage:
+    """What an engine has spent. It is added to while the engine works, so it is right also when a call is cancelled.
+
+    prompt_tokens     tokens the generator prefilled; a prefix that many samples share is prefilled, and counted, once
+    generated_tokens  tokens sampled, end-of-sequence tokens included
+    scored_tokens     tokens the verifier read
+    calls             requests to an engine
+    """
+
+    prompt_tokens: int = 0
+    generated_tokens: int = 0
+    scored_tokens: int = 0
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratorSpec:
+    """A generator, as a bundle's manifest describes the one it was measured on.
+
+    model        "smollm2-135m-instruct" for the embedded model, else a folder or hub id that transformers loads
+    adapter      folder in the bundle with a LoRA adapter; None without one
+    parameters   weights that a token passes through
+    temperature  of sampling
+    max_tokens   longest solution
+    """
+
+    model: str
+    adapter: str | None
+    parameters: int
+    template: Template
+    temperature: float
+    max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierSpec:
+    """``kind`` "prm" (``adapter``: LoRA and step-scoring head on the generator's base) or "log_prob" (no adapter)."""
+
+    kind: str
+    adapter: str | None
+    parameters: int
+
+
+class Generator(Protocol):
+    """``parameters`` is the number of weights that a token passes through, for FLOPs."""
+
+    parameters: int
+
+    async def extend(
+        self,
+        prompt: str,
+        paths: Sequence[Path],
+        *,
+        steps: int | None,
+        temperature: float | None,
+        max_tokens: int | None,
+        deadline: float | None,
+        seed: int,
+        usage: Usage,
+    ) -> list[Path]:
+        """Continue each open path by ``steps`` steps (None: to its end), independently, in order.
+
+        max_tokens   new tokens at most, over all paths together; None for no cap
+        deadline     on time.monotonic's clock: come back by then with what there is
+        temperature  None is the generator's own, 0 is greedy
+        seed         equal seeds give equal samples, as far as batching leaves floating point equal
+
+        A path that a limit stops short (these two, or the generator's own longest solution) comes back with end
+        "length". Cancelling the call frees the engine within one token.
+
+        Raises EngineUnavailable.
+        """
+
+    async def embed(self, prompts: Sequence[str], *, usage: Usage) -> list[list[float]]:
+        """One hidden-state vector a prompt, for difficulty models that want it."""
+
+    async def close(self) -> None: ...
+
+
+class Verifier(Protocol):
+    parameters: int
+
+    async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
+        """The same paths with ``scores``, one a step.
+
+        Paths that would pass ``max_tokens`` read tokens come back unscored, and so does one without steps.
+        Raises EngineUnavailable.
+        """
+
+    async def close(self) -> None: ...
+
+
+class LogProbability:
+    """The baseline verifier: the generator's own mean token log-probability, exponentiated, up to each step.
+
+    It costs nothing: the log-probabilities were computed while sampling.
+    """
+
+    parameters = 0
+
+    async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
+        return [replace(path, scores=tuple(self._scores(path)) or None) for path in paths]
+
+    @staticmethod
+    def _scores(path: Path) -> Iterator[float]:
+        for log_prob, tokens in zip(accumulate(path.log_probs), accumulate(path.token_counts), strict=True):
+            yield exp(log_prob / tokens)
+
+    async def close(self) -> None:
+        return None

@@ -1,0 +1,176 @@
+"""A bundle: difficulty model, policy, adapters and the manifest that holds them together. Immutable once loaded."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+from router.backends import GeneratorSpec, VerifierSpec
+from router.backends.template import Template
+from router.errors import InvalidBundle
+from router.policy import Policy
+
+if TYPE_CHECKING:
+    from difficulty import DifficultyModel
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is served, and what it was made from. ``files`` maps each file's path in the bundle to its sha256.
+
+    edges       the four bin edges between levels, in units of ``statistic``, hardest side last
+    statistic   "pass_rate" or "mean_score"
+    provenance  library versions, git revision, seeds, date: for people
+    """
+
+    format_version: int
+    name: str
+    generator: GeneratorSpec
+    verifier: VerifierSpec
+    statistic: str
+    edges: tuple[float, ...]
+    files: Mapping[str, str]
+    libraries: Mapping[str, str]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """``id`` is the name and the first 12 digits of the manifest's sha256; ``digest`` is all of it."""
+
+    folder: Path
+    digest: str
+    manifest: Manifest
+    policy: Policy
+    difficulty: "DifficultyModel"
+
+    @property
+    def id(self) -> str:
+        return f"{self.manifest.name}@{self.digest[:12]}"
+
+
+def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
+    """Check, then open. ``digest`` pins the manifest's sha256, and with it every file.
+
+    Raises InvalidBundle. Nothing is unpickled before its digest matched: a joblib file is code.
+    """
+    manifest, found = read_manifest(folder, digest)
+    policy = Policy.loads((folder / "policy.json").read_text())
+    for library, built_with in manifest.libraries.items():
+        if _version(library) != built_with:
+            warnings.warn(
+                f"bundle {manifest.name} was built with {library} {built_with}, this is {_version(library)}; "
+                "rebuild it with `router train` if predictions look off",
+                stacklevel=2,
+            )
+    import joblib  # noqa: PLC0415 - with scikit-learn a second: nothing that only reads a manifest should wait for it
+
+    return Bundle(folder, found, manifest, policy, joblib.load(folder / "difficulty.joblib"))
+
+
+def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, str]:
+    """The manifest and its sha256, after checking every file that it lists. Raises InvalidBundle."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InvalidBundle(
+            f"{folder} is no bundle: it has no {MANIFEST} (written last, so an interrupted build has none). "
+            "Build one with `router train` and `router tune`, or name another folder"
+        )
+    raw = path.read_bytes()
+    found = hashlib.sha256(raw).hexdigest()
+    if digest and not found.startswith(digest.lower()):
+        raise InvalidBundle(f"{path} has digest {found}, but {digest} is pinned; unpin it or restore the pinned bundle")
+    try:
+        document = json.loads(raw)
+    except ValueError as error:
+        raise InvalidBundle(f"{path} is not JSON: {error}") from error
+    given = document.get("format_version") if isinstance(document, dict) else None
+    if given != FORMAT_VERSION:
+        raise InvalidBundle(
+            f"{path} has format version {given!r}, this router reads {FORMAT_VERSION}; rebuild it with this version"
+        )
+    try:
+        manifest = _manifest(document)
+    except (TypeError, KeyError, ValueError) as error:
+        raise InvalidBundle(f"{path}: {error}") from error
+    for name in ("difficulty.joblib", "policy.json"):
+        if name not in manifest.files:
+            raise InvalidBundle(f"{path} lists no {name}: the bundle is partial; run `router train` and `router tune`")
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+            raise InvalidBundle(f"{folder} lacks {name}, which its manifest lists; restore it or rebuild the bundle")
+        if sha256(file) != expected:
+            raise InvalidBundle(f"{file} does not match its digest in the manifest; restore it or rebuild the bundle")
+    return manifest, found
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Written last and at once: its existence means that the rest is complete."""
+    partial = folder / (MANIFEST + ".partial")
+    partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    partial.replace(folder / MANIFEST)
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file that a bundle serves: the difficulty model, the policy and the adapters."""
+    names = ["difficulty.joblib", "policy.json", *(f"{part}/*" for part in ("generator", "verifier"))]
+    files = sorted(file for name in names for file in folder.glob(name) if file.is_file())
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that a pickled difficulty model depends on."""
+    return {library: _version(library) for library in ("scikit-learn", "numpy", "joblib")}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _manifest(document: dict[str, Any]) -> Manifest:
+    values = _exactly(document, Manifest)
+    generator, verifier = specs(values["generator"], values["verifier"])
+    return Manifest(**{**values, "generator": generator, "verifier": verifier, "edges": tuple(values["edges"])})
+
+
+def specs(generator: Any, verifier: Any) -> tuple[GeneratorSpec, VerifierSpec]:
+    """Both from JSON values; raises ValueError naming what is wrong."""
+    generator = _exactly(generator, GeneratorSpec)
+    template = Template(**_typed(generator["template"], Template))
+    return (
+        GeneratorSpec(**_typed({**generator, "template": template}, GeneratorSpec)),
+        VerifierSpec(**_typed(verifier, VerifierSpec)),
+    )
+
+
+def _typed(mapping: Any, cls: type) -> dict[str, Any]:
+    values = _exactly(mapping, cls)
+    for name, kind in get_type_hints(cls).items():
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+            wanted = getattr(kind, "__name__", kind)
+            raise ValueError(f"{cls.__name__}.{name} must be {wanted}, found {json.dumps(value, default=str)[:60]}")
+    return values
+
+
+def _exactly(mapping: Any, cls: type) -> dict[str, Any]:
+    wanted = {field.name for field in fields(cls)}
+    if not isinstance(mapping, dict) or set(mapping) != wanted:
+        raise ValueError(f"{cls.__name__} needs exactly {sorted(wanted)}")
+    return dict(mapping)

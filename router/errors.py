@@ -1,0 +1,92 @@
+"""Every error that a caller can see.
+
+RouterError
+├── InvalidRequest        INVALID_ARGUMENT     a field of the request is wrong
+├── InvalidFile           INVALID_ARGUMENT     a prompts, attempts or settings file is wrong
+├── InvalidBundle         FAILED_PRECONDITION  a bundle is partial, altered or from another version
+├── MissingWeights        FAILED_PRECONDITION  the model's weights are not on this machine
+├── MissingDependency     FAILED_PRECONDITION  an optional package is not installed
+├── AddressUnavailable    FAILED_PRECONDITION  the server's address can't be listened on
+├── EngineUnavailable     UNAVAILABLE          the engine, or seen from a client the server, does not answer
+├── InternalError         INTERNAL             a bug in the server, seen from a client
+└── Stopped                                    a limit ended the search and the caller takes no partial result
+    ├── DeadlineExceeded  DEADLINE_EXCEEDED
+    └── TokenCapReached   RESOURCE_EXHAUSTED
+
+Each class carries the name of its gRPC status, each instance the name of a value of ``ErrorReason`` in the proto.
+"""
+
+from typing import ClassVar
+
+
+class RouterError(Exception):
+    """``reason`` is a name in the proto's ErrorReason, less its prefix."""
+
+    status: ClassVar[str]
+    reason: str = "UNSPECIFIED"
+
+    def __init__(self, message: str, *, reason: str | None = None):
+        super().__init__(message)
+        if reason:
+            self.reason = reason
+
+
+class InvalidRequest(RouterError):
+    """``field`` is the request's field as a client spells it, e.g. ``arm.n``."""
+
+    status = "INVALID_ARGUMENT"
+
+    def __init__(self, field: str, message: str, *, reason: str):
+        super().__init__(message, reason=reason)
+        self.field = field
+
+
+class InvalidFile(RouterError):
+    status = "INVALID_ARGUMENT"
+    reason = "INVALID_FILE"
+
+
+class InvalidBundle(RouterError):
+    status = "FAILED_PRECONDITION"
+    reason = "INVALID_BUNDLE"
+
+
+class MissingWeights(RouterError):
+    status = "FAILED_PRECONDITION"
+    reason = "MISSING_WEIGHTS"
+
+
+class MissingDependency(RouterError):
+    status = "FAILED_PRECONDITION"
+    reason = "MISSING_DEPENDENCY"
+
+
+class AddressUnavailable(RouterError):
+    status = "FAILED_PRECONDITION"
+    reason = "ADDRESS_UNAVAILABLE"
+
+
+class EngineUnavailable(RouterError):
+    status = "UNAVAILABLE"
+    reason = "ENGINE_UNAVAILABLE"
+
+
+class InternalError(RouterError):
+    status = "INTERNAL"
+    reason = "INTERNAL"
+
+
+class Stopped(RouterError):
+    """The solver adds ``bill``, its Bill: what was spent is reported also when nothing is returned."""
+
+    bill: object = None
+
+
+class DeadlineExceeded(Stopped):
+    status = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE_EXCEEDED"
+
+
+class TokenCapReached(Stopped):
+    status = "RESOURCE_EXHAUSTED"
+    reason = "TOKEN_CAP_REACHED"

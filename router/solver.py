@@ -1,0 +1,313 @@
+"""Prompt → level → arm → search → answer, with the bill.
+
+:func:`drive` answers a strategy's asks from the engines. For every strategy alike it owns the bill, the token caps, the
+deadline, the final answers of finished paths and the progress events. There is one driver: many searches run at once
+are many ``drive`` calls in one event loop, and the engine batches what they ask at the same time.
+"""
+
+import asyncio
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from router import answers
+from router.backends import Generator, Usage, Verifier
+from router.bundle import Bundle
+from router.errors import DeadlineExceeded, InvalidRequest, RouterError, TokenCapReached
+from router.policy import LEVELS, Cell
+from strategies import Arm, Extend, Outcome, Path, Score
+
+LONGEST_PROMPT = 8_000  # characters
+_MARGIN = 0.15  # seconds kept back from a deadline, to send the partial result or the bill in time
+
+
+class Stop(Enum):
+    """Why a search ended."""
+
+    COMPLETE = "complete"
+    TOKEN_CAP = "token_cap"
+    DEADLINE = "deadline"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller asks for. None is the bundle's default.
+
+    budget                generation budget, in complete solutions' worth of sampling
+    arm                   run this arm instead of the policy's choice
+    max_generated_tokens, max_scored_tokens  hard caps, never passed
+    seconds               time left for the whole call
+    allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
+    """
+
+    prompt: str
+    budget: int | None = None
+    arm: Arm | None = None
+    max_generated_tokens: int | None = None
+    max_scored_tokens: int | None = None
+    seconds: float | None = None
+    seed: int = 0
+    allow_partial: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """``cell`` is None when the caller pinned the arm. ``probabilities`` are of levels 1 to 5 and sum to 1."""
+
+    level: int
+    probabilities: tuple[float, ...]
+    arm: Arm
+    cell: Cell | None
+    bundle_id: str
+
+
+@dataclass(slots=True)
+class Bill(Usage):
+    """Usage with what it means in FLOPs (2 * parameters * tokens) and in seconds by phase: route, generate, score."""
+
+    generator_parameters: int = 0
+    verifier_parameters: int = 0
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @property
+    def generator_flops(self) -> float:
+        return 2.0 * self.generator_parameters * (self.prompt_tokens + self.generated_tokens)
+
+    @property
+    def verifier_flops(self) -> float:
+        return 2.0 * self.verifier_parameters * self.scored_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """Progress after one answered ask. ``answer`` and ``share``: the leading answer so far, None and 0 at first."""
+
+    number: int
+    alive: int
+    finished: int
+    generated_tokens: int
+    scored_tokens: int
+    answer: str | None
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    decision: Decision
+    outcome: Outcome
+    bill: Bill
+    stop: Stop
+
+
+class Solver:
+    """A bundle and the engines that it was measured on, ready to answer prompts."""
+
+    def __init__(self, bundle: Bundle, generator: Generator, verifier: Verifier):
+        self.bundle = bundle
+        self.generator = generator
+        self.verifier = verifier
+
+    async def decide(self, request: Request, usage: Usage | None = None) -> Decision:
+        """Predict the level, look up the arm; what that spends is added to ``usage``. Raises InvalidRequest."""
+        validate(request)
+        policy = self.bundle.policy
+        budget = policy.default_budget if request.budget is None else request.budget
+        policy.choose(LEVELS[0], budget)  # a bad budget is an error also where the arm is pinned
+        difficulty = self.bundle.difficulty
+        prompts = [request.prompt]
+        usage = Usage() if usage is None else usage
+        features = prompts if difficulty.input == "text" else await self.generator.embed(prompts, usage=usage)
+        probabilities = tuple(float(p) for p in difficulty.predict_proba(features)[0])
+        level = 1 + max(range(len(probabilities)), key=probabilities.__getitem__)
+        if request.arm:
+            return Decision(level, probabilities, request.arm, None, self.bundle.id)
+        cell = policy.choose(level, budget)
+        return Decision(level, probabilities, cell.arm, cell, self.bundle.id)
+
+    async def solve(self, request: Request, bill: Bill | None = None) -> Solution:
+        """Decide and run; see :meth:`stream`."""
+        async with aclosing(self.stream(request, bill)) as events:
+            async for event in events:
+                if isinstance(event, Solution):
+                    return event
+        raise AssertionError("a stream ends with its solution")
+
+    async def stream(self, request: Request, bill: Bill | None = None) -> AsyncGenerator[Round | Solution, None]:
+        """Yield a Round after each answered ask, the Solution last.
+
+        ``bill`` may be given to read what was spent also when this is cancelled. Raises InvalidRequest,
+        DeadlineExceeded, TokenCapReached (both with ``.bill``), EngineUnavailable.
+        """
+        bill = self.new_bill() if bill is None else bill
+        started = time.monotonic()
+        decision = await self.decide(request, bill)
+        bill.seconds["route"] += time.monotonic() - started
+        if request.seconds is not None:
+            request = replace(request, seconds=request.seconds - (time.monotonic() - started))
+        async with aclosing(drive(decision.arm, request, self.generator, self.verifier, bill)) as events:
+            async for event in events:
+                if isinstance(event, Round):
+                    yield event
+                else:
+                    outcome, stop = event
+                    yield Solution(decision, outcome, bill, stop)
+
+    def new_bill(self) -> Bill:
+        return Bill(generator_parameters=self.generator.parameters, verifier_parameters=self.verifier.parameters)
+
+    async def close(self) -> None:
+        await asyncio.gather(self.generator.close(), self.verifier.close())
+
+
+def validate(request: Request) -> None:
+    """Raises InvalidRequest naming the first wrong field."""
+    if not request.prompt.strip():
+        raise InvalidRequest("prompt", "prompt is empty; send the problem's text", reason="PROMPT_EMPTY")
+    if len(request.prompt) > LONGEST_PROMPT:
+        raise InvalidRequest(
+            "prompt",
+            f"prompt has {len(request.prompt)} characters; at most {LONGEST_PROMPT} are accepted",
+            reason="PROMPT_TOO_LONG",
+        )
+    for name in ("max_generated_tokens", "max_scored_tokens"):
+        cap = getattr(request, name)
+        if cap is not None and cap < 1:
+            raise InvalidRequest(name, f"{name} must be at least 1; leave it out for no cap", reason="CAP_OUT_OF_RANGE")
+
+
+async def drive(
+    arm: Arm, request: Request, generator: Generator, verifier: Verifier, bill: Bill
+) -> AsyncGenerator[Round | tuple[Outcome, Stop], None]:
+    """Run one search; yield a Round an ask, then the outcome and why it ended."""
+    search = arm.search()
+    engines = _Engines(request, generator, verifier, bill)
+    finished: list[Path] = []
+    try:
+        ask = next(search)
+        for number in range(1, 10**9):
+            paths = await engines.answer(ask)
+            if isinstance(ask, Extend):
+                finished += [
+                    new for old, new in zip(ask.paths, paths, strict=True) if new.finished and not old.finished
+                ]
+            yield _round(number, paths, finished, bill)
+            ask = search.send(paths)
+    except StopIteration as done:
+        outcome: Outcome = done.value
+    finally:
+        search.close()
+    if engines.stop is not Stop.COMPLETE and not request.allow_partial:
+        raise _stopped(engines.stop, bill)
+    yield outcome, engines.stop
+
+
+def _round(number: int, paths: Sequence[Path], finished: list[Path], bill: Bill) -> Round:
+    votes = Counter(path.answer for path in finished if path.answer is not None)
+    answer, count = votes.most_common(1)[0] if votes else (None, 0)
+    return Round(
+        number,
+        alive=sum(path.end is None for path in paths),
+        finished=len(finished),
+        generated_tokens=bill.generated_tokens,
+        scored_tokens=bill.scored_tokens,
+        answer=answer,
+        share=count / votes.total() if votes else 0.0,
+    )
+
+
+def _stopped(stop: Stop, bill: Bill) -> RouterError:
+    advice = "set allow_partial to get what was found by then, or give it more"
+    error = (
+        DeadlineExceeded(f"the deadline ended the search; {advice} time")
+        if stop is Stop.DEADLINE
+        else TokenCapReached(f"a token cap ended the search; {advice} tokens")
+    )
+    error.bill = bill
+    return error
+
+
+class _Engines:
+    """Answers one search's asks within its limits.
+
+    Past a limit nothing is extended any more: open paths come back cut, which ends any search by itself.
+    """
+
+    def __init__(self, request: Request, generator: Generator, verifier: Verifier, bill: Bill):
+        self.request = request
+        self.generator = generator
+        self.verifier = verifier
+        self.bill = bill
+        self.stop = Stop.COMPLETE
+        self.calls = 0
+        # The margin must not eat a short deadline whole.
+        self.margin = min(_MARGIN, 0.2 * (request.seconds or 0))
+        self.deadline = None if request.seconds is None else time.monotonic() + request.seconds - self.margin
+
+    async def answer(self, ask: Extend | Score) -> list[Path]:
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout_at(self._guard(started)):
+                return await (self._extend(ask) if isinstance(ask, Extend) else self._score(ask))
+        except TimeoutError:
+            self.stop = Stop.DEADLINE
+            return [_cut(path) for path in ask.paths] if isinstance(ask, Extend) else list(ask.paths)
+        finally:
+            self.bill.seconds["generate" if isinstance(ask, Extend) else "score"] += time.monotonic() - started
+
+    async def _extend(self, ask: Extend) -> list[Path]:
+        cap = _left(self.request.max_generated_tokens, self.bill.generated_tokens)
+        if self.stop is Stop.COMPLETE and cap == 0:
+            self.stop = Stop.TOKEN_CAP
+        if self.stop is not Stop.COMPLETE:
+            return [_cut(path) for path in ask.paths]
+        self.calls += 1
+        paths = await self.generator.extend(
+            self.request.prompt,
+            ask.paths,
+            steps=ask.steps,
+            temperature=ask.temperature,
+            max_tokens=cap,
+            deadline=self.deadline,
+            seed=self.request.seed * 1_000_003 + self.calls,
+            usage=self.bill,
+        )
+        if any(new.end == "length" and old.end is None for old, new in zip(ask.paths, paths, strict=True)):
+            if _left(self.request.max_generated_tokens, self.bill.generated_tokens) == 0:
+                self.stop = Stop.TOKEN_CAP
+            elif self.deadline is not None and time.monotonic() >= self.deadline:
+                self.stop = Stop.DEADLINE
+        return [await _answered(path) for path in paths]
+
+    async def _score(self, ask: Score) -> list[Path]:
+        if self.stop is Stop.DEADLINE:
+            return list(ask.paths)
+        cap = _left(self.request.max_scored_tokens, self.bill.scored_tokens)
+        paths = await self.verifier.score(self.request.prompt, ask.paths, max_tokens=cap, usage=self.bill)
+        if cap is not None and any(path.scores is None and path.steps for path in paths):
+            self.stop = Stop.TOKEN_CAP
+        return paths
+
+    def _guard(self, now: float) -> float | None:
+        """When to give up on an engine that does not keep the deadline itself: in time to still answer the caller."""
+        if self.deadline is None:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.time() + max(0.0, self.deadline - now) + self.margin / 2
+
+
+def _left(cap: int | None, spent: int) -> int | None:
+    return None if cap is None else max(0, cap - spent)
+
+
+def _cut(path: Path) -> Path:
+    return path if path.end else replace(path, end="length")
+
+
+async def _answered(path: Path) -> Path:
+    if not path.finished or path.answer is not None:
+        return path
+    stated = answers.find(path.text)
+    return path if stated is None else replace(path, answer=await answers.canonical(stated))
