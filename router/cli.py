@@ -1,0 +1,275 @@
+"""The `router` commands. Settings are read here and nowhere else: options, or environment variables named ROUTER_*."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from router.errors import InvalidFile, InvalidRequest, MissingDependency, RouterError
+
+if TYPE_CHECKING:
+    from router.solver import Solver
+    from router.v1 import router_pb2 as pb
+    from strategies import Arm
+
+UINT32 = 2**32 - 1
+
+
+class _Commands(typer.core.TyperGroup):
+    """Prints a RouterError as one line: exit code 2 where the input is wrong, 1 where the router is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RouterError as error:
+            typer.echo(f"router: {error}", err=True)
+            raise typer.Exit(2 if isinstance(error, InvalidRequest | InvalidFile) else 1) from error
+
+
+main = typer.Typer(
+    cls=_Commands,
+    help="Routes each prompt to the test-time strategy and budget that were measured to be best at its difficulty.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Prompt = Annotated[str, typer.Argument(help="The problem's text; - reads it from standard input.")]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        envvar="ROUTER_BUDGET",
+        min=0,
+        max=UINT32,
+        help="Generation budget, in complete solutions' worth of sampling.  [default: the bundle's]",
+    ),
+]
+Address = Annotated[str, typer.Option(envvar="ROUTER_ADDRESS", help="host:port of the server.")]
+Timeout = Annotated[float, typer.Option(envvar="ROUTER_TIMEOUT", min=0.001, help="Deadline of the call, in seconds.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON: one object a line.")]
+
+
+@main.command()
+def serve(
+    *,
+    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle to serve.")] = Path(
+        "models/smollm2-135m"
+    ),
+    bundle_digest: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ROUTER_BUNDLE_DIGEST",
+            help="Refuse the bundle unless its manifest's SHA-256 starts with these hexadecimal digits.",
+        ),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            envvar="ROUTER_BACKEND",
+            help="transformers: the bundle's models in this process. fake: scripted engines, no model.",
+        ),
+    ] = "transformers",
+    host: Annotated[str, typer.Option(envvar="ROUTER_HOST", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="ROUTER_PORT", min=0, max=65535, help="Port to listen on; 0 is any free one.")
+    ] = 50551,
+    grace: Annotated[
+        float,
+        typer.Option(envvar="ROUTER_GRACE", min=0, help="Seconds that running calls get to finish after SIGTERM."),
+    ] = 10.0,
+) -> None:
+    """Serve a bundle over gRPC until SIGTERM or Ctrl-C.
+
+    Prints the address once it answers. The connection is not encrypted or authenticated: the default listens on
+    loopback only. Health and reflection are the standard gRPC services.
+    """
+    import asyncio
+    import logging
+    import os
+
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's core has to say, our own errors say better
+    from router import server
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    solver = _load(bundle, bundle_digest, backend)
+
+    def started(port: int) -> None:
+        print(f"serving {solver.bundle.id} on {host}:{port}", flush=True)
+
+    asyncio.run(server.serve(solver, host, port, grace=grace, started=started))
+
+
+@main.command()
+def route(
+    prompt: Prompt,
+    *,
+    budget: Budget = None,
+    address: Address = "127.0.0.1:50551",
+    timeout: Timeout = 60.0,
+    json: Json = False,
+) -> None:
+    """Show a prompt's predicted level and the arm that would run, without running it."""
+    from router.client import connect
+    from router.v1 import router_pb2 as pb
+
+    with connect(address) as stub:
+        reply = stub.Route(pb.RouteRequest(prompt=_text(prompt), budget=budget), timeout=timeout)
+    if json:
+        _print_json(reply)
+    else:
+        _print_decision(reply.decision)
+
+
+@main.command()
+def solve(
+    prompt: Prompt,
+    *,
+    budget: Budget = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(help='Run this arm instead of the policy\'s choice, e.g. "beam_search(n=16, m=4)".'),
+    ] = None,
+    max_generated_tokens: Annotated[
+        int | None, typer.Option(min=0, max=UINT32, help="Hard cap on generated tokens.  [default: none]")
+    ] = None,
+    max_scored_tokens: Annotated[
+        int | None, typer.Option(min=0, max=UINT32, help="Hard cap on tokens the verifier reads.  [default: none]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=UINT32, help="Seed of the sampling.")] = 0,
+    allow_partial: Annotated[
+        bool, typer.Option(help="Take what was found when a cap or the deadline ends the search.")
+    ] = False,
+    candidates: Annotated[bool, typer.Option(help="Show every solution that was weighed, with its scores.")] = False,
+    stream: Annotated[bool, typer.Option(help="Show the search's rounds live.")] = False,
+    address: Address = "127.0.0.1:50551",
+    timeout: Timeout = 600.0,
+    json: Json = False,
+) -> None:
+    """Route a prompt, run the arm, and print the answer with its bill."""
+    from router import wire
+    from router.client import connect
+    from router.v1 import router_pb2 as pb
+
+    options = pb.SolveOptions(
+        arm=wire.arm(_arm(arm)) if arm else None,
+        max_generated_tokens=max_generated_tokens,
+        max_scored_tokens=max_scored_tokens,
+        seed=seed,
+        allow_partial=allow_partial,
+        return_candidates=candidates,
+    )
+    with connect(address) as stub:
+        if not stream:
+            reply = stub.Solve(pb.SolveRequest(prompt=_text(prompt), budget=budget, options=options), timeout=timeout)
+            return _print_json(reply) if json else _print_solution(reply.solution)
+        request = pb.StreamSolveRequest(prompt=_text(prompt), budget=budget, options=options)
+        for event in stub.StreamSolve(request, timeout=timeout):
+            if json:
+                _print_json(event)
+            elif event.HasField("round"):
+                _print_round(event.round)
+            else:
+                _print_solution(event.solution)
+    return None
+
+
+def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
+    """The bundle and its engines; raises RouterError."""
+    from router.bundle import load_bundle
+    from router.solver import Solver
+
+    backends = ("transformers", "fake")
+    if backend not in backends:
+        raise InvalidRequest(
+            "backend", f"unknown backend {backend!r}; known: {', '.join(backends)}", reason="UNSPECIFIED"
+        )
+    bundle = load_bundle(folder, digest)
+    try:
+        module = import_module(f"router.backends.{backend}")
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            f"the {backend} backend needs {error.name}; pip install 'compute-optimal-router[{backend}]'"
+        ) from error
+    return Solver(bundle, *module.load(bundle.manifest.generator, bundle.manifest.verifier, folder))
+
+
+def _text(prompt: str) -> str:
+    return sys.stdin.read() if prompt == "-" else prompt
+
+
+def _arm(text: str) -> "Arm":
+    from strategies import Arm, InvalidArm
+
+    try:
+        return Arm.parse(text)
+    except InvalidArm as error:
+        raise InvalidRequest("arm", f"--arm: {error}", reason="ARM_INVALID") from error
+
+
+def _print_json(message: "pb.RouteResponse | pb.SolveResponse | pb.StreamSolveResponse") -> None:
+    from google.protobuf.json_format import MessageToJson
+
+    print(
+        MessageToJson(
+            message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
+        ),
+        flush=True,
+    )
+
+
+def _print_decision(decision: "pb.Decision") -> None:
+    from router.wire import arm_of
+
+    levels = "  ".join(f"{level}: {p:.2f}" for level, p in enumerate(decision.probabilities, start=1))
+    print(f"level       {decision.level} of 5   ({levels})")
+    print(f"arm         {arm_of(decision.arm)}")
+    if decision.HasField("cell"):
+        cell, cost = decision.cell, decision.cell.cost
+        print(
+            f"expected    accuracy {cell.accuracy:.2f} [{cell.accuracy_low:.2f}, {cell.accuracy_high:.2f}]"
+            f" on {cell.prompts} prompts, {cost.generated_tokens:.0f} tokens generated, {cost.scored_tokens:.0f} scored"
+        )
+    print(f"bundle      {decision.bundle_id}")
+
+
+def _print_round(progress: "pb.Round") -> None:
+    leader = f", leading answer {progress.answer} ({progress.share:.0%})" if progress.HasField("answer") else ""
+    print(
+        f"round {progress.number}: {progress.alive} paths open, {progress.finished} finished,"
+        f" {progress.generated_tokens} tokens generated, {progress.scored_tokens} scored{leader}",
+        flush=True,
+    )
+
+
+def _print_solution(solution: "pb.Solution") -> None:
+    from router.v1 import router_pb2 as pb
+
+    for number, candidate in enumerate(solution.candidates, start=1):
+        end = "" if candidate.finished else ", cut"
+        print(f"candidate {number}: {candidate.tokens} tokens{end}, answer {_answer(candidate)}")
+        for step in candidate.steps:
+            score = f"{step.score:.3f}" if step.HasField("score") else "  -  "
+            print(f"    {score}  {step.text.rstrip()}")
+    _print_decision(solution.decision)
+    bill = solution.bill
+    print(
+        f"bill        {bill.prompt_tokens} prompt, {bill.generated_tokens} generated, {bill.scored_tokens} scored"
+        f" tokens; {bill.generator_flops + bill.verifier_flops:.3g} FLOPs; {bill.engine_calls} engine calls;"
+        f" {bill.route_seconds:.2f} s routing, {bill.generate_seconds:.2f} generating, {bill.score_seconds:.2f} scoring"
+    )
+    if solution.stop_reason != pb.STOP_REASON_COMPLETE:
+        name = pb.StopReason.Name(solution.stop_reason).removeprefix("STOP_REASON_").lower()
+        print(f"stopped     early, by {name}: a partial result")
+    if solution.text:
+        print("solution\n" + "".join(f"    {line}\n" for line in solution.text.splitlines()), end="")
+    print(f"answer      {_answer(solution)}" + (f" ({solution.share:.0%} of votes)" if solution.text else ""))
+
+
+def _answer(message: "pb.Solution | pb.Candidate") -> str:
+    return message.answer if message.HasField("answer") else "none"
+
+
+if __name__ == "__main__":
+    main()

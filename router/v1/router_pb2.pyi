@@ -1,0 +1,329 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Strategy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STRATEGY_UNSPECIFIED: _ClassVar[Strategy]
+    STRATEGY_SINGLE: _ClassVar[Strategy]
+    STRATEGY_MAJORITY: _ClassVar[Strategy]
+    STRATEGY_BEST_OF_N: _ClassVar[Strategy]
+    STRATEGY_WEIGHTED_BEST_OF_N: _ClassVar[Strategy]
+    STRATEGY_BEAM_SEARCH: _ClassVar[Strategy]
+    STRATEGY_DVTS: _ClassVar[Strategy]
+    STRATEGY_LOOKAHEAD: _ClassVar[Strategy]
+    STRATEGY_REVISION: _ClassVar[Strategy]
+
+class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
+    STOP_REASON_COMPLETE: _ClassVar[StopReason]
+    STOP_REASON_TOKEN_CAP: _ClassVar[StopReason]
+    STOP_REASON_DEADLINE: _ClassVar[StopReason]
+
+class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ERROR_REASON_UNSPECIFIED: _ClassVar[ErrorReason]
+    ERROR_REASON_PROMPT_EMPTY: _ClassVar[ErrorReason]
+    ERROR_REASON_PROMPT_TOO_LONG: _ClassVar[ErrorReason]
+    ERROR_REASON_BUDGET_OUT_OF_RANGE: _ClassVar[ErrorReason]
+    ERROR_REASON_CAP_OUT_OF_RANGE: _ClassVar[ErrorReason]
+    ERROR_REASON_ARM_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_FILE: _ClassVar[ErrorReason]
+    ERROR_REASON_INVALID_BUNDLE: _ClassVar[ErrorReason]
+    ERROR_REASON_MISSING_WEIGHTS: _ClassVar[ErrorReason]
+    ERROR_REASON_MISSING_DEPENDENCY: _ClassVar[ErrorReason]
+    ERROR_REASON_ADDRESS_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_ENGINE_UNAVAILABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_DEADLINE_EXCEEDED: _ClassVar[ErrorReason]
+    ERROR_REASON_TOKEN_CAP_REACHED: _ClassVar[ErrorReason]
+    ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+STRATEGY_UNSPECIFIED: Strategy
+STRATEGY_SINGLE: Strategy
+STRATEGY_MAJORITY: Strategy
+STRATEGY_BEST_OF_N: Strategy
+STRATEGY_WEIGHTED_BEST_OF_N: Strategy
+STRATEGY_BEAM_SEARCH: Strategy
+STRATEGY_DVTS: Strategy
+STRATEGY_LOOKAHEAD: Strategy
+STRATEGY_REVISION: Strategy
+STOP_REASON_UNSPECIFIED: StopReason
+STOP_REASON_COMPLETE: StopReason
+STOP_REASON_TOKEN_CAP: StopReason
+STOP_REASON_DEADLINE: StopReason
+ERROR_REASON_UNSPECIFIED: ErrorReason
+ERROR_REASON_PROMPT_EMPTY: ErrorReason
+ERROR_REASON_PROMPT_TOO_LONG: ErrorReason
+ERROR_REASON_BUDGET_OUT_OF_RANGE: ErrorReason
+ERROR_REASON_CAP_OUT_OF_RANGE: ErrorReason
+ERROR_REASON_ARM_INVALID: ErrorReason
+ERROR_REASON_INVALID_FILE: ErrorReason
+ERROR_REASON_INVALID_BUNDLE: ErrorReason
+ERROR_REASON_MISSING_WEIGHTS: ErrorReason
+ERROR_REASON_MISSING_DEPENDENCY: ErrorReason
+ERROR_REASON_ADDRESS_UNAVAILABLE: ErrorReason
+ERROR_REASON_ENGINE_UNAVAILABLE: ErrorReason
+ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
+ERROR_REASON_TOKEN_CAP_REACHED: ErrorReason
+ERROR_REASON_INTERNAL: ErrorReason
+
+class RouteRequest(_message.Message):
+    __slots__ = ("prompt", "budget")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    budget: int
+    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ...) -> None: ...
+
+class RouteResponse(_message.Message):
+    __slots__ = ("decision", "bill")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    BILL_FIELD_NUMBER: _ClassVar[int]
+    decision: Decision
+    bill: Bill
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ...) -> None: ...
+
+class SolveRequest(_message.Message):
+    __slots__ = ("prompt", "budget", "options")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    budget: int
+    options: SolveOptions
+    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
+
+class SolveResponse(_message.Message):
+    __slots__ = ("solution",)
+    SOLUTION_FIELD_NUMBER: _ClassVar[int]
+    solution: Solution
+    def __init__(self, solution: _Optional[_Union[Solution, _Mapping]] = ...) -> None: ...
+
+class StreamSolveRequest(_message.Message):
+    __slots__ = ("prompt", "budget", "options")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    budget: int
+    options: SolveOptions
+    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
+
+class StreamSolveResponse(_message.Message):
+    __slots__ = ("round", "solution")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    SOLUTION_FIELD_NUMBER: _ClassVar[int]
+    round: Round
+    solution: Solution
+    def __init__(self, round: _Optional[_Union[Round, _Mapping]] = ..., solution: _Optional[_Union[Solution, _Mapping]] = ...) -> None: ...
+
+class GetBundleRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetBundleResponse(_message.Message):
+    __slots__ = ("bundle",)
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    bundle: Bundle
+    def __init__(self, bundle: _Optional[_Union[Bundle, _Mapping]] = ...) -> None: ...
+
+class SolveOptions(_message.Message):
+    __slots__ = ("arm", "max_generated_tokens", "max_scored_tokens", "seed", "allow_partial", "return_candidates")
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    MAX_GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MAX_SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    ALLOW_PARTIAL_FIELD_NUMBER: _ClassVar[int]
+    RETURN_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    arm: Arm
+    max_generated_tokens: int
+    max_scored_tokens: int
+    seed: int
+    allow_partial: bool
+    return_candidates: bool
+    def __init__(self, arm: _Optional[_Union[Arm, _Mapping]] = ..., max_generated_tokens: _Optional[int] = ..., max_scored_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., allow_partial: _Optional[bool] = ..., return_candidates: _Optional[bool] = ...) -> None: ...
+
+class Arm(_message.Message):
+    __slots__ = ("strategy", "n", "m", "k", "chains")
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
+    N_FIELD_NUMBER: _ClassVar[int]
+    M_FIELD_NUMBER: _ClassVar[int]
+    K_FIELD_NUMBER: _ClassVar[int]
+    CHAINS_FIELD_NUMBER: _ClassVar[int]
+    strategy: Strategy
+    n: int
+    m: int
+    k: int
+    chains: int
+    def __init__(self, strategy: _Optional[_Union[Strategy, str]] = ..., n: _Optional[int] = ..., m: _Optional[int] = ..., k: _Optional[int] = ..., chains: _Optional[int] = ...) -> None: ...
+
+class Decision(_message.Message):
+    __slots__ = ("level", "probabilities", "arm", "cell", "bundle_id")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    probabilities: _containers.RepeatedScalarFieldContainer[float]
+    arm: Arm
+    cell: Cell
+    bundle_id: str
+    def __init__(self, level: _Optional[int] = ..., probabilities: _Optional[_Iterable[float]] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., cell: _Optional[_Union[Cell, _Mapping]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
+
+class Cell(_message.Message):
+    __slots__ = ("level", "budget", "arm", "accuracy", "accuracy_low", "accuracy_high", "prompts", "cost")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_LOW_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_HIGH_FIELD_NUMBER: _ClassVar[int]
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    level: int
+    budget: int
+    arm: Arm
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    prompts: int
+    cost: Cost
+    def __init__(self, level: _Optional[int] = ..., budget: _Optional[int] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., prompts: _Optional[int] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+
+class Cost(_message.Message):
+    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops")
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATOR_FLOPS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_FLOPS_FIELD_NUMBER: _ClassVar[int]
+    prompt_tokens: float
+    generated_tokens: float
+    scored_tokens: float
+    generator_flops: float
+    verifier_flops: float
+    def __init__(self, prompt_tokens: _Optional[float] = ..., generated_tokens: _Optional[float] = ..., scored_tokens: _Optional[float] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ...) -> None: ...
+
+class Bill(_message.Message):
+    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "engine_calls", "route_seconds", "generate_seconds", "score_seconds")
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATOR_FLOPS_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_FLOPS_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_CALLS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    GENERATE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    SCORE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    prompt_tokens: int
+    generated_tokens: int
+    scored_tokens: int
+    generator_flops: float
+    verifier_flops: float
+    engine_calls: int
+    route_seconds: float
+    generate_seconds: float
+    score_seconds: float
+    def __init__(self, prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., engine_calls: _Optional[int] = ..., route_seconds: _Optional[float] = ..., generate_seconds: _Optional[float] = ..., score_seconds: _Optional[float] = ...) -> None: ...
+
+class Round(_message.Message):
+    __slots__ = ("number", "alive", "finished", "generated_tokens", "scored_tokens", "answer", "share")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ALIVE_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    alive: int
+    finished: int
+    generated_tokens: int
+    scored_tokens: int
+    answer: str
+    share: float
+    def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
+
+class Solution(_message.Message):
+    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    STOP_REASON_FIELD_NUMBER: _ClassVar[int]
+    BILL_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    decision: Decision
+    answer: str
+    text: str
+    share: float
+    stop_reason: StopReason
+    bill: Bill
+    candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
+
+class Candidate(_message.Message):
+    __slots__ = ("steps", "answer", "finished", "tokens")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    steps: _containers.RepeatedCompositeFieldContainer[Step]
+    answer: str
+    finished: bool
+    tokens: int
+    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., answer: _Optional[str] = ..., finished: _Optional[bool] = ..., tokens: _Optional[int] = ...) -> None: ...
+
+class Step(_message.Message):
+    __slots__ = ("text", "score")
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    score: float
+    def __init__(self, text: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
+
+class Bundle(_message.Message):
+    __slots__ = ("id", "digest", "generator", "verifier", "statistic", "edges", "default_budget", "cells")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    GENERATOR_FIELD_NUMBER: _ClassVar[int]
+    VERIFIER_FIELD_NUMBER: _ClassVar[int]
+    STATISTIC_FIELD_NUMBER: _ClassVar[int]
+    EDGES_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    digest: str
+    generator: GeneratorInfo
+    verifier: VerifierInfo
+    statistic: str
+    edges: _containers.RepeatedScalarFieldContainer[float]
+    default_budget: int
+    cells: _containers.RepeatedCompositeFieldContainer[Cell]
+    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., generator: _Optional[_Union[GeneratorInfo, _Mapping]] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_budget: _Optional[int] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
+
+class GeneratorInfo(_message.Message):
+    __slots__ = ("model", "parameters", "temperature", "max_tokens")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    parameters: int
+    temperature: float
+    max_tokens: int
+    def __init__(self, model: _Optional[str] = ..., parameters: _Optional[int] = ..., temperature: _Optional[float] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class VerifierInfo(_message.Message):
+    __slots__ = ("kind", "parameters")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    parameters: int
+    def __init__(self, kind: _Optional[str] = ..., parameters: _Optional[int] = ...) -> None: ...

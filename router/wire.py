@@ -1,0 +1,223 @@
+"""Protocol buffers ↔ the router's own types, errors included. No decisions, no I/O."""
+
+from google.protobuf.any_pb2 import Any
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from router import bundle, errors, policy, solver
+from router.errors import InvalidRequest, RouterError
+from router.v1 import router_pb2 as pb
+from strategies import Arm, InvalidArm, Path
+
+DOMAIN = "router.v1"
+RETRY_SECONDS = 1  # what a caller should wait for an engine to come back
+_NUMBERS = ("n", "m", "k", "chains")
+
+
+# Requests, as the server reads them
+
+
+def request(
+    message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, seconds: float | None
+) -> solver.Request:
+    """What a message asks for; ``seconds`` are left for the call. Raises InvalidRequest.
+
+    Absent fields are the defaults. What needs the bundle to judge, or has a meaning beyond its type, the solver checks.
+    """
+    budget = _given(message, "budget")
+    if isinstance(message, pb.RouteRequest):
+        return solver.Request(message.prompt, budget, seconds=seconds)
+    options = message.options
+    return solver.Request(
+        message.prompt,
+        budget,
+        arm=_checked(options.arm) if options.HasField("arm") else None,
+        max_generated_tokens=_given(options, "max_generated_tokens"),
+        max_scored_tokens=_given(options, "max_scored_tokens"),
+        seconds=seconds,
+        seed=options.seed,
+        allow_partial=options.allow_partial,
+    )
+
+
+def _given(
+    message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest | pb.SolveOptions, name: str
+) -> int | None:
+    return getattr(message, name) if message.HasField(name) else None
+
+
+def _checked(message: pb.Arm) -> Arm:
+    try:
+        return arm_of(message)
+    except InvalidArm as error:
+        raise InvalidRequest(f"options.arm.{error.field}", f"arm: {error}", reason="ARM_INVALID") from error
+
+
+def arm_of(message: pb.Arm) -> Arm:
+    """Raises InvalidArm."""
+    known = pb.Strategy.DESCRIPTOR.values_by_number
+    number = message.strategy
+    strategy = known[number].name.removeprefix("STRATEGY_").lower() if number in known else str(number)
+    return Arm(strategy, **{name: getattr(message, name) for name in _NUMBERS if message.HasField(name)})
+
+
+# Replies, as the server writes them
+
+
+def arm(value: Arm) -> pb.Arm:
+    numbers = {name: getattr(value, name) for name in _NUMBERS if getattr(value, name)}
+    return pb.Arm(strategy=f"STRATEGY_{value.strategy.upper()}", **numbers)
+
+
+def decision(value: solver.Decision) -> pb.Decision:
+    return pb.Decision(
+        level=value.level,
+        probabilities=value.probabilities,
+        arm=arm(value.arm),
+        cell=cell(value.cell) if value.cell else None,
+        bundle_id=value.bundle_id,
+    )
+
+
+def cell(value: policy.Cell) -> pb.Cell:
+    cost = value.cost
+    return pb.Cell(
+        level=value.level,
+        budget=value.budget,
+        arm=arm(value.arm),
+        accuracy=value.accuracy,
+        accuracy_low=value.low,
+        accuracy_high=value.high,
+        prompts=value.prompts,
+        cost=pb.Cost(
+            prompt_tokens=cost.prompt_tokens,
+            generated_tokens=cost.generated_tokens,
+            scored_tokens=cost.scored_tokens,
+            generator_flops=cost.generator_flops,
+            verifier_flops=cost.verifier_flops,
+        ),
+    )
+
+
+def bill(value: solver.Bill) -> pb.Bill:
+    return pb.Bill(
+        prompt_tokens=value.prompt_tokens,
+        generated_tokens=value.generated_tokens,
+        scored_tokens=value.scored_tokens,
+        generator_flops=value.generator_flops,
+        verifier_flops=value.verifier_flops,
+        engine_calls=value.calls,
+        route_seconds=value.seconds["route"],
+        generate_seconds=value.seconds["generate"],
+        score_seconds=value.seconds["score"],
+    )
+
+
+def progress(value: solver.Round) -> pb.Round:
+    return pb.Round(
+        number=value.number,
+        alive=value.alive,
+        finished=value.finished,
+        generated_tokens=value.generated_tokens,
+        scored_tokens=value.scored_tokens,
+        answer=value.answer,
+        share=value.share,
+    )
+
+
+def solution(value: solver.Solution, *, candidates: bool) -> pb.Solution:
+    best = value.outcome.best
+    return pb.Solution(
+        decision=decision(value.decision),
+        answer=value.outcome.answer,
+        text=best.text if best else "",
+        share=value.outcome.share,
+        stop_reason=f"STOP_REASON_{value.stop.name}",
+        bill=bill(value.bill),
+        candidates=map(_candidate, value.outcome.candidates) if candidates else None,
+    )
+
+
+def _candidate(path: Path) -> pb.Candidate:
+    scores = path.scores or (None,) * len(path.steps)
+    return pb.Candidate(
+        steps=[pb.Step(text=text, score=score) for text, score in zip(path.steps, scores, strict=True)],
+        answer=path.answer,
+        finished=path.finished,
+        tokens=len(path.tokens),
+    )
+
+
+def served(value: bundle.Bundle) -> pb.Bundle:
+    generator, verifier = value.manifest.generator, value.manifest.verifier
+    return pb.Bundle(
+        id=value.id,
+        digest=value.digest,
+        generator=pb.GeneratorInfo(
+            model=generator.model,
+            parameters=generator.parameters,
+            temperature=generator.temperature,
+            max_tokens=generator.max_tokens,
+        ),
+        verifier=pb.VerifierInfo(kind=verifier.kind, parameters=verifier.parameters),
+        statistic=value.manifest.statistic,
+        edges=value.manifest.edges,
+        default_budget=value.policy.default_budget,
+        cells=map(cell, value.policy.cells),
+    )
+
+
+# Errors, in both directions
+
+
+def status(error: RouterError) -> Status:
+    """The error as a google.rpc.Status, with the details that ErrorReason's documentation promises."""
+    details = [ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    if isinstance(error, InvalidRequest):
+        # The solver knows a flat request; in the messages, limits are options.
+        name = error.field if error.field not in pb.SolveOptions.DESCRIPTOR.fields_by_name else f"options.{error.field}"
+        details.append(
+            BadRequest(field_violations=[{"field": name, "description": str(error), "reason": error.reason}])
+        )
+    if isinstance(error, errors.EngineUnavailable):
+        details.append(RetryInfo(retry_delay={"seconds": RETRY_SECONDS}))
+    if isinstance(error, errors.Stopped) and isinstance(error.bill, solver.Bill):
+        details.append(bill(error.bill))
+    return Status(code=Code.Value(error.status), message=str(error), details=[_packed(detail) for detail in details])
+
+
+def _packed(message: ErrorInfo | BadRequest | RetryInfo | pb.Bill) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed
+
+
+def error(received: Status) -> RouterError:
+    """The error that a client received: :func:`status` read back, with the bill in words."""
+    info, violation, spent = ErrorInfo(), BadRequest(), pb.Bill()
+    message = received.message
+    for detail in received.details:
+        if detail.Unpack(spent):
+            message += f" (spent: {spent.generated_tokens} tokens generated, {spent.scored_tokens} scored)"
+        elif not detail.Unpack(info):
+            detail.Unpack(violation)
+    if violation.field_violations:
+        return InvalidRequest(violation.field_violations[0].field, message, reason=info.reason)
+    return _CLASSES.get(info.reason, errors.InternalError)(message, reason=info.reason or None)
+
+
+_CLASSES: dict[str, type[RouterError]] = {
+    cls.reason: cls
+    for cls in (
+        errors.InvalidFile,
+        errors.InvalidBundle,
+        errors.MissingWeights,
+        errors.MissingDependency,
+        errors.AddressUnavailable,
+        errors.EngineUnavailable,
+        errors.DeadlineExceeded,
+        errors.TokenCapReached,
+        errors.InternalError,
+    )
+}
