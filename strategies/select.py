@@ -56,7 +56,7 @@ def _answered(path: Path) -> bool:
 
 
 def _vote(paths: Sequence[Path], weights: Sequence[float], voters: Sequence[bool] | None = None) -> Outcome:
-    """The answer with the largest summed weight; ties go to the answer seen first, its text is its best-scored path's."""
+    """The answer with the largest summed weight, in its best-scored path; a tie goes to the answer seen first."""
     votes: dict[str, float] = {}
     for i, (path, weight) in enumerate(zip(paths, weights, strict=True)):
         if _answered(path) and (voters is None or voters[i]):

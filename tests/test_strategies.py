@@ -6,7 +6,7 @@ from itertools import count
 
 import pytest
 
-from strategies import STRATEGIES, Arm, Extend, InvalidArm, Outcome, Path, Score
+from strategies import STRATEGIES, Arm, Extend, InvalidArm, Outcome, Path, Score, Search
 from strategies.select import best, majority, weighted, within_then_across
 from strategies.tree import survivors
 
@@ -129,24 +129,25 @@ class Tree:
 
     def extend(self, ask: Extend) -> list[Path]:
         letters: dict[str, count] = {}
-        paths = []
-        for path in ask.paths:
-            if path.end is None:
-                for _ in range(ask.steps or self.depth):
-                    letter = "r" if ask.temperature == 0 else chr(97 + next(letters.setdefault(path.text, count())))
-                    done = len(path.steps) + 1 >= self.depth
-                    path = replace(
-                        path,
-                        steps=(*path.steps, letter),
-                        tokens=(*path.tokens, ord(letter)),
-                        end="stop" if done else None,
-                    )
-                    if done:
-                        path = replace(path, answer=path.text)
-                        break
-            paths.append(path)
+        paths = [self.write(path, ask, letters) for path in ask.paths]
         self.log.append(f"{'roll' if ask.temperature == 0 else 'extend'} {' '.join(path.text for path in paths)}")
         return paths
+
+    def write(self, path: Path, ask: Extend, letters: dict[str, count]) -> Path:
+        for _ in range(ask.steps or self.depth):
+            if path.end:
+                return path
+            letter = "r" if ask.temperature == 0 else chr(97 + next(letters.setdefault(path.text, count())))
+            text = path.text + letter
+            done = len(text) == self.depth
+            path = replace(
+                path,
+                steps=tuple(text),
+                tokens=tuple(map(ord, text)),
+                end="stop" if done else None,
+                answer=text if done else None,
+            )
+        return path
 
     def score(self, ask: Score) -> list[Path]:
         paths = [
@@ -225,15 +226,15 @@ def test_survivors(scored, m, slots, kept):
     ],
 )
 def test_a_search_whose_paths_are_all_cut_ends_without_an_answer(arm):
-    search = Arm.parse(arm).search()
+    with pytest.raises(StopIteration) as done:
+        cut_everything(Arm.parse(arm).search())
+    assert done.value.value.answer is None
+
+
+def cut_everything(search: Search) -> None:
     ask = next(search)
     for _ in range(10):
-        try:
-            ask = search.send([replace(path, end="length") if isinstance(ask, Extend) else path for path in ask.paths])
-        except StopIteration as done:
-            assert done.value.answer is None
-            return
-    raise AssertionError("it asks for ever")
+        ask = search.send([replace(path, end="length") if isinstance(ask, Extend) else path for path in ask.paths])
 
 
 # Revision
