@@ -1,8 +1,8 @@
 """The task's own knowledge: where a solution states its final answer, and when two answers are the same.
 
 Numbers and fractions are compared exactly, here and fast. Anything else that looks like mathematics goes to math-verify
-(sympy) in a worker process, because a hostile expression can keep sympy busy for ever and its own time-outs use SIGALRM,
-which works in no thread but the main one.
+(sympy) in a worker process: a hostile expression can keep sympy busy for ever, and its own time-outs use SIGALRM, which
+works in the main thread only.
 """
 
 import asyncio
@@ -13,7 +13,9 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
-_MARKERS = re.compile(r"(?:^|\n|\*\*)\s*(?:(?:the )?(?:final )?answer(?: is)?\s*+[:=]?+\s*+|####\s*)(?P<answer>[^\n]+)", re.I)
+_MARKERS = re.compile(
+    r"(?:^|\n|\*\*)\s*(?:(?:the )?(?:final )?answer(?: is)?\s*+[:=]?+\s*+|####\s*)(?P<answer>[^\n]+)", re.I
+)
 _LONGEST = 200  # characters of an answer that are worth parsing
 _SECONDS = 3.0
 

@@ -70,7 +70,7 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
                 "rebuild it with `router train` if predictions look off",
                 stacklevel=2,
             )
-    import joblib  # noqa: PLC0415 - with scikit-learn a second: nothing that only reads a manifest should wait for it
+    import joblib
 
     return Bundle(folder, found, manifest, policy, joblib.load(folder / "difficulty.joblib"))
 

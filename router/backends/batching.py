@@ -1,0 +1,357 @@
+"""Continuous batching for a causal model in process: one worker thread, one batch that rows join and leave every token.
+
+transformers' own continuous batching is made for GPUs: on a CPU it reached an eighth of this loop's speed
+(docs/log.md). Rows are left-padded, so that all of them grow at the same column of the cache.
+"""
+
+import queue
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache
+
+from router.backends import Usage
+from router.errors import EngineUnavailable
+from strategies import Path
+
+MAX_ROWS = 128  # rows decoded at once: throughput levels off there on two cores
+GATHER = 8  # tokens between two changes of the batch: each one copies its whole cache
+CACHED_TOKENS = 40_000  # prefixes kept for the next round of a search: 46 KB a token for the embedded model
+
+KeyValues = list[tuple[torch.Tensor, torch.Tensor]]  # one pair a layer, each [rows, heads, columns, head size]
+
+
+@dataclass(eq=False, slots=True)
+class ExtendJob:
+    """One call to extend. ``rows`` are its open paths; ``done`` resolves to all of its paths, in order.
+
+    prefixes  token ids of the rendered prompt, by the earlier attempts that it shows
+    """
+
+    prefixes: dict[tuple[str, ...], tuple[int, ...]]
+    paths: list[Path]
+    steps: int | None
+    temperature: float
+    tokens_left: int | None
+    deadline: float | None
+    seed: int
+    usage: Usage
+    rows: list["_Row"] = field(default_factory=list)
+    cancelled: bool = False
+    done: "Future[list[Path]]" = field(default_factory=Future)
+
+
+@dataclass(eq=False, slots=True)
+class CallJob:
+    """Any other work for the thread that owns the models."""
+
+    call: Callable[[], Any]
+    cancelled: bool = False
+    done: "Future[Any]" = field(default_factory=Future)
+
+
+@dataclass(eq=False, slots=True)
+class _Row:
+    """One path being written. ``new`` are its tokens since the last finished step, ``log_prob`` the sum of theirs.
+
+    A row that is ``done`` stays in the batch, ignored, until the batch is next changed.
+    """
+
+    job: ExtendJob
+    index: int
+    path: Path
+    steps_left: float
+    tokens_left: int
+    rng: random.Random
+    new: list[int] = field(default_factory=list)
+    log_prob: float = 0.0
+    done: bool = False
+
+    @property
+    def prefix(self) -> tuple[int, ...]:
+        return self.job.prefixes[self.path.earlier] + self.path.tokens + tuple(self.new)
+
+
+class Batcher:
+    """Extends paths with ``model``. Thread-safe: submit from anywhere, results come through the job's future."""
+
+    def __init__(self, model: Any, tokenizer: Any, delimiter: str, max_tokens: int):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.delimiter = delimiter
+        self.max_tokens = max_tokens
+        self.counted = Usage()  # the engine's own count, over all jobs
+        eos = model.generation_config.eos_token_id
+        self._eos = set(eos if isinstance(eos, list) else [eos])
+        self._decode: Callable[[int], str] = cache(lambda token: str(tokenizer.decode([token])))
+        self._jobs: queue.SimpleQueue[ExtendJob | CallJob | None] = queue.SimpleQueue()
+        self._waiting: list[_Row] = []
+        self._rows: list[_Row] = []
+        self._cache: KeyValues = []
+        self._since_change = 0
+        self._prefixes = _PrefixCache()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: ExtendJob | CallJob) -> None:
+        """Raises EngineUnavailable when the worker has ended."""
+        if not self._thread.is_alive() or self._closed:
+            raise EngineUnavailable("the in-process engine has stopped; see its log, then restart the server")
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        self._closed = True
+        self._jobs.put(None)
+        self._thread.join()
+
+    # The worker thread from here on.
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        try:
+            while self._receive():
+                self._drop_stopped()
+                if self._since_change >= GATHER or all(row.done for row in self._rows):
+                    self._change_batch()
+                if self._rows:
+                    self._step()
+        finally:  # whatever ended the thread: nobody waits for it for ever
+            self._fail_all()
+
+    def _receive(self) -> bool:
+        """Take in new jobs; wait for one when there is nothing to do. False to end."""
+        idle = not self._rows and not self._waiting
+        while True:
+            try:
+                job = self._jobs.get(block=idle)
+            except queue.Empty:
+                return True
+            idle = False
+            if job is None:
+                return False
+            if isinstance(job, CallJob):
+                _call(job)
+                continue
+            self._count(job.usage, calls=1)
+            for index, path in enumerate(job.paths):
+                if path.end is None:
+                    room = self.max_tokens - len(path.tokens)
+                    rng = random.Random(job.seed * 65_537 + index)
+                    steps = float("inf") if job.steps is None else job.steps
+                    job.rows.append(_Row(job, index, path, steps, room, rng))
+            self._waiting += job.rows
+            if not job.rows:
+                job.done.set_result(job.paths)
+
+    def _drop_stopped(self) -> None:
+        """Cut the rows of jobs that were cancelled, ran out of time or can't pay for one more token a row."""
+        now = time.monotonic()
+        cut: set[_Row] = set()
+        for job in {row.job for row in (*self._waiting, *self._rows)}:
+            if job.cancelled or (job.deadline is not None and now >= job.deadline):
+                cut.update(job.rows)
+            elif job.tokens_left is not None:
+                cut.update(job.rows[job.tokens_left :])
+        cut.update(row for row in self._waiting if row.tokens_left <= 0)
+        self._waiting = [row for row in self._waiting if row not in cut]
+        for row in cut:
+            self._finish(row, "length")
+
+    def _change_batch(self) -> None:
+        """Rows that are done leave, waiting ones join: prefill what is not cached, all but the last token, once."""
+        self._since_change = 0
+        staying = [i for i, row in enumerate(self._rows) if not row.done]
+        room = MAX_ROWS - len(staying)
+        joining, self._waiting = self._waiting[:room], self._waiting[room:]
+        if len(staying) < len(self._rows):
+            self._rows = [self._rows[i] for i in staying]
+            self._cache = _take(self._cache, staying, max((len(row.prefix) - 1 for row in self._rows), default=0))
+        if not joining:
+            return
+        wanted: dict[tuple[int, ...], _Row] = {}
+        for row in joining:
+            wanted.setdefault(row.prefix[:-1], row)
+        known = {prefix: self._prefixes.get((id(row.job.usage), prefix)) for prefix, row in wanted.items()}
+        missing = [prefix for prefix, found in known.items() if found is None]
+        if missing:
+            for prefix, kv in zip(missing, prefill(self.model.model, missing), strict=True):
+                known[prefix] = kv
+                self._prefixes.put((id(wanted[prefix].job.usage), prefix), kv)
+                self._count(wanted[prefix].job.usage, prompt_tokens=len(prefix) + 1)
+        kvs = [known[row.prefix[:-1]] or [] for row in joining]
+        self._rows += joining
+        self._cache = join(([self._cache] if staying else []) + kvs)
+
+    def _step(self) -> None:
+        """One forward pass: a token for every row."""
+        self._since_change += 1
+        lengths = torch.tensor([len(row.prefix) - 1 for row in self._rows])
+        columns = self._cache[0][0].shape[2]
+        mask = torch.arange(columns + 1)[None] >= (columns - lengths)[:, None]
+        cached = DynamicCache(self._cache)
+        logits = self.model(
+            input_ids=torch.tensor([[row.prefix[-1]] for row in self._rows]),
+            attention_mask=mask.long(),
+            position_ids=lengths[:, None],
+            past_key_values=cached,
+        ).logits[:, -1]
+        self._cache = [(layer.keys, layer.values) for layer in cached.layers]
+        tokens, log_probs = _sample(logits, self._rows)
+        for i, row in enumerate(self._rows):
+            if not row.done:
+                self._append(i, row, tokens[i], log_probs[i])
+
+    def _append(self, i: int, row: _Row, token: int, log_prob: float) -> None:
+        """Add a token to a row, and hand the row's path back where that ends it."""
+        job = row.job
+        self._count(job.usage, generated_tokens=1)
+        row.tokens_left -= 1
+        if job.tokens_left is not None:
+            job.tokens_left -= 1
+        if token in self._eos:
+            self._finish(row, "stop")
+            return
+        row.new.append(token)
+        row.log_prob += log_prob
+        if self.delimiter[-1] in self._decode(token):
+            text = self.tokenizer.decode(row.new)
+            if self.delimiter in text and text.strip():  # a blank line is no step
+                self._close_step(row, text)
+                row.steps_left -= 1
+        if row.steps_left <= 0:
+            self._prefixes.put((id(job.usage), row.prefix[:-1]), _take(self._cache, [i], len(row.prefix) - 1))
+            self._finish(row, None)
+        elif row.tokens_left <= 0:
+            self._finish(row, "length")
+
+    def _close_step(self, row: _Row, text: str) -> None:
+        path = row.path
+        row.path = replace(
+            path,
+            steps=(*path.steps, text),
+            tokens=path.tokens + tuple(row.new),
+            log_probs=(*path.log_probs, row.log_prob),
+            token_counts=(*path.token_counts, len(row.new)),
+            scores=None,
+        )
+        row.new, row.log_prob = [], 0.0
+
+    def _finish(self, row: _Row, end: Literal["stop", "length"] | None) -> None:
+        """Hand the row's path back; the job is done with its last row."""
+        row.done = True
+        text = self.tokenizer.decode(row.new)
+        if text.strip():
+            self._close_step(row, text)
+        job = row.job
+        job.paths[row.index] = replace(row.path, end=end)
+        job.rows.remove(row)
+        if not job.rows:
+            job.done.set_result(job.paths)
+
+    def _count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
+        for tally in (usage, self.counted):
+            tally.calls += calls
+            tally.prompt_tokens += prompt_tokens
+            tally.generated_tokens += generated_tokens
+
+    def _fail_all(self) -> None:
+        self._closed = True
+        jobs: set[ExtendJob | CallJob] = {row.job for row in (*self._waiting, *self._rows)}
+        while not self._jobs.empty():
+            job = self._jobs.get()
+            if job is not None:
+                jobs.add(job)
+        for job in jobs:
+            if not job.done.done():
+                job.done.set_exception(EngineUnavailable("the in-process engine stopped while it worked on this call"))
+
+
+def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> list[KeyValues]:
+    """Keys and values of each prefix, [1, heads, length, head size] a layer, computed as one left-padded batch."""
+    longest = max(map(len, prefixes))
+    ids = torch.tensor([[0] * (longest - len(prefix)) + list(prefix) for prefix in prefixes])
+    lengths = torch.tensor([len(prefix) for prefix in prefixes])
+    mask = (torch.arange(longest)[None] >= (longest - lengths)[:, None]).long()
+    cached = DynamicCache()
+    model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), past_key_values=cached)
+    return [
+        [
+            (layer.keys[i : i + 1, :, -len(prefix) :], layer.values[i : i + 1, :, -len(prefix) :])
+            for layer in cached.layers
+        ]
+        for i, prefix in enumerate(prefixes)
+    ]
+
+
+def _take(kv: KeyValues, rows: list[int], columns: int) -> KeyValues:
+    """Some rows' last ``columns`` columns, copied."""
+    index = torch.tensor(rows, dtype=torch.long)
+    return [(keys[index, :, -columns:], values[index, :, -columns:]) for keys, values in kv]
+
+
+def join(parts: Sequence[KeyValues]) -> KeyValues:
+    """Concatenate along the rows, padded on the left to the longest."""
+    columns = max(part[0][0].shape[2] for part in parts)
+
+    def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([pad(tensor, (0, 0, columns - tensor.shape[2], 0)) for tensor in tensors])
+
+    return [(stack([kv[0] for kv in layer]), stack([kv[1] for kv in layer])) for layer in zip(*parts, strict=True)]
+
+
+def _sample(logits: torch.Tensor, rows: list[_Row]) -> tuple[list[int], list[float]]:
+    """One token a row by inverse transform, with the row's own random numbers; log-probabilities at temperature 1."""
+    temperatures = torch.tensor([row.job.temperature for row in rows])
+    greedy = temperatures == 0
+    scaled = logits / torch.where(greedy, 1.0, temperatures)[:, None]
+    cumulative = scaled.softmax(-1).cumsum(-1)
+    draws = torch.tensor([row.rng.random() for row in rows])[:, None] * cumulative[:, -1:]
+    drawn = torch.searchsorted(cumulative, draws, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
+    tokens = torch.where(greedy, logits.argmax(-1), drawn)
+    log_probs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    return tokens.tolist(), log_probs.tolist()
+
+
+def _call(job: CallJob) -> None:
+    if job.cancelled:
+        job.done.set_result(None)
+        return
+    try:
+        job.done.set_result(job.call())
+    except (RuntimeError, ValueError, MemoryError) as error:
+        job.done.set_exception(EngineUnavailable(f"the in-process engine failed: {error}"))
+
+
+class _PrefixCache:
+    """Least-recently-used prefixes, up to CACHED_TOKENS tokens.
+
+    Keys start with the call's own ledger: a search finds only what it paid for itself, so that its bill depends on
+    nothing that ran before it.
+    """
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[tuple[int, tuple[int, ...]], KeyValues] = OrderedDict()
+        self._tokens = 0
+
+    def get(self, key: tuple[int, tuple[int, ...]]) -> KeyValues | None:
+        if key in self._entries:
+            self._entries.move_to_end(key)
+        return self._entries.get(key)
+
+    def put(self, key: tuple[int, tuple[int, ...]], kv: KeyValues) -> None:
+        if key not in self._entries:
+            self._entries[key] = kv
+            self._tokens += len(key[1])
+        while self._tokens > CACHED_TOKENS:
+            (_, prefix), _ = self._entries.popitem(last=False)
+            self._tokens -= len(prefix)

