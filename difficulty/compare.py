@@ -1,0 +1,118 @@
+"""Candidates for the difficulty model, compared by cross-validation over prompts."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+from sklearn.metrics import cohen_kappa_score, log_loss
+from sklearn.model_selection import StratifiedGroupKFold
+
+from difficulty.levels import LEVELS, levels_of
+from difficulty.model import CANDIDATES, DifficultyModel
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How good predicted levels are.
+
+    log_loss    in nats; what candidates are chosen by
+    ece         expected calibration error of the likeliest level, 10 equal-width bins
+    kappa       quadratic weighted kappa of the likeliest level with the true one
+    spearman    rank correlation of the expected level's easiness with the statistic; 1 is perfect
+    accuracy    share of prompts whose likeliest level is the true one
+    """
+
+    log_loss: float
+    ece: float
+    kappa: float
+    spearman: float
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One candidate's out-of-fold result; ``probabilities`` (n, 5), ``milliseconds`` to predict one prompt."""
+
+    name: str
+    quality: Quality
+    milliseconds: float
+    probabilities: NDArray[np.float64]
+
+
+def compare(
+    prompts: Sequence[str],
+    hidden: NDArray[np.float32] | None,
+    statistics: ArrayLike,
+    edges: ArrayLike,
+    *,
+    names: Sequence[str] = tuple(CANDIDATES),
+    folds: int = 5,
+    seed: int = 0,
+) -> list[Candidate]:
+    """Out-of-fold predictions of each candidate on the same folds, best log-loss first.
+
+    hidden  (n, d) hidden states, or None: candidates that read them are left out
+
+    A prompt's text is in one fold only, also when it comes twice. Calibration happens inside each training fold.
+    """
+    statistics = np.asarray(statistics, dtype=float)
+    levels = levels_of(statistics, edges)
+    folds = min(folds, int(np.unique(levels, return_counts=True)[1].min()))
+    if folds < 2:
+        raise ValueError("cross-validation needs at least two prompts at each level; collect more prompts")
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    splits = list(splitter.split(levels, levels, groups=prompts))
+    results = []
+    for name in names:
+        model = DifficultyModel(name, edges=list(np.asarray(edges)), seed=seed)
+        X = np.asarray(prompts, dtype=object) if model.input == "text" else hidden  # noqa: N806
+        if X is None:
+            continue
+        probabilities = np.zeros((len(levels), len(LEVELS)))
+        for train, test in splits:
+            probabilities[test] = model.fit(X[train], statistics[train]).predict_proba(X[test])
+        results.append(Candidate(name, measure(probabilities, statistics, edges), _speed(model, X), probabilities))
+    return sorted(results, key=lambda result: result.quality.log_loss)
+
+
+def measure(probabilities: NDArray[np.float64], statistics: ArrayLike, edges: ArrayLike) -> Quality:
+    """Quality of (n, 5) predicted probabilities against the levels of the (n,) statistics."""
+    levels = levels_of(statistics, edges)
+    predicted = 1 + probabilities.argmax(axis=1)
+    same = len({*levels, *predicted}) == 1  # kappa is undefined where there is one level only
+    return Quality(
+        log_loss=float(log_loss(levels, probabilities / probabilities.sum(axis=1, keepdims=True), labels=LEVELS)),
+        ece=_calibration_error(probabilities, levels),
+        kappa=0.0 if same else float(cohen_kappa_score(levels, predicted, labels=LEVELS, weights="quadratic")),
+        spearman=_rank_correlation(-probabilities @ np.array(LEVELS), np.asarray(statistics, dtype=float)),
+        accuracy=float((levels == predicted).mean()),
+    )
+
+
+def _calibration_error(probabilities: NDArray[np.float64], levels: NDArray[np.int64], bins: int = 10) -> float:
+    confidence = probabilities.max(axis=1)
+    right = (1 + probabilities.argmax(axis=1)) == levels
+    bucket = np.minimum((confidence * bins).astype(int), bins - 1)
+    return float(
+        sum(abs(confidence[bucket == b].sum() - right[bucket == b].sum()) for b in np.unique(bucket)) / len(levels)
+    )
+
+
+def _rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Spearman's; 0 where one side is constant and has no order to agree with."""
+    a, b = rankdata(a.round(12)), rankdata(b)
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else 0.0
+
+
+def _speed(model: DifficultyModel, X: NDArray[Any], repeats: int = 20) -> float:  # noqa: N803
+    """Median milliseconds to predict one prompt."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        model.predict_proba(X[:1])
+        seconds.append(time.perf_counter() - started)
+    return 1000 * float(np.median(seconds))

@@ -1,0 +1,120 @@
+"""The difficulty model: a calibrated five-level classifier on a prompt's text or on its hidden state."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.decomposition import PCA
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.utils.validation import check_is_fitted
+
+from difficulty.features import describe, length
+from difficulty.levels import LEVELS, find_edges, levels_of
+
+_FLOOR = 0.005  # probability shared out over all levels, so that none is ever called impossible
+
+
+def _described(scale: bool = True) -> Any:
+    steps = [FunctionTransformer(describe), StandardScaler()]
+    return make_pipeline(*steps[: 1 + scale])
+
+
+def _text() -> FeatureUnion:
+    words = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3), max_features=300, sublinear_tf=True)
+    return FeatureUnion([("described", _described()), ("words", words)])
+
+
+# Name → a fresh estimator. To add a candidate: add a line; "hidden" in its name makes it read hidden states.
+CANDIDATES: Mapping[str, Callable[[int], Any]] = {
+    "prior": lambda seed: DummyClassifier(),
+    "prompt_length": lambda seed: make_pipeline(FunctionTransformer(length), StandardScaler(), LogisticRegression()),
+    "text_knn": lambda seed: make_pipeline(_described(), KNeighborsClassifier(15, weights="distance")),
+    "text_logistic": lambda seed: make_pipeline(_text(), LogisticRegression(C=3, max_iter=2000)),
+    "text_boosting": lambda seed: make_pipeline(
+        _described(scale=False),
+        GradientBoostingClassifier(
+            n_estimators=40, learning_rate=0.1, max_depth=2, subsample=0.7, min_samples_leaf=5, random_state=seed
+        ),
+    ),
+    "hidden_logistic": lambda seed: make_pipeline(
+        StandardScaler(), PCA(0.95, svd_solver="full"), LogisticRegression(C=0.01, max_iter=2000)
+    ),
+}
+
+
+class DifficultyModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Predicts the level of prompts; scikit-learn conventions.
+
+    candidate  a name in :data:`CANDIDATES`
+    edges      the four edges between levels; None: found from the statistics by :func:`difficulty.find_edges`
+    seed       of fitting
+
+    Probabilities are calibrated by one temperature (Guo et al., arXiv 1706.04599), fitted on out-of-fold predictions.
+    """
+
+    def __init__(self, candidate: str = "text_logistic", edges: Sequence[float] | None = None, seed: int = 0):
+        self.candidate = candidate
+        self.edges = edges
+        self.seed = seed
+
+    @property
+    def input(self) -> Literal["text", "hidden"]:
+        """What ``X`` is: a list of prompts, or an (n, d) array of hidden-state vectors."""
+        return "hidden" if self.candidate.startswith("hidden") else "text"
+
+    def fit(self, X: Any, statistics: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
+        """``X`` as ``input`` says, ``statistics`` (n,) pass rates or mean scores. Raises ValueError."""
+        if self.candidate not in CANDIDATES:
+            raise ValueError(f"unknown candidate {self.candidate!r}; known: {', '.join(CANDIDATES)}")
+        X = self._checked(X)  # noqa: N806
+        if len(X) != len(np.asarray(statistics)):
+            raise ValueError(f"{len(X)} prompts but {len(np.asarray(statistics))} statistics")
+        self.edges_ = find_edges(statistics) if self.edges is None else np.asarray(self.edges, dtype=float)
+        self.classes_ = np.array(LEVELS)
+        levels = levels_of(statistics, self.edges_)
+        # Temperature scaling in scikit-learn 1.9 takes labels for column numbers, so they are given as such.
+        found, columns, counts = np.unique(levels, return_inverse=True, return_counts=True)
+        self.seen_ = found
+        estimator = CANDIDATES[self.candidate](self.seed)
+        if len(found) == 1:
+            estimator = DummyClassifier()
+        elif counts.min() > 1 and self.candidate != "prior":  # a prior is calibrated, and a lone prompt makes no fold
+            # Shuffled: attempts come sorted by task, and a fold that is a task of its own makes any model look unsure.
+            folds = StratifiedKFold(int(min(5, counts.min())), shuffle=True, random_state=self.seed)
+            estimator = CalibratedClassifierCV(estimator, method="temperature", ensemble=False, cv=folds)
+        self.estimator_ = estimator.fit(X, columns)
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
+        """(n, 5) probabilities of levels 1 to 5; each row sums to 1. A level that training never saw gets the floor."""
+        check_is_fitted(self)
+        found = self.estimator_.predict_proba(self._checked(X))
+        probabilities = np.zeros((len(found), len(LEVELS)))
+        probabilities[:, self.seen_ - 1] = found
+        return (1 - _FLOOR) * probabilities + _FLOOR / len(LEVELS)
+
+    def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
+        """(n,) the likeliest level."""
+        levels: NDArray[np.int64] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return levels
+
+    def _checked(self, X: Any) -> Any:  # noqa: N803
+        if self.input == "hidden":
+            hidden = np.asarray(X, dtype=float)
+            if hidden.ndim != 2:
+                raise ValueError(f"hidden states must be (n, d), got shape {hidden.shape}")
+            return hidden
+        prompts = list(X)
+        if not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError("this model reads prompts as text, a list of strings")
+        return prompts

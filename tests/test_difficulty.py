@@ -1,0 +1,193 @@
+import io
+
+import joblib
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.naive_bayes import GaussianNB
+
+from difficulty import CANDIDATES, DifficultyModel, find_edges, levels_of
+from difficulty.compare import compare, measure
+
+
+def world(n=200, seed=0):
+    """Prompts whose difficulty is the number of terms; hidden states know the pass rate."""
+    rng = np.random.default_rng(seed)
+    terms = rng.integers(2, 12, n)
+    rates = rng.binomial(16, 1 / (1 + np.exp(terms - 6))) / 16
+    prompts = ["What is " + " + ".join(map(str, rng.integers(1, 10, t))) + f"? ({i})" for i, t in enumerate(terms)]
+    hidden = np.hstack([rng.normal(size=(n, 8)), rates[:, None] + rng.normal(0, 0.1, (n, 64))]).astype("float32")
+    return prompts, hidden, rates
+
+
+def inputs(name, prompts, hidden):
+    return hidden if DifficultyModel(name).input == "hidden" else prompts
+
+
+def sizes(statistics):
+    return np.bincount(levels_of(statistics, find_edges(statistics)), minlength=6)[1:].tolist()
+
+
+def test_levels_without_ties_are_quintiles_easiest_first():
+    statistics = np.random.default_rng(0).permutation(np.linspace(0, 1, 500))
+    levels = levels_of(statistics, find_edges(statistics))
+    assert np.bincount(levels)[1:].tolist() == [100] * 5
+    assert [statistics[levels == level].min() for level in (1, 2, 3, 4)] > [
+        statistics[levels == level].max() for level in (2, 3, 4, 5)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        # pass rate in sixteenths → prompts; expected level sizes, easiest first
+        ({0: 160, 4: 20, 8: 20, 12: 20, 16: 120}, [120, 20, 20, 20, 160]),
+        ({0: 40, 1: 40, 8: 20, 9: 20, 12: 40, 16: 40}, [40, 40, 40, 40, 40]),
+        ({0: 100, 2: 10, 4: 10, 6: 10, 8: 10, 10: 10, 12: 10}, [20, 10, 10, 20, 100]),
+    ],
+)
+def test_ties_share_a_level_and_every_level_stays_populated(counts, expected):
+    statistics = np.repeat([value / 16 for value in counts], list(counts.values()))
+    found = sizes(statistics)
+    assert sorted(found) == sorted(expected)
+    assert found[-1] == expected[-1]
+
+
+def test_edges_fall_and_lie_between_values():
+    edges = find_edges(np.repeat(np.arange(17) / 16, 10))
+    assert np.all(np.diff(edges) < 0)
+    assert not np.isin(edges, np.arange(17) / 16).any()
+
+
+def test_too_few_groups_are_refused_with_the_way_out():
+    statistics = np.repeat([0, 0.5, 1], [60, 20, 40])
+    with pytest.raises(
+        ValueError, match=r"3 different values, 50% .* lowest 0 and 33% .* level .*ollect more attempts.*mean score"
+    ):
+        find_edges(statistics)
+
+
+def test_a_level_of_a_handful_is_refused():
+    statistics = np.repeat([0, 0.25, 0.5, 0.75, 1], [100, 100, 3, 100, 100])
+    with pytest.raises(ValueError, match="five levels of at least 5"):
+        find_edges(statistics)
+    assert len(find_edges(statistics, smallest=3)) == 4
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_scikit_learn_conventions(name):
+    prompts, hidden, rates = world(120)
+    features = inputs(name, prompts, hidden)
+    model = DifficultyModel(name)
+    before = dict(vars(model))
+    assert clone(model).get_params() == model.get_params() == {"candidate": name, "edges": None, "seed": 0}
+    assert model.fit(features, rates) is model
+    assert {key: vars(model)[key] for key in before} == before
+    assert {key for key in vars(model) if key not in before and not key.endswith("_")} == set()
+    probabilities = model.predict_proba(features)
+    assert probabilities.shape == (120, 5)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    assert probabilities.min() > 0
+    assert model.predict(features).tolist() == (1 + probabilities.argmax(axis=1)).tolist()
+    np.testing.assert_array_equal(clone(model).fit(features, rates).predict_proba(features), probabilities)
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_a_fitted_model_is_small_and_survives_joblib(name):
+    prompts, hidden, rates = world(120)
+    features = inputs(name, prompts, hidden)
+    model = DifficultyModel(name).fit(features, rates)
+    file = io.BytesIO()
+    joblib.dump(model, file, compress=3)
+    assert file.tell() < 200_000
+    file.seek(0)
+    np.testing.assert_array_equal(joblib.load(file).predict_proba(features[:3]), model.predict_proba(features[:3]))
+
+
+def test_levels_missing_from_training_keep_their_column():
+    prompts, _, rates = world(120)
+    some = [i for i, rate in enumerate(rates) if not 0.3 < rate < 0.7]
+    model = DifficultyModel("text_logistic", edges=[0.8, 0.6, 0.4, 0.2]).fit([prompts[i] for i in some], rates[some])
+    probabilities = model.predict_proba(prompts)
+    assert probabilities.shape == (120, 5)
+    assert probabilities[:, 2].max() < 0.01 < probabilities[:, 0].max()
+
+
+@pytest.mark.parametrize("rates", [[1.0] * 6, [1.0, 1.0, 1.0, 0.0]])
+def test_one_level_or_a_lone_prompt_still_fits(rates):
+    model = DifficultyModel("prompt_length", edges=[0.8, 0.6, 0.4, 0.2])
+    assert model.fit(["a" * (i + 1) for i in range(len(rates))], rates).predict(["a"]) == [1]
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match="unknown candidate 'magic'"):
+        DifficultyModel("magic").fit(["a"], [1.0])
+    with pytest.raises(ValueError, match="list of strings"):
+        DifficultyModel().fit([1, 2], [0.0, 1.0])
+    with pytest.raises(ValueError, match=r"\(n, d\)"):
+        DifficultyModel("hidden_logistic").fit([1.0, 2.0], [0.0, 1.0])
+    with pytest.raises(ValueError, match="2 prompts but 1 statistics"):
+        DifficultyModel().fit(["a", "b"], [0.0])
+
+
+def test_calibration_repairs_an_overconfident_candidate(monkeypatch):
+    monkeypatch.setattr("difficulty.model.CANDIDATES", {"hidden_sure": lambda seed: GaussianNB()})
+    rng = np.random.default_rng(0)
+    rates = rng.uniform(size=600)
+    # Forty copies of one weak clue: naive Bayes takes them for forty independent ones.
+    hidden = np.repeat(rates[:, None] + rng.normal(0, 0.5, (600, 1)), 40, axis=1)
+    model = DifficultyModel("hidden_sure").fit(hidden[:300], rates[:300])
+    raw = GaussianNB().fit(hidden[:300], levels_of(rates[:300], model.edges_))
+    calibrated = measure(model.predict_proba(hidden[300:]), rates[300:], model.edges_)
+    uncalibrated = measure(raw.predict_proba(hidden[300:]), rates[300:], model.edges_)
+    assert calibrated.ece < 0.1 < uncalibrated.ece
+    assert calibrated.log_loss < np.log(5) < uncalibrated.log_loss
+
+
+def test_calibration_holds_where_prompts_come_sorted_by_task():
+    rng = np.random.default_rng(0)
+    tasks = np.repeat(np.arange(5), 60)
+    rates = rng.uniform(size=300)
+    # What tells the level is another feature in every task: a fold that is one whole task learns nothing of it.
+    hidden = np.eye(5)[tasks].repeat(20, axis=1) * (rates[:, None] + rng.normal(0, 0.1, (300, 1)) - 0.5)
+    model = DifficultyModel("hidden_logistic").fit(hidden, rates)
+    predicted = measure(model.predict_proba(hidden), rates, model.edges_)
+    assert predicted.log_loss < 0.9
+    assert predicted.ece < 0.15
+
+
+def test_comparison_ranks_by_log_loss_and_finds_the_signal():
+    prompts, hidden, rates = world(250)
+    results = compare(prompts, hidden, rates, find_edges(rates), names=["prior", "text_logistic", "hidden_logistic"])
+    losses = {result.name: result.quality.log_loss for result in results}
+    assert list(losses) == sorted(losses, key=losses.__getitem__)
+    assert results[0].name == "hidden_logistic"  # the only one that sees the pass rate itself
+    assert losses["text_logistic"] < losses["prior"] - 0.2
+    assert results[0].quality.spearman > 0.8
+    without = compare(prompts, None, rates, find_edges(rates), names=["prior", "hidden_logistic"])
+    assert [result.name for result in without] == ["prior"]
+
+
+def test_out_of_fold_predictions_do_not_see_their_own_prompt():
+    rng = np.random.default_rng(0)
+    prompts, rates = [f"prompt {i}" for i in range(200)], rng.integers(0, 17, 200) / 16
+    # Hidden states that identify each prompt and say nothing else: memorising them must not help.
+    hidden = np.eye(200, dtype="float32")
+    edges = find_edges(rates)
+    doubled = compare(
+        prompts * 2, np.vstack([hidden] * 2), np.tile(rates, 2), edges, names=["prior", "hidden_logistic"]
+    )
+    losses = {result.name: result.quality.log_loss for result in doubled}
+    assert losses["hidden_logistic"] > losses["prior"] - 0.05
+
+
+def test_measures_on_known_predictions():
+    rates = [0.95, 0.7, 0.5, 0.3, 0.05]
+    edges = [0.8, 0.6, 0.4, 0.2]
+    perfect = measure(np.eye(5), rates, edges)
+    assert (perfect.ece, perfect.kappa, perfect.spearman, perfect.accuracy) == (0, 1, pytest.approx(1), 1)
+    assert measure(np.eye(5)[::-1], rates, edges).kappa == pytest.approx(-1)
+    even = measure(np.full((5, 5), 0.2), rates, edges)
+    assert even.log_loss == pytest.approx(np.log(5))
+    assert even.spearman == 0
+    assert measure(np.tile([0.6, 0.1, 0.1, 0.1, 0.1], (5, 1)), rates, edges).ece == pytest.approx(0.4)
