@@ -1,13 +1,13 @@
 """The `router` commands. Settings are read here and nowhere else: options, or environment variables named ROUTER_*."""
 
 import sys
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.errors import InvalidFile, InvalidRequest, MissingDependency, RouterError
+from router import commands
+from router.errors import InvalidFile, InvalidRequest, RouterError
 
 if TYPE_CHECKING:
     from router.solver import Solver
@@ -175,24 +175,20 @@ def solve(
     return None
 
 
+for _command in commands.PIPELINE:
+    main.command()(_command)
+
+
 def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
     """The bundle and its engines; raises RouterError."""
     from router.bundle import load_bundle
+    from router.engines import Engine, load_engines
     from router.solver import Solver
 
-    backends = ("transformers", "fake")
-    if backend not in backends:
-        raise InvalidRequest(
-            "backend", f"unknown backend {backend!r}; known: {', '.join(backends)}", reason="UNSPECIFIED"
-        )
     bundle = load_bundle(folder, digest)
-    try:
-        module = import_module(f"router.backends.{backend}")
-    except ModuleNotFoundError as error:
-        raise MissingDependency(
-            f"the {backend} backend needs {error.name}; pip install 'compute-optimal-router[{backend}]'"
-        ) from error
-    return Solver(bundle, *module.load(bundle.manifest.generator, bundle.manifest.verifier, folder))
+    manifest = bundle.manifest
+    engine = Engine(manifest.name, manifest.generator, manifest.verifier)
+    return Solver(bundle, *load_engines(backend, engine, folder))
 
 
 def _text(prompt: str) -> str:

@@ -1,0 +1,437 @@
+"""The offline commands: prompts → attempts → verifier → levels → policy → evaluation. Registered by router.cli."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.errors import InvalidFile, InvalidRequest
+
+if TYPE_CHECKING:
+    from router.offline.train import Hidden
+
+Engine = Annotated[
+    Path,
+    typer.Option(
+        envvar="ROUTER_ENGINE",
+        help="Folder with an engine.json (generator and verifier) and the adapters that it names: a bundle, or one "
+        "in the making.",
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; equal seeds repeat a run.")]
+
+
+def collect(
+    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
+    *,
+    engine: Engine = Path("models/smollm2-135m"),
+    backend: Annotated[
+        str, typer.Option(envvar="ROUTER_BACKEND", help="transformers: in this process. fake: scripted, no model.")
+    ] = "transformers",
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompts, one JSON object a line: prompt, and optionally id, reference, solution."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help='A reasoning-gym task with its knobs, e.g. "chain_sum:min_terms=2,max_terms=4". Repeatable.'),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Prompts to generate for each --task.")] = 100,
+    attempts: Annotated[
+        int, typer.Option(min=0, help="Independent attempts a prompt: the pool that sampling arms are replayed from.")
+    ] = 16,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help='Also run this arm once a prompt, e.g. "beam_search(n=16, m=4)". Repeatable.'),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Sample attempts at prompts and write them, with their scores and token counts.
+
+    Tree searches and revisions can't be replayed from a pool: name each one to be measured with --arm. Start the same
+    command again after an interruption: it goes on where it stopped, and adds arms that the file does not hold yet.
+    """
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from router.engines import load_engines, read_engine
+    from router.offline.collect import Unit, collect
+    from router.offline.prompts import generate_prompts, read_prompts
+    from strategies import Arm, InvalidArm
+
+    if not prompts and not task:
+        raise InvalidRequest(
+            "prompts", "nothing to collect on: name --prompts FILE or --task TASK", reason="UNSPECIFIED"
+        )
+    problems = [prompt for path in prompts or [] for prompt in read_prompts(path)]
+    problems += [prompt for spec in task or [] for prompt in generate_prompts(spec, count, seed)]
+    if len({problem.id for problem in problems}) < len(problems):
+        raise InvalidFile("two prompts have the same id; give the prompts files ids of their own")
+    try:
+        arms = [Arm.parse(text) for text in arm or []]
+    except InvalidArm as error:
+        raise InvalidRequest("arm", f"--arm: {error}", reason="ARM_INVALID") from error
+    pool = [None] * bool(attempts)
+    units = [Unit(problem, each, attempts) for each in [*pool, *arms] for problem in problems]
+
+    spec = read_engine(engine)
+    settings = {"generator": asdict(spec.generator), "verifier": asdict(spec.verifier), "seed": seed, "pool": attempts}
+    generator, verifier = load_engines(backend, spec, engine)
+    tokens = 0
+    with tqdm(total=len(units), unit="unit", smoothing=0.02, mininterval=2) as bar:
+
+        def on_unit(unit: Unit, generated: int) -> None:
+            nonlocal tokens
+            tokens += generated
+            bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
+            bar.update()
+
+        collect(units, generator, verifier, out, settings=settings, seed=seed, on_unit=on_unit)
+    typer.echo(f"wrote {out}")
+
+
+def train_generator(
+    examples: Annotated[Path, typer.Argument(help="JSON Lines: prompt, completion, and optionally earlier attempts.")],
+    *,
+    engine: Engine = Path("models/smollm2-135m"),
+    start: Annotated[Path | None, typer.Option(help="Adapter to go on from.  [default: a fresh one]")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 2e-3,
+    seed: Seed = 0,
+) -> None:
+    """Fine-tune the engine's generator on worked solutions: a LoRA adapter of a few megabytes in the engine's folder.
+
+    Minutes on a CPU. Start the same command again after an interruption: it goes on from the last checkpoint.
+    """
+    from router.backends import finetune
+    from router.backends.examples import read_examples
+    from router.backends.weights import model_folder
+    from router.engines import read_engine
+
+    generator = read_engine(engine).generator
+    if generator.adapter is None:
+        raise InvalidFile(f"{engine}/engine.json: generator.adapter is null; name the folder that the adapter goes to")
+    finetune.train_generator(
+        read_examples(examples),
+        model_folder(generator.model),
+        engine / generator.adapter,
+        generator.template,
+        start=start,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    typer.echo(f"wrote {engine / generator.adapter}")
+
+
+def train_verifier(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files, on prompts that nothing is evaluated on.")],
+    *,
+    engine: Engine = Path("models/smollm2-135m"),
+    solutions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompts file with worked solutions: a step is right while it and all before it match.  "
+            "[default: label a step with the share of right attempts among those that begin with it]"
+        ),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
+    seed: Seed = 0,
+) -> None:
+    """Train the engine's process reward model on labelled steps of sampled attempts, starting from the generator.
+
+    Judge it with `router judge` on attempts at other prompts before serving it. Resumes after an interruption.
+    """
+    from router.backends import finetune
+    from router.backends.weights import model_folder
+    from router.engines import read_engine
+    from router.offline import labels
+    from router.offline.attempts import read_attempts
+    from router.offline.prompts import read_prompts
+
+    spec = read_engine(engine)
+    if spec.verifier.adapter is None:
+        raise InvalidFile(f"{engine}/engine.json: verifier.adapter is null; name the folder that the adapter goes to")
+    frame = read_attempts(attempts)
+    delimiter = spec.generator.template.delimiter
+    examples = (
+        labels.from_solutions(frame, read_prompts(solutions), delimiter)
+        if solutions
+        else labels.from_outcomes(frame, delimiter)
+    )
+    finetune.train_verifier(
+        examples,
+        model_folder(spec.generator.model),
+        engine / spec.verifier.adapter,
+        spec.generator.template,
+        start=engine / spec.generator.adapter if spec.generator.adapter else None,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    typer.echo(f"wrote {engine / spec.verifier.adapter}, trained on {len(examples)} attempts")
+
+
+class Statistic(StrEnum):
+    PASS_RATE = "pass_rate"
+    MEAN_SCORE = "mean_score"
+
+
+class Features(StrEnum):
+    AUTO = "auto"
+    TEXT = "text"
+    HIDDEN = "hidden"
+
+
+def train(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files, Parquet or JSON Lines.")],
+    *,
+    bundle: Annotated[
+        Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder to write to; its engine.json names the models.")
+    ] = Path("models/smollm2-135m"),
+    statistic: Annotated[
+        Statistic,
+        typer.Option(help="What a prompt's difficulty is: the share of right attempts, or their mean final score."),
+    ] = Statistic.PASS_RATE,
+    features: Annotated[
+        Features,
+        typer.Option(
+            help="text: the prompt's text only. hidden: the generator's hidden state only. auto: whichever "
+            "predicts best; text alone where the generator is not installed."
+        ),
+    ] = Features.AUTO,
+    seed: Seed = 0,
+) -> None:
+    """Train the difficulty model: five levels, predicted from the prompt.
+
+    Compares the candidates by cross-validation over prompts and keeps the one with the least log-loss. Run
+    `router tune` afterwards: a policy is worth nothing under another model's levels.
+    """
+    from router.errors import MissingDependency, MissingWeights
+    from router.offline.attempts import read_attempts
+    from router.offline.train import save_training
+    from router.offline.train import train as fit
+
+    frame = read_attempts(attempts)
+    hidden = None
+    if features is not Features.TEXT:
+        try:
+            hidden = _hidden_states(bundle)
+        except (MissingDependency, MissingWeights) as error:
+            if features is Features.HIDDEN:
+                raise
+            typer.echo(f"comparing text features only: {error}", err=True)
+    model, training = fit(frame, hidden, statistic=statistic.value, features=features.value, seed=seed)
+    save_training(model, training, bundle)
+    edges = ", ".join(f"{edge:.3g}" for edge in training.edges)
+    typer.echo(f"{len(training.prompts)} prompts, levels cut at {statistic.value} {edges}; out of fold:")
+    typer.echo(f"{'':18}{'log-loss':>10}{'ECE':>8}{'kappa':>8}{'Spearman':>10}{'accuracy':>10}{'ms':>8}")
+    for name, row in training.comparison.items():
+        typer.echo(
+            f"{name:18}{row['log_loss']:10.3f}{row['ece']:8.3f}{row['kappa']:8.3f}{row['spearman']:10.3f}"
+            f"{row['accuracy']:10.3f}{row['milliseconds']:8.2f}{'  ← chosen' if name == training.chosen else ''}"
+        )
+    typer.echo(f"wrote {bundle}/difficulty.joblib; next: router tune")
+
+
+def tune(
+    attempts: Annotated[
+        list[Path], typer.Argument(help="The attempts files of `router train`, and runs of more arms on its prompts.")
+    ],
+    *,
+    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder that `router train` wrote to.")] = Path(
+        "models/smollm2-135m"
+    ),
+    budgets: Annotated[
+        str, typer.Option(help="Generation budgets to tune for, in complete solutions' worth of sampling.")
+    ] = "1,2,4,8,16",
+    default_budget: Annotated[
+        int | None, typer.Option(min=1, help="Budget of a request that names none.  [default: the largest]")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="Accuracies this close are a tie, which the cheaper arm wins.")
+    ] = 0.005,
+    seed: Seed = 0,
+) -> None:
+    """Tune the policy: for each level and budget, the arm that was measured to be best. Finishes the bundle.
+
+    Majority and best-of-N are replayed from the pools of attempts; every other arm counts where it was really run
+    (`router collect --arm`). tuning.json in the bundle has every arm's accuracy and cost at every level.
+    """
+    from router.engines import read_engine
+    from router.offline.attempts import read_attempts
+    from router.offline.train import read_training
+    from router.offline.tune import finish_bundle, save_tuning
+    from router.offline.tune import tune as choose
+
+    sizes = _budgets(budgets)
+    engine = read_engine(bundle)
+    tuning = choose(
+        read_attempts(attempts),
+        read_training(bundle),
+        sizes,
+        generator_parameters=engine.generator.parameters,
+        verifier_parameters=engine.verifier.parameters,
+        default_budget=default_budget,
+        tolerance=tolerance,
+        seed=seed,
+    )
+    save_tuning(tuning, bundle)
+    finish_bundle(bundle, engine, {"budgets": sizes, "tune_seed": seed, "tolerance": tolerance})
+    for cell in tuning.policy.cells:
+        typer.echo(
+            f"level {cell.level}  budget {cell.budget:3}  {cell.arm!s:32} accuracy {cell.accuracy:.3f} "
+            f"[{cell.low:.3f}, {cell.high:.3f}] on {cell.prompts} prompts, {cell.cost.flops:.2e} FLOPs"
+        )
+    for row in tuning.report["budgets"]:
+        typer.echo(
+            f"budget {row['budget']:3}: policy {row['policy']['accuracy']:.3f}, on oracle levels "
+            f"{row['oracle']['accuracy']:.3f}, best fixed {row['best_fixed_arm']} {row['best_fixed']['accuracy']:.3f}"
+        )
+    for entry in tuning.report["left_out"]:
+        if entry["level"] == "all":
+            typer.echo(f"left out: {entry['arm']}, {entry['reason']} ({entry['measured']} of {entry['prompts']})")
+    typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete")
+
+
+def evaluate(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files on prompts never trained or tuned on.")],
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.json, figures.json and the plots.")],
+    *,
+    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle.")] = Path(
+        "models/smollm2-135m"
+    ),
+    json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+) -> None:
+    """Evaluate a bundle on held-out attempts: accuracy against budget and FLOPs, with plots.
+
+    Every fixed strategy, the best fixed arm, and the policy on predicted and on oracle levels, each with 95% intervals.
+    """
+    from json import dumps
+
+    from router.bundle import load_bundle
+    from router.offline.attempts import read_attempts
+    from router.offline.evaluate import evaluate as measure
+    from router.offline.evaluate import save_evaluation
+
+    needs_generator = load_bundle(bundle).difficulty.input == "hidden"
+    report = measure(read_attempts(attempts), bundle, _hidden_states(bundle) if needs_generator else None)
+    written = save_evaluation(report, out)
+    if json:
+        typer.echo(dumps(report))
+        return
+    names = ("majority", "best_of_n", "weighted_best_of_n", "best_fixed", "predicted", "oracle")
+    typer.echo(f"{report['prompts']} held-out prompts, bundle {report['bundle']}; accuracy:")
+    typer.echo(f"{'budget':8}" + "".join(f"{name:>20}" for name in names))
+    for row in report["headline"]:
+        cells = [f"{row[name]['accuracy']:.3f}" if row[name] else "not measured" for name in names]
+        typer.echo(f"{row['budget']:<8}" + "".join(f"{cell:>20}" for cell in cells))
+    savings = report["savings_fixed_budget"]
+    for name in ("best_fixed", "predicted", "oracle"):
+        saved = savings.get(name, savings)
+        if saved.get("times_fewer_generations"):
+            typer.echo(
+                f"{name} matches {savings['target']['arm']} with {saved['times_fewer_generations']:.2f} times fewer "
+                f"generations and {saved['times_fewer_flops']:.2f} times fewer FLOPs"
+            )
+        else:
+            typer.echo(f"{name}: {saved['reason']}")
+    for entry in report["left_out"]:
+        what = entry.get("arm") or f"{entry['series']} at budget {entry['budget']}"
+        typer.echo(f"left out: {what}: {entry['reason']}")
+    typer.echo("wrote " + ", ".join(map(str, written)))
+
+
+def score(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files; only pooled attempts are scored.")],
+    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
+    *,
+    engine: Engine = Path("models/smollm2-135m"),
+) -> None:
+    """Score pooled attempts with the engine's verifier, also those sampled elsewhere."""
+    import asyncio
+
+    from router.engines import load_engines, read_engine
+    from router.offline import judge
+    from router.offline.attempts import read_attempts, write_attempts
+
+    frame = read_attempts(attempts)
+    spec = read_engine(engine)
+    generator, verifier = load_engines("transformers", spec, engine)
+
+    async def run() -> None:
+        try:
+            write_attempts(await judge.score(frame, verifier, spec.generator.template.delimiter), out)
+        finally:
+            await generator.close()
+
+    asyncio.run(run())
+    typer.echo(f"wrote {out}")
+
+
+def judge(
+    attempts: Annotated[list[Path], typer.Argument(help="Scored attempts; each file is judged by itself.")],
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
+) -> None:
+    """Judge a verifier by its scores: AUC within prompts, and best-of-N against majority on the same attempts.
+
+    A good AUC over all attempts is not enough: it may only tell hard prompts from easy ones.
+    """
+    from json import dumps
+
+    from router.offline.attempts import read_attempts
+    from router.offline.judge import judge as measure
+
+    for path in attempts:
+        result = measure(read_attempts([path]))
+        if json:
+            typer.echo(dumps({"file": str(path), **result}))
+            continue
+        typer.echo(
+            f"{path}: {result['prompts']} prompts, {result['mixed_prompts']} with right and wrong attempts; "
+            f"AUC {result['auc']:.3f}, within prompts {result['auc_within']:.3f}"
+        )
+        for n, row in result["best_of"].items():
+            typer.echo(f"  N={n:3} " + "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in row.items()))
+
+
+PIPELINE = (collect, score, judge, train_generator, train_verifier, train, tune, evaluate)
+
+
+def _hidden_states(folder: Path) -> "Hidden":
+    """The embedding of the generator that the folder's engine.json names. Raises MissingDependency, MissingWeights."""
+    import asyncio
+    from collections.abc import Sequence
+    from dataclasses import replace
+
+    import numpy as np
+
+    from router.backends import Usage, VerifierSpec
+    from router.engines import load_engines, read_engine
+
+    # Only the generator is asked anything: don't load a second model.
+    engine = replace(read_engine(folder), verifier=VerifierSpec("log_prob", None, 0))
+    generator, _ = load_engines("transformers", engine, folder)
+
+    def hidden(prompts: Sequence[str]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+        async def embed() -> list[list[float]]:
+            try:
+                return await generator.embed(prompts, usage=Usage())
+            finally:
+                await generator.close()
+
+        return np.asarray(asyncio.run(embed()), dtype=np.float32)
+
+    return hidden
+
+
+def _budgets(text: str) -> list[int]:
+    try:
+        budgets = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        budgets = [0]
+    if budgets[0] < 1:
+        raise InvalidRequest(
+            "budgets", f"--budgets {text!r}: write whole numbers from 1, like 1,2,4,8,16", reason="UNSPECIFIED"
+        )
+    return budgets

@@ -1,0 +1,57 @@
+"""The models that attempts are sampled and scored with: named by ``engine.json`` in a bundle's folder, and loaded."""
+
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from router.backends import Generator, GeneratorSpec, Verifier, VerifierSpec
+from router.bundle import specs
+from router.errors import InvalidFile, InvalidRequest, MissingDependency
+
+ENGINE = "engine.json"
+BACKENDS = ("transformers", "fake")
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What a bundle in the making is measured on; ``name`` is the bundle's."""
+
+    name: str
+    generator: GeneratorSpec
+    verifier: VerifierSpec
+
+
+def read_engine(folder: Path) -> Engine:
+    """Read ``{"name": ..., "generator": {GeneratorSpec}, "verifier": {VerifierSpec}}``; raises InvalidFile."""
+    path = folder / ENGINE
+    try:
+        document = json.loads(path.read_text())
+        if not isinstance(document, dict) or set(document) != {"name", "generator", "verifier"}:
+            raise ValueError("needs exactly the keys name, generator and verifier")
+        if not isinstance(document["name"], str) or not document["name"].strip():
+            raise ValueError("name must be a non-empty string")
+        return Engine(document["name"], *specs(document["generator"], document["verifier"]))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InvalidFile(
+            f"{folder} has no {ENGINE}, which says what generator and verifier the attempts are from: "
+            '{"name": ..., "generator": {...}, "verifier": {...}}; copy one from another bundle and change it'
+        ) from error
+    except ValueError as error:
+        raise InvalidFile(f"{path}: {error}") from error
+
+
+def load_engines(backend: str, engine: Engine, folder: Path) -> tuple[Generator, Verifier]:
+    """Both models, with the adapters in ``folder``. Raises InvalidRequest, MissingDependency, MissingWeights."""
+    if backend not in BACKENDS:
+        raise InvalidRequest(
+            "backend", f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}", reason="UNSPECIFIED"
+        )
+    try:
+        module = import_module(f"router.backends.{backend}")
+    except ModuleNotFoundError as error:
+        raise MissingDependency(
+            f"the {backend} backend needs {error.name}; pip install 'compute-optimal-router[{backend}]'"
+        ) from error
+    generator, verifier = module.load(engine.generator, engine.verifier, folder)
+    return generator, verifier

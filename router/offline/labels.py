@@ -1,0 +1,71 @@
+"""Labels for a process reward model without human labels: from worked solutions, or from how attempts ended."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import accumulate
+
+import pandas as pd
+
+from router.backends.examples import LabelledSteps
+from router.errors import InvalidFile
+from router.offline.prompts import Prompt
+
+
+def steps_of(text: str, delimiter: str) -> tuple[str, ...]:
+    """A solution's steps, each with the delimiter that ends it; blank lines belong to the step before them."""
+    steps: list[str] = []
+    for part in text.split(delimiter):
+        if part.strip() or not steps:
+            steps.append(part + delimiter)
+        else:
+            steps[-1] += part + delimiter
+    steps[-1] = steps[-1].removesuffix(delimiter)
+    return tuple(steps) if text.strip() else ()
+
+
+def from_solutions(attempts: pd.DataFrame, prompts: Sequence[Prompt], delimiter: str) -> list[LabelledSteps]:
+    """Exact labels: a step is right (1) while it, and every step before it, is the worked solution's.
+
+    Right for tasks whose solutions have one canonical form, as a fine-tuned generator's do. Raises InvalidFile where a
+    prompt of the attempts has no worked solution.
+    """
+    solutions = {prompt.id: prompt.solution for prompt in prompts}
+    examples = []
+    for (prompt_id, prompt), steps in _distinct(attempts, delimiter):
+        solution = solutions.get(prompt_id)
+        if solution is None:
+            raise InvalidFile(
+                f"prompt {prompt_id!r} has attempts but no worked solution; add one, or leave out --solutions"
+            )
+        right = [step.strip() for step in steps_of(solution, delimiter)]
+        agrees = (i < len(right) and step.strip() == right[i] for i, step in enumerate(steps))
+        examples.append(LabelledSteps(prompt, steps, tuple(map(float, accumulate(agrees, min)))))
+    return examples
+
+
+def from_outcomes(attempts: pd.DataFrame, delimiter: str) -> list[LabelledSteps]:
+    """Soft Monte-Carlo labels: a step's is the share of right attempts among those that begin with the same steps.
+
+    Every attempt is a rollout of each of its own prefixes, so no further sampling is spent (Snell et al., appendix D,
+    sample 16 rollouts a step). Attempts without ``correct`` are left out; raises InvalidFile where none is left.
+    """
+    known = attempts[attempts["correct"].notna()]
+    if known.empty:
+        raise InvalidFile("no attempt says whether it is correct; give the prompts references, or use --solutions")
+    outcomes: dict[tuple[str, tuple[str, ...]], list[bool]] = defaultdict(list)
+    for row in known.itertuples():
+        steps = steps_of(row.text, delimiter)
+        for prefix in accumulate(((step,) for step in steps), tuple.__add__):
+            outcomes[row.prompt_id, prefix].append(bool(row.correct))
+    examples = []
+    for (prompt_id, prompt), steps in _distinct(known, delimiter):
+        rollouts = (outcomes[prompt_id, steps[: i + 1]] for i in range(len(steps)))
+        examples.append(LabelledSteps(prompt, steps, tuple(sum(right) / len(right) for right in rollouts)))
+    return examples
+
+
+def _distinct(attempts: pd.DataFrame, delimiter: str) -> list[tuple[tuple[str, str], tuple[str, ...]]]:
+    """((prompt id, prompt), steps) of every different attempt that has steps."""
+    unique = attempts.drop_duplicates(["prompt_id", "text"])
+    rows = (((row.prompt_id, row.prompt), steps_of(row.text, delimiter)) for row in unique.itertuples())
+    return [(prompt, steps) for prompt, steps in rows if steps]
