@@ -33,7 +33,7 @@ def _prompt(problem: Problem) -> dict:
 
 
 def _examples(problems: list[Problem], rng: random.Random) -> Iterable[dict]:
-    """Worked solutions; a quarter of them after one to three earlier attempts, most of those wrong, to learn to revise."""
+    """Worked solutions; a quarter of them after one to three earlier attempts, mostly wrong: to learn to revise."""
     for problem in problems:
         depth = rng.choice([1, 1, 1, 2, 2, 3]) if rng.random() < 0.25 else 0
         earlier = [corrupt(problem, rng) if rng.random() < 0.8 else problem.solution for _ in range(depth)]

@@ -14,17 +14,18 @@ from itertools import count, islice
 import reasoning_gym
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-# A task and its knobs: one stratum. Strata are drawn with equal probability.
-STRATA: list[tuple[str, dict[str, int]]] = [
-    ("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}),
-    ("chain_sum", {"min_terms": 4, "max_terms": 6, "min_digits": 1, "max_digits": 1}),
-    ("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2}),
-    ("chain_sum", {"min_terms": 4, "max_terms": 4, "min_digits": 2, "max_digits": 2}),
-    ("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 3, "max_digits": 3}),
-    ("leg_counting", {"min_animals": 1, "max_animals": 2, "max_instances": 9}),
-    ("leg_counting", {"min_animals": 3, "max_animals": 3, "max_instances": 9}),
-    ("products", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}),
-    ("products", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}),
+# (task, knobs, weight): one stratum and how often it is drawn. The weights spread the fine-tuned model's pass rates: at
+# equal weights two prompts in five were never solved, and five distinct levels need what is in between.
+STRATA: list[tuple[str, dict[str, int], float]] = [
+    ("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}, 1.0),
+    ("chain_sum", {"min_terms": 4, "max_terms": 6, "min_digits": 1, "max_digits": 1}, 2.0),
+    ("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2}, 1.5),
+    ("chain_sum", {"min_terms": 4, "max_terms": 4, "min_digits": 2, "max_digits": 2}, 0.5),
+    ("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 3, "max_digits": 3}, 0.7),
+    ("leg_counting", {"min_animals": 1, "max_animals": 2, "max_instances": 9}, 2.0),
+    ("leg_counting", {"min_animals": 3, "max_animals": 3, "max_instances": 9}, 2.0),
+    ("products", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}, 1.0),
+    ("products", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}, 0.3),
 ]
 
 OPERATE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
@@ -51,12 +52,13 @@ def generate(n: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[P
     must be disjoint from as ``exclude``.
     """
     rng = random.Random(seed)
-    streams = [_stream(task, knobs, rng.randrange(2**31)) for task, knobs in STRATA]
+    streams = [_stream(task, knobs, rng.randrange(2**31)) for task, knobs, _ in STRATA]
+    weights = [weight for _, _, weight in STRATA]
     seen = set(exclude)
     problems: list[Problem] = []
     while len(problems) < n:
         # Small strata run dry of new prompts; after a few repeats, draw another stratum.
-        stream = rng.choice(streams)
+        stream = rng.choices(streams, weights)[0]
         fresh = next((problem for problem in islice(stream, 20) if problem.prompt not in seen), None)
         if fresh:
             seen.add(fresh.prompt)
