@@ -82,13 +82,17 @@ def collect(
     tokens = 0
     with tqdm(total=len(units), unit="unit", smoothing=0.02, mininterval=2) as bar:
 
+        def on_start(finished: int) -> None:
+            bar.n = bar.initial = finished  # earlier runs' work stays out of the rate
+            bar.refresh()
+
         def on_unit(unit: Unit, generated: int) -> None:
             nonlocal tokens
             tokens += generated
             bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
             bar.update()
 
-        collect(units, generator, verifier, out, settings=settings, seed=seed, on_unit=on_unit)
+        collect(units, generator, verifier, out, settings=settings, seed=seed, on_start=on_start, on_unit=on_unit)
     typer.echo(f"wrote {out}")
 
 

@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import torch
 from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from router.backends import Usage
 from router.errors import EngineUnavailable
@@ -96,7 +97,7 @@ class Batcher:
         self._jobs: queue.SimpleQueue[ExtendJob | CallJob | None] = queue.SimpleQueue()
         self._waiting: list[_Row] = []
         self._rows: list[_Row] = []
-        self._cache: KeyValues = []
+        self._layers: list[_Layer] = []
         self._since_change = 0
         self._prefixes = _PrefixCache()
         self._closed = False
@@ -175,7 +176,8 @@ class Batcher:
         joining, self._waiting = self._waiting[:room], self._waiting[room:]
         if len(staying) < len(self._rows):
             self._rows = [self._rows[i] for i in staying]
-            self._cache = _take(self._cache, staying, max((len(row.prefix) - 1 for row in self._rows), default=0))
+            longest = max((len(row.prefix) - 1 for row in self._rows), default=0)
+            self._layers = [_Layer(*kv) for kv in _take(self._layers, staying, longest)]
         if not joining:
             return
         wanted: dict[tuple[int, ...], _Row] = {}
@@ -190,22 +192,21 @@ class Batcher:
                 self._count(wanted[prefix].job.usage, prompt_tokens=len(prefix) + 1)
         kvs = [known[row.prefix[:-1]] or [] for row in joining]
         self._rows += joining
-        self._cache = join(([self._cache] if staying else []) + kvs)
+        batch = [(layer.keys, layer.values) for layer in self._layers]
+        self._layers = [_Layer(*kv) for kv in join(([batch] if staying else []) + kvs)]
 
     def _step(self) -> None:
         """One forward pass: a token for every row."""
         self._since_change += 1
         lengths = torch.tensor([len(row.prefix) - 1 for row in self._rows])
-        columns = self._cache[0][0].shape[2]
+        columns = self._layers[0].keys.shape[2]
         mask = torch.arange(columns + 1)[None] >= (columns - lengths)[:, None]
-        cached = DynamicCache(self._cache)
         logits = self.model(
             input_ids=torch.tensor([[row.prefix[-1]] for row in self._rows]),
             attention_mask=mask.long(),
             position_ids=lengths[:, None],
-            past_key_values=cached,
+            past_key_values=Cache(layers=self._layers),
         ).logits[:, -1]
-        self._cache = [(layer.keys, layer.values) for layer in cached.layers]
         tokens, log_probs = _sample(logits, self._rows)
         for i, row in enumerate(self._rows):
             if not row.done:
@@ -229,7 +230,7 @@ class Batcher:
                 self._close_step(row, text)
                 row.steps_left -= 1
         if row.steps_left <= 0:
-            self._prefixes.put((id(job.usage), row.prefix[:-1]), _take(self._cache, [i], len(row.prefix) - 1))
+            self._prefixes.put((id(job.usage), row.prefix[:-1]), _take(self._layers, [i], len(row.prefix) - 1))
             self._finish(row, None)
         elif row.tokens_left <= 0:
             self._finish(row, "length")
@@ -293,10 +294,32 @@ def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> list[KeyValues]:
     ]
 
 
-def _take(kv: KeyValues, rows: list[int], columns: int) -> KeyValues:
+class _Layer(DynamicLayer):
+    """One layer's cache with room for GATHER more columns: a step writes in place instead of copying it all."""
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self._stores = [pad(keys, (0, 0, 0, GATHER)), pad(values, (0, 0, 0, GATHER))]
+        self.keys, self.values = keys, values
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        start = self.keys.shape[2]
+        end = start + key_states.shape[2]
+        if end > self._stores[0].shape[2]:
+            self._stores = [pad(store, (0, 0, 0, max(GATHER, key_states.shape[2]))) for store in self._stores]
+        for store, states in zip(self._stores, (key_states, value_states), strict=True):
+            store[:, :, start:end] = states
+        self.keys, self.values = (store[:, :, :end] for store in self._stores)
+        return self.keys, self.values
+
+
+def _take(layers: list[_Layer], rows: list[int], columns: int) -> KeyValues:
     """Some rows' last ``columns`` columns, copied."""
     index = torch.tensor(rows, dtype=torch.long)
-    return [(keys[index, :, -columns:], values[index, :, -columns:]) for keys, values in kv]
+    return [(layer.keys[index, :, -columns:], layer.values[index, :, -columns:]) for layer in layers]
 
 
 def join(parts: Sequence[KeyValues]) -> KeyValues:

@@ -50,12 +50,14 @@ def collect(
     *,
     settings: dict[str, Any],
     seed: int = 0,
+    on_start: Callable[[int], None] = lambda finished: None,
     on_unit: Callable[[Unit, int], None] = lambda unit, tokens: None,
 ) -> None:
     """Run every unit that ``out`` or its journal does not hold yet, write them all to ``out``, close the engines.
 
     settings  what shapes the samples (model, temperature, seed, ...); a journal made with others is not continued
-    on_unit   called with each finished unit and its generated tokens
+    on_start  called with the number of units that earlier runs finished
+    on_unit   called with each further finished unit and its generated tokens
 
     Raises InvalidFile where the journal belongs to another run, EngineUnavailable; either way nothing is lost.
     """
@@ -63,7 +65,9 @@ def collect(
     done = _finished(journal, settings)
     earlier = read_attempts([out]) if out.exists() else None
     held = set(done) if earlier is None else set(done) | set(zip(earlier["prompt_id"], earlier["arm"], strict=True))
-    missing = iter([unit for unit in units if unit.key not in held])
+    todo = [unit for unit in units if unit.key not in held]
+    on_start(len(units) - len(todo))
+    missing = iter(todo)
     with _append(journal, settings) as write:
 
         async def work() -> None:
