@@ -6,9 +6,6 @@ BUNDLE := models/smollm2-135m
 RECIPE := $(BUNDLE)/recipe
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-# Two BLAS pools on two cores are slower than one thread each.
-export TOKENIZERS_PARALLELISM := false
-
 .PHONY: help install demo test test-model check format generate bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
@@ -53,6 +50,9 @@ generate: install  ## Generate router/v1 from proto/
 
 $(BUF):
 	npm install --silent --no-fund --no-audit --prefix .cache/buf @bufbuild/buf@$(BUF_VERSION)
+
+bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: hours; resumable
+	$(RECIPE)/build.sh build/smollm2-135m
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) .cache build *.egg-info

@@ -7,14 +7,13 @@ works in the main thread only.
 
 import asyncio
 import re
-from concurrent.futures import TimeoutError as FutureTimeout
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import cache, lru_cache
 from typing import Any
 
 _MARKERS = re.compile(
-    r"(?:^|\n|\*\*)\s*(?:(?:the )?(?:final )?answer(?: is)?\s*+[:=]?+\s*+|####\s*)(?P<answer>[^\n]+)", re.I
+    r"(?:^|\n|\*\*)\s*(?:(?:the )?(?:final )?answer\s*+(?:is\b\s*+[:=]?+|[:=])\s*+|####\s*)(?P<answer>[^\n]+)", re.I
 )
 _LONGEST = 200  # characters of an answer that are worth parsing
 _SECONDS = 3.0
@@ -82,10 +81,8 @@ def _number(answer: str) -> str | None:
 @lru_cache(4096)
 def _symbolic(answer: str) -> str:
     future = _workers().schedule(_simplify, args=[answer], timeout=_SECONDS)
-    try:
-        return str(future.result())
-    except (FutureTimeout, OSError, RuntimeError, ArithmeticError, ValueError, TypeError, AttributeError):
-        return _plain(answer)  # no parse: two spellings of it count as two answers
+    # Whatever it failed with, two spellings of it then count as two answers.
+    return _plain(answer) if future.exception() else str(future.result())
 
 
 @cache

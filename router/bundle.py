@@ -72,7 +72,20 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
             )
     import joblib
 
-    return Bundle(folder, found, manifest, policy, joblib.load(folder / "difficulty.joblib"))
+    try:
+        difficulty = joblib.load(folder / "difficulty.joblib")
+    except (
+        ImportError,
+        AttributeError,
+        ValueError,
+        TypeError,
+        KeyError,
+    ) as error:  # what other versions' pickles raise
+        raise InvalidBundle(
+            f"{folder}/difficulty.joblib does not load with these library versions ({error}); "
+            "rebuild it with `router train` and `router tune`"
+        ) from error
+    return Bundle(folder, found, manifest, policy, difficulty)
 
 
 def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, str]:
@@ -100,7 +113,8 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
         manifest = _manifest(document)
     except (TypeError, KeyError, ValueError) as error:
         raise InvalidBundle(f"{path}: {error}") from error
-    for name in ("difficulty.joblib", "policy.json"):
+    adapters = [spec.adapter for spec in (manifest.generator, manifest.verifier) if spec.adapter]
+    for name in ("difficulty.joblib", "policy.json", *(f"{adapter}/adapter_model.safetensors" for adapter in adapters)):
         if name not in manifest.files:
             raise InvalidBundle(f"{path} lists no {name}: the bundle is partial; run `router train` and `router tune`")
     for name, expected in manifest.files.items():
@@ -119,9 +133,9 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     partial.replace(folder / MANIFEST)
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file that a bundle serves: the difficulty model, the policy and the adapters."""
-    names = ["difficulty.joblib", "policy.json", *(f"{part}/*" for part in ("generator", "verifier"))]
+def digests(folder: Path, *adapters: str | None) -> dict[str, str]:
+    """sha256 of every file that a bundle serves: the difficulty model, the policy and the adapters' folders."""
+    names = ["difficulty.joblib", "policy.json", *(f"{adapter}/*" for adapter in adapters if adapter)]
     files = sorted(file for name in names for file in folder.glob(name) if file.is_file())
     return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
 
@@ -145,6 +159,8 @@ def _version(library: str) -> str:
 
 def _manifest(document: dict[str, Any]) -> Manifest:
     values = _exactly(document, Manifest)
+    if not isinstance(values["files"], dict) or not isinstance(values["libraries"], dict):
+        raise ValueError("files and libraries must be objects")
     generator, verifier = specs(values["generator"], values["verifier"])
     return Manifest(**{**values, "generator": generator, "verifier": verifier, "edges": tuple(values["edges"])})
 

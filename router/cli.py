@@ -93,6 +93,7 @@ def serve(
     from router import server
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("router").setLevel(logging.INFO)
     solver = _load(bundle, bundle_digest, backend)
 
     def started(port: int) -> None:
@@ -187,6 +188,13 @@ def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
 
     bundle = load_bundle(folder, digest)
     manifest = bundle.manifest
+    if backend == "fake" and bundle.difficulty.input == "hidden":
+        raise InvalidRequest(
+            "backend",
+            f"{folder} predicts levels from its generator's hidden states, which the fake backend does not have; "
+            "serve it with --backend transformers",
+            reason="UNSPECIFIED",
+        )
     engine = Engine(manifest.name, manifest.generator, manifest.verifier)
     return Solver(bundle, *load_engines(backend, engine, folder))
 

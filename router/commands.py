@@ -77,7 +77,13 @@ def collect(
     units = [Unit(problem, each, attempts) for each in [*pool, *arms] for problem in problems]
 
     spec = read_engine(engine)
-    settings = {"generator": asdict(spec.generator), "verifier": asdict(spec.verifier), "seed": seed, "pool": attempts}
+    settings = {
+        "backend": backend,
+        "generator": asdict(spec.generator),
+        "verifier": asdict(spec.verifier),
+        "seed": seed,
+        "pool": attempts,
+    }
     generator, verifier = load_engines(backend, spec, engine)
     tokens = 0
     with tqdm(total=len(units), unit="unit", smoothing=0.02, mininterval=2) as bar:
@@ -163,6 +169,8 @@ def train_verifier(
         if solutions
         else labels.from_outcomes(frame, delimiter)
     )
+    if not examples:
+        raise InvalidFile("the attempts have no steps to learn from; collect some")
     finetune.train_verifier(
         examples,
         model_folder(spec.generator.model),
@@ -360,6 +368,11 @@ def score(
 
     frame = read_attempts(attempts)
     spec = read_engine(engine)
+    if spec.verifier.kind == "log_prob":
+        raise InvalidFile(
+            f"{engine}/engine.json: a log_prob verifier knows only what its generator just sampled; `router collect` "
+            "scores with it, and here a prm is needed"
+        )
     generator, verifier = load_engines("transformers", spec, engine)
 
     async def run() -> None:

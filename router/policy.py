@@ -56,6 +56,9 @@ class Policy:
         wanted = {(level, budget) for level in LEVELS for budget in self.budgets}
         if len(self._table) != len(self.cells) or set(self._table) != wanted or not wanted:
             raise InvalidBundle("policy: needs exactly one cell for each of the five levels at each budget")
+        for cell in self.cells:
+            if cell.arm.budget > cell.budget:
+                raise InvalidBundle(f"policy: {cell.arm} spends more than its cell's budget {cell.budget}")
         if default_budget not in self.budgets:
             raise InvalidBundle(f"policy: default_budget {default_budget} is none of its budgets {self.budgets}")
 

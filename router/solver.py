@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from itertools import count
 
 from router import answers
 from router.backends import Generator, Usage, Verifier
@@ -187,9 +188,10 @@ async def drive(
     finished: list[Path] = []
     try:
         ask = next(search)
-        for number in range(1, 10**9):
+        for number in count(1):
             paths = await engines.answer(ask)
-            if isinstance(ask, Extend):
+            # Rollouts that lookahead throws away (greedy, a few steps) are no solutions of the search.
+            if isinstance(ask, Extend) and not (ask.steps and ask.temperature == 0):
                 finished += [
                     new for old, new in zip(ask.paths, paths, strict=True) if new.finished and not old.finished
                 ]
@@ -206,7 +208,7 @@ async def drive(
 
 def _round(number: int, paths: Sequence[Path], finished: list[Path], bill: Bill) -> Round:
     votes = Counter(path.answer for path in finished if path.answer is not None)
-    answer, count = votes.most_common(1)[0] if votes else (None, 0)
+    answer, supporters = votes.most_common(1)[0] if votes else (None, 0)
     return Round(
         number,
         alive=sum(path.end is None for path in paths),
@@ -214,7 +216,7 @@ def _round(number: int, paths: Sequence[Path], finished: list[Path], bill: Bill)
         generated_tokens=bill.generated_tokens,
         scored_tokens=bill.scored_tokens,
         answer=answer,
-        share=count / votes.total() if votes else 0.0,
+        share=supporters / votes.total() if votes else 0.0,
     )
 
 
@@ -250,14 +252,17 @@ class _Engines:
         started = time.monotonic()
         try:
             async with asyncio.timeout_at(self._guard(started)):
-                return await (self._extend(ask) if isinstance(ask, Extend) else self._score(ask))
+                paths = await (self._extend(ask) if isinstance(ask, Extend) else self._score(ask))
         except TimeoutError:
             self.stop = Stop.DEADLINE
-            return [_cut(path) for path in ask.paths] if isinstance(ask, Extend) else list(ask.paths)
+            paths = [_cut(path) for path in ask.paths] if isinstance(ask, Extend) else list(ask.paths)
         finally:
             self.bill.seconds["generate" if isinstance(ask, Extend) else "score"] += time.monotonic() - started
+        return [await _answered(path) for path in paths]
 
     async def _extend(self, ask: Extend) -> list[Path]:
+        if all(path.end for path in ask.paths):
+            return list(ask.paths)
         cap = _left(self.request.max_generated_tokens, self.bill.generated_tokens)
         if self.stop is Stop.COMPLETE and cap == 0:
             self.stop = Stop.TOKEN_CAP
@@ -274,12 +279,10 @@ class _Engines:
             seed=self.request.seed * 1_000_003 + self.calls,
             usage=self.bill,
         )
-        if any(new.end == "length" and old.end is None for old, new in zip(ask.paths, paths, strict=True)):
-            if _left(self.request.max_generated_tokens, self.bill.generated_tokens) == 0:
-                self.stop = Stop.TOKEN_CAP
-            elif self.deadline is not None and time.monotonic() >= self.deadline:
-                self.stop = Stop.DEADLINE
-        return [await _answered(path) for path in paths]
+        if any(path.end == "cut" for path in paths):
+            spent = _left(self.request.max_generated_tokens, self.bill.generated_tokens) == 0
+            self.stop = Stop.TOKEN_CAP if spent else Stop.DEADLINE
+        return paths
 
     async def _score(self, ask: Score) -> list[Path]:
         if self.stop is Stop.DEADLINE:
@@ -303,11 +306,12 @@ def _left(cap: int | None, spent: int) -> int | None:
 
 
 def _cut(path: Path) -> Path:
-    return path if path.end else replace(path, end="length")
+    return path if path.end else replace(path, end="cut")
 
 
 async def _answered(path: Path) -> Path:
     if not path.finished or path.answer is not None:
         return path
     stated = answers.find(path.text)
-    return path if stated is None else replace(path, answer=await answers.canonical(stated))
+    # An answer of decoration only ("$") has no canonical form and is no answer.
+    return path if stated is None else replace(path, answer=await answers.canonical(stated) or None)

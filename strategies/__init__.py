@@ -29,6 +29,7 @@ STRATEGIES: Mapping[str, Callable[..., Search]] = {
 }
 # Which of them can be replayed from a pool of independent attempts, and how each chooses; the others must be run.
 SELECTIONS = {"majority": majority, "best_of_n": best, "weighted_best_of_n": weighted}
+LARGEST = 4096  # solutions' worth of sampling: far beyond any measured budget, well within memory
 _OPTIONS = {"beam_search": {"m"}, "dvts": {"m"}, "lookahead": {"m", "k"}, "revision": {"chains"}}
 
 
@@ -61,6 +62,8 @@ class Arm:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise InvalidArm("strategy", f"unknown strategy {self.strategy!r}; known: {', '.join(STRATEGIES)}")
+        if self.n > LARGEST or self.budget > LARGEST:
+            raise InvalidArm("n", f"{self.strategy} may spend at most {LARGEST} solutions, got {self.budget}")
         if self.n < 1:
             raise InvalidArm("n", f"{self.strategy} needs n of at least 1, got {self.n}")
         if self.strategy == "single" and self.n != 1:
@@ -100,7 +103,7 @@ class Arm:
             raise InvalidArm("strategy", f"can't read arm {text!r}; write it like beam_search(n=16, m=4)")
         options: dict[str, int] = {}
         for part in filter(None, re.split(r"\s*,\s*", match[2] or "")):
-            pair = re.fullmatch(r"(n|m|k|chains)\s*=\s*(\d+)", part)
+            pair = re.fullmatch(r"(n|m|k|chains)\s*=\s*(\d{1,9})", part)
             if not pair or pair[1] in options:
                 raise InvalidArm(
                     "strategy", f"can't read {part!r} in arm {text!r}; write it like {match[1]}(n=16, m=4)"

@@ -20,7 +20,8 @@ class Path:
     log_probs  one a step: the sum of its tokens' log-probabilities under the generator, in nats
     token_counts  one a step: how many of ``tokens`` it took
     scores     one a step from the verifier, in [0, 1]; None until scored, and an unscored path is not a path scored 0
-    end        why it stopped: "stop" (the generator ended it), "length" (cut: not a finished solution), None (open)
+    end        None while open; "stop": the generator ended it, only then it is finished; "length": it met the
+               generator's longest solution; "cut": a limit of the request (tokens, deadline) ended it
     answer     canonical final answer; None when there is none
     earlier    earlier attempts the generator was shown, oldest first (sequential revision)
     """
@@ -30,7 +31,7 @@ class Path:
     log_probs: tuple[float, ...] = ()
     token_counts: tuple[int, ...] = ()
     scores: tuple[float, ...] | None = None
-    end: Literal["stop", "length"] | None = None
+    end: Literal["stop", "length", "cut"] | None = None
     answer: str | None = None
     earlier: tuple[str, ...] = ()
 

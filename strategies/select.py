@@ -46,7 +46,9 @@ def within_then_across(chains: Sequence[Sequence[Path]]) -> Outcome:
     candidates = [path for chain in chains for path in chain]
     if all(path.score is None for path in candidates):
         return majority(candidates)
-    winners = [outcome for outcome in map(weighted, chains) if outcome.best]
+    # Where any attempt is scored, unscored ones have no say, in their chain or as a chain of their own.
+    scored = [[path for path in chain if path.score is not None] for chain in chains]
+    winners = [outcome for outcome in map(weighted, scored) if outcome.best]
     across = _vote([outcome.best for outcome in winners if outcome.best], [outcome.weight for outcome in winners])
     return Outcome(across.best, across.weight, across.share, tuple(candidates))
 

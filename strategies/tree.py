@@ -36,6 +36,7 @@ def tree_search(n: int, m: int, *, trees: int, k: int = 0) -> Search:
     width = n // trees
     beams = [[Path()] * width for _ in range(trees)]
     finished: list[list[Path]] = [[] for _ in range(trees)]
+    used = [0] * trees
 
     for _ in range(MAX_ROUNDS):
         written = yield Extend(tuple(path for tree in beams for path in tree), steps=1)
@@ -45,9 +46,9 @@ def tree_search(n: int, m: int, *, trees: int, k: int = 0) -> Search:
         for t, tree in enumerate(beams):
             pairs = list(islice(ranked, len(tree)))
             finished[t] += [judgement for path, judgement in pairs if path.finished]
-            # A finished solution has used up its beam: what a tree writes never exceeds ``width`` solutions.
-            slots = width - len(finished[t])
-            beams[t] = survivors([(p, j) for p, j in pairs if p.end is None], m, slots)
+            # A path that ended has used up its beam: what a tree writes never exceeds ``width`` solutions.
+            used[t] += sum(path.end is not None for path, _ in pairs)
+            beams[t] = survivors([(p, j) for p, j in pairs if p.end is None], m, width - used[t])
         if not any(beams):
             break
     return weighted([path for tree in finished for path in tree])

@@ -15,6 +15,8 @@ from router import answers
         ("first \\boxed{1}, then \\boxed{2}", "2"),
         ("we get \\boxed{\\frac{1}{2}", None),  # cut within the box
         ("3 + 4 = 7", None),
+        ("Answering the question: use 5", None),
+        ("The answer to this is 5", None),
         ("Answer:", None),
         ("", None),
     ],

@@ -49,6 +49,12 @@ def test_rows_are_the_pool_and_the_runs_with_their_bills(tmp_path):
     assert beam["scored_tokens"] > beam["generated_tokens"]  # each round reads the whole path again
 
 
+@pytest.fixture(autouse=True)
+def few_at_once(monkeypatch):
+    """So that an interruption finds units finished, under way and not begun."""
+    monkeypatch.setattr("router.offline.collect.SEARCHES", 2)
+
+
 class DiesAfter(FakeGenerator):
     """An engine that breaks down after a number of calls."""
 
@@ -65,7 +71,7 @@ def test_a_run_goes_on_where_the_last_one_stopped(tmp_path):
     out = tmp_path / "attempts.parquet"
     whole = tmp_path / "whole.parquet"
     run(whole)
-    with pytest.raises(ExceptionGroup):
+    with pytest.raises(EngineUnavailable):
         run(out, generator=DiesAfter())
     assert not out.exists()
     kept = (tmp_path / "attempts.parquet.journal.jsonl").read_text().count("\n") - 1
@@ -79,7 +85,7 @@ def test_a_run_goes_on_where_the_last_one_stopped(tmp_path):
 
 def test_a_torn_last_line_is_run_again(tmp_path):
     out = tmp_path / "attempts.parquet"
-    with pytest.raises(ExceptionGroup):
+    with pytest.raises(EngineUnavailable):
         run(out, generator=DiesAfter())
     journal = tmp_path / "attempts.parquet.journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)
@@ -92,14 +98,33 @@ def test_a_torn_last_line_is_run_again(tmp_path):
 def test_a_finished_file_takes_further_arms(tmp_path):
     out = tmp_path / "attempts.parquet"
     run(out, UNITS[:6])
-    assert run(out, UNITS) == UNITS[6:]
+    assert {unit.key for unit in run(out, UNITS)} == {unit.key for unit in UNITS[6:]}
     assert run(out, UNITS) == []
     assert len(read_attempts([out])) == 30
 
 
+def test_a_kill_before_the_journal_is_removed_doubles_nothing(tmp_path):
+    out = tmp_path / "attempts.parquet"
+    journal = tmp_path / "attempts.parquet.journal.jsonl"
+    with pytest.raises(EngineUnavailable):
+        run(out, generator=DiesAfter())
+    kept = journal.read_bytes()
+    run(out)
+    journal.write_bytes(kept)
+    assert run(out) == []
+    assert len(read_attempts([out])) == 30
+
+
+def test_pools_of_another_size_are_not_mixed(tmp_path):
+    out = tmp_path / "attempts.parquet"
+    run(out)
+    with pytest.raises(InvalidFile, match=r"4 attempts.*8 were asked"):
+        run(out, [Unit(PROMPTS[0], None, 8)])
+
+
 def test_a_journal_of_other_settings_is_not_continued(tmp_path):
     out = tmp_path / "attempts.parquet"
-    with pytest.raises(ExceptionGroup):
+    with pytest.raises(EngineUnavailable):
         run(out, generator=DiesAfter())
     with pytest.raises(InvalidFile, match="other settings"):
         run(out, settings={"seed": 1})

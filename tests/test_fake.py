@@ -57,7 +57,7 @@ async def test_the_cap_is_over_all_paths_together(generator, cap):
     usage = Usage()
     paths = await extend(generator, [Path()] * 4, usage, max_tokens=cap)
     assert usage.generated_tokens == cap
-    assert [path.end for path in paths] == ["length"] * 4
+    assert [path.end for path in paths] == ["cut"] * 4
 
 
 async def test_the_longest_solution_is_cut(generator):
@@ -69,7 +69,7 @@ async def test_the_longest_solution_is_cut(generator):
 async def test_a_deadline_brings_back_what_there_is(generator):
     generator.latency = 0.005
     (path,) = await extend(generator, [Path()], deadline=time.monotonic() + 0.05)
-    assert path.end == "length"
+    assert path.end == "cut"
     assert 0 < len(path.tokens) <= 10
 
 

@@ -11,7 +11,8 @@ from router.offline.prompts import Prompt
     [
         ("a\nb", ("a\n", "b")),
         ("a\nb\n", ("a\n", "b\n")),  # a trailing delimiter is no empty last step
-        ("a\n\nb", ("a\n\n", "b")),
+        ("a\n\nb", ("a\n", "\nb")),
+        ("\na\n\n", ("\na\n\n",)),
         ("a", ("a",)),
         ("", ()),
         ("\n", ()),
@@ -19,7 +20,7 @@ from router.offline.prompts import Prompt
 )
 def test_steps_of(text, steps):
     assert steps_of(text, "\n") == steps
-    assert "".join(steps) == text.rstrip("\n") or "".join(steps) == text
+    assert "".join(steps) == (text if steps else "")
 
 
 def attempts(*rows: tuple[str, bool | None]) -> pd.DataFrame:

@@ -77,6 +77,10 @@ def test_chains_choose_within_then_across():
     assert within_then_across(chains).weight == pytest.approx(1.0)
 
 
+def test_an_unscored_chain_does_not_outvote_a_scored_one():
+    assert within_then_across([[solved("right", 0.9)], [solved("wrong"), solved("wrong")]]).answer == "right"
+
+
 def test_chains_keep_an_answer_that_a_later_revision_spoils():
     assert within_then_across([[solved("right", 0.9), solved("spoilt", 0.2)]]).answer == "right"
 
@@ -276,6 +280,9 @@ def test_a_cut_attempt_is_not_shown_to_the_next():
     [
         ("beam(n=4)", "strategy"),
         ("majority(n=0)", "n"),
+        ("majority(n=4097)", "n"),
+        ("lookahead(n=2048, m=4, k=2)", "n"),
+        ("majority(n=99999999999)", "strategy"),
         ("single(n=2)", "n"),
         ("beam_search(n=6, m=4)", "n"),
         ("dvts(n=6, m=4)", "n"),

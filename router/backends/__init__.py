@@ -78,8 +78,10 @@ class Generator(Protocol):
         temperature  None is the generator's own, 0 is greedy
         seed         equal seeds give equal samples, as far as batching leaves floating point equal
 
-        A path that a limit stops short (these two, or the generator's own longest solution) comes back with end
-        "length". Cancelling the call frees the engine within one token.
+        A path that one of these two limits stops short comes back with end "cut", one that meets the generator's own
+        longest solution with end "length". Cancelling the call frees the engine within one token.
+
+        Raises InvalidRequest where the prompt is longer than the model's context.
 
         Raises EngineUnavailable.
         """

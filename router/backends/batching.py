@@ -4,12 +4,13 @@ transformers' own continuous batching is made for GPUs: on a CPU it reached an e
 (docs/log.md). Rows are left-padded, so that all of them grow at the same column of the cache.
 """
 
+import logging
 import queue
 import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -26,8 +27,10 @@ from strategies import Path
 
 MAX_ROWS = 128  # rows decoded at once: throughput levels off there on two cores
 GATHER = 8  # tokens between two changes of the batch: each one copies its whole cache
-CACHED_TOKENS = 40_000  # prefixes kept for the next round of a search: 46 KB a token for the embedded model
+CACHED_TOKENS = 16_000  # prefixes kept for the next round of a search: 46 KB a token for the embedded model
+PREFILL_TOKENS = 4_096  # prefilled at once, padding included
 
+log = logging.getLogger(__name__)
 KeyValues = list[tuple[torch.Tensor, torch.Tensor]]  # one pair a layer, each [rows, heads, columns, head size]
 
 
@@ -90,28 +93,31 @@ class Batcher:
         self.tokenizer = tokenizer
         self.delimiter = delimiter
         self.max_tokens = max_tokens
+        self.context: int = model.config.max_position_embeddings
         self.counted = Usage()  # the engine's own count, over all jobs
         eos = model.generation_config.eos_token_id
-        self._eos = set(eos if isinstance(eos, list) else [eos])
+        self._eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
         self._decode: Callable[[int], str] = cache(lambda token: str(tokenizer.decode([token])))
         self._jobs: queue.SimpleQueue[ExtendJob | CallJob | None] = queue.SimpleQueue()
         self._waiting: list[_Row] = []
         self._rows: list[_Row] = []
         self._layers: list[_Layer] = []
         self._since_change = 0
+        self._step_seconds = 0.0
         self._prefixes = _PrefixCache()
+        self._open = threading.Lock()  # held to add a job, and to stop adding jobs
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
         self._thread.start()
 
     def submit(self, job: ExtendJob | CallJob) -> None:
         """Raises EngineUnavailable when the worker has ended."""
-        if not self._thread.is_alive() or self._closed:
-            raise EngineUnavailable("the in-process engine has stopped; see its log, then restart the server")
-        self._jobs.put(job)
+        with self._open:
+            if self._closed:
+                raise EngineUnavailable("the in-process engine has stopped; see its log, then restart the server")
+            self._jobs.put(job)
 
     def close(self) -> None:
-        self._closed = True
         self._jobs.put(None)
         self._thread.join()
 
@@ -121,13 +127,25 @@ class Batcher:
     def _work(self) -> None:
         try:
             while self._receive():
-                self._drop_stopped()
-                if self._since_change >= GATHER or all(row.done for row in self._rows):
-                    self._change_batch()
-                if self._rows:
-                    self._step()
+                started = time.monotonic()
+                try:
+                    self._drop_stopped()
+                    if self._since_change >= GATHER or all(row.done for row in self._rows):
+                        self._change_batch()
+                    if self._rows:
+                        self._step()
+                except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
+                    log.exception("a batch failed")
+                    self._fail_batch(f"the in-process engine failed on this batch: {error}")
+                self._step_seconds = time.monotonic() - started
         finally:  # whatever ended the thread: nobody waits for it for ever
-            self._fail_all()
+            with self._open:
+                self._closed = True
+            while not self._jobs.empty():
+                job = self._jobs.get()
+                if job is not None:
+                    job.done.set_exception(EngineUnavailable("the in-process engine stopped before this call"))
+            self._fail_batch("the in-process engine stopped while it worked on this call")
 
     def _receive(self) -> bool:
         """Take in new jobs; wait for one when there is nothing to do. False to end."""
@@ -143,7 +161,7 @@ class Batcher:
             if isinstance(job, CallJob):
                 _call(job)
                 continue
-            self._count(job.usage, calls=1)
+            self.count(job.usage, calls=1)
             for index, path in enumerate(job.paths):
                 if path.end is None:
                     room = self.max_tokens - len(path.tokens)
@@ -155,45 +173,54 @@ class Batcher:
                 job.done.set_result(job.paths)
 
     def _drop_stopped(self) -> None:
-        """Cut the rows of jobs that were cancelled, ran out of time or can't pay for one more token a row."""
-        now = time.monotonic()
+        """Cut the rows of jobs that were cancelled, or can't afford one more token in time or in tokens."""
+        next_token = time.monotonic() + self._step_seconds
         cut: set[_Row] = set()
         for job in {row.job for row in (*self._waiting, *self._rows)}:
-            if job.cancelled or (job.deadline is not None and now >= job.deadline):
+            if job.cancelled or (job.deadline is not None and next_token >= job.deadline):
                 cut.update(job.rows)
             elif job.tokens_left is not None:
                 cut.update(job.rows[job.tokens_left :])
-        cut.update(row for row in self._waiting if row.tokens_left <= 0)
-        self._waiting = [row for row in self._waiting if row not in cut]
         for row in cut:
-            self._finish(row, "length")
+            self._finish(row, "cut")
+        for row in self._waiting:
+            if not row.done and row.tokens_left <= 0:
+                self._finish(row, "length")
+        self._waiting = [row for row in self._waiting if not row.done]
 
     def _change_batch(self) -> None:
         """Rows that are done leave, waiting ones join: prefill what is not cached, all but the last token, once."""
         self._since_change = 0
         staying = [i for i, row in enumerate(self._rows) if not row.done]
-        room = MAX_ROWS - len(staying)
-        joining, self._waiting = self._waiting[:room], self._waiting[room:]
+        joining = self._waiting[: MAX_ROWS - len(staying)]
         if len(staying) < len(self._rows):
             self._rows = [self._rows[i] for i in staying]
             longest = max((len(row.prefix) - 1 for row in self._rows), default=0)
             self._layers = [_Layer(*kv) for kv in _take(self._layers, staying, longest)]
         if not joining:
             return
-        wanted: dict[tuple[int, ...], _Row] = {}
-        for row in joining:
-            wanted.setdefault(row.prefix[:-1], row)
-        known = {prefix: self._prefixes.get((id(row.job.usage), prefix)) for prefix, row in wanted.items()}
-        missing = [prefix for prefix, found in known.items() if found is None]
-        if missing:
-            for prefix, kv in zip(missing, prefill(self.model.model, missing), strict=True):
-                known[prefix] = kv
-                self._prefixes.put((id(wanted[prefix].job.usage), prefix), kv)
-                self._count(wanted[prefix].job.usage, prompt_tokens=len(prefix) + 1)
-        kvs = [known[row.prefix[:-1]] or [] for row in joining]
+        batch = [[(layer.keys, layer.values) for layer in self._layers]] if staying else []
+        self._layers = [_Layer(*kv) for kv in join(batch + self._prefixes_of(joining))]
         self._rows += joining
-        batch = [(layer.keys, layer.values) for layer in self._layers]
-        self._layers = [_Layer(*kv) for kv in join(([batch] if staying else []) + kvs)]
+        del self._waiting[: len(joining)]
+
+    def _prefixes_of(self, rows: list[_Row]) -> list[KeyValues]:
+        """Keys and values of each row's tokens but the last. A search pays for each prefix once."""
+        known: dict[tuple[int, tuple[int, ...]], KeyValues] = {}
+        missing: dict[tuple[int, tuple[int, ...]], Usage] = {}
+        keys = [(id(row.job.usage), row.prefix[:-1]) for row in rows]
+        for key, row in zip(keys, rows, strict=True):
+            found = self._prefixes.get(key)
+            if found is None:
+                missing[key] = row.job.usage
+            else:
+                known[key] = found
+        for chunk in _chunks(sorted(missing, key=lambda key: len(key[1]))):
+            for key, kv in zip(chunk, prefill(self.model.base_model, [prefix for _, prefix in chunk]), strict=True):
+                known[key] = kv
+                self._prefixes.put(key, missing[key], kv)
+                self.count(missing[key], prompt_tokens=len(key[1]) + 1)
+        return [known[key] for key in keys]
 
     def _step(self) -> None:
         """One forward pass: a token for every row."""
@@ -215,7 +242,7 @@ class Batcher:
     def _append(self, i: int, row: _Row, token: int, log_prob: float) -> None:
         """Add a token to a row, and hand the row's path back where that ends it."""
         job = row.job
-        self._count(job.usage, generated_tokens=1)
+        self.count(job.usage, generated_tokens=1)
         row.tokens_left -= 1
         if job.tokens_left is not None:
             job.tokens_left -= 1
@@ -230,7 +257,8 @@ class Batcher:
                 self._close_step(row, text)
                 row.steps_left -= 1
         if row.steps_left <= 0:
-            self._prefixes.put((id(job.usage), row.prefix[:-1]), _take(self._layers, [i], len(row.prefix) - 1))
+            kv = _take(self._layers, [i], len(row.prefix) - 1)
+            self._prefixes.put((id(job.usage), row.prefix[:-1]), job.usage, kv)
             self._finish(row, None)
         elif row.tokens_left <= 0:
             self._finish(row, "length")
@@ -247,34 +275,55 @@ class Batcher:
         )
         row.new, row.log_prob = [], 0.0
 
-    def _finish(self, row: _Row, end: Literal["stop", "length"] | None) -> None:
+    def _finish(self, row: _Row, end: Literal["stop", "length", "cut"] | None) -> None:
         """Hand the row's path back; the job is done with its last row."""
         row.done = True
         text = self.tokenizer.decode(row.new)
         if text.strip():
             self._close_step(row, text)
+        elif row.new and row.path.steps:
+            row.path = _lengthen_last_step(row.path, text, row.new, row.log_prob)
         job = row.job
         job.paths[row.index] = replace(row.path, end=end)
         job.rows.remove(row)
         if not job.rows:
             job.done.set_result(job.paths)
 
-    def _count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
+    def count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
         for tally in (usage, self.counted):
             tally.calls += calls
             tally.prompt_tokens += prompt_tokens
             tally.generated_tokens += generated_tokens
 
-    def _fail_all(self) -> None:
-        self._closed = True
-        jobs: set[ExtendJob | CallJob] = {row.job for row in (*self._waiting, *self._rows)}
-        while not self._jobs.empty():
-            job = self._jobs.get()
-            if job is not None:
-                jobs.add(job)
-        for job in jobs:
+    def _fail_batch(self, message: str) -> None:
+        for job in {row.job for row in (*self._waiting, *self._rows)}:
             if not job.done.done():
-                job.done.set_exception(EngineUnavailable("the in-process engine stopped while it worked on this call"))
+                job.done.set_exception(EngineUnavailable(message))
+        self._waiting, self._rows, self._layers = [], [], []
+
+
+def _chunks(keys: list[tuple[int, tuple[int, ...]]]) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+    """Runs of keys, shortest prefix first, that fit a prefill of PREFILL_TOKENS when padded to their longest."""
+    chunk: list[tuple[int, tuple[int, ...]]] = []
+    for key in keys:
+        if chunk and (len(chunk) + 1) * len(key[1]) > PREFILL_TOKENS:
+            yield chunk
+            chunk = []
+        chunk.append(key)
+    if chunk:
+        yield chunk
+
+
+def _lengthen_last_step(path: Path, text: str, tokens: list[int], log_prob: float) -> Path:
+    """Blank lines at the end of a solution are no step of their own, but they were written and are billed."""
+    return replace(
+        path,
+        steps=(*path.steps[:-1], path.steps[-1] + text),
+        tokens=path.tokens + tuple(tokens),
+        log_probs=(*path.log_probs[:-1], path.log_probs[-1] + log_prob),
+        token_counts=(*path.token_counts[:-1], path.token_counts[-1] + len(tokens)),
+        scores=None,
+    )
 
 
 def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> list[KeyValues]:
@@ -287,7 +336,8 @@ def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> list[KeyValues]:
     model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), past_key_values=cached)
     return [
         [
-            (layer.keys[i : i + 1, :, -len(prefix) :], layer.values[i : i + 1, :, -len(prefix) :])
+            # Cloned: a view would keep the whole padded batch alive for as long as this prefix is cached.
+            (layer.keys[i : i + 1, :, -len(prefix) :].clone(), layer.values[i : i + 1, :, -len(prefix) :].clone())
             for layer in cached.layers
         ]
         for i, prefix in enumerate(prefixes)
@@ -346,34 +396,36 @@ def _sample(logits: torch.Tensor, rows: list[_Row]) -> tuple[list[int], list[flo
 
 
 def _call(job: CallJob) -> None:
-    if job.cancelled:
-        job.done.set_result(None)
-        return
     try:
-        job.done.set_result(job.call())
-    except (RuntimeError, ValueError, MemoryError) as error:
+        job.done.set_result(None if job.cancelled else job.call())
+    except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
+        log.exception("a call failed")
         job.done.set_exception(EngineUnavailable(f"the in-process engine failed: {error}"))
+    finally:
+        if not job.done.done():  # anything else is a bug and ends the thread, but leaves no one waiting
+            job.done.set_exception(EngineUnavailable("the in-process engine stopped while it worked on this call"))
 
 
 class _PrefixCache:
     """Least-recently-used prefixes, up to CACHED_TOKENS tokens.
 
-    Keys start with the call's own ledger: a search finds only what it paid for itself, so that its bill depends on
-    nothing that ran before it.
+    Keys start with the id of the call's ledger, which the entry keeps alive so that the id stays its own: a search
+    finds only what it paid for itself, and its bill depends on nothing that ran before it.
     """
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[tuple[int, tuple[int, ...]], KeyValues] = OrderedDict()
+        self._entries: OrderedDict[tuple[int, tuple[int, ...]], tuple[Usage, KeyValues]] = OrderedDict()
         self._tokens = 0
 
     def get(self, key: tuple[int, tuple[int, ...]]) -> KeyValues | None:
-        if key in self._entries:
-            self._entries.move_to_end(key)
-        return self._entries.get(key)
-
-    def put(self, key: tuple[int, tuple[int, ...]], kv: KeyValues) -> None:
         if key not in self._entries:
-            self._entries[key] = kv
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key][1]
+
+    def put(self, key: tuple[int, tuple[int, ...]], ledger: Usage, kv: KeyValues) -> None:
+        if key not in self._entries:
+            self._entries[key] = ledger, kv
             self._tokens += len(key[1])
         while self._tokens > CACHED_TOKENS:
             (_, prefix), _ = self._entries.popitem(last=False)

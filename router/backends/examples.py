@@ -34,14 +34,24 @@ def read_examples(path: Path) -> list[Example]:
         raise InvalidFile(f"{path} can't be read as text: {error}") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
-            try:
-                row = json.loads(line)
-                examples.append(Example(row["prompt"], row["completion"], tuple(row.get("earlier", ()))))
-                unknown = set(row) - {"prompt", "completion", "earlier"}
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise InvalidFile(
-                    f'{path}, line {number}: expected {{"prompt": ..., "completion": ...}} ({error!r}); repair the line'
-                ) from error
-            if unknown:
-                raise InvalidFile(f"{path}, line {number}: unknown key {min(unknown)!r}; remove it")
+            examples.append(_example(line, f"{path}, line {number}"))
+    if not examples:
+        raise InvalidFile(f"{path} holds no examples; write {_EXPECTED} a line")
     return examples
+
+
+_EXPECTED = '{"prompt": "...", "completion": "...", "earlier": ["..."]}'
+
+
+def _example(line: str, where: str) -> Example:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise InvalidFile(f"{where}: not JSON ({error}); write {_EXPECTED}") from error
+    if not isinstance(row, dict) or not {"prompt", "completion"} <= set(row) <= {"prompt", "completion", "earlier"}:
+        raise InvalidFile(f"{where}: the keys must be as in {_EXPECTED}, of which earlier may be left out")
+    earlier = row.get("earlier", [])
+    texts = [row["prompt"], row["completion"], *(earlier if isinstance(earlier, list) else [None])]
+    if not all(isinstance(text, str) for text in texts):
+        raise InvalidFile(f"{where}: prompt and completion must be strings, earlier a list of strings")
+    return Example(row["prompt"], row["completion"], tuple(earlier))

@@ -81,18 +81,20 @@ class FakeGenerator:
             count.calls += 1
             count.prompt_tokens += sum(len(prompt) + len("".join(earlier)) + len(toks) for earlier, toks in prefixes)
         beams = [
-            _Beam(path, self.write(prompt, path, _random(prompt, path, seed, i, temperature)), steps)
+            _Beam(
+                path, "" if path.end else self.write(prompt, path, _random(prompt, path, seed, i, temperature)), steps
+            )
             for i, path in enumerate(paths)
         ]
         spent = 0
         while any(beam.open for beam in beams):
             await asyncio.sleep(self.latency)
-            late = deadline is not None and time.monotonic() >= deadline
+            late = deadline is not None and time.monotonic() + self.latency >= deadline
             for beam in beams:
                 if not beam.open:
                     continue
                 if late or spent == max_tokens or len(beam.path.tokens) + len(beam.written) >= self.longest:
-                    beam.end, beam.open = "length", False
+                    beam.end, beam.open = "cut" if late or spent == max_tokens else "length", False
                     continue
                 spent += 1
                 for count in counts:

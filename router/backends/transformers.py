@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from functools import partial
+from itertools import accumulate, chain, islice
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -11,13 +12,13 @@ import torch
 from transformers import DynamicCache
 
 from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec
-from router.backends.batching import Batcher, CallJob, ExtendJob, join, prefill
+from router.backends.batching import Batcher, CallJob, ExtendJob, KeyValues, join, prefill
 from router.backends.template import Template
 from router.backends.weights import load_model
-from router.errors import RouterError
+from router.errors import InvalidRequest, RouterError
 from strategies import Path
 
-ROWS = 64  # rows scored at once
+ROWS = 16  # paths scored at once
 
 
 def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> tuple[Generator, Verifier]:
@@ -76,19 +77,24 @@ class TransformersGenerator:
         encoded = [self._encode(prompt) for prompt in prompts]
 
         def call() -> list[list[float]]:
+            self.batcher.count(usage, calls=1, prompt_tokens=sum(map(len, encoded)))
             return [self._hidden(ids) for ids in encoded]
 
-        usage.calls += 1
-        usage.prompt_tokens += sum(map(len, encoded))
         vectors: list[list[float]] = await _submit(self.batcher, CallJob(call))
         return vectors
 
     def _hidden(self, ids: tuple[int, ...]) -> list[float]:
-        states = self.batcher.model.model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+        states = self.batcher.model.base_model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
         return states[len(states) * 3 // 4][0].mean(0).tolist()  # type: ignore[no-any-return]
 
     def _encode(self, prompt: str, earlier: Sequence[str] = ()) -> tuple[int, ...]:
-        return tuple(self.batcher.tokenizer.encode(self.spec.template.render(prompt, earlier)))
+        """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
+        render = self.spec.template.render
+        for first in range(len(earlier) + 1):
+            ids = self.batcher.tokenizer.encode(render(prompt, earlier[first:]))
+            if len(ids) + self.spec.max_tokens <= self.batcher.context:
+                return tuple(ids)
+        raise _too_long(len(ids), self.batcher.context - self.spec.max_tokens)
 
     async def close(self) -> None:
         await asyncio.to_thread(self.batcher.close)
@@ -114,46 +120,56 @@ class StepVerifier:
         for path in paths:
             if path.steps and path.steps not in read:
                 steps = self._encode(path)
+                if len(prefix) + len(steps.tokens) > self.batcher.context:
+                    raise _too_long(len(prefix), self.batcher.context - len(steps.tokens))
                 if max_tokens is not None and cost + len(steps.tokens) > max_tokens:
                     break
                 cost += len(steps.tokens)
                 read[path.steps] = steps
-        if not read:
-            return list(paths)
+        scores: list[tuple[float, ...]] = []
+        if read:
+            kv = await _submit(self.batcher, CallJob(partial(self._read_prompt, prefix, usage)))
+            # A few paths at a time: others' tokens come in between, and a cancelled call frees the thread soon.
+            remaining = iter(read.values())
+            while chunk := list(islice(remaining, ROWS)):
+                scores += await _submit(self.batcher, CallJob(partial(self._read, kv, chunk, usage)))
+        found = dict(zip(read, scores, strict=True))
+        return [replace(path, scores=found.get(path.steps)) for path in paths]
 
-        def call() -> list[tuple[float, ...]]:
-            # Counted where the work is done: a call cancelled before its turn costs nothing.
-            for tally in (usage, self.counted):
-                tally.calls += 1
-                tally.scored_tokens += cost
-            return self._read(prefix, list(read.values()))
+    # Counted where the work is done: what is cancelled before its turn costs nothing.
 
-        scores = dict(zip(read, await _submit(self.batcher, CallJob(call)), strict=True))
-        return [replace(path, scores=scores.get(path.steps)) for path in paths]
+    def _read_prompt(self, prefix: tuple[int, ...], usage: Usage) -> KeyValues:
+        self._count(usage, len(prefix), calls=1)
+        (kv,) = prefill(self.model.base_model, [prefix])
+        return kv
+
+    def _read(self, prompt: KeyValues, paths: Sequence["_Steps"], usage: Usage) -> list[tuple[float, ...]]:
+        """Step scores of paths that continue one prompt."""
+        self._count(usage, sum(len(path.tokens) for path in paths))
+        past = prompt[0][0].shape[2]
+        longest = max(len(path.tokens) for path in paths)
+        padding = [longest - len(path.tokens) for path in paths]
+        logits = self.model(
+            input_ids=torch.tensor([[*path.tokens, *[0] * pad] for path, pad in zip(paths, padding, strict=True)]),
+            attention_mask=torch.tensor([[1] * (past + longest - pad) + [0] * pad for pad in padding]),
+            past_key_values=DynamicCache(join([prompt] * len(paths))),
+        ).logits[..., 0]
+        return [
+            tuple(row[[end - 1 for end in path.ends]].tolist())
+            for row, path in zip(logits.sigmoid(), paths, strict=True)
+        ]
+
+    def _count(self, usage: Usage, scored_tokens: int, calls: int = 0) -> None:
+        for tally in (usage, self.counted):
+            tally.calls += calls
+            tally.scored_tokens += scored_tokens
 
     def _encode(self, path: Path) -> "_Steps":
         """The tokens as they were sampled; an attempt from elsewhere has only its text."""
         if path.tokens:
             return _Steps(path.tokens, tuple(accumulate(path.token_counts)))
-        steps = [self.batcher.tokenizer.encode(step) for step in path.steps]
+        steps = [self.batcher.tokenizer.encode(step, add_special_tokens=False) for step in path.steps]
         return _Steps(tuple(chain.from_iterable(steps)), tuple(accumulate(map(len, steps))))
-
-    def _read(self, prefix: tuple[int, ...], paths: Sequence["_Steps"]) -> list[tuple[float, ...]]:
-        """Step scores of paths that continue one prefix, which is read once."""
-        (kv,) = prefill(self.model.model, [prefix])
-        scores: list[tuple[float, ...]] = []
-        for start in range(0, len(paths), ROWS):
-            batch = paths[start : start + ROWS]
-            longest = max(len(path.tokens) for path in batch)
-            padding = [longest - len(path.tokens) for path in batch]
-            logits = self.model(
-                input_ids=torch.tensor([[*path.tokens, *[0] * pad] for path, pad in zip(batch, padding, strict=True)]),
-                attention_mask=torch.tensor([[1] * (len(prefix) + longest - pad) + [0] * pad for pad in padding]),
-                past_key_values=DynamicCache(join([kv] * len(batch))),
-            ).logits
-            for row, path in zip(logits[..., 0].sigmoid(), batch, strict=True):
-                scores.append(tuple(row[[end - 1 for end in path.ends]].tolist()))
-        return scores
 
     async def close(self) -> None:
         return None  # the generator closes the shared worker thread
@@ -165,6 +181,12 @@ class _Steps:
 
     tokens: tuple[int, ...]
     ends: tuple[int, ...]
+
+
+def _too_long(tokens: int, room: int) -> InvalidRequest:
+    return InvalidRequest(
+        "prompt", f"prompt takes {tokens} tokens; this model has room for {room}", reason="PROMPT_TOO_LONG"
+    )
 
 
 async def _submit(batcher: Batcher, job: Any) -> Any:

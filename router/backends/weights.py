@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, LlamaForCausalLM
 from transformers import logging as transformers_logging
 
@@ -47,7 +48,12 @@ def load_model(model: str, adapter: Path | None = None, *, scores_steps: bool = 
     ``scores_steps`` loads a token classifier with one logit instead of a generator. float32 because CPUs without native
     bfloat16 are slower with it. Raises MissingWeights.
     """
+    if adapter and not (adapter / "adapter_model.safetensors").is_file():
+        raise MissingWeights(
+            f"{adapter} holds no adapter; restore it, or train it with `router train-generator` or `train-verifier`"
+        )
     transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # a fresh scoring head, which the adapter then replaces, is no news
     folder = model_folder(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -55,12 +61,12 @@ def load_model(model: str, adapter: Path | None = None, *, scores_steps: bool = 
             loaded = AutoModelForTokenClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
         else:
             loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    except OSError as error:
-        raise MissingWeights(f"no weights for {model!r}: {error}. Name a folder that holds the model") from error
-    if adapter:
-        from peft import PeftModel
+        if adapter:
+            from peft import PeftModel
 
-        loaded = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
+            loaded = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MissingWeights(f"can't load {model!r}: {error}. Name a folder that holds the whole model") from error
     return loaded.eval(), tokenizer
 
 

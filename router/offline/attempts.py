@@ -91,6 +91,7 @@ def read_attempts(paths: Sequence[Path]) -> pd.DataFrame:
 def write_attempts(frame: pd.DataFrame, path: Path) -> None:
     """Write Parquet at once: the file is the old one or the whole new one, also after a kill."""
     table = pa.Table.from_pandas(frame[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     pq.write_table(table, partial, compression="zstd", compression_level=19, use_dictionary=True)
     partial.replace(path)

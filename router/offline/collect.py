@@ -64,7 +64,10 @@ def collect(
     journal = out.with_name(out.name + ".journal.jsonl")
     done = _finished(journal, settings)
     earlier = read_attempts([out]) if out.exists() else None
-    held = set(done) if earlier is None else set(done) | set(zip(earlier["prompt_id"], earlier["arm"], strict=True))
+    in_file = set() if earlier is None else _check_pools(earlier, units, out)
+    # A kill between writing the file and removing the journal leaves the same units in both.
+    done = {key: rows for key, rows in done.items() if key not in in_file}
+    held = in_file | set(done)
     todo = [unit for unit in units if unit.key not in held]
     on_start(len(units) - len(todo))
     missing = iter(todo)
@@ -82,6 +85,8 @@ def collect(
                 async with asyncio.TaskGroup() as group:
                     for _ in range(SEARCHES):
                         group.create_task(work())
+            except BaseExceptionGroup as failures:
+                raise failures.exceptions[0] from failures  # they all met the same broken engine
             finally:
                 await asyncio.gather(generator.close(), verifier.close())
 
@@ -128,6 +133,19 @@ async def _row(unit: Unit, sample: int, attempt: Attempt, usage: Usage) -> dict[
         "scored_tokens": usage.scored_tokens,
         "arm": unit.key[1],
     }
+
+
+def _check_pools(earlier: pd.DataFrame, units: Sequence[Unit], out: Path) -> set[tuple[str, str]]:
+    """Keys of the units that a finished file holds. Raises InvalidFile where its pools have another size."""
+    sizes = earlier[earlier["arm"] == SAMPLE].groupby("prompt_id").size()
+    for unit in units:
+        held = sizes.get(unit.prompt.id)
+        if unit.arm is None and held not in (None, unit.n):
+            raise InvalidFile(
+                f"{out} holds {held} attempts at prompt {unit.prompt.id!r}, {unit.n} were asked for; "
+                "write to another --out, or ask for as many"
+            )
+    return set(zip(earlier["prompt_id"], earlier["arm"], strict=True))
 
 
 def _finished(journal: Path, settings: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:

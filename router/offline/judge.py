@@ -54,8 +54,9 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
     mixed = [rows for _, rows in scored.groupby("prompt_id") if rows["right"].nunique() == 2]
     if not mixed:
         raise InvalidFile("no prompt has both right and wrong scored attempts; score them, or take other prompts")
-    measured = evidence(attempts, sizes).groupby("arm")["accuracy"].mean()
-    right = [rows["right"].to_numpy(dtype=float) for _, rows in pool.groupby("prompt_id")]
+    measured = evidence(scored[attempts.columns], sizes).groupby("arm")["accuracy"].mean()
+    right = [rows["right"].to_numpy(dtype=float) for _, rows in scored.groupby("prompt_id")]
+    sizes = [n for n in sizes if n <= min(map(len, right))]
     return {
         "prompts": len(right),
         "mixed_prompts": len(mixed),

@@ -12,15 +12,22 @@ from router.offline.prompts import Prompt
 
 
 def steps_of(text: str, delimiter: str) -> tuple[str, ...]:
-    """A solution's steps, each with the delimiter that ends it; blank lines belong to the step before them."""
+    """A solution's steps, each with the delimiter that ends it, as the engine cuts them.
+
+    A blank line is no step: it belongs to the step after it, at the end to the one before.
+    """
     steps: list[str] = []
-    for part in text.split(delimiter):
-        if part.strip() or not steps:
-            steps.append(part + delimiter)
-        else:
-            steps[-1] += part + delimiter
-    steps[-1] = steps[-1].removesuffix(delimiter)
-    return tuple(steps) if text.strip() else ()
+    rest = text
+    begun = ""
+    while rest:
+        line, found, rest = rest.partition(delimiter)
+        begun += line + found
+        if begun.strip():
+            steps.append(begun)
+            begun = ""
+    if begun and steps:
+        steps[-1] += begun
+    return tuple(steps)
 
 
 def from_solutions(attempts: pd.DataFrame, prompts: Sequence[Prompt], delimiter: str) -> list[LabelledSteps]:

@@ -16,14 +16,13 @@ mkdir -p "$attempts"
 [ -f "$bundle/engine.json" ] || cp models/smollm2-135m/engine.json "$bundle/"
 
 stage "generator: LoRA on worked solutions, in two legs (13 and 16 minutes)"
+leg=$bundle/leg-1
 if [ ! -f "$bundle/generator/adapter_model.safetensors" ]; then
-  $router train-generator $data/solver-1.jsonl --engine "$bundle" --seed 0
-  mv "$bundle/generator" "$bundle/generator-1"
+  mkdir -p "$leg" && cp "$bundle/engine.json" "$leg/"
+  [ -f "$leg/generator/adapter_model.safetensors" ] || $router train-generator $data/solver-1.jsonl --engine "$leg"
+  $router train-generator $data/solver-2.jsonl --engine "$bundle" --start "$leg/generator" --learning-rate 1.2e-3
 fi
-if [ -d "$bundle/generator-1" ]; then
-  $router train-generator $data/solver-2.jsonl --engine "$bundle" --start "$bundle/generator-1" --learning-rate 1.2e-3
-  rm -r "$bundle/generator-1"
-fi
+rm -rf "$leg"
 
 stage "verifier: attempts at its own prompts, then LoRA and head on their checked steps (9 and 13 minutes)"
 baseline=$bundle/baseline   # the same generator, judged by its own log-probabilities
