@@ -312,22 +312,32 @@ def evaluate(
     bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle.")] = Path(
         "models/smollm2-135m"
     ),
+    judged: Annotated[
+        Path | None, typer.Option(help="Output of `router judge --json`, for the card's comparison of verifiers.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
 ) -> None:
     """Evaluate a bundle on held-out attempts: accuracy against budget and FLOPs, with plots.
 
     Every fixed strategy, the best fixed arm, and the policy on predicted and on oracle levels, each with 95% intervals.
+    Writes the bundle's card.md as well.
     """
-    from json import dumps
+    from json import dumps, loads
 
     from router.bundle import load_bundle
     from router.offline.attempts import read_attempts
+    from router.offline.card import CARD, card
     from router.offline.evaluate import evaluate as measure
     from router.offline.evaluate import save_evaluation
 
     needs_generator = load_bundle(bundle).difficulty.input == "hidden"
     report = measure(read_attempts(attempts), bundle, _hidden_states(bundle) if needs_generator else None)
-    written = save_evaluation(report, out)
+    try:
+        results = [loads(line) for line in judged.read_text().splitlines()] if judged else []
+    except (OSError, ValueError) as error:
+        raise InvalidFile(f"{judged}: {error}; write it with `router judge --json ATTEMPTS... > FILE`") from error
+    (bundle / CARD).write_text(card(bundle, report, results))
+    written = [*save_evaluation(report, out), bundle / CARD]
     if json:
         typer.echo(dumps(report))
         return
