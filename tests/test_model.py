@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from router.backends import Usage
+from router.backends import Usage, VerifierSpec
 from router.bundle import load_bundle
 from router.solver import Request, Solver, Stop, drive
 from strategies import Arm
@@ -43,14 +43,15 @@ async def solver() -> AsyncIterator[Solver]:
     from router.backends.transformers import load
 
     bundle = load_bundle(BUNDLE)
-    solver = Solver(bundle, *load(bundle.manifest.generator, bundle.manifest.verifier, BUNDLE))
+    # The PRM, whichever verifier the bundle serves: it is the one with an engine behind it.
+    solver = Solver(bundle, *load(bundle.manifest.generator, VerifierSpec("prm", "verifier", 106_204_033), BUNDLE))
     yield solver
     await solver.close()
 
 
 def counted(solver: Solver) -> Usage:
     """The engines' own count so far."""
-    total, read = solver.generator.batcher.counted, getattr(solver.verifier, "counted", Usage())
+    total, read = solver.generator.batcher.counted, solver.verifier.counted
     return Usage(total.prompt_tokens, total.generated_tokens, read.scored_tokens, total.calls + read.calls)
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The bundle from nothing: fine-tune, sample, judge, train, tune, evaluate. Two to three hours on two cores.
+# The bundle from nothing: fine-tune, sample, judge, train, tune, evaluate. Two hours on two cores.
 #
 #   models/smollm2-135m/recipe/build.sh [FOLDER]     (default: build/smollm2-135m)
 #
@@ -24,30 +24,30 @@ if [ ! -f "$bundle/generator/adapter_model.safetensors" ]; then
 fi
 rm -rf "$leg"
 
-stage "verifier: attempts at its own prompts, then LoRA and head on their checked steps (9 and 13 minutes)"
-baseline=$bundle/baseline   # the same generator, judged by its own log-probabilities
-mkdir -p "$baseline"
-[ -d "$baseline/generator" ] || cp -r "$bundle/generator" "$baseline/"
-sed 's/"kind": "prm"/"kind": "log_prob"/; s/"adapter": "verifier"/"adapter": null/; s/: 106204033/: 0/' \
-  "$bundle/engine.json" > "$baseline/engine.json"
-$router collect --engine "$baseline" --prompts $data/verifier.jsonl --attempts 8 --out "$attempts/verifier.parquet"
-[ -f "$bundle/verifier/adapter_model.safetensors" ] ||
-  $router train-verifier "$attempts/verifier.parquet" --engine "$bundle" --solutions $data/verifier.jsonl
+stage "PRM: attempts at its own prompts, then LoRA and head on their checked steps (9 and 10 minutes)"
+$router collect --engine "$bundle" --prompts $data/verifier.jsonl --attempts 8 --out "$attempts/verifier.parquet"
+prm=$bundle/prm
+mkdir -p "$prm" && cp $recipe/engine-prm.json "$prm/engine.json"
+[ -d "$prm/generator" ] || cp -r "$bundle/generator" "$prm/"
+if [ ! -f "$bundle/verifier/adapter_model.safetensors" ]; then
+  $router train-verifier "$attempts/verifier.parquet" --engine "$prm" --solutions $data/verifier.jsonl
+  cp -r "$prm/verifier" "$bundle/"
+fi
+[ -d "$prm/verifier" ] || cp -r "$bundle/verifier" "$prm/"
 
 stage "attempts: pools, then the searches that can't be replayed from a pool (an hour)"
 for set in tune heldout; do
   $router collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 16 --out "$attempts/$set.parquet" \
-    --arm single --arm "beam_search(n=4, m=4)" --arm "beam_search(n=8, m=4)" --arm "dvts(n=8, m=4)" \
-    --arm "revision(n=4, chains=2)"
+    --arm single --arm "beam_search(n=4, m=4)" --arm "dvts(n=8, m=4)" --arm "revision(n=4, chains=2)"
 done
 
-stage "verifier against its baseline, on the held-out prompts"
-$router collect --engine "$baseline" --prompts $data/heldout.jsonl --attempts 16 --out "$baseline/heldout.parquet"
-$router judge "$baseline/heldout.parquet" "$attempts/heldout.parquet"
+stage "the PRM against the log-probability, on the same held-out attempts (2 minutes)"
+[ -f "$prm/heldout-prm.parquet" ] || $router score "$attempts/heldout.parquet" --engine "$prm" --out "$prm/heldout-prm.parquet"
+$router judge --json "$attempts/heldout.parquet" "$prm/heldout-prm.parquet" | tee "$bundle/judged.jsonl"
 
-stage "difficulty model and policy (seconds)"
+stage "difficulty model and policy (a minute)"
 $router train "$attempts/tune.parquet" --bundle "$bundle"
-$router tune "$attempts/tune.parquet" --bundle "$bundle" --budgets 1,2,4,8,16
+$router tune "$attempts/tune.parquet" --bundle "$bundle"
 
-stage "report on the held-out prompts"
-$router evaluate "$attempts/heldout.parquet" --bundle "$bundle" --out "$bundle/report"
+stage "report and card, on the held-out prompts"
+$router evaluate "$attempts/heldout.parquet" --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl"
