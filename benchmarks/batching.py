@@ -1,0 +1,79 @@
+"""The in-process engine against transformers' own continuous batching: equal prompts and tokens, one run.
+
+Usage: python -m benchmarks.batching [--requests 16] [--tokens 40] [--json]
+
+The last line is one JSON object: tokens/s of each, and ``ratio``, ours over theirs. Both are warmed up first.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+import warnings
+
+from transformers import GenerationConfig
+
+from router.backends import GeneratorSpec, Usage
+from router.backends.batching import Batcher
+from router.backends.template import CHATML
+from router.backends.transformers import TransformersGenerator
+from router.backends.weights import EMBEDDED, load_model
+from strategies import Path
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=16)
+    parser.add_argument("--tokens", type=int, default=40, help="a solution, exactly")
+    parser.add_argument("--json", action="store_true", help="print the JSON line only")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+
+    model, tokenizer = load_model(EMBEDDED)
+    prompts = [
+        f"State the final answer to the following arithmetic problem: {i} - 1 - 7 =" for i in range(options.requests)
+    ]
+    total = options.requests * options.tokens
+    seconds = {
+        "ours": ours(model, tokenizer, prompts, options.tokens),
+        "transformers": theirs(model, tokenizer, prompts, options.tokens),
+    }
+    rates = {name: round(total / value, 1) for name, value in seconds.items()}
+    if not options.json:
+        print(f"{options.requests} requests of {options.tokens} tokens, tokens/s: {rates}")
+    print(json.dumps({**rates, "ratio": round(seconds["transformers"] / seconds["ours"], 2)}))
+
+
+def ours(model, tokenizer, prompts: list[str], tokens: int) -> float:
+    batcher = Batcher(model, tokenizer, CHATML.delimiter, tokens)
+    batcher._eos = set()  # every solution runs to its full length
+    generator = TransformersGenerator(batcher, GeneratorSpec(EMBEDDED, None, 0, CHATML, 0.8, tokens))
+
+    async def all_at_once() -> None:
+        calls = (
+            generator.extend(
+                prompt, [Path()], steps=None, temperature=None, max_tokens=None, deadline=None, seed=0, usage=Usage()
+            )
+            for prompt in prompts
+        )
+        await asyncio.gather(*calls)
+
+    asyncio.run(all_at_once())
+    started = time.monotonic()
+    asyncio.run(all_at_once())
+    seconds = time.monotonic() - started
+    batcher.close()
+    return seconds
+
+
+def theirs(model, tokenizer, prompts: list[str], tokens: int) -> float:
+    ids = [tokenizer.encode(CHATML.render(prompt)) for prompt in prompts]
+    config = GenerationConfig(max_new_tokens=tokens, do_sample=True, temperature=0.8, eos_token_id=-1, pad_token_id=0)
+    model.generate_batch(inputs=ids[:2], generation_config=config)
+    started = time.monotonic()
+    model.generate_batch(inputs=ids, generation_config=config)
+    return time.monotonic() - started
+
+
+if __name__ == "__main__":
+    main()

