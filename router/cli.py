@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router import commands
+from router.commands.options import parse_arm
 from router.errors import InvalidFile, InvalidRequest, RouterError
 
 if TYPE_CHECKING:
     from router.solver import Solver
     from router.v1 import router_pb2 as pb
-    from strategies import Arm
 
 UINT32 = 2**32 - 1
 
@@ -154,7 +154,7 @@ def solve(
     from router.v1 import router_pb2 as pb
 
     options = pb.SolveOptions(
-        arm=wire.arm(_arm(arm)) if arm else None,
+        arm=wire.arm(parse_arm(arm)) if arm else None,
         max_generated_tokens=max_generated_tokens,
         max_scored_tokens=max_scored_tokens,
         seed=seed,
@@ -201,15 +201,6 @@ def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
 
 def _text(prompt: str) -> str:
     return sys.stdin.read() if prompt == "-" else prompt
-
-
-def _arm(text: str) -> "Arm":
-    from strategies import Arm, InvalidArm
-
-    try:
-        return Arm.parse(text)
-    except InvalidArm as error:
-        raise InvalidRequest("arm", f"--arm: {error}", reason="ARM_INVALID") from error
 
 
 def _print_json(message: "pb.RouteResponse | pb.SolveResponse | pb.StreamSolveResponse") -> None:

@@ -9,29 +9,34 @@ import queue
 import random
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
 
 import torch
-from torch.nn.functional import pad
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import Cache
 
 from router.backends import Usage
+from router.backends.kv import (
+    ROOM,
+    GrowingLayer,
+    KeyValues,
+    PrefixCache,
+    PrefixKey,
+    join,
+    prefill,
+    prefill_chunks,
+    take,
+)
 from router.errors import EngineUnavailable
 from strategies import Path
 
 MAX_ROWS = 128  # rows decoded at once: throughput levels off there on two cores
-GATHER = 8  # tokens between two changes of the batch: each one copies its whole cache
-CACHED_TOKENS = 16_000  # prefixes kept for the next round of a search: 46 KB a token for the embedded model
-PREFILL_TOKENS = 4_096  # prefilled at once, padding included
+GATHER = ROOM  # tokens between two changes of the batch: each one copies its whole cache
 
 log = logging.getLogger(__name__)
-KeyValues = list[tuple[torch.Tensor, torch.Tensor]]  # one pair a layer, each [rows, heads, columns, head size]
 
 
 @dataclass(eq=False, slots=True)
@@ -101,10 +106,10 @@ class Batcher:
         self._jobs: queue.SimpleQueue[ExtendJob | CallJob | None] = queue.SimpleQueue()
         self._waiting: list[_Row] = []
         self._rows: list[_Row] = []
-        self._layers: list[_Layer] = []
+        self._layers: list[GrowingLayer] = []
         self._since_change = 0
         self._step_seconds = 0.0
-        self._prefixes = _PrefixCache()
+        self._prefixes = PrefixCache()
         self._open = threading.Lock()  # held to add a job, and to stop adding jobs
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -196,18 +201,18 @@ class Batcher:
         if len(staying) < len(self._rows):
             self._rows = [self._rows[i] for i in staying]
             longest = max((len(row.prefix) - 1 for row in self._rows), default=0)
-            self._layers = [_Layer(*kv) for kv in _take(self._layers, staying, longest)]
+            self._layers = [GrowingLayer(*kv) for kv in take(self._layers, staying, longest)]
         if not joining:
             return
         batch = [[(layer.keys, layer.values) for layer in self._layers]] if staying else []
-        self._layers = [_Layer(*kv) for kv in join(batch + self._prefixes_of(joining))]
+        self._layers = [GrowingLayer(*kv) for kv in join(batch + self._prefixes_of(joining))]
         self._rows += joining
         del self._waiting[: len(joining)]
 
     def _prefixes_of(self, rows: list[_Row]) -> list[KeyValues]:
         """Keys and values of each row's tokens but the last. A search pays for each prefix once."""
-        known: dict[tuple[int, tuple[int, ...]], KeyValues] = {}
-        missing: dict[tuple[int, tuple[int, ...]], Usage] = {}
+        known: dict[PrefixKey, KeyValues] = {}
+        missing: dict[PrefixKey, Usage] = {}
         keys = [(id(row.job.usage), row.prefix[:-1]) for row in rows]
         for key, row in zip(keys, rows, strict=True):
             found = self._prefixes.get(key)
@@ -215,7 +220,7 @@ class Batcher:
                 missing[key] = row.job.usage
             else:
                 known[key] = found
-        for chunk in _chunks(sorted(missing, key=lambda key: len(key[1]))):
+        for chunk in prefill_chunks(sorted(missing, key=lambda key: len(key[1]))):
             for key, kv in zip(chunk, prefill(self.model.base_model, [prefix for _, prefix in chunk]), strict=True):
                 known[key] = kv
                 self._prefixes.put(key, missing[key], kv)
@@ -257,7 +262,7 @@ class Batcher:
                 self._close_step(row, text)
                 row.steps_left -= 1
         if row.steps_left <= 0:
-            kv = _take(self._layers, [i], len(row.prefix) - 1)
+            kv = take(self._layers, [i], len(row.prefix) - 1)
             self._prefixes.put((id(job.usage), row.prefix[:-1]), job.usage, kv)
             self._finish(row, None)
         elif row.tokens_left <= 0:
@@ -302,18 +307,6 @@ class Batcher:
         self._waiting, self._rows, self._layers = [], [], []
 
 
-def _chunks(keys: list[tuple[int, tuple[int, ...]]]) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
-    """Runs of keys, shortest prefix first, that fit a prefill of PREFILL_TOKENS when padded to their longest."""
-    chunk: list[tuple[int, tuple[int, ...]]] = []
-    for key in keys:
-        if chunk and (len(chunk) + 1) * len(key[1]) > PREFILL_TOKENS:
-            yield chunk
-            chunk = []
-        chunk.append(key)
-    if chunk:
-        yield chunk
-
-
 def _lengthen_last_step(path: Path, text: str, tokens: list[int], log_prob: float) -> Path:
     """Blank lines at the end of a solution are no step of their own, but they were written and are billed."""
     return replace(
@@ -324,62 +317,6 @@ def _lengthen_last_step(path: Path, text: str, tokens: list[int], log_prob: floa
         token_counts=(*path.token_counts[:-1], path.token_counts[-1] + len(tokens)),
         scores=None,
     )
-
-
-def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> list[KeyValues]:
-    """Keys and values of each prefix, [1, heads, length, head size] a layer, computed as one left-padded batch."""
-    longest = max(map(len, prefixes))
-    ids = torch.tensor([[0] * (longest - len(prefix)) + list(prefix) for prefix in prefixes])
-    lengths = torch.tensor([len(prefix) for prefix in prefixes])
-    mask = (torch.arange(longest)[None] >= (longest - lengths)[:, None]).long()
-    cached = DynamicCache()
-    model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), past_key_values=cached)
-    return [
-        [
-            # Cloned: a view would keep the whole padded batch alive for as long as this prefix is cached.
-            (layer.keys[i : i + 1, :, -len(prefix) :].clone(), layer.values[i : i + 1, :, -len(prefix) :].clone())
-            for layer in cached.layers
-        ]
-        for i, prefix in enumerate(prefixes)
-    ]
-
-
-class _Layer(DynamicLayer):
-    """One layer's cache with room for GATHER more columns: a step writes in place instead of copying it all."""
-
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
-        super().__init__()
-        self.lazy_initialization(keys, values)
-        self._stores = [pad(keys, (0, 0, 0, GATHER)), pad(values, (0, 0, 0, GATHER))]
-        self.keys, self.values = keys, values
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        start = self.keys.shape[2]
-        end = start + key_states.shape[2]
-        if end > self._stores[0].shape[2]:
-            self._stores = [pad(store, (0, 0, 0, max(GATHER, key_states.shape[2]))) for store in self._stores]
-        for store, states in zip(self._stores, (key_states, value_states), strict=True):
-            store[:, :, start:end] = states
-        self.keys, self.values = (store[:, :, :end] for store in self._stores)
-        return self.keys, self.values
-
-
-def _take(layers: list[_Layer], rows: list[int], columns: int) -> KeyValues:
-    """Some rows' last ``columns`` columns, copied."""
-    index = torch.tensor(rows, dtype=torch.long)
-    return [(layer.keys[index, :, -columns:], layer.values[index, :, -columns:]) for layer in layers]
-
-
-def join(parts: Sequence[KeyValues]) -> KeyValues:
-    """Concatenate along the rows, padded on the left to the longest."""
-    columns = max(part[0][0].shape[2] for part in parts)
-
-    def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([pad(tensor, (0, 0, columns - tensor.shape[2], 0)) for tensor in tensors])
-
-    return [(stack([kv[0] for kv in layer]), stack([kv[1] for kv in layer])) for layer in zip(*parts, strict=True)]
 
 
 def _sample(logits: torch.Tensor, rows: list[_Row]) -> tuple[list[int], list[float]]:
@@ -404,29 +341,3 @@ def _call(job: CallJob) -> None:
     finally:
         if not job.done.done():  # anything else is a bug and ends the thread, but leaves no one waiting
             job.done.set_exception(EngineUnavailable("the in-process engine stopped while it worked on this call"))
-
-
-class _PrefixCache:
-    """Least-recently-used prefixes, up to CACHED_TOKENS tokens.
-
-    Keys start with the id of the call's ledger, which the entry keeps alive so that the id stays its own: a search
-    finds only what it paid for itself, and its bill depends on nothing that ran before it.
-    """
-
-    def __init__(self) -> None:
-        self._entries: OrderedDict[tuple[int, tuple[int, ...]], tuple[Usage, KeyValues]] = OrderedDict()
-        self._tokens = 0
-
-    def get(self, key: tuple[int, tuple[int, ...]]) -> KeyValues | None:
-        if key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key][1]
-
-    def put(self, key: tuple[int, tuple[int, ...]], ledger: Usage, kv: KeyValues) -> None:
-        if key not in self._entries:
-            self._entries[key] = ledger, kv
-            self._tokens += len(key[1])
-        while self._tokens > CACHED_TOKENS:
-            (_, prefix), _ = self._entries.popitem(last=False)
-            self._tokens -= len(prefix)

@@ -12,7 +12,8 @@ import torch
 from transformers import DynamicCache
 
 from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec
-from router.backends.batching import Batcher, CallJob, ExtendJob, KeyValues, join, prefill
+from router.backends.batching import Batcher, CallJob, ExtendJob
+from router.backends.kv import KeyValues, join, prefill
 from router.backends.template import Template
 from router.backends.weights import load_model
 from router.errors import InvalidRequest, RouterError
@@ -85,7 +86,8 @@ class TransformersGenerator:
 
     def _hidden(self, ids: tuple[int, ...]) -> list[float]:
         states = self.batcher.model.base_model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
-        return states[len(states) * 3 // 4][0].mean(0).tolist()  # type: ignore[no-any-return]
+        mean: list[float] = states[len(states) * 3 // 4][0].mean(0).tolist()
+        return mean
 
     def _encode(self, prompt: str, earlier: Sequence[str] = ()) -> tuple[int, ...]:
         """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""

@@ -1,0 +1,144 @@
+"""collect, score, judge: prompts → attempts, and what their scores are worth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router.commands.options import DEFAULT, Engine, Seed, parse_arm
+from router.errors import InvalidFile, InvalidRequest
+
+
+def collect(
+    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
+    *,
+    engine: Engine = DEFAULT,
+    backend: Annotated[
+        str, typer.Option(envvar="ROUTER_BACKEND", help="transformers: in this process. fake: scripted, no model.")
+    ] = "transformers",
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompts, one JSON object a line: prompt, and optionally id, reference, solution."),
+    ] = None,
+    task: Annotated[
+        list[str] | None,
+        typer.Option(help='A reasoning-gym task with its knobs, e.g. "chain_sum:min_terms=2,max_terms=4". Repeatable.'),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Prompts to generate for each --task.")] = 100,
+    attempts: Annotated[
+        int, typer.Option(min=0, help="Independent attempts a prompt: the pool that sampling arms are replayed from.")
+    ] = 16,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(help='Also run this arm once a prompt, e.g. "beam_search(n=16, m=4)". Repeatable.'),
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Sample attempts at prompts and write them, with their scores and token counts.
+
+    Tree searches and revisions can't be replayed from a pool: name each one to be measured with --arm. Start the same
+    command again after an interruption: it goes on where it stopped, and adds arms that the file does not hold yet.
+    """
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from router.engines import load_engines, read_engine
+    from router.offline.collect import Unit, collect
+    from router.offline.prompts import generate_prompts, read_prompts
+
+    if not prompts and not task:
+        raise InvalidRequest(
+            "prompts", "nothing to collect on: name --prompts FILE or --task TASK", reason="UNSPECIFIED"
+        )
+    problems = [prompt for path in prompts or [] for prompt in read_prompts(path)]
+    problems += [prompt for spec in task or [] for prompt in generate_prompts(spec, count, seed)]
+    if len({problem.id for problem in problems}) < len(problems):
+        raise InvalidFile("two prompts have the same id; give the prompts files ids of their own")
+    arms = [parse_arm(text) for text in arm or []]
+    pool = [None] * bool(attempts)
+    units = [Unit(problem, each, attempts) for each in [*pool, *arms] for problem in problems]
+
+    spec = read_engine(engine)
+    settings = {
+        "backend": backend,
+        "generator": asdict(spec.generator),
+        "verifier": asdict(spec.verifier),
+        "seed": seed,
+        "pool": attempts,
+    }
+    generator, verifier = load_engines(backend, spec, engine)
+    tokens = 0
+    with tqdm(total=len(units), unit="unit", smoothing=0.02, mininterval=2) as bar:
+
+        def on_start(finished: int) -> None:
+            bar.n = bar.initial = finished  # earlier runs' work stays out of the rate
+            bar.refresh()
+
+        def on_unit(unit: Unit, generated: int) -> None:
+            nonlocal tokens
+            tokens += generated
+            bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
+            bar.update()
+
+        collect(units, generator, verifier, out, settings=settings, seed=seed, on_start=on_start, on_unit=on_unit)
+    typer.echo(f"wrote {out}")
+
+
+def score(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files; only pooled attempts are scored.")],
+    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
+    *,
+    engine: Engine = DEFAULT,
+) -> None:
+    """Score pooled attempts with the engine's verifier, also those sampled elsewhere."""
+    import asyncio
+
+    from router.engines import load_engines, read_engine
+    from router.offline import judge
+    from router.offline.attempts import read_attempts, write_attempts
+
+    frame = read_attempts(attempts)
+    spec = read_engine(engine)
+    if spec.verifier.kind == "log_prob":
+        raise InvalidFile(
+            f"{engine}/engine.json: a log_prob verifier knows only what its generator just sampled; `router collect` "
+            "scores with it, and here a prm is needed"
+        )
+    generator, verifier = load_engines("transformers", spec, engine)
+
+    async def run() -> None:
+        try:
+            write_attempts(await judge.score(frame, verifier, spec.generator.template.delimiter), out)
+        finally:
+            await generator.close()
+
+    asyncio.run(run())
+    typer.echo(f"wrote {out}")
+
+
+def judge(
+    attempts: Annotated[list[Path], typer.Argument(help="Scored attempts; each file is judged by itself.")],
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
+) -> None:
+    """Judge a verifier by its scores: AUC within prompts, and best-of-N against majority on the same attempts.
+
+    A good AUC over all attempts is not enough: it may only tell hard prompts from easy ones.
+    """
+    from json import dumps
+
+    from router.offline.attempts import read_attempts
+    from router.offline.judge import judge as measure
+
+    for path in attempts:
+        result = measure(read_attempts([path]))
+        if json:
+            typer.echo(dumps({"file": str(path), **result}))
+            continue
+        typer.echo(
+            f"{path}: {result['prompts']} prompts, {result['mixed_prompts']} with right and wrong attempts; "
+            f"AUC {result['auc']:.3f}, within prompts {result['auc_within']:.3f}"
+        )
+        for n, row in result["best_of"].items():
+            typer.echo(f"  N={n:3} " + "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in row.items()))

@@ -1,0 +1,90 @@
+"""train-generator, train-verifier: adapters for the embedded model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router.commands.options import DEFAULT, Engine, Seed
+from router.errors import InvalidFile
+
+
+def train_generator(
+    examples: Annotated[Path, typer.Argument(help="JSON Lines: prompt, completion, and optionally earlier attempts.")],
+    *,
+    engine: Engine = DEFAULT,
+    start: Annotated[Path | None, typer.Option(help="Adapter to go on from.  [default: a fresh one]")] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 2e-3,
+    seed: Seed = 0,
+) -> None:
+    """Fine-tune the engine's generator on worked solutions: a LoRA adapter of a few megabytes in the engine's folder.
+
+    Minutes on a CPU. Start the same command again after an interruption: it goes on from the last checkpoint.
+    """
+    from router.backends import finetune
+    from router.backends.examples import read_examples
+    from router.backends.weights import model_folder
+    from router.engines import read_engine
+
+    generator = read_engine(engine).generator
+    if generator.adapter is None:
+        raise InvalidFile(f"{engine}/engine.json: generator.adapter is null; name the folder that the adapter goes to")
+    finetune.train_generator(
+        read_examples(examples),
+        model_folder(generator.model),
+        engine / generator.adapter,
+        generator.template,
+        start=start,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    typer.echo(f"wrote {engine / generator.adapter}")
+
+
+def train_verifier(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files, on prompts that nothing is evaluated on.")],
+    *,
+    engine: Engine = DEFAULT,
+    solutions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prompts file with worked solutions: a step is right while it and all before it match.  "
+            "[default: label a step with the share of right attempts among those that begin with it]"
+        ),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
+    seed: Seed = 0,
+) -> None:
+    """Train the engine's process reward model on labelled steps of sampled attempts, starting from the generator.
+
+    Judge it with `router judge` on attempts at other prompts before serving it. Resumes after an interruption.
+    """
+    from router.backends import finetune
+    from router.backends.weights import model_folder
+    from router.engines import read_engine
+    from router.offline import labels
+    from router.offline.attempts import read_attempts
+    from router.offline.prompts import read_prompts
+
+    spec = read_engine(engine)
+    if spec.verifier.adapter is None:
+        raise InvalidFile(f"{engine}/engine.json: verifier.adapter is null; name the folder that the adapter goes to")
+    frame = read_attempts(attempts)
+    delimiter = spec.generator.template.delimiter
+    examples = (
+        labels.from_solutions(frame, read_prompts(solutions), delimiter)
+        if solutions
+        else labels.from_outcomes(frame, delimiter)
+    )
+    if not examples:
+        raise InvalidFile("the attempts have no steps to learn from; collect some")
+    finetune.train_verifier(
+        examples,
+        model_folder(spec.generator.model),
+        engine / spec.verifier.adapter,
+        spec.generator.template,
+        start=engine / spec.generator.adapter if spec.generator.adapter else None,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    typer.echo(f"wrote {engine / spec.verifier.adapter}, trained on {len(examples)} attempts")

@@ -1,0 +1,234 @@
+"""train, tune, evaluate: attempts → difficulty model, policy → report."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.commands.options import DEFAULT, Seed
+from router.errors import InvalidFile, InvalidRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from router.offline.train import Hidden
+
+
+class Statistic(StrEnum):
+    PASS_RATE = "pass_rate"
+    MEAN_SCORE = "mean_score"
+
+
+class Features(StrEnum):
+    AUTO = "auto"
+    TEXT = "text"
+    HIDDEN = "hidden"
+
+
+def train(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files, Parquet or JSON Lines.")],
+    *,
+    bundle: Annotated[
+        Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder to write to; its engine.json names the models.")
+    ] = DEFAULT,
+    statistic: Annotated[
+        Statistic,
+        typer.Option(help="What a prompt's difficulty is: the share of right attempts, or their mean final score."),
+    ] = Statistic.PASS_RATE,
+    features: Annotated[
+        Features,
+        typer.Option(
+            help="text: the prompt's text only. hidden: the generator's hidden state only. auto: whichever "
+            "predicts best; text alone where the generator is not installed."
+        ),
+    ] = Features.AUTO,
+    seed: Seed = 0,
+) -> None:
+    """Train the difficulty model: five levels, predicted from the prompt.
+
+    Compares the candidates by cross-validation over prompts and keeps the one with the least log-loss. Run
+    `router tune` afterwards: a policy is worth nothing under another model's levels.
+    """
+    from router.errors import MissingDependency, MissingWeights
+    from router.offline.attempts import read_attempts
+    from router.offline.train import save_training
+    from router.offline.train import train as fit
+
+    frame = read_attempts(attempts)
+    hidden = None
+    if features is not Features.TEXT:
+        try:
+            hidden = _hidden_states(bundle)
+        except (MissingDependency, MissingWeights) as error:
+            if features is Features.HIDDEN:
+                raise
+            typer.echo(f"comparing text features only: {error}", err=True)
+    model, training = fit(frame, hidden, statistic=statistic.value, features=features.value, seed=seed)
+    save_training(model, training, bundle)
+    edges = ", ".join(f"{edge:.3g}" for edge in training.edges)
+    typer.echo(f"{len(training.prompts)} prompts, levels cut at {statistic.value} {edges}; out of fold:")
+    typer.echo(f"{'':18}{'log-loss':>10}{'ECE':>8}{'kappa':>8}{'Spearman':>10}{'accuracy':>10}{'ms':>8}")
+    for name, row in training.comparison.items():
+        typer.echo(
+            f"{name:18}{row['log_loss']:10.3f}{row['ece']:8.3f}{row['kappa']:8.3f}{row['spearman']:10.3f}"
+            f"{row['accuracy']:10.3f}{row['milliseconds']:8.2f}{'  ← chosen' if name == training.chosen else ''}"
+        )
+    typer.echo(f"wrote {bundle}/difficulty.joblib; next: router tune")
+
+
+def tune(
+    attempts: Annotated[
+        list[Path], typer.Argument(help="The attempts files of `router train`, and runs of more arms on its prompts.")
+    ],
+    *,
+    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder that `router train` wrote to.")] = Path(
+        "models/smollm2-135m"
+    ),
+    budgets: Annotated[
+        str, typer.Option(help="Generation budgets to tune for, in complete solutions' worth of sampling.")
+    ] = "1,2,4,8,16",
+    default_budget: Annotated[
+        int | None, typer.Option(min=1, help="Budget of a request that names none.  [default: the largest]")
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="Accuracies this close are a tie, which the cheaper arm wins.")
+    ] = 0.005,
+    seed: Seed = 0,
+) -> None:
+    """Tune the policy: for each level and budget, the arm that was measured to be best. Finishes the bundle.
+
+    Majority and best-of-N are replayed from the pools of attempts; every other arm counts where it was really run
+    (`router collect --arm`). tuning.json in the bundle has every arm's accuracy and cost at every level.
+    """
+    from router.engines import read_engine
+    from router.offline.attempts import read_attempts
+    from router.offline.train import read_training
+    from router.offline.tune import finish_bundle, save_tuning
+    from router.offline.tune import tune as choose
+
+    sizes = _budgets(budgets)
+    engine = read_engine(bundle)
+    tuning = choose(
+        read_attempts(attempts),
+        read_training(bundle),
+        sizes,
+        generator_parameters=engine.generator.parameters,
+        verifier_parameters=engine.verifier.parameters,
+        default_budget=default_budget,
+        tolerance=tolerance,
+        seed=seed,
+    )
+    save_tuning(tuning, bundle)
+    finish_bundle(bundle, engine, {"budgets": sizes, "tune_seed": seed, "tolerance": tolerance})
+    for cell in tuning.policy.cells:
+        typer.echo(
+            f"level {cell.level}  budget {cell.budget:3}  {cell.arm!s:32} accuracy {cell.accuracy:.3f} "
+            f"[{cell.low:.3f}, {cell.high:.3f}] on {cell.prompts} prompts, {cell.cost.flops:.2e} FLOPs"
+        )
+    for row in tuning.report["budgets"]:
+        typer.echo(
+            f"budget {row['budget']:3}: policy {row['policy']['accuracy']:.3f}, on oracle levels "
+            f"{row['oracle']['accuracy']:.3f}, best fixed {row['best_fixed_arm']} {row['best_fixed']['accuracy']:.3f}"
+        )
+    for entry in tuning.report["left_out"]:
+        if entry["level"] == "all":
+            typer.echo(f"left out: {entry['arm']}, {entry['reason']} ({entry['measured']} of {entry['prompts']})")
+    typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete")
+
+
+def evaluate(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files on prompts never trained or tuned on.")],
+    out: Annotated[Path, typer.Option(help="Folder for evaluation.json, figures.json and the plots.")],
+    *,
+    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle.")] = Path(
+        "models/smollm2-135m"
+    ),
+    judged: Annotated[
+        Path | None, typer.Option(help="Output of `router judge --json`, for the card's comparison of verifiers.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+) -> None:
+    """Evaluate a bundle on held-out attempts: accuracy against budget and FLOPs, with plots.
+
+    Every fixed strategy, the best fixed arm, and the policy on predicted and on oracle levels, each with 95% intervals.
+    Writes the bundle's card.md as well.
+    """
+    from json import dumps, loads
+
+    from router.bundle import load_bundle
+    from router.offline.attempts import read_attempts
+    from router.offline.card import CARD, card
+    from router.offline.evaluate import evaluate as measure
+    from router.offline.evaluate import save_evaluation
+
+    needs_generator = load_bundle(bundle).difficulty.input == "hidden"
+    report = measure(read_attempts(attempts), bundle, _hidden_states(bundle) if needs_generator else None)
+    try:
+        results = [loads(line) for line in judged.read_text().splitlines()] if judged else []
+    except (OSError, ValueError) as error:
+        raise InvalidFile(f"{judged}: {error}; write it with `router judge --json ATTEMPTS... > FILE`") from error
+    (bundle / CARD).write_text(card(bundle, report, results))
+    written = [*save_evaluation(report, out), bundle / CARD]
+    if json:
+        typer.echo(dumps(report))
+        return
+    names = ("majority", "best_of_n", "weighted_best_of_n", "best_fixed", "predicted", "oracle")
+    typer.echo(f"{report['prompts']} held-out prompts, bundle {report['bundle']}; accuracy:")
+    typer.echo(f"{'budget':8}" + "".join(f"{name:>20}" for name in names))
+    for row in report["headline"]:
+        cells = [f"{row[name]['accuracy']:.3f}" if row[name] else "not measured" for name in names]
+        typer.echo(f"{row['budget']:<8}" + "".join(f"{cell:>20}" for cell in cells))
+    savings = report["savings_fixed_budget"]
+    for name in ("best_fixed", "predicted", "oracle"):
+        saved = savings.get(name, savings)
+        if saved.get("times_fewer_generations"):
+            typer.echo(
+                f"{name} matches {savings['target']['arm']} with {saved['times_fewer_generations']:.2f} times fewer "
+                f"generations and {saved['times_fewer_flops']:.2f} times fewer FLOPs"
+            )
+        else:
+            typer.echo(f"{name}: {saved['reason']}")
+    for entry in report["left_out"]:
+        what = entry.get("arm") or f"{entry['series']} at budget {entry['budget']}"
+        typer.echo(f"left out: {what}: {entry['reason']}")
+    typer.echo("wrote " + ", ".join(map(str, written)))
+
+
+def _hidden_states(folder: Path) -> "Hidden":
+    """The embedding of the generator that the folder's engine.json names. Raises MissingDependency, MissingWeights."""
+    import asyncio
+    from collections.abc import Sequence
+    from dataclasses import replace
+
+    import numpy as np
+
+    from router.backends import Usage, VerifierSpec
+    from router.engines import load_engines, read_engine
+
+    # Only the generator is asked anything: don't load a second model.
+    engine = replace(read_engine(folder), verifier=VerifierSpec("log_prob", None, 0))
+    generator, _ = load_engines("transformers", engine, folder)
+
+    def hidden(prompts: Sequence[str]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+        async def embed() -> list[list[float]]:
+            try:
+                return await generator.embed(prompts, usage=Usage())
+            finally:
+                await generator.close()
+
+        return np.asarray(asyncio.run(embed()), dtype=np.float32)
+
+    return hidden
+
+
+def _budgets(text: str) -> list[int]:
+    try:
+        budgets = sorted({int(part) for part in text.split(",")})
+    except ValueError:
+        budgets = [0]
+    if budgets[0] < 1:
+        raise InvalidRequest(
+            "budgets", f"--budgets {text!r}: write whole numbers from 1, like 1,2,4,8,16", reason="UNSPECIFIED"
+        )
+    return budgets
