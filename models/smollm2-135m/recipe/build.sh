@@ -35,10 +35,10 @@ if [ ! -f "$bundle/verifier/adapter_model.safetensors" ]; then
 fi
 [ -d "$prm/verifier" ] || cp -r "$bundle/verifier" "$prm/"
 
-stage "attempts: pools, then the searches that can't be replayed from a pool (an hour)"
+stage "attempts: pools, then the searches that can't be replayed from a pool (three quarters of an hour)"
 for set in tune heldout; do
   $router collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 16 --out "$attempts/$set.parquet" \
-    --arm single --arm "beam_search(n=4, m=4)" --arm "dvts(n=8, m=4)" --arm "revision(n=4, chains=2)"
+    --arm single --arm "beam_search(n=4, m=4)" --arm "dvts(n=8, m=4)"
 done
 
 stage "the PRM against the log-probability, on the same held-out attempts (2 minutes)"
