@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,6 @@ from strategies import Path as Attempt
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # transformers' own
-    pytest.mark.asyncio(loop_scope="module"),
 ]
 
 BUNDLE = Path(__file__).parent.parent / "models" / "smollm2-135m"
@@ -39,14 +38,14 @@ ARMS = [
 
 
 @pytest.fixture(scope="module")
-async def solver() -> AsyncIterator[Solver]:
+def solver() -> Iterator[Solver]:
     from router.backends.transformers import load
 
     bundle = load_bundle(BUNDLE)
     # The PRM, whichever verifier the bundle serves: it is the one with an engine behind it.
     solver = Solver(bundle, *load(bundle.manifest.generator, VerifierSpec("prm", "verifier", 106_204_033), BUNDLE))
     yield solver
-    await solver.close()
+    asyncio.run(solver.close())
 
 
 def counted(solver: Solver) -> Usage:
