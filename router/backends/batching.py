@@ -1,7 +1,7 @@
 """Continuous batching for a causal model in process: one worker thread, one batch that rows join and leave every token.
 
-transformers' own continuous batching is made for GPUs: on a CPU it reached an eighth of this loop's speed
-(docs/log.md). Rows are left-padded, so that all of them grow at the same column of the cache.
+transformers' own continuous batching is made for GPUs: on a CPU it reached a third of this loop's speed
+(benchmarks/batching.py). Rows are left-padded, so that all of them grow at the same column of the cache.
 """
 
 import logging
