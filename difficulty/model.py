@@ -52,7 +52,7 @@ CANDIDATES: Mapping[str, Callable[[int], Any]] = {
 }
 
 
-class DifficultyModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class DifficultyModel(ClassifierMixin, BaseEstimator):
     """Predicts the level of prompts; scikit-learn conventions.
 
     candidate  a name in :data:`CANDIDATES`
