@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,9 @@ def load_model(model: str, adapter: Path | None = None, *, scores_steps: bool = 
         if adapter:
             from peft import PeftModel
 
-            loaded = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers, not for our users
+                loaded = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
     except (OSError, ValueError, SafetensorError) as error:
         raise MissingWeights(f"can't load {model!r}: {error}. Name a folder that holds the whole model") from error
     return loaded.eval(), tokenizer
