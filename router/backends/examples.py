@@ -1,10 +1,11 @@
 """What the models are fine-tuned on."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from router.errors import InvalidFile
+from router.jsonl import read_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +28,7 @@ class LabelledSteps:
 
 def read_examples(path: Path) -> list[Example]:
     """JSON Lines with the fields of :class:`Example`, ``earlier`` optional. Raises InvalidFile naming the line."""
-    examples = []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidFile(f"{path} can't be read as text: {error}") from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            examples.append(_example(line, f"{path}, line {number}"))
+    examples = [_example(row, where) for _, where, row in read_jsonl(path, f"write {_EXPECTED} a line")]
     if not examples:
         raise InvalidFile(f"{path} holds no examples; write {_EXPECTED} a line")
     return examples
@@ -43,12 +37,8 @@ def read_examples(path: Path) -> list[Example]:
 _EXPECTED = '{"prompt": "...", "completion": "...", "earlier": ["..."]}'
 
 
-def _example(line: str, where: str) -> Example:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InvalidFile(f"{where}: not JSON ({error}); write {_EXPECTED}") from error
-    if not isinstance(row, dict) or not {"prompt", "completion"} <= set(row) <= {"prompt", "completion", "earlier"}:
+def _example(row: dict[str, Any], where: str) -> Example:
+    if not {"prompt", "completion"} <= set(row) <= {"prompt", "completion", "earlier"}:
         raise InvalidFile(f"{where}: the keys must be as in {_EXPECTED}, of which earlier may be left out")
     earlier = row.get("earlier", [])
     texts = [row["prompt"], row["completion"], *(earlier if isinstance(earlier, list) else [None])]

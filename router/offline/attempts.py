@@ -35,6 +35,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from router.errors import InvalidFile
+from router.jsonl import read_jsonl
 from strategies import Arm, InvalidArm
 
 SAMPLE = "sample"
@@ -126,29 +127,16 @@ def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
 
 
 def _read_jsonl(path: Path) -> tuple[pa.Table, list[str]]:
-    rows, where = [], []
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise InvalidFile(f"{path} does not exist; `router collect` writes attempts") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidFile(
-            f"{path} can't be read as text ({_first_line(error)}); Parquet files end in .parquet"
-        ) from error
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            rows.append(_row(line, f"{path}, line {number}"))
-            where.append(f"{path}, line {number}")
-    return pa.Table.from_pylist(rows, schema=SCHEMA), where
+    rows, origins = [], []
+    advice = "`router collect` writes attempts, one object a line in JSON Lines; Parquet files end in .parquet"
+    for _, where, row in read_jsonl(path, advice):
+        _check_row(row, where)
+        rows.append(row)
+        origins.append(where)
+    return pa.Table.from_pylist(rows, schema=SCHEMA), origins
 
 
-def _row(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InvalidFile(f"{where}: not JSON ({error}); repair or remove the line") from error
-    if not isinstance(row, dict):
-        raise InvalidFile(f"{where}: expected an object, one attempt a line")
+def _check_row(row: dict[str, Any], where: str) -> None:
     _check_columns(list(row), where)
     for field in SCHEMA:
         value = row[field.name]
@@ -157,7 +145,6 @@ def _row(line: str, where: str) -> dict[str, Any]:
             raise InvalidFile(
                 f"{where}: {field.name} is {json.dumps(value)[:60]}; it must be {kind}{' or null' * field.nullable}"
             )
-    return row
 
 
 def _check_columns(names: Sequence[str], where: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import InvalidFile, MissingDependency
+from router.jsonl import read_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +27,12 @@ def read_prompts(path: Path) -> list[Prompt]:
 
     Raises InvalidFile naming the line.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as error:
-        raise InvalidFile(f"{path} does not exist; write one JSON object a line, like {_EXAMPLE}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidFile(f"{path} can't be read as text: {error}") from error
     prompts: dict[str, Prompt] = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            prompt = _prompt(line, number, f"{path}, line {number}")
-            if prompt.id in prompts:
-                raise InvalidFile(f"{path}, line {number}: id {prompt.id!r} is there already; give each prompt its own")
-            prompts[prompt.id] = prompt
+    for number, where, row in read_jsonl(path, f"write one JSON object a line, like {_EXAMPLE}"):
+        prompt = _prompt(row, number, where)
+        if prompt.id in prompts:
+            raise InvalidFile(f"{where}: id {prompt.id!r} is there already; give each prompt its own")
+        prompts[prompt.id] = prompt
     if not prompts:
         raise InvalidFile(f"{path} holds no prompts; write one JSON object a line, like {_EXAMPLE}")
     return list(prompts.values())
@@ -47,13 +41,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 _EXAMPLE = '{"prompt": "What is 3 + 4?", "reference": "7"}'
 
 
-def _prompt(line: str, number: int, where: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise InvalidFile(f"{where}: not JSON ({error}); write it like {_EXAMPLE}") from error
-    if not isinstance(row, dict):
-        raise InvalidFile(f"{where}: expected an object like {_EXAMPLE}")
+def _prompt(row: dict[str, Any], number: int, where: str) -> Prompt:
     known = [field.name for field in fields(Prompt)]
     for key, value in row.items():
         if key not in known:

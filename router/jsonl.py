@@ -1,0 +1,31 @@
+"""JSON Lines: the format of every file that people write for us by hand or by script."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from router.errors import InvalidFile
+
+
+def read_jsonl(path: Path, advice: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(line number from 1, "file, line n" for messages, object) of each line that is not blank.
+
+    advice  the way out, which ends every message. Raises InvalidFile naming the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError as error:
+        raise InvalidFile(f"{path} does not exist; {advice}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidFile(f"{path} can't be read as text ({error}); {advice}") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise InvalidFile(f"{where}: not JSON ({error}); {advice}") from error
+            if not isinstance(row, dict):
+                raise InvalidFile(f"{where}: expected an object; {advice}")
+            yield number, where, row
