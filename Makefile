@@ -27,7 +27,7 @@ $(VENV)/.serving: pyproject.toml constraints.txt
 
 # And what training, experiments and checks need.
 $(VENV)/.installed: $(VENV)/.serving
-	$(PIP) --constraint constraints.txt --editable '.[transformers,offline]' --group dev
+	$(PIP) --constraint constraints.txt --editable '.[transformers,vllm,offline]' --group dev
 	touch $@
 
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
