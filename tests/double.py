@@ -1,6 +1,6 @@
 """A stand-in for vLLM's server, in process: its API as far as the router uses it, answered by the fake engine's script.
 
-For the caller's own logic (retries, failover, cancelling); what vLLM really answers, `make test-vllm` checks. Each token
+For the caller's own logic (retries, failover, cancelling); `make test-vllm` checks what vLLM really answers. Each token
 is a character, as in the fake engine.
 """
 

@@ -86,7 +86,7 @@ async def test_no_server_is_a_clear_error():
     [
         (["--bundle", "/nowhere"], 1, "/nowhere is no bundle"),
         (["--bundle-digest", "0123"], 1, "0123 is pinned"),
-        (["--backend", "magic"], 2, "unknown backend 'magic'; known: transformers, fake"),
+        (["--backend", "magic"], 2, "unknown backend 'magic'; known: transformers, vllm, fake"),
     ],
 )
 async def test_serve_refuses_what_it_cannot_serve(bundle_folder, arguments, code, message):

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, count
 from pathlib import Path as Folder
+from typing import TYPE_CHECKING
 
 import pytest
 from double import Characters, Double
@@ -20,6 +21,9 @@ from router.bundle import load_bundle
 from router.errors import InvalidRequest
 from router.solver import Request, Solver, Stop
 from strategies import Arm, Path
+
+if TYPE_CHECKING:
+    from live import Servers
 
 BUNDLE = Folder(__file__).parent.parent / "models" / "smollm2-135m"
 ARMS = [
@@ -113,14 +117,12 @@ def transformers() -> Engines:
     )
 
 
-def vllm() -> Engines:
-    import live
-
+def vllm(servers: "Servers") -> Engines:
     from router.backends import Endpoints, VerifierSpec
     from router.backends.vllm import load
 
-    spec = VerifierSpec("qwen2.5-math-prm", None, 1_000, str(live.TINY_PRM))
-    where = Endpoints((live.GENERATOR_URL,), (live.VERIFIER_URL,))
+    spec = VerifierSpec("qwen2.5-math-prm", None, 1_000, str(servers.tiny_prm))
+    where = Endpoints((servers.generator,), (servers.verifier,))
     generator, verifier = load(load_bundle(BUNDLE).manifest.generator, spec, BUNDLE, where)
     return Engines(
         generator,
@@ -129,7 +131,7 @@ def vllm() -> Engines:
         decode=generator.tokenizer.decode,
         counted=lambda: total(generator.counted, verifier.counted),
         shorten=lambda n: setattr(generator, "spec", replace(generator.spec, max_tokens=n)),
-        idle=live.idle,
+        idle=servers.idle,
     )
 
 
@@ -137,7 +139,7 @@ def total(*parts: Usage) -> Usage:
     return Usage(*(sum(getattr(part, name) for part in parts) for name in Usage.__slots__))
 
 
-BUILD: dict[str, Callable[[], Engines]] = {"fake": fake, "double": double, "transformers": transformers, "vllm": vllm}
+BUILD = {"fake": fake, "double": double, "transformers": transformers, "vllm": vllm}
 MARKS = {"transformers": [pytest.mark.slow], "vllm": [pytest.mark.vllm]}
 _shared: dict[str, Engines] = {}
 
@@ -149,9 +151,11 @@ async def engines(request) -> AsyncIterator[Engines]:
     """Fresh ones; a model in process is loaded once."""
     name = request.param
     if name == "transformers":
-        yield _shared.setdefault(name, transformers() if name not in _shared else _shared[name])
+        if name not in _shared:
+            _shared[name] = transformers()
+        yield _shared[name]
         return
-    engines = BUILD[name]()
+    engines = BUILD[name](*([request.getfixturevalue("vllm_servers")] if name == "vllm" else []))
     yield engines
     await asyncio.gather(engines.generator.close(), engines.verifier.close())
 
