@@ -4,6 +4,7 @@ An address in TEST_VLLM_GENERATOR_URL or TEST_VLLM_VERIFIER_URL is used instead 
 """
 
 import asyncio
+import json
 import os
 import re
 import socket
@@ -36,7 +37,7 @@ class Servers:
     async def idle(self) -> None:
         """Wait until the generator works on nothing."""
         async with httpx2.AsyncClient(trust_env=False) as client:
-            for _ in range(100):
+            for _ in range(600):
                 metrics = (await client.get(f"{self.generator}/metrics")).text
                 busy = re.findall(r"^vllm:num_requests_(?:running|waiting)\S* (\S+)$", metrics, re.M)
                 if busy and not any(map(float, busy)):
@@ -53,7 +54,10 @@ def start(folder: Path, stack: ExitStack) -> Servers:
     tiny_prm = tiny.qwen_math_prm(folder / "tiny-prm")
     adapter = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"generator={BUNDLE / 'generator'}"]
     generator = os.environ.get("TEST_VLLM_GENERATOR_URL") or _serve(embedded, adapter, folder, stack)
-    verifier = os.environ.get("TEST_VLLM_VERIFIER_URL") or _serve(tiny_prm, ["--runner", "pooling"], folder, stack)
+    # The published model's tag has an id that vLLM knows; in the tiny tokenizer it has another one.
+    pooler = json.dumps({"pooling_type": "STEP", "step_tag_id": tiny.QWEN_TAG_ID})
+    pooling = ["--runner", "pooling", "--pooler-config", pooler]
+    verifier = os.environ.get("TEST_VLLM_VERIFIER_URL") or _serve(tiny_prm, pooling, folder, stack)
     for url in (generator, verifier):
         _wait(url, folder)
     return Servers(generator, verifier, embedded, tiny_prm)
@@ -67,7 +71,9 @@ def _serve(model: Path, options: list[str], folder: Path, stack: ExitStack) -> s
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600",  # a busy machine is no reason to end the engine
         "VLLM_NO_USAGE_STATS": "1",
+        "TORCHDYNAMO_DISABLE": "1",  # compiling takes longer than all that is asked
         "HF_HUB_OFFLINE": "1",
     }
     command = [*VLLM, "--model", str(model), "--host", "127.0.0.1", "--port", str(port), *COMMON, *options]

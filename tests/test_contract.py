@@ -263,7 +263,7 @@ async def test_a_deadline_brings_back_what_there_is(engines, prompt):
     started = time.monotonic()
     seconds = 0.6
     paths = await engines.extend(prompt * 3, [Path()] * 32, deadline=started + seconds)
-    assert time.monotonic() - started < seconds + 1.0
+    assert time.monotonic() - started < seconds + 5.0  # far less than they would take
     assert {path.end for path in paths} == {"cut"}
     await engines.idle()
 

@@ -15,6 +15,7 @@ from transformers import (
 
 from router.backends.prm_models import Qwen2ForPrmModel, Qwen2ForProcessRewardModel
 
+QWEN_TAG_ID = 3
 CORPUS = ["What is 2 + 3 * 4 ? 3 * 4 = 12 2 + 12 = 14 Answer: 14 - 5 ки + -"] * 4
 SIZES = {
     "hidden_size": 64,
@@ -35,6 +36,7 @@ LLAMA_TEMPLATE = (
 
 def qwen_math_prm(folder: Path) -> Path:
     tokenizer = _bytes(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"])
+    assert tokenizer.convert_tokens_to_ids("<extra_0>") == QWEN_TAG_ID
     return _save(folder, tokenizer, Qwen2ForProcessRewardModel, Qwen2Config)
 
 
