@@ -134,6 +134,16 @@ async def test_a_round_that_keeps_breaking_off_is_given_up(server):
     assert len(server.asked) <= ATTEMPTS
 
 
+async def test_one_incident_that_loses_many_requests_is_one_failure(server):
+    server.latency = 0.01
+    for host in "ab":
+        server.bad(host, *["die"] * 4)
+    begun = [Path(steps=(f"{i} = {i}\n",), tokens=tuple(map(ord, f"{i} = {i}\n"))) for i in range(8)]
+    paths = await extend(server.generator("a", "b"), begun)
+    assert all(path.finished for path in paths)
+    assert len(server.asked) == 16
+
+
 async def test_a_request_that_is_wrong_is_not_repeated(server):
     server.bad("a", "400")
     server.bad("b", "400")

@@ -41,12 +41,16 @@ class _Refused(Lost):
 
 @dataclass(eq=False, slots=True)
 class _Replica:
-    """``busy``: paths being worked on. After ``FAILURES`` in a row it is left alone until ``back``, then tried once."""
+    """``busy``: paths being worked on. After ``FAILURES`` in a row it is left alone until ``back``, then tried once.
+
+    What was asked before ``failed`` and fails later tells nothing new: one incident loses many requests.
+    """
 
     url: str
     client: httpx2.AsyncClient
     busy: int = 0
     failures: int = 0
+    failed: float = float("-inf")
     back: float = 0.0
 
 
@@ -118,12 +122,13 @@ class Replicas:
         self, method: str, path: str, body: dict[str, Any] | None, load: int, affinity: str
     ) -> AsyncIterator[httpx2.Response]:
         """An answer that has begun, and is closed in the end. What fails in between counts against the replica."""
+        asked = self._clock()
         replica, response = await self._begin(method, path, body, load, affinity)
         try:
             yield response
             replica.failures = 0
         except (httpx2.TransportError, httpx2.StreamError, _Broken) as error:
-            raise self._failed(replica, Lost, f"broke off ({type(error).__name__} {error})") from error
+            raise self._failed(replica, asked, Lost, f"broke off ({type(error).__name__} {error})") from error
         finally:
             replica.busy -= load
             await response.aclose()
@@ -155,13 +160,14 @@ class Replicas:
         return chosen
 
     async def _send(self, replica: _Replica, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+        asked = self._clock()
         request = replica.client.build_request(method, replica.url + path, json=body)
         try:
             response = await replica.client.send(request, stream=True)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
-            raise self._failed(replica, _Refused, "can't be reached") from error
+            raise self._failed(replica, asked, _Refused, "can't be reached") from error
         except httpx2.TransportError as error:
-            raise self._failed(replica, Lost, f"broke off ({type(error).__name__} {error})") from error
+            raise self._failed(replica, asked, Lost, f"broke off ({type(error).__name__} {error})") from error
         status = response.status_code
         if status == httpx2.codes.OK:
             return response
@@ -174,11 +180,13 @@ class Replicas:
         if status in _UNFIT:
             raise EngineUnavailable(f"engine {replica.url} does not take the request to {path}: {status} {said}")
         begun = response.is_server_error and status != httpx2.codes.SERVICE_UNAVAILABLE
-        raise self._failed(replica, Lost if begun else _Refused, f"answered {status} to {path}: {said}")
+        raise self._failed(replica, asked, Lost if begun else _Refused, f"answered {status} to {path}: {said}")
 
-    def _failed(self, replica: _Replica, kind: type[Lost], what: str) -> Lost:
-        replica.failures += 1
-        self._leave_alone(replica)
+    def _failed(self, replica: _Replica, asked: float, kind: type[Lost], what: str) -> Lost:
+        if asked >= replica.failed:
+            replica.failures += 1
+            replica.failed = self._clock()
+            self._leave_alone(replica)
         log.warning("engine %s %s; failure %d in a row", replica.url, what, replica.failures)
         return kind(f"engine {replica.url} {what}", retry_seconds=COOL_SECONDS)
 

@@ -8,6 +8,9 @@ from typing import Any, Literal
 from strategies import Path
 
 
+End = Literal["stop", "length", "cut"] | None  # see Path.end
+
+
 class StepText:
     """A tokenizer and the delimiter that ends a step."""
 
@@ -43,7 +46,7 @@ class Writing:
         self._close(text)
         return True
 
-    def ended(self, end: Literal["stop", "length", "cut"] | None) -> Path:
+    def ended(self, end: End) -> Path:
         """The path with what was written, an unfinished step included."""
         if self.new:
             text = self.text.decode(self.new)

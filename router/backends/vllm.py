@@ -17,11 +17,11 @@ from typing import Any
 from router.backends import EMBEDDED, Endpoints, Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec
 from router.backends.prm import FORMATS, PublishedVerifier, Reading, label_ids
 from router.backends.replicas import Lost, Replicas
-from router.backends.steps import StepText, Writing
+from router.backends.steps import End, StepText, Writing
 from router.errors import EngineUnavailable, InvalidRequest, MissingWeights
 from strategies import Path
 
-LOSSES = 3  # answers of one round that may break off before the round is given up
+LOSSES = 3  # times that answers of one call may break off before the call is given up
 PIECE = 16  # tokens a row in one piece of a streamed answer; what a cut row wrote since the last piece is not seen
 # A server's own defaults, from the model's generation_config, would change what is sampled.
 _PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -92,7 +92,7 @@ class _Row:
     steps_left: float
     room: int
     cap: int = 0
-    end: str | None = None
+    end: End = None
     open: bool = True
 
     def append(self, token: int, log_prob: float) -> None:
@@ -105,7 +105,7 @@ class _Row:
         elif self.room <= 0:
             self.finish("length")
 
-    def finish(self, end: str) -> None:
+    def finish(self, end: End) -> None:
         self.end, self.open = end, False
 
 
@@ -164,7 +164,7 @@ class VllmGenerator:
             pass  # what is still open is cut
         result = list(paths)
         for row in rows:
-            result[row.index] = row.writing.ended("cut" if row.open else row.end)  # type: ignore[arg-type]
+            result[row.index] = row.writing.ended("cut" if row.open else row.end)
         return result
 
     async def _write(self, round_: "_Round", rows: Sequence[_Row]) -> None:
@@ -181,10 +181,10 @@ class VllmGenerator:
                 groups.setdefault((prefixes[earlier] + row.writing.tokens, row.cap), []).append(row)
             asks = [self._ask(round_, served.model, prefix, group) for (prefix, _), group in groups.items()]
             answers = await asyncio.gather(*asks, return_exceptions=True)
-            for error in answers:
-                if isinstance(error, Lost) and losses < LOSSES:
-                    losses += 1
-                elif isinstance(error, BaseException):
+            errors = [answer for answer in answers if isinstance(answer, BaseException)]
+            losses += bool(errors)  # one engine that dies loses all that it was asked
+            for error in errors:
+                if not isinstance(error, Lost) or losses > LOSSES:
                     raise error
 
     async def _ask(self, round_: "_Round", model: str, prefix: tuple[int, ...], rows: Sequence[_Row]) -> None:
