@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from strategies import Path
 
-
 End = Literal["stop", "length", "cut"] | None  # see Path.end
 
 
