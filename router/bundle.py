@@ -113,8 +113,9 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
         manifest = _manifest(document)
     except (TypeError, KeyError, ValueError) as error:
         raise InvalidBundle(f"{path}: {error}") from error
-    adapters = [spec.adapter for spec in (manifest.generator, manifest.verifier) if spec.adapter]
-    for name in ("difficulty.joblib", "policy.json", *(f"{adapter}/adapter_model.safetensors" for adapter in adapters)):
+    adapters = (manifest.generator.adapter, manifest.generator.reviser, manifest.verifier.adapter)
+    weights = (f"{adapter}/adapter_model.safetensors" for adapter in adapters if adapter)
+    for name in ("difficulty.joblib", "policy.json", *weights):
         if name not in manifest.files:
             raise InvalidBundle(f"{path} lists no {name}: the bundle is partial; run `router train` and `router tune`")
     for name, expected in manifest.files.items():

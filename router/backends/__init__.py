@@ -32,6 +32,7 @@ class GeneratorSpec:
 
     model        "smollm2-135m-instruct" for the embedded model, else a folder or hub id that transformers loads
     adapter      folder in the bundle with a LoRA adapter; None without one
+    reviser      the like, of the model that writes an attempt in sight of earlier ones; None: the same model does
     parameters   weights that a token passes through
     temperature  of sampling
     max_tokens   longest solution
@@ -39,6 +40,7 @@ class GeneratorSpec:
 
     model: str
     adapter: str | None
+    reviser: str | None
     parameters: int
     template: Template
     temperature: float

@@ -9,11 +9,10 @@ from pathlib import Path as FilePath
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec
 from router.backends.batching import Batcher, CallJob, ExtendJob
-from router.backends.kv import KeyValues, join, prefill
+from router.backends.kv import KeyValues, PrefixCache, join, prefill
 from router.backends.template import Template
 from router.backends.weights import load_model
 from router.errors import InvalidRequest, RouterError
@@ -23,23 +22,28 @@ ROWS = 16  # paths scored at once
 
 
 def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> tuple[Generator, Verifier]:
-    """Both engines on one worker thread; ``folder`` holds the adapters. Raises MissingWeights."""
-    model, tokenizer = load_model(generator.model, folder / generator.adapter if generator.adapter else None)
-    batcher = Batcher(model, tokenizer, generator.template.delimiter, generator.max_tokens)
-    writer = TransformersGenerator(batcher, generator)
+    """The engines, each model on a worker thread; ``folder`` holds the adapters. Raises MissingWeights."""
+
+    def batcher(adapter: str | None) -> Batcher:
+        model, tokenizer = load_model(generator.model, folder / adapter if adapter else None)
+        return Batcher(model, tokenizer, generator.template.delimiter, generator.max_tokens)
+
+    solver = batcher(generator.adapter)
+    writer = TransformersGenerator(solver, generator, batcher(generator.reviser) if generator.reviser else solver)
     if verifier.kind == "log_prob":
         return writer, LogProbability()
     if verifier.kind != "prm" or verifier.adapter is None:
         raise RouterError(f"unknown verifier kind {verifier.kind!r}; known: prm (with an adapter), log_prob")
     scorer, _ = load_model(generator.model, folder / verifier.adapter, scores_steps=True)
-    return writer, StepVerifier(batcher, scorer, generator.template, verifier.parameters)
+    return writer, StepVerifier(solver, scorer, generator.template, verifier.parameters)
 
 
 class TransformersGenerator:
-    """See :class:`router.backends.Generator`."""
+    """See :class:`router.backends.Generator`. ``reviser`` continues the paths that see earlier attempts."""
 
-    def __init__(self, batcher: Batcher, spec: GeneratorSpec):
+    def __init__(self, batcher: Batcher, spec: GeneratorSpec, reviser: Batcher):
         self.batcher = batcher
+        self.reviser = reviser
         self.spec = spec
         self.parameters = spec.parameters
 
@@ -57,11 +61,8 @@ class TransformersGenerator:
     ) -> list[Path]:
         result: list[Path] = list(paths)
         # Paths differ in their rendered prefix only when they were shown different earlier attempts.
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for i, path in enumerate(paths):
-            groups.setdefault(path.earlier, []).append(i)
         job = ExtendJob(
-            prefixes={earlier: self._encode(prompt, earlier) for earlier in groups},
+            prefixes={earlier: self._encode(prompt, earlier) for earlier in {path.earlier for path in paths}},
             paths=result,
             steps=steps,
             temperature=self.spec.temperature if temperature is None else temperature,
@@ -70,7 +71,9 @@ class TransformersGenerator:
             seed=seed,
             usage=usage,
         )
-        paths_back: list[Path] = await _submit(self.batcher, job)
+        # The chains of a revision grow together: all of a round's paths have earlier attempts, or none.
+        revised = any(path.earlier for path in paths)
+        paths_back: list[Path] = await _submit(self.reviser if revised else self.batcher, job)
         return paths_back
 
     async def embed(self, prompts: Sequence[str], *, usage: Usage) -> list[list[float]]:
@@ -99,13 +102,15 @@ class TransformersGenerator:
         raise _too_long(len(ids), self.batcher.context - self.spec.max_tokens)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self.batcher.close)
+        for batcher in {self.batcher, self.reviser}:
+            await asyncio.to_thread(batcher.close)
 
 
 class StepVerifier:
     """A process reward model: one logit at the last token of each step. See :class:`router.backends.Verifier`.
 
-    It shares the generator's tokenizer and worker thread. The prompt is read once a call, equal paths once together.
+    It shares the generator's tokenizer and worker thread. A search pays for each token once: the next round reads on
+    from where the last one ended, and equal paths are read together.
     """
 
     def __init__(self, batcher: Batcher, model: Any, template: Template, parameters: int):
@@ -114,52 +119,87 @@ class StepVerifier:
         self.template = template
         self.parameters = parameters
         self.counted = Usage()  # the engine's own count, over all calls
+        self._read_before: PrefixCache[_Read] = PrefixCache()
 
     async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
         prefix = tuple(self.batcher.tokenizer.encode(self.template.render(prompt)))
-        read: dict[tuple[str, ...], _Steps] = {}
-        cost = len(prefix)
-        for path in paths:
-            if path.steps and path.steps not in read:
-                steps = self._encode(path)
-                if len(prefix) + len(steps.tokens) > self.batcher.context:
-                    raise _too_long(len(prefix), self.batcher.context - len(steps.tokens))
-                if max_tokens is not None and cost + len(steps.tokens) > max_tokens:
-                    break
-                cost += len(steps.tokens)
-                read[path.steps] = steps
-        scores: list[tuple[float, ...]] = []
-        if read:
-            kv = await _submit(self.batcher, CallJob(partial(self._read_prompt, prefix, usage)))
-            # A few paths at a time: others' tokens come in between, and a cancelled call frees the thread soon.
-            remaining = iter(read.values())
-            while chunk := list(islice(remaining, ROWS)):
-                scores += await _submit(self.batcher, CallJob(partial(self._read, kv, chunk, usage)))
-        found = dict(zip(read, scores, strict=True))
+        steps = {path.steps: self._encode(path) for path in paths if path.steps}
+        for each in steps.values():
+            if len(prefix) + len(each.tokens) > self.batcher.context:
+                raise _too_long(len(prefix), self.batcher.context - len(each.tokens))
+        self._count(usage, 0, calls=1)
+        found: dict[tuple[str, ...], tuple[float, ...]] = {}
+        remaining, spent = iter(steps.items()), usage.scored_tokens
+        # A few paths at a time: others' tokens come in between, and a cancelled call frees the thread soon.
+        while chunk := dict(islice(remaining, ROWS)):
+            room = None if max_tokens is None else max_tokens - (usage.scored_tokens - spent)
+            call = partial(self._score, prefix, list(chunk.values()), room, usage)
+            scores: list[tuple[float, ...]] = await _submit(self.batcher, CallJob(call))
+            found |= dict(zip(chunk, scores, strict=False))  # shorter where the room ran out
+            if len(scores) < len(chunk):
+                break
         return [replace(path, scores=found.get(path.steps)) for path in paths]
 
-    # Counted where the work is done: what is cancelled before its turn costs nothing.
+    # On the worker thread from here on. Counted where the work is done: what is cancelled before that costs nothing.
 
-    def _read_prompt(self, prefix: tuple[int, ...], usage: Usage) -> KeyValues:
-        self._count(usage, len(prefix), calls=1)
-        (kv,) = prefill(self.model.base_model, [prefix])
-        return kv
+    def _score(
+        self, prompt: tuple[int, ...], paths: Sequence["_Steps"], room: int | None, usage: Usage
+    ) -> list[tuple[float, ...]]:
+        """Step scores of paths that continue one prompt, as many of the first ones as ``room`` tokens can read."""
+        if self._read_before.get((id(usage), prompt)) is None:
+            if room is not None and len(prompt) > room:
+                return []
+            room = None if room is None else room - len(prompt)
+            self._count(usage, len(prompt))
+            (kv,) = prefill(self.model.base_model, [prompt])
+            self._read_before.put((id(usage), prompt), usage, _Read(kv.clone(), ()))
+        known = [self._longest_read(prompt, path, usage) for path in paths]
+        new = [path.tokens[read.length - len(prompt) :] for path, read in zip(paths, known, strict=True)]
+        if room is not None:
+            affordable = sum(total <= room for total in accumulate(map(len, new)))
+            paths, known, new = paths[:affordable], known[:affordable], new[:affordable]
+        self._count(usage, sum(map(len, new)))
+        unread = [i for i, tokens in enumerate(new) if tokens]
+        if unread:
+            reads = self._read([known[i] for i in unread], [paths[i] for i in unread], [new[i] for i in unread])
+            for i, read in zip(unread, reads, strict=True):
+                known[i] = read
+                self._read_before.put((id(usage), prompt + paths[i].tokens), usage, read)
+        return [read.scores for read in known]
 
-    def _read(self, prompt: KeyValues, paths: Sequence["_Steps"], usage: Usage) -> list[tuple[float, ...]]:
-        """Step scores of paths that continue one prompt."""
-        self._count(usage, sum(len(path.tokens) for path in paths))
-        past = prompt[0][0].shape[2]
-        longest = max(len(path.tokens) for path in paths)
-        padding = [longest - len(path.tokens) for path in paths]
-        logits = self.model(
-            input_ids=torch.tensor([[*path.tokens, *[0] * pad] for path, pad in zip(paths, padding, strict=True)]),
-            attention_mask=torch.tensor([[1] * (past + longest - pad) + [0] * pad for pad in padding]),
-            past_key_values=DynamicCache(join([prompt] * len(paths))),
-        ).logits[..., 0]
-        return [
-            tuple(row[[end - 1 for end in path.ends]].tolist())
-            for row, path in zip(logits.sigmoid(), paths, strict=True)
+    def _longest_read(self, prompt: tuple[int, ...], path: "_Steps", usage: Usage) -> "_Read":
+        """Of the prompt and the path's first steps, as many as this search has read before."""
+        for end in (*reversed(path.ends), 0):
+            found = self._read_before.get((id(usage), prompt + path.tokens[:end]))
+            if found is not None:
+                return found
+        raise AssertionError("the prompt was read")
+
+    def _read(
+        self, known: Sequence["_Read"], paths: Sequence["_Steps"], new: Sequence[tuple[int, ...]]
+    ) -> list["_Read"]:
+        """Read the ``new`` tokens of each path after those that are ``known``: left-padded to right-padded."""
+        before, after = max(read.length for read in known), max(map(len, new))
+        masks = [
+            [0] * (before - read.length) + [1] * (read.length + len(tokens)) + [0] * (after - len(tokens))
+            for read, tokens in zip(known, new, strict=True)
         ]
+        cache = join([read.kv for read in known])
+        logits = self.model(
+            input_ids=torch.tensor([[*tokens, *[0] * (after - len(tokens))] for tokens in new]),
+            attention_mask=torch.tensor(masks),
+            position_ids=torch.tensor([list(range(read.length, read.length + after)) for read in known]),
+            past_key_values=cache,
+        ).logits[..., 0]
+        reads = []
+        for i, (read, path, tokens) in enumerate(zip(known, paths, new, strict=True)):
+            columns = slice(before - read.length, before + len(tokens))
+            kv = torch.stack([torch.stack((layer.keys[i], layer.values[i])) for layer in cache.layers])[..., columns, :]
+            first = len(path.tokens) - len(tokens)
+            ends = [end - first - 1 for end in path.ends[len(read.scores) :]]
+            scores = tuple(logits[i, ends].float().sigmoid().tolist())
+            reads.append(_Read(kv.clone(), read.scores + scores))
+        return reads
 
     def _count(self, usage: Usage, scored_tokens: int, calls: int = 0) -> None:
         for tally in (usage, self.counted):
@@ -183,6 +223,18 @@ class _Steps:
 
     tokens: tuple[int, ...]
     ends: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A prompt and the first steps of a path, as the verifier has read them; ``scores``: of those steps."""
+
+    kv: KeyValues
+    scores: tuple[float, ...]
+
+    @property
+    def length(self) -> int:
+        return self.kv.shape[-2]
 
 
 def _too_long(tokens: int, room: int) -> InvalidRequest:
