@@ -1,6 +1,6 @@
 """Stopping early: the rule, the rounds, the bill, and an offline replay that does what the real strategy does."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import count, pairwise
 from math import comb
@@ -87,7 +87,7 @@ def test_rounds_grow_from_the_first_that_could_end(n, stop):
 # The search
 
 
-def play(arm: Arm, pool: Sequence[Path]) -> tuple[list[int], Outcome]:
+def play(arm: Arm, pool: Iterable[Path]) -> tuple[list[int], Outcome]:
     """Run an arm whose n-th sample is ``pool[n]``; how many paths each ask had, and the outcome."""
     search, samples, sizes = arm.search(), iter(pool), []
     ask = next(search)
@@ -189,6 +189,13 @@ def test_the_replay_stops_where_the_real_strategy_does(name, stop, seed):
         for run, size in zip(order, taken, strict=True)
     ]
     assert right == [outcome.answer == "1" for outcome in outcomes]
+
+
+def test_the_replay_agrees_where_rounding_decides():
+    stop = keeps_lead(10, 6)  # numerical libraries give a little less
+    answers = "12" * 6 + "1111" + "12" * 8
+    taken = stopped("majority", answers, np.full(32, np.nan), np.arange(32)[None, :], stop)
+    assert taken.tolist() == [16] == [sum(play(Arm("majority", 32, stop=stop), map(solved, answers))[0])]
 
 
 def table_of(answers, scores, correct, generated, *, budgets, draws=200) -> pd.DataFrame:
