@@ -12,7 +12,7 @@ from strategies import Arm, InvalidArm, Path
 
 DOMAIN = "router.v1"
 RETRY_SECONDS = 1  # what a caller should wait for an engine to come back
-_NUMBERS = ("n", "m", "k", "chains")
+_NUMBERS = ("n", "m", "k", "chains", "stop")
 
 
 # Requests, as the server reads them

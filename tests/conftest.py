@@ -6,6 +6,7 @@ from pathlib import Path
 import grpc
 import joblib
 import pytest
+from hypothesis import settings
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -25,6 +26,9 @@ from router.policy import LEVELS, Cell, Cost, Policy
 from router.server import Server
 from router.solver import Solver
 from strategies import Arm
+
+settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+settings.load_profile("untimed")
 
 # One arm a level, at a budget of 4 and of 16.
 ARMS = {

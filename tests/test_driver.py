@@ -20,6 +20,8 @@ ARMS = [
         "majority(n=8)",
         "best_of_n(n=8)",
         "weighted_best_of_n(n=8)",
+        "majority(n=8, stop=0.95)",
+        "weighted_best_of_n(n=8, stop=0.95)",
         "beam_search(n=8, m=4)",
         "dvts(n=8, m=4)",
         "lookahead(n=8, m=4, k=2)",

@@ -47,7 +47,14 @@ def test_every_reason_is_in_the_contract():
 
 @pytest.mark.parametrize(
     "text",
-    ["single", "majority(n=4)", "beam_search(n=16, m=4)", "lookahead(n=8, m=2, k=3)", "revision(n=8, chains=2)"],
+    [
+        "single",
+        "majority(n=4)",
+        "majority(n=16, stop=0.95)",
+        "beam_search(n=16, m=4)",
+        "lookahead(n=8, m=2, k=3)",
+        "revision(n=8, chains=2)",
+    ],
 )
 def test_arms_survive_the_wire(text):
     assert wire.arm_of(wire.arm(Arm.parse(text))) == Arm.parse(text)
@@ -84,6 +91,9 @@ def test_a_full_request():
         (pb.Arm(strategy="STRATEGY_MAJORITY", n=0), "options.arm.n"),
         (pb.Arm(strategy="STRATEGY_MAJORITY", n=4, k=1), "options.arm.k"),
         (pb.Arm(strategy="STRATEGY_REVISION", n=4, chains=3), "options.arm.n"),
+        (pb.Arm(strategy="STRATEGY_MAJORITY", n=4, stop=1), "options.arm.stop"),
+        (pb.Arm(strategy="STRATEGY_MAJORITY", n=4, stop=float("nan")), "options.arm.stop"),
+        (pb.Arm(strategy="STRATEGY_BEST_OF_N", n=4, stop=0.9), "options.arm.stop"),
     ],
 )
 def test_a_wrong_arm_names_its_field(arm, field):

@@ -2,22 +2,30 @@
 
 Arms that draw independent samples are replayed by subsampling a prompt's pool of attempts. Anything that looks at its
 own work in progress (tree searches, revisions) or samples differently (single) can't be: such arms count only where
-they were really run.
+they were really run. Stopping early looks only at samples that are drawn, so it is replayed: round by round, and what
+counts is what each run drew.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import betainc
 
 from router.errors import InvalidFile
 from router.offline.attempts import SAMPLE
 from router.offline.train import last_score
 from router.policy import Cost
-from strategies import SELECTIONS, Arm
+from strategies import SELECTIONS, STOPPING, Arm
+from strategies.stopping import keeps_lead, rounds
 
 DRAWS = 200
+STOPS = (0.8, 0.95)  # probabilities at which votes are replayed with an early stop: a thrifty and a careful one
+EARLIEST = 8  # from which budget on: below, the first round is most of it
+_DOUBT = 1e-9  # far more than two ways to compute a probability differ by
 TOKENS = ["prompt_tokens", "generated_tokens", "scored_tokens"]
 
 
@@ -62,7 +70,7 @@ def cost(tokens: pd.DataFrame, generator_parameters: int, verifier_parameters: i
 def _replay(
     pool: pd.DataFrame, budgets: Sequence[int], draws: int, rng: np.random.Generator
 ) -> dict[str, dict[str, float]]:
-    """Every sampling arm on one prompt's pool."""
+    """Every sampling arm on one prompt's pool: its columns in :func:`evidence`, and how many ``samples`` it drew."""
     scores = np.array([np.nan if score is None else score for score in pool["scores"].map(last_score)], dtype=float)
     answers = [None if pd.isna(answer) else answer for answer in pool["answer"]]
     correct = pool["correct"].to_numpy(dtype=float)
@@ -70,26 +78,67 @@ def _replay(
     sizes = sorted({n for n in budgets if n <= len(pool)})
     # Like the real thing, a run meets its samples in random order: ties go to the answer that comes first.
     order = rng.random((draws, len(pool))).argsort(axis=1)
-    reads = scored.any()  # a verifier that reads tokens reads the prompt too, once
+    reads = scored.any()  # a verifier that reads tokens reads the prompt too, once a round
     results = {}
     for name in SELECTIONS:
-        if name != "majority" and np.isnan(scores).all():
+        verified = name != "majority"
+        if verified and np.isnan(scores).all():
             continue
         for n in sizes:
-            if n == 1 and name != "majority":
+            if n == 1 and verified:
                 continue  # one sample leaves nothing to select
             # Of one sample the expectation is known exactly.
-            chosen = picked_right(
-                name, answers, correct, scores, order[:, :n] if n > 1 else np.arange(len(pool))[:, None]
-            )
-            verified = name != "majority"
+            drawn = order[:, :n] if n > 1 else np.arange(len(pool))[:, None]
             results[str(Arm(name, n))] = {
-                "accuracy": float(chosen.mean()),
+                "accuracy": picked_right(name, answers, correct, scores, drawn).mean(),
+                "samples": float(n),
                 "prompt_tokens": prompt.mean(),
                 "generated_tokens": n * generated.mean(),
                 "scored_tokens": (prompt.mean() + n * scored.mean()) if verified and reads else 0.0,
             }
+        for n, stop in product([n for n in sizes if n >= EARLIEST and name in STOPPING], STOPS):
+            taken = stopped(name, answers, scores, order[:, :n], stop)
+            mine = np.arange(len(pool)) < taken[:, None]  # of each run's order, what it drew
+            asked = 1 + np.searchsorted(rounds(n, stop), taken)
+            right = np.empty(draws)
+            for total in np.unique(taken):
+                runs = taken == total
+                right[runs] = picked_right(name, answers, correct, scores, order[runs, :total])
+            read = (scored[order] * mine).sum(axis=1)
+            results[str(Arm(name, n, stop=stop))] = {
+                "accuracy": right.mean(),
+                "samples": taken.mean(),
+                "prompt_tokens": prompt.mean(),  # once: later rounds of a search find it prefilled
+                "generated_tokens": (generated[order] * mine).sum(axis=1).mean(),
+                "scored_tokens": (prompt.mean() * asked + read).mean() if verified and reads else 0.0,
+            }
     return results
+
+
+def stopped(
+    selection: str,
+    answers: Sequence[str | None],
+    scores: NDArray[np.float64],
+    order: NDArray[np.int64],
+    stop: float,
+) -> NDArray[np.int64]:
+    """After how many samples the arm of ``selection`` with this ``stop`` ends; parameters as in :func:`picked_right`.
+
+    Returns (draws,) of 1 to n. Agrees with the real strategies to the bit.
+    """
+    *early, n = rounds(order.shape[1], stop)
+    group, _ = _groups(answers)
+    taken = np.full(len(order), n)
+    for total in reversed(early):
+        drawn = order[:, :total]
+        tally = _tally(selection, group[drawn], scores[drawn])
+        leader, runner_up = np.sort(np.pad(tally.votes, ((0, 0), (2, 0))), axis=1)[:, :-3:-1].T
+        scale = np.divide(tally.total, tally.squares, out=np.zeros(len(order)), where=tally.squares > 0)
+        leads = 1 - betainc(leader * scale + 1, runner_up * scale + 1, 0.5)
+        for run in np.flatnonzero(np.abs(leads - stop) < _DOUBT):  # too close to tell: ask the original
+            leads[run] = keeps_lead(float(leader[run] * scale[run]), float(runner_up[run] * scale[run]))
+        taken[leads >= stop] = total
+    return taken
 
 
 def picked_right(
@@ -107,37 +156,68 @@ def picked_right(
 
     Returns (draws,). Agrees with the real selections to the bit, ties included: sums run in the order of the draw.
     """
-    names = {answer: i for i, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
-    if not names:
+    group, count = _groups(answers)
+    if not count:
         return np.zeros(len(order))
-    pool: NDArray[np.int64] = np.array([-1 if answer is None else names[answer] for answer in answers])
-    group, score = pool[order], scores[order]
+    if selection == "best_of_n":
+        ranked = np.where(group[order] >= 0, scores[order], np.nan)
+        winner = np.where(np.isnan(ranked), -np.inf, ranked).argmax(axis=1)
+        picked = correct[order[np.arange(len(order)), winner]]
+        unranked = np.isnan(ranked).all(axis=1)
+        return np.where(unranked, picked_right("majority", answers, correct, scores, order), picked)
+    tally = _tally(selection, group[order], scores[order])
+    never = order.shape[1]
+    votes = np.where(tally.first < never, tally.votes, -np.inf)
+    winner = np.where(votes == votes.max(axis=1, keepdims=True), tally.first, never).argmin(axis=1)
+    # Attempts with equal canonical answers are right or wrong together; where a file says otherwise, take the mean.
+    stated = np.flatnonzero(group >= 0)
+    right = np.bincount(group[stated], correct[stated]) / np.bincount(group[stated])
+    return np.where((tally.first < never).any(axis=1), right[winner], 0.0)
+
+
+def _groups(answers: Sequence[str | None]) -> tuple[NDArray[np.int64], int]:
+    """Which of the different answers each attempt gives, -1 for none; and how many there are."""
+    names = {answer: i for i, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
+    return np.array([-1 if answer is None else names[answer] for answer in answers], dtype=np.int64), len(names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Of many runs over a pool with A different answers.
+
+    votes  (draws, A) summed weights by answer
+    first  (draws, A) place of each answer's first vote; n: none
+    total, squares  (draws,) sums of all weights, and of their squares
+    """
+
+    votes: NDArray[np.float64]
+    first: NDArray[np.int64]
+    total: NDArray[np.float64]
+    squares: NDArray[np.float64]
+
+
+def _tally(selection: str, group: NDArray[np.int64], score: NDArray[np.float64]) -> _Tally:
+    """``strategies.select.weights_of`` and ``tally`` of (draws, n) attempts; sums run in the order of the draw."""
+    runs, n = group.shape
     answered = group >= 0
     ranked = answered & ~np.isnan(score)
-    any_ranked: NDArray[np.bool_] = np.any(ranked, axis=1, keepdims=True)
-    if selection == "best_of_n":
-        winner = np.where(ranked, score, -np.inf).argmax(axis=1)
-        picked = correct[order[np.arange(len(order)), winner]]
-        return np.where(any_ranked[:, 0], picked, picked_right("majority", answers, correct, scores, order))
-    if selection == "weighted_best_of_n":
-        voters = np.where(any_ranked, ranked, answered)
-        weights = np.where(any_ranked, np.nan_to_num(score), 1.0)
-    else:
-        voters, weights = answered, np.ones_like(score)
-    runs, n = order.shape
-    votes = np.zeros((runs, len(names)))
-    first = np.full((runs, len(names)), n)  # when each answer got its first vote; n: never
-    every = np.arange(runs)
-    for i in range(n):
-        run, answer = every[voters[:, i]], group[voters[:, i], i]
-        votes[run, answer] += weights[run, i]
-        first[run, answer] = np.minimum(first[run, answer], i)
-    votes[first == n] = -np.inf
-    winner = np.where(votes == votes.max(axis=1, keepdims=True), first, n).argmin(axis=1)
-    # Attempts with equal canonical answers are right or wrong together; where a file says otherwise, take the mean.
-    stated = np.flatnonzero(pool >= 0)
-    right = np.bincount(pool[stated], correct[stated]) / np.bincount(pool[stated])
-    return np.where(voters.any(axis=1), right[winner], 0.0)
+    scored = ranked.any(axis=1, keepdims=True) & (selection != "majority")
+    run, place = np.nonzero(np.where(scored, ranked, answered))
+    answer, weight = group[run, place], np.where(scored, score, 1.0)[run, place]
+    width = int(group.max(initial=0)) + 1
+    first = np.full((runs, width), n)
+    first[run[::-1], answer[::-1]] = place[::-1]  # of an answer's places the last one written stays
+    return _Tally(
+        votes=_sums(run * width + answer, weight, runs * width).reshape(runs, width),
+        first=first,
+        total=_sums(run, weight, runs),
+        squares=_sums(run, weight * weight, runs),
+    )
+
+
+def _sums(keys: NDArray[np.int64], weights: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """(count,) sums of the weights of each key, added in the order given."""
+    return np.bincount(keys, weights, count).astype(np.float64, copy=False)
 
 
 def matrix(table: pd.DataFrame, value: str, prompts: Sequence[str]) -> pd.DataFrame:

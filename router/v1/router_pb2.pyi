@@ -149,18 +149,20 @@ class SolveOptions(_message.Message):
     def __init__(self, arm: _Optional[_Union[Arm, _Mapping]] = ..., max_generated_tokens: _Optional[int] = ..., max_scored_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., allow_partial: _Optional[bool] = ..., return_candidates: _Optional[bool] = ...) -> None: ...
 
 class Arm(_message.Message):
-    __slots__ = ("strategy", "n", "m", "k", "chains")
+    __slots__ = ("strategy", "n", "m", "k", "chains", "stop")
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     M_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     CHAINS_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
     strategy: Strategy
     n: int
     m: int
     k: int
     chains: int
-    def __init__(self, strategy: _Optional[_Union[Strategy, str]] = ..., n: _Optional[int] = ..., m: _Optional[int] = ..., k: _Optional[int] = ..., chains: _Optional[int] = ...) -> None: ...
+    stop: float
+    def __init__(self, strategy: _Optional[_Union[Strategy, str]] = ..., n: _Optional[int] = ..., m: _Optional[int] = ..., k: _Optional[int] = ..., chains: _Optional[int] = ..., stop: _Optional[float] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("level", "probabilities", "arm", "cell", "bundle_id")
