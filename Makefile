@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 PIP := $(BIN)/python -m pip install
 BUNDLE := models/smollm2-135m
 RECIPE := $(BUNDLE)/recipe
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-model check format generate bundle clean
+.PHONY: help install demo test test-model test-vllm check format generate bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
@@ -27,7 +28,7 @@ $(VENV)/.serving: pyproject.toml constraints.txt
 
 # And what training, experiments and checks need.
 $(VENV)/.installed: $(VENV)/.serving
-	$(PIP) --constraint constraints.txt --editable '.[transformers,offline]' --group dev
+	$(PIP) --constraint constraints.txt --editable '.[transformers,vllm,offline]' --group dev
 	touch $@
 
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
@@ -38,6 +39,18 @@ test: install  ## Run the fast tests
 
 test-model: install  ## Run the tests on the real model: every strategy, a collection, the demo
 	$(BIN)/python -m pytest -m slow
+
+test-vllm: install $(VLLM)/.installed  ## Run the engines' contract on a real vLLM, on the CPU
+	$(BIN)/python -m pytest -m vllm
+
+# A venv of its own: vLLM pins what it runs with.
+$(VLLM)/.installed: constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(VLLM)/bin/python -m pip install --requirement constraints-vllm.txt
+# They come as CUDA builds, which break imports next to a CPU torch, and serving text needs none of them.
+	$(VLLM)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
+	touch $@
 
 check: install $(BUF)  ## Format, lint, types, import layers, proto lint, generated code
 	$(BIN)/ruff format --check .
@@ -62,4 +75,4 @@ bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: hou
 	$(RECIPE)/build.sh build/smollm2-135m
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) .cache build *.egg-info
+	rm -rf $(VENV) $(VLLM) .cache build *.egg-info

@@ -4,7 +4,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -187,7 +187,9 @@ def _typed(mapping: Any, cls: type) -> dict[str, Any]:
 
 
 def _exactly(mapping: Any, cls: type) -> dict[str, Any]:
+    """Every field of ``cls`` and no other; one with a default may be left out, and then has it."""
     wanted = {field.name for field in fields(cls)}
-    if not isinstance(mapping, dict) or set(mapping) != wanted:
+    optional = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+    if not isinstance(mapping, dict) or {*mapping, *optional} != wanted:
         raise ValueError(f"{cls.__name__} needs exactly {sorted(wanted)}")
-    return dict(mapping)
+    return {**optional, **mapping}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router import commands
-from router.commands.options import parse_arm
+from router.backends import Endpoints
+from router.commands.options import Backend, EngineKey, GeneratorUrl, VerifierUrl, endpoints, parse_arm
 from router.errors import InvalidFile, InvalidRequest, RouterError
 
 if TYPE_CHECKING:
@@ -64,13 +65,10 @@ def serve(
             help="Refuse the bundle unless its manifest's SHA-256 starts with these hexadecimal digits.",
         ),
     ] = None,
-    backend: Annotated[
-        str,
-        typer.Option(
-            envvar="ROUTER_BACKEND",
-            help="transformers: the bundle's models in this process. fake: scripted engines, no model.",
-        ),
-    ] = "transformers",
+    backend: Backend = "transformers",
+    generator_url: GeneratorUrl = None,
+    verifier_url: VerifierUrl = None,
+    engine_api_key: EngineKey = None,
     host: Annotated[str, typer.Option(envvar="ROUTER_HOST", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[
         int, typer.Option(envvar="ROUTER_PORT", min=0, max=65535, help="Port to listen on; 0 is any free one.")
@@ -94,7 +92,7 @@ def serve(
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("router").setLevel(logging.INFO)
-    solver = _load(bundle, bundle_digest, backend)
+    solver = _load(bundle, bundle_digest, backend, endpoints(generator_url, verifier_url, engine_api_key))
 
     def started(port: int) -> None:
         print(f"serving {solver.bundle.id} on {host}:{port}", flush=True)
@@ -180,7 +178,7 @@ for _command in commands.PIPELINE:
     main.command()(_command)
 
 
-def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
+def _load(folder: Path, digest: str | None, backend: str, endpoints: Endpoints) -> "Solver":
     """The bundle and its engines; raises RouterError."""
     from router.bundle import load_bundle
     from router.engines import Engine, load_engines
@@ -188,15 +186,15 @@ def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
 
     bundle = load_bundle(folder, digest)
     manifest = bundle.manifest
-    if backend == "fake" and bundle.difficulty.input == "hidden":
+    if backend != "transformers" and bundle.difficulty.input == "hidden":
         raise InvalidRequest(
             "backend",
-            f"{folder} predicts levels from its generator's hidden states, which the fake backend does not have; "
+            f"{folder} predicts levels from its generator's hidden states, which the {backend} backend does not have; "
             "serve it with --backend transformers",
             reason="UNSPECIFIED",
         )
     engine = Engine(manifest.name, manifest.generator, manifest.verifier)
-    return Solver(bundle, *load_engines(backend, engine, folder))
+    return Solver(bundle, *load_engines(backend, engine, folder, endpoints))
 
 
 def _text(prompt: str) -> str:

@@ -4,13 +4,15 @@ import json
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from router.backends import Generator, GeneratorSpec, Verifier, VerifierSpec
+from router.backends import Endpoints, Generator, GeneratorSpec, Verifier, VerifierSpec
 from router.bundle import specs
 from router.errors import InvalidFile, InvalidRequest, MissingDependency
 
 ENGINE = "engine.json"
-BACKENDS = ("transformers", "fake")
+BACKENDS = ("transformers", "vllm", "fake")
+NOWHERE = Endpoints()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +43,39 @@ def read_engine(folder: Path) -> Engine:
         raise InvalidFile(f"{path}: {error}") from error
 
 
-def load_engines(backend: str, engine: Engine, folder: Path) -> tuple[Generator, Verifier]:
-    """Both models, with the adapters in ``folder``. Raises InvalidRequest, MissingDependency, MissingWeights."""
+def load_engines(
+    backend: str, engine: Engine, folder: Path, endpoints: Endpoints = NOWHERE
+) -> tuple[Generator, Verifier]:
+    """Both models, with the adapters in ``folder`` or at ``endpoints``.
+
+    Raises InvalidRequest, MissingDependency, MissingWeights.
+    """
+    module = _module(backend, endpoints)
+    where = (endpoints,) if backend == "vllm" else ()
+    generator, verifier = module.load(engine.generator, engine.verifier, folder, *where)
+    return generator, verifier
+
+
+def load_verifier(backend: str, engine: Engine, folder: Path, endpoints: Endpoints = NOWHERE) -> Verifier:
+    """The verifier alone, where it needs no generator. Raises as :func:`load_engines`."""
+    if backend == "vllm":
+        verifier: Verifier = _module(backend, endpoints).load_verifier(engine.verifier, endpoints)
+        return verifier
+    return load_engines(backend, engine, folder, endpoints)[1]
+
+
+def _module(backend: str, endpoints: Endpoints) -> Any:
     if backend not in BACKENDS:
         raise InvalidRequest(
             "backend", f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}", reason="UNSPECIFIED"
         )
+    if backend != "vllm" and (endpoints.generator or endpoints.verifier):
+        raise InvalidRequest(
+            "backend", f"the {backend} backend calls no engine; name one with --backend vllm", reason="UNSPECIFIED"
+        )
     try:
-        module = import_module(f"router.backends.{backend}")
+        return import_module(f"router.backends.{backend}")
     except ModuleNotFoundError as error:
         raise MissingDependency(
             f"the {backend} backend needs {error.name}; pip install 'compute-optimal-router[{backend}]'"
         ) from error
-    generator, verifier = module.load(engine.generator, engine.verifier, folder)
-    return generator, verifier

@@ -67,8 +67,14 @@ class AddressUnavailable(RouterError):
 
 
 class EngineUnavailable(RouterError):
+    """``retry_seconds``: what a caller should wait for the engine to come back."""
+
     status = "UNAVAILABLE"
     reason = "ENGINE_UNAVAILABLE"
+
+    def __init__(self, message: str, *, reason: str | None = None, retry_seconds: float = 1.0):
+        super().__init__(message, reason=reason)
+        self.retry_seconds = retry_seconds
 
 
 class InternalError(RouterError):

@@ -1,6 +1,7 @@
 """Protocol buffers ↔ the router's own types, errors included. No decisions, no I/O."""
 
 from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -11,7 +12,6 @@ from router.v1 import router_pb2 as pb
 from strategies import Arm, InvalidArm, Path
 
 DOMAIN = "router.v1"
-RETRY_SECONDS = 1  # what a caller should wait for an engine to come back
 _NUMBERS = ("n", "m", "k", "chains", "stop")
 
 
@@ -181,7 +181,9 @@ def status(error: RouterError) -> Status:
             BadRequest(field_violations=[{"field": name, "description": str(error), "reason": error.reason}])
         )
     if isinstance(error, errors.EngineUnavailable):
-        details.append(RetryInfo(retry_delay={"seconds": RETRY_SECONDS}))
+        delay = Duration()
+        delay.FromMilliseconds(max(1, round(1000 * error.retry_seconds)))
+        details.append(RetryInfo(retry_delay=delay))
     if isinstance(error, errors.Stopped) and isinstance(error.bill, solver.Bill):
         details.append(bill(error.bill))
     return Status(code=Code.Value(error.status), message=str(error), details=[_packed(detail) for detail in details])

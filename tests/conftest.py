@@ -1,7 +1,9 @@
 """A small bundle, engines without a model, and a real server on a free port."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import joblib
@@ -29,6 +31,9 @@ from strategies import Arm
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")
+
+if TYPE_CHECKING:
+    from live import Servers
 
 # One arm a level, at a budget of 4 and of 16.
 ARMS = {
@@ -97,3 +102,12 @@ async def server(solver: Solver) -> AsyncIterator[Server]:
 async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield channel
+
+
+@pytest.fixture(scope="session")
+def vllm_servers(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Servers]":
+    """Real ones. Only tests marked vllm may ask for them."""
+    import live
+
+    with ExitStack() as stack:
+        yield live.start(tmp_path_factory.mktemp("vllm"), stack)

@@ -86,7 +86,10 @@ async def test_no_server_is_a_clear_error():
     [
         (["--bundle", "/nowhere"], 1, "/nowhere is no bundle"),
         (["--bundle-digest", "0123"], 1, "0123 is pinned"),
-        (["--backend", "magic"], 2, "unknown backend 'magic'; known: transformers, fake"),
+        (["--backend", "magic"], 2, "unknown backend 'magic'; known: transformers, vllm, fake"),
+        (["--backend", "vllm"], 2, "--backend vllm needs --generator-url"),
+        (["--generator-url", "http://a"], 2, "the fake backend calls no engine; name one with --backend vllm"),
+        (["--generator-url", "localhost:8000"], 2, "write it like http://127.0.0.1:8000"),
     ],
 )
 async def test_serve_refuses_what_it_cannot_serve(bundle_folder, arguments, code, message):

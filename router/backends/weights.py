@@ -20,10 +20,10 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, LlamaForCausalLM
 from transformers import logging as transformers_logging
 
+from router.backends import EMBEDDED
 from router.backends.attention import GROUPED
 from router.errors import MissingWeights
 
-EMBEDDED = "smollm2-135m-instruct"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 log = logging.getLogger(__name__)

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from router.commands.options import DEFAULT, Engine, Seed, parse_arm
+from router.commands.options import (
+    DEFAULT,
+    Backend,
+    Engine,
+    EngineKey,
+    GeneratorUrl,
+    Seed,
+    VerifierUrl,
+    endpoints,
+    parse_arm,
+)
 from router.errors import InvalidFile, InvalidRequest
 
 
@@ -13,9 +23,10 @@ def collect(
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
     *,
     engine: Engine = DEFAULT,
-    backend: Annotated[
-        str, typer.Option(envvar="ROUTER_BACKEND", help="transformers: in this process. fake: scripted, no model.")
-    ] = "transformers",
+    backend: Backend = "transformers",
+    generator_url: GeneratorUrl = None,
+    verifier_url: VerifierUrl = None,
+    engine_api_key: EngineKey = None,
     prompts: Annotated[
         list[Path] | None,
         typer.Option(help="Prompts, one JSON object a line: prompt, and optionally id, reference, solution."),
@@ -67,7 +78,8 @@ def collect(
         "seed": seed,
         "pool": attempts,
     }
-    generator, verifier = load_engines(backend, spec, engine)
+    where = endpoints(generator_url, verifier_url, engine_api_key)
+    generator, verifier = load_engines(backend, spec, engine, where)
     tokens = 0
     with tqdm(total=len(units), unit="unit", smoothing=0.02, mininterval=2) as bar:
 
@@ -90,11 +102,14 @@ def score(
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
     *,
     engine: Engine = DEFAULT,
+    backend: Backend = "transformers",
+    verifier_url: VerifierUrl = None,
+    engine_api_key: EngineKey = None,
 ) -> None:
     """Score pooled attempts with the engine's verifier, also those sampled elsewhere."""
     import asyncio
 
-    from router.engines import load_engines, read_engine
+    from router.engines import load_verifier, read_engine
     from router.offline import judge
     from router.offline.attempts import read_attempts, write_attempts
 
@@ -105,13 +120,13 @@ def score(
             f"{engine}/engine.json: a log_prob verifier knows only what its generator just sampled; `router collect` "
             "scores with it, and here a prm is needed"
         )
-    generator, verifier = load_engines("transformers", spec, engine)
+    verifier = load_verifier(backend, spec, engine, endpoints(None, verifier_url, engine_api_key))
 
     async def run() -> None:
         try:
             write_attempts(await judge.score(frame, verifier, spec.generator.template.delimiter), out)
         finally:
-            await generator.close()
+            await verifier.close()
 
     asyncio.run(run())
     typer.echo(f"wrote {out}")

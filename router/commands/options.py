@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from router.backends import Endpoints
 from router.errors import InvalidRequest
 from strategies import Arm, InvalidArm
 
@@ -16,8 +17,43 @@ Engine = Annotated[
         "in the making.",
     ),
 ]
+Backend = Annotated[
+    str,
+    typer.Option(
+        envvar="ROUTER_BACKEND",
+        help="transformers: models in this process. vllm: at --generator-url. fake: scripted engines, no model.",
+    ),
+]
+GeneratorUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="ROUTER_GENERATOR_URL",
+        help="Base URL of a vLLM server that serves the generator, for --backend vllm. Repeat it for replicas; in the "
+        "variable, put spaces between them.",
+    ),
+]
+VerifierUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="ROUTER_VERIFIER_URL",
+        help="Base URL of a vLLM server that serves a published reward model. Repeatable.  [default: run it here]",
+    ),
+]
+EngineKey = Annotated[
+    str | None, typer.Option(envvar="ROUTER_ENGINE_API_KEY", help="Bearer token that the vLLM servers ask for.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; equal seeds repeat a run.")]
 DEFAULT = Path("models/smollm2-135m")
+
+
+def endpoints(generator: list[str] | None, verifier: list[str] | None, api_key: str | None) -> Endpoints:
+    """Raises InvalidRequest where a URL is none."""
+    for url in (*(generator or ()), *(verifier or ())):
+        if not url.startswith(("http://", "https://")):
+            raise InvalidRequest(
+                "url", f"{url!r} is no engine's URL; write it like http://127.0.0.1:8000", reason="UNSPECIFIED"
+            )
+    return Endpoints(tuple(generator or ()), tuple(verifier or ()), api_key)
 
 
 def parse_arm(text: str) -> Arm:

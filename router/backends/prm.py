@@ -1,0 +1,204 @@
+"""Published process reward models: how each family reads a solution, and a verifier for all of them.
+
+What a model is given and which of its outputs is a step's score differ from family to family; everything else
+(equal paths once, caps, bills, one score a step) is the same, whoever runs the model.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+from router.backends import Usage
+from router.errors import EngineUnavailable, InvalidRequest, MissingWeights
+from strategies import Path
+
+ROWS = 16  # paths read at once
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A solution as the model reads it; ``at``: the positions whose outputs are the steps' scores, in order."""
+
+    tokens: tuple[int, ...]
+    at: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One family.
+
+    read    (tokenizer, prompt, steps) → Reading
+    head    what the model puts out at a position: "classes" (logits of a bad and a good step; softmax), "value" (one
+            logit; sigmoid) or "labels" (next-token logits, of which two labels' are compared; softmax)
+    labels  tokenizer → ids of the good and the bad label; for "labels" only
+    """
+
+    read: Callable[[Any, str, Sequence[str]], Reading]
+    head: Literal["classes", "value", "labels"]
+    labels: Callable[[Any], tuple[int, int]] | None = None
+
+
+def _qwen(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
+    start, end, tag = (_id(tokenizer, token) for token in ("<|im_start|>", "<|im_end|>", "<extra_0>"))
+    system = "Please reason step by step, and put your final answer within \\boxed{}."
+    first, *others = [step.strip() for step in steps]
+    parts: list[str | int]
+    parts = [start, f"system\n{system}", end, "\n", start, f"user\n{prompt}", end, "\n", start, f"assistant\n{first}"]
+    for step in others:
+        parts += [tag, step]
+    tokens = _encode(tokenizer, [*parts, tag, end, "\n"])
+    return Reading(tokens, tuple(i for i, token in enumerate(tokens) if token == tag))
+
+
+def _skywork(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
+    tokens = list(_encode(tokenizer, [_id(tokenizer, tokenizer.bos_token), f"{prompt}\n"]))
+    (newline,) = _encode(tokenizer, ["\n"])
+    at = []
+    for step in steps:
+        tokens += _encode(tokenizer, [" ".join(step.split("\n")).strip(), newline])
+        at.append(len(tokens) - 1)
+    return Reading(tuple(tokens), tuple(at))
+
+
+def _rlhflow(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
+    turns: list[dict[str, str]] = []
+    at = []
+    for number, step in enumerate(steps):
+        said = step.strip() if number else f"{prompt} {step.strip()}"
+        turns.append({"role": "user", "content": said})
+        before = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        at.append(len(tokenizer.encode(before, add_special_tokens=False)) - 1)
+        turns.append({"role": "assistant", "content": "+"})
+    tokens = tokenizer.encode(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)
+    good, _ = _plus_minus(tokenizer)
+    if any(tokens[i + 1 : i + 2] != [good] for i in at):
+        raise MissingWeights("the reward model's chat template does not start the assistant's turn with the label")
+    return Reading(tuple(tokens), tuple(at))
+
+
+def _math_shepherd(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
+    tokens = tokenizer.encode(f"{prompt} " + "\n".join(f"{step.strip()} ки" for step in steps))
+    tag = tokenizer.encode("ки")[-1]
+    return Reading(tuple(tokens), tuple(i for i, token in enumerate(tokens) if token == tag))
+
+
+def _plus_minus(tokenizer: Any) -> tuple[int, int]:
+    return tokenizer.encode("+")[-1], tokenizer.encode("-")[-1]
+
+
+def _shepherd_labels(tokenizer: Any) -> tuple[int, int]:
+    ids = tokenizer.encode("+ -", add_special_tokens=False)  # each as it stands after a space
+    return ids[0], ids[-1]
+
+
+FORMATS = {
+    "qwen2.5-math-prm": Format(_qwen, "classes"),
+    "skywork-o1-open-prm": Format(_skywork, "value"),
+    "rlhflow-prm": Format(_rlhflow, "labels", _plus_minus),
+    "math-shepherd-prm": Format(_math_shepherd, "labels", _shepherd_labels),
+}
+
+
+class Reader(Protocol):
+    """Runs the model."""
+
+    async def room(self) -> int:
+        """The longest solution that the model reads, in tokens."""
+
+    async def scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
+        """The scores in [0, 1] of each reading, one a position; what was read is added to ``usage``."""
+
+    async def close(self) -> None: ...
+
+
+class PublishedVerifier:
+    """See :class:`router.backends.Verifier`."""
+
+    def __init__(self, kind: str, tokenizer: Any, parameters: int, reader: Reader):
+        self.format = FORMATS[kind]
+        self.tokenizer = tokenizer
+        self.parameters = parameters
+        self.reader = reader
+        self.counted = Usage()  # the engine's own count, over all calls
+
+    async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
+        room = await self.reader.room()
+        readings: dict[tuple[str, ...], Reading] = {}
+        cost = 0
+        for path in paths:
+            if path.steps and path.steps not in readings:
+                reading = self._read(prompt, path.steps, room)
+                cost += len(reading.tokens)
+                if max_tokens is not None and cost > max_tokens:
+                    break
+                readings[path.steps] = reading
+        found: dict[tuple[str, ...], tuple[float, ...]] = {}
+        remaining = iter(readings.items())
+        while chunk := dict(islice(remaining, ROWS)):  # so that a cancelled call frees the engine soon
+            rows = await self._scores(list(chunk.values()), usage)
+            found |= {steps: tuple(row) for steps, row in zip(chunk, rows, strict=True)}
+        return [replace(path, scores=found.get(path.steps)) for path in paths]
+
+    async def _scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
+        spent = Usage()
+        try:
+            rows = await self.reader.scores(readings, spent)
+        finally:
+            for tally in (usage, self.counted):
+                tally.calls += spent.calls
+                tally.scored_tokens += spent.scored_tokens
+        for reading, row in zip(readings, rows, strict=True):
+            if len(row) != len(reading.at):
+                raise EngineUnavailable(f"the reward model gave {len(row)} scores for {len(reading.at)} steps")
+        return rows
+
+    def _read(self, prompt: str, steps: Sequence[str], room: int) -> Reading:
+        reading = self.format.read(self.tokenizer, prompt, steps)
+        if len(reading.at) != len(steps):
+            raise InvalidRequest(
+                "prompt",
+                f"{len(steps)} steps have {len(reading.at)} places to be scored at: the prompt or a solution contains "
+                "the text that marks a step's end for this reward model",
+                reason="UNSPECIFIED",
+            )
+        if len(reading.tokens) > room:
+            raise InvalidRequest(
+                "prompt",
+                f"prompt and solution take {len(reading.tokens)} tokens; the reward model has room for {room}",
+                reason="PROMPT_TOO_LONG",
+            )
+        return reading
+
+    async def close(self) -> None:
+        await self.reader.close()
+
+
+def label_ids(kind: str, tokenizer: Any) -> tuple[int, int] | None:
+    """Ids of the good and the bad label. Raises MissingWeights where the tokenizer can't tell them apart."""
+    labels = FORMATS[kind].labels
+    if labels is None:
+        return None
+    good, bad = labels(tokenizer)
+    if good == bad or tokenizer.unk_token_id in (good, bad):
+        raise MissingWeights(f"this tokenizer has no two labels for {kind}: it reads them as ids {good} and {bad}")
+    return good, bad
+
+
+def _id(tokenizer: Any, token: str | None) -> int:
+    found = None if token is None else tokenizer.convert_tokens_to_ids(token)
+    if found is None or tokenizer.convert_ids_to_tokens(found) != token:
+        raise MissingWeights(f"the reward model's tokenizer has no token {token!r}; is this its own tokenizer?")
+    return int(found)
+
+
+def _encode(tokenizer: Any, parts: Sequence[str | int]) -> tuple[int, ...]:
+    """Texts and token ids in a row. What looks like a special token in a text is text: callers write prompts."""
+    tokens: list[int] = []
+    for part in parts:
+        tokens += (
+            [part]
+            if isinstance(part, int)
+            else tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True)
+        )
+    return tuple(tokens)

@@ -1,0 +1,225 @@
+"""Several servers that answer alike: the least loaded is asked, a dead one is left alone, another takes its place.
+
+Generating and scoring change nothing in an engine, so trying again is always safe; it is free of charge only as long as
+no answer has begun. So a stream that breaks off is handed to the caller (:class:`Lost`), who knows what has arrived.
+The circuit breaker is part of choosing a replica, which no library's breaker can be: they don't say when they let the
+next request through, and that is what a caller is told to wait for.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx2
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from router.errors import EngineUnavailable
+
+ATTEMPTS = 4  # of one request, before any answer
+FAILURES = 3  # in a row, and a replica is left alone (a circuit breaker)
+COOL_SECONDS, LONGEST_COOL_SECONDS = 0.5, 30.0  # for so long, doubling while it keeps failing
+CONNECTIONS = 1024  # a replica; what is beyond waits here
+_TIMEOUT = httpx2.Timeout(None, connect=3.0, read=300.0)  # read: between two pieces of an answer, a full queue included
+# The request is at fault, or all replicas are set up wrong alike; other codes below 500 are this replica's own fault.
+_UNFIT = (400, 422)
+
+log = logging.getLogger(__name__)
+
+
+class Lost(EngineUnavailable):
+    """An engine failed; ask another one, or the same one later. Part of the answer may have arrived, and was paid."""
+
+
+class _Refused(Lost):
+    """Nothing was begun."""
+
+
+@dataclass(eq=False, slots=True)
+class _Replica:
+    """``busy``: paths being worked on. After ``FAILURES`` in a row it is left alone until ``back``, then tried once."""
+
+    url: str
+    client: httpx2.AsyncClient
+    busy: int = 0
+    failures: int = 0
+    back: float = 0.0
+
+
+class Replicas:
+    """See the module. ``transport`` and ``clock`` are for tests."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        api_key: str | None = None,
+        *,
+        transport: httpx2.AsyncBaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=128)
+        self._replicas = [
+            _Replica(
+                url.rstrip("/").removesuffix("/v1"),
+                httpx2.AsyncClient(headers=headers, timeout=_TIMEOUT, limits=limits, transport=transport),
+            )
+            for url in urls
+        ]
+        self._clock = clock
+
+    @property
+    def urls(self) -> str:
+        return ", ".join(replica.url for replica in self._replicas)
+
+    @asynccontextmanager
+    async def stream(
+        self, path: str, body: dict[str, Any], *, load: int = 1, affinity: str = ""
+    ) -> AsyncIterator[AsyncIterator[Any]]:
+        """Post, and yield the answer's server-sent events as they come, up to ``[DONE]``.
+
+        Leaving early closes the connection, which makes the server abort.
+
+        load      paths that are worked on
+        affinity  requests that begin alike have it in common: equally busy replicas are told apart by it, so that one
+                  of them has the beginning in its prefix cache
+
+        Raises Lost where the answer breaks off, EngineUnavailable where no replica takes the request.
+        """
+        async with self._answer("POST", path, body, load, affinity) as response:
+            yield _events(response)
+
+    async def post(self, path: str, body: dict[str, Any], *, load: int = 1, affinity: str = "") -> Any:
+        """Post, and return the whole answer, asked for again where it breaks off. Raises EngineUnavailable."""
+        async for attempt in _retrying(Lost):
+            with attempt:
+                async with self._answer("POST", path, body, load, affinity) as response:
+                    return _parsed(await response.aread())
+        raise AssertionError("retrying ends with an answer or an error")
+
+    async def get(self, path: str) -> Any:
+        """Raises EngineUnavailable."""
+        async for attempt in _retrying(Lost):
+            with attempt:
+                async with self._answer("GET", path, None, 0, "") as response:
+                    return _parsed(await response.aread())
+        raise AssertionError("retrying ends with an answer or an error")
+
+    async def close(self) -> None:
+        for replica in self._replicas:
+            await replica.client.aclose()
+
+    @asynccontextmanager
+    async def _answer(
+        self, method: str, path: str, body: dict[str, Any] | None, load: int, affinity: str
+    ) -> AsyncIterator[httpx2.Response]:
+        """An answer that has begun, and is closed in the end. What fails in between counts against the replica."""
+        replica, response = await self._begin(method, path, body, load, affinity)
+        try:
+            yield response
+            replica.failures = 0
+        except (httpx2.TransportError, httpx2.StreamError, _Broken) as error:
+            raise self._failed(replica, Lost, f"broke off ({type(error).__name__} {error})") from error
+        finally:
+            replica.busy -= load
+            await response.aclose()
+
+    async def _begin(
+        self, method: str, path: str, body: dict[str, Any] | None, load: int, affinity: str
+    ) -> tuple[_Replica, httpx2.Response]:
+        async for attempt in _retrying(_Refused):
+            with attempt:
+                replica = self._choose(affinity)
+                replica.busy += load
+                try:
+                    return replica, await self._send(replica, method, path, body)
+                except BaseException:
+                    replica.busy -= load
+                    raise
+        raise AssertionError("retrying ends with an answer or an error")
+
+    def _choose(self, affinity: str) -> _Replica:
+        now = self._clock()
+        able = [replica for replica in self._replicas if replica.failures < FAILURES or now >= replica.back]
+        if not able:
+            back = min((replica.back for replica in self._replicas), default=now + COOL_SECONDS)
+            raise EngineUnavailable(f"no engine answers at {self.urls}", retry_seconds=back - now)
+        # One that failed a moment ago comes last.
+        chosen = min(able, key=lambda each: (now < each.back, each.busy, _mixed(each.url + affinity)))
+        if chosen.failures >= FAILURES:
+            self._leave_alone(chosen)  # this request tries it out; until it knows, no other does
+        return chosen
+
+    async def _send(self, replica: _Replica, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
+        request = replica.client.build_request(method, replica.url + path, json=body)
+        try:
+            response = await replica.client.send(request, stream=True)
+        except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
+            raise self._failed(replica, _Refused, "can't be reached") from error
+        except httpx2.TransportError as error:
+            raise self._failed(replica, Lost, f"broke off ({type(error).__name__} {error})") from error
+        status = response.status_code
+        if status == httpx2.codes.OK:
+            return response
+        try:
+            said = (await response.aread()).decode(errors="replace")[:500]
+        except httpx2.TransportError:
+            said = ""
+        finally:
+            await response.aclose()
+        if status in _UNFIT:
+            raise EngineUnavailable(f"engine {replica.url} does not take the request to {path}: {status} {said}")
+        begun = response.is_server_error and status != httpx2.codes.SERVICE_UNAVAILABLE
+        raise self._failed(replica, Lost if begun else _Refused, f"answered {status} to {path}: {said}")
+
+    def _failed(self, replica: _Replica, kind: type[Lost], what: str) -> Lost:
+        replica.failures += 1
+        self._leave_alone(replica)
+        log.warning("engine %s %s; failure %d in a row", replica.url, what, replica.failures)
+        return kind(f"engine {replica.url} {what}", retry_seconds=COOL_SECONDS)
+
+    def _leave_alone(self, replica: _Replica) -> None:
+        cool = COOL_SECONDS * 2 ** max(0, replica.failures - FAILURES)
+        replica.back = self._clock() + min(LONGEST_COOL_SECONDS, cool)
+
+
+class _Broken(Exception):
+    """The answer came, but it is not one, or reports that the engine failed."""
+
+
+async def _events(response: httpx2.Response) -> AsyncIterator[Any]:
+    async for line in response.aiter_lines():
+        if not line.startswith("data: "):
+            continue
+        data = line.removeprefix("data: ")
+        if data == "[DONE]":
+            return
+        yield _parsed(data)
+    raise _Broken("the answer has no end")
+
+
+def _parsed(data: str | bytes) -> Any:
+    try:
+        parsed = json.loads(data)
+    except ValueError as error:
+        raise _Broken(f"the answer is not JSON: {data[:100]!r}") from error
+    if not isinstance(parsed, dict) or "error" in parsed:
+        raise _Broken(str(parsed)[:500])
+    return parsed
+
+
+def _retrying(kind: type[Lost]) -> AsyncRetrying:
+    return AsyncRetrying(
+        retry=retry_if_exception_type(kind),
+        stop=stop_after_attempt(ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.05, max=1.0),
+        reraise=True,
+    )
+
+
+def _mixed(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=8).digest()

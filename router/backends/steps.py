@@ -1,0 +1,79 @@
+"""A path while its tokens come in: which token closes a step, and what is left at the end."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, Literal
+
+from strategies import Path
+
+
+class StepText:
+    """A tokenizer and the delimiter that ends a step."""
+
+    def __init__(self, tokenizer: Any, delimiter: str):
+        self.delimiter = delimiter
+        self.decode: Callable[[Sequence[int]], str] = tokenizer.decode
+        # Most tokens can't end a step, and then the step need not be decoded again.
+        self.may_end: Callable[[int], bool] = cache(lambda token: delimiter[-1] in tokenizer.decode([token]))
+
+
+@dataclass(eq=False, slots=True)
+class Writing:
+    """``new``: tokens since the last closed step, ``log_prob`` the sum of theirs."""
+
+    text: StepText
+    path: Path
+    new: list[int] = field(default_factory=list)
+    log_prob: float = 0.0
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self.path.tokens + tuple(self.new)
+
+    def append(self, token: int, log_prob: float) -> bool:
+        """Add a sampled token; true where it closes a step. A step is whole tokens, and a blank line is no step."""
+        self.new.append(token)
+        self.log_prob += log_prob
+        if not self.text.may_end(token):
+            return False
+        text = self.text.decode(self.new)
+        if self.text.delimiter not in text or not text.strip():
+            return False
+        self._close(text)
+        return True
+
+    def ended(self, end: Literal["stop", "length", "cut"] | None) -> Path:
+        """The path with what was written, an unfinished step included."""
+        if self.new:
+            text = self.text.decode(self.new)
+            if text.strip():
+                self._close(text)
+            elif self.path.steps:
+                self._lengthen(text)
+        return replace(self.path, end=end)
+
+    def _close(self, text: str) -> None:
+        path = self.path
+        self.path = replace(
+            path,
+            steps=(*path.steps, text),
+            tokens=self.tokens,
+            log_probs=(*path.log_probs, self.log_prob),
+            token_counts=(*path.token_counts, len(self.new)),
+            scores=None,
+        )
+        self.new, self.log_prob = [], 0.0
+
+    def _lengthen(self, text: str) -> None:
+        """Blank lines at the end of a solution are no step of their own, but they were written and are billed."""
+        path = self.path
+        self.path = replace(
+            path,
+            steps=(*path.steps[:-1], path.steps[-1] + text),
+            tokens=self.tokens,
+            log_probs=(*path.log_probs[:-1], path.log_probs[-1] + self.log_prob),
+            token_counts=(*path.token_counts[:-1], path.token_counts[-1] + len(self.new)),
+            scores=None,
+        )
+        self.new, self.log_prob = [], 0.0

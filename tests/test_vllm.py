@@ -1,0 +1,264 @@
+"""The client of vLLM's server: what it asks for, and what it does when engines refuse, break off or die."""
+
+import asyncio
+import logging
+import time
+from dataclasses import replace
+
+import pytest
+from double import GENERATOR, Double
+
+from router import engines
+from router.backends import Endpoints, Usage, VerifierSpec
+from router.backends.replicas import ATTEMPTS, COOL_SECONDS, FAILURES
+from router.backends.vllm import PIECE, load_verifier
+from router.errors import EngineUnavailable, InvalidRequest, MissingWeights
+from strategies import Path
+
+PROMPT = "11 + 47 - 16 + 29"
+STEPS = ("11 + 47 = 58\n", "58 - 16 = 42\n")
+
+
+@pytest.fixture
+def server() -> Double:
+    return Double()
+
+
+async def extend(generator, paths, usage=None, prompt=PROMPT, **options):
+    defaults = {"steps": None, "temperature": None, "max_tokens": None, "deadline": None, "seed": 0}
+    return await generator.extend(prompt, paths, **{**defaults, **options}, usage=Usage() if usage is None else usage)
+
+
+# What is asked for
+
+
+async def test_rows_with_equal_prefixes_are_one_request(server):
+    generator = server.generator()
+    (begun,) = await extend(generator, [Path()], steps=1)
+    server.asked.clear()
+    await extend(generator, [begun, Path(), begun, Path(), begun], steps=1)
+    bodies = {body["n"]: body for _, _, body in server.asked}
+    assert set(bodies) == {2, 3}
+    assert bodies[2]["prompt"] == list(map(ord, f"{PROMPT}|"))
+    assert bodies[3]["prompt"] == [*map(ord, f"{PROMPT}|"), *begun.tokens]
+    assert bodies[3]["max_tokens"] == GENERATOR.max_tokens - len(begun.tokens)
+    assert bodies[2]["seed"] != bodies[3]["seed"]
+
+
+async def test_a_step_stops_at_its_delimiter_and_a_solution_does_not(server):
+    generator = server.generator()
+    await extend(generator, [Path()], steps=1)
+    await extend(generator, [Path()])
+    step, solution = (body for _, _, body in server.asked)
+    assert step["stop"] == ["\n"]
+    assert step["include_stop_str_in_output"] is True
+    assert "stop" not in solution
+    # The server's own defaults, from the model's generation_config, must not change what is sampled.
+    assert all((body["top_p"], body["top_k"], body["min_p"]) == (1.0, 0, 0.0) for body in (step, solution))
+
+
+async def test_greedy_rows_are_written_once(server):
+    usage = Usage()
+    paths = await extend(server.generator(), [Path()] * 3, usage, temperature=0)
+    assert len(set(paths)) == 1
+    assert [body["n"] for _, _, body in server.asked] == [1]
+    assert usage.generated_tokens == paths[0].cost
+
+
+async def test_a_cached_prefix_is_not_billed(server):
+    server.bad("a", "cached")
+    usage = Usage()
+    await extend(server.generator(), [Path()], usage)
+    assert usage.prompt_tokens == len(f"{PROMPT}|") - 2
+
+
+async def test_length_is_the_end_of_what_was_asked_for_and_not_of_the_solution(server):
+    (path,) = await extend(server.generator(), [Path()], max_tokens=20)
+    assert (path.end, len(path.tokens)) == ("cut", 20)
+    (rest,) = await extend(server.generator(), [Path(steps=path.steps, tokens=path.tokens)])
+    assert rest.finished
+
+
+async def test_an_adapter_is_asked_for_by_its_name(server):
+    generator = server.generator()
+    generator.spec = replace(GENERATOR, adapter="lora")
+    with pytest.raises(EngineUnavailable, match=r"serves m, not the adapter 'lora': .*--lora-modules lora=FOLDER"):
+        await extend(generator, [Path()])
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("mood", ["refuse", "503", "429"])
+async def test_what_was_not_begun_is_asked_again(server, mood):
+    server.bad("a", mood, mood)
+    usage = Usage()
+    (path,) = await extend(server.generator(), [Path()], usage)
+    assert path.finished
+    assert usage.calls == 1  # of the engine's calls only the one that it took
+    assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("mood", ["die", "fail"])
+async def test_a_lost_round_goes_on_elsewhere_from_what_had_arrived(server, mood):
+    server.bad("a", mood)
+    server.bad("b", mood)
+    usage = Usage()
+    paths = await extend(server.generator("a", "b"), [Path()] * 4, usage)
+    assert all(path.finished for path in paths)
+    assert usage.generated_tokens == sum(path.cost for path in paths)  # nothing that had arrived is written twice
+    (first, _, begun), (second, _, gone_on), *_ = server.asked
+    assert first != second
+    assert len(gone_on["prompt"]) == len(begun["prompt"]) + PIECE
+    assert usage.prompt_tokens == sum(len(body["prompt"]) for _, _, body in server.asked)  # asked again is billed
+    assert usage.calls == len(server.asked) >= 3
+    for path in paths:
+        assert "".join(map(chr, path.tokens)) == path.text
+
+
+@pytest.mark.parametrize("mood", ["abort", "cut", "hang up", "500"])
+async def test_an_answer_that_is_none_is_lost(server, mood):
+    server.bad("a", mood)
+    (path,) = await extend(server.generator("a"), [Path()])
+    assert path.finished
+    assert len(server.asked) >= 1
+
+
+async def test_a_round_that_keeps_breaking_off_is_given_up(server):
+    server.bad("a", *["die"] * 9)
+    usage = Usage()
+    with pytest.raises(EngineUnavailable) as raised:
+        await extend(server.generator("a"), [Path()], usage, prompt=PROMPT * 3)
+    assert raised.value.retry_seconds > 0
+    assert usage.generated_tokens > 0  # paid all the same
+    assert len(server.asked) <= ATTEMPTS
+
+
+async def test_a_request_that_is_wrong_is_not_repeated(server):
+    server.bad("a", "400")
+    server.bad("b", "400")
+    with pytest.raises(EngineUnavailable, match="400 no"):
+        await extend(server.generator("a", "b"), [Path()])
+    assert len(server.asked) == 1
+
+
+async def test_a_replica_that_is_set_up_wrong_is_passed_over(server):
+    for host in "ab":
+        server.bad(host, "401")
+    (path,) = await extend(server.generator("a", "b", "c"), [Path()])
+    assert path.finished
+
+
+async def test_a_dead_engine_is_left_alone_then_tried_once(server):
+    now = 0.0
+    server.bad("a", *["refuse"] * (FAILURES + 1))
+    generator = server.generator("a", clock=lambda: now)
+    with pytest.raises(EngineUnavailable, match="no engine answers at http://a") as raised:
+        await extend(generator, [Path()])
+    assert raised.value.retry_seconds == COOL_SECONDS
+    assert len(server.asked) == FAILURES
+    now = COOL_SECONDS / 2
+    with pytest.raises(EngineUnavailable) as raised:
+        await extend(generator, [Path()])
+    assert raised.value.retry_seconds == COOL_SECONDS / 2
+    assert len(server.asked) == FAILURES  # at once, without asking
+    now = COOL_SECONDS
+    with pytest.raises(EngineUnavailable) as raised:
+        await extend(generator, [Path()])
+    assert len(server.asked) == FAILURES + 1  # one try
+    assert raised.value.retry_seconds == 2 * COOL_SECONDS  # and longer each time
+    now = 10.0
+    (path,) = await extend(generator, [Path()])
+    assert path.finished
+    server.asked.clear()
+    await asyncio.gather(*(extend(generator, [Path()]) for _ in range(4)))
+    assert len(server.asked) == 4
+
+
+async def test_one_dead_replica_is_not_noticed(server):
+    server.bad("a", *["refuse"] * 99)
+    generator = server.generator("a", "b")
+    paths = await asyncio.gather(*(extend(generator, [Path()], prompt=f"{i} + {i}") for i in range(12)))
+    assert all(path.finished for (path,) in paths)
+    assert sum(host == "a" for host, _, _ in server.asked) <= 12
+
+
+async def test_work_goes_to_the_least_loaded(server):
+    server.latency = 0.01
+    generator = server.generator("a", "b")
+    await asyncio.gather(
+        extend(generator, [Path()] * 8), *(extend(generator, [Path()] * 2, prompt=f"{i} + 5") for i in range(4))
+    )
+    rows = {host: sum(body["n"] for each, _, body in server.asked if each == host) for host in "ab"}
+    assert rows == {"a": 8, "b": 8}
+
+
+async def test_an_idle_engine_is_asked_again_for_what_it_has_cached(server):
+    generator = server.generator("a", "b", "c")
+    path = Path()
+    while path.end is None:
+        (path,) = await extend(generator, [path], steps=1)
+    assert len(server.asked) > 3
+    assert len({host for host, _, _ in server.asked}) == 1
+
+
+async def test_hanging_up_ends_the_engines_work(server):
+    server.latency = 0.05
+    task = asyncio.create_task(extend(server.generator("a"), [Path()] * 4))
+    await asyncio.sleep(0.12)
+    assert server.running == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert server.running == 0
+
+
+async def test_a_deadline_ends_also_a_hopeless_search_for_an_engine(server):
+    server.bad("a", *["503"] * 99)
+    server.bad("b", *["503"] * 99)
+    (path,) = await extend(server.generator("a", "b"), [Path()], deadline=time.monotonic() + 0.01)
+    assert path.end == "cut"
+
+
+async def test_failures_are_logged_and_prompts_are_not(server, caplog):
+    server.bad("a", "503")
+    with caplog.at_level(logging.WARNING):
+        await extend(server.generator("a"), [Path()])
+    assert "engine http://a answered 503" in caplog.text
+    assert "47" not in caplog.text
+
+
+# Reward models
+
+
+@pytest.mark.parametrize("mood", ["garbage", "hang up", "500", "503"])
+async def test_scoring_is_asked_again(server, mood):
+    server.bad("c", mood)
+    usage = Usage()
+    (path,) = await server.verifier("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=usage)
+    assert len(path.scores) == 2
+    assert usage.calls == 1
+
+
+async def test_scores_that_are_not_one_a_step_are_an_error(server):
+    server.bad("c", "short")
+    with pytest.raises(EngineUnavailable, match="1 scores for 2 steps"):
+        await server.verifier("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
+
+
+def test_what_vllm_does_not_serve_is_refused():
+    where = Endpoints(("http://a",), ("http://b",))
+    with pytest.raises(InvalidRequest, match="vLLM serves no skywork-o1-open-prm: leave --verifier-url out"):
+        load_verifier(VerifierSpec("skywork-o1-open-prm", None, 1, "m"), where)
+    with pytest.raises(InvalidRequest, match=r"shares its generator's process; .* log_prob or one of qwen"):
+        load_verifier(VerifierSpec("prm", "verifier", 1), where)
+    with pytest.raises(MissingWeights, match="needs a model"):
+        load_verifier(VerifierSpec("rlhflow-prm", None, 1), where)
+
+
+def test_endpoints_are_for_vllm_alone(tmp_path):
+    engine = engines.Engine("x", GENERATOR, VerifierSpec("log_prob", None, 0))
+    with pytest.raises(InvalidRequest, match="the fake backend calls no engine"):
+        engines.load_engines("fake", engine, tmp_path, Endpoints(("http://a",)))
+    with pytest.raises(InvalidRequest, match="needs --generator-url"):
+        engines.load_engines("vllm", engine, tmp_path)

@@ -1,0 +1,57 @@
+"""A real vLLM against transformers, on the same weights; and the commands that use it. Run by `make test-vllm`."""
+
+import asyncio
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from router.backends import Endpoints, Usage, VerifierSpec
+from router.cli import main
+from router.offline.attempts import read_attempts
+from strategies import Path
+
+pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+
+PROMPT = "State the final answer to the following arithmetic problem: 4 - 1 - 7 ="
+PATHS = [
+    Path(steps=("4 - 1 = 3\n", "3 - 7 = -4\n", "Answer: -4")),
+    Path(steps=("4 - 1 = 5\n", "5 - 7 = 2\n", "Answer: 2")),
+    Path(steps=("Answer: -4",)),
+]
+TOLERANCE = 1.5e-2  # vLLM's own, between itself and transformers
+
+
+@pytest.mark.parametrize("kind", ["qwen2.5-math-prm", "rlhflow-prm", "math-shepherd-prm"])
+async def test_vllm_and_transformers_give_the_same_scores(vllm_servers, kind):
+    """The formats with labels read a plain language model, which the embedded one is."""
+    from router.backends import prm_models
+    from router.backends.vllm import load_verifier
+
+    pooling = kind == "qwen2.5-math-prm"
+    spec = VerifierSpec(kind, None, 1_000, str(vllm_servers.tiny_prm if pooling else vllm_servers.embedded))
+    where = Endpoints(verifier=(vllm_servers.verifier if pooling else vllm_servers.generator,))
+    there, here = load_verifier(spec, where), prm_models.load(spec)
+    bills = Usage(), Usage()
+    try:
+        ours = await here.score(PROMPT, PATHS, max_tokens=None, usage=bills[0])
+        theirs = await there.score(PROMPT, PATHS, max_tokens=None, usage=bills[1])
+    finally:
+        await asyncio.gather(there.close(), here.close())
+    for path, mine, other in zip(PATHS, ours, theirs, strict=True):
+        assert len(mine.scores) == len(path.steps)
+        assert other.scores == pytest.approx(mine.scores, rel=TOLERANCE)
+    assert len({round(score, 3) for path in ours for score in path.scores}) > 2  # they do depend on what is read
+    assert bills[0].scored_tokens >= bills[1].scored_tokens > 0
+
+
+def test_the_shipped_engine_collects_on_vllm(vllm_servers, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "attempts.parquet"
+    prompts.write_text(json.dumps({"prompt": PROMPT, "reference": "-4"}) + "\n")
+    command = ["collect", "--prompts", str(prompts), "--attempts", "4", "--arm", "beam_search(n=4, m=2)"]
+    command += ["--backend", "vllm", "--generator-url", vllm_servers.generator, "--out", str(out)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    frame = read_attempts([out])
+    assert len(frame) >= 5
+    assert frame["correct"].any()
