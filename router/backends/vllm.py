@@ -335,7 +335,7 @@ class VllmReader:
             "prompt": [reading.tokens[: at + 1] for reading in readings for at in reading.at],
             "max_tokens": 1,
             "temperature": 0.0,
-            "logprobs": 1,
+            "logprobs": 2,
             "logprob_token_ids": self.labels,
             "return_tokens_as_token_ids": True,
         }
