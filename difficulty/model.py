@@ -31,7 +31,11 @@ def _described(scale: bool = True) -> Any:
 
 def _text() -> FeatureUnion:
     words = TfidfVectorizer(
-        preprocessor=masked, token_pattern=r"[^\W\d]+|0+|[^\w\s]", ngram_range=(1, 2), max_features=300, sublinear_tf=True
+        preprocessor=masked,
+        token_pattern=r"[^\W\d]+|0+|[^\w\s]",
+        ngram_range=(1, 2),
+        max_features=300,
+        sublinear_tf=True,
     )
     return FeatureUnion([("described", _described()), ("words", words)])
 

@@ -258,9 +258,7 @@ def _best(worth: NDArray[np.float64], tolerance: float = 0.0) -> NDArray[np.bool
     return np.asarray(worth >= worth.max(axis=1, keepdims=True) - tolerance - 1e-9)
 
 
-def _cheapest(
-    good: NDArray[np.bool_], flops: NDArray[np.float64], accuracy: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def _cheapest(good: NDArray[np.bool_], flops: NDArray[np.float64], accuracy: NDArray[np.float64]) -> NDArray[np.int64]:
     """(n,) the cheapest of each row's good columns; the most accurate of equally cheap ones."""
     cost = np.where(good, flops, np.inf)
     return np.asarray(np.where(cost == cost.min(axis=1, keepdims=True), accuracy, -np.inf).argmax(axis=1))

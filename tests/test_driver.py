@@ -244,7 +244,11 @@ async def test_the_log_probability_verifier_costs_nothing():
 
 
 async def test_concurrent_searches_have_separate_bills(solver):
-    requests = [Request("7 + 7 =", seed=1), Request("7 + 7 + 7 + 7 + 7 + 7 =", seed=2, objective=Objective("budget", 16)), Request("7 + 7 =")]
+    requests = [
+        Request("7 + 7 =", seed=1),
+        Request("7 + 7 + 7 + 7 + 7 + 7 =", seed=2, objective=Objective("budget", 16)),
+        Request("7 + 7 ="),
+    ]
     together = await asyncio.gather(*map(solver.solve, requests))
     alone = [await solver.solve(request) for request in requests]
 

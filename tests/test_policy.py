@@ -18,7 +18,12 @@ LADDER = [Rung(1.0, 1.0), Rung(5.0, 0.02), Rung(9.0, 0.001)]
 def cells(margin=0.05):
     return [
         Cell(
-            level, Arm.parse(arm), accuracy, accuracy - margin, accuracy + margin, 60,
+            level,
+            Arm.parse(arm),
+            accuracy,
+            accuracy - margin,
+            accuracy + margin,
+            60,
             Cost(Arm.parse(arm).budget, 10, 20 * Arm.parse(arm).budget, 0, 100 * Arm.parse(arm).budget, 0),
         )
         for level in LEVELS

@@ -100,8 +100,13 @@ def evaluate(
         runs, missing = _routed(measured, policy, given, objective, estimator * (policy is bundle.policy))
         if missing:
             reason = f"no held-out runs of {', '.join(missing)}: collect them"
-            left_out.append({"policy": "predicted" if policy is bundle.policy else "oracle",
-                             "objective": str(objective), "reason": reason})
+            left_out.append(
+                {
+                    "policy": "predicted" if policy is bundle.policy else "oracle",
+                    "objective": str(objective),
+                    "reason": reason,
+                }
+            )
         return runs
 
     def curve(policy: Policy, given: NDArray[np.float64], kind: Any, values: Sequence[float]) -> Curve:
@@ -126,11 +131,12 @@ def evaluate(
     ]
     asked = [(objective, routed(bundle.policy, probabilities, objective)) for objective in wanted]
     hindsight = {budget: _hindsight(measured, levels, budget) for budget in budgets}
-    names = {"savings_fixed_budget": "predicted", "savings_average_budget": "predicted_average",
-             "savings_oracle": "oracle"}
-    headlines: dict[str, Any] = {
-        field: _savings(policies[name], fixed, draws) for field, name in names.items()
+    names = {
+        "savings_fixed_budget": "predicted",
+        "savings_average_budget": "predicted_average",
+        "savings_oracle": "oracle",
     }
+    headlines: dict[str, Any] = {field: _savings(policies[name], fixed, draws) for field, name in names.items()}
     headlines["gain_kept"] = {
         reference: _gain_kept(policies, fixed.get(reference, {}), draws) for reference in REFERENCES
     }
@@ -142,9 +148,7 @@ def evaluate(
         "attempts_per_prompt": int(prompts["attempts"].min()),
         **headlines,
         "headline": rows,
-        "limits": _limits(
-            headlines, rows, _pools(attempts, measured, max(budgets)), fixed, policies, hindsight, draws
-        ),
+        "limits": _limits(headlines, rows, _pools(attempts, measured, max(budgets)), fixed, policies, hindsight, draws),
         "difficulty": asdict(measure_difficulty(probabilities, prompts["statistic"], bundle.manifest.edges)),
         "features": read_training(folder).comparison,
         "levels": {
@@ -175,8 +179,9 @@ def _fixed(measured: Measured, arm: Arm) -> Runs:
 
 def _chosen(measured: Measured, columns: NDArray[np.int64], extra: NDArray[np.float64] | float = 0.0) -> Runs:
     rows = np.arange(len(columns))
-    return Runs(measured.accuracy[rows, columns], measured.generations[rows, columns],
-                measured.flops[rows, columns] + extra)
+    return Runs(
+        measured.accuracy[rows, columns], measured.generations[rows, columns], measured.flops[rows, columns] + extra
+    )
 
 
 def _routed(
@@ -245,9 +250,7 @@ def _headline(
     row |= {name: runs.point(draws) if runs else None for name, runs in found.items()}
     for name in ("predicted", "predicted_average"):
         mine, theirs = found[name], found["best_fixed"]
-        row[f"{name}_minus_best_fixed"] = (
-            interval(mine.accuracy - theirs.accuracy, draws) if mine and theirs else None
-        )
+        row[f"{name}_minus_best_fixed"] = interval(mine.accuracy - theirs.accuracy, draws) if mine and theirs else None
     return row
 
 
@@ -260,15 +263,23 @@ def _savings(points: Curve, fixed: Mapping[str, Curve], draws: NDArray[np.float6
             results[name] = {"target": None, "reason": "not measured on these attempts"}
             continue
         best = max(reference, key=lambda budget: (round(float(reference[budget].accuracy.mean()), 9), -budget))
-        result: dict[str, Any] = {"target": {"arm": str(Arm(name, int(best))) if best > 1 else "majority(n=1)",
-                                             **reference[best].point(draws)}}
+        result: dict[str, Any] = {
+            "target": {
+                "arm": str(Arm(name, int(best))) if best > 1 else "majority(n=1)",
+                **reference[best].point(draws),
+            }
+        }
         everyone = np.full((1, draws.shape[1]), 1 / draws.shape[1])
         for unit in ("generations", "flops"):
-            exact = _times_less(points, reference[best], unit, everyone)[0]
+            exact = float(_times_less(points, reference[best], unit, everyone)[0])
             spread = _times_less(points, reference[best], unit, draws)
             low, high = np.quantile(spread, [0.025, 0.975])
-            result[unit] = {"times": round(exact, 3), "low": round(float(low), 3), "high": round(float(high), 3),
-                            "reached": round(float((spread > 0).mean()), 3)}
+            result[unit] = {
+                "times": round(exact, 3),
+                "low": round(float(low), 3),
+                "high": round(float(high), 3),
+                "reached": round(float((spread > 0).mean()), 3),
+            }
         if not result["generations"]["times"]:
             top = max(float(runs.accuracy.mean()) for runs in points.values())
             result["reason"] = f"its highest accuracy {top:.4f} stays below {result['target']['accuracy']:.4f}"
@@ -392,9 +403,11 @@ def _limits(
             tried = {name: bound() for name, bound in bounds.items()}
             limit = next((name for name, reached in tried.items() if reached >= wanted), None)
             if limit is None:
-                limit = "verifier" if gaps.get("verifier", {"accuracy": 0})["accuracy"] > gaps["generator"][
-                    "accuracy"
-                ] else "generator"
+                limit = (
+                    "verifier"
+                    if gaps.get("verifier", {"accuracy": 0})["accuracy"] > gaps["generator"]["accuracy"]
+                    else "generator"
+                )
             why = (
                 f"at fixed budgets it would be {tried['estimator']:.2f} with oracle levels and {tried['policy']:.2f} "
                 "with the best arm of each of them chosen in hindsight; "
@@ -403,9 +416,11 @@ def _limits(
             )
         elif goal["goal"] == "gain_kept":
             limit = "policy" if goal["value"] is None else "estimator"
-            why = (headlines["gain_kept"][REFERENCES[0]].get("reason")
-                   or "oracle levels gain {oracle[accuracy]:.3f}, predicted ones {predicted[accuracy]:.3f}".format(
-                       **headlines["gain_kept"][REFERENCES[0]]))
+            why = headlines["gain_kept"][REFERENCES[0]].get(
+                "reason"
+            ) or "oracle levels gain {oracle[accuracy]:.3f}, predicted ones {predicted[accuracy]:.3f}".format(
+                **headlines["gain_kept"][REFERENCES[0]]
+            )
         else:
             limit, why = "policy", f"significantly below at budgets {', '.join(map(str, below))}"
         readings.append({"goal": goal["goal"], "limit": limit, "because": why})
@@ -448,11 +463,12 @@ def _revision(measured: Measured, levels: NDArray[np.int64], seed: int) -> list[
     """Accuracy by the number of parallel chains at the largest n that revisions were run at; chains = n is plain
     sampling (Snell et al., section 6.2)."""
     run = [arm for arm in measured.arms if arm.strategy == "revision"]
-    n = max((arm.n for arm in run), default=0)
+    if not run:
+        return []
+    n = max(arm.n for arm in run)
     splits = {arm.chains: arm for arm in run if arm.n == n}
-    parallel = next((arm for arm in (Arm(name, n) for name in REFERENCES) if n and arm in measured.arms), None)
-    if n and parallel:
-        splits[n] = parallel
+    parallel = [arm for arm in (Arm(name, n) for name in REFERENCES) if arm in measured.arms]
+    splits |= {n: arm for arm in parallel[:1]}
     return [
         {"n": n, "chains": chains, **{key: row[key] for key in ("level", "arm", "accuracy", "low", "high")}}
         for chains, arm in sorted(splits.items())
@@ -468,8 +484,16 @@ def _map(policy: Policy, budgets: Sequence[int]) -> list[dict[str, Any]]:
             value = budget if kind == "budget" else max(float(budget), policy.ladder[0].generations)
             for level, certain in zip(LEVELS, np.eye(len(LEVELS)), strict=True):
                 found = policy.decide(certain.tolist(), Objective(kind, value))  # type: ignore[arg-type]
-                rows.append({"objective": kind, "budget": budget, "level": level, "arm": str(found.arm),
-                             "accuracy": round(found.accuracy, 4), "generations": found.cost.generations})
+                rows.append(
+                    {
+                        "objective": kind,
+                        "budget": budget,
+                        "level": level,
+                        "arm": str(found.arm),
+                        "accuracy": round(found.accuracy, 4),
+                        "generations": found.cost.generations,
+                    }
+                )
     return rows
 
 

@@ -35,6 +35,7 @@ TUNING, ORACLE_POLICY = "tuning.json", "oracle_policy.json"
 FEWEST = 10  # prompts a level needs for measurements of its own
 SPLITS = 20
 INTERVALS = 250  # resamples behind a cell's interval
+_CHARGED = (0.03, 0.01, 0.003, 0.001)  # prices of a generation at which methods are compared
 _PRICES = np.concatenate([np.geomspace(1, 1e-6, 400), [0]])  # of a generation, in right answers
 _RISE = 1.02  # rungs of the ladder closer than this are one
 
@@ -71,7 +72,8 @@ METHODS = (
 class Tuning:
     """``policy`` is served, ``oracle`` (for prompts whose level is known) is only reported.
 
-    report["methods"]   accuracy of each method at each budget, by cross-validation; the best on average is served
+    report["methods"]   by cross-validation: each method's accuracy, mean over the budgets, and what it is worth more
+                        than the best fixed arms, mean over budgets and prices; the one worth most is served
     report["budgets"]   over all prompts, by cross-validation: accuracy of the policy, of the oracle policy and of the
                         best fixed arm, and which arm that is
     report["left_out"]  arms that were measured on too few prompts to take part
@@ -131,8 +133,9 @@ def tune(
         "likeliest": np.eye(len(LEVELS))[probabilities.argmax(axis=1)],
     }
     options: dict[str, Any] = {"budgets": budgets, "levels": levels, "tolerance": tolerance, "seed": seed}
-    tried = {method: cross_validate(measured, weights[method.levels], probabilities, method, **options)
-             for method in METHODS}
+    tried = {
+        method: cross_validate(measured, weights[method.levels], probabilities, method, **options) for method in METHODS
+    }
     method = max(METHODS, key=lambda method: tried[method].mean())
     exact = Method("statistic", True, "distribution")
     oracle_values = cross_validate(measured, known, known, exact, **options)
@@ -175,7 +178,7 @@ def tune(
         "methods": [
             {
                 "method": str(each),
-                **interval(values.mean(axis=1), draws),
+                **interval(values[:, : len(budgets)].mean(axis=1), draws),
                 "minus_best_fixed": interval((values - fixed_values).mean(axis=1), draws),
             }
             for each, values in tried.items()
@@ -238,8 +241,11 @@ def tabulate(
         share = weights[:, i] / count if count >= FEWEST else np.full(len(weights), 1 / len(weights))
         cells += [
             Cell(
-                level, arm, *(round(float(table[i, k]), 4) for table in (accuracy, low, high)),
-                prompts=round(float(count), 1), cost=cost,
+                level,
+                arm,
+                *(round(float(table[i, k]), 4) for table in (accuracy, low, high)),
+                prompts=round(float(count), 1),
+                cost=cost,
             )
             for k, (arm, cost) in enumerate(zip(measured.arms, measured.costs(share), strict=True))
         ]
@@ -257,12 +263,13 @@ def cross_validate(
     tolerance: float,
     seed: int,
 ) -> NDArray[np.float64]:
-    """(P, budgets) accuracy on each prompt of the arms that a table made from other prompts chooses.
+    """(P, budgets + prices) what the arms are worth on each prompt that a table made from other prompts chooses there.
 
-    Two-fold within each level, averaged over many halvings, as in Snell et al., section 3.2.
+    Accuracy under each fixed budget, then accuracy less spend at each of :data:`_CHARGED`: a method has to serve both
+    kinds of objective. Two-fold within each level, averaged over many halvings, as in Snell et al., section 3.2.
     """
     rng = np.random.default_rng(seed)  # the same halvings for every method
-    found = np.zeros((len(levels), len(budgets)))
+    found = np.zeros((len(levels), len(budgets) + len(_CHARGED)))
     for _ in range(SPLITS):
         half = np.empty(len(levels), dtype=int)
         half[np.lexsort((rng.random(len(levels)), levels))] = np.arange(len(levels)) % 2
@@ -273,6 +280,9 @@ def cross_validate(
             for i, budget in enumerate(budgets):
                 within = Objective("budget", min(budget, policy.largest))
                 found[read, i] += measured.accuracy[read, policy.choose(probabilities[read], within)]
+            for i, price in enumerate(_CHARGED, start=len(budgets)):
+                chosen = policy.at_price(probabilities[read], price)
+                found[read, i] += measured.accuracy[read, chosen] - price * measured.generations[read, chosen]
     return found / SPLITS
 
 
