@@ -212,7 +212,7 @@ class Policy:
 
     def dumps(self) -> str:
         """JSON that people can read and diff: one cell a line."""
-        head = {"default": {self.default.kind: self.default.value}}
+        head: dict[str, Any] = {"default": {self.default.kind: self.default.value}}
         head |= {"deciding": self.deciding, "tolerance": self.tolerance}
         lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
         cells = [{**asdict(cell), "arm": str(cell.arm), "cost": asdict(cell.cost)} for cell in self.cells]

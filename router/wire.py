@@ -158,7 +158,7 @@ def _candidate(path: Path) -> pb.Candidate:
 
 def served(value: bundle.Bundle) -> pb.Bundle:
     generator, verifier, default = value.manifest.generator, value.manifest.verifier, value.policy.default
-    return pb.Bundle(
+    message = pb.Bundle(
         id=value.id,
         digest=value.digest,
         generator=pb.GeneratorInfo(
@@ -170,9 +170,10 @@ def served(value: bundle.Bundle) -> pb.Bundle:
         verifier=pb.VerifierInfo(kind=verifier.kind, parameters=verifier.parameters),
         statistic=value.manifest.statistic,
         edges=value.manifest.edges,
-        **{f"default_{default.kind}": int(default.value) if default.kind == "budget" else default.value},
         cells=map(cell, value.policy.cells),
     )
+    setattr(message, f"default_{default.kind}", int(default.value) if default.kind == "budget" else default.value)
+    return message
 
 
 # Errors, in both directions

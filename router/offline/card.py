@@ -26,8 +26,8 @@ def card(folder: Path, report: Mapping[str, Any], judged: Sequence[Mapping[str, 
         f"Generator `{generator.model}`{_with(generator.adapter)}, {generator.parameters / 1e6:.1f} M parameters, "
         f"temperature {generator.temperature}. Verifier `{verifier.kind}`{_with(verifier.adapter)}. "
         f"Difficulty and policy from {len(training.prompts)} prompts, report on {report['prompts']} held-out ones.\n\n"
-        "Intervals are 95%, by bootstrap over prompts. FLOPs are 2 · parameters · tokens of generator and verifier. The "
-        "plots and the rest are in `report/report.html`.",
+        "Intervals are 95%, by bootstrap over prompts. FLOPs are 2 · parameters · tokens of generator and verifier. "
+        "The plots and the rest are in `report/report.html`.",
         "## Policy",
         "What it runs for a prompt whose level is certain, under a fixed budget of N complete solutions:",
         _table(

@@ -6,7 +6,7 @@ choices at rising budgets become a curve, and every figure of the report compare
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +30,9 @@ from strategies import SELECTIONS, Arm
 
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 REFERENCES = ("weighted_best_of_n", "majority")
-GOALS = {"savings_fixed_budget": 4.0, "savings_average_budget": 8.0, "gain_kept": 0.9}
+UNITS = ("generations", "flops")
+# What is wanted of the headline's number, and of the lower end of its interval.
+GOALS = {"savings_fixed_budget": (4.0, 2.0), "savings_average_budget": (8.0, None), "gain_kept": (0.9, None)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,8 @@ def evaluate(
     savings_fixed_budget, savings_average_budget, savings_oracle  how many times less compute the policy (on predicted
                 levels at fixed and at average budgets, on oracle levels at fixed ones) needs for the accuracy of
                 weighted best-of-N at its best budget, in generations and in FLOPs; also against majority. A resample in
-                which that accuracy is never reached counts as a saving of 0
+                which that accuracy is never reached counts as a saving of 0; by_budget has the same for the reference
+                at each of its budgets
     gain_kept   the predicted policy's gain in accuracy over weighted best-of-N at equal budgets, over the oracle
                 policy's; null where even oracle levels gain nothing
     headline    a row a budget: accuracy with 95% interval of majority, best_of_n, weighted_best_of_n, of the best fixed
@@ -148,7 +151,15 @@ def evaluate(
         "attempts_per_prompt": int(prompts["attempts"].min()),
         **headlines,
         "headline": rows,
-        "limits": _limits(headlines, rows, _pools(attempts, measured, max(budgets)), fixed, policies, hindsight, draws),
+        "limits": _limits(
+            headlines=headlines,
+            rows=rows,
+            oracle_selector=_pools(attempts, measured, max(budgets)),
+            fixed=fixed,
+            policies=policies,
+            hindsight=hindsight,
+            draws=draws,
+        ),
         "difficulty": asdict(measure_difficulty(probabilities, prompts["statistic"], bundle.manifest.edges)),
         "features": read_training(folder).comparison,
         "levels": {
@@ -157,7 +168,9 @@ def evaluate(
         },
         "method": tuning["method"],
         "methods": tuning["methods"],
-        "objectives": [_asked(bundle.policy, probabilities, *pair, draws) for pair in asked if pair[1]],
+        "objectives": [
+            _asked(bundle.policy, probabilities, objective, runs, draws) for objective, runs in asked if runs
+        ],
         "map": _map(bundle.policy, budgets),
         "curves": {
             name: [{"budget": budget, **runs.point(draws)} for budget, runs in points.items()]
@@ -270,7 +283,7 @@ def _savings(points: Curve, fixed: Mapping[str, Curve], draws: NDArray[np.float6
             }
         }
         everyone = np.full((1, draws.shape[1]), 1 / draws.shape[1])
-        for unit in ("generations", "flops"):
+        for unit in UNITS:
             exact = float(_times_less(points, reference[best], unit, everyone)[0])
             spread = _times_less(points, reference[best], unit, draws)
             low, high = np.quantile(spread, [0.025, 0.975])
@@ -280,6 +293,13 @@ def _savings(points: Curve, fixed: Mapping[str, Curve], draws: NDArray[np.float6
                 "high": round(float(high), 3),
                 "reached": round(float((spread > 0).mean()), 3),
             }
+        result["by_budget"] = [
+            {
+                "budget": budget,
+                **{unit: round(float(_times_less(points, runs, unit, everyone)[0]), 3) for unit in UNITS},
+            }
+            for budget, runs in reference.items()
+        ]
         if not result["generations"]["times"]:
             top = max(float(runs.accuracy.mean()) for runs in points.values())
             result["reason"] = f"its highest accuracy {top:.4f} stays below {result['target']['accuracy']:.4f}"
@@ -355,6 +375,7 @@ def _pools(attempts: pd.DataFrame, measured: Measured, n: int) -> Runs:
 
 
 def _limits(
+    *,
     headlines: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
     oracle_selector: Runs,
@@ -385,33 +406,26 @@ def _limits(
     below = [row["budget"] for row in rows if (row["predicted_minus_best_fixed"] or {"high": 0})["high"] < 0]
     values = {name: _value(headlines[name]) for name in GOALS}
     goals: list[dict[str, Any]] = [
-        {"goal": name, "wanted": wanted, **values[name], "met": (values[name]["value"] or 0) >= wanted}
-        for name, wanted in GOALS.items()
+        {"goal": name, "wanted": wanted, "above": above, **values[name]} for name, (wanted, above) in GOALS.items()
     ]
-    goals[0]["met"] = goals[0]["met"] and (goals[0]["low"] or 0) > 2
+    goals = [goal | {"met": _enough(goal, goal)} for goal in goals]
     goals.append({"goal": "never_below_best_fixed", "wanted": 0, "value": len(below), "met": not below})
-    bounds: dict[str, Callable[[], float]] = {
-        "estimator": lambda: _value(_savings(policies["oracle"], fixed, draws))["value"] or 0,
-        "policy": lambda: _value(_savings(hindsight, fixed, draws))["value"] or 0,
-    }
     readings = []
     for goal in goals:
         if goal["met"]:
             continue
         if goal["goal"].startswith("savings"):
-            wanted = goal["wanted"]
-            tried = {name: bound() for name, bound in bounds.items()}
-            limit = next((name for name, reached in tried.items() if reached >= wanted), None)
+            known = "oracle_average" if goal["goal"] == "savings_average_budget" else "oracle"
+            tried = {"estimator": policies[known], "policy": hindsight}
+            reached = {name: _value(_savings(points, fixed, draws)) for name, points in tried.items()}
+            limit = next((name for name, value in reached.items() if _enough(goal, value)), None)
             if limit is None:
-                limit = (
-                    "verifier"
-                    if gaps.get("verifier", {"accuracy": 0})["accuracy"] > gaps["generator"]["accuracy"]
-                    else "generator"
-                )
+                found = gaps.get("verifier", {"accuracy": 0})["accuracy"]
+                limit = "verifier" if found > gaps["generator"]["accuracy"] else "generator"
             why = (
-                f"at fixed budgets it would be {tried['estimator']:.2f} with oracle levels and {tried['policy']:.2f} "
-                "with the best arm of each of them chosen in hindsight; "
-                f"a perfect selector among all samples is right on {oracle_selector.accuracy.mean():.3f}"
+                f"with oracle levels it would be {_shown(reached['estimator'])}, with the best arm of each of them in "
+                f"hindsight {_shown(reached['policy'])}; a perfect selector among all samples is right on "
+                f"{oracle_selector.accuracy.mean():.3f}"
                 + (f", the verifier's weighted vote on {weighted.accuracy.mean():.3f}" if weighted else "")
             )
         elif goal["goal"] == "gain_kept":
@@ -430,6 +444,18 @@ def _limits(
 def max_of(points: Curve) -> Runs | None:
     """The curve's point at its largest budget."""
     return points[max(points)] if points else None
+
+
+def _enough(goal: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    if found["value"] is None or found["value"] < goal["wanted"]:
+        return False
+    return bool(goal["above"] is None or found["low"] >= goal["above"])
+
+
+def _shown(found: Mapping[str, Any]) -> str:
+    return (
+        "not measured" if found["value"] is None else f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    )
 
 
 def _value(headline: Mapping[str, Any]) -> dict[str, Any]:
@@ -468,7 +494,8 @@ def _revision(measured: Measured, levels: NDArray[np.int64], seed: int) -> list[
     n = max(arm.n for arm in run)
     splits = {arm.chains: arm for arm in run if arm.n == n}
     parallel = [arm for arm in (Arm(name, n) for name in REFERENCES) if arm in measured.arms]
-    splits |= {n: arm for arm in parallel[:1]}
+    if parallel:
+        splits[n] = parallel[0]
     return [
         {"n": n, "chains": chains, **{key: row[key] for key in ("level", "arm", "accuracy", "low", "high")}}
         for chains, arm in sorted(splits.items())
@@ -483,7 +510,7 @@ def _map(policy: Policy, budgets: Sequence[int]) -> list[dict[str, Any]]:
         for budget in budgets:
             value = budget if kind == "budget" else max(float(budget), policy.ladder[0].generations)
             for level, certain in zip(LEVELS, np.eye(len(LEVELS)), strict=True):
-                found = policy.decide(certain.tolist(), Objective(kind, value))  # type: ignore[arg-type]
+                found = policy.decide(certain.tolist(), Objective(kind, value))
                 rows.append(
                     {
                         "objective": kind,

@@ -60,9 +60,9 @@ def _curves(report: Mapping[str, Any], x: str, label: str) -> Figure:
         if not points:
             continue
         style = POLICIES.get(name) or {"label": name, "color": next(fixed), "lw": 1.1, "marker": ".", "alpha": 0.9}
-        points = sorted(points, key=lambda point: point[x])
-        at, accuracy, low, high = ([point[key] for point in points] for key in (x, "accuracy", "low", "high"))
-        axes.plot(at, accuracy, ms=4, **style)
+        ordered = sorted(points, key=lambda point: point[x])
+        at, accuracy, low, high = ([point[key] for point in ordered] for key in (x, "accuracy", "low", "high"))
+        axes.plot(at, accuracy, ms=4 if len(at) > 1 else 9, **style)
         if name in ("predicted", "weighted_best_of_n"):
             axes.fill_between(at, low, high, color=style["color"], alpha=0.1, lw=0)
     axes.set_xscale("log", base=2 if x == "generations" else 10)
@@ -127,6 +127,7 @@ def _map(rows: Sequence[Mapping[str, Any]]) -> Figure:
             axes.text(at, level, text, ha="center", va="center", fontsize=7)
         axes.set(title=title, ylabel="level", ylim=(5.5, 0.5), yticks=range(1, 6))
         axes.set_xticks(range(len(budgets)), list(map(str, budgets)))
+        axes.set_xlim(-0.5, len(budgets) - 0.5)
         axes.tick_params(length=0)
     axes.set_xlabel("budget, in complete solutions")
     return figure

@@ -36,7 +36,7 @@ FEWEST = 10  # prompts a level needs for measurements of its own
 SPLITS = 20
 INTERVALS = 250  # resamples behind a cell's interval
 _CHARGED = (0.03, 0.01, 0.003, 0.001)  # prices of a generation at which methods are compared
-_PRICES = np.concatenate([np.geomspace(1, 1e-6, 400), [0]])  # of a generation, in right answers
+_PRICES = np.geomspace(1, 1e-6, 400)  # of a generation, in right answers
 _RISE = 1.02  # rungs of the ladder closer than this are one
 
 
@@ -209,13 +209,13 @@ def pooled(accuracy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
     spread = max(0.0, float((observed**2 - noise).mean()))
     total = spread + noise
     kept = np.divide(spread, total, out=np.zeros_like(total), where=total > 0)
-    return np.clip(shares.T @ base + overall + kept * observed, 0, 1)
+    return np.asarray(np.clip(shares.T @ base + overall + kept * observed, 0, 1))
 
 
 def estimate(accuracy: NDArray[np.float64], weights: NDArray[np.float64], method: Method) -> NDArray[np.float64]:
     """(5, K); a level of fewer than :data:`FEWEST` prompts is measured on all of them."""
     weights = np.where(weights.sum(axis=0) < FEWEST, 1.0, weights)
-    return pooled(accuracy, weights) if method.pooled else (weights / weights.sum(axis=0)).T @ accuracy
+    return pooled(accuracy, weights) if method.pooled else np.asarray((weights / weights.sum(axis=0)).T @ accuracy)
 
 
 def tabulate(
@@ -239,16 +239,9 @@ def tabulate(
     for i, level in enumerate(LEVELS):
         count = weights[:, i].sum()
         share = weights[:, i] / count if count >= FEWEST else np.full(len(weights), 1 / len(weights))
-        cells += [
-            Cell(
-                level,
-                arm,
-                *(round(float(table[i, k]), 4) for table in (accuracy, low, high)),
-                prompts=round(float(count), 1),
-                cost=cost,
-            )
-            for k, (arm, cost) in enumerate(zip(measured.arms, measured.costs(share), strict=True))
-        ]
+        for k, (arm, cost) in enumerate(zip(measured.arms, measured.costs(share), strict=True)):
+            mean, least, most = (round(float(table[i, k]), 4) for table in (accuracy, low, high))
+            cells.append(Cell(level, arm, mean, least, most, prompts=round(float(count), 1), cost=cost))
     return Policy(cells, default, deciding=method.deciding, tolerance=tolerance)
 
 
@@ -290,11 +283,11 @@ def climb(table: Policy, probabilities: NDArray[np.float64], measured: Measured)
     """The ladder of average budgets: what the prompts spend at each price of a generation.
 
     Of the choices that each price makes, none is more accurate (by the table) at the same average spend: together they
-    are the upper hull of accuracy against spend.
+    are the upper hull of accuracy against spend. It ends where the whole largest budget buys a tie.
     """
     rungs: list[Rung] = []
     prompts = np.arange(len(probabilities))
-    for price in _PRICES:
+    for price in _PRICES[table.tolerance / table.largest <= _PRICES]:
         spent = float(measured.generations[prompts, table.at_price(probabilities, float(price))].mean())
         if not rungs or spent > _RISE * rungs[-1].generations:
             rungs.append(Rung(round(spent, 4), float(f"{price:.4g}")))
