@@ -199,7 +199,7 @@ def pooled(accuracy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
     variance is what the observed ones have beyond it (method of moments), and the posterior mean keeps
     deviation² / (deviation² + noise²) of each observed deviation.
     """
-    shares = weights / weights.sum(axis=0)
+    shares = _shares(weights)
     base = accuracy.mean(axis=1, keepdims=True)
     advantage = accuracy - base
     here, overall = shares.T @ advantage, advantage.mean(axis=0)
@@ -213,9 +213,14 @@ def pooled(accuracy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
 
 
 def estimate(accuracy: NDArray[np.float64], weights: NDArray[np.float64], method: Method) -> NDArray[np.float64]:
-    """(5, K); a level of fewer than :data:`FEWEST` prompts is measured on all of them."""
-    weights = np.where(weights.sum(axis=0) < FEWEST, 1.0, weights)
-    return pooled(accuracy, weights) if method.pooled else np.asarray((weights / weights.sum(axis=0)).T @ accuracy)
+    """(5, K) accuracy of each arm at each level, by the method."""
+    return pooled(accuracy, weights) if method.pooled else np.asarray(_shares(weights).T @ accuracy)
+
+
+def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each prompt's share of each level; all prompts share a level that has none."""
+    counts = weights.sum(axis=0)
+    return np.where(counts > 0, weights / np.where(counts > 0, counts, 1), 1 / len(weights))
 
 
 def tabulate(
@@ -227,21 +232,25 @@ def tabulate(
     tolerance: float,
     draws: NDArray[np.float64] | None = None,
 ) -> Policy:
-    """The table as a policy without average budgets. Without bootstrap ``draws`` its intervals are points."""
+    """The table as a policy without average budgets. Without bootstrap ``draws`` its intervals are points.
+
+    A level of fewer than :data:`FEWEST` prompts is measured on all of them.
+    """
+    counts = weights.sum(axis=0)
+    weights = np.where(counts < FEWEST, 1.0, weights)
     accuracy = low = high = estimate(measured.accuracy, weights, method)
     if draws is not None:
-        counts = np.rint(draws * len(weights)).astype(int)
-        rows = [np.repeat(np.arange(len(weights)), count) for count in counts]
+        times = np.rint(draws * len(weights)).astype(int)
+        rows = [np.repeat(np.arange(len(weights)), count) for count in times]
         drawn = [estimate(measured.accuracy[row], weights[row], method) for row in rows]
         low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
         low, high = np.minimum(low, accuracy), np.maximum(high, accuracy)
     cells = []
     for i, level in enumerate(LEVELS):
-        count = weights[:, i].sum()
-        share = weights[:, i] / count if count >= FEWEST else np.full(len(weights), 1 / len(weights))
+        share = _shares(weights)[:, i]
         for k, (arm, cost) in enumerate(zip(measured.arms, measured.costs(share), strict=True)):
             mean, least, most = (round(float(table[i, k]), 4) for table in (accuracy, low, high))
-            cells.append(Cell(level, arm, mean, least, most, prompts=round(float(count), 1), cost=cost))
+            cells.append(Cell(level, arm, mean, least, most, prompts=round(float(counts[i]), 1), cost=cost))
     return Policy(cells, default, deciding=method.deciding, tolerance=tolerance)
 
 
