@@ -122,6 +122,7 @@ def tune(
             f"no arm within budget {budgets[0]} was measured on nearly all prompts; collect attempts for every prompt, "
             "or tune for larger budgets"
         )
+    budgets = sorted({min(budget, int(measured.budgets.max())) for budget in budgets})  # more can't be spent
     prompts = training.prompts.loc[measured.prompts]
     probabilities = training.probabilities.loc[measured.prompts].to_numpy()
     levels = prompts["level"].to_numpy()
@@ -143,7 +144,7 @@ def tune(
 
     rng = np.random.default_rng(seed)
     draws = resamples(len(prompts), rng)
-    largest = Objective("budget", min(budgets[-1], int(measured.budgets.max())))
+    largest = Objective("budget", budgets[-1])
     finished: dict[str, Any] = {"default": largest, "tolerance": tolerance, "draws": draws[:: len(draws) // INTERVALS]}
     table = tabulate(measured, weights[method.levels], method, **finished)
     ladder = climb(table, probabilities, measured)
@@ -164,7 +165,6 @@ def tune(
             "policy_minus_best_fixed": interval(tried[method][:, i] - fixed_values[:, i], draws),
         }
         for i, budget in enumerate(budgets)
-        if budget <= largest.value
     ]
     report = {
         "prompts": len(prompts),
@@ -280,8 +280,8 @@ def cross_validate(
             smallest = Objective("budget", int(measured.budgets.min()))
             policy = tabulate(measured.on(made), weights[made], method, default=smallest, tolerance=tolerance)
             for i, budget in enumerate(budgets):
-                within = Objective("budget", min(budget, policy.largest))
-                found[read, i] += measured.accuracy[read, policy.choose(probabilities[read], within)]
+                chosen = policy.choose(probabilities[read], Objective("budget", budget))
+                found[read, i] += measured.accuracy[read, chosen]
             for i, price in enumerate(_CHARGED, start=len(budgets)):
                 chosen = policy.at_price(probabilities[read], price)
                 found[read, i] += measured.accuracy[read, chosen] - price * measured.generations[read, chosen]
