@@ -302,5 +302,5 @@ def test_the_page_needs_nothing_else(report, tmp_path):
     ET.fromstring(re.sub(r"<!doctype html>|&\w+;|<meta [^>]*>|<br>", "", text))  # every tag is closed
     for reference in re.findall(r'(?:src|href|url)\s*[=(]\s*"?([^")\s]+)', text):
         assert reference.startswith("#"), reference
-    for name in ("savings_fixed_budget", "best_fixed", "log-loss", "prompt_length"):
+    for name in ("savings_fixed_budget", "best_fixed", "log-loss", "beam_search(m=4)"):
         assert name.replace("_", " ") in text or name in text
