@@ -17,7 +17,7 @@ from router.policy import Policy
 if TYPE_CHECKING:
     from difficulty import DifficultyModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 

@@ -44,8 +44,21 @@ Budget = Annotated[
         envvar="ROUTER_BUDGET",
         min=0,
         max=UINT32,
-        help="Generation budget, in complete solutions' worth of sampling.  [default: the bundle's]",
+        help="Objective: the best arm of at most so many complete solutions' worth of sampling.  "
+        "[default objective: the bundle's]",
     ),
+]
+AverageBudget = Annotated[
+    float | None,
+    typer.Option(help="Objective: the best accuracy with so many complete solutions spent on average over prompts."),
+]
+TargetAccuracy = Annotated[
+    float | None,
+    typer.Option(help="Objective: the cheapest arm that is right with at least this probability, from 0 to 1."),
+]
+PricePerFlop = Annotated[
+    float | None,
+    typer.Option(help="Objective: the largest accuracy less price, a FLOP costing this and a right answer worth 1."),
 ]
 Address = Annotated[str, typer.Option(envvar="ROUTER_ADDRESS", help="host:port of the server.")]
 Timeout = Annotated[float, typer.Option(envvar="ROUTER_TIMEOUT", min=0.001, help="Deadline of the call, in seconds.")]
@@ -105,6 +118,9 @@ def route(
     prompt: Prompt,
     *,
     budget: Budget = None,
+    average_budget: AverageBudget = None,
+    target_accuracy: TargetAccuracy = None,
+    price_per_flop: PricePerFlop = None,
     address: Address = "127.0.0.1:50551",
     timeout: Timeout = 60.0,
     json: Json = False,
@@ -113,8 +129,9 @@ def route(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
+    objective = _objective(budget, average_budget, target_accuracy, price_per_flop)
     with connect(address) as stub:
-        reply = stub.Route(pb.RouteRequest(prompt=_text(prompt), budget=budget), timeout=timeout)
+        reply = stub.Route(pb.RouteRequest(prompt=_text(prompt), **objective), timeout=timeout)
     if json:
         _print_json(reply)
     else:
@@ -126,6 +143,9 @@ def solve(
     prompt: Prompt,
     *,
     budget: Budget = None,
+    average_budget: AverageBudget = None,
+    target_accuracy: TargetAccuracy = None,
+    price_per_flop: PricePerFlop = None,
     arm: Annotated[
         str | None,
         typer.Option(help='Run this arm instead of the policy\'s choice, e.g. "beam_search(n=16, m=4)".'),
@@ -151,6 +171,7 @@ def solve(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
+    objective = _objective(budget, average_budget, target_accuracy, price_per_flop)
     options = pb.SolveOptions(
         arm=wire.arm(parse_arm(arm)) if arm else None,
         max_generated_tokens=max_generated_tokens,
@@ -161,9 +182,9 @@ def solve(
     )
     with connect(address) as stub:
         if not stream:
-            reply = stub.Solve(pb.SolveRequest(prompt=_text(prompt), budget=budget, options=options), timeout=timeout)
+            reply = stub.Solve(pb.SolveRequest(prompt=_text(prompt), **objective, options=options), timeout=timeout)
             return _print_json(reply) if json else _print_solution(reply.solution)
-        request = pb.StreamSolveRequest(prompt=_text(prompt), budget=budget, options=options)
+        request = pb.StreamSolveRequest(prompt=_text(prompt), **objective, options=options)
         for event in stub.StreamSolve(request, timeout=timeout):
             if json:
                 _print_json(event)
@@ -197,6 +218,24 @@ def _load(folder: Path, digest: str | None, backend: str, endpoints: Endpoints) 
     return Solver(bundle, *load_engines(backend, engine, folder, endpoints))
 
 
+def _objective(
+    budget: int | None, average_budget: float | None, target_accuracy: float | None, price_per_flop: float | None
+) -> dict[str, Any]:
+    """As a field of a request; empty: the bundle's default."""
+    options = {
+        "budget": budget,
+        "average_budget": average_budget,
+        "target_accuracy": target_accuracy,
+        "price_per_flop": price_per_flop,
+    }
+    given = {kind: value for kind, value in options.items() if value is not None}
+    if len(given) > 1:
+        raise InvalidRequest(
+            "objective", f"{' and '.join(given)} were given; a prompt has one objective", reason="UNSPECIFIED"
+        )
+    return given
+
+
 def _text(prompt: str) -> str:
     return sys.stdin.read() if prompt == "-" else prompt
 
@@ -213,17 +252,21 @@ def _print_json(message: "pb.RouteResponse | pb.SolveResponse | pb.StreamSolveRe
 
 
 def _print_decision(decision: "pb.Decision") -> None:
+    from router.v1 import router_pb2 as pb
     from router.wire import arm_of
 
     levels = "  ".join(f"{level}: {p:.2f}" for level, p in enumerate(decision.probabilities, start=1))
     print(f"level       {decision.level} of 5   ({levels})")
     print(f"arm         {arm_of(decision.arm)}")
-    if decision.HasField("cell"):
-        cell, cost = decision.cell, decision.cell.cost
+    if decision.HasField("expectation"):
+        expected, cost = decision.expectation, decision.expectation.cost
         print(
-            f"expected    accuracy {cell.accuracy:.2f} [{cell.accuracy_low:.2f}, {cell.accuracy_high:.2f}]"
-            f" on {cell.prompts} prompts, {cost.generated_tokens:.0f} tokens generated, {cost.scored_tokens:.0f} scored"
+            f"expected    accuracy {expected.accuracy:.2f} [{expected.accuracy_low:.2f}, {expected.accuracy_high:.2f}],"
+            f" {cost.generations:.1f} generations, {cost.generated_tokens:.0f} tokens generated,"
+            f" {cost.scored_tokens:.0f} scored"
         )
+        if expected.evidence == pb.EVIDENCE_INSUFFICIENT:
+            print("evidence    insufficient: no measured arm is known to reach the target on this prompt")
     print(f"bundle      {decision.bundle_id}")
 
 

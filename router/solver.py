@@ -18,7 +18,7 @@ from router import answers
 from router.backends import Generator, Usage, Verifier
 from router.bundle import Bundle
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, TokenCapReached
-from router.policy import LEVELS, Cell
+from router.policy import Expectation, Objective
 from strategies import Arm, Extend, Outcome, Path, Score
 
 LONGEST_PROMPT = 8_000  # characters
@@ -37,7 +37,7 @@ class Stop(Enum):
 class Request:
     """What a caller asks for. None is the bundle's default.
 
-    budget                generation budget, in complete solutions' worth of sampling
+    objective             what the arm is chosen for
     arm                   run this arm instead of the policy's choice
     max_generated_tokens, max_scored_tokens  hard caps, never passed
     seconds               time left for the whole call
@@ -45,7 +45,7 @@ class Request:
     """
 
     prompt: str
-    budget: int | None = None
+    objective: Objective | None = None
     arm: Arm | None = None
     max_generated_tokens: int | None = None
     max_scored_tokens: int | None = None
@@ -56,12 +56,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``cell`` is None when the caller pinned the arm. ``probabilities`` are of levels 1 to 5 and sum to 1."""
+    """``probabilities`` are of levels 1 to 5 and sum to 1, ``level`` is the likeliest.
+
+    expectation  what the choice promises; None when the caller pinned the arm
+    """
 
     level: int
     probabilities: tuple[float, ...]
     arm: Arm
-    cell: Cell | None
+    expectation: Expectation | None
     bundle_id: str
 
 
@@ -112,11 +115,11 @@ class Solver:
         self.verifier = verifier
 
     async def decide(self, request: Request, usage: Usage | None = None) -> Decision:
-        """Predict the level, look up the arm; what that spends is added to ``usage``. Raises InvalidRequest."""
+        """Predict the level, choose the arm; what that spends is added to ``usage``. Raises InvalidRequest."""
         validate(request)
         policy = self.bundle.policy
-        budget = policy.default_budget if request.budget is None else request.budget
-        policy.choose(LEVELS[0], budget)  # a bad budget is an error also where the arm is pinned
+        objective = request.objective or policy.default
+        policy.check(objective)  # a bad objective is an error also where the arm is pinned
         difficulty = self.bundle.difficulty
         prompts = [request.prompt]
         usage = Usage() if usage is None else usage
@@ -125,8 +128,8 @@ class Solver:
         level = 1 + max(range(len(probabilities)), key=probabilities.__getitem__)
         if request.arm:
             return Decision(level, probabilities, request.arm, None, self.bundle.id)
-        cell = policy.choose(level, budget)
-        return Decision(level, probabilities, cell.arm, cell, self.bundle.id)
+        expectation = policy.decide(probabilities, objective)
+        return Decision(level, probabilities, expectation.arm, expectation, self.bundle.id)
 
     async def solve(self, request: Request, bill: Bill | None = None) -> Solution:
         """Decide and run; see :meth:`stream`."""

@@ -1,5 +1,7 @@
 """Protocol buffers ↔ the router's own types, errors included. No decisions, no I/O."""
 
+from dataclasses import asdict
+
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
@@ -25,13 +27,14 @@ def request(
 
     Absent fields are the defaults. What needs the bundle to judge, or has a meaning beyond its type, the solver checks.
     """
-    budget = _given(message, "budget")
+    kind = message.WhichOneof("objective")
+    objective = policy.Objective(kind, getattr(message, kind)) if kind else None
     if isinstance(message, pb.RouteRequest):
-        return solver.Request(message.prompt, budget, seconds=seconds)
+        return solver.Request(message.prompt, objective, seconds=seconds)
     options = message.options
     return solver.Request(
         message.prompt,
-        budget,
+        objective,
         arm=_checked(options.arm) if options.HasField("arm") else None,
         max_generated_tokens=_given(options, "max_generated_tokens"),
         max_scored_tokens=_given(options, "max_scored_tokens"),
@@ -41,9 +44,7 @@ def request(
     )
 
 
-def _given(
-    message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest | pb.SolveOptions, name: str
-) -> int | None:
+def _given(message: pb.SolveOptions, name: str) -> int | None:
     return getattr(message, name) if message.HasField(name) else None
 
 
@@ -75,29 +76,35 @@ def decision(value: solver.Decision) -> pb.Decision:
         level=value.level,
         probabilities=value.probabilities,
         arm=arm(value.arm),
-        cell=cell(value.cell) if value.cell else None,
+        expectation=_expectation(value.expectation) if value.expectation else None,
         bundle_id=value.bundle_id,
     )
 
 
+def _expectation(value: policy.Expectation) -> pb.Expectation:
+    return pb.Expectation(
+        accuracy=value.accuracy,
+        accuracy_low=value.low,
+        accuracy_high=value.high,
+        cost=_cost(value.cost),
+        evidence=pb.EVIDENCE_SUFFICIENT if value.sufficient else pb.EVIDENCE_INSUFFICIENT,
+    )
+
+
 def cell(value: policy.Cell) -> pb.Cell:
-    cost = value.cost
     return pb.Cell(
         level=value.level,
-        budget=value.budget,
         arm=arm(value.arm),
         accuracy=value.accuracy,
         accuracy_low=value.low,
         accuracy_high=value.high,
         prompts=value.prompts,
-        cost=pb.Cost(
-            prompt_tokens=cost.prompt_tokens,
-            generated_tokens=cost.generated_tokens,
-            scored_tokens=cost.scored_tokens,
-            generator_flops=cost.generator_flops,
-            verifier_flops=cost.verifier_flops,
-        ),
+        cost=_cost(value.cost),
     )
+
+
+def _cost(value: policy.Cost) -> pb.Cost:
+    return pb.Cost(**asdict(value))
 
 
 def bill(value: solver.Bill) -> pb.Bill:
@@ -150,8 +157,8 @@ def _candidate(path: Path) -> pb.Candidate:
 
 
 def served(value: bundle.Bundle) -> pb.Bundle:
-    generator, verifier = value.manifest.generator, value.manifest.verifier
-    return pb.Bundle(
+    generator, verifier, default = value.manifest.generator, value.manifest.verifier, value.policy.default
+    message = pb.Bundle(
         id=value.id,
         digest=value.digest,
         generator=pb.GeneratorInfo(
@@ -163,9 +170,10 @@ def served(value: bundle.Bundle) -> pb.Bundle:
         verifier=pb.VerifierInfo(kind=verifier.kind, parameters=verifier.parameters),
         statistic=value.manifest.statistic,
         edges=value.manifest.edges,
-        default_budget=value.policy.default_budget,
         cells=map(cell, value.policy.cells),
     )
+    setattr(message, f"default_{default.kind}", int(default.value) if default.kind == "budget" else default.value)
+    return message
 
 
 # Errors, in both directions

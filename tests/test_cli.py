@@ -24,7 +24,22 @@ async def router(*arguments: str, server=None, stdin: str | None = None):
 async def test_route(server):
     result = await router("route", EASY, server=server)
     assert result.exit_code == 0
-    assert re.search(r"level +1 of 5 .*\narm +single\(n=1\)\nexpected +accuracy 0.90 \[0.10, 0.95\]", result.stdout)
+    assert re.search(r"level +1 of 5 .*\narm +single\(n=1\)\nexpected +accuracy 0.90 \[0.70, 0.95\]", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("objective", "shown"),
+    [
+        (["--average-budget", "1.5"], r"arm +single"),
+        (["--price-per-flop", "0.001"], r"arm +single"),
+        (["--target-accuracy", "0.6"], r"arm +single\(n=1\)\nexpected .*\nbundle"),
+        (["--target-accuracy", "0.99"], r"evidence +insufficient: no measured arm"),
+    ],
+)
+async def test_route_by_objective(server, objective, shown):
+    result = await router("route", EASY, *objective, server=server)
+    assert result.exit_code == 0
+    assert re.search(shown, result.stdout)
 
 
 async def test_solve(server):
@@ -59,6 +74,8 @@ async def test_json_is_one_object_a_line(server):
         (["solve", "x" * 9000], 2, "9000 characters"),
         (["solve", EASY, "--budget", "0"], 2, "budget 0 is outside"),
         (["route", EASY, "--budget", "64"], 2, "budget 64 is outside"),
+        (["route", EASY, "--target-accuracy", "2"], 2, "target_accuracy 2 must be above 0 and at most 1"),
+        (["route", EASY, "--budget", "4", "--price-per-flop", "1"], 2, "budget and price_per_flop were given"),
         (["solve", EASY, "--arm", "magic(n=4)"], 2, "unknown strategy 'magic'; known: single"),
         (["solve", EASY, "--arm", "beam_search(n=10, m=4)"], 2, "n divisible by m"),
         (["solve", EASY, "--arm", "beam_search 10"], 2, "write it like beam_search(n=16, m=4)"),

@@ -52,15 +52,36 @@ async def test_route_decides_and_runs_nothing(stub, generator):
     decision = reply.decision
     assert (decision.level, wire.arm_of(decision.arm)) == (5, Arm.parse("lookahead(n=8, m=4, k=1)"))
     assert sum(decision.probabilities) == pytest.approx(1)
-    assert (decision.cell.budget, decision.cell.accuracy, decision.cell.prompts) == (16, 0.5, 60)
+    expected = decision.expectation
+    assert (expected.accuracy, expected.cost.generations, expected.evidence) == (0.5, 16, pb.EVIDENCE_SUFFICIENT)
     assert reply.bill.route_seconds > 0
     assert generator.counted.calls == 0
 
 
-@pytest.mark.parametrize(("budget", "cell"), [(None, 4), (4, 4), (15, 4), (16, 16)])
-async def test_the_budget_chooses_the_cell(stub, budget, cell):
-    reply = await stub.Route(pb.RouteRequest(prompt=HARD, budget=budget))
-    assert reply.decision.cell.budget == cell
+@pytest.mark.parametrize(
+    ("objective", "arm"),
+    [
+        ({}, "revision(n=4, chains=2)"),  # the default is a budget of 4
+        ({"budget": 4}, "revision(n=4, chains=2)"),
+        ({"budget": 15}, "revision(n=4, chains=2)"),
+        ({"budget": 16}, "lookahead(n=8, m=4, k=1)"),
+        ({"average_budget": 1.5}, "single"),
+        ({"average_budget": 100.0}, "lookahead(n=8, m=4, k=1)"),
+        ({"target_accuracy": 0.25}, "revision(n=4, chains=2)"),
+        ({"price_per_flop": 1e-3}, "revision(n=4, chains=2)"),
+        ({"price_per_flop": 1.0}, "single"),
+    ],
+)
+async def test_the_objective_chooses_the_arm(stub, objective, arm):
+    reply = await stub.Route(pb.RouteRequest(prompt=HARD, **objective))
+    assert wire.arm_of(reply.decision.arm) == Arm.parse(arm)
+    assert reply.decision.expectation.evidence == pb.EVIDENCE_SUFFICIENT
+
+
+async def test_a_target_beyond_the_evidence_is_said_and_still_solved(stub):
+    decision = (await stub.Solve(pb.SolveRequest(prompt=HARD, target_accuracy=0.9))).solution.decision
+    assert decision.expectation.evidence == pb.EVIDENCE_INSUFFICIENT
+    assert wire.arm_of(decision.arm) == Arm.parse("lookahead(n=8, m=4, k=1)")
 
 
 async def test_solve_answers_with_the_engines_own_count(stub, generator, verifier):
@@ -90,7 +111,7 @@ async def test_candidates_come_with_their_scores(stub):
 
 async def test_a_pinned_arm_bypasses_the_policy(stub):
     decision = (await stub.Solve(pb.SolveRequest(prompt=HARD, options=options("dvts(n=4, m=2)")))).solution.decision
-    assert (wire.arm_of(decision.arm), decision.HasField("cell")) == (Arm("dvts", n=4, m=2), False)
+    assert (wire.arm_of(decision.arm), decision.HasField("expectation")) == (Arm("dvts", n=4, m=2), False)
 
 
 async def test_a_stream_is_rounds_and_then_the_solution(stub):
@@ -121,6 +142,9 @@ async def test_no_answer_is_absent_not_empty(stub, generator):
         ({"budget": 0}, "budget", "BUDGET_OUT_OF_RANGE"),
         ({"budget": 17}, "budget", "BUDGET_OUT_OF_RANGE"),
         ({"budget": 17, "options": options()}, "budget", "BUDGET_OUT_OF_RANGE"),
+        ({"average_budget": 0.5}, "average_budget", "BUDGET_OUT_OF_RANGE"),
+        ({"target_accuracy": 2.0}, "target_accuracy", "OBJECTIVE_OUT_OF_RANGE"),
+        ({"price_per_flop": -1.0}, "price_per_flop", "OBJECTIVE_OUT_OF_RANGE"),
         ({"options": pb.SolveOptions(arm=pb.Arm(strategy=77))}, "options.arm.strategy", "ARM_INVALID"),
         ({"options": pb.SolveOptions(arm=pb.Arm(strategy=5, n=10, m=4))}, "options.arm.n", "ARM_INVALID"),
         ({"options": options(max_generated_tokens=0)}, "options.max_generated_tokens", "CAP_OUT_OF_RANGE"),
@@ -211,7 +235,8 @@ async def test_a_bug_is_logged_here_and_hidden_there(stub, solver, caplog, metho
 async def test_the_bundle_that_is_served(stub, solver):
     bundle = (await stub.GetBundle(pb.GetBundleRequest())).bundle
     assert (bundle.id, bundle.digest) == (solver.bundle.id, solver.bundle.digest)
-    assert (bundle.default_budget, len(bundle.cells), len(bundle.edges)) == (4, 10, 4)
+    assert (bundle.default_budget, bundle.WhichOneof("default")) == (4, "default_budget")
+    assert (len(bundle.cells), len(bundle.edges)) == (45, 4)
     assert (bundle.generator.parameters, bundle.verifier.kind) == (1000, "prm")
 
 

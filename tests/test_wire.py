@@ -10,6 +10,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 
 from router import errors, wire
 from router.errors import InvalidRequest, RouterError
+from router.policy import OBJECTIVES, Objective
 from router.solver import Bill, Request, Stop
 from router.v1 import router_pb2 as pb
 from strategies import STRATEGIES, Arm
@@ -71,7 +72,7 @@ def test_a_full_request():
     )
     assert wire.request(pb.SolveRequest(prompt="p", budget=0, options=options), 1.5) == Request(
         "p",
-        budget=0,
+        objective=Objective("budget", 0),
         arm=Arm("dvts", n=8, m=4),
         max_generated_tokens=5,
         max_scored_tokens=6,
@@ -79,6 +80,13 @@ def test_a_full_request():
         seed=7,
         allow_partial=True,
     )
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("message", [pb.RouteRequest, pb.SolveRequest, pb.StreamSolveRequest])
+def test_every_objective_survives_the_wire(message, kind):
+    assert wire.request(message(prompt="p", **{kind: 1}), None).objective == Objective(kind, 1)
+    assert [field.name for field in message.DESCRIPTOR.oneofs_by_name["objective"].fields] == list(OBJECTIVES)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ class RouterServiceServicer:
     """
 
     def Route(self, request, context):
-        """Predicts a prompt's level and looks up the arm. Runs nothing.
+        """Predicts a prompt's level and chooses the arm for the objective. Runs nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
