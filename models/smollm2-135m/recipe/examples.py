@@ -1,4 +1,4 @@
-"""Write the files in data/: worked examples for the solver, and prompts for everything that is sampled.
+"""Write files like those in data/: training examples for two legs, and three sets of prompts disjoint from them.
 
 Usage: python examples.py OUT
 """
@@ -10,28 +10,36 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from problems import Problem, generate
+from problems import Problem, corrupt, generate
 
-JUDGED = {"heldout": 250, "tune": 500}
-SOLVER, PRACTICE = 3000, 3000
+JUDGED = {"heldout": 80, "tune": 300, "verifier": 280}
+LEGS = {"solver-1": 1800, "solver-2": 1500}
 
 
 def main(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     # Small problems are few, and whoever draws last gets fewer of them: one draw, shuffled, makes the sets alike.
-    judged = generate(sum(JUDGED.values()), seed=13, judged=True)
-    random.Random(13).shuffle(judged)
+    judged = generate(sum(JUDGED.values()), seed=3)
+    random.Random(3).shuffle(judged)
     rest = iter(judged)
     for name, size in JUDGED.items():
         _write(out / f"{name}.jsonl", map(_prompt, islice(rest, size)))
     exclude = frozenset(problem.prompt for problem in judged)
-    _write(out / "practice.jsonl", map(_prompt, generate(PRACTICE, seed=11, exclude=exclude)))
-    worked = generate(SOLVER, seed=12, exclude=exclude)
-    _write(out / "solver.jsonl", ({"prompt": p.prompt, "completion": p.solution} for p in worked))
+    rest = iter(generate(sum(LEGS.values()), seed=1, exclude=exclude))
+    for name, size in LEGS.items():
+        _write(out / f"{name}.jsonl", _examples(islice(rest, size), random.Random(name)))
 
 
 def _prompt(problem: Problem) -> dict:
     return {"id": problem.id, "prompt": problem.prompt, "reference": problem.reference, "solution": problem.solution}
+
+
+def _examples(problems: Iterable[Problem], rng: random.Random) -> Iterable[dict]:
+    """Worked solutions; a quarter of them after one to three earlier attempts, mostly wrong: to learn to revise."""
+    for problem in problems:
+        depth = rng.choice([1, 1, 1, 2, 2, 3]) if rng.random() < 0.25 else 0
+        earlier = [corrupt(problem, rng) if rng.random() < 0.8 else problem.solution for _ in range(depth)]
+        yield {"prompt": problem.prompt, "earlier": earlier, "completion": problem.solution}
 
 
 def _write(file: Path, rows: Iterable[dict]) -> None:
