@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -62,7 +63,7 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
     Raises InvalidBundle. Nothing is unpickled before its digest matched: a joblib file is code.
     """
     manifest, found = read_manifest(folder, digest)
-    policy = Policy.loads((folder / "policy.json").read_text())
+    policy = Policy.loads(_checked(folder, "policy.json", manifest).decode())
     for library, built_with in manifest.libraries.items():
         if _version(library) != built_with:
             warnings.warn(
@@ -73,7 +74,7 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
     import joblib
 
     try:
-        difficulty = joblib.load(folder / "difficulty.joblib")
+        difficulty = joblib.load(BytesIO(_checked(folder, "difficulty.joblib", manifest)))
     except (
         ImportError,
         AttributeError,
@@ -122,8 +123,20 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
         if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
             raise InvalidBundle(f"{folder} lacks {name}, which its manifest lists; restore it or rebuild the bundle")
         if sha256(file) != expected:
-            raise InvalidBundle(f"{file} does not match its digest in the manifest; restore it or rebuild the bundle")
+            raise _altered(file)
     return manifest, found
+
+
+def _checked(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """A file's content, digested as it was read: what is opened can't be swapped between the check and the opening."""
+    content = (folder / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+        raise _altered(folder / name)
+    return content
+
+
+def _altered(file: Path) -> InvalidBundle:
+    return InvalidBundle(f"{file} does not match its digest in the manifest; restore it or rebuild the bundle")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

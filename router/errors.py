@@ -7,7 +7,9 @@ RouterError
 ├── MissingWeights        FAILED_PRECONDITION  the model's weights are not on this machine
 ├── MissingDependency     FAILED_PRECONDITION  an optional package is not installed
 ├── AddressUnavailable    FAILED_PRECONDITION  the server's address can't be listened on
+├── Unauthenticated       UNAUTHENTICATED      the caller's token is missing or unknown
 ├── EngineUnavailable     UNAVAILABLE          the engine, or seen from a client the server, does not answer
+├── Overloaded            RESOURCE_EXHAUSTED   too many searches run and wait already
 ├── InternalError         INTERNAL             a bug in the server, seen from a client
 └── Stopped                                    a limit ended the search and the caller takes no partial result
     ├── DeadlineExceeded  DEADLINE_EXCEEDED
@@ -20,15 +22,21 @@ from typing import ClassVar
 
 
 class RouterError(Exception):
-    """``reason`` is a name in the proto's ErrorReason, less its prefix."""
+    """``reason`` is a name in the proto's ErrorReason, less its prefix.
+
+    retry_seconds  when the same call may succeed; None: not by waiting
+    """
 
     status: ClassVar[str]
     reason: str = "UNSPECIFIED"
+    retry_seconds: float | None = None
 
-    def __init__(self, message: str, *, reason: str | None = None):
+    def __init__(self, message: str, *, reason: str | None = None, retry_seconds: float | None = None):
         super().__init__(message)
         if reason:
             self.reason = reason
+        if retry_seconds is not None:
+            self.retry_seconds = retry_seconds
 
 
 class InvalidRequest(RouterError):
@@ -66,9 +74,21 @@ class AddressUnavailable(RouterError):
     reason = "ADDRESS_UNAVAILABLE"
 
 
+class Unauthenticated(RouterError):
+    status = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
 class EngineUnavailable(RouterError):
     status = "UNAVAILABLE"
     reason = "ENGINE_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class Overloaded(RouterError):
+    status = "RESOURCE_EXHAUSTED"
+    reason = "OVERLOADED"
+    retry_seconds = 1.0
 
 
 class InternalError(RouterError):

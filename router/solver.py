@@ -22,6 +22,7 @@ from router.policy import LEVELS, Cell
 from strategies import Arm, Extend, Outcome, Path, Score
 
 LONGEST_PROMPT = 8_000  # characters
+LARGEST_BUDGET = 256  # solutions' worth that a caller may pin: the largest that Snell et al. measure
 _MARGIN = 0.15  # seconds kept back from a deadline, to send the partial result or the bill in time
 
 
@@ -172,6 +173,12 @@ def validate(request: Request) -> None:
             "prompt",
             f"prompt has {len(request.prompt)} characters; at most {LONGEST_PROMPT} are accepted",
             reason="PROMPT_TOO_LONG",
+        )
+    if request.arm and request.arm.budget > LARGEST_BUDGET:
+        raise InvalidRequest(
+            "options.arm.n",
+            f"{request.arm} may spend {request.arm.budget} solutions; at most {LARGEST_BUDGET} are accepted",
+            reason="ARM_INVALID",
         )
     for name in ("max_generated_tokens", "max_scored_tokens"):
         cap = getattr(request, name)

@@ -1,5 +1,7 @@
 """Protocol buffers ↔ the router's own types, errors included. No decisions, no I/O."""
 
+from datetime import timedelta
+
 from google.protobuf.any_pb2 import Any
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
@@ -11,7 +13,6 @@ from router.v1 import router_pb2 as pb
 from strategies import Arm, InvalidArm, Path
 
 DOMAIN = "router.v1"
-RETRY_SECONDS = 1  # what a caller should wait for an engine to come back
 _NUMBERS = ("n", "m", "k", "chains")
 
 
@@ -180,8 +181,8 @@ def status(error: RouterError) -> Status:
         details.append(
             BadRequest(field_violations=[{"field": name, "description": str(error), "reason": error.reason}])
         )
-    if isinstance(error, errors.EngineUnavailable):
-        details.append(RetryInfo(retry_delay={"seconds": RETRY_SECONDS}))
+    if error.retry_seconds is not None:
+        details.append(RetryInfo(retry_delay=timedelta(seconds=error.retry_seconds)))
     if isinstance(error, errors.Stopped) and isinstance(error.bill, solver.Bill):
         details.append(bill(error.bill))
     return Status(code=Code.Value(error.status), message=str(error), details=[_packed(detail) for detail in details])
@@ -195,16 +196,17 @@ def _packed(message: ErrorInfo | BadRequest | RetryInfo | pb.Bill) -> Any:
 
 def error(received: Status) -> RouterError:
     """The error that a client received: :func:`status` read back, with the bill in words."""
-    info, violation, spent = ErrorInfo(), BadRequest(), pb.Bill()
+    info, violation, spent, retry = ErrorInfo(), BadRequest(), pb.Bill(), RetryInfo()
     message = received.message
     for detail in received.details:
         if detail.Unpack(spent):
             message += f" (spent: {spent.generated_tokens} tokens generated, {spent.scored_tokens} scored)"
-        elif not detail.Unpack(info):
+        elif not detail.Unpack(info) and not detail.Unpack(retry):
             detail.Unpack(violation)
     if violation.field_violations:
         return InvalidRequest(violation.field_violations[0].field, message, reason=info.reason)
-    return _CLASSES.get(info.reason, errors.InternalError)(message, reason=info.reason or None)
+    seconds = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
+    return _CLASSES.get(info.reason, errors.InternalError)(message, reason=info.reason or None, retry_seconds=seconds)
 
 
 _CLASSES: dict[str, type[RouterError]] = {
@@ -215,7 +217,9 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.MissingWeights,
         errors.MissingDependency,
         errors.AddressUnavailable,
+        errors.Unauthenticated,
         errors.EngineUnavailable,
+        errors.Overloaded,
         errors.DeadlineExceeded,
         errors.TokenCapReached,
         errors.InternalError,

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 
 import pytest
+import trustme
 from typer.testing import CliRunner
 
 from router.cli import main
@@ -87,6 +89,11 @@ async def test_no_server_is_a_clear_error():
         (["--bundle", "/nowhere"], 1, "/nowhere is no bundle"),
         (["--bundle-digest", "0123"], 1, "0123 is pinned"),
         (["--backend", "magic"], 2, "unknown backend 'magic'; known: transformers, fake"),
+        (["--host", "0.0.0.0"], 2, "0.0.0.0 is reachable from other machines"),
+        (["--tls-cert", "server.crt"], 2, "--tls-cert and --tls-key go together"),
+        (["--tls-client-ca", "ca.pem"], 2, "--tls-client-ca needs both"),
+        (["--tls-cert", "/nowhere.crt", "--tls-key", "/nowhere.key"], 2, "can't use the certificates /nowhere.crt"),
+        (["--tokens", "/nowhere.toml"], 2, "can't read the tokens in /nowhere.toml"),
     ],
 )
 async def test_serve_refuses_what_it_cannot_serve(bundle_folder, arguments, code, message):
@@ -111,6 +118,33 @@ def test_serve_prints_its_port_answers_and_drains_on_a_signal(bundle_folder, sig
         process.send_signal(signum)
         assert process.wait(timeout=10) == 0
     assert "answer      14" in answered.stdout
+
+
+def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("server", "client"):
+        issued = authority.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.crt")
+        issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+    made = CliRunner().invoke(main, ["token", "a team", "--admin"]).stdout
+    secret, _, table = made.partition("\n")
+    (tmp_path / "tokens.toml").write_text(table)
+    ours = {"ROUTER_TLS_CERT": "server.crt", "ROUTER_TLS_KEY": "server.key", "ROUTER_TLS_CLIENT_CA": "ca.pem"}
+    environment = {name: str(tmp_path / file) for name, file in ours.items()}
+    command = [sys.executable, "-m", "router.cli", "serve", "--backend", "fake", "--port", "0", "--host", "localhost"]
+    command += ["--bundle", str(bundle_folder), "--tokens", str(tmp_path / "tokens.toml")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment) as process:
+        address = re.search(r" on (\S+)\n", process.stdout.readline())[1]
+        files = {"--tls-ca": "ca.pem", "--tls-cert": "client.crt", "--tls-key": "client.key"}
+        options = [part for name, file in files.items() for part in (name, str(tmp_path / file))]
+        solved = CliRunner().invoke(main, ["solve", EASY, "--address", address, *options], env={"ROUTER_TOKEN": secret})
+        refused = CliRunner().invoke(main, ["route", EASY, "--address", address, *options])
+        process.terminate()
+        assert process.wait(timeout=10) == 0
+    assert "answer      14" in solved.stdout
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "--token" in refused.stderr
 
 
 @pytest.mark.parametrize("bundle", ["tiny", "missing"])

@@ -43,6 +43,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DEADLINE_EXCEEDED: _ClassVar[ErrorReason]
     ERROR_REASON_TOKEN_CAP_REACHED: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
+    ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
 STRATEGY_UNSPECIFIED: Strategy
 STRATEGY_SINGLE: Strategy
 STRATEGY_MAJORITY: Strategy
@@ -71,6 +73,8 @@ ERROR_REASON_ENGINE_UNAVAILABLE: ErrorReason
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
 ERROR_REASON_TOKEN_CAP_REACHED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
+ERROR_REASON_UNAUTHENTICATED: ErrorReason
+ERROR_REASON_OVERLOADED: ErrorReason
 
 class RouteRequest(_message.Message):
     __slots__ = ("prompt", "budget")

@@ -1,0 +1,132 @@
+"""What every call goes through, whatever its method: a record of it, and the context managers that stand around it."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health
+from grpc_status import rpc_status
+
+from router import access, wire
+from router.access import Caller, Token
+from router.admission import Admission
+from router.errors import InternalError, RouterError
+
+SEARCHES = frozenset({"Solve", "StreamSolve"})
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, as far as it has come.
+
+    method  "Solve", "Route", …
+    caller  known once it is authenticated
+    queued  seconds that it waited for a place to search
+    """
+
+    method: str
+    started: float = field(default_factory=time.monotonic)
+    caller: Caller | None = None
+    queued: float = 0.0
+
+
+Around = Callable[[Call, grpc.aio.ServicerContext], AbstractAsyncContextManager[None]]
+
+
+class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
+    """Runs every call within ``around``, the first outermost. Health checks are left alone: they must always work."""
+
+    def __init__(self, *around: Around):
+        self._around = around
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        handler = await continuation(details)
+        service, _, method = details.method.lstrip("/").partition("/")
+        if handler is None or service == health.SERVICE_NAME:
+            return handler
+        kind = "_".join(
+            "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
+        )
+        behaviour = getattr(handler, kind)
+
+        async def unary(message: Any, context: grpc.aio.ServicerContext) -> Any:
+            async with self._within(method, context):
+                return await behaviour(message, context)
+
+        # A coroutine that writes, not a generator: cancelling it ends the search at once, and not when it is collected.
+        async def stream(message: Any, context: grpc.aio.ServicerContext) -> None:
+            async with self._within(method, context), aclosing(behaviour(message, context)) as events:
+                async for event in events:
+                    await context.write(event)
+
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        wrapped = stream if handler.response_streaming else unary
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    @asynccontextmanager
+    async def _within(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        call = Call(method)
+        async with AsyncExitStack() as stack:
+            for around in self._around:
+                await stack.enter_async_context(around(call, context))
+            yield
+
+
+@asynccontextmanager
+async def answered(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """Ends a failed call with the error's status. What is no RouterError is a bug: logged, and kept from the caller."""
+    try:
+        yield
+    except RouterError as error:
+        await _abort(context, error)
+    except Exception as error:
+        _log.error("%s failed", call.method, exc_info=error)
+        await _abort(context, InternalError("internal error; the server's log says more"))
+
+
+async def _abort(context: grpc.aio.ServicerContext, error: RouterError) -> None:
+    code, message, metadata = rpc_status.to_status(wire.status(error))
+    # gRPC's own retries, where a client has them on, keep to this; a negative delay is "don't".
+    pushback = -1 if error.retry_seconds is None else round(1000 * error.retry_seconds)
+    await context.abort(code, message, (*metadata, ("grpc-retry-pushback-ms", str(pushback))))
+
+
+def authenticated(tokens: Callable[[], Sequence[Token]] | None) -> Around:
+    """Who is calling: by bearer token where there are tokens, else by certificate or address."""
+
+    @asynccontextmanager
+    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        if tokens:
+            sent = dict(context.invocation_metadata() or ())
+            call.caller = access.bearer(tokens(), str(sent.get("authorization", "")))
+        else:
+            call.caller = access.peer(context.peer(), context.auth_context())
+        yield
+
+    return around
+
+
+def admitted(admission: Admission) -> Around:
+    """A place to search, for calls that search."""
+
+    @asynccontextmanager
+    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        if call.method not in SEARCHES:
+            yield
+            return
+        assert call.caller
+        arrived = time.monotonic()
+        async with admission.place(call.caller.name, context.time_remaining()):
+            call.queued = time.monotonic() - arrived
+            yield
+
+    return around

@@ -1,0 +1,160 @@
+"""Commands of the service: serve a bundle, make a token."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.commands.options import DEFAULT
+from router.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from router.solver import Solver
+
+
+def serve(
+    *,
+    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle to serve.")] = DEFAULT,
+    bundle_digest: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ROUTER_BUNDLE_DIGEST",
+            help="Refuse the bundle unless its manifest's SHA-256 starts with these hexadecimal digits.",
+        ),
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(
+            envvar="ROUTER_BACKEND",
+            help="transformers: the bundle's models in this process. fake: scripted engines, no model.",
+        ),
+    ] = "transformers",
+    host: Annotated[
+        str,
+        typer.Option(
+            envvar="ROUTER_HOST", help="Address to listen on. Other than loopback needs --tls-cert, or --insecure."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="ROUTER_PORT", min=0, max=65535, help="Port to listen on; 0 is any free one.")
+    ] = 50551,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(envvar="ROUTER_TLS_CERT", help="Encrypt: the server's certificate chain, PEM. Needs --tls-key."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="ROUTER_TLS_KEY", help="The certificate's private key, PEM, no password.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ROUTER_TLS_CLIENT_CA",
+            help="Mutual TLS: refuse callers without a certificate of these authorities, PEM.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ROUTER_TOKENS", help="Refuse callers without a bearer token of this TOML file; see `router token`."
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", envvar="ROUTER_INSECURE", help="Listen beyond loopback without encryption."),
+    ] = False,
+    concurrency: Annotated[
+        int, typer.Option(envvar="ROUTER_CONCURRENCY", min=1, help="Searches that may run at the same time.")
+    ] = 16,
+    queue: Annotated[
+        int,
+        typer.Option(
+            envvar="ROUTER_QUEUE",
+            min=0,
+            help="Searches that may wait for their turn; beyond that calls are refused with a time to retry.",
+        ),
+    ] = 8,
+    grace: Annotated[
+        float,
+        typer.Option(envvar="ROUTER_GRACE", min=0, help="Seconds that running calls get to finish after SIGTERM."),
+    ] = 10.0,
+) -> None:
+    """Serve a bundle over gRPC until SIGTERM or Ctrl-C.
+
+    Prints the address once it answers. Certificates and tokens are read again when their files change. Health and
+    reflection are the standard gRPC services; health needs no token.
+    """
+    import asyncio
+    import logging
+    import os
+    from functools import partial
+
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's core has to say, our own errors say better
+    from router import access, server
+
+    access.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
+    if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
+        raise InvalidRequest(
+            "tls_cert", "--tls-cert and --tls-key go together, and --tls-client-ca needs both", reason="UNSPECIFIED"
+        )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("router").setLevel(logging.INFO)
+    credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
+    solver = _load(bundle, bundle_digest, backend)
+
+    def make() -> server.Server:
+        return server.Server(
+            solver,
+            host,
+            port,
+            credentials=credentials,
+            tokens=reloaded,
+            insecure=insecure,
+            concurrency=concurrency,
+            queue=queue,
+        )
+
+    def started(port: int) -> None:
+        print(f"serving {solver.bundle.id} on {host}:{port}", flush=True)
+
+    asyncio.run(server.serve(make, grace=grace, started=started))
+
+
+def token(
+    name: Annotated[str, typer.Argument(help="Who will call with it: the name in logs and metrics.")],
+    *,
+    admin: Annotated[bool, typer.Option("--admin", help="May also change what is served.")] = False,
+) -> None:
+    """Make a bearer token: the token on the first line, then what to add to the file of `serve --tokens`.
+
+    The file holds the token's SHA-256 only. To replace a token without an interruption, put old and new digest into
+    one list, sha256 = ["…", "…"], until every caller has the new one.
+    """
+    import json
+    import secrets
+
+    from router.access import digest_of
+
+    made = secrets.token_urlsafe(32)
+    print(f'{made}\n\n[{json.dumps(name)}]\nsha256 = "{digest_of(made).hex()}"')
+    if admin:
+        print("admin = true")
+
+
+def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
+    """The bundle and its engines; raises RouterError."""
+    from router.bundle import load_bundle
+    from router.engines import Engine, load_engines
+    from router.solver import Solver
+
+    bundle = load_bundle(folder, digest)
+    manifest = bundle.manifest
+    if backend == "fake" and bundle.difficulty.input == "hidden":
+        raise InvalidRequest(
+            "backend",
+            f"{folder} predicts levels from its generator's hidden states, which the fake backend does not have; "
+            "serve it with --backend transformers",
+            reason="UNSPECIFIED",
+        )
+    engine = Engine(manifest.name, manifest.generator, manifest.verifier)
+    return Solver(bundle, *load_engines(backend, engine, folder))
