@@ -56,6 +56,13 @@ class Bundle:
     def id(self) -> str:
         return f"{self.manifest.name}@{self.digest[:12]}"
 
+    @property
+    def engines(self) -> tuple[object, ...]:
+        """Equal for bundles that the same engines serve: same models, same adapters."""
+        own = ("difficulty.joblib", "policy.json")
+        adapters = frozenset((name, digest) for name, digest in self.manifest.files.items() if name not in own)
+        return self.manifest.generator, self.manifest.verifier, adapters
+
 
 def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
     """Check, then open. ``digest`` pins the manifest's sha256, and with it every file.

@@ -13,8 +13,9 @@ from grpc_status import rpc_status
 
 from router import access, wire
 from router.access import Caller, Token
+from router.admin import ADMIN
 from router.admission import Admission
-from router.errors import InternalError, RouterError
+from router.errors import InternalError, PermissionDenied, RouterError
 
 SEARCHES = frozenset({"Solve", "StreamSolve"})
 _log = logging.getLogger(__name__)
@@ -24,11 +25,12 @@ _log = logging.getLogger(__name__)
 class Call:
     """One call, as far as it has come.
 
-    method  "Solve", "Route", …
+    service, method  "router.v1.RouterService", "Solve"
     caller  known once it is authenticated
     queued  seconds that it waited for a place to search
     """
 
+    service: str
     method: str
     started: float = field(default_factory=time.monotonic)
     caller: Caller | None = None
@@ -59,12 +61,12 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untype
         behaviour = getattr(handler, kind)
 
         async def unary(message: Any, context: grpc.aio.ServicerContext) -> Any:
-            async with self._within(method, context):
+            async with self._within(Call(service, method), context):
                 return await behaviour(message, context)
 
         # A coroutine that writes, not a generator: cancelling it ends the search at once, and not when it is collected.
         async def stream(message: Any, context: grpc.aio.ServicerContext) -> None:
-            async with self._within(method, context), aclosing(behaviour(message, context)) as events:
+            async with self._within(Call(service, method), context), aclosing(behaviour(message, context)) as events:
                 async for event in events:
                     await context.write(event)
 
@@ -73,8 +75,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untype
         return make(wrapped, handler.request_deserializer, handler.response_serializer)
 
     @asynccontextmanager
-    async def _within(self, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-        call = Call(method)
+    async def _within(self, call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             for around in self._around:
                 await stack.enter_async_context(around(call, context))
@@ -110,6 +111,10 @@ def authenticated(tokens: Callable[[], Sequence[Token]] | None) -> Around:
             call.caller = access.bearer(tokens(), str(sent.get("authorization", "")))
         else:
             call.caller = access.peer(context.peer(), context.auth_context())
+        if call.service == ADMIN and not call.caller.admin:
+            raise PermissionDenied(
+                f"{call.method} needs a bearer token with admin = true; see `router token --help` and `serve --tokens`"
+            )
         yield
 
     return around

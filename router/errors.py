@@ -8,6 +8,7 @@ RouterError
 ├── MissingDependency     FAILED_PRECONDITION  an optional package is not installed
 ├── AddressUnavailable    FAILED_PRECONDITION  the server's address can't be listened on
 ├── Unauthenticated       UNAUTHENTICATED      the caller's token is missing or unknown
+├── PermissionDenied      PERMISSION_DENIED    the caller may not do this
 ├── EngineUnavailable     UNAVAILABLE          the engine, or seen from a client the server, does not answer
 ├── Overloaded            RESOURCE_EXHAUSTED   too many searches run and wait already
 ├── InternalError         INTERNAL             a bug in the server, seen from a client
@@ -77,6 +78,11 @@ class AddressUnavailable(RouterError):
 class Unauthenticated(RouterError):
     status = "UNAUTHENTICATED"
     reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(RouterError):
+    status = "PERMISSION_DENIED"
+    reason = "PERMISSION_DENIED"
 
 
 class EngineUnavailable(RouterError):

@@ -12,12 +12,14 @@ from grpc_reflection.v1alpha import reflection
 
 from router import wire
 from router.access import Token, check_exposure
+from router.admin import ADMIN, AdminService
 from router.admission import Admission
 from router.calls import Calls, admitted, answered, authenticated
 from router.errors import AddressUnavailable
-from router.solver import Round, Solver
+from router.serving import Serving
+from router.solver import Round, Solution
+from router.v1 import admin_pb2_grpc, router_pb2_grpc
 from router.v1 import router_pb2 as pb
-from router.v1 import router_pb2_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
 LARGEST_MESSAGE = 64 * 1024  # bytes: the longest prompt in four-byte characters, twice
@@ -28,24 +30,30 @@ OTHER_CALLS = 1000  # at once, besides searches: decisions, health watches, refu
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Cancelling a call cancels its coroutine, and with it the search and the engine's work."""
 
-    def __init__(self, solver: Solver):
-        self.solver = solver
+    def __init__(self, serving: Serving):
+        self.serving = serving
 
     async def Route(self, message: pb.RouteRequest, context: grpc.aio.ServicerContext) -> pb.RouteResponse:
-        bill, started = self.solver.new_bill(), time.monotonic()
-        decision = await self.solver.decide(wire.request(message, context.time_remaining()), bill)
-        bill.seconds["route"] = time.monotonic() - started
+        request = wire.request(message, context.time_remaining())
+        async with self.serving.solver() as solver:
+            bill, started = solver.new_bill(), time.monotonic()
+            decision = await solver.decide(request, bill)
+            bill.seconds["route"] = time.monotonic() - started
+        self.serving.compare(request, decision)
         return pb.RouteResponse(decision=wire.decision(decision), bill=wire.bill(bill))
 
     async def Solve(self, message: pb.SolveRequest, context: grpc.aio.ServicerContext) -> pb.SolveResponse:
-        solution = await self.solver.solve(wire.request(message, context.time_remaining()))
-        return pb.SolveResponse(solution=wire.solution(solution, candidates=message.options.return_candidates))
+        async with aclosing(self._events(message, context)) as events:
+            async for event in events:
+                if isinstance(event, Solution):
+                    candidates = message.options.return_candidates
+                    return pb.SolveResponse(solution=wire.solution(event, candidates=candidates))
+        raise AssertionError("a stream ends with its solution")
 
     async def StreamSolve(
         self, message: pb.StreamSolveRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.StreamSolveResponse, None]:
-        request = wire.request(message, context.time_remaining())
-        async with aclosing(self.solver.stream(request)) as events:
+        async with aclosing(self._events(message, context)) as events:
             async for event in events:
                 if isinstance(event, Round):
                     yield pb.StreamSolveResponse(round=wire.progress(event))
@@ -54,7 +62,17 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                     yield pb.StreamSolveResponse(solution=wire.solution(event, candidates=candidates))
 
     async def GetBundle(self, message: pb.GetBundleRequest, context: grpc.aio.ServicerContext) -> pb.GetBundleResponse:
-        return pb.GetBundleResponse(bundle=wire.served(self.solver.bundle))
+        return pb.GetBundleResponse(bundle=wire.served(self.serving.active.bundle))
+
+    async def _events(
+        self, message: pb.SolveRequest | pb.StreamSolveRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[Round | Solution, None]:
+        request = wire.request(message, context.time_remaining())
+        async with self.serving.solver() as solver, aclosing(solver.stream(request)) as events:
+            async for event in events:
+                if isinstance(event, Solution):
+                    self.serving.compare(request, event.decision)
+                yield event
 
 
 class Server:
@@ -62,7 +80,7 @@ class Server:
 
     def __init__(
         self,
-        solver: Solver,
+        serving: Serving,
         host: str,
         port: int,
         *,
@@ -89,10 +107,13 @@ class Server:
             ],
         )
         self._health = health.aio.HealthServicer()
-        self._solver = solver
-        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(solver), self._server)
+        self._serving = serving
+        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(serving), self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(serving), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
         address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
         try:
             self.port = (
@@ -115,7 +136,7 @@ class Server:
         """Report NOT_SERVING, refuse new calls, give running ones ``grace`` seconds, then free the engines."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
-        await self._solver.close()
+        await self._serving.close()
 
 
 async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[int], None]) -> None:

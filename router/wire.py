@@ -218,6 +218,7 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.MissingDependency,
         errors.AddressUnavailable,
         errors.Unauthenticated,
+        errors.PermissionDenied,
         errors.EngineUnavailable,
         errors.Overloaded,
         errors.DeadlineExceeded,

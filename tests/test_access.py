@@ -17,6 +17,7 @@ from router.access import Caller, Reloaded, bearer, read_tokens, server_credenti
 from router.client import connect
 from router.errors import InvalidFile, InvalidRequest, Unauthenticated
 from router.server import LARGEST_MESSAGE, Server
+from router.serving import Serving
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -57,7 +58,7 @@ def issue(authority: trustme.CA, folder: Path, name: str) -> tuple[Path, Path]:
 
 @asynccontextmanager
 async def serving(solver, **options) -> AsyncIterator[Server]:
-    server = Server(solver, "127.0.0.1", 0, **options)
+    server = Server(Serving(solver), "127.0.0.1", 0, **options)
     await server.start()
     yield server
     await server.stop(grace=0)
@@ -84,7 +85,7 @@ def test_loopback_needs_no_encryption(host):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "10.0.0.1", "router.internal", "localhost.evil", ""])
 def test_another_address_needs_encryption_or_to_be_asked_for_by_name(solver, host):
     with pytest.raises(InvalidRequest, match=r"--tls-cert.*--insecure"):
-        Server(solver, host, 0)
+        Server(Serving(solver), host, 0)
     access.check_exposure(host, encrypted=True, insecure=False)
     access.check_exposure(host, encrypted=False, insecure=True)
 

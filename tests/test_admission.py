@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from router.admission import Admission
 from router.errors import Overloaded
 from router.server import Server
+from router.serving import Serving
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -170,7 +171,7 @@ def test_places_are_never_lost_nor_given_twice(concurrency, queue, steps):
 
 async def test_callers_see_a_refusal_with_a_time_to_retry(solver, generator):
     generator.latency = 0.05
-    server = Server(solver, "127.0.0.1", 0, concurrency=1, queue=0)
+    server = Server(Serving(solver), "127.0.0.1", 0, concurrency=1, queue=0)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = RouterServiceStub(channel)

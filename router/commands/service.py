@@ -9,6 +9,8 @@ from router.commands.options import DEFAULT
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from router.backends import Generator, Verifier
+    from router.bundle import Bundle
     from router.solver import Solver
 
 
@@ -90,6 +92,7 @@ def serve(
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's core has to say, our own errors say better
     from router import access, server
+    from router.serving import Serving
 
     access.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
@@ -104,7 +107,7 @@ def serve(
 
     def make() -> server.Server:
         return server.Server(
-            solver,
+            Serving(solver, bundle.resolve().parent, partial(_engines, backend)),
             host,
             port,
             credentials=credentials,
@@ -144,17 +147,21 @@ def token(
 def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
     """The bundle and its engines; raises RouterError."""
     from router.bundle import load_bundle
-    from router.engines import Engine, load_engines
     from router.solver import Solver
 
     bundle = load_bundle(folder, digest)
+    return Solver(bundle, *_engines(backend, bundle))
+
+
+def _engines(backend: str, bundle: "Bundle") -> "tuple[Generator, Verifier]":
+    from router.engines import Engine, load_engines
+
     manifest = bundle.manifest
     if backend == "fake" and bundle.difficulty.input == "hidden":
         raise InvalidRequest(
             "backend",
-            f"{folder} predicts levels from its generator's hidden states, which the fake backend does not have; "
-            "serve it with --backend transformers",
+            f"{bundle.folder} predicts levels from its generator's hidden states, which the fake backend does not "
+            "have; serve it with --backend transformers",
             reason="UNSPECIFIED",
         )
-    engine = Engine(manifest.name, manifest.generator, manifest.verifier)
-    return Solver(bundle, *load_engines(backend, engine, folder))
+    return load_engines(backend, Engine(manifest.name, manifest.generator, manifest.verifier), bundle.folder)

@@ -45,6 +45,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
     ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
+    ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
 STRATEGY_UNSPECIFIED: Strategy
 STRATEGY_SINGLE: Strategy
 STRATEGY_MAJORITY: Strategy
@@ -75,6 +76,7 @@ ERROR_REASON_TOKEN_CAP_REACHED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_UNAUTHENTICATED: ErrorReason
 ERROR_REASON_OVERLOADED: ErrorReason
+ERROR_REASON_PERMISSION_DENIED: ErrorReason
 
 class RouteRequest(_message.Message):
     __slots__ = ("prompt", "budget")
