@@ -29,6 +29,7 @@ import grpc
 import psutil
 
 from router.access import read_tokens
+from router.admission import Admission
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle import load_bundle
 from router.server import Server
@@ -78,7 +79,7 @@ def serve(pipe: Connection, bundle: Path, tokens: Path, latency: float) -> None:
     async def run() -> None:
         solver = Solver(load_bundle(bundle), FakeGenerator(latency=latency), FakeVerifier())
         known = read_tokens(tokens)
-        server = Server(Serving(solver), "127.0.0.1", 0, tokens=lambda: known, concurrency=CONCURRENCY, queue=QUEUE)
+        server = Server(Serving(solver), "127.0.0.1", 0, tokens=lambda: known, admission=Admission(CONCURRENCY, QUEUE))
         await server.start()
         pipe.send(server.port)
         await asyncio.Event().wait()

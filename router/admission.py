@@ -18,7 +18,7 @@ class Admission:
     room. So a caller who floods the server is refused, and the others hardly notice.
     """
 
-    def __init__(self, concurrency: int, queue: int):
+    def __init__(self, concurrency: int = 16, queue: int = 8):
         self.concurrency = concurrency
         self.queue = queue
         self.running: Counter[str] = Counter()

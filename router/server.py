@@ -14,10 +14,11 @@ from router import wire
 from router.access import Token, check_exposure
 from router.admin import ADMIN, AdminService
 from router.admission import Admission
-from router.calls import Calls, admitted, answered, authenticated
+from router.calls import Call, Calls, admitted, answered, authenticated, current, observed
 from router.errors import AddressUnavailable
 from router.serving import Serving
-from router.solver import Round, Solution
+from router.solver import Decision, Round, Solution
+from router.tracing import spanned, traced
 from router.v1 import admin_pb2_grpc, router_pb2_grpc
 from router.v1 import router_pb2 as pb
 
@@ -34,13 +35,14 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         self.serving = serving
 
     async def Route(self, message: pb.RouteRequest, context: grpc.aio.ServicerContext) -> pb.RouteResponse:
-        request = wire.request(message, context.time_remaining())
+        call = current()
+        call.request = wire.request(message, context.time_remaining())
         async with self.serving.solver() as solver:
-            bill, started = solver.new_bill(), time.monotonic()
-            decision = await solver.decide(request, bill)
-            bill.seconds["route"] = time.monotonic() - started
-        self.serving.compare(request, decision)
-        return pb.RouteResponse(decision=wire.decision(decision), bill=wire.bill(bill))
+            call.bill, started = solver.new_bill(), time.monotonic()
+            call.decision = await solver.decide(call.request, call.bill)
+            call.bill.seconds["route"] = time.monotonic() - started
+        self.serving.compare(call.request, call.decision)
+        return pb.RouteResponse(decision=wire.decision(call.decision), bill=wire.bill(call.bill))
 
     async def Solve(self, message: pb.SolveRequest, context: grpc.aio.ServicerContext) -> pb.SolveResponse:
         async with aclosing(self._events(message, context)) as events:
@@ -57,7 +59,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             async for event in events:
                 if isinstance(event, Round):
                     yield pb.StreamSolveResponse(round=wire.progress(event))
-                else:
+                elif isinstance(event, Solution):
                     candidates = message.options.return_candidates
                     yield pb.StreamSolveResponse(solution=wire.solution(event, candidates=candidates))
 
@@ -66,13 +68,19 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
 
     async def _events(
         self, message: pb.SolveRequest | pb.StreamSolveRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncGenerator[Round | Solution, None]:
-        request = wire.request(message, context.time_remaining())
-        async with self.serving.solver() as solver, aclosing(solver.stream(request)) as events:
-            async for event in events:
-                if isinstance(event, Solution):
-                    self.serving.compare(request, event.decision)
-                yield event
+    ) -> AsyncGenerator[Decision | Round | Solution, None]:
+        call = current()
+        call.request = wire.request(message, context.time_remaining())
+        async with self.serving.solver() as solver:
+            call.bill = solver.new_bill()
+            async with aclosing(spanned(solver.stream(call.request, call.bill))) as events:
+                async for event in events:
+                    if isinstance(event, Decision):
+                        call.decision = event
+                        self.serving.compare(call.request, event)
+                    elif isinstance(event, Solution):
+                        call.solution = event
+                    yield event
 
 
 class Server:
@@ -87,19 +95,22 @@ class Server:
         credentials: grpc.ServerCredentials | None = None,
         tokens: Callable[[], Sequence[Token]] | None = None,
         insecure: bool = False,
-        concurrency: int = 16,
-        queue: int = 8,
+        admission: Admission | None = None,
+        observers: Sequence[Callable[[Call], None]] = (),
     ):
         """Needs a running event loop. Raises AddressUnavailable, InvalidRequest.
 
         credentials  of TLS, see access.server_credentials; None: not encrypted, loopback only unless ``insecure``
         tokens       whose bearers may call; None: everybody who can connect
-        concurrency, queue  how many searches may run and wait; see Admission
+        admission    how many searches may run and wait; None: Admission's defaults
+        observers    are shown every finished call
         """
         check_exposure(host, encrypted=credentials is not None, insecure=insecure)
+        admission = admission or Admission()
+        around = answered, traced, observed(*observers), authenticated(tokens), admitted(admission)
         self._server = grpc.aio.server(
-            interceptors=[Calls(answered, authenticated(tokens), admitted(Admission(concurrency, queue)))],
-            maximum_concurrent_rpcs=concurrency + queue + OTHER_CALLS,
+            interceptors=[Calls(*around)],
+            maximum_concurrent_rpcs=admission.concurrency + admission.queue + OTHER_CALLS,
             options=[
                 # Without this option two servers share a port silently, each answering some of the calls.
                 ("grpc.so_reuseport", 0),

@@ -144,7 +144,7 @@ class Serving:
             other = await shadow.decide(request)
             record |= {"shadow_level": other.level, "shadow_arm": str(other.arm), "agree": other.arm == decision.arm}
         except Exception as error:
-            record |= {"shadow_error": repr(error)}
+            record |= {"shadow_error": type(error).__name__}
         _log.info("shadow decision", extra={"shadow": record})
 
     # Endings

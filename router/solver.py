@@ -137,8 +137,10 @@ class Solver:
                     return event
         raise AssertionError("a stream ends with its solution")
 
-    async def stream(self, request: Request, bill: Bill | None = None) -> AsyncGenerator[Round | Solution, None]:
-        """Yield a Round after each answered ask, the Solution last.
+    async def stream(
+        self, request: Request, bill: Bill | None = None
+    ) -> AsyncGenerator[Decision | Round | Solution, None]:
+        """Yield the Decision, a Round after each answered ask, the Solution last.
 
         ``bill`` may be given to read what was spent also when this is cancelled. Raises InvalidRequest,
         DeadlineExceeded, TokenCapReached (both with ``.bill``), EngineUnavailable.
@@ -147,6 +149,7 @@ class Solver:
         started = time.monotonic()
         decision = await self.decide(request, bill)
         bill.seconds["route"] += time.monotonic() - started
+        yield decision
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
         async with aclosing(drive(decision.arm, request, self.generator, self.verifier, bill)) as events:

@@ -171,7 +171,7 @@ def test_places_are_never_lost_nor_given_twice(concurrency, queue, steps):
 
 async def test_callers_see_a_refusal_with_a_time_to_retry(solver, generator):
     generator.latency = 0.05
-    server = Server(Serving(solver), "127.0.0.1", 0, concurrency=1, queue=0)
+    server = Server(Serving(solver), "127.0.0.1", 0, admission=Admission(1, 0))
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = RouterServiceStub(channel)

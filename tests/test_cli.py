@@ -134,14 +134,20 @@ def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
     environment = {name: str(tmp_path / file) for name, file in ours.items()}
     command = [sys.executable, "-m", "router.cli", "serve", "--backend", "fake", "--port", "0", "--host", "localhost"]
     command += ["--bundle", str(bundle_folder), "--tokens", str(tmp_path / "tokens.toml")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | environment) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environment) as process:
         address = re.search(r" on (\S+)\n", process.stdout.readline())[1]
         files = {"--tls-ca": "ca.pem", "--tls-cert": "client.crt", "--tls-key": "client.key"}
         options = [part for name, file in files.items() for part in (name, str(tmp_path / file))]
         solved = CliRunner().invoke(main, ["solve", EASY, "--address", address, *options], env={"ROUTER_TOKEN": secret})
         refused = CliRunner().invoke(main, ["route", EASY, "--address", address, *options])
         process.terminate()
-        assert process.wait(timeout=10) == 0
+        logged = [json.loads(line) for line in process.communicate(timeout=10)[1].splitlines()]
+    assert process.returncode == 0
+    assert [(line["call"]["caller"], line["call"]["code"]) for line in logged if "call" in line] == [
+        ("a team", "OK"),
+        (None, "UNAUTHENTICATED"),
+    ]
     assert "answer      14" in solved.stdout
     assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
     assert "--token" in refused.stderr

@@ -75,6 +75,17 @@ def serve(
             help="Searches that may wait for their turn; beyond that calls are refused with a time to retry.",
         ),
     ] = 8,
+    metrics: Annotated[
+        str | None,
+        typer.Option(envvar="ROUTER_METRICS", help="host:port to serve Prometheus metrics on, unencrypted."),
+    ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(envvar="ROUTER_TRACES", help="OpenTelemetry collector to send traces to: http://host:4317."),
+    ] = None,
+    log_text: Annotated[
+        bool, typer.Option("--log-text", envvar="ROUTER_LOG_TEXT", help="Log prompts and answers, too.")
+    ] = False,
     grace: Annotated[
         float,
         typer.Option(envvar="ROUTER_GRACE", min=0, help="Seconds that running calls get to finish after SIGTERM."),
@@ -86,12 +97,13 @@ def serve(
     reflection are the standard gRPC services; health needs no token.
     """
     import asyncio
-    import logging
     import os
     from functools import partial
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's core has to say, our own errors say better
-    from router import access, server
+    from router import access, logs, server, tracing
+    from router.admission import Admission
+    from router.metrics import Metrics, expose
     from router.serving import Serving
 
     access.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
@@ -99,28 +111,36 @@ def serve(
         raise InvalidRequest(
             "tls_cert", "--tls-cert and --tls-key go together, and --tls-client-ca needs both", reason="UNSPECIFIED"
         )
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("router").setLevel(logging.INFO)
+    logs.configure()
     credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
     solver = _load(bundle, bundle_digest, backend)
+    admission = Admission(concurrency, queue)
 
     def make() -> server.Server:
+        serving = Serving(solver, bundle.resolve().parent, partial(_engines, backend))
+        measured = Metrics(serving, admission)
+        if metrics:
+            expose(measured, metrics)
         return server.Server(
-            Serving(solver, bundle.resolve().parent, partial(_engines, backend)),
+            serving,
             host,
             port,
             credentials=credentials,
             tokens=reloaded,
             insecure=insecure,
-            concurrency=concurrency,
-            queue=queue,
+            admission=admission,
+            observers=[measured.observe, partial(logs.log_call, text=log_text)],
         )
 
     def started(port: int) -> None:
         print(f"serving {solver.bundle.id} on {host}:{port}", flush=True)
 
-    asyncio.run(server.serve(make, grace=grace, started=started))
+    flush = tracing.export(traces) if traces else lambda: None
+    try:
+        asyncio.run(server.serve(make, grace=grace, started=started))
+    finally:
+        flush()
 
 
 def token(
@@ -155,6 +175,7 @@ def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
 
 def _engines(backend: str, bundle: "Bundle") -> "tuple[Generator, Verifier]":
     from router.engines import Engine, load_engines
+    from router.tracing import TracedGenerator, TracedVerifier
 
     manifest = bundle.manifest
     if backend == "fake" and bundle.difficulty.input == "hidden":
@@ -164,4 +185,7 @@ def _engines(backend: str, bundle: "Bundle") -> "tuple[Generator, Verifier]":
             "have; serve it with --backend transformers",
             reason="UNSPECIFIED",
         )
-    return load_engines(backend, Engine(manifest.name, manifest.generator, manifest.verifier), bundle.folder)
+    generator, verifier = load_engines(
+        backend, Engine(manifest.name, manifest.generator, manifest.verifier), bundle.folder
+    )
+    return TracedGenerator(generator), TracedVerifier(verifier)
