@@ -100,7 +100,7 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untype
     @asynccontextmanager
     async def _within(self, service: str, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
         given = str(dict(context.invocation_metadata() or ()).get(REQUEST_ID, ""))
-        call = Call(service, method, given if re.fullmatch(r"[\w.:-]{1,128}", given) else uuid4().hex)
+        call = Call(service, method, given if re.fullmatch(wire.CALL_ID, given) else uuid4().hex)
         context.set_trailing_metadata(((REQUEST_ID, call.id),))
         _current.set(call)
         async with AsyncExitStack() as stack:

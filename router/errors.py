@@ -10,6 +10,8 @@ RouterError
 ├── Unauthenticated       UNAUTHENTICATED      the caller's token is missing or unknown
 ├── PermissionDenied      PERMISSION_DENIED    the caller may not do this
 ├── EngineUnavailable     UNAVAILABLE          the engine, or seen from a client the server, does not answer
+├── OutcomesOff           FAILED_PRECONDITION  the server records no outcomes
+├── OutcomesUnavailable   UNAVAILABLE          the outcome database does not answer
 ├── Overloaded            RESOURCE_EXHAUSTED   too many searches run and wait already
 ├── InternalError         INTERNAL             a bug in the server, seen from a client
 └── Stopped                                    a limit ended the search and the caller takes no partial result
@@ -88,6 +90,17 @@ class PermissionDenied(RouterError):
 class EngineUnavailable(RouterError):
     status = "UNAVAILABLE"
     reason = "ENGINE_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class OutcomesOff(RouterError):
+    status = "FAILED_PRECONDITION"
+    reason = "OUTCOMES_OFF"
+
+
+class OutcomesUnavailable(RouterError):
+    status = "UNAVAILABLE"
+    reason = "OUTCOMES_UNAVAILABLE"
     retry_seconds = 1.0
 
 

@@ -10,6 +10,7 @@ import prometheus_client as prometheus
 from router.admission import Admission
 from router.calls import Call
 from router.errors import AddressUnavailable
+from router.outcomes import Recorder
 from router.policy import LEVELS, Policy
 from router.serving import Serving
 from router.solver import Bill
@@ -22,7 +23,7 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 class Metrics:
     """``observe`` takes a finished call; ``registry`` is what is scraped."""
 
-    def __init__(self, serving: Serving, admission: Admission):
+    def __init__(self, serving: Serving, admission: Admission, recorder: Recorder | None = None):
         self.registry = prometheus.CollectorRegistry()
         self._serving = serving
         self._levels: deque[int] = deque(maxlen=DRIFT_WINDOW)
@@ -49,6 +50,10 @@ class Metrics:
         self._expect(serving.active.bundle.policy)
         gauge("router_running", "Searches that run.").set_function(admission.running.total)
         gauge("router_waiting", "Searches that wait for a place.").set_function(lambda: admission.waiting)
+        if recorder:
+            gauge("router_decisions_dropped", "Decisions that the outcome database had no room for.").set_function(
+                lambda: recorder.dropped
+            )
         gauge("router_level_drift", "Population stability index of predicted levels.").set_function(self._drift)
 
     def observe(self, call: Call) -> None:
@@ -114,5 +119,8 @@ def stability(counts: Sequence[float], expected: Sequence[float]) -> float:
 
     Half a count is added to each bin, so that an empty one counts much, and not infinitely.
     """
-    shares = [[(count + 0.5) / (sum(each) + len(each) / 2) for count in each] for each in (counts, expected)]
-    return sum((p - q) * math.log(p / q) for p, q in zip(*shares, strict=True))
+
+    def shares(bins: Sequence[float]) -> list[float]:
+        return [(count + 0.5) / (sum(bins) + len(bins) / 2) for count in bins]
+
+    return sum((p - q) * math.log(p / q) for p, q in zip(shares(counts), shares(expected), strict=True))

@@ -15,7 +15,8 @@ from router.access import Token, check_exposure
 from router.admin import ADMIN, AdminService
 from router.admission import Admission
 from router.calls import Call, Calls, admitted, answered, authenticated, current, observed
-from router.errors import AddressUnavailable
+from router.errors import AddressUnavailable, OutcomesOff, OutcomesUnavailable
+from router.outcomes import Outcome, Recorder
 from router.serving import Serving
 from router.solver import Decision, Round, Solution
 from router.tracing import spanned, traced
@@ -25,14 +26,16 @@ from router.v1 import router_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
 LARGEST_MESSAGE = 64 * 1024  # bytes: the longest prompt in four-byte characters, twice
 
+ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
 OTHER_CALLS = 1000  # at once, besides searches: decisions, health watches, refusals
 
 
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Cancelling a call cancels its coroutine, and with it the search and the engine's work."""
 
-    def __init__(self, serving: Serving):
+    def __init__(self, serving: Serving, recorder: Recorder | None):
         self.serving = serving
+        self.recorder = recorder
 
     async def Route(self, message: pb.RouteRequest, context: grpc.aio.ServicerContext) -> pb.RouteResponse:
         call = current()
@@ -42,14 +45,13 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
             call.decision = await solver.decide(call.request, call.bill)
             call.bill.seconds["route"] = time.monotonic() - started
         self.serving.compare(call.request, call.decision)
-        return pb.RouteResponse(decision=wire.decision(call.decision), bill=wire.bill(call.bill))
+        return pb.RouteResponse(decision=wire.decision(call.decision), bill=wire.bill(call.bill), call_id=call.id)
 
     async def Solve(self, message: pb.SolveRequest, context: grpc.aio.ServicerContext) -> pb.SolveResponse:
         async with aclosing(self._events(message, context)) as events:
             async for event in events:
                 if isinstance(event, Solution):
-                    candidates = message.options.return_candidates
-                    return pb.SolveResponse(solution=wire.solution(event, candidates=candidates))
+                    return pb.SolveResponse(solution=self._rendered(event, message.options))
         raise AssertionError("a stream ends with its solution")
 
     async def StreamSolve(
@@ -60,11 +62,31 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                 if isinstance(event, Round):
                     yield pb.StreamSolveResponse(round=wire.progress(event))
                 elif isinstance(event, Solution):
-                    candidates = message.options.return_candidates
-                    yield pb.StreamSolveResponse(solution=wire.solution(event, candidates=candidates))
+                    yield pb.StreamSolveResponse(solution=self._rendered(event, message.options))
 
     async def GetBundle(self, message: pb.GetBundleRequest, context: grpc.aio.ServicerContext) -> pb.GetBundleResponse:
         return pb.GetBundleResponse(bundle=wire.served(self.serving.active.bundle))
+
+    async def RecordOutcome(
+        self, message: pb.RecordOutcomeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RecordOutcomeResponse:
+        if self.recorder is None:
+            raise OutcomesOff("this server records no outcomes; start it with --outcomes sqlite:///outcomes.db")
+        wire.check_outcome(message)
+        outcome = Outcome(
+            message.call_id,
+            correct=message.correct if message.HasField("correct") else None,
+            score=message.score if message.HasField("score") else None,
+        )
+        try:
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                changed = await asyncio.wrap_future(self.recorder.record(outcome))
+        except TimeoutError:
+            raise OutcomesUnavailable("the outcome database does not answer; try again later") from None
+        return pb.RecordOutcomeResponse(changed=changed)
+
+    def _rendered(self, solution: Solution, options: pb.SolveOptions) -> pb.Solution:
+        return wire.solution(solution, candidates=options.return_candidates, call_id=current().id)
 
     async def _events(
         self, message: pb.SolveRequest | pb.StreamSolveRequest, context: grpc.aio.ServicerContext
@@ -97,6 +119,7 @@ class Server:
         insecure: bool = False,
         admission: Admission | None = None,
         observers: Sequence[Callable[[Call], None]] = (),
+        recorder: Recorder | None = None,
     ):
         """Needs a running event loop. Raises AddressUnavailable, InvalidRequest.
 
@@ -104,9 +127,12 @@ class Server:
         tokens       whose bearers may call; None: everybody who can connect
         admission    how many searches may run and wait; None: Admission's defaults
         observers    are shown every finished call
+        recorder     of decisions and outcomes; None: neither is recorded
         """
         check_exposure(host, encrypted=credentials is not None, insecure=insecure)
         admission = admission or Admission()
+        if recorder:
+            observers = (*observers, recorder.decided)
         around = answered, traced, observed(*observers), authenticated(tokens), admitted(admission)
         self._server = grpc.aio.server(
             interceptors=[Calls(*around)],
@@ -119,7 +145,8 @@ class Server:
         )
         self._health = health.aio.HealthServicer()
         self._serving = serving
-        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(serving), self._server)
+        self._recorder = recorder
+        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(serving, recorder), self._server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(serving), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
@@ -148,6 +175,8 @@ class Server:
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
         await self._serving.close()
+        if self._recorder:
+            await asyncio.to_thread(self._recorder.close)
 
 
 async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[int], None]) -> None:

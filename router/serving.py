@@ -121,10 +121,10 @@ class Serving:
         bundle = load_bundle(folder, digest)
         for running in filter(None, (self.active, self._previous)):
             if bundle.engines == running.bundle.engines:
-                return Solver(bundle, running.generator, running.verifier)
+                return Solver(bundle, running.generator, running.verifier, explore=self.active.explore)
         if self._load_engines is None:
             raise InvalidBundle(f"{folder} needs other engines than the ones that run; start another server with it")
-        return Solver(bundle, *self._load_engines(bundle))
+        return Solver(bundle, *self._load_engines(bundle), explore=self.active.explore)
 
     # The shadow
 

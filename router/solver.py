@@ -6,6 +6,7 @@ are many ``drive`` calls in one event loop, and the engine batches what they ask
 """
 
 import asyncio
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Sequence
@@ -57,13 +58,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``cell`` is None when the caller pinned the arm. ``probabilities`` are of levels 1 to 5 and sum to 1."""
+    """``cell`` is None when the caller pinned the arm. ``probabilities`` are of levels 1 to 5 and sum to 1.
+
+    propensity  the arm's probability of being chosen for this prompt: below 1 only where arms are explored
+    """
 
     level: int
     probabilities: tuple[float, ...]
     arm: Arm
     cell: Cell | None
     bundle_id: str
+    propensity: float = 1.0
 
 
 @dataclass(slots=True)
@@ -105,9 +110,13 @@ class Solution:
 
 
 class Solver:
-    """A bundle and the engines that it was measured on, ready to answer prompts."""
+    """A bundle and the engines that it was measured on, ready to answer prompts.
 
-    def __init__(self, bundle: Bundle, generator: Generator, verifier: Verifier):
+    explore  share of decisions whose arm is drawn evenly from the policy's arms within the budget, to learn from
+    """
+
+    def __init__(self, bundle: Bundle, generator: Generator, verifier: Verifier, *, explore: float = 0.0):
+        self.explore = explore
         self.bundle = bundle
         self.generator = generator
         self.verifier = verifier
@@ -127,7 +136,16 @@ class Solver:
         if request.arm:
             return Decision(level, probabilities, request.arm, None, self.bundle.id)
         cell = policy.choose(level, budget)
-        return Decision(level, probabilities, cell.arm, cell, self.bundle.id)
+        return self._explored(Decision(level, probabilities, cell.arm, cell, self.bundle.id), budget)
+
+    def _explored(self, decision: Decision, budget: int) -> Decision:
+        if not self.explore:
+            return decision
+        arms = sorted({cell.arm for cell in self.bundle.policy.cells if cell.arm.budget <= budget} | {decision.arm})
+        arm = random.choice(arms) if random.random() < self.explore else decision.arm
+        propensity = self.explore / len(arms) + (1 - self.explore) * (arm == decision.arm)
+        cell = decision.cell if arm == decision.arm else None
+        return replace(decision, arm=arm, cell=cell, propensity=propensity)
 
     async def solve(self, request: Request, bill: Bill | None = None) -> Solution:
         """Decide and run; see :meth:`stream`."""

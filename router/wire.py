@@ -1,5 +1,6 @@
 """Protocol buffers ↔ the router's own types, errors included. No decisions, no I/O."""
 
+import re
 from datetime import timedelta
 
 from google.protobuf.any_pb2 import Any
@@ -13,6 +14,7 @@ from router.v1 import router_pb2 as pb
 from strategies import Arm, InvalidArm, Path
 
 DOMAIN = "router.v1"
+CALL_ID = r"[\w.:-]{1,128}"
 _NUMBERS = ("n", "m", "k", "chains")
 
 
@@ -61,6 +63,18 @@ def arm_of(message: pb.Arm) -> Arm:
     number = message.strategy
     strategy = known[number].name.removeprefix("STRATEGY_").lower() if number in known else str(number)
     return Arm(strategy, **{name: getattr(message, name) for name in _NUMBERS if message.HasField(name)})
+
+
+def check_outcome(message: pb.RecordOutcomeRequest) -> None:
+    """Raises InvalidRequest naming the field that is wrong."""
+    if not re.fullmatch(CALL_ID, message.call_id):
+        raise InvalidRequest(
+            "call_id", "call_id must be that of a RouteResponse or a Solution", reason="OUTCOME_INVALID"
+        )
+    if not message.HasField("correct") and not message.HasField("score"):
+        raise InvalidRequest("correct", "an outcome needs correct, score or both", reason="OUTCOME_INVALID")
+    if message.HasField("score") and not 0 <= message.score <= 1:
+        raise InvalidRequest("score", f"score must be 0 to 1, found {message.score}", reason="OUTCOME_INVALID")
 
 
 # Replies, as the server writes them
@@ -127,7 +141,7 @@ def progress(value: solver.Round) -> pb.Round:
     )
 
 
-def solution(value: solver.Solution, *, candidates: bool) -> pb.Solution:
+def solution(value: solver.Solution, *, candidates: bool, call_id: str) -> pb.Solution:
     best = value.outcome.best
     return pb.Solution(
         decision=decision(value.decision),
@@ -137,6 +151,7 @@ def solution(value: solver.Solution, *, candidates: bool) -> pb.Solution:
         stop_reason=f"STOP_REASON_{value.stop.name}",
         bill=bill(value.bill),
         candidates=map(_candidate, value.outcome.candidates) if candidates else None,
+        call_id=call_id,
     )
 
 
@@ -220,6 +235,8 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.Unauthenticated,
         errors.PermissionDenied,
         errors.EngineUnavailable,
+        errors.OutcomesOff,
+        errors.OutcomesUnavailable,
         errors.Overloaded,
         errors.DeadlineExceeded,
         errors.TokenCapReached,

@@ -260,7 +260,7 @@ async def test_reflection_describes_the_service(server):
 
     services, methods, prompt = await asyncio.to_thread(describe)
     assert {SERVICE, "grpc.health.v1.Health"} <= set(services)
-    assert (methods, prompt) == (["Route", "Solve", "StreamSolve", "GetBundle"], "prompt")
+    assert (methods, prompt) == (["Route", "Solve", "StreamSolve", "GetBundle", "RecordOutcome"], "prompt")
 
 
 async def test_a_port_in_use_is_a_clear_error(server, solver):

@@ -86,6 +86,28 @@ def serve(
     log_text: Annotated[
         bool, typer.Option("--log-text", envvar="ROUTER_LOG_TEXT", help="Log prompts and answers, too.")
     ] = False,
+    outcomes: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ROUTER_OUTCOMES",
+            help="Record decisions and outcomes in this database: sqlite:///outcomes.db, or a postgresql+psycopg URL.",
+        ),
+    ] = None,
+    outcome_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--outcome-prompts", envvar="ROUTER_OUTCOME_PROMPTS", help="Record the prompts, not only their digests."
+        ),
+    ] = False,
+    explore: Annotated[
+        float,
+        typer.Option(
+            envvar="ROUTER_EXPLORE",
+            min=0,
+            max=1,
+            help="Share of decisions whose arm is drawn at random within the budget, to learn from their outcomes.",
+        ),
+    ] = 0.0,
     grace: Annotated[
         float,
         typer.Option(envvar="ROUTER_GRACE", min=0, help="Seconds that running calls get to finish after SIGTERM."),
@@ -104,6 +126,7 @@ def serve(
     from router import access, logs, server, tracing
     from router.admission import Admission
     from router.metrics import Metrics, expose
+    from router.outcomes import Recorder
     from router.serving import Serving
 
     access.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
@@ -114,12 +137,13 @@ def serve(
     logs.configure()
     credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
-    solver = _load(bundle, bundle_digest, backend)
+    solver = _load(bundle, bundle_digest, backend, explore)
+    recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
     admission = Admission(concurrency, queue)
 
     def make() -> server.Server:
         serving = Serving(solver, bundle.resolve().parent, partial(_engines, backend))
-        measured = Metrics(serving, admission)
+        measured = Metrics(serving, admission, recorder)
         if metrics:
             expose(measured, metrics)
         return server.Server(
@@ -131,6 +155,7 @@ def serve(
             insecure=insecure,
             admission=admission,
             observers=[measured.observe, partial(logs.log_call, text=log_text)],
+            recorder=recorder,
         )
 
     def started(port: int) -> None:
@@ -164,13 +189,13 @@ def token(
         print("admin = true")
 
 
-def _load(folder: Path, digest: str | None, backend: str) -> "Solver":
+def _load(folder: Path, digest: str | None, backend: str, explore: float) -> "Solver":
     """The bundle and its engines; raises RouterError."""
     from router.bundle import load_bundle
     from router.solver import Solver
 
     bundle = load_bundle(folder, digest)
-    return Solver(bundle, *_engines(backend, bundle))
+    return Solver(bundle, *_engines(backend, bundle), explore=explore)
 
 
 def _engines(backend: str, bundle: "Bundle") -> "tuple[Generator, Verifier]":
