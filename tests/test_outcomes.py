@@ -236,19 +236,19 @@ async def test_prompts_are_kept_by_choice(solver, tmp_path):
 
 @pytest.mark.parametrize(("explore", "budget"), [(0.0, 16), (0.5, 16), (1.0, 16), (1.0, 4)])
 async def test_explored_arms_have_the_probability_that_is_recorded(bundle_folder, generator, verifier, explore, budget):
-    solver = Solver(load_bundle(bundle_folder), generator, verifier, explore=explore)
+    bundle = load_bundle(bundle_folder)
+    chosen = await Solver(bundle, generator, verifier).decide(Request(HARD, budget))
+    solver = Solver(bundle, generator, verifier, explore=explore)
     draws = 4000
     drawn: Counter[str] = Counter()
     told: dict[str, float] = {}
-    for decision in [await solver.decide(Request(HARD, budget)) for _ in range(draws)]:
+    for decision in (solver._explored(chosen, budget) for _ in range(draws)):
         assert decision.arm.budget <= budget
-        assert (decision.cell is None) == (decision.arm != (await plain(solver, budget)))
+        assert (decision.cell is None) == (decision.arm != chosen.arm)
         drawn[str(decision.arm)] += 1
         told[str(decision.arm)] = decision.propensity
     assert sum(told.values()) == pytest.approx(1)
     for arm, propensity in told.items():
         assert drawn[arm] / draws == pytest.approx(propensity, abs=0.04)
-
-
-async def plain(solver: Solver, budget: int) -> Arm:
-    return solver.bundle.policy.choose(5, budget).arm
+    decision = await solver.decide(Request(HARD, budget))
+    assert decision.propensity == told[str(decision.arm)]
