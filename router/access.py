@@ -120,7 +120,7 @@ def _read_certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.Se
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """``name`` is what fairness, logs and metrics go by. ``admin`` callers may change what is served."""
+    """``name`` is what fairness and logs go by. ``admin`` callers may change what is served."""
 
     name: str
     admin: bool = False

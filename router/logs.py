@@ -15,6 +15,7 @@ def configure() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(formatter())
     logging.basicConfig(handlers=[handler])
+    logging.captureWarnings(True)
     logging.getLogger("router").setLevel(logging.INFO)
 
 

@@ -25,7 +25,6 @@ from router.v1 import router_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
 LARGEST_MESSAGE = 64 * 1024  # bytes: the longest prompt in four-byte characters, twice
-
 ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
 OTHER_CALLS = 1000  # at once, besides searches: decisions, health watches, refusals
 

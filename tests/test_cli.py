@@ -93,6 +93,8 @@ async def test_no_server_is_a_clear_error():
         (["--tls-cert", "server.crt"], 2, "--tls-cert and --tls-key go together"),
         (["--tls-client-ca", "ca.pem"], 2, "--tls-client-ca needs both"),
         (["--tls-cert", "/nowhere.crt", "--tls-key", "/nowhere.key"], 2, "can't use the certificates /nowhere.crt"),
+        (["--explore", "0.1"], 2, "needs --outcomes"),
+        (["--outcomes", "magic://"], 2, "can't use the outcome database"),
         (["--tokens", "/nowhere.toml"], 2, "can't read the tokens in /nowhere.toml"),
     ],
 )

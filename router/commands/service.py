@@ -134,6 +134,10 @@ def serve(
         raise InvalidRequest(
             "tls_cert", "--tls-cert and --tls-key go together, and --tls-client-ca needs both", reason="UNSPECIFIED"
         )
+    if explore and not outcomes:
+        raise InvalidRequest(
+            "explore", "--explore spends answers to learn from them, which needs --outcomes", reason="UNSPECIFIED"
+        )
     logs.configure()
     credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
@@ -169,7 +173,7 @@ def serve(
 
 
 def token(
-    name: Annotated[str, typer.Argument(help="Who will call with it: the name in logs and metrics.")],
+    name: Annotated[str, typer.Argument(help="Who will call with it: the name in the logs.")],
     *,
     admin: Annotated[bool, typer.Option("--admin", help="May also change what is served.")] = False,
 ) -> None:
@@ -184,7 +188,7 @@ def token(
     from router.access import digest_of
 
     made = secrets.token_urlsafe(32)
-    print(f'{made}\n\n[{json.dumps(name)}]\nsha256 = "{digest_of(made).hex()}"')
+    print(f'{made}\n\n[{json.dumps(name, ensure_ascii=False)}]\nsha256 = "{digest_of(made).hex()}"')
     if admin:
         print("admin = true")
 
