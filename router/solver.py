@@ -6,6 +6,7 @@ are many ``drive`` calls in one event loop, and the engine batches what they ask
 """
 
 import asyncio
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Sequence
@@ -22,6 +23,7 @@ from router.policy import Expectation, Objective
 from strategies import Arm, Extend, Outcome, Path, Score
 
 LONGEST_PROMPT = 8_000  # characters
+LARGEST_BUDGET = 256  # solutions' worth that a caller may pin: the largest that Snell et al. measure
 _MARGIN = 0.15  # seconds kept back from a deadline, to send the partial result or the bill in time
 
 
@@ -59,6 +61,7 @@ class Decision:
     """``probabilities`` are of levels 1 to 5 and sum to 1, ``level`` is the likeliest.
 
     expectation  what the choice promises; None when the caller pinned the arm
+    propensity   the arm's probability of being chosen for this prompt: below 1 only where arms are explored
     """
 
     level: int
@@ -66,6 +69,7 @@ class Decision:
     arm: Arm
     expectation: Expectation | None
     bundle_id: str
+    propensity: float = 1.0
 
 
 @dataclass(slots=True)
@@ -107,9 +111,13 @@ class Solution:
 
 
 class Solver:
-    """A bundle and the engines that it was measured on, ready to answer prompts."""
+    """A bundle and the engines that it was measured on, ready to answer prompts.
 
-    def __init__(self, bundle: Bundle, generator: Generator, verifier: Verifier):
+    explore  share of decisions whose arm is drawn evenly from the policy's arms within the budget, to learn from
+    """
+
+    def __init__(self, bundle: Bundle, generator: Generator, verifier: Verifier, *, explore: float = 0.0):
+        self.explore = explore
         self.bundle = bundle
         self.generator = generator
         self.verifier = verifier
@@ -129,7 +137,17 @@ class Solver:
         if request.arm:
             return Decision(level, probabilities, request.arm, None, self.bundle.id)
         expectation = policy.decide(probabilities, objective)
-        return Decision(level, probabilities, expectation.arm, expectation, self.bundle.id)
+        decision = Decision(level, probabilities, expectation.arm, expectation, self.bundle.id)
+        return self._explored(decision, objective.value if objective.kind == "budget" else policy.largest)
+
+    def _explored(self, decision: Decision, budget: float) -> Decision:
+        if not self.explore:
+            return decision
+        arms = sorted({arm for arm in self.bundle.policy.arms if arm.budget <= budget} | {decision.arm})
+        arm = random.choice(arms) if random.random() < self.explore else decision.arm
+        propensity = self.explore / len(arms) + (1 - self.explore) * (arm == decision.arm)
+        expectation = decision.expectation if arm == decision.arm else None
+        return replace(decision, arm=arm, expectation=expectation, propensity=propensity)
 
     async def solve(self, request: Request, bill: Bill | None = None) -> Solution:
         """Decide and run; see :meth:`stream`."""
@@ -139,8 +157,10 @@ class Solver:
                     return event
         raise AssertionError("a stream ends with its solution")
 
-    async def stream(self, request: Request, bill: Bill | None = None) -> AsyncGenerator[Round | Solution, None]:
-        """Yield a Round after each answered ask, the Solution last.
+    async def stream(
+        self, request: Request, bill: Bill | None = None
+    ) -> AsyncGenerator[Decision | Round | Solution, None]:
+        """Yield the Decision, a Round after each answered ask, the Solution last.
 
         ``bill`` may be given to read what was spent also when this is cancelled. Raises InvalidRequest,
         DeadlineExceeded, TokenCapReached (both with ``.bill``), EngineUnavailable.
@@ -149,6 +169,7 @@ class Solver:
         started = time.monotonic()
         decision = await self.decide(request, bill)
         bill.seconds["route"] += time.monotonic() - started
+        yield decision
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
         async with aclosing(drive(decision.arm, request, self.generator, self.verifier, bill)) as events:
@@ -175,6 +196,12 @@ def validate(request: Request) -> None:
             "prompt",
             f"prompt has {len(request.prompt)} characters; at most {LONGEST_PROMPT} are accepted",
             reason="PROMPT_TOO_LONG",
+        )
+    if request.arm and request.arm.budget > LARGEST_BUDGET:
+        raise InvalidRequest(
+            "options.arm.n",
+            f"{request.arm} may spend {request.arm.budget} solutions; at most {LARGEST_BUDGET} are accepted",
+            reason="ARM_INVALID",
         )
     for name in ("max_generated_tokens", "max_scored_tokens"):
         cap = getattr(request, name)

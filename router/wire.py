@@ -1,9 +1,10 @@
 """Protocol buffers ↔ the router's own types, errors included. No decisions, no I/O."""
 
+import re
 from dataclasses import asdict
+from datetime import timedelta
 
 from google.protobuf.any_pb2 import Any
-from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -14,6 +15,7 @@ from router.v1 import router_pb2 as pb
 from strategies import Arm, InvalidArm, Path
 
 DOMAIN = "router.v1"
+CALL_ID = r"[\w.:-]{1,128}"
 _NUMBERS = ("n", "m", "k", "chains", "stop")
 
 
@@ -61,6 +63,18 @@ def arm_of(message: pb.Arm) -> Arm:
     number = message.strategy
     strategy = known[number].name.removeprefix("STRATEGY_").lower() if number in known else str(number)
     return Arm(strategy, **{name: getattr(message, name) for name in _NUMBERS if message.HasField(name)})
+
+
+def check_outcome(message: pb.RecordOutcomeRequest) -> None:
+    """Raises InvalidRequest naming the field that is wrong."""
+    if not re.fullmatch(CALL_ID, message.call_id):
+        raise InvalidRequest(
+            "call_id", "call_id must be that of a RouteResponse or a Solution", reason="OUTCOME_INVALID"
+        )
+    if not message.HasField("correct") and not message.HasField("score"):
+        raise InvalidRequest("correct", "an outcome needs correct, score or both", reason="OUTCOME_INVALID")
+    if message.HasField("score") and not 0 <= message.score <= 1:
+        raise InvalidRequest("score", f"score must be 0 to 1, found {message.score}", reason="OUTCOME_INVALID")
 
 
 # Replies, as the server writes them
@@ -133,7 +147,7 @@ def progress(value: solver.Round) -> pb.Round:
     )
 
 
-def solution(value: solver.Solution, *, candidates: bool) -> pb.Solution:
+def solution(value: solver.Solution, *, candidates: bool, call_id: str) -> pb.Solution:
     best = value.outcome.best
     return pb.Solution(
         decision=decision(value.decision),
@@ -143,6 +157,7 @@ def solution(value: solver.Solution, *, candidates: bool) -> pb.Solution:
         stop_reason=f"STOP_REASON_{value.stop.name}",
         bill=bill(value.bill),
         candidates=map(_candidate, value.outcome.candidates) if candidates else None,
+        call_id=call_id,
     )
 
 
@@ -188,10 +203,8 @@ def status(error: RouterError) -> Status:
         details.append(
             BadRequest(field_violations=[{"field": name, "description": str(error), "reason": error.reason}])
         )
-    if isinstance(error, errors.EngineUnavailable):
-        delay = Duration()
-        delay.FromMilliseconds(max(1, round(1000 * error.retry_seconds)))
-        details.append(RetryInfo(retry_delay=delay))
+    if error.retry_seconds is not None:
+        details.append(RetryInfo(retry_delay=timedelta(seconds=error.retry_seconds)))
     if isinstance(error, errors.Stopped) and isinstance(error.bill, solver.Bill):
         details.append(bill(error.bill))
     return Status(code=Code.Value(error.status), message=str(error), details=[_packed(detail) for detail in details])
@@ -205,16 +218,17 @@ def _packed(message: ErrorInfo | BadRequest | RetryInfo | pb.Bill) -> Any:
 
 def error(received: Status) -> RouterError:
     """The error that a client received: :func:`status` read back, with the bill in words."""
-    info, violation, spent = ErrorInfo(), BadRequest(), pb.Bill()
+    info, violation, spent, retry = ErrorInfo(), BadRequest(), pb.Bill(), RetryInfo()
     message = received.message
     for detail in received.details:
         if detail.Unpack(spent):
             message += f" (spent: {spent.generated_tokens} tokens generated, {spent.scored_tokens} scored)"
-        elif not detail.Unpack(info):
+        elif not detail.Unpack(info) and not detail.Unpack(retry):
             detail.Unpack(violation)
     if violation.field_violations:
         return InvalidRequest(violation.field_violations[0].field, message, reason=info.reason)
-    return _CLASSES.get(info.reason, errors.InternalError)(message, reason=info.reason or None)
+    seconds = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
+    return _CLASSES.get(info.reason, errors.InternalError)(message, reason=info.reason or None, retry_seconds=seconds)
 
 
 _CLASSES: dict[str, type[RouterError]] = {
@@ -225,7 +239,12 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.MissingWeights,
         errors.MissingDependency,
         errors.AddressUnavailable,
+        errors.Unauthenticated,
+        errors.PermissionDenied,
         errors.EngineUnavailable,
+        errors.OutcomesOff,
+        errors.OutcomesUnavailable,
+        errors.Overloaded,
         errors.DeadlineExceeded,
         errors.TokenCapReached,
         errors.InternalError,

@@ -26,6 +26,7 @@ from router.bundle import (
 )
 from router.policy import LEVELS, Cell, Cost, Objective, Policy, Rung
 from router.server import Server
+from router.serving import Serving
 from router.solver import Solver
 from strategies import Arm
 
@@ -96,7 +97,7 @@ def solver(bundle_folder: Path, generator: FakeGenerator, verifier: FakeVerifier
 
 @pytest.fixture
 async def server(solver: Solver) -> AsyncIterator[Server]:
-    server = Server(solver, "127.0.0.1", 0)
+    server = Server(Serving(solver), "127.0.0.1", 0)
     await server.start()
     yield server
     await server.stop(grace=0)

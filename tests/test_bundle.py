@@ -7,8 +7,9 @@ from pathlib import Path
 import joblib
 import pytest
 
+from router import bundle
 from router.backends.template import CHATML
-from router.bundle import digests, load_bundle, sha256
+from router.bundle import digests, load_bundle, read_manifest, sha256
 from router.errors import InvalidBundle, MissingWeights
 
 
@@ -42,6 +43,18 @@ def test_a_bundle_loads_and_pins_by_digest(folder):
 
 def test_an_altered_joblib_is_never_opened(folder, tmp_path):
     joblib.dump(Bomb(tmp_path / "exploded"), folder / "difficulty.joblib")
+    with pytest.raises(InvalidBundle, match=r"difficulty\.joblib does not match its digest"):
+        load_bundle(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_joblib_swapped_after_the_check_is_never_opened(folder, tmp_path, monkeypatch):
+    def check_then_swap(*args):
+        checked = read_manifest(*args)
+        joblib.dump(Bomb(tmp_path / "exploded"), folder / "difficulty.joblib")
+        return checked
+
+    monkeypatch.setattr(bundle, "read_manifest", check_then_swap)
     with pytest.raises(InvalidBundle, match=r"difficulty\.joblib does not match its digest"):
         load_bundle(folder)
     assert not (tmp_path / "exploded").exists()

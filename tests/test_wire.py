@@ -139,9 +139,10 @@ def test_an_invalid_request_names_the_field_of_the_message(field, named):
     assert (received.field, str(received), received.reason) == (named, "too much", "CAP_OUT_OF_RANGE")
 
 
-def test_an_unavailable_engine_says_when_to_retry():
-    error = errors.EngineUnavailable("gone", retry_seconds=1.25)
-    assert details(error)["RetryInfo"].retry_delay.ToMilliseconds() == 1250
+@pytest.mark.parametrize("error", [errors.EngineUnavailable("gone"), errors.Overloaded("busy", retry_seconds=0.25)])
+def test_what_may_pass_says_when_to_retry(error):
+    delay = details(error)["RetryInfo"].retry_delay
+    assert delay.seconds + delay.nanos / 1e9 == wire.error(wire.status(error)).retry_seconds == error.retry_seconds
 
 
 def test_a_stopped_search_returns_its_bill():

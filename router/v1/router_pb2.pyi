@@ -50,6 +50,12 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_TOKEN_CAP_REACHED: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
     ERROR_REASON_OBJECTIVE_OUT_OF_RANGE: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
+    ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
+    ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
+    ERROR_REASON_OUTCOME_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_OUTCOMES_OFF: _ClassVar[ErrorReason]
+    ERROR_REASON_OUTCOMES_UNAVAILABLE: _ClassVar[ErrorReason]
 STRATEGY_UNSPECIFIED: Strategy
 STRATEGY_SINGLE: Strategy
 STRATEGY_MAJORITY: Strategy
@@ -82,6 +88,12 @@ ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
 ERROR_REASON_TOKEN_CAP_REACHED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
 ERROR_REASON_OBJECTIVE_OUT_OF_RANGE: ErrorReason
+ERROR_REASON_UNAUTHENTICATED: ErrorReason
+ERROR_REASON_OVERLOADED: ErrorReason
+ERROR_REASON_PERMISSION_DENIED: ErrorReason
+ERROR_REASON_OUTCOME_INVALID: ErrorReason
+ERROR_REASON_OUTCOMES_OFF: ErrorReason
+ERROR_REASON_OUTCOMES_UNAVAILABLE: ErrorReason
 
 class RouteRequest(_message.Message):
     __slots__ = ("prompt", "budget", "average_budget", "target_accuracy", "price_per_flop")
@@ -98,12 +110,14 @@ class RouteRequest(_message.Message):
     def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
-    __slots__ = ("decision", "bill")
+    __slots__ = ("decision", "bill", "call_id")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     BILL_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     bill: Bill
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ...) -> None: ...
+    call_id: str
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., call_id: _Optional[str] = ...) -> None: ...
 
 class SolveRequest(_message.Message):
     __slots__ = ("prompt", "budget", "average_budget", "target_accuracy", "price_per_flop", "options")
@@ -160,6 +174,22 @@ class GetBundleResponse(_message.Message):
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     bundle: Bundle
     def __init__(self, bundle: _Optional[_Union[Bundle, _Mapping]] = ...) -> None: ...
+
+class RecordOutcomeRequest(_message.Message):
+    __slots__ = ("call_id", "correct", "score")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    correct: bool
+    score: float
+    def __init__(self, call_id: _Optional[str] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ...) -> None: ...
+
+class RecordOutcomeResponse(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: _Optional[bool] = ...) -> None: ...
 
 class SolveOptions(_message.Message):
     __slots__ = ("arm", "max_generated_tokens", "max_scored_tokens", "seed", "allow_partial", "return_candidates")
@@ -296,7 +326,7 @@ class Round(_message.Message):
     def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Solution(_message.Message):
-    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates")
+    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -304,6 +334,7 @@ class Solution(_message.Message):
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     BILL_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     answer: str
     text: str
@@ -311,7 +342,8 @@ class Solution(_message.Message):
     stop_reason: StopReason
     bill: Bill
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
+    call_id: str
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("steps", "answer", "finished", "tokens")
