@@ -226,9 +226,10 @@ class Batcher:
             else:
                 known[key] = found
         for chunk in prefill_chunks(sorted(missing, key=lambda key: len(key[1]))):
-            for key, kv in zip(chunk, prefill(self.model.base_model, [prefix for _, prefix in chunk]), strict=True):
+            computed, _ = prefill(self.model.base_model, [prefix for _, prefix in chunk])
+            for key, kv in zip(chunk, computed, strict=True):
                 known[key] = kv
-                self._prefixes.put(key, missing[key], kv.clone())
+                self._prefixes.put(key, missing[key], kv)
                 self.count(missing[key], prompt_tokens=len(key[1]) + 1)
         return [known[key] for key in keys]
 

@@ -20,18 +20,23 @@ T = TypeVar("T")
 PrefixKey = tuple[int, tuple[int, ...]]  # id of a ledger, tokens
 
 
-def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> list[KeyValues]:
-    """Keys and values of each prefix, computed as one left-padded batch."""
+def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> tuple[list[KeyValues], torch.Tensor]:
+    """Keys and values of each prefix, computed as one left-padded batch, and the last hidden states [rows, size]."""
     longest = max(map(len, prefixes))
     ids = torch.tensor([[0] * (longest - len(prefix)) + list(prefix) for prefix in prefixes])
     lengths = torch.tensor([len(prefix) for prefix in prefixes])
     mask = (torch.arange(longest)[None] >= (longest - lengths)[:, None]).long()
     cached = DynamicCache()
-    model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), past_key_values=cached)
-    return [
-        torch.stack([torch.stack((layer.keys[i], layer.values[i])) for layer in cached.layers])[..., -len(prefix) :, :]
-        for i, prefix in enumerate(prefixes)
-    ]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    read = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cached)
+    kept = [row_of(cached, i, slice(longest - len(prefix), longest)) for i, prefix in enumerate(prefixes)]
+    return kept, read.last_hidden_state[:, -1]
+
+
+def row_of(cache: DynamicCache, row: int, columns: slice) -> KeyValues:
+    """Keys and values of one row of transformers' cache, copied."""
+    layers = [torch.stack((layer.keys[row, :, columns], layer.values[row, :, columns])) for layer in cache.layers]
+    return torch.stack(layers)
 
 
 class Batch:

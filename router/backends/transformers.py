@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, chain, islice
+from math import exp
 from pathlib import Path as FilePath
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec, prm_models
 from router.backends.batching import Batcher, CallJob, ExtendJob
-from router.backends.kv import KeyValues, PrefixCache, join, prefill
+from router.backends.kv import KeyValues, PrefixCache, join, prefill, row_of
 from router.backends.prm import FORMATS
 from router.backends.template import Template
 from router.backends.weights import load_model
@@ -35,11 +36,11 @@ def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> 
         return writer, LogProbability()
     if verifier.kind in FORMATS:
         return writer, prm_models.load(verifier)
-    if verifier.kind != "prm" or verifier.adapter is None:
-        known = ", ".join(["prm (with an adapter)", "log_prob", *FORMATS])
+    if verifier.kind not in _JUDGES or verifier.adapter is None:
+        known = ", ".join([*(f"{kind} (with an adapter)" for kind in _JUDGES), "log_prob", *FORMATS])
         raise RouterError(f"unknown verifier kind {verifier.kind!r}; known: {known}")
-    scorer, _ = load_model(generator.model, folder / verifier.adapter, scores_steps=True)
-    return writer, StepVerifier(solver, scorer, generator.template, verifier.parameters)
+    scorer, _ = load_model(generator.model, folder / verifier.adapter, scores_steps=verifier.kind == "prm")
+    return writer, StepVerifier(solver, scorer, generator.template, verifier)
 
 
 class TransformersGenerator:
@@ -111,17 +112,18 @@ class TransformersGenerator:
 
 
 class StepVerifier:
-    """A process reward model: one logit at the last token of each step. See :class:`router.backends.Verifier`.
+    """A fine-tuned model that scores steps. See :class:`router.backends.Verifier`; ``_JUDGES`` has the kinds.
 
     It shares the generator's tokenizer and worker thread. A search pays for each token once: the next round reads on
     from where the last one ended, and equal paths are read together.
     """
 
-    def __init__(self, batcher: Batcher, model: Any, template: Template, parameters: int):
+    def __init__(self, batcher: Batcher, model: Any, template: Template, spec: VerifierSpec):
         self.batcher = batcher
         self.model = model
         self.template = template
-        self.parameters = parameters
+        self.parameters = spec.parameters
+        self._judge = _JUDGES[spec.kind]
         self.counted = Usage()  # the engine's own count, over all calls
         self._read_before: PrefixCache[_Read] = PrefixCache()
 
@@ -155,8 +157,8 @@ class StepVerifier:
                 return []
             room = None if room is None else room - len(prompt)
             self._count(usage, len(prompt))
-            (kv,) = prefill(self.model.base_model, [prompt])
-            self._read_before.put((id(usage), prompt), usage, _Read(kv.clone(), ()))
+            (kv,), (last,) = prefill(self.model.base_model, [prompt])
+            self._read_before.put((id(usage), prompt), usage, _Read(kv, last, ()))
         known = [self._longest_read(prompt, path, usage) for path in paths]
         new = [path.tokens[read.length - len(prompt) :] for path, read in zip(paths, known, strict=True)]
         if room is not None:
@@ -189,20 +191,20 @@ class StepVerifier:
             for read, tokens in zip(known, new, strict=True)
         ]
         cache = join([read.kv for read in known])
-        logits = self.model(
+        states = self.model.base_model(
             input_ids=torch.tensor([[*tokens, *[0] * (after - len(tokens))] for tokens in new]),
             attention_mask=torch.tensor(masks),
             position_ids=torch.tensor([list(range(read.length, read.length + after)) for read in known]),
             past_key_values=cache,
-        ).logits[..., 0]
+        ).last_hidden_state
         reads = []
         for i, (read, path, tokens) in enumerate(zip(known, paths, new, strict=True)):
-            columns = slice(before - read.length, before + len(tokens))
-            kv = torch.stack([torch.stack((layer.keys[i], layer.values[i])) for layer in cache.layers])[..., columns, :]
             first = len(path.tokens) - len(tokens)
             ends = [end - first - 1 for end in path.ends[len(read.scores) :]]
-            scores = tuple(logits[i, ends].float().sigmoid().tolist())
-            reads.append(_Read(kv.clone(), read.scores + scores))
+            scores, log_prob = self._judge(self.model, read, states[i, : len(tokens)], torch.tensor(tokens), ends)
+            kv = row_of(cache, i, slice(before - read.length, before + len(tokens)))
+            last = states[i, len(tokens) - 1].clone()
+            reads.append(_Read(kv, last, read.scores + scores, log_prob, read.written + len(tokens)))
         return reads
 
     def _count(self, usage: Usage, scored_tokens: int, calls: int = 0) -> None:
@@ -231,14 +233,44 @@ class _Steps:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A prompt and the first steps of a path, as the verifier has read them; ``scores``: of those steps."""
+    """A prompt and the first steps of a path, as the verifier has read them.
+
+    last      hidden state after the last token, [size];  scores  of the steps
+    log_prob  of the steps' ``written`` tokens under the verifier, 0 where it does not look at that
+    """
 
     kv: KeyValues
+    last: torch.Tensor
     scores: tuple[float, ...]
+    log_prob: float = 0.0
+    written: int = 0
 
     @property
     def length(self) -> int:
         return self.kv.shape[-2]
+
+
+def _head(
+    model: Any, read: _Read, states: torch.Tensor, tokens: torch.Tensor, ends: list[int]
+) -> tuple[tuple[float, ...], float]:
+    """A process reward model's: one logit at the last token of each step."""
+    return tuple(model.score(states[ends])[:, 0].float().sigmoid().tolist()), 0.0
+
+
+def _likelihood(
+    model: Any, read: _Read, states: torch.Tensor, tokens: torch.Tensor, ends: list[int]
+) -> tuple[tuple[float, ...], float]:
+    """A language model's that knows the task better than the generator: how likely it finds the tokens so far.
+
+    The exponentiated mean log-probability, as :class:`router.backends.LogProbability` has it from the generator.
+    """
+    predicting = torch.cat([read.last[None], states[:-1]])
+    log_probs = model.lm_head(predicting).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0].double()
+    totals = (read.log_prob + log_probs.cumsum(0)).tolist()
+    return tuple(exp(totals[end] / (read.written + end + 1)) for end in ends), totals[-1]
+
+
+_JUDGES = {"prm": _head, "likelihood": _likelihood}
 
 
 def _too_long(tokens: int, room: int) -> InvalidRequest:
