@@ -186,10 +186,10 @@ async def test_prompts_and_answers_are_logged_only_when_asked_for(solver, genera
         raise ValueError(f"can't do {args}")
 
     async with Observed(solver, caplog, text=text) as observed:
-        await observed.stub.Solve(pb.SolveRequest(prompt="SECRET 700 + 77 ="))
+        await observed.stub.Solve(pb.SolveRequest(prompt="SECRET 700000000 + 77777777 ="))
         generator.extend = quoting
         for method in ("Solve", "StreamSolve"):
-            call = getattr(observed.stub, method)(getattr(pb, f"{method}Request")(prompt="SECRET 700 + 77 ="))
+            call = getattr(observed.stub, method)(getattr(pb, f"{method}Request")(prompt="SECRET 700000000 + 77777777 ="))
             with pytest.raises(grpc.RpcError):
                 await (call.read() if method == "StreamSolve" else call)
     formatter = logs.formatter()
@@ -197,7 +197,7 @@ async def test_prompts_and_answers_are_logged_only_when_asked_for(solver, genera
     told = generate_latest(observed.metrics.registry).decode() + "".join(
         span.to_json() for span in spans.get_finished_spans()
     )
-    for secret in ("SECRET", "777"):
+    for secret in ("SECRET", "777777777"):  # no timestamp or id has nine sevens
         assert secret not in told
         assert (secret in logged) == text
     assert "ValueError" in logged
