@@ -185,11 +185,12 @@ async def test_prompts_and_answers_are_logged_only_when_asked_for(solver, genera
     async def quoting(*args, **options):
         raise ValueError(f"can't do {args}")
 
+    secret = "SECRET 700000000 + 77777777 ="
     async with Observed(solver, caplog, text=text) as observed:
-        await observed.stub.Solve(pb.SolveRequest(prompt="SECRET 700000000 + 77777777 ="))
+        await observed.stub.Solve(pb.SolveRequest(prompt=secret))
         generator.extend = quoting
         for method in ("Solve", "StreamSolve"):
-            call = getattr(observed.stub, method)(getattr(pb, f"{method}Request")(prompt="SECRET 700000000 + 77777777 ="))
+            call = getattr(observed.stub, method)(getattr(pb, f"{method}Request")(prompt=secret))
             with pytest.raises(grpc.RpcError):
                 await (call.read() if method == "StreamSolve" else call)
     formatter = logs.formatter()
@@ -197,9 +198,9 @@ async def test_prompts_and_answers_are_logged_only_when_asked_for(solver, genera
     told = generate_latest(observed.metrics.registry).decode() + "".join(
         span.to_json() for span in spans.get_finished_spans()
     )
-    for secret in ("SECRET", "777777777"):  # no timestamp or id has nine sevens
-        assert secret not in told
-        assert (secret in logged) == text
+    for words in ("SECRET", "777777777"):  # no timestamp or id has nine sevens
+        assert words not in told
+        assert (words in logged) == text
     assert "ValueError" in logged
     assert all(json.loads(formatter.format(record))["time"] for record in caplog.records)
 

@@ -152,34 +152,34 @@ class StepVerifier:
         self, prompt: tuple[int, ...], paths: Sequence["_Steps"], room: int | None, usage: Usage
     ) -> list[tuple[float, ...]]:
         """Step scores of paths that continue one prompt, as many of the first ones as ``room`` tokens can read."""
-        if self._read_before.get((id(usage), prompt)) is None:
-            if room is not None and len(prompt) > room:
-                return []
-            room = None if room is None else room - len(prompt)
+        start = self._read_before.get((id(usage), prompt))
+        known = [self._longest_read(prompt, path, usage) or start for path in paths]
+        new = [path.tokens[read.length - len(prompt) if read else 0 :] for path, read in zip(paths, known, strict=True)]
+        if room is not None:
+            totals = accumulate(map(len, new), initial=0 if start else len(prompt))
+            affordable = sum(total <= room for total in islice(totals, 1, None))
+            paths, known, new = paths[:affordable], known[:affordable], new[:affordable]
+        if not paths:
+            return []
+        if start is None:
             self._count(usage, len(prompt))
             (kv,), (last,) = prefill(self.model.base_model, [prompt])
-            self._read_before.put((id(usage), prompt), usage, _Read(kv, last, ()))
-        known = [self._longest_read(prompt, path, usage) for path in paths]
-        new = [path.tokens[read.length - len(prompt) :] for path, read in zip(paths, known, strict=True)]
-        if room is not None:
-            affordable = sum(total <= room for total in accumulate(map(len, new)))
-            paths, known, new = paths[:affordable], known[:affordable], new[:affordable]
+            start = _Read(kv, last, ())
+            self._read_before.put((id(usage), prompt), usage, start)
         self._count(usage, sum(map(len, new)))
+        reads = [read or start for read in known]
         unread = [i for i, tokens in enumerate(new) if tokens]
         if unread:
-            reads = self._read([known[i] for i in unread], [paths[i] for i in unread], [new[i] for i in unread])
-            for i, read in zip(unread, reads, strict=True):
-                known[i] = read
+            fresh = self._read([reads[i] for i in unread], [paths[i] for i in unread], [new[i] for i in unread])
+            for i, read in zip(unread, fresh, strict=True):
+                reads[i] = read
                 self._read_before.put((id(usage), prompt + paths[i].tokens), usage, read)
-        return [read.scores for read in known]
+        return [read.scores for read in reads]
 
-    def _longest_read(self, prompt: tuple[int, ...], path: "_Steps", usage: Usage) -> "_Read":
-        """Of the prompt and the path's first steps, as many as this search has read before."""
-        for end in (*reversed(path.ends), 0):
-            found = self._read_before.get((id(usage), prompt + path.tokens[:end]))
-            if found is not None:
-                return found
-        raise AssertionError("the prompt was read")
+    def _longest_read(self, prompt: tuple[int, ...], path: "_Steps", usage: Usage) -> "_Read | None":
+        """The path's first steps, as many as this search has read before; None where it has read none."""
+        found = (self._read_before.get((id(usage), prompt + path.tokens[:end])) for end in reversed(path.ends))
+        return next(filter(None, found), None)
 
     def _read(
         self, known: Sequence["_Read"], paths: Sequence["_Steps"], new: Sequence[tuple[int, ...]]
