@@ -4,6 +4,7 @@ The loops are transformers' Trainer and peft's adapters; here is only what one e
 Both resume from the last checkpoint when started again with the same output folder.
 """
 
+import json
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -251,8 +252,10 @@ def _pad(rows: list[dict[str, list[Any]]]) -> dict[str, torch.Tensor]:
 def _save(model: peft.PeftModel, out: Path) -> None:
     """In half precision: a few megabytes, no measurable difference. In one rename: a torn adapter is never found."""
     partial = out.with_name(out.name + ".partial")
-    model.peft_config["default"].base_model_name_or_path = None  # a path on this machine; the manifest names the model
     model.half().save_pretrained(str(partial))
+    config = partial / "adapter_config.json"
+    # peft notes a path on this machine; the manifest names the model.
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None}, indent=2) + "\n")
     (partial / "README.md").unlink(missing_ok=True)  # peft's empty model card
     if out.exists():
         shutil.rmtree(out)

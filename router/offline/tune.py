@@ -333,7 +333,7 @@ def finish_bundle(folder: Path, engine: Engine, provenance: Mapping[str, Any] | 
         verifier=engine.verifier,
         statistic=training.statistic,
         edges=training.edges,
-        files=digests(folder, engine.generator.adapter, engine.verifier.adapter),
+        files=digests(folder, engine.generator.adapter, engine.generator.reviser, engine.verifier.adapter),
         libraries=library_versions(),
         provenance={
             "git_revision": _git_revision(folder),
