@@ -8,7 +8,7 @@ BUNDLE := models/smollm2-135m
 RECIPE := $(BUNDLE)/recipe
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-model test-vllm check format generate bundle clean
+.PHONY: help install demo test test-model test-vllm check format generate evaluate bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
@@ -70,6 +70,12 @@ generate: install  ## Generate router/v1 from proto/
 
 $(BUF):
 	npm install --silent --no-fund --no-audit --prefix .cache/buf @bufbuild/buf@$(BUF_VERSION)
+
+evaluate: install  ## Tune and evaluate again from the checked-in attempts, into build/evaluate: two minutes
+	rm -rf build/evaluate && mkdir -p build/evaluate
+	cd $(BUNDLE) && cp -r engine.json generator verifier judged.jsonl difficulty.joblib training.json $(CURDIR)/build/evaluate/
+	$(BIN)/router tune $(BUNDLE)/attempts/tune.parquet --bundle build/evaluate
+	$(BIN)/router evaluate $(BUNDLE)/attempts/heldout.parquet --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl
 
 bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: hours; resumable
 	$(RECIPE)/build.sh build/smollm2-135m

@@ -18,7 +18,7 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
-from difficulty.features import describe, length
+from difficulty.features import describe, length, masked
 from difficulty.levels import LEVELS, find_edges, levels_of
 
 _FLOOR = 0.005  # probability shared out over all levels, so that none is ever called impossible
@@ -30,7 +30,13 @@ def _described(scale: bool = True) -> Any:
 
 
 def _text() -> FeatureUnion:
-    words = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3), max_features=300, sublinear_tf=True)
+    words = TfidfVectorizer(
+        preprocessor=masked,
+        token_pattern=r"[^\W\d]+|0+|[^\w\s]",
+        ngram_range=(1, 2),
+        max_features=300,
+        sublinear_tf=True,
+    )
     return FeatureUnion([("described", _described()), ("words", words)])
 
 
@@ -39,7 +45,7 @@ CANDIDATES: Mapping[str, Callable[[int], Any]] = {
     "prior": lambda seed: DummyClassifier(),
     "prompt_length": lambda seed: make_pipeline(FunctionTransformer(length), StandardScaler(), LogisticRegression()),
     "text_knn": lambda seed: make_pipeline(_described(), KNeighborsClassifier(15, weights="distance")),
-    "text_logistic": lambda seed: make_pipeline(_text(), LogisticRegression(C=3, max_iter=2000)),
+    "text_logistic": lambda seed: make_pipeline(_text(), LogisticRegression(C=1, max_iter=2000)),
     "text_boosting": lambda seed: make_pipeline(
         _described(scale=False),
         GradientBoostingClassifier(

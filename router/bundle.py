@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -17,7 +18,7 @@ from router.policy import Policy
 if TYPE_CHECKING:
     from difficulty import DifficultyModel
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 
@@ -55,6 +56,13 @@ class Bundle:
     def id(self) -> str:
         return f"{self.manifest.name}@{self.digest[:12]}"
 
+    @property
+    def engines(self) -> tuple[object, ...]:
+        """Equal for bundles that the same engines serve: same models, same adapters."""
+        own = ("difficulty.joblib", "policy.json")
+        adapters = frozenset((name, digest) for name, digest in self.manifest.files.items() if name not in own)
+        return self.manifest.generator, self.manifest.verifier, adapters
+
 
 def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
     """Check, then open. ``digest`` pins the manifest's sha256, and with it every file.
@@ -62,7 +70,7 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
     Raises InvalidBundle. Nothing is unpickled before its digest matched: a joblib file is code.
     """
     manifest, found = read_manifest(folder, digest)
-    policy = Policy.loads((folder / "policy.json").read_text())
+    policy = Policy.loads(_checked(folder, "policy.json", manifest).decode())
     for library, built_with in manifest.libraries.items():
         if _version(library) != built_with:
             warnings.warn(
@@ -73,7 +81,7 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
     import joblib
 
     try:
-        difficulty = joblib.load(folder / "difficulty.joblib")
+        difficulty = joblib.load(BytesIO(_checked(folder, "difficulty.joblib", manifest)))
     except (
         ImportError,
         AttributeError,
@@ -113,8 +121,9 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
         manifest = _manifest(document)
     except (TypeError, KeyError, ValueError) as error:
         raise InvalidBundle(f"{path}: {error}") from error
-    adapters = [spec.adapter for spec in (manifest.generator, manifest.verifier) if spec.adapter]
-    for name in ("difficulty.joblib", "policy.json", *(f"{adapter}/adapter_model.safetensors" for adapter in adapters)):
+    adapters = (manifest.generator.adapter, manifest.generator.reviser, manifest.verifier.adapter)
+    weights = (f"{adapter}/adapter_model.safetensors" for adapter in adapters if adapter)
+    for name in ("difficulty.joblib", "policy.json", *weights):
         if name not in manifest.files:
             raise InvalidBundle(f"{path} lists no {name}: the bundle is partial; run `router train` and `router tune`")
     for name, expected in manifest.files.items():
@@ -122,8 +131,20 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
         if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
             raise InvalidBundle(f"{folder} lacks {name}, which its manifest lists; restore it or rebuild the bundle")
         if sha256(file) != expected:
-            raise InvalidBundle(f"{file} does not match its digest in the manifest; restore it or rebuild the bundle")
+            raise _altered(file)
     return manifest, found
+
+
+def _checked(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """A file's content, digested as it was read: what is opened can't be swapped between the check and the opening."""
+    content = (folder / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+        raise _altered(folder / name)
+    return content
+
+
+def _altered(file: Path) -> InvalidBundle:
+    return InvalidBundle(f"{file} does not match its digest in the manifest; restore it or rebuild the bundle")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router import commands
-from router.backends import Endpoints
-from router.commands.options import Backend, EngineKey, GeneratorUrl, VerifierUrl, endpoints, parse_arm
+from router.commands.options import parse_arm
 from router.errors import InvalidFile, InvalidRequest, RouterError
 
 if TYPE_CHECKING:
-    from router.solver import Solver
     from router.v1 import router_pb2 as pb
 
 UINT32 = 2**32 - 1
@@ -44,60 +42,40 @@ Budget = Annotated[
         envvar="ROUTER_BUDGET",
         min=0,
         max=UINT32,
-        help="Generation budget, in complete solutions' worth of sampling.  [default: the bundle's]",
+        help="Objective: the best arm of at most so many complete solutions' worth of sampling.  "
+        "[default objective: the bundle's]",
     ),
 ]
+AverageBudget = Annotated[
+    float | None,
+    typer.Option(help="Objective: the best accuracy with so many complete solutions spent on average over prompts."),
+]
+TargetAccuracy = Annotated[
+    float | None,
+    typer.Option(help="Objective: the cheapest arm that is right with at least this probability, from 0 to 1."),
+]
+PricePerFlop = Annotated[
+    float | None,
+    typer.Option(help="Objective: the largest accuracy less price, a FLOP costing this and a right answer worth 1."),
+]
 Address = Annotated[str, typer.Option(envvar="ROUTER_ADDRESS", help="host:port of the server.")]
+Token = Annotated[
+    str | None, typer.Option(envvar="ROUTER_TOKEN", help="Bearer token; the variable keeps it out of process lists.")
+]
+Tls = Annotated[bool, typer.Option("--tls", envvar="ROUTER_TLS", help="Encrypt; implied by the next three.")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(envvar="ROUTER_TLS_CA", help="Authorities of the server's certificate, PEM.  [default: the usual]"),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(envvar="ROUTER_TLS_CERT", help="Your own certificate, PEM, for mutual TLS.")
+]
+TlsKey = Annotated[Path | None, typer.Option(envvar="ROUTER_TLS_KEY", help="Its private key, PEM.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", envvar="ROUTER_INSECURE", help="Send the token without encryption.")
+]
 Timeout = Annotated[float, typer.Option(envvar="ROUTER_TIMEOUT", min=0.001, help="Deadline of the call, in seconds.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one object a line.")]
-
-
-@main.command()
-def serve(
-    *,
-    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle to serve.")] = Path(
-        "models/smollm2-135m"
-    ),
-    bundle_digest: Annotated[
-        str | None,
-        typer.Option(
-            envvar="ROUTER_BUNDLE_DIGEST",
-            help="Refuse the bundle unless its manifest's SHA-256 starts with these hexadecimal digits.",
-        ),
-    ] = None,
-    backend: Backend = "transformers",
-    generator_url: GeneratorUrl = None,
-    verifier_url: VerifierUrl = None,
-    engine_api_key: EngineKey = None,
-    host: Annotated[str, typer.Option(envvar="ROUTER_HOST", help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(envvar="ROUTER_PORT", min=0, max=65535, help="Port to listen on; 0 is any free one.")
-    ] = 50551,
-    grace: Annotated[
-        float,
-        typer.Option(envvar="ROUTER_GRACE", min=0, help="Seconds that running calls get to finish after SIGTERM."),
-    ] = 10.0,
-) -> None:
-    """Serve a bundle over gRPC until SIGTERM or Ctrl-C.
-
-    Prints the address once it answers. The connection is not encrypted or authenticated: the default listens on
-    loopback only. Health and reflection are the standard gRPC services.
-    """
-    import asyncio
-    import logging
-    import os
-
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's core has to say, our own errors say better
-    from router import server
-
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("router").setLevel(logging.INFO)
-    solver = _load(bundle, bundle_digest, backend, endpoints(generator_url, verifier_url, engine_api_key))
-
-    def started(port: int) -> None:
-        print(f"serving {solver.bundle.id} on {host}:{port}", flush=True)
-
-    asyncio.run(server.serve(solver, host, port, grace=grace, started=started))
 
 
 @main.command()
@@ -105,7 +83,16 @@ def route(
     prompt: Prompt,
     *,
     budget: Budget = None,
+    average_budget: AverageBudget = None,
+    target_accuracy: TargetAccuracy = None,
+    price_per_flop: PricePerFlop = None,
     address: Address = "127.0.0.1:50551",
+    token: Token = None,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure: Insecure = False,
     timeout: Timeout = 60.0,
     json: Json = False,
 ) -> None:
@@ -113,8 +100,9 @@ def route(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
-    with connect(address) as stub:
-        reply = stub.Route(pb.RouteRequest(prompt=_text(prompt), budget=budget), timeout=timeout)
+    objective = _objective(budget, average_budget, target_accuracy, price_per_flop)
+    with connect(address, token=token, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, insecure=insecure) as stub:
+        reply = stub.Route(pb.RouteRequest(prompt=_text(prompt), **objective), timeout=timeout)
     if json:
         _print_json(reply)
     else:
@@ -126,6 +114,9 @@ def solve(
     prompt: Prompt,
     *,
     budget: Budget = None,
+    average_budget: AverageBudget = None,
+    target_accuracy: TargetAccuracy = None,
+    price_per_flop: PricePerFlop = None,
     arm: Annotated[
         str | None,
         typer.Option(help='Run this arm instead of the policy\'s choice, e.g. "beam_search(n=16, m=4)".'),
@@ -143,6 +134,12 @@ def solve(
     candidates: Annotated[bool, typer.Option(help="Show every solution that was weighed, with its scores.")] = False,
     stream: Annotated[bool, typer.Option(help="Show the search's rounds live.")] = False,
     address: Address = "127.0.0.1:50551",
+    token: Token = None,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure: Insecure = False,
     timeout: Timeout = 600.0,
     json: Json = False,
 ) -> None:
@@ -151,6 +148,7 @@ def solve(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
+    objective = _objective(budget, average_budget, target_accuracy, price_per_flop)
     options = pb.SolveOptions(
         arm=wire.arm(parse_arm(arm)) if arm else None,
         max_generated_tokens=max_generated_tokens,
@@ -159,11 +157,11 @@ def solve(
         allow_partial=allow_partial,
         return_candidates=candidates,
     )
-    with connect(address) as stub:
+    with connect(address, token=token, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, insecure=insecure) as stub:
         if not stream:
-            reply = stub.Solve(pb.SolveRequest(prompt=_text(prompt), budget=budget, options=options), timeout=timeout)
+            reply = stub.Solve(pb.SolveRequest(prompt=_text(prompt), **objective, options=options), timeout=timeout)
             return _print_json(reply) if json else _print_solution(reply.solution)
-        request = pb.StreamSolveRequest(prompt=_text(prompt), budget=budget, options=options)
+        request = pb.StreamSolveRequest(prompt=_text(prompt), **objective, options=options)
         for event in stub.StreamSolve(request, timeout=timeout):
             if json:
                 _print_json(event)
@@ -174,27 +172,26 @@ def solve(
     return None
 
 
-for _command in commands.PIPELINE:
+for _command in (*commands.SERVICE, *commands.PIPELINE):
     main.command()(_command)
 
 
-def _load(folder: Path, digest: str | None, backend: str, endpoints: Endpoints) -> "Solver":
-    """The bundle and its engines; raises RouterError."""
-    from router.bundle import load_bundle
-    from router.engines import Engine, load_engines
-    from router.solver import Solver
-
-    bundle = load_bundle(folder, digest)
-    manifest = bundle.manifest
-    if backend != "transformers" and bundle.difficulty.input == "hidden":
+def _objective(
+    budget: int | None, average_budget: float | None, target_accuracy: float | None, price_per_flop: float | None
+) -> dict[str, Any]:
+    """As a field of a request; empty: the bundle's default."""
+    options = {
+        "budget": budget,
+        "average_budget": average_budget,
+        "target_accuracy": target_accuracy,
+        "price_per_flop": price_per_flop,
+    }
+    given = {kind: value for kind, value in options.items() if value is not None}
+    if len(given) > 1:
         raise InvalidRequest(
-            "backend",
-            f"{folder} predicts levels from its generator's hidden states, which the {backend} backend does not have; "
-            "serve it with --backend transformers",
-            reason="UNSPECIFIED",
+            "objective", f"{' and '.join(given)} were given; a prompt has one objective", reason="UNSPECIFIED"
         )
-    engine = Engine(manifest.name, manifest.generator, manifest.verifier)
-    return Solver(bundle, *load_engines(backend, engine, folder, endpoints))
+    return given
 
 
 def _text(prompt: str) -> str:
@@ -213,17 +210,21 @@ def _print_json(message: "pb.RouteResponse | pb.SolveResponse | pb.StreamSolveRe
 
 
 def _print_decision(decision: "pb.Decision") -> None:
+    from router.v1 import router_pb2 as pb
     from router.wire import arm_of
 
     levels = "  ".join(f"{level}: {p:.2f}" for level, p in enumerate(decision.probabilities, start=1))
     print(f"level       {decision.level} of 5   ({levels})")
     print(f"arm         {arm_of(decision.arm)}")
-    if decision.HasField("cell"):
-        cell, cost = decision.cell, decision.cell.cost
+    if decision.HasField("expectation"):
+        expected, cost = decision.expectation, decision.expectation.cost
         print(
-            f"expected    accuracy {cell.accuracy:.2f} [{cell.accuracy_low:.2f}, {cell.accuracy_high:.2f}]"
-            f" on {cell.prompts} prompts, {cost.generated_tokens:.0f} tokens generated, {cost.scored_tokens:.0f} scored"
+            f"expected    accuracy {expected.accuracy:.2f} [{expected.accuracy_low:.2f}, {expected.accuracy_high:.2f}],"
+            f" {cost.generations:.1f} generations, {cost.generated_tokens:.0f} tokens generated,"
+            f" {cost.scored_tokens:.0f} scored"
         )
+        if expected.evidence == pb.EVIDENCE_INSUFFICIENT:
+            print("evidence    insufficient: no measured arm is known to reach the target on this prompt")
     print(f"bundle      {decision.bundle_id}")
 
 

@@ -7,7 +7,12 @@ RouterError
 ├── MissingWeights        FAILED_PRECONDITION  the model's weights are not on this machine
 ├── MissingDependency     FAILED_PRECONDITION  an optional package is not installed
 ├── AddressUnavailable    FAILED_PRECONDITION  the server's address can't be listened on
+├── Unauthenticated       UNAUTHENTICATED      the caller's token is missing or unknown
+├── PermissionDenied      PERMISSION_DENIED    the caller may not do this
 ├── EngineUnavailable     UNAVAILABLE          the engine, or seen from a client the server, does not answer
+├── OutcomesOff           FAILED_PRECONDITION  the server records no outcomes
+├── OutcomesUnavailable   UNAVAILABLE          the outcome database does not answer
+├── Overloaded            RESOURCE_EXHAUSTED   too many searches run and wait already
 ├── InternalError         INTERNAL             a bug in the server, seen from a client
 └── Stopped                                    a limit ended the search and the caller takes no partial result
     ├── DeadlineExceeded  DEADLINE_EXCEEDED
@@ -20,15 +25,21 @@ from typing import ClassVar
 
 
 class RouterError(Exception):
-    """``reason`` is a name in the proto's ErrorReason, less its prefix."""
+    """``reason`` is a name in the proto's ErrorReason, less its prefix.
+
+    retry_seconds  when the same call may succeed; None: not by waiting
+    """
 
     status: ClassVar[str]
     reason: str = "UNSPECIFIED"
+    retry_seconds: float | None = None
 
-    def __init__(self, message: str, *, reason: str | None = None):
+    def __init__(self, message: str, *, reason: str | None = None, retry_seconds: float | None = None):
         super().__init__(message)
         if reason:
             self.reason = reason
+        if retry_seconds is not None:
+            self.retry_seconds = retry_seconds
 
 
 class InvalidRequest(RouterError):
@@ -66,11 +77,39 @@ class AddressUnavailable(RouterError):
     reason = "ADDRESS_UNAVAILABLE"
 
 
+class Unauthenticated(RouterError):
+    status = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(RouterError):
+    status = "PERMISSION_DENIED"
+    reason = "PERMISSION_DENIED"
+
+
 class EngineUnavailable(RouterError):
     """``retry_seconds``: what a caller should wait for the engine to come back."""
 
     status = "UNAVAILABLE"
     reason = "ENGINE_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class OutcomesOff(RouterError):
+    status = "FAILED_PRECONDITION"
+    reason = "OUTCOMES_OFF"
+
+
+class OutcomesUnavailable(RouterError):
+    status = "UNAVAILABLE"
+    reason = "OUTCOMES_UNAVAILABLE"
+    retry_seconds = 1.0
+
+
+class Overloaded(RouterError):
+    status = "RESOURCE_EXHAUSTED"
+    reason = "OVERLOADED"
+    retry_seconds = 1.0
 
     def __init__(self, message: str, *, reason: str | None = None, retry_seconds: float = 1.0):
         super().__init__(message, reason=reason)

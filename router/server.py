@@ -1,111 +1,166 @@
-"""The gRPC service: parse, call the solver, render. Deadlines, cancellation and errors are handled here, once."""
+"""The gRPC service: parse, call the solver, render. What is common to all calls stands around them, in router.calls."""
 
 import asyncio
-import logging
 import signal
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from types import TracebackType
 
 import grpc
-from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from grpc_status import rpc_status
 
 from router import wire
-from router.errors import AddressUnavailable, InternalError, RouterError
-from router.solver import Round, Solver
+from router.access import Token, check_exposure
+from router.admin import ADMIN, AdminService
+from router.admission import Admission
+from router.calls import Call, Calls, admitted, answered, authenticated, current, observed
+from router.errors import AddressUnavailable, OutcomesOff, OutcomesUnavailable
+from router.outcomes import Outcome, Recorder
+from router.serving import Serving
+from router.solver import Decision, Round, Solution
+from router.tracing import spanned, traced
+from router.v1 import admin_pb2_grpc, router_pb2_grpc
 from router.v1 import router_pb2 as pb
-from router.v1 import router_pb2_grpc
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
-_log = logging.getLogger(__name__)
+LARGEST_MESSAGE = 64 * 1024  # bytes: the longest prompt in four-byte characters, twice
+ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
+OTHER_CALLS = 1000  # at once, besides searches: decisions, health watches, refusals
 
 
 class RouterService(router_pb2_grpc.RouterServiceServicer):
     """Cancelling a call cancels its coroutine, and with it the search and the engine's work."""
 
-    def __init__(self, solver: Solver):
-        self.solver = solver
+    def __init__(self, serving: Serving, recorder: Recorder | None):
+        self.serving = serving
+        self.recorder = recorder
 
     async def Route(self, message: pb.RouteRequest, context: grpc.aio.ServicerContext) -> pb.RouteResponse:
-        async with _Answering(context):
-            bill, started = self.solver.new_bill(), time.monotonic()
-            decision = await self.solver.decide(wire.request(message, context.time_remaining()), bill)
-            bill.seconds["route"] = time.monotonic() - started
-            return pb.RouteResponse(decision=wire.decision(decision), bill=wire.bill(bill))
+        call = current()
+        call.request = wire.request(message, context.time_remaining())
+        async with self.serving.solver() as solver:
+            call.bill, started = solver.new_bill(), time.monotonic()
+            call.decision = await solver.decide(call.request, call.bill)
+            call.bill.seconds["route"] = time.monotonic() - started
+        self.serving.compare(call.request, call.decision)
+        return pb.RouteResponse(decision=wire.decision(call.decision), bill=wire.bill(call.bill), call_id=call.id)
 
     async def Solve(self, message: pb.SolveRequest, context: grpc.aio.ServicerContext) -> pb.SolveResponse:
-        async with _Answering(context):
-            solution = await self.solver.solve(wire.request(message, context.time_remaining()))
-            return pb.SolveResponse(solution=wire.solution(solution, candidates=message.options.return_candidates))
+        async with aclosing(self._events(message, context)) as events:
+            async for event in events:
+                if isinstance(event, Solution):
+                    return pb.SolveResponse(solution=self._rendered(event, message.options))
+        raise AssertionError("a stream ends with its solution")
 
     async def StreamSolve(
         self, message: pb.StreamSolveRequest, context: grpc.aio.ServicerContext
     ) -> AsyncGenerator[pb.StreamSolveResponse, None]:
-        async with _Answering(context), aclosing(self._events(message, context)) as events:
-            async for event in events:
-                yield event
-
-    async def _events(
-        self, message: pb.StreamSolveRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncGenerator[pb.StreamSolveResponse, None]:
-        request = wire.request(message, context.time_remaining())
-        async with aclosing(self.solver.stream(request)) as events:
+        async with aclosing(self._events(message, context)) as events:
             async for event in events:
                 if isinstance(event, Round):
                     yield pb.StreamSolveResponse(round=wire.progress(event))
-                else:
-                    candidates = message.options.return_candidates
-                    yield pb.StreamSolveResponse(solution=wire.solution(event, candidates=candidates))
+                elif isinstance(event, Solution):
+                    yield pb.StreamSolveResponse(solution=self._rendered(event, message.options))
 
     async def GetBundle(self, message: pb.GetBundleRequest, context: grpc.aio.ServicerContext) -> pb.GetBundleResponse:
-        async with _Answering(context):
-            return pb.GetBundleResponse(bundle=wire.served(self.solver.bundle))
+        return pb.GetBundleResponse(bundle=wire.served(self.serving.active.bundle))
 
+    async def RecordOutcome(
+        self, message: pb.RecordOutcomeRequest, context: grpc.aio.ServicerContext
+    ) -> pb.RecordOutcomeResponse:
+        if self.recorder is None:
+            raise OutcomesOff("this server records no outcomes; start it with --outcomes sqlite:///outcomes.db")
+        wire.check_outcome(message)
+        outcome = Outcome(
+            message.call_id,
+            correct=message.correct if message.HasField("correct") else None,
+            score=message.score if message.HasField("score") else None,
+        )
+        try:
+            async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
+                changed = await asyncio.wrap_future(self.recorder.record(outcome))
+        except TimeoutError:
+            raise OutcomesUnavailable("the outcome database does not answer; try again later") from None
+        return pb.RecordOutcomeResponse(changed=changed)
 
-class _Answering:
-    """Ends a failed call with the error's status. What is no RouterError is a bug: logged, and kept from the caller."""
+    def _rendered(self, solution: Solution, options: pb.SolveOptions) -> pb.Solution:
+        return wire.solution(solution, candidates=options.return_candidates, call_id=current().id)
 
-    def __init__(self, context: grpc.aio.ServicerContext):
-        self.context = context
-
-    async def __aenter__(self) -> None:
-        return None
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if isinstance(error, RouterError):
-            await self._abort(wire.status(error))
-        elif isinstance(error, Exception):  # not a cancellation
-            _log.error("call failed", exc_info=error)
-            await self._abort(wire.status(InternalError("internal error; the server's log says more")))
-
-    async def _abort(self, status: Status) -> None:
-        code, message, metadata = rpc_status.to_status(status)
-        await self.context.abort(code, message, metadata)
+    async def _events(
+        self, message: pb.SolveRequest | pb.StreamSolveRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncGenerator[Decision | Round | Solution, None]:
+        call = current()
+        call.request = wire.request(message, context.time_remaining())
+        async with self.serving.solver() as solver:
+            call.bill = solver.new_bill()
+            async with aclosing(spanned(solver.stream(call.request, call.bill))) as events:
+                async for event in events:
+                    if isinstance(event, Decision):
+                        call.decision = event
+                        self.serving.compare(call.request, event)
+                    elif isinstance(event, Solution):
+                        call.solution = event
+                    yield event
 
 
 class Server:
     """A listening server. ``port`` is the bound one."""
 
-    def __init__(self, solver: Solver, host: str, port: int):
-        """Needs a running event loop. Raises AddressUnavailable."""
-        # Without this option two servers share a port silently, each answering some of the calls.
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    def __init__(
+        self,
+        serving: Serving,
+        host: str,
+        port: int,
+        *,
+        credentials: grpc.ServerCredentials | None = None,
+        tokens: Callable[[], Sequence[Token]] | None = None,
+        insecure: bool = False,
+        admission: Admission | None = None,
+        observers: Sequence[Callable[[Call], None]] = (),
+        recorder: Recorder | None = None,
+    ):
+        """Needs a running event loop. Raises AddressUnavailable, InvalidRequest.
+
+        credentials  of TLS, see access.server_credentials; None: not encrypted, loopback only unless ``insecure``
+        tokens       whose bearers may call; None: everybody who can connect
+        admission    how many searches may run and wait; None: Admission's defaults
+        observers    are shown every finished call
+        recorder     of decisions and outcomes; None: neither is recorded
+        """
+        check_exposure(host, encrypted=credentials is not None, insecure=insecure)
+        admission = admission or Admission()
+        if recorder:
+            observers = (*observers, recorder.decided)
+        around = answered, traced, observed(*observers), authenticated(tokens), admitted(admission)
+        self._server = grpc.aio.server(
+            interceptors=[Calls(*around)],
+            maximum_concurrent_rpcs=admission.concurrency + admission.queue + OTHER_CALLS,
+            options=[
+                # Without this option two servers share a port silently, each answering some of the calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+            ],
+        )
         self._health = health.aio.HealthServicer()
-        self._solver = solver
-        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(solver), self._server)
+        self._serving = serving
+        self._recorder = recorder
+        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(serving, recorder), self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(serving), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
         try:
-            self.port = self._server.add_insecure_port(f"{host}:{port}")
+            self.port = (
+                self._server.add_secure_port(address, credentials)
+                if credentials
+                else self._server.add_insecure_port(address)
+            )
         except RuntimeError as error:
             raise AddressUnavailable(
-                f"can't listen on {host}:{port}: the port is in use, or the address is not this machine's; "
+                f"can't listen on {address}: the port is in use, or the address is not this machine's; "
                 "stop what listens there, or choose another with --host and --port (0: any free port)"
             ) from error
 
@@ -118,17 +173,14 @@ class Server:
         """Report NOT_SERVING, refuse new calls, give running ones ``grace`` seconds, then free the engines."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(grace)
-        await self._solver.close()
+        await self._serving.close()
+        if self._recorder:
+            await asyncio.to_thread(self._recorder.close)
 
 
-async def serve(
-    solver: Solver, host: str, port: int, *, grace: float, started: Callable[[int], None] = lambda port: None
-) -> None:
-    """Serve until SIGTERM or SIGINT, then drain; ``started`` is called with the bound port.
-
-    Raises AddressUnavailable.
-    """
-    server = Server(solver, host, port)
+async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[int], None]) -> None:
+    """Serve what ``make`` makes until SIGTERM or SIGINT, then drain; ``started`` is called with the bound port."""
+    server = make()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -6,6 +6,7 @@ are many ``drive`` calls in one event loop, and the engine batches what they ask
 """
 
 import asyncio
+import random
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator, Sequence
@@ -18,10 +19,11 @@ from router import answers
 from router.backends import Generator, Usage, Verifier
 from router.bundle import Bundle
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, TokenCapReached
-from router.policy import LEVELS, Cell
+from router.policy import Expectation, Objective
 from strategies import Arm, Extend, Outcome, Path, Score
 
 LONGEST_PROMPT = 8_000  # characters
+LARGEST_BUDGET = 256  # solutions' worth that a caller may pin: the largest that Snell et al. measure
 _MARGIN = 0.15  # seconds kept back from a deadline, to send the partial result or the bill in time
 
 
@@ -37,7 +39,7 @@ class Stop(Enum):
 class Request:
     """What a caller asks for. None is the bundle's default.
 
-    budget                generation budget, in complete solutions' worth of sampling
+    objective             what the arm is chosen for
     arm                   run this arm instead of the policy's choice
     max_generated_tokens, max_scored_tokens  hard caps, never passed
     seconds               time left for the whole call
@@ -45,7 +47,7 @@ class Request:
     """
 
     prompt: str
-    budget: int | None = None
+    objective: Objective | None = None
     arm: Arm | None = None
     max_generated_tokens: int | None = None
     max_scored_tokens: int | None = None
@@ -56,13 +58,18 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``cell`` is None when the caller pinned the arm. ``probabilities`` are of levels 1 to 5 and sum to 1."""
+    """``probabilities`` are of levels 1 to 5 and sum to 1, ``level`` is the likeliest.
+
+    expectation  what the choice promises; None when the caller pinned the arm
+    propensity   the arm's probability of being chosen for this prompt: below 1 only where arms are explored
+    """
 
     level: int
     probabilities: tuple[float, ...]
     arm: Arm
-    cell: Cell | None
+    expectation: Expectation | None
     bundle_id: str
+    propensity: float = 1.0
 
 
 @dataclass(slots=True)
@@ -104,19 +111,23 @@ class Solution:
 
 
 class Solver:
-    """A bundle and the engines that it was measured on, ready to answer prompts."""
+    """A bundle and the engines that it was measured on, ready to answer prompts.
 
-    def __init__(self, bundle: Bundle, generator: Generator, verifier: Verifier):
+    explore  share of decisions whose arm is drawn evenly from the policy's arms within the budget, to learn from
+    """
+
+    def __init__(self, bundle: Bundle, generator: Generator, verifier: Verifier, *, explore: float = 0.0):
+        self.explore = explore
         self.bundle = bundle
         self.generator = generator
         self.verifier = verifier
 
     async def decide(self, request: Request, usage: Usage | None = None) -> Decision:
-        """Predict the level, look up the arm; what that spends is added to ``usage``. Raises InvalidRequest."""
+        """Predict the level, choose the arm; what that spends is added to ``usage``. Raises InvalidRequest."""
         validate(request)
         policy = self.bundle.policy
-        budget = policy.default_budget if request.budget is None else request.budget
-        policy.choose(LEVELS[0], budget)  # a bad budget is an error also where the arm is pinned
+        objective = request.objective or policy.default
+        policy.check(objective)  # a bad objective is an error also where the arm is pinned
         difficulty = self.bundle.difficulty
         prompts = [request.prompt]
         usage = Usage() if usage is None else usage
@@ -125,8 +136,18 @@ class Solver:
         level = 1 + max(range(len(probabilities)), key=probabilities.__getitem__)
         if request.arm:
             return Decision(level, probabilities, request.arm, None, self.bundle.id)
-        cell = policy.choose(level, budget)
-        return Decision(level, probabilities, cell.arm, cell, self.bundle.id)
+        expectation = policy.decide(probabilities, objective)
+        decision = Decision(level, probabilities, expectation.arm, expectation, self.bundle.id)
+        return self._explored(decision, objective.value if objective.kind == "budget" else policy.largest)
+
+    def _explored(self, decision: Decision, budget: float) -> Decision:
+        if not self.explore:
+            return decision
+        arms = sorted({arm for arm in self.bundle.policy.arms if arm.budget <= budget} | {decision.arm})
+        arm = random.choice(arms) if random.random() < self.explore else decision.arm
+        propensity = self.explore / len(arms) + (1 - self.explore) * (arm == decision.arm)
+        expectation = decision.expectation if arm == decision.arm else None
+        return replace(decision, arm=arm, expectation=expectation, propensity=propensity)
 
     async def solve(self, request: Request, bill: Bill | None = None) -> Solution:
         """Decide and run; see :meth:`stream`."""
@@ -136,8 +157,10 @@ class Solver:
                     return event
         raise AssertionError("a stream ends with its solution")
 
-    async def stream(self, request: Request, bill: Bill | None = None) -> AsyncGenerator[Round | Solution, None]:
-        """Yield a Round after each answered ask, the Solution last.
+    async def stream(
+        self, request: Request, bill: Bill | None = None
+    ) -> AsyncGenerator[Decision | Round | Solution, None]:
+        """Yield the Decision, a Round after each answered ask, the Solution last.
 
         ``bill`` may be given to read what was spent also when this is cancelled. Raises InvalidRequest,
         DeadlineExceeded, TokenCapReached (both with ``.bill``), EngineUnavailable.
@@ -146,6 +169,7 @@ class Solver:
         started = time.monotonic()
         decision = await self.decide(request, bill)
         bill.seconds["route"] += time.monotonic() - started
+        yield decision
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
         async with aclosing(drive(decision.arm, request, self.generator, self.verifier, bill)) as events:
@@ -172,6 +196,12 @@ def validate(request: Request) -> None:
             "prompt",
             f"prompt has {len(request.prompt)} characters; at most {LONGEST_PROMPT} are accepted",
             reason="PROMPT_TOO_LONG",
+        )
+    if request.arm and request.arm.budget > LARGEST_BUDGET:
+        raise InvalidRequest(
+            "options.arm.n",
+            f"{request.arm} may spend {request.arm.budget} solutions; at most {LARGEST_BUDGET} are accepted",
+            reason="ARM_INVALID",
         )
     for name in ("max_generated_tokens", "max_scored_tokens"):
         cap = getattr(request, name)

@@ -1,7 +1,10 @@
 """Protocol buffers ↔ the router's own types, errors included. No decisions, no I/O."""
 
+import re
+from dataclasses import asdict
+from datetime import timedelta
+
 from google.protobuf.any_pb2 import Any
-from google.protobuf.duration_pb2 import Duration
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -12,7 +15,8 @@ from router.v1 import router_pb2 as pb
 from strategies import Arm, InvalidArm, Path
 
 DOMAIN = "router.v1"
-_NUMBERS = ("n", "m", "k", "chains")
+CALL_ID = r"[\w.:-]{1,128}"
+_NUMBERS = ("n", "m", "k", "chains", "stop")
 
 
 # Requests, as the server reads them
@@ -25,13 +29,14 @@ def request(
 
     Absent fields are the defaults. What needs the bundle to judge, or has a meaning beyond its type, the solver checks.
     """
-    budget = _given(message, "budget")
+    kind = message.WhichOneof("objective")
+    objective = policy.Objective(kind, getattr(message, kind)) if kind else None
     if isinstance(message, pb.RouteRequest):
-        return solver.Request(message.prompt, budget, seconds=seconds)
+        return solver.Request(message.prompt, objective, seconds=seconds)
     options = message.options
     return solver.Request(
         message.prompt,
-        budget,
+        objective,
         arm=_checked(options.arm) if options.HasField("arm") else None,
         max_generated_tokens=_given(options, "max_generated_tokens"),
         max_scored_tokens=_given(options, "max_scored_tokens"),
@@ -41,9 +46,7 @@ def request(
     )
 
 
-def _given(
-    message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest | pb.SolveOptions, name: str
-) -> int | None:
+def _given(message: pb.SolveOptions, name: str) -> int | None:
     return getattr(message, name) if message.HasField(name) else None
 
 
@@ -62,6 +65,18 @@ def arm_of(message: pb.Arm) -> Arm:
     return Arm(strategy, **{name: getattr(message, name) for name in _NUMBERS if message.HasField(name)})
 
 
+def check_outcome(message: pb.RecordOutcomeRequest) -> None:
+    """Raises InvalidRequest naming the field that is wrong."""
+    if not re.fullmatch(CALL_ID, message.call_id):
+        raise InvalidRequest(
+            "call_id", "call_id must be that of a RouteResponse or a Solution", reason="OUTCOME_INVALID"
+        )
+    if not message.HasField("correct") and not message.HasField("score"):
+        raise InvalidRequest("correct", "an outcome needs correct, score or both", reason="OUTCOME_INVALID")
+    if message.HasField("score") and not 0 <= message.score <= 1:
+        raise InvalidRequest("score", f"score must be 0 to 1, found {message.score}", reason="OUTCOME_INVALID")
+
+
 # Replies, as the server writes them
 
 
@@ -75,29 +90,35 @@ def decision(value: solver.Decision) -> pb.Decision:
         level=value.level,
         probabilities=value.probabilities,
         arm=arm(value.arm),
-        cell=cell(value.cell) if value.cell else None,
+        expectation=_expectation(value.expectation) if value.expectation else None,
         bundle_id=value.bundle_id,
     )
 
 
+def _expectation(value: policy.Expectation) -> pb.Expectation:
+    return pb.Expectation(
+        accuracy=value.accuracy,
+        accuracy_low=value.low,
+        accuracy_high=value.high,
+        cost=_cost(value.cost),
+        evidence=pb.EVIDENCE_SUFFICIENT if value.sufficient else pb.EVIDENCE_INSUFFICIENT,
+    )
+
+
 def cell(value: policy.Cell) -> pb.Cell:
-    cost = value.cost
     return pb.Cell(
         level=value.level,
-        budget=value.budget,
         arm=arm(value.arm),
         accuracy=value.accuracy,
         accuracy_low=value.low,
         accuracy_high=value.high,
         prompts=value.prompts,
-        cost=pb.Cost(
-            prompt_tokens=cost.prompt_tokens,
-            generated_tokens=cost.generated_tokens,
-            scored_tokens=cost.scored_tokens,
-            generator_flops=cost.generator_flops,
-            verifier_flops=cost.verifier_flops,
-        ),
+        cost=_cost(value.cost),
     )
+
+
+def _cost(value: policy.Cost) -> pb.Cost:
+    return pb.Cost(**asdict(value))
 
 
 def bill(value: solver.Bill) -> pb.Bill:
@@ -126,7 +147,7 @@ def progress(value: solver.Round) -> pb.Round:
     )
 
 
-def solution(value: solver.Solution, *, candidates: bool) -> pb.Solution:
+def solution(value: solver.Solution, *, candidates: bool, call_id: str) -> pb.Solution:
     best = value.outcome.best
     return pb.Solution(
         decision=decision(value.decision),
@@ -136,6 +157,7 @@ def solution(value: solver.Solution, *, candidates: bool) -> pb.Solution:
         stop_reason=f"STOP_REASON_{value.stop.name}",
         bill=bill(value.bill),
         candidates=map(_candidate, value.outcome.candidates) if candidates else None,
+        call_id=call_id,
     )
 
 
@@ -150,8 +172,8 @@ def _candidate(path: Path) -> pb.Candidate:
 
 
 def served(value: bundle.Bundle) -> pb.Bundle:
-    generator, verifier = value.manifest.generator, value.manifest.verifier
-    return pb.Bundle(
+    generator, verifier, default = value.manifest.generator, value.manifest.verifier, value.policy.default
+    message = pb.Bundle(
         id=value.id,
         digest=value.digest,
         generator=pb.GeneratorInfo(
@@ -163,9 +185,10 @@ def served(value: bundle.Bundle) -> pb.Bundle:
         verifier=pb.VerifierInfo(kind=verifier.kind, parameters=verifier.parameters),
         statistic=value.manifest.statistic,
         edges=value.manifest.edges,
-        default_budget=value.policy.default_budget,
         cells=map(cell, value.policy.cells),
     )
+    setattr(message, f"default_{default.kind}", int(default.value) if default.kind == "budget" else default.value)
+    return message
 
 
 # Errors, in both directions
@@ -180,10 +203,8 @@ def status(error: RouterError) -> Status:
         details.append(
             BadRequest(field_violations=[{"field": name, "description": str(error), "reason": error.reason}])
         )
-    if isinstance(error, errors.EngineUnavailable):
-        delay = Duration()
-        delay.FromMilliseconds(max(1, round(1000 * error.retry_seconds)))
-        details.append(RetryInfo(retry_delay=delay))
+    if error.retry_seconds is not None:
+        details.append(RetryInfo(retry_delay=timedelta(seconds=error.retry_seconds)))
     if isinstance(error, errors.Stopped) and isinstance(error.bill, solver.Bill):
         details.append(bill(error.bill))
     return Status(code=Code.Value(error.status), message=str(error), details=[_packed(detail) for detail in details])
@@ -197,16 +218,17 @@ def _packed(message: ErrorInfo | BadRequest | RetryInfo | pb.Bill) -> Any:
 
 def error(received: Status) -> RouterError:
     """The error that a client received: :func:`status` read back, with the bill in words."""
-    info, violation, spent = ErrorInfo(), BadRequest(), pb.Bill()
+    info, violation, spent, retry = ErrorInfo(), BadRequest(), pb.Bill(), RetryInfo()
     message = received.message
     for detail in received.details:
         if detail.Unpack(spent):
             message += f" (spent: {spent.generated_tokens} tokens generated, {spent.scored_tokens} scored)"
-        elif not detail.Unpack(info):
+        elif not detail.Unpack(info) and not detail.Unpack(retry):
             detail.Unpack(violation)
     if violation.field_violations:
         return InvalidRequest(violation.field_violations[0].field, message, reason=info.reason)
-    return _CLASSES.get(info.reason, errors.InternalError)(message, reason=info.reason or None)
+    seconds = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
+    return _CLASSES.get(info.reason, errors.InternalError)(message, reason=info.reason or None, retry_seconds=seconds)
 
 
 _CLASSES: dict[str, type[RouterError]] = {
@@ -217,7 +239,12 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.MissingWeights,
         errors.MissingDependency,
         errors.AddressUnavailable,
+        errors.Unauthenticated,
+        errors.PermissionDenied,
         errors.EngineUnavailable,
+        errors.OutcomesOff,
+        errors.OutcomesUnavailable,
+        errors.Overloaded,
         errors.DeadlineExceeded,
         errors.TokenCapReached,
         errors.InternalError,

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from strategies.asks import Extend, Outcome, Path, Score, Search
 from strategies.revision import revision
@@ -31,6 +32,11 @@ STRATEGIES: Mapping[str, Callable[..., Search]] = {
 SELECTIONS = {"majority": majority, "best_of_n": best, "weighted_best_of_n": weighted}
 LARGEST = 4096  # solutions' worth of sampling: far beyond any measured budget, well within memory
 _OPTIONS = {"beam_search": {"m"}, "dvts": {"m"}, "lookahead": {"m", "k"}, "revision": {"chains"}}
+# Which of them may stop early: a vote can be foreseen, the one best solution of best-of-N can't.
+STOPPING = ("majority", "weighted_best_of_n")
+# Parameters as an arm's text gives them, in the order in which it does.
+_WHOLE: tuple[str, Callable[[str], float]] = (r"\d{1,9}", int)
+_READ = dict.fromkeys(("n", "m", "k", "chains"), _WHOLE) | {"stop": (r"\d(\.\d{1,17})?", float)}
 
 
 class InvalidArm(ValueError):
@@ -45,10 +51,12 @@ class InvalidArm(ValueError):
 class Arm:
     """A strategy with its parameters and budget.
 
-    n       solutions' worth of sampling the strategy spends, before lookahead
+    n       solutions' worth of sampling the strategy spends at most, before lookahead
     m       beam width: continuations of each kept path (beam_search, dvts, lookahead)
     k       steps of lookahead (lookahead)
     chains  parallel chains (revision)
+    stop    stop sampling once the leading answer keeps its lead with this probability, above 0.5 and below 1; 0, the
+            default: take all n (majority, weighted_best_of_n)
 
     Raises InvalidArm where the parameters don't fit the strategy. ``str`` and :meth:`parse` are inverses.
     """
@@ -58,6 +66,7 @@ class Arm:
     m: int = 0
     k: int = 0
     chains: int = 0
+    stop: float = 0.0
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
@@ -80,19 +89,26 @@ class Arm:
                 raise InvalidArm(
                     "n", f"{self.strategy} needs n divisible by {option}, got n={self.n}, {option}={value}"
                 )
+        if self.stop and self.strategy not in STOPPING:
+            raise InvalidArm("stop", f"{self.strategy} takes no stop; only {' and '.join(STOPPING)} can stop early")
+        if self.stop and not 0.5 < self.stop < 1:
+            raise InvalidArm(
+                "stop",
+                f"stop is a probability above 0.5 and below 1, got {self.stop}; leave it out to take all n samples",
+            )
 
     @property
     def budget(self) -> int:
-        """Generation budget in complete solutions' worth of sampling: n, or n * (k + 1) with lookahead."""
+        """The most it samples, in complete solutions' worth: n, or n * (k + 1) with lookahead."""
         return self.n * (self.k + 1)
 
     def search(self) -> Search:
         """A fresh search, to be driven."""
-        options = {option: getattr(self, option) for option in _OPTIONS.get(self.strategy, ())}
-        return STRATEGIES[self.strategy](n=self.n, **options)
+        wanted = _OPTIONS.get(self.strategy, set()) | ({"stop"} if self.stop else set())
+        return STRATEGIES[self.strategy](n=self.n, **{option: getattr(self, option) for option in wanted})
 
     def __str__(self) -> str:
-        options = [f"{name}={getattr(self, name)}" for name in ("n", "m", "k", "chains") if getattr(self, name)]
+        options = [f"{name}={getattr(self, name)}" for name in _READ if getattr(self, name)]
         return f"{self.strategy}({', '.join(options)})"
 
     @classmethod
@@ -101,12 +117,13 @@ class Arm:
         match = re.fullmatch(r"\s*(\w+)\s*(?:\(\s*(.*?)\s*\))?\s*", text)
         if not match:
             raise InvalidArm("strategy", f"can't read arm {text!r}; write it like beam_search(n=16, m=4)")
-        options: dict[str, int] = {}
+        options: dict[str, Any] = {}
         for part in filter(None, re.split(r"\s*,\s*", match[2] or "")):
-            pair = re.fullmatch(r"(n|m|k|chains)\s*=\s*(\d{1,9})", part)
-            if not pair or pair[1] in options:
+            name, _, value = (word.strip() for word in part.partition("="))
+            pattern, read = _READ.get(name, _WHOLE)
+            if name not in _READ or name in options or not re.fullmatch(pattern, value):
                 raise InvalidArm(
                     "strategy", f"can't read {part!r} in arm {text!r}; write it like {match[1]}(n=16, m=4)"
                 )
-            options[pair[1]] = int(pair[2])
+            options[name] = read(value)
         return cls(match[1], **options)

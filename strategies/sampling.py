@@ -2,11 +2,19 @@
 
 from strategies.asks import Extend, Path, Score, Search
 from strategies.select import Select
+from strategies.stopping import lead, rounds
 
 
-def sample(n: int, *, select: Select, scored: bool, temperature: float | None = None) -> Search:
-    """Write ``n`` solutions at once, score them if the choice needs it, choose."""
-    paths = yield Extend((Path(),) * n, temperature=temperature)
-    if scored:
-        paths = yield Score(tuple(paths))
+def sample(n: int, *, select: Select, scored: bool, temperature: float | None = None, stop: float = 0.0) -> Search:
+    """Write ``n`` solutions, score them if the choice needs it, choose.
+
+    All at once, or with ``stop`` in rounds until the leading answer keeps its lead with that probability: see
+    ``stopping``. Each solution is scored once.
+    """
+    paths: list[Path] = []
+    for total in rounds(n, stop):
+        written = yield Extend((Path(),) * (total - len(paths)), temperature=temperature)
+        paths += (yield Score(tuple(written))) if scored else written
+        if stop and lead(paths) >= stop:
+            break
     return select(paths)

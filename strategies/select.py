@@ -13,7 +13,7 @@ Select = Callable[[Sequence[Path]], Outcome]
 
 def majority(paths: Sequence[Path]) -> Outcome:
     """The most frequent answer (self-consistency, arXiv 2203.11171)."""
-    return _vote(paths, [1.0 for _ in paths])
+    return _vote(paths, [1.0 if _answered(path) else None for path in paths])
 
 
 def weighted(paths: Sequence[Path]) -> Outcome:
@@ -21,10 +21,7 @@ def weighted(paths: Sequence[Path]) -> Outcome:
 
     Unscored solutions have no say while any is scored; where none is, this is :func:`majority`.
     """
-    scores = [path.score for path in paths if _answered(path)]
-    if all(score is None for score in scores):
-        return majority(paths)
-    return _vote(paths, [path.score or 0.0 for path in paths], voters=[path.score is not None for path in paths])
+    return _vote(paths, weights_of(paths))
 
 
 def best(paths: Sequence[Path]) -> Outcome:
@@ -53,16 +50,30 @@ def within_then_across(chains: Sequence[Sequence[Path]]) -> Outcome:
     return Outcome(across.best, across.weight, across.share, tuple(candidates))
 
 
+def weights_of(paths: Sequence[Path]) -> list[float | None]:
+    """What each path's vote weighs: its score, 1 where none is scored; None: it has no vote."""
+    scores = [path.score if _answered(path) else None for path in paths]
+    if all(score is None for score in scores):
+        return [1.0 if _answered(path) else None for path in paths]
+    return scores
+
+
+def tally(paths: Sequence[Path], weights: Sequence[float | None]) -> dict[str, float]:
+    """Summed weights by answer, in the order in which the answers were first seen."""
+    votes: dict[str, float] = {}
+    for path, weight in zip(paths, weights, strict=True):
+        if path.answer is not None and weight is not None:
+            votes[path.answer] = votes.get(path.answer, 0.0) + weight
+    return votes
+
+
 def _answered(path: Path) -> bool:
     return path.finished and path.answer is not None
 
 
-def _vote(paths: Sequence[Path], weights: Sequence[float], voters: Sequence[bool] | None = None) -> Outcome:
+def _vote(paths: Sequence[Path], weights: Sequence[float | None]) -> Outcome:
     """The answer with the largest summed weight, in its best-scored path; a tie goes to the answer seen first."""
-    votes: dict[str, float] = {}
-    for i, (path, weight) in enumerate(zip(paths, weights, strict=True)):
-        if _answered(path) and (voters is None or voters[i]):
-            votes[path.answer or ""] = votes.get(path.answer or "", 0.0) + weight
+    votes = tally(paths, weights)
     if not votes:
         return Outcome(candidates=tuple(paths))
     winner = max(votes, key=lambda answer: votes[answer])

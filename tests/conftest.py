@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import grpc
 import joblib
 import pytest
+from hypothesis import settings
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -23,15 +24,19 @@ from router.bundle import (
     load_bundle,
     write_manifest,
 )
-from router.policy import LEVELS, Cell, Cost, Policy
+from router.policy import LEVELS, Cell, Cost, Objective, Policy, Rung
 from router.server import Server
+from router.serving import Serving
 from router.solver import Solver
 from strategies import Arm
+
+settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
+settings.load_profile("untimed")
 
 if TYPE_CHECKING:
     from live import Servers
 
-# One arm a level, at a budget of 4 and of 16.
+# The best arm of each level, at a budget of 4 and of 16.
 ARMS = {
     4: ["single", "majority(n=4)", "best_of_n(n=4)", "weighted_best_of_n(n=4)", "revision(n=4, chains=2)"],
     16: ["single", "majority(n=8)", "dvts(n=16, m=4)", "beam_search(n=16, m=4)", "lookahead(n=8, m=4, k=1)"],
@@ -47,13 +52,17 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     model.input = "text"
     joblib.dump(model, folder / "difficulty.joblib")
-    cost = Cost(10, 20, 30, 40, 50)
-    cells = [
-        Cell(level, budget, Arm.parse(arm), accuracy=1 - level / 10, low=0.1, high=0.95, prompts=60, cost=cost)
-        for budget, arms in ARMS.items()
-        for level, arm in zip(LEVELS, arms, strict=True)
-    ]
-    (folder / "policy.json").write_text(Policy(cells, default_budget=4).dumps())
+    arms = sorted({Arm.parse(arm) for best in ARMS.values() for arm in best})
+    cells = []
+    for i, level in enumerate(LEVELS):
+        for arm in arms:
+            best = [str(arm) == str(Arm.parse(ARMS[budget][i])) for budget in (4, 16)]
+            accuracy = 1 - level / 10 - 0.05 * (not best[1]) if any(best) else 0.01
+            cost = Cost(arm.budget, 10, 20 * arm.budget, 30, 40 * arm.budget, 50)
+            cells.append(Cell(level, arm, accuracy, max(0, accuracy - 0.2), 0.95, prompts=60, cost=cost))
+    ladder = [Rung(1, 1.0), Rung(4, 0.001)]
+    policy = Policy(cells, Objective("budget", 4), ladder=ladder, deciding="mode")
+    (folder / "policy.json").write_text(policy.dumps())
     write_manifest(
         folder,
         Manifest(
@@ -88,7 +97,7 @@ def solver(bundle_folder: Path, generator: FakeGenerator, verifier: FakeVerifier
 
 @pytest.fixture
 async def server(solver: Solver) -> AsyncIterator[Server]:
-    server = Server(solver, "127.0.0.1", 0)
+    server = Server(Serving(solver), "127.0.0.1", 0)
     await server.start()
     yield server
     await server.stop(grace=0)

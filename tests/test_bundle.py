@@ -7,11 +7,10 @@ from pathlib import Path
 import joblib
 import pytest
 
+from router import bundle
 from router.backends.template import CHATML
-from router.bundle import digests, load_bundle, sha256
-from router.errors import InvalidBundle, InvalidRequest, MissingWeights
-from router.policy import LEVELS, Cell, Cost, Policy
-from strategies import Arm
+from router.bundle import digests, load_bundle, read_manifest, sha256
+from router.errors import InvalidBundle, MissingWeights
 
 
 @pytest.fixture
@@ -49,10 +48,22 @@ def test_an_altered_joblib_is_never_opened(folder, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
+def test_a_joblib_swapped_after_the_check_is_never_opened(folder, tmp_path, monkeypatch):
+    def check_then_swap(*args):
+        checked = read_manifest(*args)
+        joblib.dump(Bomb(tmp_path / "exploded"), folder / "difficulty.joblib")
+        return checked
+
+    monkeypatch.setattr(bundle, "read_manifest", check_then_swap)
+    with pytest.raises(InvalidBundle, match=r"difficulty\.joblib does not match its digest"):
+        load_bundle(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format_version": 2}, "format version 2, this router reads 1"),
+        ({"format_version": 1}, "format version 1, this router reads 2"),
         ({"files": {}}, "lists no difficulty.joblib"),
         ({"files": []}, "files and libraries must be objects"),
         ({"surprise": 1}, "Manifest needs exactly"),
@@ -94,51 +105,6 @@ def test_a_joblib_of_other_library_versions_is_a_clear_error(folder):
     change(folder, files=digests(folder))
     with pytest.raises(InvalidBundle, match="rebuild it"):
         load_bundle(folder)
-
-
-# Policy
-
-COST = Cost(1, 2, 3, 4, 5)
-
-
-def cells(**values) -> list[Cell]:
-    default = {"arm": Arm("majority", 2), "accuracy": 0.5, "low": 0.4, "high": 0.6, "prompts": 9, "cost": COST}
-    return [Cell(level, budget, **(default | values)) for level in LEVELS for budget in (2, 8)]
-
-
-def test_a_policy_is_read_as_it_was_written():
-    policy = Policy(cells(), default_budget=8)
-    assert Policy.loads(policy.dumps()).cells == policy.cells
-    assert len(policy.dumps().splitlines()) == 2 + 10 + 1  # a cell a line, for diffs
-
-
-@pytest.mark.parametrize(("budget", "measured"), [(2, 2), (3, 2), (7, 2), (8, 8)])
-def test_a_budget_gets_the_largest_measured_one_within_it(budget, measured):
-    assert Policy(cells(), default_budget=8).choose(3, budget).budget == measured
-
-
-@pytest.mark.parametrize("budget", [0, 1, 9])
-def test_a_budget_outside_the_table_is_refused(budget):
-    with pytest.raises(InvalidRequest, match="outside this policy's 2 to 8") as error:
-        Policy(cells(), default_budget=8).choose(3, budget)
-    assert error.value.field == "budget"
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: Policy(cells()[1:], 8), "exactly one cell"),
-        (lambda: Policy([*cells(), cells()[0]], 8), "exactly one cell"),
-        (lambda: Policy(cells(), 4), "default_budget"),
-        (lambda: Policy(cells(arm=Arm("majority", 4)), 8), "more than its cell's budget"),
-        (lambda: Policy.loads("[]"), "expected exactly"),
-        (lambda: Policy.loads(Policy(cells(), 8).dumps().replace('"low"', '"lo"')), "expected exactly"),
-        (lambda: Policy.loads(Policy(cells(), 8).dumps().replace("majority", "plurality")), "unknown strategy"),
-    ],
-)
-def test_a_bad_policy_is_refused(make, message):
-    with pytest.raises(InvalidBundle, match=message):
-        make()
 
 
 # Templates and weights

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 
 import pytest
+import trustme
 from typer.testing import CliRunner
 
 from router.cli import main
@@ -24,7 +26,22 @@ async def router(*arguments: str, server=None, stdin: str | None = None):
 async def test_route(server):
     result = await router("route", EASY, server=server)
     assert result.exit_code == 0
-    assert re.search(r"level +1 of 5 .*\narm +single\(n=1\)\nexpected +accuracy 0.90 \[0.10, 0.95\]", result.stdout)
+    assert re.search(r"level +1 of 5 .*\narm +single\(n=1\)\nexpected +accuracy 0.90 \[0.70, 0.95\]", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("objective", "shown"),
+    [
+        (["--average-budget", "1.5"], r"arm +single"),
+        (["--price-per-flop", "0.001"], r"arm +single"),
+        (["--target-accuracy", "0.6"], r"arm +single\(n=1\)\nexpected .*\nbundle"),
+        (["--target-accuracy", "0.99"], r"evidence +insufficient: no measured arm"),
+    ],
+)
+async def test_route_by_objective(server, objective, shown):
+    result = await router("route", EASY, *objective, server=server)
+    assert result.exit_code == 0
+    assert re.search(shown, result.stdout)
 
 
 async def test_solve(server):
@@ -59,6 +76,8 @@ async def test_json_is_one_object_a_line(server):
         (["solve", "x" * 9000], 2, "9000 characters"),
         (["solve", EASY, "--budget", "0"], 2, "budget 0 is outside"),
         (["route", EASY, "--budget", "64"], 2, "budget 64 is outside"),
+        (["route", EASY, "--target-accuracy", "2"], 2, "target_accuracy 2 must be above 0 and at most 1"),
+        (["route", EASY, "--budget", "4", "--price-per-flop", "1"], 2, "budget and price_per_flop were given"),
         (["solve", EASY, "--arm", "magic(n=4)"], 2, "unknown strategy 'magic'; known: single"),
         (["solve", EASY, "--arm", "beam_search(n=10, m=4)"], 2, "n divisible by m"),
         (["solve", EASY, "--arm", "beam_search 10"], 2, "write it like beam_search(n=16, m=4)"),
@@ -90,6 +109,13 @@ async def test_no_server_is_a_clear_error():
         (["--backend", "vllm"], 2, "--backend vllm needs --generator-url"),
         (["--generator-url", "http://a"], 2, "the fake backend calls no engine; name one with --backend vllm"),
         (["--generator-url", "localhost:8000"], 2, "write it like http://127.0.0.1:8000"),
+        (["--host", "0.0.0.0"], 2, "0.0.0.0 is reachable from other machines"),
+        (["--tls-cert", "server.crt"], 2, "--tls-cert and --tls-key go together"),
+        (["--tls-client-ca", "ca.pem"], 2, "--tls-client-ca needs both"),
+        (["--tls-cert", "/nowhere.crt", "--tls-key", "/nowhere.key"], 2, "can't use the certificates /nowhere.crt"),
+        (["--explore", "0.1"], 2, "needs --outcomes"),
+        (["--outcomes", "magic://"], 2, "can't use the outcome database"),
+        (["--tokens", "/nowhere.toml"], 2, "can't read the tokens in /nowhere.toml"),
     ],
 )
 async def test_serve_refuses_what_it_cannot_serve(bundle_folder, arguments, code, message):
@@ -112,8 +138,41 @@ def test_serve_prints_its_port_answers_and_drains_on_a_signal(bundle_folder, sig
         address = re.fullmatch(r"serving tiny@\w{12} on (\S+)\n", process.stdout.readline())[1]
         answered = CliRunner().invoke(main, ["solve", EASY, "--address", address])
         process.send_signal(signum)
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=60) == 0
     assert "answer      14" in answered.stdout
+
+
+def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("server", "client"):
+        issued = authority.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.crt")
+        issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+    made = CliRunner().invoke(main, ["token", "a team", "--admin"]).stdout
+    secret, _, table = made.partition("\n")
+    (tmp_path / "tokens.toml").write_text(table)
+    ours = {"ROUTER_TLS_CERT": "server.crt", "ROUTER_TLS_KEY": "server.key", "ROUTER_TLS_CLIENT_CA": "ca.pem"}
+    environment = {name: str(tmp_path / file) for name, file in ours.items()}
+    command = [sys.executable, "-m", "router.cli", "serve", "--backend", "fake", "--port", "0", "--host", "localhost"]
+    command += ["--bundle", str(bundle_folder), "--tokens", str(tmp_path / "tokens.toml")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environment) as process:
+        address = re.search(r" on (\S+)\n", process.stdout.readline())[1]
+        files = {"--tls-ca": "ca.pem", "--tls-cert": "client.crt", "--tls-key": "client.key"}
+        options = [part for name, file in files.items() for part in (name, str(tmp_path / file))]
+        solved = CliRunner().invoke(main, ["solve", EASY, "--address", address, *options], env={"ROUTER_TOKEN": secret})
+        refused = CliRunner().invoke(main, ["route", EASY, "--address", address, *options])
+        process.terminate()
+        logged = [json.loads(line) for line in process.communicate(timeout=60)[1].splitlines()]
+    assert process.returncode == 0
+    assert [(line["call"]["caller"], line["call"]["code"]) for line in logged if "call" in line] == [
+        ("a team", "OK"),
+        (None, "UNAUTHENTICATED"),
+    ]
+    assert "answer      14" in solved.stdout
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "--token" in refused.stderr
 
 
 @pytest.mark.parametrize("bundle", ["tiny", "missing"])

@@ -9,6 +9,7 @@ import pytest
 from router.backends import LogProbability, Usage
 from router.backends.fake import FakeGenerator, FakeVerifier, calculate
 from router.errors import DeadlineExceeded, TokenCapReached
+from router.policy import Objective
 from router.solver import Bill, Request, Round, Solution, Stop, drive
 from strategies import STRATEGIES, Arm, Outcome
 
@@ -20,6 +21,8 @@ ARMS = [
         "majority(n=8)",
         "best_of_n(n=8)",
         "weighted_best_of_n(n=8)",
+        "majority(n=8, stop=0.95)",
+        "weighted_best_of_n(n=8, stop=0.95)",
         "beam_search(n=8, m=4)",
         "dvts(n=8, m=4)",
         "lookahead(n=8, m=4, k=2)",
@@ -243,7 +246,11 @@ async def test_the_log_probability_verifier_costs_nothing():
 
 
 async def test_concurrent_searches_have_separate_bills(solver):
-    requests = [Request("7 + 7 =", seed=1), Request("7 + 7 + 7 + 7 + 7 + 7 =", seed=2, budget=16), Request("7 + 7 =")]
+    requests = [
+        Request("7 + 7 =", seed=1),
+        Request("7 + 7 + 7 + 7 + 7 + 7 =", seed=2, objective=Objective("budget", 16)),
+        Request("7 + 7 ="),
+    ]
     together = await asyncio.gather(*map(solver.solve, requests))
     alone = [await solver.solve(request) for request in requests]
 

@@ -32,12 +32,14 @@ def attempts(*rows: tuple[str, bool | None]) -> pd.DataFrame:
 def test_a_step_is_right_while_it_and_all_before_it_are():
     frame = attempts(("2\n3\n3", True), ("2\n4\n3", False), ("2\n3\n3", True))
     examples = from_solutions(frame, [Prompt("p", "1 + 1 + 1?", "3", "2\n3\n3")], "\n")
-    assert [example.labels for example in examples] == [(1, 1, 1), (1, 0, 0)]  # equal attempts count once
+    assert [example.labels for example in examples] == [(1, 1, 1), (1, 0, 0)]
+    assert [example.count for example in examples] == [3, 1]  # the worked solution is one more right attempt
 
 
 def test_a_step_beyond_the_solution_is_wrong():
-    (example,) = from_solutions(attempts(("2\n3\n4", False)), [Prompt("p", "?", "3", "2\n3")], "\n")
-    assert example.labels == (1, 1, 0)
+    sampled, worked = from_solutions(attempts(("2\n3\n4", False)), [Prompt("p", "?", "3", "2\n3")], "\n")
+    assert sampled.labels == (1, 1, 0)
+    assert (worked.steps, worked.labels) == (("2\n", "3"), (1, 1))  # a prompt that was never solved has none else
 
 
 def test_solutions_must_cover_the_attempts():

@@ -5,6 +5,8 @@ from dataclasses import replace
 from itertools import count
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from strategies import STRATEGIES, Arm, Extend, InvalidArm, Outcome, Path, Score, Search
 from strategies.select import best, majority, weighted, within_then_across
@@ -292,6 +294,13 @@ def test_a_cut_attempt_is_not_shown_to_the_next():
         ("majority(n=4, m=2)", "m"),
         ("majority(n=4, n=4)", "strategy"),
         ("majority(x=4)", "strategy"),
+        ("majority(n=4.0)", "strategy"),
+        ("majority(n=8, stop=0.5)", "stop"),
+        ("majority(n=8, stop=1)", "stop"),
+        ("majority(n=8, stop=95)", "strategy"),
+        ("best_of_n(n=8, stop=0.9)", "stop"),
+        ("single(stop=0.9)", "stop"),
+        ("beam_search(n=8, m=4, stop=0.9)", "stop"),
         ("", "strategy"),
     ],
 )
@@ -304,8 +313,10 @@ def test_invalid_arms_name_the_field(text, field):
 EXAMPLES = [
     "single(n=1)",
     "majority(n=4)",
+    "majority(n=32, stop=0.95)",
     "best_of_n(n=4)",
     "weighted_best_of_n(n=4)",
+    "weighted_best_of_n(n=16, stop=0.8)",
     "beam_search(n=16, m=4)",
     "dvts(n=8, m=4)",
     "lookahead(n=4, m=2, k=3)",
@@ -320,6 +331,20 @@ def test_arms_print_as_they_parse(text):
 
 def test_every_strategy_has_an_example():
     assert {Arm.parse(text).strategy for text in EXAMPLES} == set(STRATEGIES)
+
+
+@given(st.floats(0.5, 1, exclude_min=True, exclude_max=True))
+def test_any_stop_survives_its_text(stop):
+    assert Arm.parse(str(Arm("majority", 8, stop=stop))) == Arm("majority", 8, stop=stop)
+
+
+def test_arms_with_and_without_a_stop_have_an_order():
+    texts = ["majority(n=8)", "majority(n=8, stop=0.8)", "majority(n=8, stop=0.95)", "majority(n=16)"]
+    assert sorted(map(Arm.parse, reversed(texts))) == [*map(Arm.parse, texts)]
+
+
+def test_a_stop_does_not_change_the_budget():
+    assert Arm.parse("majority(n=32, stop=0.95)").budget == 32
 
 
 def test_lookahead_costs_its_rollouts():

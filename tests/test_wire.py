@@ -10,6 +10,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 
 from router import errors, wire
 from router.errors import InvalidRequest, RouterError
+from router.policy import OBJECTIVES, Objective
 from router.solver import Bill, Request, Stop
 from router.v1 import router_pb2 as pb
 from strategies import STRATEGIES, Arm
@@ -47,7 +48,14 @@ def test_every_reason_is_in_the_contract():
 
 @pytest.mark.parametrize(
     "text",
-    ["single", "majority(n=4)", "beam_search(n=16, m=4)", "lookahead(n=8, m=2, k=3)", "revision(n=8, chains=2)"],
+    [
+        "single",
+        "majority(n=4)",
+        "majority(n=16, stop=0.95)",
+        "beam_search(n=16, m=4)",
+        "lookahead(n=8, m=2, k=3)",
+        "revision(n=8, chains=2)",
+    ],
 )
 def test_arms_survive_the_wire(text):
     assert wire.arm_of(wire.arm(Arm.parse(text))) == Arm.parse(text)
@@ -64,7 +72,7 @@ def test_a_full_request():
     )
     assert wire.request(pb.SolveRequest(prompt="p", budget=0, options=options), 1.5) == Request(
         "p",
-        budget=0,
+        objective=Objective("budget", 0),
         arm=Arm("dvts", n=8, m=4),
         max_generated_tokens=5,
         max_scored_tokens=6,
@@ -72,6 +80,13 @@ def test_a_full_request():
         seed=7,
         allow_partial=True,
     )
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("message", [pb.RouteRequest, pb.SolveRequest, pb.StreamSolveRequest])
+def test_every_objective_survives_the_wire(message, kind):
+    assert wire.request(message(prompt="p", **{kind: 1}), None).objective == Objective(kind, 1)
+    assert [field.name for field in message.DESCRIPTOR.oneofs_by_name["objective"].fields] == list(OBJECTIVES)
 
 
 @pytest.mark.parametrize(
@@ -84,6 +99,9 @@ def test_a_full_request():
         (pb.Arm(strategy="STRATEGY_MAJORITY", n=0), "options.arm.n"),
         (pb.Arm(strategy="STRATEGY_MAJORITY", n=4, k=1), "options.arm.k"),
         (pb.Arm(strategy="STRATEGY_REVISION", n=4, chains=3), "options.arm.n"),
+        (pb.Arm(strategy="STRATEGY_MAJORITY", n=4, stop=1), "options.arm.stop"),
+        (pb.Arm(strategy="STRATEGY_MAJORITY", n=4, stop=float("nan")), "options.arm.stop"),
+        (pb.Arm(strategy="STRATEGY_BEST_OF_N", n=4, stop=0.9), "options.arm.stop"),
     ],
 )
 def test_a_wrong_arm_names_its_field(arm, field):
@@ -101,8 +119,11 @@ def details(error: RouterError) -> dict[str, object]:
     return found
 
 
-# InvalidRequest and Stopped have no reason of their own; they are tested below.
-@pytest.mark.parametrize("cls", [cls for cls in subclasses(RouterError) if cls.reason != RouterError.reason])
+# InvalidRequest and Stopped have no reason of their own; they are tested below. Errors within an engine stay there.
+@pytest.mark.parametrize(
+    "cls",
+    [cls for cls in subclasses(RouterError) if cls.reason != RouterError.reason and cls.__module__ == errors.__name__],
+)
 def test_every_error_survives_the_wire(cls):
     status = wire.status(cls("what to do"))
     assert details(cls("what to do"))["ErrorInfo"] == ErrorInfo(reason=cls.reason, domain="router.v1")
@@ -121,9 +142,10 @@ def test_an_invalid_request_names_the_field_of_the_message(field, named):
     assert (received.field, str(received), received.reason) == (named, "too much", "CAP_OUT_OF_RANGE")
 
 
-def test_an_unavailable_engine_says_when_to_retry():
-    error = errors.EngineUnavailable("gone", retry_seconds=1.25)
-    assert details(error)["RetryInfo"].retry_delay.ToMilliseconds() == 1250
+@pytest.mark.parametrize("error", [errors.EngineUnavailable("gone"), errors.Overloaded("busy", retry_seconds=0.25)])
+def test_what_may_pass_says_when_to_retry(error):
+    delay = details(error)["RetryInfo"].retry_delay
+    assert delay.seconds + delay.nanos / 1e9 == wire.error(wire.status(error)).retry_seconds == error.retry_seconds
 
 
 def test_a_stopped_search_returns_its_bill():

@@ -40,6 +40,7 @@ class GeneratorSpec:
     parameters   weights that a token passes through
     temperature  of sampling
     max_tokens   longest solution
+    reviser      another adapter, which writes an attempt in sight of earlier ones; None: the generator's own does
     """
 
     model: str
@@ -48,14 +49,16 @@ class GeneratorSpec:
     template: Template
     temperature: float
     max_tokens: int
+    reviser: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class VerifierSpec:
     """A verifier, as a bundle's manifest describes the one it was measured with.
 
-    kind     "prm": ``adapter`` is a LoRA and step-scoring head on the generator's base; "log_prob": the generator's
-             own log-probability; or a published format (``router.backends.prm.FORMATS``), whose weights are ``model``
+    kind     "prm": ``adapter`` is a LoRA and step-scoring head on the generator's base; "likelihood": ``adapter`` makes
+             it a language model that knows the task better than the generator; "log_prob": the generator's own
+             log-probability; or a published format (``router.backends.prm.FORMATS``), whose weights are ``model``
     model    folder or hub id of a published process reward model; None for the other kinds
     """
 

@@ -1,7 +1,9 @@
-"""Continuous batching for a causal model in process: one worker thread, one batch that rows join and leave every token.
+"""Continuous batching for a causal model in process: one worker thread, one batch that paths join and leave any time.
 
 transformers' own continuous batching is made for GPUs: on a CPU it reached a third of this loop's speed
-(benchmarks/batching.py). Rows are left-padded, so that all of them grow at the same column of the cache.
+(benchmarks/batching.py). Paths of one search that have the same tokens so far share a row of the batch, and part where
+their samples differ: many samples of an easy prompt cost little more than one. Each draws its own random numbers, so
+sharing changes no sample, and the bill counts every sample's tokens, as any other engine would.
 """
 
 import logging
@@ -13,35 +15,25 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import chain
 from typing import Any, Literal
 
 import torch
-from transformers import Cache
 
 from router.backends import Usage
-from router.backends.kv import (
-    ROOM,
-    GrowingLayer,
-    KeyValues,
-    PrefixCache,
-    PrefixKey,
-    join,
-    prefill,
-    prefill_chunks,
-    take,
-)
+from router.backends.kv import Batch, KeyValues, PrefixCache, PrefixKey, prefill, prefill_chunks
 from router.errors import EngineUnavailable
 from strategies import Path
 
-MAX_ROWS = 128  # rows decoded at once: throughput levels off there on two cores
-GATHER = ROOM  # tokens between two changes of the batch: each one copies its whole cache
+MAX_ROWS = 256  # paths join while the batch has fewer rows: throughput levels off there on two cores
+IN_CACHE = 16  # rows sampled at once: with more, each pass over the vocabulary goes to memory, three times as slow
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
 class ExtendJob:
-    """One call to extend. ``rows`` are its open paths; ``done`` resolves to all of its paths, in order.
+    """One call to extend. ``open`` are its paths being written; ``done`` resolves to all of its paths, in order.
 
     prefixes  token ids of the rendered prompt, by the earlier attempts that it shows
     """
@@ -54,7 +46,7 @@ class ExtendJob:
     deadline: float | None
     seed: int
     usage: Usage
-    rows: list["_Row"] = field(default_factory=list)
+    open: list["_Open"] = field(default_factory=list)
     cancelled: bool = False
     done: "Future[list[Path]]" = field(default_factory=Future)
 
@@ -69,11 +61,8 @@ class CallJob:
 
 
 @dataclass(eq=False, slots=True)
-class _Row:
-    """One path being written. ``new`` are its tokens since the last finished step, ``log_prob`` the sum of theirs.
-
-    A row that is ``done`` stays in the batch, ignored, until the batch is next changed.
-    """
+class _Open:
+    """One path being written. ``new`` are its tokens since the last finished step, ``log_prob`` the sum of theirs."""
 
     job: ExtendJob
     index: int
@@ -86,8 +75,16 @@ class _Row:
     done: bool = False
 
     @property
-    def prefix(self) -> tuple[int, ...]:
+    def tokens(self) -> tuple[int, ...]:
         return self.job.prefixes[self.path.earlier] + self.path.tokens + tuple(self.new)
+
+    @property
+    def cache_key(self) -> PrefixKey:
+        """All of its tokens but the last, whose keys and values are computed with the next token."""
+        return id(self.job.usage), self.tokens[:-1]
+
+
+_Row = list[_Open]  # paths of one search at one temperature, with the same tokens so far
 
 
 class Batcher:
@@ -104,12 +101,11 @@ class Batcher:
         self._eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
         self._decode: Callable[[int], str] = cache(lambda token: str(tokenizer.decode([token])))
         self._jobs: queue.SimpleQueue[ExtendJob | CallJob | None] = queue.SimpleQueue()
-        self._waiting: list[_Row] = []
+        self._waiting: list[_Open] = []
         self._rows: list[_Row] = []
-        self._layers: list[GrowingLayer] = []
-        self._since_change = 0
+        self._batch = Batch()  # its rows are those of ``_rows``
         self._step_seconds = 0.0
-        self._prefixes = PrefixCache()
+        self._prefixes: PrefixCache[KeyValues] = PrefixCache()
         self._open = threading.Lock()  # held to add a job, and to stop adding jobs
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -135,8 +131,7 @@ class Batcher:
                 started = time.monotonic()
                 try:
                     self._drop_stopped()
-                    if self._since_change >= GATHER or all(row.done for row in self._rows):
-                        self._change_batch()
+                    self._join()
                     if self._rows:
                         self._step()
                 except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
@@ -172,126 +167,134 @@ class Batcher:
                     room = self.max_tokens - len(path.tokens)
                     rng = random.Random(job.seed * 65_537 + index)
                     steps = float("inf") if job.steps is None else job.steps
-                    job.rows.append(_Row(job, index, path, steps, room, rng))
-            self._waiting += job.rows
-            if not job.rows:
+                    job.open.append(_Open(job, index, path, steps, room, rng))
+            self._waiting += job.open
+            if not job.open:
                 job.done.set_result(job.paths)
 
     def _drop_stopped(self) -> None:
-        """Cut the rows of jobs that were cancelled, or can't afford one more token in time or in tokens."""
+        """Cut the paths of jobs that were cancelled, or can't afford one more token in time or in tokens."""
         next_token = time.monotonic() + self._step_seconds
-        cut: set[_Row] = set()
-        for job in {row.job for row in (*self._waiting, *self._rows)}:
+        cut: set[_Open] = set()
+        for job in {path.job for path in chain(self._waiting, *self._rows)}:
             if job.cancelled or (job.deadline is not None and next_token >= job.deadline):
-                cut.update(job.rows)
+                cut.update(job.open)
             elif job.tokens_left is not None:
-                cut.update(job.rows[job.tokens_left :])
-        for row in cut:
-            self._finish(row, "cut")
-        for row in self._waiting:
-            if not row.done and row.tokens_left <= 0:
-                self._finish(row, "length")
-        self._waiting = [row for row in self._waiting if not row.done]
+                cut.update(job.open[job.tokens_left :])
+        for path in cut:
+            self._finish(path, "cut")
+        for path in self._waiting:
+            if not path.done and path.tokens_left <= 0:
+                self._finish(path, "length")
+        self._waiting = [path for path in self._waiting if not path.done]
+        if cut:
+            self._rows = [[path for path in row if not path.done] for row in self._rows]
+            self._remove_empty_rows()
 
-    def _change_batch(self) -> None:
-        """Rows that are done leave, waiting ones join: prefill what is not cached, all but the last token, once."""
-        self._since_change = 0
-        staying = [i for i, row in enumerate(self._rows) if not row.done]
-        joining = self._waiting[: MAX_ROWS - len(staying)]
-        if len(staying) < len(self._rows):
-            self._rows = [self._rows[i] for i in staying]
-            longest = max((len(row.prefix) - 1 for row in self._rows), default=0)
-            self._layers = [GrowingLayer(*kv) for kv in take(self._layers, staying, longest)]
-        if not joining:
-            return
-        batch = [[(layer.keys, layer.values) for layer in self._layers]] if staying else []
-        self._layers = [GrowingLayer(*kv) for kv in join(batch + self._prefixes_of(joining))]
-        self._rows += joining
-        del self._waiting[: len(joining)]
+    def _join(self) -> None:
+        """Waiting paths join while there is room, equal ones in one row; what is not cached is prefilled."""
+        joining: dict[tuple[float, PrefixKey, int], _Row] = {}
+        for path in self._waiting:
+            key = path.job.temperature, path.cache_key, path.tokens[-1]
+            if key not in joining and len(self._rows) + len(joining) >= MAX_ROWS:
+                break
+            joining.setdefault(key, []).append(path)
+        if joining:
+            del self._waiting[: sum(map(len, joining.values()))]
+            for row, prefix in zip(
+                joining.values(), self._prefixes_of([row[0] for row in joining.values()]), strict=True
+            ):
+                self._batch.add(prefix)
+                self._rows.append(row)
 
-    def _prefixes_of(self, rows: list[_Row]) -> list[KeyValues]:
-        """Keys and values of each row's tokens but the last. A search pays for each prefix once."""
+    def _remove_empty_rows(self) -> None:
+        for i in reversed(range(len(self._rows))):
+            if not self._rows[i]:
+                self._batch.remove(i)
+                self._rows[i] = self._rows[-1]
+                self._rows.pop()
+
+    def _prefixes_of(self, paths: list[_Open]) -> list[KeyValues]:
+        """Keys and values of each path's tokens but the last. A search pays for each prefix once."""
         known: dict[PrefixKey, KeyValues] = {}
         missing: dict[PrefixKey, Usage] = {}
-        keys = [(id(row.job.usage), row.prefix[:-1]) for row in rows]
-        for key, row in zip(keys, rows, strict=True):
+        keys = [path.cache_key for path in paths]
+        for key, path in zip(keys, paths, strict=True):
             found = self._prefixes.get(key)
             if found is None:
-                missing[key] = row.job.usage
+                missing[key] = path.job.usage
             else:
                 known[key] = found
         for chunk in prefill_chunks(sorted(missing, key=lambda key: len(key[1]))):
-            for key, kv in zip(chunk, prefill(self.model.base_model, [prefix for _, prefix in chunk]), strict=True):
+            computed, _ = prefill(self.model.base_model, [prefix for _, prefix in chunk])
+            for key, kv in zip(chunk, computed, strict=True):
                 known[key] = kv
                 self._prefixes.put(key, missing[key], kv)
                 self.count(missing[key], prompt_tokens=len(key[1]) + 1)
         return [known[key] for key in keys]
 
     def _step(self) -> None:
-        """One forward pass: a token for every row."""
-        self._since_change += 1
-        lengths = torch.tensor([len(row.prefix) - 1 for row in self._rows])
-        columns = self._layers[0].keys.shape[2]
-        mask = torch.arange(columns + 1)[None] >= (columns - lengths)[:, None]
-        logits = self.model(
-            input_ids=torch.tensor([[row.prefix[-1]] for row in self._rows]),
-            attention_mask=mask.long(),
-            position_ids=lengths[:, None],
-            past_key_values=Cache(layers=self._layers),
-        ).logits[:, -1]
-        tokens, log_probs = _sample(logits, self._rows)
-        for i, row in enumerate(self._rows):
-            if not row.done:
-                self._append(i, row, tokens[i], log_probs[i])
+        """One forward pass: a token for every path."""
+        logits = self._batch.step(self.model, [row[0].tokens[-1] for row in self._rows])
+        for i, (row, drawn) in enumerate(zip(list(self._rows), _sample(logits, self._rows), strict=True)):
+            branches: dict[int, _Row] = {}
+            for path, (token, log_prob) in zip(row, drawn, strict=True):
+                self._append(i, path, token, log_prob)
+                if not path.done:
+                    branches.setdefault(token, []).append(path)
+            self._rows[i], *others = branches.values() or [[]]
+            for other in others:
+                self._batch.copy(i)
+                self._rows.append(other)
+        self._remove_empty_rows()
 
-    def _append(self, i: int, row: _Row, token: int, log_prob: float) -> None:
-        """Add a token to a row, and hand the row's path back where that ends it."""
-        job = row.job
+    def _append(self, i: int, path: _Open, token: int, log_prob: float) -> None:
+        """Add a token to a path of row ``i``, and hand the path back where that ends it."""
+        job = path.job
         self.count(job.usage, generated_tokens=1)
-        row.tokens_left -= 1
+        path.tokens_left -= 1
         if job.tokens_left is not None:
             job.tokens_left -= 1
         if token in self._eos:
-            self._finish(row, "stop")
+            self._finish(path, "stop")
             return
-        row.new.append(token)
-        row.log_prob += log_prob
+        path.new.append(token)
+        path.log_prob += log_prob
         if self.delimiter[-1] in self._decode(token):
-            text = self.tokenizer.decode(row.new)
+            text = self.tokenizer.decode(path.new)
             if self.delimiter in text and text.strip():  # a blank line is no step
-                self._close_step(row, text)
-                row.steps_left -= 1
-        if row.steps_left <= 0:
-            kv = take(self._layers, [i], len(row.prefix) - 1)
-            self._prefixes.put((id(job.usage), row.prefix[:-1]), job.usage, kv)
-            self._finish(row, None)
-        elif row.tokens_left <= 0:
-            self._finish(row, "length")
+                self._close_step(path, text)
+                path.steps_left -= 1
+        if path.steps_left <= 0:
+            self._prefixes.put(path.cache_key, job.usage, self._batch.take(i).clone())
+            self._finish(path, None)
+        elif path.tokens_left <= 0:
+            self._finish(path, "length")
 
-    def _close_step(self, row: _Row, text: str) -> None:
-        path = row.path
-        row.path = replace(
-            path,
-            steps=(*path.steps, text),
-            tokens=path.tokens + tuple(row.new),
-            log_probs=(*path.log_probs, row.log_prob),
-            token_counts=(*path.token_counts, len(row.new)),
+    def _close_step(self, path: _Open, text: str) -> None:
+        written = path.path
+        path.path = replace(
+            written,
+            steps=(*written.steps, text),
+            tokens=written.tokens + tuple(path.new),
+            log_probs=(*written.log_probs, path.log_prob),
+            token_counts=(*written.token_counts, len(path.new)),
             scores=None,
         )
-        row.new, row.log_prob = [], 0.0
+        path.new, path.log_prob = [], 0.0
 
-    def _finish(self, row: _Row, end: Literal["stop", "length", "cut"] | None) -> None:
-        """Hand the row's path back; the job is done with its last row."""
-        row.done = True
-        text = self.tokenizer.decode(row.new)
+    def _finish(self, path: _Open, end: Literal["stop", "length", "cut"] | None) -> None:
+        """Hand the path back; the job is done with its last one."""
+        path.done = True
+        text = self.tokenizer.decode(path.new)
         if text.strip():
-            self._close_step(row, text)
-        elif row.new and row.path.steps:
-            row.path = _lengthen_last_step(row.path, text, row.new, row.log_prob)
-        job = row.job
-        job.paths[row.index] = replace(row.path, end=end)
-        job.rows.remove(row)
-        if not job.rows:
+            self._close_step(path, text)
+        elif path.new and path.path.steps:
+            path.path = _lengthen_last_step(path.path, text, path.new, path.log_prob)
+        job = path.job
+        job.paths[path.index] = replace(path.path, end=end)
+        job.open.remove(path)
+        if not job.open:
             job.done.set_result(job.paths)
 
     def count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
@@ -301,10 +304,10 @@ class Batcher:
             tally.generated_tokens += generated_tokens
 
     def _fail_batch(self, message: str) -> None:
-        for job in {row.job for row in (*self._waiting, *self._rows)}:
+        for job in {path.job for path in chain(self._waiting, *self._rows)}:
             if not job.done.done():
                 job.done.set_exception(EngineUnavailable(message))
-        self._waiting, self._rows, self._layers = [], [], []
+        self._waiting, self._rows, self._batch = [], [], Batch()
 
 
 def _lengthen_last_step(path: Path, text: str, tokens: list[int], log_prob: float) -> Path:
@@ -319,17 +322,30 @@ def _lengthen_last_step(path: Path, text: str, tokens: list[int], log_prob: floa
     )
 
 
-def _sample(logits: torch.Tensor, rows: list[_Row]) -> tuple[list[int], list[float]]:
-    """One token a row by inverse transform, with the row's own random numbers; log-probabilities at temperature 1."""
-    temperatures = torch.tensor([row.job.temperature for row in rows])
+def _sample(logits: torch.Tensor, rows: list[_Row]) -> list[list[tuple[int, float]]]:
+    """A token and its log-probability at temperature 1 for each path of each row.
+
+    By inverse transform, with the path's own random number: it draws the same token alone and in company.
+    """
+    drawn: list[list[tuple[int, float]]] = []
+    for start in range(0, len(rows), IN_CACHE):  # a few rows of the vocabulary's size at a time
+        drawn += _sample_few(logits[start : start + IN_CACHE].float(), rows[start : start + IN_CACHE])
+    return drawn
+
+
+def _sample_few(logits: torch.Tensor, rows: list[_Row]) -> list[list[tuple[int, float]]]:
+    temperatures = torch.tensor([row[0].job.temperature for row in rows])
     greedy = temperatures == 0
-    scaled = logits / torch.where(greedy, 1.0, temperatures)[:, None]
-    cumulative = scaled.softmax(-1).cumsum(-1)
-    draws = torch.tensor([row.rng.random() for row in rows])[:, None] * cumulative[:, -1:]
-    drawn = torch.searchsorted(cumulative, draws, right=True)[:, 0].clamp(max=logits.shape[1] - 1)
-    tokens = torch.where(greedy, logits.argmax(-1), drawn)
-    log_probs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-    return tokens.tolist(), log_probs.tolist()
+    cumulative = (logits / torch.where(greedy, 1.0, temperatures)[:, None]).softmax(-1).cumsum(-1)
+    widest = max(map(len, rows))
+    draws = torch.tensor([[path.rng.random() for path in row] + [0.0] * (widest - len(row)) for row in rows])
+    drawn = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
+    tokens = torch.where(greedy[:, None], logits.argmax(-1)[:, None], drawn)
+    log_probs = logits.gather(1, tokens) - logits.logsumexp(-1)[:, None]
+    return [
+        list(zip(row_tokens, row_log_probs, strict=True))[: len(row)]
+        for row, row_tokens, row_log_probs in zip(rows, tokens.tolist(), log_probs.tolist(), strict=True)
+    ]
 
 
 def _call(job: CallJob) -> None:

@@ -19,11 +19,15 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSteps:
-    """One attempt to judge: a target in [0, 1] for each of its ``steps``, which keep their delimiter."""
+    """One attempt to judge: a target in [0, 1] for each of its ``steps``, which keep their delimiter.
+
+    ``count`` is how often it was sampled.
+    """
 
     prompt: str
     steps: tuple[str, ...]
     labels: tuple[float, ...]
+    count: int = 1
 
 
 def read_examples(path: Path) -> list[Example]:

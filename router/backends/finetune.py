@@ -4,15 +4,17 @@ The loops are transformers' Trainer and peft's adapters; here is only what one e
 Both resume from the last checkpoint when started again with the same output folder.
 """
 
+import json
 import shutil
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
 from safetensors.torch import load_file
-from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
+from torch.nn.functional import cross_entropy, softplus
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForTokenClassification,
@@ -24,6 +26,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from router.backends.examples import Example, LabelledSteps
 from router.backends.template import Template
+from router.backends.weights import fastest_dtype
 
 LORA = {
     "r": 8,
@@ -56,7 +59,8 @@ def train_generator(
         rows.append({"input_ids": context + target, "labels": [IGNORED] * len(context) + target})
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = _with_lora(model, start)
-    _train(_GeneratorTrainer, model, rows, out, learning_rate=learning_rate, seed=seed)
+    # Small batches of similar lengths: little padding, no huge activations.
+    _train(_GeneratorTrainer, model, rows, out, learning_rate=learning_rate, seed=seed, collator=_pad, batch=(8, 3))
 
 
 def _with_lora(model: Any, start: Path | None) -> Any:
@@ -71,9 +75,11 @@ class _GeneratorTrainer(Trainer):
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         labels = inputs.pop("labels")[:, 1:]
         causal = model.get_base_model()
-        hidden = causal.base_model(**inputs).last_hidden_state[:, :-1]
         learned = labels != IGNORED
-        return cross_entropy(causal.lm_head(hidden[learned]), labels[learned])
+        with _mixed_precision(labels.device):
+            hidden = causal.base_model(**inputs).last_hidden_state[:, :-1]
+            logits = causal.lm_head(hidden[learned])
+        return cross_entropy(logits.float(), labels[learned])
 
 
 def train_verifier(
@@ -92,31 +98,101 @@ def train_verifier(
     Saves a token-classification adapter with its head to ``out``.
     """
     tokenizer = AutoTokenizer.from_pretrained(base)
-    rows = []
+    attempts: dict[str, list[LabelledSteps]] = defaultdict(list)
     for example in examples:
-        ids = tokenizer.encode(template.render(example.prompt))
-        labels = [float(IGNORED)] * len(ids)
-        for step, label in zip(example.steps, example.labels, strict=True):
-            tokens = tokenizer.encode(step, add_special_tokens=False)
-            ids += tokens
-            labels += [float(IGNORED)] * (len(tokens) - 1) + [label]
-        rows.append({"input_ids": ids, "labels": labels})
+        attempts[example.prompt].append(example)
+    trees = [tree(tokenizer, template.render(prompt), group) for prompt, group in attempts.items()]
+    rows = [row for row in trees if any(row["right_weights"])]
     model = AutoModelForTokenClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
     model = peft.get_peft_model(model, peft.LoraConfig(task_type="TOKEN_CLS", modules_to_save=["score"], **LORA))
     if start:
         fresh_head = peft.get_peft_model_state_dict(model)
         peft.set_peft_model_state_dict(model, fresh_head | load_file(start / "adapter_model.safetensors"))
-    _train(_VerifierTrainer, model, rows, out, learning_rate=learning_rate, seed=seed)
+    _train(
+        _VerifierTrainer, model, rows, out, learning_rate=learning_rate, seed=seed, collator=pack_trees, batch=(1, 8)
+    )
+
+
+def tree(tokenizer: Any, context: str, attempts: Sequence[LabelledSteps]) -> dict[str, list[Any]]:
+    """All attempts at one prompt as one token tree: a prefix that many share is read, and learned, once.
+
+    parents        index of each token's predecessor, -1 for the first
+    positions      of each token in its own attempt
+    right_weights, wrong_weights  at the last token of each step, else 0: of its two terms in the loss. Right and wrong
+                   attempts weigh the same at each step number of a prompt, so nothing is learned from knowing which
+                   prompts are hard, and a step number where all are right, or all wrong, teaches nothing
+    """
+    ids: list[int] = tokenizer.encode(context)
+    parents = list(range(-1, len(ids) - 1))
+    positions = list(range(len(ids)))
+    root = len(ids) - 1
+    children: dict[tuple[int, int], int] = {}
+    right: dict[tuple[int, int], float] = defaultdict(float)  # by step number and token index: attempts, fractions too
+    wrong: dict[tuple[int, int], float] = defaultdict(float)
+    for attempt in attempts:
+        node = root
+        for number, (step, label) in enumerate(zip(attempt.steps, attempt.labels, strict=True)):
+            for token in tokenizer.encode(step, add_special_tokens=False):
+                if (node, token) not in children:
+                    children[node, token] = len(ids)
+                    ids.append(token)
+                    parents.append(node)
+                    positions.append(positions[node] + 1)
+                node = children[node, token]
+            right[number, node] += attempt.count * label
+            wrong[number, node] += attempt.count * (1 - label)
+    weights = {"right_weights": [0.0] * len(ids), "wrong_weights": [0.0] * len(ids)}
+    for number in {number for number, _ in right}:
+        masses = {"right_weights": right, "wrong_weights": wrong}
+        totals = [sum(mass for (at, _), mass in side.items() if at == number) for side in masses.values()]
+        if min(totals) > 0:
+            for (name, side), total in zip(masses.items(), totals, strict=True):
+                for (at, node), mass in side.items():
+                    if at == number:
+                        weights[name][node] += mass / total / 2
+    return {"input_ids": ids, "parents": parents, "positions": positions, **weights}
+
+
+def pack_trees(rows: Sequence[dict[str, list[Any]]]) -> dict[str, torch.Tensor]:
+    """Several trees as one sequence without padding; a token attends to itself and its ancestors only.
+
+    Returns ``input_ids``, ``position_ids`` and both weights as [1, tokens], ``attention_mask`` [1, 1, tokens, tokens].
+    """
+    tokens = sum(len(row["input_ids"]) for row in rows)
+    sees = torch.zeros((tokens, tokens), dtype=torch.bool)
+    start = 0
+    for row in rows:
+        for i, parent in enumerate(row["parents"], start):
+            if parent >= 0:
+                sees[i] = sees[start + parent]
+            sees[i, i] = True
+        start += len(row["parents"])
+
+    def column(name: str) -> torch.Tensor:
+        return torch.tensor([[value for row in rows for value in row[name]]])
+
+    return {
+        "input_ids": column("input_ids"),
+        "position_ids": column("positions"),
+        "attention_mask": sees[None, None],
+        "right_weights": column("right_weights"),
+        "wrong_weights": column("wrong_weights"),
+    }
 
 
 class _VerifierTrainer(Trainer):
-    """Binary cross-entropy at the last token of each step; labels may be soft (Snell et al., appendix D)."""
+    """Weighted binary cross-entropy at the last token of each step; labels may be soft (Snell et al., appendix D)."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
-        labels = inputs.pop("labels")
-        logits = model(**inputs).logits[..., 0]
-        judged = labels != IGNORED
-        return binary_cross_entropy_with_logits(logits[judged], labels[judged])
+        right, wrong = inputs.pop("right_weights"), inputs.pop("wrong_weights")
+        with _mixed_precision(right.device):
+            logits = model(**inputs).logits[..., 0].float()
+        return (right * softplus(-logits) + wrong * softplus(logits)).sum() / (right + wrong).sum()
+
+
+def _mixed_precision(device: torch.device) -> torch.autocast:
+    native = device.type != "cpu" or fastest_dtype() is torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
 
 
 def _train(
@@ -127,12 +203,15 @@ def _train(
     *,
     learning_rate: float,
     seed: int,
+    collator: Callable[[Any], dict[str, torch.Tensor]],
+    batch: tuple[int, int],
 ) -> None:
+    """``batch``: examples computed at once, and how many of those to a step."""
     checkpoints = out.with_name(out.name + ".checkpoints")
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
-        per_device_train_batch_size=8,  # small batches of similar lengths: little padding, no huge activations
-        gradient_accumulation_steps=3,
+        per_device_train_batch_size=batch[0],
+        gradient_accumulation_steps=batch[1],
         num_train_epochs=1,
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
@@ -148,7 +227,9 @@ def _train(
         seed=seed,
     )
     resume = get_last_checkpoint(str(checkpoints)) if checkpoints.exists() else None
-    trainer(model=model, args=arguments, train_dataset=rows, data_collator=_pad).train(resume_from_checkpoint=resume)
+    trainer(model=model, args=arguments, train_dataset=rows, data_collator=collator).train(
+        resume_from_checkpoint=resume
+    )
     _save(model, out)
     shutil.rmtree(checkpoints)
 
@@ -171,8 +252,10 @@ def _pad(rows: list[dict[str, list[Any]]]) -> dict[str, torch.Tensor]:
 def _save(model: peft.PeftModel, out: Path) -> None:
     """In half precision: a few megabytes, no measurable difference. In one rename: a torn adapter is never found."""
     partial = out.with_name(out.name + ".partial")
-    model.peft_config["default"].base_model_name_or_path = None  # a path on this machine; the manifest names the model
     model.half().save_pretrained(str(partial))
+    config = partial / "adapter_config.json"
+    # peft notes a path on this machine; the manifest names the model.
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None}, indent=2) + "\n")
     (partial / "README.md").unlink(missing_ok=True)  # peft's empty model card
     if out.exists():
         shutil.rmtree(out)

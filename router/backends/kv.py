@@ -1,78 +1,143 @@
-"""Keys and values of a causal model in process: prefilled, joined into a batch, extended in place, kept for later."""
+"""Keys and values of a causal model in process: prefilled, decoded as one batch, kept for later."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch.nn.functional import pad
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from router.backends import Usage
 
-CACHED_TOKENS = 16_000  # prefixes kept for the next round of a search: 46 KB a token for the embedded model
+CACHED_TOKENS = 100_000  # kept for the next rounds of all searches: 23 KB a token for the embedded model in bfloat16
 PREFILL_TOKENS = 4_096  # prefilled at once, padding included
-ROOM = 8  # columns that a batch can grow before it is copied
+ROOM = 32  # columns that a batch can grow before it is copied
 
-KeyValues = list[tuple[torch.Tensor, torch.Tensor]]  # one pair a layer, each [rows, heads, columns, head size]
+KeyValues = torch.Tensor  # of one prefix: [layers, 2, heads, tokens, head size]
+T = TypeVar("T")
 PrefixKey = tuple[int, tuple[int, ...]]  # id of a ledger, tokens
 
 
-def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> list[KeyValues]:
-    """Keys and values of each prefix, [1, heads, length, head size] a layer, computed as one left-padded batch."""
+def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> tuple[list[KeyValues], torch.Tensor]:
+    """Keys and values of each prefix, computed as one left-padded batch, and the last hidden states [rows, size]."""
     longest = max(map(len, prefixes))
     ids = torch.tensor([[0] * (longest - len(prefix)) + list(prefix) for prefix in prefixes])
     lengths = torch.tensor([len(prefix) for prefix in prefixes])
     mask = (torch.arange(longest)[None] >= (longest - lengths)[:, None]).long()
     cached = DynamicCache()
-    model(input_ids=ids, attention_mask=mask, position_ids=(mask.cumsum(1) - 1).clamp(min=0), past_key_values=cached)
-    return [
-        [
-            # Cloned: a view would keep the whole padded batch alive for as long as this prefix is cached.
-            (layer.keys[i : i + 1, :, -len(prefix) :].clone(), layer.values[i : i + 1, :, -len(prefix) :].clone())
-            for layer in cached.layers
-        ]
-        for i, prefix in enumerate(prefixes)
-    ]
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    read = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cached)
+    kept = [row_of(cached, i, slice(longest - len(prefix), longest)) for i, prefix in enumerate(prefixes)]
+    return kept, read.last_hidden_state[:, -1]
 
 
-class GrowingLayer(DynamicLayer):
-    """One layer's cache with room for ROOM more columns: a step writes in place instead of copying it all."""
+def row_of(cache: DynamicCache, row: int, columns: slice) -> KeyValues:
+    """Keys and values of one row of transformers' cache, copied."""
+    layers = [torch.stack((layer.keys[row, :, columns], layer.values[row, :, columns])) for layer in cache.layers]
+    return torch.stack(layers)
 
-    def __init__(self, keys: torch.Tensor, values: torch.Tensor):
+
+class Batch:
+    """Keys and values of prefixes that grow together, one column a step; left-padded, so all end at one column.
+
+    Rows are added, copied and removed in place. Only when the room runs out is the whole batch copied.
+    """
+
+    def __init__(self) -> None:
+        self.lengths: list[int] = []  # tokens of each row
+        self._columns = 0
+        self._store: torch.Tensor | None = None  # [layers, 2, rows, heads, columns, head size], with room in both
+
+    def add(self, prefix: KeyValues) -> None:
+        """Append a row."""
+        tokens = prefix.shape[-2]
+        if self._store is None or tokens > self._columns or len(self) == self._store.shape[2]:
+            self._make_room(prefix, max([tokens, *self.lengths]))
+        assert self._store is not None
+        self._store[:, :, len(self), :, self._columns - tokens : self._columns] = prefix
+        self.lengths.append(tokens)
+
+    def copy(self, row: int) -> None:
+        """Append a row equal to ``row``."""
+        self.add(self.take(row))
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last one takes its place."""
+        last = len(self) - 1
+        if row < last:
+            assert self._store is not None
+            self._store[:, :, row] = self._store[:, :, last]
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+
+    def take(self, row: int) -> KeyValues:
+        """A view of a row: copy what is to outlive the next change."""
+        assert self._store is not None
+        return self._store[:, :, row, :, self._columns - self.lengths[row] : self._columns]
+
+    def step(self, model: Any, tokens: Sequence[int]) -> torch.Tensor:
+        """Grow each row by its token; returns the logits after it, [rows, vocabulary]."""
+        assert self._store is not None
+        if self._columns == self._store.shape[-2]:
+            self._make_room(self.take(0), max(self.lengths))
+        end = self._columns
+        lengths = torch.tensor(self.lengths)
+        logits: torch.Tensor = model(
+            input_ids=torch.tensor(tokens)[:, None],
+            attention_mask=(torch.arange(end + 1)[None] >= (end - lengths)[:, None]).long(),
+            position_ids=lengths[:, None],
+            past_key_values=Cache(layers=[_Layer(layer[:, : len(self)], end) for layer in self._store]),
+        ).logits[:, -1]
+        self._columns += 1
+        self.lengths = [length + 1 for length in self.lengths]
+        return logits
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def _make_room(self, like: KeyValues, columns: int) -> None:
+        """Copy the last ``columns`` columns into a store with room for more rows and columns."""
+        layers, two, heads, _, size = like.shape
+        rows = (
+            max(16, 2 * len(self)) if self._store is None or len(self) == self._store.shape[2] else self._store.shape[2]
+        )
+        # Zeros, not empty: what is masked is multiplied by 0, and garbage may be NaN.
+        store = torch.zeros((layers, two, rows, heads, columns + ROOM, size), dtype=like.dtype)
+        if self._store is not None and len(self):
+            kept = min(columns, self._columns)
+            store[:, :, : len(self), :, columns - kept : columns] = self._store[
+                :, :, : len(self), :, self._columns - kept : self._columns
+            ]
+        self._store, self._columns = store, columns
+
+
+class _Layer(DynamicLayer):
+    """One layer of a batch as transformers' cache: a step writes its column in place instead of copying all others."""
+
+    def __init__(self, store: torch.Tensor, end: int):
+        """``store``: [2, rows, heads, columns, head size], filled up to column ``end``."""
         super().__init__()
-        self.lazy_initialization(keys, values)
-        self._stores = [pad(keys, (0, 0, 0, ROOM)), pad(values, (0, 0, 0, ROOM))]
-        self.keys, self.values = keys, values
+        self.lazy_initialization(store[0], store[1])
+        self._store = store
+        self.keys, self.values = store[0, :, :, :end], store[1, :, :, :end]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         start = self.keys.shape[2]
         end = start + key_states.shape[2]
-        if end > self._stores[0].shape[2]:
-            self._stores = [pad(store, (0, 0, 0, max(ROOM, key_states.shape[2]))) for store in self._stores]
-        for store, states in zip(self._stores, (key_states, value_states), strict=True):
-            store[:, :, start:end] = states
-        self.keys, self.values = (store[:, :, :end] for store in self._stores)
+        self._store[0, :, :, start:end], self._store[1, :, :, start:end] = key_states, value_states
+        self.keys, self.values = self._store[0, :, :, :end], self._store[1, :, :, :end]
         return self.keys, self.values
 
 
-def take(layers: list[GrowingLayer], rows: list[int], columns: int) -> KeyValues:
-    """Some rows' last ``columns`` columns, copied."""
-    index = torch.tensor(rows, dtype=torch.long)
-    return [(layer.keys[index, :, -columns:], layer.values[index, :, -columns:]) for layer in layers]
-
-
-def join(parts: Sequence[KeyValues]) -> KeyValues:
-    """Concatenate along the rows, padded on the left to the longest."""
-    columns = max(part[0][0].shape[2] for part in parts)
-
-    def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([pad(tensor, (0, 0, columns - tensor.shape[2], 0)) for tensor in tensors])
-
-    return [(stack([kv[0] for kv in layer]), stack([kv[1] for kv in layer])) for layer in zip(*parts, strict=True)]
+def join(prefixes: Sequence[KeyValues]) -> DynamicCache:
+    """A left-padded batch of prefixes as transformers' cache."""
+    columns = max(prefix.shape[-2] for prefix in prefixes)
+    rows = torch.stack([pad(prefix, (0, 0, columns - prefix.shape[-2], 0)) for prefix in prefixes], dim=2)
+    return DynamicCache([(keys, values) for keys, values in rows])
 
 
 def prefill_chunks(keys: list[PrefixKey]) -> Iterator[list[PrefixKey]]:
@@ -87,27 +152,28 @@ def prefill_chunks(keys: list[PrefixKey]) -> Iterator[list[PrefixKey]]:
         yield chunk
 
 
-class PrefixCache:
-    """Least-recently-used prefixes, up to CACHED_TOKENS tokens.
+class PrefixCache(Generic[T]):
+    """What was computed of prefixes, least recently used first to go, up to CACHED_TOKENS tokens.
 
     Keys start with the id of the call's ledger, which the entry keeps alive so that the id stays its own: a search
     finds only what it paid for itself, and its bill depends on nothing that ran before it.
     """
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[PrefixKey, tuple[Usage, KeyValues]] = OrderedDict()
+        self._entries: OrderedDict[PrefixKey, tuple[Usage, T]] = OrderedDict()
         self._tokens = 0
 
-    def get(self, key: PrefixKey) -> KeyValues | None:
+    def get(self, key: PrefixKey) -> T | None:
         if key not in self._entries:
             return None
         self._entries.move_to_end(key)
         return self._entries[key][1]
 
-    def put(self, key: PrefixKey, ledger: Usage, kv: KeyValues) -> None:
+    def put(self, key: PrefixKey, ledger: Usage, value: T) -> None:
+        """Copy what is a view: it would keep the whole batch alive that it was computed in."""
         if key not in self._entries:
-            self._entries[key] = ledger, kv
             self._tokens += len(key[1])
+        self._entries[key] = ledger, value
         while self._tokens > CACHED_TOKENS:
             (_, prefix), _ = self._entries.popitem(last=False)
             self._tokens -= len(prefix)

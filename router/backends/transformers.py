@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate, chain, islice
+from math import exp
 from pathlib import Path as FilePath
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 
 from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec, prm_models
 from router.backends.batching import Batcher, CallJob, ExtendJob
-from router.backends.kv import KeyValues, join, prefill
+from router.backends.kv import KeyValues, PrefixCache, join, prefill, row_of
 from router.backends.prm import FORMATS
 from router.backends.template import Template
 from router.backends.weights import load_model
@@ -24,26 +24,31 @@ ROWS = 16  # paths scored at once
 
 
 def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> tuple[Generator, Verifier]:
-    """Both engines on one worker thread; ``folder`` holds the adapters. Raises MissingWeights."""
-    model, tokenizer = load_model(generator.model, folder / generator.adapter if generator.adapter else None)
-    batcher = Batcher(model, tokenizer, generator.template.delimiter, generator.max_tokens)
-    writer = TransformersGenerator(batcher, generator)
+    """The engines, each model on a worker thread; ``folder`` holds the adapters. Raises MissingWeights."""
+
+    def batcher(adapter: str | None) -> Batcher:
+        model, tokenizer = load_model(generator.model, folder / adapter if adapter else None)
+        return Batcher(model, tokenizer, generator.template.delimiter, generator.max_tokens)
+
+    solver = batcher(generator.adapter)
+    writer = TransformersGenerator(solver, generator, batcher(generator.reviser) if generator.reviser else solver)
     if verifier.kind == "log_prob":
         return writer, LogProbability()
     if verifier.kind in FORMATS:
         return writer, prm_models.load(verifier)
-    if verifier.kind != "prm" or verifier.adapter is None:
-        known = ", ".join(["prm (with an adapter)", "log_prob", *FORMATS])
+    if verifier.kind not in _JUDGES or verifier.adapter is None:
+        known = ", ".join([*(f"{kind} (with an adapter)" for kind in _JUDGES), "log_prob", *FORMATS])
         raise RouterError(f"unknown verifier kind {verifier.kind!r}; known: {known}")
-    scorer, _ = load_model(generator.model, folder / verifier.adapter, scores_steps=True)
-    return writer, StepVerifier(batcher, scorer, generator.template, verifier.parameters)
+    scorer, _ = load_model(generator.model, folder / verifier.adapter, scores_steps=verifier.kind == "prm")
+    return writer, StepVerifier(solver, scorer, generator.template, verifier)
 
 
 class TransformersGenerator:
-    """See :class:`router.backends.Generator`."""
+    """See :class:`router.backends.Generator`. ``reviser`` continues the paths that see earlier attempts."""
 
-    def __init__(self, batcher: Batcher, spec: GeneratorSpec):
+    def __init__(self, batcher: Batcher, spec: GeneratorSpec, reviser: Batcher):
         self.batcher = batcher
+        self.reviser = reviser
         self.spec = spec
         self.parameters = spec.parameters
 
@@ -61,11 +66,8 @@ class TransformersGenerator:
     ) -> list[Path]:
         result: list[Path] = list(paths)
         # Paths differ in their rendered prefix only when they were shown different earlier attempts.
-        groups: dict[tuple[str, ...], list[int]] = {}
-        for i, path in enumerate(paths):
-            groups.setdefault(path.earlier, []).append(i)
         job = ExtendJob(
-            prefixes={earlier: self._encode(prompt, earlier) for earlier in groups},
+            prefixes={earlier: self._encode(prompt, earlier) for earlier in {path.earlier for path in paths}},
             paths=result,
             steps=steps,
             temperature=self.spec.temperature if temperature is None else temperature,
@@ -74,7 +76,9 @@ class TransformersGenerator:
             seed=seed,
             usage=usage,
         )
-        paths_back: list[Path] = await _submit(self.batcher, job)
+        # The chains of a revision grow together: all of a round's paths have earlier attempts, or none.
+        revised = any(path.earlier for path in paths)
+        paths_back: list[Path] = await _submit(self.reviser if revised else self.batcher, job)
         return paths_back
 
     async def embed(self, prompts: Sequence[str], *, usage: Usage) -> list[list[float]]:
@@ -103,67 +107,105 @@ class TransformersGenerator:
         raise _too_long(len(ids), self.batcher.context - self.spec.max_tokens)
 
     async def close(self) -> None:
-        await asyncio.to_thread(self.batcher.close)
+        for batcher in {self.batcher, self.reviser}:
+            await asyncio.to_thread(batcher.close)
 
 
 class StepVerifier:
-    """A process reward model: one logit at the last token of each step. See :class:`router.backends.Verifier`.
+    """A fine-tuned model that scores steps. See :class:`router.backends.Verifier`; ``_JUDGES`` has the kinds.
 
-    It shares the generator's tokenizer and worker thread. The prompt is read once a call, equal paths once together.
+    It shares the generator's tokenizer and worker thread. A search pays for each token once: the next round reads on
+    from where the last one ended, and equal paths are read together.
     """
 
-    def __init__(self, batcher: Batcher, model: Any, template: Template, parameters: int):
+    def __init__(self, batcher: Batcher, model: Any, template: Template, spec: VerifierSpec):
         self.batcher = batcher
         self.model = model
         self.template = template
-        self.parameters = parameters
+        self.parameters = spec.parameters
+        self._judge = _JUDGES[spec.kind]
         self.counted = Usage()  # the engine's own count, over all calls
+        self._read_before: PrefixCache[_Read] = PrefixCache()
 
     async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
         prefix = tuple(self.batcher.tokenizer.encode(self.template.render(prompt)))
-        read: dict[tuple[str, ...], _Steps] = {}
-        cost = len(prefix)
-        for path in paths:
-            if path.steps and path.steps not in read:
-                steps = self._encode(path)
-                if len(prefix) + len(steps.tokens) > self.batcher.context:
-                    raise _too_long(len(prefix), self.batcher.context - len(steps.tokens))
-                if max_tokens is not None and cost + len(steps.tokens) > max_tokens:
-                    break
-                cost += len(steps.tokens)
-                read[path.steps] = steps
-        scores: list[tuple[float, ...]] = []
-        if read:
-            kv = await _submit(self.batcher, CallJob(partial(self._read_prompt, prefix, usage)))
-            # A few paths at a time: others' tokens come in between, and a cancelled call frees the thread soon.
-            remaining = iter(read.values())
-            while chunk := list(islice(remaining, ROWS)):
-                scores += await _submit(self.batcher, CallJob(partial(self._read, kv, chunk, usage)))
-        found = dict(zip(read, scores, strict=True))
+        steps = {path.steps: self._encode(path) for path in paths if path.steps}
+        for each in steps.values():
+            if len(prefix) + len(each.tokens) > self.batcher.context:
+                raise _too_long(len(prefix), self.batcher.context - len(each.tokens))
+        self._count(usage, 0, calls=1)
+        found: dict[tuple[str, ...], tuple[float, ...]] = {}
+        remaining, spent = iter(steps.items()), usage.scored_tokens
+        # A few paths at a time: others' tokens come in between, and a cancelled call frees the thread soon.
+        while chunk := dict(islice(remaining, ROWS)):
+            room = None if max_tokens is None else max_tokens - (usage.scored_tokens - spent)
+            call = partial(self._score, prefix, list(chunk.values()), room, usage)
+            scores: list[tuple[float, ...]] = await _submit(self.batcher, CallJob(call))
+            found |= dict(zip(chunk, scores, strict=False))  # shorter where the room ran out
+            if len(scores) < len(chunk):
+                break
         return [replace(path, scores=found.get(path.steps)) for path in paths]
 
-    # Counted where the work is done: what is cancelled before its turn costs nothing.
+    # On the worker thread from here on. Counted where the work is done: what is cancelled before that costs nothing.
 
-    def _read_prompt(self, prefix: tuple[int, ...], usage: Usage) -> KeyValues:
-        self._count(usage, len(prefix), calls=1)
-        (kv,) = prefill(self.model.base_model, [prefix])
-        return kv
+    def _score(
+        self, prompt: tuple[int, ...], paths: Sequence["_Steps"], room: int | None, usage: Usage
+    ) -> list[tuple[float, ...]]:
+        """Step scores of paths that continue one prompt, as many of the first ones as ``room`` tokens can read."""
+        start = self._read_before.get((id(usage), prompt))
+        known = [self._longest_read(prompt, path, usage) or start for path in paths]
+        new = [path.tokens[read.length - len(prompt) if read else 0 :] for path, read in zip(paths, known, strict=True)]
+        if room is not None:
+            totals = accumulate(map(len, new), initial=0 if start else len(prompt))
+            affordable = sum(total <= room for total in islice(totals, 1, None))
+            paths, known, new = paths[:affordable], known[:affordable], new[:affordable]
+        if not paths:
+            return []
+        if start is None:
+            self._count(usage, len(prompt))
+            (kv,), (last,) = prefill(self.model.base_model, [prompt])
+            start = _Read(kv, last, ())
+            self._read_before.put((id(usage), prompt), usage, start)
+        self._count(usage, sum(map(len, new)))
+        reads = [read or start for read in known]
+        unread = [i for i, tokens in enumerate(new) if tokens]
+        if unread:
+            fresh = self._read([reads[i] for i in unread], [paths[i] for i in unread], [new[i] for i in unread])
+            for i, read in zip(unread, fresh, strict=True):
+                reads[i] = read
+                self._read_before.put((id(usage), prompt + paths[i].tokens), usage, read)
+        return [read.scores for read in reads]
 
-    def _read(self, prompt: KeyValues, paths: Sequence["_Steps"], usage: Usage) -> list[tuple[float, ...]]:
-        """Step scores of paths that continue one prompt."""
-        self._count(usage, sum(len(path.tokens) for path in paths))
-        past = prompt[0][0].shape[2]
-        longest = max(len(path.tokens) for path in paths)
-        padding = [longest - len(path.tokens) for path in paths]
-        logits = self.model(
-            input_ids=torch.tensor([[*path.tokens, *[0] * pad] for path, pad in zip(paths, padding, strict=True)]),
-            attention_mask=torch.tensor([[1] * (past + longest - pad) + [0] * pad for pad in padding]),
-            past_key_values=DynamicCache(join([prompt] * len(paths))),
-        ).logits[..., 0]
-        return [
-            tuple(row[[end - 1 for end in path.ends]].tolist())
-            for row, path in zip(logits.sigmoid(), paths, strict=True)
+    def _longest_read(self, prompt: tuple[int, ...], path: "_Steps", usage: Usage) -> "_Read | None":
+        """The path's first steps, as many as this search has read before; None where it has read none."""
+        found = (self._read_before.get((id(usage), prompt + path.tokens[:end])) for end in reversed(path.ends))
+        return next(filter(None, found), None)
+
+    def _read(
+        self, known: Sequence["_Read"], paths: Sequence["_Steps"], new: Sequence[tuple[int, ...]]
+    ) -> list["_Read"]:
+        """Read the ``new`` tokens of each path after those that are ``known``: left-padded to right-padded."""
+        before, after = max(read.length for read in known), max(map(len, new))
+        masks = [
+            [0] * (before - read.length) + [1] * (read.length + len(tokens)) + [0] * (after - len(tokens))
+            for read, tokens in zip(known, new, strict=True)
         ]
+        cache = join([read.kv for read in known])
+        states = self.model.base_model(
+            input_ids=torch.tensor([[*tokens, *[0] * (after - len(tokens))] for tokens in new]),
+            attention_mask=torch.tensor(masks),
+            position_ids=torch.tensor([list(range(read.length, read.length + after)) for read in known]),
+            past_key_values=cache,
+        ).last_hidden_state
+        reads = []
+        for i, (read, path, tokens) in enumerate(zip(known, paths, new, strict=True)):
+            first = len(path.tokens) - len(tokens)
+            ends = [end - first - 1 for end in path.ends[len(read.scores) :]]
+            scores, log_prob = self._judge(self.model, read, states[i, : len(tokens)], torch.tensor(tokens), ends)
+            kv = row_of(cache, i, slice(before - read.length, before + len(tokens)))
+            last = states[i, len(tokens) - 1].clone()
+            reads.append(_Read(kv, last, read.scores + scores, log_prob, read.written + len(tokens)))
+        return reads
 
     def _count(self, usage: Usage, scored_tokens: int, calls: int = 0) -> None:
         for tally in (usage, self.counted):
@@ -187,6 +229,48 @@ class _Steps:
 
     tokens: tuple[int, ...]
     ends: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A prompt and the first steps of a path, as the verifier has read them.
+
+    last      hidden state after the last token, [size];  scores  of the steps
+    log_prob  of the steps' ``written`` tokens under the verifier, 0 where it does not look at that
+    """
+
+    kv: KeyValues
+    last: torch.Tensor
+    scores: tuple[float, ...]
+    log_prob: float = 0.0
+    written: int = 0
+
+    @property
+    def length(self) -> int:
+        return self.kv.shape[-2]
+
+
+def _head(
+    model: Any, read: _Read, states: torch.Tensor, tokens: torch.Tensor, ends: list[int]
+) -> tuple[tuple[float, ...], float]:
+    """A process reward model's: one logit at the last token of each step."""
+    return tuple(model.score(states[ends])[:, 0].float().sigmoid().tolist()), 0.0
+
+
+def _likelihood(
+    model: Any, read: _Read, states: torch.Tensor, tokens: torch.Tensor, ends: list[int]
+) -> tuple[tuple[float, ...], float]:
+    """A language model's that knows the task better than the generator: how likely it finds the tokens so far.
+
+    The exponentiated mean log-probability, as :class:`router.backends.LogProbability` has it from the generator.
+    """
+    predicting = torch.cat([read.last[None], states[:-1]])
+    log_probs = model.lm_head(predicting).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0].double()
+    totals = (read.log_prob + log_probs.cumsum(0)).tolist()
+    return tuple(exp(totals[end] / (read.written + end + 1)) for end in ends), totals[-1]
+
+
+_JUDGES = {"prm": _head, "likelihood": _likelihood}
 
 
 def _too_long(tokens: int, room: int) -> InvalidRequest:

@@ -1,10 +1,14 @@
-"""The offline commands: prompts → attempts → verifier, difficulty model, policy → report. Part of router.cli.
+"""The commands, by what they work on, less those that call a server. Part of router.cli.
+
+Offline: prompts → attempts → verifier, difficulty model, policy → report.
 
 Heavy libraries are imported by the command that needs them.
 """
 
 from router.commands.attempts import collect, judge, score
-from router.commands.models import train_generator, train_verifier
+from router.commands.models import train_generator, train_reviser, train_verifier
 from router.commands.policy import evaluate, train, tune
+from router.commands.service import serve, token
 
-PIPELINE = (collect, score, judge, train_generator, train_verifier, train, tune, evaluate)
+SERVICE = (serve, token)
+PIPELINE = (collect, score, judge, train_generator, train_reviser, train_verifier, train, tune, evaluate)

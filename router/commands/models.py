@@ -1,4 +1,4 @@
-"""train-generator, train-verifier: adapters for the embedded model."""
+"""train-generator, train-reviser, train-verifier: adapters for the embedded model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +39,39 @@ def train_generator(
         seed=seed,
     )
     typer.echo(f"wrote {engine / generator.adapter}")
+
+
+def train_reviser(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files, on prompts that nothing is evaluated on.")],
+    *,
+    engine: Engine = DEFAULT,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
+    seed: Seed = 0,
+) -> None:
+    """Fine-tune the engine's reviser on chains of wrong attempts followed by a right one, starting from the generator.
+
+    Resumes after an interruption.
+    """
+    from router.backends import finetune
+    from router.backends.weights import model_folder
+    from router.engines import read_engine
+    from router.offline.attempts import read_attempts
+    from router.offline.chains import chains
+
+    generator = read_engine(engine).generator
+    if generator.reviser is None:
+        raise InvalidFile(f"{engine}/engine.json: generator.reviser is null; name the folder that the adapter goes to")
+    examples = chains(read_attempts(attempts), seed=seed)
+    finetune.train_generator(
+        examples,
+        model_folder(generator.model),
+        engine / generator.reviser,
+        generator.template,
+        start=engine / generator.adapter if generator.adapter else None,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    typer.echo(f"wrote {engine / generator.reviser}, trained on {len(examples)} chains")
 
 
 def train_verifier(

@@ -1,13 +1,16 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from router.backends import Endpoints
 from router.errors import InvalidRequest
 from strategies import Arm, InvalidArm
+
+if TYPE_CHECKING:
+    from router.policy import Objective
 
 Engine = Annotated[
     Path,
@@ -62,3 +65,19 @@ def parse_arm(text: str) -> Arm:
         return Arm.parse(text)
     except InvalidArm as error:
         raise InvalidRequest("arm", f"--arm: {error}", reason="ARM_INVALID") from error
+
+
+def parse_objective(text: str) -> "Objective":
+    """Read ``average_budget=4``; raises InvalidRequest."""
+    from router.policy import OBJECTIVES, Objective
+
+    name, _, value = text.partition("=")
+    try:
+        (kind,) = (known for known in OBJECTIVES if known == name.strip().replace("-", "_"))
+        return Objective(kind, float(value))
+    except ValueError as error:
+        raise InvalidRequest(
+            "objective",
+            f"can't read objective {text!r}; write one of {', '.join(f'{known}=…' for known in OBJECTIVES)}",
+            reason="OBJECTIVE_OUT_OF_RANGE",
+        ) from error

@@ -2,11 +2,11 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.commands.options import DEFAULT, Seed
+from router.commands.options import DEFAULT, Seed, parse_objective
 from router.errors import InvalidFile, InvalidRequest
 
 if TYPE_CHECKING:
@@ -86,28 +86,39 @@ def tune(
         "models/smollm2-135m"
     ),
     budgets: Annotated[
-        str, typer.Option(help="Generation budgets to tune for, in complete solutions' worth of sampling.")
-    ] = "1,2,4,8,16",
-    default_budget: Annotated[
-        int | None, typer.Option(min=1, help="Budget of a request that names none.  [default: the largest]")
+        str | None,
+        typer.Option(
+            help="Sizes at which sampling arms are replayed, in complete solutions, and budgets to report.  "
+            "[default: powers of two up to the pools of attempts]"
+        ),
+    ] = None,
+    default: Annotated[
+        str | None,
+        typer.Option(
+            help="Objective of a request that names none: budget=16, average_budget=4, target_accuracy=0.9 or "
+            "price_per_flop=1e-13.  [default: the largest budget]"
+        ),
     ] = None,
     tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="Accuracies this close are a tie, which the cheaper arm wins.")
     ] = 0.005,
     seed: Seed = 0,
 ) -> None:
-    """Tune the policy: for each level and budget, the arm that was measured to be best. Finishes the bundle.
+    """Measure every arm at every level: one table, from which each request's objective takes its arm.
 
     Majority and best-of-N are replayed from the pools of attempts; every other arm counts where it was really run
-    (`router collect --arm`). tuning.json in the bundle has every arm's accuracy and cost at every level.
+    (`router collect --arm`). How the table is made is chosen by cross-validation; tuning.json says what was tried.
+    Finishes the bundle.
     """
     from router.engines import read_engine
     from router.offline.attempts import read_attempts
     from router.offline.train import read_training
     from router.offline.tune import finish_bundle, save_tuning
     from router.offline.tune import tune as choose
+    from router.policy import LEVELS, Objective
 
-    sizes = _budgets(budgets)
+    sizes = None if budgets is None else _budgets(budgets)
+    objective = None if default is None else parse_objective(default)
     engine = read_engine(bundle)
     tuning = choose(
         read_attempts(attempts),
@@ -115,31 +126,33 @@ def tune(
         sizes,
         generator_parameters=engine.generator.parameters,
         verifier_parameters=engine.verifier.parameters,
-        default_budget=default_budget,
+        default=objective,
         tolerance=tolerance,
         seed=seed,
     )
     save_tuning(tuning, bundle)
-    finish_bundle(bundle, engine, {"budgets": sizes, "tune_seed": seed, "tolerance": tolerance})
-    for cell in tuning.policy.cells:
-        typer.echo(
-            f"level {cell.level}  budget {cell.budget:3}  {cell.arm!s:32} accuracy {cell.accuracy:.3f} "
-            f"[{cell.low:.3f}, {cell.high:.3f}] on {cell.prompts} prompts, {cell.cost.flops:.2e} FLOPs"
-        )
-    for row in tuning.report["budgets"]:
+    policy, report = tuning.policy, tuning.report
+    finish_bundle(bundle, engine, {"default": str(policy.default), "tune_seed": seed, "tolerance": tolerance})
+    for row in report["methods"]:
+        mark = "  ← chosen" if row["method"] == report["method"] else ""
+        typer.echo(f"{row['method']:56} accuracy {row['accuracy']:.4f}, best fixed {_signed(row)}{mark}")
+    for row in report["budgets"]:
         typer.echo(
             f"budget {row['budget']:3}: policy {row['policy']['accuracy']:.3f}, on oracle levels "
             f"{row['oracle']['accuracy']:.3f}, best fixed {row['best_fixed_arm']} {row['best_fixed']['accuracy']:.3f}"
         )
-    for entry in tuning.report["left_out"]:
-        if entry["level"] == "all":
-            typer.echo(f"left out: {entry['arm']}, {entry['reason']} ({entry['measured']} of {entry['prompts']})")
+    for level in LEVELS:
+        certain = [float(each == level) for each in LEVELS]
+        arms = [str(policy.decide(certain, Objective("budget", row["budget"])).arm) for row in report["budgets"]]
+        typer.echo(f"level {level}: {', '.join(dict.fromkeys(arms))}")
+    for entry in report["left_out"]:
+        typer.echo(f"left out: {entry['arm']}: {entry['reason']}")
     typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete")
 
 
 def evaluate(
     attempts: Annotated[list[Path], typer.Argument(help="Attempts files on prompts never trained or tuned on.")],
-    out: Annotated[Path, typer.Option(help="Folder for evaluation.json, figures.json and the plots.")],
+    out: Annotated[Path, typer.Option(help="Folder for report.html and evaluation.json.")],
     *,
     bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle.")] = Path(
         "models/smollm2-135m"
@@ -147,12 +160,16 @@ def evaluate(
     judged: Annotated[
         Path | None, typer.Option(help="Output of `router judge --json`, for the card's comparison of verifiers.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON.")] = False,
+    objective: Annotated[
+        list[str] | None,
+        typer.Option(help="One more objective to measure, e.g. target_accuracy=0.85; may be repeated."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON, the last line.")] = False,
 ) -> None:
-    """Evaluate a bundle on held-out attempts: accuracy against budget and FLOPs, with plots.
+    """Evaluate a bundle on held-out attempts: accuracy against generations and FLOPs, savings, and what limits them.
 
-    Every fixed strategy, the best fixed arm, and the policy on predicted and on oracle levels, each with 95% intervals.
-    Writes the bundle's card.md as well.
+    Every fixed arm, the best fixed arm, and the policy on predicted and on oracle levels, under every objective, each
+    with 95% intervals; as JSON and as one HTML page. Writes the bundle's card.md as well.
     """
     from json import dumps, loads
 
@@ -160,10 +177,15 @@ def evaluate(
     from router.offline.attempts import read_attempts
     from router.offline.card import CARD, card
     from router.offline.evaluate import evaluate as measure
-    from router.offline.evaluate import save_evaluation
+    from router.offline.page import save_evaluation
 
     needs_generator = load_bundle(bundle).difficulty.input == "hidden"
-    report = measure(read_attempts(attempts), bundle, _hidden_states(bundle) if needs_generator else None)
+    report = measure(
+        read_attempts(attempts),
+        bundle,
+        _hidden_states(bundle) if needs_generator else None,
+        objectives=[parse_objective(text) for text in objective or ()],
+    )
     try:
         results = [loads(line) for line in judged.read_text().splitlines()] if judged else []
     except (OSError, ValueError) as error:
@@ -173,26 +195,32 @@ def evaluate(
     if json:
         typer.echo(dumps(report))
         return
-    names = ("majority", "best_of_n", "weighted_best_of_n", "best_fixed", "predicted", "oracle")
+    names = ("majority", "weighted_best_of_n", "best_fixed", "predicted", "predicted_average", "oracle")
     typer.echo(f"{report['prompts']} held-out prompts, bundle {report['bundle']}; accuracy:")
     typer.echo(f"{'budget':8}" + "".join(f"{name:>20}" for name in names))
     for row in report["headline"]:
         cells = [f"{row[name]['accuracy']:.3f}" if row[name] else "not measured" for name in names]
         typer.echo(f"{row['budget']:<8}" + "".join(f"{cell:>20}" for cell in cells))
-    savings = report["savings_fixed_budget"]
-    for name in ("best_fixed", "predicted", "oracle"):
-        saved = savings.get(name, savings)
-        if saved.get("times_fewer_generations"):
-            typer.echo(
-                f"{name} matches {savings['target']['arm']} with {saved['times_fewer_generations']:.2f} times fewer "
-                f"generations and {saved['times_fewer_flops']:.2f} times fewer FLOPs"
-            )
-        else:
+    for name in ("savings_fixed_budget", "savings_average_budget", "savings_oracle"):
+        saved = report[name]
+        if saved["target"] is None or "reason" in saved:
             typer.echo(f"{name}: {saved['reason']}")
+        else:
+            times = [f"{saved[u]['times']:.2f} [{saved[u]['low']:.2f}, {saved[u]['high']:.2f}]" for u in _UNITS]
+            typer.echo(f"{name}: {saved['target']['arm']} with {times[0]} times fewer generations, {times[1]} FLOPs")
+    for missed in report["limits"]["missed"]:
+        typer.echo(f"{missed['goal']} is missed, limited by the {missed['limit']}: {missed['because']}")
     for entry in report["left_out"]:
-        what = entry.get("arm") or f"{entry['series']} at budget {entry['budget']}"
-        typer.echo(f"left out: {what}: {entry['reason']}")
+        typer.echo(f"left out: {entry.get('arm') or entry['policy'] + ' ' + entry['objective']}: {entry['reason']}")
     typer.echo("wrote " + ", ".join(map(str, written)))
+
+
+_UNITS = ("generations", "flops")
+
+
+def _signed(row: dict[str, Any]) -> str:
+    difference = row["minus_best_fixed"]
+    return f"{difference['accuracy']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
 
 
 def _hidden_states(folder: Path) -> "Hidden":

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from router.bundle import read_manifest
+from router.offline.page import interval, times
 from router.offline.train import read_training
 from router.offline.tune import TUNING
-from router.policy import LEVELS, Policy
+from router.policy import LEVELS
 
 CARD = "card.md"
 
@@ -18,37 +19,30 @@ def card(folder: Path, report: Mapping[str, Any], judged: Sequence[Mapping[str, 
     manifest, _ = read_manifest(folder)
     training = read_training(folder)
     tuning = json.loads((folder / TUNING).read_text())
-    policy = Policy.loads((folder / "policy.json").read_text())
     generator, verifier = manifest.generator, manifest.verifier
-    arms = {level: sorted({str(cell.arm) for cell in policy.cells if cell.level == level}) for level in LEVELS}
+    budgets = [row["budget"] for row in report["headline"]]
     sections = [
         f"# {manifest.name}",
         f"Generator `{generator.model}`{_with(generator.adapter)}, {generator.parameters / 1e6:.1f} M parameters, "
         f"temperature {generator.temperature}. Verifier `{verifier.kind}`{_with(verifier.adapter)}. "
         f"Difficulty and policy from {len(training.prompts)} prompts, report on {report['prompts']} held-out ones.\n\n"
-        "Intervals are 95%, by bootstrap over prompts. FLOPs are 2 · parameters · tokens of generator and verifier.",
+        "Intervals are 95%, by bootstrap over prompts. FLOPs are 2 · parameters · tokens of generator and verifier. "
+        "The plots and the rest are in `report/report.html`.",
         "## Policy",
+        "What it runs for a prompt whose level is certain, under a fixed budget of N complete solutions:",
         _table(
-            ["level", *(f"N={budget}" for budget in policy.budgets)],
-            [[str(level), *(_cell(policy, level, budget) for budget in policy.budgets)] for level in LEVELS],
+            ["level", *(f"N={budget}" for budget in budgets)],
+            [[str(level), *(_cell(report, level, budget) for budget in budgets)] for level in LEVELS],
         ),
-        "Accuracy is by two-fold cross-validation within the level. "
-        f"{len(set().union(*arms.values()))} different arms are chosen in all.",
+        f"The table is made from {report['method']}, which cross-validation on the training prompts preferred.",
         "## On held-out prompts",
         _table(
-            [
-                "N",
-                "majority",
-                "best of N",
-                "weighted",
-                "best fixed arm",
-                "policy",
-                "policy, oracle levels",
-                "policy − fixed",
-            ],
+            ["N", *(name.replace("_", " ") for name in _COLUMNS)],
             [_headline(row) for row in report["headline"]],
         ),
-        _savings(report["savings_fixed_budget"]),
+        "Compute saved, predicted levels unless it says oracle:",
+        _table(["", "to reach", "generations", "FLOPs"], [row for name in _SAVINGS for row in _savings(report, name)]),
+        _limits(report),
         "## Difficulty",
         f"Levels are quintiles of {training.statistic}, cut at "
         f"{', '.join(f'{edge:.3g}' for edge in training.edges)}; prompts by level, easiest first: "
@@ -91,36 +85,54 @@ def _with(adapter: str | None) -> str:
     return f" with the adapter in `{adapter}/`" if adapter else ""
 
 
-def _cell(policy: Policy, level: int, budget: int) -> str:
-    cell = policy.choose(level, budget)
-    return f"{cell.arm}<br>{cell.accuracy:.2f} [{cell.low:.2f}, {cell.high:.2f}]"
+_COLUMNS = (
+    "majority",
+    "weighted_best_of_n",
+    "best_fixed",
+    "predicted",
+    "predicted_average",
+    "oracle",
+    "predicted_minus_best_fixed",
+)
+_SAVINGS = ("savings_fixed_budget", "savings_average_budget", "savings_oracle")
+
+
+def _cell(report: Mapping[str, Any], level: int, budget: int) -> str:
+    wanted = ("budget", budget, level)
+    row = next(row for row in report["map"] if (row["objective"], row["budget"], row["level"]) == wanted)
+    return f"{row['arm']}<br>{row['accuracy']:.2f}"
 
 
 def _headline(row: Mapping[str, Any]) -> list[str]:
-    names = ("majority", "best_of_n", "weighted_best_of_n", "best_fixed", "predicted", "oracle")
-    cells = [_interval(row[name]) for name in (*names, "predicted_minus_best_fixed")]
-    cells[3] += f"<br>{row['best_fixed_arm']}"
+    cells = [interval(row[name]) for name in _COLUMNS]
+    cells[2] += f"<br>{row['best_fixed_arm']}"
     return [str(row["budget"]), *cells]
 
 
-def _interval(point: Mapping[str, float] | None) -> str:
-    return f"{point['accuracy']:.3f} [{point['low']:.3f}, {point['high']:.3f}]" if point else "not measured"
+def _savings(report: Mapping[str, Any], name: str) -> list[list[str]]:
+    return [
+        [
+            name,
+            f"{saved['target']['arm']} ({saved['target']['accuracy']:.3f})",
+            *(times(saved, unit) for unit in _UNITS),
+        ]
+        for saved in (report[name], report[name]["majority"])
+        if saved["target"]
+    ]
 
 
-def _savings(savings: Mapping[str, Any]) -> str:
-    if savings["target"] is None:
-        return f"No savings to report: {savings['reason']}."
-    lines = [f"To reach {savings['target']['arm']} ({savings['target']['accuracy']:.3f}):"]
-    for name in ("best_fixed", "predicted", "oracle"):
-        entry = savings[name]
-        if entry.get("times_fewer_generations") is None:
-            lines.append(f"- {name}: {entry['reason']}")
-        else:
-            lines.append(
-                f"- {name}: {entry['times_fewer_generations']:.2f} times fewer generations "
-                f"{entry['generations_interval']}, {entry['times_fewer_flops']:.2f} times fewer FLOPs "
-                f"{entry['flops_interval']}, reached in {entry['reached_in_resamples']:.0%} of the resamples"
-            )
+_UNITS = ("generations", "flops")
+
+
+def _limits(report: Mapping[str, Any]) -> str:
+    lines = [
+        f"- {goal['goal']}: {goal['value']}, wanted {goal['wanted']}: {'met' if goal['met'] else 'missed'}"
+        for goal in report["limits"]["goals"]
+    ]
+    lines += [
+        f"- {missed['goal']} is limited by the {missed['limit']}: {missed['because']}"
+        for missed in report["limits"]["missed"]
+    ]
     return "\n".join(lines)
 
 

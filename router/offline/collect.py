@@ -26,7 +26,7 @@ from router.solver import Bill, Request, drive
 from strategies import Arm, Outcome
 from strategies import Path as Attempt
 
-SEARCHES = 24  # run at once: enough rows to fill the engine's batch
+SEARCHES = 64  # run at once: enough different paths to fill the batch of an engine that shares equal ones
 
 
 @dataclass(frozen=True, slots=True)

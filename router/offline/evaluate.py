@@ -1,176 +1,537 @@
-"""Evaluate a bundle on held-out attempts: accuracy against generation budget and against FLOPs."""
+"""Evaluate a bundle on held-out attempts: accuracy against generations and against FLOPs, and what limits it.
+
+Everything is a choice of one measured arm for each prompt. A choice becomes three numbers a prompt (:class:`Runs`),
+choices at rising budgets become a curve, and every figure of the report compares curves.
+"""
 
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import comb
 
 from difficulty import levels_of
-from difficulty.compare import measure
+from difficulty.compare import measure as measure_difficulty
 from router.bundle import Bundle, load_bundle
 from router.errors import InvalidBundle, InvalidFile
 from router.offline.attempts import SAMPLE
-from router.offline.evidence import budgets_of, evidence, flops, interval, matrix
+from router.offline.evidence import Measured, interval, measure, resamples
 from router.offline.train import Hidden, prompt_statistics, read_training, text_digest
-from router.offline.tune import COVERAGE, ORACLE_POLICY, TUNING
-from router.policy import LEVELS, Policy
+from router.offline.tune import ORACLE_POLICY, TUNING
+from router.policy import LEVELS, Objective, Policy
 from strategies import SELECTIONS, Arm
 
-RESAMPLES = 1000
-ROUTED = ("best_fixed", "predicted", "oracle")
+TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+REFERENCES = ("weighted_best_of_n", "majority")
+UNITS = ("generations", "flops")
+# What is wanted of the headline's number, and of the lower end of its interval.
+GOALS = {"savings_fixed_budget": (4.0, 2.0), "savings_average_budget": (8.0, None), "gain_kept": (0.9, None)}
 
 
 @dataclass(frozen=True, slots=True)
-class _Runs:
-    """One choice of arms at one budget, on each prompt: (P,) arrays, NaN where it was not measured.
-
-    generations  solutions' worth of sampling that the arm spends;  flops  the estimator's included
-    """
+class Runs:
+    """(P,) one arm on each prompt: accuracy, generations (complete solutions' worth), FLOPs (the estimator's too)."""
 
     accuracy: NDArray[np.float64]
     generations: NDArray[np.float64]
     flops: NDArray[np.float64]
 
-    def point(self, rng: np.random.Generator) -> dict[str, Any]:
-        known = ~np.isnan(self.accuracy)
-        return {
-            **interval(self.accuracy[known], rng),
-            "generations": round(float(self.generations[known].mean()), 3),
-            "flops": round(float(self.flops[known].mean())),
-            "prompts": int(known.sum()),
-        }
+    def point(self, draws: NDArray[np.float64]) -> dict[str, float]:
+        spent = {"generations": round(float(self.generations.mean()), 3), "flops": round(float(self.flops.mean()))}
+        return interval(self.accuracy, draws) | spent
 
 
-def evaluate(attempts: pd.DataFrame, folder: Path, hidden: Hidden | None = None, *, seed: int = 0) -> dict[str, Any]:
+Curve = Mapping[float, Runs]  # by budget, in rising order
+
+
+def evaluate(
+    attempts: pd.DataFrame,
+    folder: Path,
+    hidden: Hidden | None = None,
+    *,
+    objectives: Sequence[Objective] = (),
+    seed: int = 0,
+) -> dict[str, Any]:
     """Everything that was measured, ready for JSON.
 
-    hidden  the generator's hidden states, needed where the bundle's difficulty model reads them
+    hidden      the generator's hidden states, needed where the bundle's difficulty model reads them
+    objectives  more to measure than the usual ones
 
+    savings_fixed_budget, savings_average_budget, savings_oracle  how many times less compute the policy (on predicted
+                levels at fixed and at average budgets, on oracle levels at fixed ones) needs for the accuracy of
+                weighted best-of-N at its best budget, in generations and in FLOPs; also against majority. A resample in
+                which that accuracy is never reached counts as a saving of 0; by_budget has the same for the reference
+                at each of its budgets
+    gain_kept   the predicted policy's gain in accuracy over weighted best-of-N at equal budgets, over the oracle
+                policy's; null where even oracle levels gain nothing
     headline    a row a budget: accuracy with 95% interval of majority, best_of_n, weighted_best_of_n, of the best fixed
-                arm (chosen on the training prompts), of the policy on predicted and on oracle levels; the paired
-                difference of predicted and best fixed; the best fixed arm in hindsight, which no one could have known
-    savings_fixed_budget  how many times fewer generations and FLOPs reach the accuracy of weighted best-of-N at its
-                largest budget; null with a reason where it is never reached
-    series      the points of every curve; each fixed strategy, best_fixed, predicted, oracle
-    per_level   accuracy of each arm at each level, levels "by" the held-out statistic (oracle) or predicted
+                arm (chosen on the training prompts), of the policies; paired differences to the best fixed arm
+    curves      the points of every curve: each fixed arm's strategy, and the policies
+    objectives  what each objective promised and gave
+    per_level   accuracy of each arm at each oracle level;  revision the same by share of sequential attempts
+    map         what the policy does with a prompt whose level is certain, by level and budget
+    limits      goals, and where one is missed what limits it, with the measurement that shows it
     left_out    what could not be measured here, and why
 
     Oracle levels come from the same attempts that the sampling arms are replayed on, which flatters those arms a
     little: the curve is an upper bound, not something to compare with another paper's.
 
-    Raises InvalidFile where a held-out prompt was trained on, InvalidBundle.
+    Raises InvalidFile where a held-out prompt was trained on, InvalidBundle, InvalidRequest for an objective.
     """
     bundle = load_bundle(folder)
-    oracle_policy, best_fixed = _tuned(folder)
+    oracle_policy, tuning = _tuned(folder)
     prompts = _held_out(attempts, folder, bundle)
+    budgets = [row["budget"] for row in tuning["budgets"]]
+    generator, verifier = bundle.manifest.generator.parameters, bundle.manifest.verifier.parameters
+    measured = measure(attempts, prompts.index, budgets, (generator, verifier), seed=seed)
+    prompts = prompts.loc[measured.prompts]
     probabilities = _probabilities(bundle, prompts["prompt"].tolist(), hidden)
-    oracle = levels_of(prompts["statistic"], bundle.manifest.edges)
-    predicted = 1 + probabilities.argmax(axis=1)
-    measured = _Measured(attempts, prompts.index, bundle)
-    rng = np.random.default_rng(seed)
+    levels = levels_of(prompts["statistic"], bundle.manifest.edges)
+    known = np.eye(len(LEVELS))[levels - 1]
+    draws = resamples(len(prompts), np.random.default_rng(seed))
+    estimator = measured.tokens[:, 0, 0] * 2.0 * generator * (bundle.difficulty.input == "hidden")
+    left_out = list(measured.left_out)
 
-    runs: dict[str, dict[int, _Runs]] = {}
-    left_out = measured.left_out()
-    for arm in measured.arms:
-        runs.setdefault(_family(arm), {})[measured.budgets[arm]] = measured.runs([arm] * len(prompts))
-    for name in SELECTIONS:  # with one sample there is nothing to select: every curve starts at plain sampling
-        if name in runs and "majority(n=1)" in measured.arms:
-            runs[name].setdefault(1, runs["majority"][1])
-    for budget in bundle.policy.budgets:
-        choices = {
-            "best_fixed": [best_fixed.get(budget, "")] * len(prompts),
-            "predicted": [str(bundle.policy.choose(int(level), budget).arm) for level in predicted],
-            "oracle": [str(oracle_policy.choose(int(level), budget).arm) for level in oracle],
-        }
-        for name, arms in choices.items():
-            found = measured.runs(arms, estimator=name == "predicted" and bundle.difficulty.input == "hidden")
-            missing = np.isnan(found.accuracy)
-            if missing.mean() <= 1 - COVERAGE:
-                runs.setdefault(name, {})[budget] = found
-            else:
-                lacking = sorted({arm for arm, gone in zip(arms, missing, strict=True) if gone})
-                reason = f"no held-out runs of {', '.join(lacking)}: collect them"
-                left_out.append({"series": name, "budget": budget, "reason": reason})
-    by_level = measured.by_level("oracle", oracle, rng) + measured.by_level("predicted", predicted, rng)
-    series = {
-        name: [{"budget": budget, **points[budget].point(rng)} for budget in sorted(points)]
-        for name, points in sorted(runs.items())
+    def routed(policy: Policy, given: NDArray[np.float64], objective: Objective) -> Runs | None:
+        runs, missing = _routed(measured, policy, given, objective, estimator * (policy is bundle.policy))
+        if missing:
+            reason = f"no held-out runs of {', '.join(missing)}: collect them"
+            left_out.append(
+                {
+                    "policy": "predicted" if policy is bundle.policy else "oracle",
+                    "objective": str(objective),
+                    "reason": reason,
+                }
+            )
+        return runs
+
+    def curve(policy: Policy, given: NDArray[np.float64], kind: Any, values: Sequence[float]) -> Curve:
+        found = {value: routed(policy, given, Objective(kind, value)) for value in values}
+        return {value: runs for value, runs in found.items() if runs}
+
+    fixed = _fixed_curves(measured)
+    best_fixed = {row["budget"]: Arm.parse(row["best_fixed_arm"]) for row in tuning["budgets"]}
+    averages = _averages(bundle.policy, budgets)
+    policies: dict[str, Curve] = {
+        "best_fixed": {budget: _fixed(measured, arm) for budget, arm in best_fixed.items() if arm in measured.arms},
+        "predicted": curve(bundle.policy, probabilities, "budget", budgets),
+        "oracle": curve(oracle_policy, known, "budget", budgets),
+        "predicted_average": curve(bundle.policy, probabilities, "average_budget", averages),
+        "oracle_average": curve(oracle_policy, known, "average_budget", _averages(oracle_policy, budgets)),
     }
+    prices = np.geomspace(0.01, 3, 8) / measured.flops.mean(axis=0).max()
+    wanted = [
+        *(Objective("target_accuracy", target) for target in TARGETS),
+        *(Objective("price_per_flop", float(f"{price:.2g}")) for price in prices),
+        *objectives,
+    ]
+    asked = [(objective, routed(bundle.policy, probabilities, objective)) for objective in wanted]
+    hindsight = {budget: _hindsight(measured, levels, budget) for budget in budgets}
+    names = {
+        "savings_fixed_budget": "predicted",
+        "savings_average_budget": "predicted_average",
+        "savings_oracle": "oracle",
+    }
+    headlines: dict[str, Any] = {field: _savings(policies[name], fixed, draws) for field, name in names.items()}
+    headlines["gain_kept"] = {
+        reference: _gain_kept(policies, fixed.get(reference, {}), draws) for reference in REFERENCES
+    }
+    rows = [_headline(budget, fixed, policies, best_fixed, draws) for budget in budgets]
     return {
         "bundle": bundle.id,
         "statistic": bundle.manifest.statistic,
         "prompts": len(prompts),
         "attempts_per_prompt": int(prompts["attempts"].min()),
-        "difficulty": asdict(measure(probabilities, prompts["statistic"], bundle.manifest.edges)),
+        **headlines,
+        "headline": rows,
+        "limits": _limits(
+            headlines=headlines,
+            rows=rows,
+            oracle_selector=_pools(attempts, measured, max(budgets)),
+            fixed=fixed,
+            policies=policies,
+            hindsight=hindsight,
+            draws=draws,
+        ),
+        "difficulty": asdict(measure_difficulty(probabilities, prompts["statistic"], bundle.manifest.edges)),
+        "features": read_training(folder).comparison,
         "levels": {
-            "oracle": [int((oracle == level).sum()) for level in LEVELS],
-            "predicted": [int((predicted == level).sum()) for level in LEVELS],
+            "oracle": [int(count) for count in known.sum(axis=0)],
+            "predicted": [int((1 + probabilities.argmax(axis=1) == level).sum()) for level in LEVELS],
         },
-        "headline": [_headline(budget, runs, best_fixed, measured, rng) for budget in bundle.policy.budgets],
-        "savings_fixed_budget": _savings(runs, rng),
-        "series": series,
-        "per_level": by_level,
+        "method": tuning["method"],
+        "methods": tuning["methods"],
+        "objectives": [
+            _asked(bundle.policy, probabilities, objective, runs, draws) for objective, runs in asked if runs
+        ],
+        "map": _map(bundle.policy, budgets),
+        "curves": {
+            name: [{"budget": budget, **runs.point(draws)} for budget, runs in points.items()]
+            for name, points in (fixed | policies).items()
+        },
+        "per_level": _per_level(measured, levels, seed),
+        "revision": _revision(measured, levels, seed),
         "left_out": left_out,
     }
 
 
-class _Measured:
-    """Held-out evidence; ``arms`` are those measured on nearly all prompts."""
+# Choices
 
-    def __init__(self, attempts: pd.DataFrame, prompts: pd.Index, bundle: Bundle):
-        generator, verifier = bundle.manifest.generator.parameters, bundle.manifest.verifier.parameters
-        table = evidence(attempts, bundle.policy.budgets)
-        self.accuracy = matrix(table, "accuracy", prompts)
-        self.flops = matrix(table.assign(flops=flops(table, generator, verifier)), "flops", prompts)
-        self.budgets = budgets_of(list(self.accuracy.columns))
-        self.coverage = self.accuracy.notna().mean()
-        self.arms = [arm for arm in self.accuracy if self.coverage[arm] >= COVERAGE]
-        self.arms.sort(key=lambda arm: (_family(arm), self.budgets[arm]))
-        pool = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["prompt_tokens"].mean()
-        self.estimator = 2.0 * generator * pool.reindex(prompts).to_numpy()
 
-    def runs(self, arms: Sequence[str], *, estimator: bool = False) -> _Runs:
-        """``arms[i]`` on the i-th prompt; ``estimator`` adds a prefill of the prompt to the bill."""
-        columns = self.accuracy.columns.get_indexer(arms)
-        rows = np.arange(len(columns))
-        known = columns >= 0
-        values = [np.where(known, frame.to_numpy()[rows, columns], np.nan) for frame in (self.accuracy, self.flops)]
-        generations = np.array([float(self.budgets.get(arm, np.nan)) for arm in arms])
-        return _Runs(values[0], generations, values[1] + estimator * self.estimator)
+def _fixed(measured: Measured, arm: Arm) -> Runs:
+    k = measured.arms.index(arm)
+    return Runs(measured.accuracy[:, k], measured.generations[:, k], measured.flops[:, k])
 
-    def left_out(self) -> list[dict[str, Any]]:
-        return [
-            {"arm": arm, "reason": f"measured on {share:.0%} of the held-out prompts, {COVERAGE:.0%} are needed"}
-            for arm, share in self.coverage.items()
-            if share < COVERAGE
+
+def _chosen(measured: Measured, columns: NDArray[np.int64], extra: NDArray[np.float64] | float = 0.0) -> Runs:
+    rows = np.arange(len(columns))
+    return Runs(
+        measured.accuracy[rows, columns], measured.generations[rows, columns], measured.flops[rows, columns] + extra
+    )
+
+
+def _routed(
+    measured: Measured,
+    policy: Policy,
+    probabilities: NDArray[np.float64],
+    objective: Objective,
+    estimator: NDArray[np.float64],
+) -> tuple[Runs | None, list[str]]:
+    """The policy's choices on the held-out prompts, or the chosen arms that were not run there."""
+    arms = [policy.arms[i] for i in policy.choose(probabilities, objective)]
+    missing = sorted({str(arm) for arm in arms if arm not in measured.arms})
+    if missing:
+        return None, missing
+    return _chosen(measured, np.array([measured.arms.index(arm) for arm in arms]), estimator), []
+
+
+def _hindsight(measured: Measured, levels: NDArray[np.int64], budget: int) -> Runs:
+    """The best arm of each oracle level, chosen on the held-out prompts themselves: more than any policy could know."""
+    within = np.flatnonzero(measured.budgets <= budget)
+    columns = np.zeros(len(levels), dtype=int)
+    for level in np.unique(levels):
+        columns[levels == level] = within[measured.accuracy[levels == level][:, within].mean(axis=0).argmax()]
+    return _chosen(measured, columns)
+
+
+def _fixed_curves(measured: Measured) -> dict[str, Curve]:
+    """A curve for each strategy with its parameters; with one sample there is nothing to select, so all begin there."""
+    found: dict[str, dict[float, Runs]] = {}
+    for arm in sorted(measured.arms, key=lambda arm: (family(arm), arm.budget)):
+        found.setdefault(family(arm), {})[arm.budget] = _fixed(measured, arm)
+    first = found.get("majority", {}).get(1)
+    for name in SELECTIONS:
+        if name in found and first:
+            found[name] = {1: first} | found[name]
+    return dict(found)
+
+
+def family(arm: Arm) -> str:
+    """The arm without its n: one curve."""
+    return re.sub(r"n=\d+(, )?", "", str(arm)).replace("()", "")
+
+
+def _averages(policy: Policy, budgets: Sequence[int]) -> list[float]:
+    """The budgets and a step between each, from the least that the policy can spend on average."""
+    least = policy.ladder[0].generations
+    between = [round((a * b) ** 0.5, 1) for a, b in pairwise(budgets)]
+    return sorted({max(least, float(value)) for value in [*budgets, *between]})
+
+
+# What curves say
+
+
+def _headline(
+    budget: int,
+    fixed: Mapping[str, Curve],
+    policies: Mapping[str, Curve],
+    best_fixed: Mapping[int, Arm],
+    draws: NDArray[np.float64],
+) -> dict[str, Any]:
+    found = {name: fixed.get(name, {}).get(budget) for name in SELECTIONS}
+    found |= {name: points.get(budget) for name, points in policies.items()}
+    if budget not in policies["predicted_average"] and policies["predicted_average"]:
+        found["predicted_average"] = policies["predicted_average"][min(policies["predicted_average"])]
+    row: dict[str, Any] = {"budget": budget, "best_fixed_arm": str(best_fixed[budget])}
+    row |= {name: runs.point(draws) if runs else None for name, runs in found.items()}
+    for name in ("predicted", "predicted_average"):
+        mine, theirs = found[name], found["best_fixed"]
+        row[f"{name}_minus_best_fixed"] = interval(mine.accuracy - theirs.accuracy, draws) if mine and theirs else None
+    return row
+
+
+def _savings(points: Curve, fixed: Mapping[str, Curve], draws: NDArray[np.float64]) -> dict[str, Any]:
+    """Times less compute for the best accuracy of each reference curve; see ``evaluate``."""
+    results = {}
+    for name in REFERENCES:
+        reference = fixed.get(name, {})
+        if not reference or not points:
+            results[name] = {"target": None, "reason": "not measured on these attempts"}
+            continue
+        best = max(reference, key=lambda budget: (round(float(reference[budget].accuracy.mean()), 9), -budget))
+        result: dict[str, Any] = {
+            "target": {
+                "arm": str(Arm(name, int(best))) if best > 1 else "majority(n=1)",
+                **reference[best].point(draws),
+            }
+        }
+        everyone = np.full((1, draws.shape[1]), 1 / draws.shape[1])
+        for unit in UNITS:
+            exact = float(_times_less(points, reference[best], unit, everyone)[0])
+            spread = _times_less(points, reference[best], unit, draws)
+            low, high = np.quantile(spread, [0.025, 0.975])
+            result[unit] = {
+                "times": round(exact, 3),
+                "low": round(float(low), 3),
+                "high": round(float(high), 3),
+                "reached": round(float((spread > 0).mean()), 3),
+            }
+        result["by_budget"] = [
+            {
+                "budget": budget,
+                **{unit: round(float(_times_less(points, runs, unit, everyone)[0]), 3) for unit in UNITS},
+            }
+            for budget, runs in reference.items()
         ]
-
-    def by_level(self, by: str, levels: NDArray[np.int64], rng: np.random.Generator) -> list[dict[str, Any]]:
-        rows = []
-        for arm in self.arms:
-            for level in LEVELS:
-                values = self.accuracy[arm].to_numpy()[levels == level]
-                values = values[~np.isnan(values)]
-                if len(values):
-                    rows.append({"by": by, "level": level, "arm": arm, **interval(values, rng), "prompts": len(values)})
-        return rows
+        if not result["generations"]["times"]:
+            top = max(float(runs.accuracy.mean()) for runs in points.values())
+            result["reason"] = f"its highest accuracy {top:.4f} stays below {result['target']['accuracy']:.4f}"
+        results[name] = result
+    return {**results[REFERENCES[0]], "majority": results["majority"]}
 
 
-def _tuned(folder: Path) -> tuple[Policy, dict[int, str]]:
-    """The oracle policy, and the best fixed arm at each budget as chosen on the training prompts."""
-    try:
-        tuning = json.loads((folder / TUNING).read_text())
-        return (
-            Policy.loads((folder / ORACLE_POLICY).read_text()),
-            {row["budget"]: row["best_fixed_arm"] for row in tuning["budgets"]},
+def _times_less(points: Curve, target: Runs, unit: str, draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(R,) the target's spend over the curve's for the same accuracy, on each resample; 0 where never reached."""
+    accuracy = np.stack([draws @ runs.accuracy for runs in points.values()], axis=1)
+    spend = np.stack([draws @ getattr(runs, unit) for runs in points.values()], axis=1)
+    goals, spent = draws @ target.accuracy, draws @ getattr(target, unit)
+    matched = [spend_to_match(x, y, goal) for x, y, goal in zip(spend, accuracy, goals, strict=True)]
+    return np.array([0.0 if x is None else total / x for x, total in zip(matched, spent, strict=True)])
+
+
+def spend_to_match(spend: Sequence[float], accuracy: Sequence[float], goal: float) -> float | None:
+    """Where a curve first reaches an accuracy, interpolated on a log scale between its points; None: never."""
+    for i, reached in enumerate(accuracy):
+        if reached >= goal - 1e-12:
+            if i == 0 or reached == accuracy[i - 1]:
+                return float(spend[i])
+            share = (goal - accuracy[i - 1]) / (reached - accuracy[i - 1])
+            return float(spend[i - 1] * (spend[i] / spend[i - 1]) ** share)
+    return None
+
+
+def _gain_kept(policies: Mapping[str, Curve], reference: Curve, draws: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean gain over the budgets that all three were measured at, and the ratio of the two."""
+    shared = [budget for budget in reference if budget in policies["predicted"] and budget in policies["oracle"]]
+    if not shared:
+        return {"value": None, "reason": "not measured on these attempts"}
+    predicted, oracle = (
+        np.mean([policies[name][budget].accuracy - reference[budget].accuracy for budget in shared], axis=0)
+        for name in ("predicted", "oracle")
+    )
+    result: dict[str, Any] = {"predicted": interval(predicted, draws), "oracle": interval(oracle, draws)}
+    if oracle.mean() <= 0:
+        return {"value": None, "reason": "with oracle levels there is no gain to keep"} | result
+    gains = draws @ oracle
+    ratios = np.where(gains > 0, (draws @ predicted) / np.where(gains > 0, gains, 1), np.nan)
+    low, high = np.nanquantile(ratios, [0.025, 0.975])
+    value = round(float(predicted.mean() / oracle.mean()), 3)
+    return {"value": value, "low": round(float(low), 3), "high": round(float(high), 3)} | result
+
+
+def _asked(
+    policy: Policy, probabilities: NDArray[np.float64], objective: Objective, runs: Runs, draws: NDArray[np.float64]
+) -> dict[str, Any]:
+    """What one objective promised and gave; for a target, over the prompts with sufficient evidence."""
+    promises = [policy.decide(row, objective) for row in probabilities]
+    row: dict[str, Any] = {"objective": {objective.kind: objective.value}, **runs.point(draws)}
+    row["promised"] = round(float(np.mean([promise.accuracy for promise in promises])), 4)
+    if objective.kind == "target_accuracy":
+        enough = np.array([promise.sufficient for promise in promises])
+        row["sufficient"] = round(float(enough.mean()), 4)
+        row["where_sufficient"] = (
+            interval(runs.accuracy[enough], resamples(int(enough.sum()), np.random.default_rng(0)))
+            if enough.sum() > 1
+            else None
         )
-    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+    return row
+
+
+def _pools(attempts: pd.DataFrame, measured: Measured, n: int) -> Runs:
+    """pass@n: what a selector that knows the right answer gets out of n samples (unbiased over the pool)."""
+    pool = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["correct"].agg(["sum", "size"])
+    pool = pool.loc[measured.prompts].astype(float)
+    size, right = pool["size"].to_numpy(), pool["sum"].to_numpy()
+    drawn = np.minimum(n, size)
+    found = 1 - comb(size - right, drawn) / comb(size, drawn)
+    return Runs(found, drawn, np.zeros_like(found))
+
+
+def _limits(
+    *,
+    headlines: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    oracle_selector: Runs,
+    fixed: Mapping[str, Curve],
+    policies: Mapping[str, Curve],
+    hindsight: Curve,
+    draws: NDArray[np.float64],
+) -> dict[str, Any]:
+    """Goals, gaps and readings. A goal that oracle levels would meet is missed by the estimator; one that the best arms
+    in hindsight would meet, by the policy's choices; beyond that it is the verifier's or the generator's."""
+    weighted, majority = (max_of(fixed.get(name, {})) for name in REFERENCES)
+    predicted, oracle, best_fixed = (max_of(policies[name]) for name in ("predicted", "oracle", "best_fixed"))
+    gaps: dict[str, Any] = {
+        "generator": interval(1 - oracle_selector.accuracy, draws),
+        "never_sampled": round(float((oracle_selector.accuracy == 0).mean()), 4),
+    }
+    pairs: dict[str, tuple[Runs | None, Runs | None]] = {
+        "verifier": (oracle_selector, weighted),
+        "estimator": (oracle, predicted),
+        "policy": (max_of(hindsight), oracle),
+        "levels": (oracle, best_fixed),
+    }
+    gaps |= {name: interval(a.accuracy - b.accuracy, draws) for name, (a, b) in pairs.items() if a and b}
+    if weighted and majority:
+        room = float((oracle_selector.accuracy - majority.accuracy).mean())
+        gain = float((weighted.accuracy - majority.accuracy).mean())
+        gaps["verifier_closes"] = round(gain / room, 4) if room > 0 else None
+    below = [row["budget"] for row in rows if (row["predicted_minus_best_fixed"] or {"high": 0})["high"] < 0]
+    values = {name: _value(headlines[name]) for name in GOALS}
+    goals: list[dict[str, Any]] = [
+        {"goal": name, "wanted": wanted, "above": above, **values[name]} for name, (wanted, above) in GOALS.items()
+    ]
+    goals = [goal | {"met": _enough(goal, goal)} for goal in goals]
+    goals.append({"goal": "never_below_best_fixed", "wanted": 0, "value": len(below), "met": not below})
+    readings = []
+    for goal in goals:
+        if goal["met"]:
+            continue
+        if goal["goal"].startswith("savings"):
+            known = "oracle_average" if goal["goal"] == "savings_average_budget" else "oracle"
+            tried = {"estimator": policies[known], "policy": hindsight}
+            reached = {name: _value(_savings(points, fixed, draws)) for name, points in tried.items()}
+            limit = next((name for name, value in reached.items() if _enough(goal, value)), None)
+            if limit is None:
+                found = gaps.get("verifier", {"accuracy": 0})["accuracy"]
+                limit = "verifier" if found > gaps["generator"]["accuracy"] else "generator"
+            why = (
+                f"with oracle levels it would be {_shown(reached['estimator'])}, with the best arm of each of them in "
+                f"hindsight {_shown(reached['policy'])}; a perfect selector among all samples is right on "
+                f"{oracle_selector.accuracy.mean():.3f}"
+                + (f", the verifier's weighted vote on {weighted.accuracy.mean():.3f}" if weighted else "")
+            )
+        elif goal["goal"] == "gain_kept":
+            limit = "policy" if goal["value"] is None else "estimator"
+            why = headlines["gain_kept"][REFERENCES[0]].get(
+                "reason"
+            ) or "oracle levels gain {oracle[accuracy]:.3f}, predicted ones {predicted[accuracy]:.3f}".format(
+                **headlines["gain_kept"][REFERENCES[0]]
+            )
+        else:
+            limit, why = "policy", f"significantly below at budgets {', '.join(map(str, below))}"
+        readings.append({"goal": goal["goal"], "limit": limit, "because": why})
+    return {"goals": goals, "gaps_at_largest_budget": gaps, "missed": readings}
+
+
+def max_of(points: Curve) -> Runs | None:
+    """The curve's point at its largest budget."""
+    return points[max(points)] if points else None
+
+
+def _enough(goal: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    if found["value"] is None or found["value"] < goal["wanted"]:
+        return False
+    return bool(goal["above"] is None or found["low"] >= goal["above"])
+
+
+def _shown(found: Mapping[str, Any]) -> str:
+    return (
+        "not measured" if found["value"] is None else f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+    )
+
+
+def _value(headline: Mapping[str, Any]) -> dict[str, Any]:
+    """A headline's number with its interval: times fewer generations, or the gain kept against weighted best-of-N."""
+    if REFERENCES[0] in headline:
+        kept = headline[REFERENCES[0]]
+        return {"value": kept["value"], "low": kept.get("low"), "high": kept.get("high")}
+    found = headline.get("generations")
+    if not found:
+        return {"value": None, "low": None, "high": None}
+    return {"value": found["times"], "low": found["low"], "high": found["high"]}
+
+
+# Tables
+
+
+def _per_level(measured: Measured, levels: NDArray[np.int64], seed: int) -> list[dict[str, Any]]:
+    rows = []
+    for level in LEVELS:
+        here = np.flatnonzero(levels == level)
+        if len(here) < 2:
+            continue
+        draws = resamples(len(here), np.random.default_rng(seed))
+        for k, arm in enumerate(measured.arms):
+            values = interval(measured.accuracy[here, k], draws)
+            rows.append({"level": level, "arm": str(arm), "family": family(arm), "budget": arm.budget, **values})
+    return rows
+
+
+def _revision(measured: Measured, levels: NDArray[np.int64], seed: int) -> list[dict[str, Any]]:
+    """Accuracy by the number of parallel chains at the largest n that revisions were run at; chains = n is plain
+    sampling (Snell et al., section 6.2)."""
+    run = [arm for arm in measured.arms if arm.strategy == "revision"]
+    if not run:
+        return []
+    n = max(arm.n for arm in run)
+    splits = {arm.chains: arm for arm in run if arm.n == n}
+    parallel = [arm for arm in (Arm(name, n) for name in REFERENCES) if arm in measured.arms]
+    if parallel:
+        splits[n] = parallel[0]
+    return [
+        {"n": n, "chains": chains, **{key: row[key] for key in ("level", "arm", "accuracy", "low", "high")}}
+        for chains, arm in sorted(splits.items())
+        for row in _per_level(measured, levels, seed)
+        if row["arm"] == str(arm)
+    ]
+
+
+def _map(policy: Policy, budgets: Sequence[int]) -> list[dict[str, Any]]:
+    rows = []
+    for kind in ("budget", "average_budget"):
+        for budget in budgets:
+            value = budget if kind == "budget" else max(float(budget), policy.ladder[0].generations)
+            for level, certain in zip(LEVELS, np.eye(len(LEVELS)), strict=True):
+                found = policy.decide(certain.tolist(), Objective(kind, value))
+                rows.append(
+                    {
+                        "objective": kind,
+                        "budget": budget,
+                        "level": level,
+                        "arm": str(found.arm),
+                        "accuracy": round(found.accuracy, 4),
+                        "generations": found.cost.generations,
+                    }
+                )
+    return rows
+
+
+# What is read
+
+
+def _tuned(folder: Path) -> tuple[Policy, dict[str, Any]]:
+    """The oracle policy and the tuning report."""
+    try:
+        return Policy.loads((folder / ORACLE_POLICY).read_text()), json.loads((folder / TUNING).read_text())
+    except (FileNotFoundError, ValueError) as error:
         raise InvalidBundle(
             f"{folder}: can't read {TUNING} and {ORACLE_POLICY} ({error}); run `router tune`"
         ) from error
@@ -203,94 +564,3 @@ def _probabilities(bundle: Bundle, prompts: list[str], hidden: Hidden | None) ->
             "hand; install it, or train with text features"
         )
     return bundle.difficulty.predict_proba(hidden(prompts))
-
-
-def _family(arm: str) -> str:
-    """The arm without its n: one curve."""
-    return re.sub(r"n=\d+(, )?|\(n=\d+\)", "", arm).replace("()", "")
-
-
-def _headline(
-    budget: int,
-    runs: Mapping[str, Mapping[int, _Runs]],
-    best_fixed: Mapping[int, str],
-    measured: _Measured,
-    rng: np.random.Generator,
-) -> dict[str, Any]:
-    row: dict[str, Any] = {"budget": budget}
-    for name in (*SELECTIONS, *ROUTED):
-        found = runs.get(name, {}).get(budget)
-        row[name] = found.point(rng) if found else None
-    row["best_fixed_arm"] = best_fixed.get(budget)
-    row["predicted_minus_best_fixed"] = None
-    if row["best_fixed"] and row["predicted"]:
-        difference = runs["predicted"][budget].accuracy - runs["best_fixed"][budget].accuracy
-        row["predicted_minus_best_fixed"] = interval(difference[~np.isnan(difference)], rng)
-    within = [arm for arm in measured.arms if measured.budgets[arm] <= budget]
-    row["best_fixed_in_hindsight"] = None
-    if within:
-        arm = measured.accuracy[within].mean().idxmax()
-        row["best_fixed_in_hindsight"] = {"arm": arm, **measured.runs([arm] * len(measured.accuracy)).point(rng)}
-    return row
-
-
-def _savings(runs: Mapping[str, Mapping[int, _Runs]], rng: np.random.Generator) -> dict[str, Any]:
-    """See ``evaluate``; intervals by bootstrap over prompts, over the resamples in which the accuracy is reached."""
-    name = "weighted_best_of_n"
-    if name not in runs:
-        return {"target": None, "reason": "no scored attempts, so no weighted best-of-N to compare with"}
-    largest = max(runs[name])
-    target = runs[name][largest]
-    result: dict[str, Any] = {"target": {"arm": str(Arm(name, largest)), **target.point(rng)}}
-    samples = rng.integers(len(target.accuracy), size=(RESAMPLES, len(target.accuracy)))
-    for series in ROUTED:
-        points = [runs[series][budget] for budget in sorted(runs.get(series, {}))]
-        if not points:
-            result[series] = {"reason": "not measured on these attempts"}
-            continue
-        everyone = np.arange(len(target.accuracy))[None, :]
-        entry: dict[str, Any] = {}
-        for unit in ("generations", "flops"):
-            exact = _times_fewer(points, target, unit, everyone)[0]
-            spread = [x for x in _times_fewer(points, target, unit, samples) if x is not None]
-            bounds = np.quantile(spread, [0.025, 0.975]).round(3).tolist() if spread else None
-            entry[f"times_fewer_{unit}"] = None if exact is None else round(exact, 3)
-            entry[f"{unit}_interval"] = bounds
-            entry["reached_in_resamples"] = round(len(spread) / RESAMPLES, 3)
-        if entry["times_fewer_generations"] is None:
-            top = max(float(np.nanmean(point.accuracy)) for point in points)
-            entry["reason"] = f"its highest accuracy {top:.4f} stays below {np.nanmean(target.accuracy):.4f}"
-        result[series] = entry
-    return result
-
-
-def _times_fewer(points: Sequence[_Runs], target: _Runs, unit: str, samples: NDArray[np.int64]) -> list[float | None]:
-    """Target's spend over the spend that reaches its accuracy, on each row of resampled prompts."""
-    accuracy = np.stack([np.nanmean(point.accuracy[samples], axis=1) for point in points], axis=1)
-    spend = np.stack([np.nanmean(getattr(point, unit)[samples], axis=1) for point in points], axis=1)
-    goals = np.nanmean(target.accuracy[samples], axis=1)
-    spends = np.nanmean(getattr(target, unit)[samples], axis=1)
-    matched = [spend_to_match(x, y, goal) for x, y, goal in zip(spend, accuracy, goals, strict=True)]
-    return [None if x is None else float(total / x) for x, total in zip(matched, spends, strict=True)]
-
-
-def spend_to_match(spend: Sequence[float], accuracy: Sequence[float], goal: float) -> float | None:
-    """Where a curve first reaches an accuracy, interpolated on a log scale between its points; None: never."""
-    for i, reached in enumerate(accuracy):
-        if reached >= goal - 1e-12:
-            if i == 0 or reached == accuracy[i - 1]:
-                return float(spend[i])
-            share = (goal - accuracy[i - 1]) / (reached - accuracy[i - 1])
-            return float(spend[i - 1] * (spend[i] / spend[i - 1]) ** share)
-    return None
-
-
-def save_evaluation(report: Mapping[str, Any], out: Path) -> list[Path]:
-    """Write ``evaluation.json``, ``figures.json`` (the numbers behind each plot) and the plots; returns their paths."""
-    from router.offline.plots import draw
-
-    out.mkdir(parents=True, exist_ok=True)
-    figures = {name: report[name] for name in ("bundle", "prompts", "series", "per_level")}
-    for name, document in (("evaluation.json", report), ("figures.json", figures)):
-        (out / name).write_text(json.dumps(document, indent=1) + "\n")
-    return [out / "evaluation.json", out / "figures.json", *draw(figures, out)]

@@ -1,6 +1,6 @@
 """Labels for a process reward model without human labels: from worked solutions, or from how attempts ended."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -33,20 +33,26 @@ def steps_of(text: str, delimiter: str) -> tuple[str, ...]:
 def from_solutions(attempts: pd.DataFrame, prompts: Sequence[Prompt], delimiter: str) -> list[LabelledSteps]:
     """Exact labels: a step is right (1) while it, and every step before it, is the worked solution's.
 
-    Right for tasks whose solutions have one canonical form, as a fine-tuned generator's do. Raises InvalidFile where a
-    prompt of the attempts has no worked solution.
+    Right for tasks whose solutions have one canonical form, as a fine-tuned generator's do. The worked solution itself
+    is one more right attempt: a prompt that was never solved has none else. Raises InvalidFile where a prompt of the
+    attempts has no worked solution.
     """
     solutions = {prompt.id: prompt.solution for prompt in prompts}
+    sampled: dict[tuple[str, str], Counter[tuple[str, ...]]] = defaultdict(Counter)
+    for key, steps, count in _distinct(attempts, delimiter):
+        sampled[key][steps] = count
     examples = []
-    for (prompt_id, prompt), steps in _distinct(attempts, delimiter):
+    for (prompt_id, prompt), counts in sampled.items():
         solution = solutions.get(prompt_id)
         if solution is None:
             raise InvalidFile(
                 f"prompt {prompt_id!r} has attempts but no worked solution; add one, or leave out --solutions"
             )
-        right = [step.strip() for step in steps_of(solution, delimiter)]
-        agrees = (i < len(right) and step.strip() == right[i] for i, step in enumerate(steps))
-        examples.append(LabelledSteps(prompt, steps, tuple(map(float, accumulate(agrees, min)))))
+        worked = steps_of(solution, delimiter)
+        counts[worked] += 1
+        for steps, count in counts.items():
+            agrees = (i < len(worked) and step.strip() == worked[i].strip() for i, step in enumerate(steps))
+            examples.append(LabelledSteps(prompt, steps, tuple(map(float, accumulate(agrees, min))), count))
     return examples
 
 
@@ -65,14 +71,17 @@ def from_outcomes(attempts: pd.DataFrame, delimiter: str) -> list[LabelledSteps]
         for prefix in accumulate(((step,) for step in steps), tuple.__add__):
             outcomes[row.prompt_id, prefix].append(bool(row.correct))
     examples = []
-    for (prompt_id, prompt), steps in _distinct(known, delimiter):
+    for (prompt_id, prompt), steps, count in _distinct(known, delimiter):
         rollouts = (outcomes[prompt_id, steps[: i + 1]] for i in range(len(steps)))
-        examples.append(LabelledSteps(prompt, steps, tuple(sum(right) / len(right) for right in rollouts)))
+        examples.append(LabelledSteps(prompt, steps, tuple(sum(right) / len(right) for right in rollouts), count))
     return examples
 
 
-def _distinct(attempts: pd.DataFrame, delimiter: str) -> list[tuple[tuple[str, str], tuple[str, ...]]]:
-    """((prompt id, prompt), steps) of every different attempt that has steps."""
-    unique = attempts.drop_duplicates(["prompt_id", "text"])
-    rows = (((row.prompt_id, row.prompt), steps_of(row.text, delimiter)) for row in unique.itertuples())
-    return [(prompt, steps) for prompt, steps in rows if steps]
+def _distinct(attempts: pd.DataFrame, delimiter: str) -> list[tuple[tuple[str, str], tuple[str, ...], int]]:
+    """(prompt id, prompt), steps and count of every different attempt that has steps."""
+    counts = attempts.groupby(["prompt_id", "prompt", "text"], sort=False).size()
+    rows = (
+        ((prompt_id, prompt), steps_of(text, delimiter), int(count))
+        for (prompt_id, prompt, text), count in counts.items()
+    )
+    return [(prompt, steps, count) for prompt, steps, count in rows if steps]

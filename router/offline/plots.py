@@ -1,90 +1,159 @@
-"""The plots of an evaluation, from the numbers in its ``figures.json``."""
+"""The plots of an evaluation, from the numbers in its report."""
 
-from collections.abc import Mapping
-from pathlib import Path
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
 
 mpl.use("Agg")  # no display: evaluation runs on servers
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-# Routed curves stand out; fixed arms share a muted palette.
-_ROUTED: dict[str, dict[str, Any]] = {
-    "predicted": {"label": "policy, predicted levels", "color": "#c1121f", "lw": 2.6, "marker": "o", "zorder": 5},
-    "oracle": {"label": "policy, oracle levels", "color": "#2a7f3f", "lw": 2.0, "marker": "s", "ls": "--", "zorder": 4},
-    "best_fixed": {"label": "best fixed arm", "color": "black", "lw": 1.6, "marker": "D", "ls": ":", "zorder": 4},
+# Policies stand out; fixed arms share a muted palette.
+POLICIES: Mapping[str, dict[str, Any]] = {
+    "predicted": {"label": "policy, fixed budget", "color": "#c1121f", "lw": 2.6, "marker": "o", "zorder": 6},
+    "predicted_average": {"label": "policy, average budget", "color": "#e07a1f", "lw": 2.2, "marker": "v", "zorder": 5},
+    "oracle": {"label": "oracle levels, fixed budget", "color": "#2a7f3f", "lw": 1.6, "marker": "s", "ls": "--"},
+    "oracle_average": {
+        "label": "oracle levels, average budget",
+        "color": "#7cb518",
+        "lw": 1.4,
+        "marker": "^",
+        "ls": "--",
+    },
+    "best_fixed": {"label": "best fixed arm", "color": "black", "lw": 1.8, "marker": "D", "ls": ":", "zorder": 4},
 }
-_MUTED = ["#5b8db8", "#e0a458", "#8d7fb5", "#7fb5a6", "#b57f93", "#9c9c6b", "#7c7c7c", "#b8925b"]
+_MUTED = ["#5b8db8", "#8d7fb5", "#7fb5a6", "#b57f93", "#9c9c6b", "#7c7c7c", "#b8925b", "#4f6d7a"]
+_STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False}
+_STYLE |= {"axes.spines.right": False}
 
 
-def draw(figures: Mapping[str, Any], out: Path) -> list[Path]:
-    """Accuracy against budget, accuracy against FLOPs, accuracy by level, as PNG."""
-    written = []
-    for name, x, label in (
-        ("accuracy_budget", "budget", "generation budget (complete solutions)"),
-        ("accuracy_flops", "flops", "FLOPs a prompt: generator, verifier and difficulty model"),
-    ):
-        figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-        _curves(axes, figures["series"], x)
-        axes.set(xlabel=label, ylabel=f"accuracy on {figures['prompts']} held-out prompts")
-        axes.set_title(f"{figures['bundle']}: 95% intervals shaded", fontsize=10)
-        written.append(_save(figure, out / f"{name}.png"))
-    figure, axes = plt.subplots(figsize=(10, 5), layout="constrained")
-    _bars(axes, [row for row in figures["per_level"] if row["by"] == "oracle"])
-    axes.set_title(f"{figures['bundle']}: each strategy at its largest budget, 95% intervals", fontsize=10)
-    written.append(_save(figure, out / "accuracy_level.png"))
-    return written
+def draw(report: Mapping[str, Any]) -> dict[str, Figure]:
+    """The figures by name; ``revision`` only where revisions were measured."""
+    with mpl.rc_context(_STYLE):
+        figures = {
+            "generations": _curves(report, "generations", "generations a prompt (complete solutions' worth)"),
+            "flops": _curves(report, "flops", "FLOPs a prompt: generator, verifier and estimator"),
+            "levels": _bars(report["per_level"]),
+            "map": _map(report["map"]),
+        }
+        if report["revision"]:
+            figures["revision"] = _revision(report["revision"])
+    return figures
 
 
-def _curves(axes: Axes, series: Mapping[str, Any], x: str) -> None:
-    fixed = iter(_MUTED * 4)
-    for name in [*(name for name in series if name not in _ROUTED), *(name for name in _ROUTED if name in series)]:
-        style = _ROUTED.get(name) or {"label": name, "color": next(fixed), "lw": 1.3, "marker": "."}
-        points = sorted(series[name], key=lambda point: point[x])
-        at, accuracy, low, high = ([point[key] for point in points] for key in (x, "accuracy", "low", "high"))
-        axes.plot(at, accuracy, **style)
-        axes.fill_between(at, low, high, color=style["color"], alpha=0.14 if name == "predicted" else 0.05, lw=0)
-    axes.set_xscale("log", base=2 if x == "budget" else 10)
-    if x == "budget":
-        ticks = sorted({point["budget"] for points in series.values() for point in points})
-        axes.set_xticks(ticks, [str(tick) for tick in ticks])
-        axes.minorticks_off()
+def svg(figure: Figure, name: str) -> str:
+    """To be put into a page; ``name`` keeps the ids of several figures apart."""
+    text = io.StringIO()
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+        figure.savefig(text, format="svg", metadata={"Date": None})
+    return "<svg" + text.getvalue().partition("<svg")[2]
+
+
+def _curves(report: Mapping[str, Any], x: str, label: str) -> Figure:
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    fixed = iter(_MUTED * 9)
+    for name, points in report["curves"].items():
+        if not points:
+            continue
+        style = POLICIES.get(name) or {"label": name, "color": next(fixed), "lw": 1.1, "marker": ".", "alpha": 0.9}
+        ordered = sorted(points, key=lambda point: point[x])
+        at, accuracy, low, high = ([point[key] for point in ordered] for key in (x, "accuracy", "low", "high"))
+        axes.plot(at, accuracy, ms=4 if len(at) > 1 else 9, **style)
+        if name in ("predicted", "weighted_best_of_n"):
+            axes.fill_between(at, low, high, color=style["color"], alpha=0.1, lw=0)
+    axes.set_xscale("log", base=2 if x == "generations" else 10)
+    if x == "generations":
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
         axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e+", "e")))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set(xlabel=label, ylabel=f"accuracy on {report['prompts']} held-out prompts")
     axes.grid(alpha=0.25)
+    _legend(axes)
+    return figure
+
+
+def _bars(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """A panel a level; a group a strategy, its budgets from light to dark."""
+    levels = sorted({row["level"] for row in rows})
+    families = list(dict.fromkeys(row["family"] for row in rows))
+    figure = Figure(figsize=(11, 1.6 * len(levels) + 1), layout="constrained")
+    panels = figure.subplots(len(levels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, level in zip(panels, levels, strict=True):
+        for group, family in enumerate(families):
+            bars = sorted(
+                (row for row in rows if row["level"] == level and row["family"] == family),
+                key=lambda row: row["budget"],
+            )
+            width = 0.84 / len(bars)
+            for i, row in enumerate(bars):
+                errors = [[row["accuracy"] - row["low"]], [row["high"] - row["accuracy"]]]
+                at = group + (i - (len(bars) - 1) / 2) * width
+                color = _MUTED[group % len(_MUTED)]
+                axes.bar(
+                    at,
+                    row["accuracy"],
+                    min(width, 0.3) * 0.92,
+                    color=color,
+                    alpha=0.35 + 0.65 * (i + 1) / len(bars),
+                    yerr=[[max(0, e[0])] for e in errors],
+                    ecolor="#555555",
+                    error_kw={"lw": 0.6},
+                )
+                axes.text(at, 0.01, str(row["budget"]), ha="center", va="bottom", fontsize=6)
+        axes.set(ylabel=f"level {level}", ylim=(0, 1.02))
+        axes.grid(axis="y", alpha=0.25)
+    panels[-1].set_xticks(range(len(families)), families, rotation=20, ha="right")
+    return figure
+
+
+def _map(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    strategies = sorted({row["arm"].partition("(")[0] for row in rows})
+    color = {name: _MUTED[i % len(_MUTED)] for i, name in enumerate(strategies)}
+    budgets = sorted({row["budget"] for row in rows})
+    figure = Figure(figsize=(1.9 * len(budgets) + 1, 6), layout="constrained")
+    titles = {"budget": "fixed budget for each prompt", "average_budget": "average budget over prompts"}
+    for axes, (kind, title) in zip(figure.subplots(2, 1, sharex=True), titles.items(), strict=True):
+        for row in (row for row in rows if row["objective"] == kind):
+            at, level = budgets.index(row["budget"]), row["level"]
+            strategy, _, options = row["arm"].partition("(")
+            axes.barh(level, 0.97, 0.95, left=at - 0.485, color=color[strategy], alpha=0.3 + 0.6 * row["accuracy"])
+            text = f"{strategy}\n({options}\n{row['accuracy']:.2f}, {row['generations']:.1f} gen."
+            axes.text(at, level, text, ha="center", va="center", fontsize=7)
+        axes.set(title=title, ylabel="level", ylim=(5.5, 0.5), yticks=range(1, 6))
+        axes.set_xticks(range(len(budgets)), list(map(str, budgets)))
+        axes.set_xlim(-0.5, len(budgets) - 0.5)
+        axes.tick_params(length=0)
+    axes.set_xlabel("budget, in complete solutions")
+    return figure
+
+
+def _revision(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    chains = sorted({row["chains"] for row in rows})
+    for i, level in enumerate(sorted({row["level"] for row in rows})):
+        points = [row for row in rows if row["level"] == level]
+        at = [chains.index(row["chains"]) for row in points]
+        accuracy = [row["accuracy"] for row in points]
+        axes.plot(at, accuracy, marker="o", color=_MUTED[i], label=f"level {level}")
+        axes.fill_between(
+            at, [row["low"] for row in points], [row["high"] for row in points], color=_MUTED[i], alpha=0.1
+        )
+    n = rows[0]["n"]
+    axes.set_xticks(range(len(chains)), [f"{c} × {n // c}" for c in chains])
+    axes.set(
+        xlabel=f"parallel chains × attempts in each, {n} in all (left: sequential, right: parallel)", ylabel="accuracy"
+    )
+    axes.grid(alpha=0.25)
+    _legend(axes)
+    return figure
+
+
+def _legend(axes: Axes) -> None:
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
-def _bars(axes: Axes, rows: list[Mapping[str, Any]]) -> None:
-    largest: dict[str, str] = {}
-    for row in rows:  # in order of budget within each strategy
-        largest[row["arm"].partition("(")[0]] = row["arm"]
-    arms = list(dict.fromkeys(["majority(n=1)", *largest.values()]))
-    width = 0.84 / len(arms)
-    for i, arm in enumerate(arms):
-        found = [row for row in rows if row["arm"] == arm]
-        at = [row["level"] + (i - (len(arms) - 1) / 2) * width for row in found]
-        accuracy = [row["accuracy"] for row in found]
-        errors = [
-            [max(0.0, row["accuracy"] - row["low"]) for row in found],
-            [max(0.0, row["high"] - row["accuracy"]) for row in found],
-        ]
-        color = "#c9c9c9" if i == 0 else _MUTED[(i - 1) % len(_MUTED)]
-        axes.bar(at, accuracy, width * 0.92, label=arm, color=color, yerr=errors, ecolor="#444444", capsize=2)
-    counts = {row["level"]: row["prompts"] for row in rows}
-    axes.set_xticks(list(counts), [f"level {level}\n{count} prompts" for level, count in counts.items()])
-    axes.set(ylabel="accuracy", xlabel="level by held-out statistic (1 easiest)")
-    axes.grid(axis="y", alpha=0.25)
-    axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    figure.savefig(path, dpi=140)
-    plt.close(figure)
-    return path

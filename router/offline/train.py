@@ -42,9 +42,9 @@ class Training:
     prompts: pd.DataFrame
 
     @property
-    def predicted(self) -> pd.Series:
-        """The likeliest level of each prompt, out of fold: what the policy is tuned on."""
-        return self.prompts[_PROBABILITIES].to_numpy().argmax(axis=1) + pd.Series(1, self.prompts.index)
+    def probabilities(self) -> pd.DataFrame:
+        """(prompts, 5) out-of-fold probabilities of levels 1 to 5: what the policy is tuned on."""
+        return self.prompts[_PROBABILITIES]
 
 
 _PROBABILITIES = [f"p{level}" for level in LEVELS]

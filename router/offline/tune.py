@@ -1,11 +1,16 @@
-"""Tune the policy: for every level and budget, the arm that was measured to be best (Snell et al., section 3.2)."""
+"""Tune the policy: measure every arm at every level, robustly, in one table that serves every objective.
+
+With some sixty prompts a level and dozens of arms, the best-looking arm of a level is mostly luck. Two things keep luck
+out: an arm's advantage at a level is shrunk towards its advantage over all prompts (empirical Bayes), and how the table
+is made and read is itself chosen by two-fold cross-validation (Snell et al., section 3.2), the paper's way among them.
+"""
 
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,25 +26,57 @@ from router.bundle import (
 )
 from router.engines import Engine
 from router.errors import InvalidFile
-from router.offline.evidence import TOKENS, budgets_of, cost, evidence, flops, interval, matrix
+from router.offline.attempts import SAMPLE
+from router.offline.evidence import Measured, interval, measure, resamples
 from router.offline.train import Training, dumps, read_training
-from router.policy import LEVELS, Cell, Cost, Policy
-from strategies import Arm
+from router.policy import LEVELS, Cell, Deciding, Objective, Policy, Rung
 
 TUNING, ORACLE_POLICY = "tuning.json", "oracle_policy.json"
-COVERAGE = 0.95  # share of a level's prompts that an arm must be measured on to be a candidate there
-FEWEST = 10  # prompts a level needs for a choice of its own
-SPLITS = 50
+FEWEST = 10  # prompts a level needs for measurements of its own
+SPLITS = 20
+INTERVALS = 250  # resamples behind a cell's interval
+_CHARGED = (0.03, 0.01, 0.003, 0.001)  # prices of a generation at which methods are compared
+_PRICES = np.geomspace(1, 1e-6, 400)  # of a generation, in right answers
+_RISE = 1.02  # rungs of the ladder closer than this are one
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """How the table is made, and read.
+
+    levels    which prompts a level is measured on. statistic: those whose attempts put them there. predicted: every
+              prompt, with its out-of-fold probability of that level. likeliest: those predicted to be there
+    pooled    whether levels borrow strength from each other, see :func:`pooled`
+    deciding  see ``Policy``
+    """
+
+    levels: Literal["statistic", "predicted", "likeliest"]
+    pooled: bool
+    deciding: Deciding
+
+    def __str__(self) -> str:
+        return f"{self.levels} levels, {'pooled' if self.pooled else 'each by itself'}, deciding by {self.deciding}"
+
+
+PAPER = Method("likeliest", False, "mode")  # a table of its own for each predicted level, as in Snell et al.
+METHODS = (
+    PAPER,
+    Method("likeliest", True, "mode"),
+    Method("predicted", True, "distribution"),
+    Method("statistic", True, "mode"),
+    Method("statistic", True, "distribution"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """``policy`` is served, ``oracle`` (tuned on the levels of the statistic itself) is only reported.
+    """``policy`` is served, ``oracle`` (for prompts whose level is known) is only reported.
 
-    report["arms"]      each arm at each level, and over "all": accuracy with interval, cost, prompts
-    report["budgets"]   over all prompts: accuracy of the policy, of the oracle policy and of the best fixed arm
-    report["left_out"]  arms that were measured on too few of a level's prompts to be a candidate there
-    report["merged"]    predicted levels with too few prompts, whose cells were chosen on all prompts instead
+    report["methods"]   by cross-validation: each method's accuracy, mean over the budgets, and what it is worth more
+                        than the best fixed arms, mean over budgets and prices; the one worth most is served
+    report["budgets"]   over all prompts, by cross-validation: accuracy of the policy, of the oracle policy and of the
+                        best fixed arm, and which arm that is
+    report["left_out"]  arms that were measured on too few prompts to take part
     """
 
     policy: Policy
@@ -47,169 +84,229 @@ class Tuning:
     report: Mapping[str, Any]
 
 
-class _Measured:
-    """Evidence as (prompts, arms) matrices, NaN where an arm was not measured on a prompt.
-
-    parameters  of generator and verifier
-    """
-
-    def __init__(self, table: pd.DataFrame, prompts: Sequence[str], *parameters: int):
-        self.table = table
-        self.parameters = parameters
-        self.accuracy = matrix(table, "accuracy", prompts)
-        self.flops = matrix(table.assign(flops=flops(table, *self.parameters)), "flops", prompts)
-        self.budgets = budgets_of(list(self.accuracy.columns))
-
-    def candidates(self, prompts: pd.Index, budget: int) -> tuple[list[str], pd.Index]:
-        """Arms within the budget that were measured on nearly all of the prompts; the prompts they share."""
-        accuracy = self.accuracy.loc[prompts]
-        coverage = accuracy.notna().mean()
-        arms = [arm for arm in accuracy if self.budgets[arm] <= budget and coverage[arm] >= COVERAGE]
-        return arms, prompts[accuracy[arms].notna().all(axis=1)]
-
-    def summary(self, arm: str, prompts: pd.Index, rng: np.random.Generator) -> dict[str, Any]:
-        values = self.accuracy.loc[prompts, arm].dropna()
-        cost = asdict(self.cost(arm, values.index))
-        return {**interval(values.to_numpy(), rng), "prompts": len(values), "cost": cost}
-
-    def cost(self, arm: str, prompts: pd.Index) -> Cost:
-        rows = self.table[(self.table["arm"] == arm) & self.table["prompt_id"].isin(prompts)]
-        return cost(rows[TOKENS], *self.parameters)
-
-
 def tune(
     attempts: pd.DataFrame,
     training: Training,
-    budgets: Sequence[int],
+    budgets: Sequence[int] | None = None,
     *,
     generator_parameters: int,
     verifier_parameters: int,
-    default_budget: int | None = None,
+    default: Objective | None = None,
     tolerance: float = 0.005,
     seed: int = 0,
 ) -> Tuning:
-    """Choose an arm for each level and budget, on out-of-fold predicted levels, and measure each choice honestly.
+    """Measure the table, choose how to make and read it, solve the average budgets.
 
-    attempts        of the prompts that the difficulty model was trained on
-    default_budget  what a request without a budget gets; None: the largest
-    tolerance       accuracies this close are a tie, and ties go to the arm that costs the fewest FLOPs: with a hundred
-                    prompts a level the standard error is several points, so half a point is no reason to pay more
+    attempts   of the prompts that the difficulty model was trained on
+    budgets    sizes that sampling arms are replayed at, and budgets to report; None: powers of two up to the pools
+    default    objective of a request that names none; None: the largest budget
+    tolerance  accuracies this close are a tie, and ties go to the arm that costs the fewest FLOPs: with a hundred
+               prompts a level the standard error is several points, so half a point is no reason to pay more
 
-    A cell's accuracy is by two-fold cross-validation within the level: chosen on one half, measured on the other,
-    averaged over many random halvings. The arm that is served is chosen on all of the level's prompts.
-
-    Raises InvalidFile where prompts and training don't match or a cell has no candidate.
+    Raises InvalidFile where prompts and training don't match, InvalidRequest where nothing measured serves ``default``.
     """
-    budgets = sorted(set(budgets))
+    budgets = _budgets(attempts) if budgets is None else sorted(set(budgets))
     if not budgets or budgets[0] < 1:
         raise InvalidFile(f"budgets must be whole numbers from 1, got {list(budgets)}")
-    prompts = training.prompts.index
-    missing = sorted(set(prompts) - set(attempts["prompt_id"]))
+    missing = sorted(set(training.prompts.index) - set(attempts["prompt_id"]))
     if missing:
         raise InvalidFile(
             f"the attempts lack {len(missing)} prompts that the difficulty model was trained on, first {missing[0]!r}; "
             "give tune the same attempts files as train, and more for arms that were run"
         )
-    attempts = attempts[attempts["prompt_id"].isin(prompts)]
-    measured = _Measured(evidence(attempts, budgets, seed=seed), prompts, generator_parameters, verifier_parameters)
-    default = budgets[-1] if default_budget is None else default_budget
-    predicted, oracle = training.predicted, training.prompts["level"]
-    fixed: dict[str, Any] = {"budgets": budgets, "default": default, "tolerance": tolerance, "seed": seed}
-    policy, policy_accuracy, merged = _policy(measured, predicted, **fixed)
-    oracle_policy, oracle_accuracy, _ = _policy(measured, oracle, **fixed)
+    measured = measure(
+        attempts, training.prompts.index, budgets, (generator_parameters, verifier_parameters), seed=seed
+    )
+    if measured.budgets.min() > budgets[0]:
+        raise InvalidFile(
+            f"no arm within budget {budgets[0]} was measured on nearly all prompts; collect attempts for every prompt, "
+            "or tune for larger budgets"
+        )
+    budgets = sorted({min(budget, int(measured.budgets.max())) for budget in budgets})  # more can't be spent
+    prompts = training.prompts.loc[measured.prompts]
+    probabilities = training.probabilities.loc[measured.prompts].to_numpy()
+    levels = prompts["level"].to_numpy()
+    known = np.eye(len(LEVELS))[levels - 1]
+    everyone = np.ones_like(known)
+    weights = {
+        "statistic": known,
+        "predicted": probabilities,
+        "likeliest": np.eye(len(LEVELS))[probabilities.argmax(axis=1)],
+    }
+    options: dict[str, Any] = {"budgets": budgets, "levels": levels, "tolerance": tolerance, "seed": seed}
+    tried = {
+        method: cross_validate(measured, weights[method.levels], probabilities, method, **options) for method in METHODS
+    }
+    method = max(METHODS, key=lambda method: tried[method].mean())
+    exact = Method("statistic", True, "distribution")
+    oracle_values = cross_validate(measured, known, known, exact, **options)
+    fixed_values = cross_validate(measured, everyone, probabilities, exact, **options)
+
     rng = np.random.default_rng(seed)
-    rows = []
-    for budget in budgets:
-        arm, values, _ = _choose(measured, prompts, budget, tolerance, rng)
-        row: dict[str, Any] = {"budget": budget, "best_fixed_arm": arm}
-        row["best_fixed"] = interval(values, rng)
-        row["policy"] = interval(policy_accuracy[budget], rng)
-        row["oracle"] = interval(oracle_accuracy[budget], rng)
-        rows.append(row)
-    groups: dict[Any, pd.Index] = {"all": prompts, **{level: prompts[predicted == level] for level in LEVELS}}
-    arms = [
-        {"arm": arm, "level": level, **measured.summary(arm, group, rng)}
-        for arm in sorted(measured.budgets, key=lambda arm: (arm.partition("(")[0], measured.budgets[arm]))
-        for level, group in groups.items()
-        if measured.accuracy.loc[group, arm].notna().any()
+    draws = resamples(len(prompts), rng)
+    largest = Objective("budget", budgets[-1])
+    finished: dict[str, Any] = {"default": largest, "tolerance": tolerance, "draws": draws[:: len(draws) // INTERVALS]}
+    table = tabulate(measured, weights[method.levels], method, **finished)
+    ladder = climb(table, probabilities, measured)
+    policy = Policy(table.cells, largest, ladder=ladder, deciding=method.deciding, tolerance=tolerance)
+    if default is not None:
+        policy.check(default)
+        policy = Policy(table.cells, default, ladder=ladder, deciding=method.deciding, tolerance=tolerance)
+    exact_table = tabulate(measured, known, exact, **finished)
+    oracle = Policy(exact_table.cells, largest, ladder=climb(exact_table, known, measured), tolerance=tolerance)
+    fixed = tabulate(measured, everyone, exact, default=largest, tolerance=tolerance)
+    rows = [
+        {
+            "budget": budget,
+            "best_fixed_arm": str(fixed.arms[fixed.choose(everyone[:1] / len(LEVELS), Objective("budget", budget))[0]]),
+            "best_fixed": interval(fixed_values[:, i], draws),
+            "policy": interval(tried[method][:, i], draws),
+            "oracle": interval(oracle_values[:, i], draws),
+            "policy_minus_best_fixed": interval(tried[method][:, i] - fixed_values[:, i], draws),
+        }
+        for i, budget in enumerate(budgets)
     ]
     report = {
-        "levels": {"predicted": _counts(predicted), "oracle": _counts(oracle)},
-        "merged": merged,
-        "left_out": _left_out(measured, groups, budgets[-1]),
+        "prompts": len(prompts),
+        "levels": {
+            "oracle": [int(count) for count in known.sum(axis=0)],
+            "predicted": [int(count) for count in weights["likeliest"].sum(axis=0)],
+        },
+        "method": str(method),
         "tolerance": tolerance,
         "seed": seed,
+        "methods": [
+            {
+                "method": str(each),
+                **interval(values[:, : len(budgets)].mean(axis=1), draws),
+                "minus_best_fixed": interval((values - fixed_values).mean(axis=1), draws),
+            }
+            for each, values in tried.items()
+        ],
         "budgets": rows,
-        "arms": arms,
+        "left_out": list(measured.left_out),
     }
-    return Tuning(policy, oracle_policy, report)
+    return Tuning(policy, oracle, report)
 
 
-def _policy(
-    measured: _Measured, levels: pd.Series, *, budgets: Sequence[int], default: int, tolerance: float, seed: int
-) -> tuple[Policy, dict[int, NDArray[np.float64]], list[int]]:
-    """The policy on these levels, its honest per-prompt accuracies by budget, and the levels too small for a choice."""
-    rng = np.random.default_rng(seed)
-    merged = [level for level in LEVELS if (levels == level).sum() < FEWEST]
-    cells, accuracies = [], {}
-    for budget in budgets:
-        parts = []
-        for level in LEVELS:
-            prompts = levels.index[levels == level]
-            arm, values, shared = _choose(
-                measured, levels.index if level in merged else prompts, budget, tolerance, rng
-            )
-            measures = interval(values, rng)
-            cells.append(
-                Cell(level, budget, Arm.parse(arm), **measures, prompts=len(values), cost=measured.cost(arm, shared))
-            )
-            parts.append(values[shared.isin(prompts)])
-        accuracies[budget] = np.concatenate(parts)
-    return Policy(cells, default), accuracies, merged
+def pooled(accuracy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(5, K) accuracy of K arms at five levels, an arm's advantage at a level shrunk towards its overall advantage.
 
+    accuracy  (P, K) of each prompt;  weights (P, 5) how much each prompt counts at each level
 
-def _choose(
-    measured: _Measured, prompts: pd.Index, budget: int, tolerance: float, rng: np.random.Generator
-) -> tuple[str, NDArray[np.float64], pd.Index]:
-    """The arm to serve, the honest accuracy of choosing like this on each prompt, and those prompts."""
-    arms, shared = measured.candidates(prompts, budget)
-    if not arms or len(shared) < 2:
-        raise InvalidFile(
-            f"no arm within budget {budget} was measured on {COVERAGE:.0%} of some level's prompts; collect at least "
-            f"{budget} attempts for every prompt, or tune for budgets that the attempts cover"
-        )
-    accuracy, spent = measured.accuracy.loc[shared, arms].to_numpy(), measured.flops.loc[shared, arms].to_numpy()
-    honest = np.zeros(len(shared))
-    for _ in range(SPLITS):
-        halves = np.array_split(rng.permutation(len(shared)), 2)
-        for chosen_on, measured_on in (halves, halves[::-1]):
-            honest[measured_on] += accuracy[measured_on, best(accuracy[chosen_on], spent[chosen_on], tolerance)]
-    return arms[best(accuracy, spent, tolerance)], honest / SPLITS, shared
-
-
-def best(accuracy: NDArray[np.float64], spent: NDArray[np.float64], tolerance: float) -> int:
-    """Column of the best arm: most accurate, the cheapest of those within ``tolerance`` of it.
-
-    accuracy, spent  (prompts, arms) expected accuracy and FLOPs
+    An arm's advantage on a prompt is its accuracy less the mean of all arms there, which takes out how hard the prompt
+    is. At a level it is ``overall + true deviation + noise``; the noise's variance is that of a mean, the deviations'
+    variance is what the observed ones have beyond it (method of moments), and the posterior mean keeps
+    deviation² / (deviation² + noise²) of each observed deviation.
     """
-    mean, cheap = accuracy.mean(axis=0), spent.mean(axis=0)
-    tied = mean >= mean.max() - tolerance - 1e-12
-    return int(np.lexsort((-mean, np.where(tied, cheap, np.inf)))[0])
+    shares = _shares(weights)
+    base = accuracy.mean(axis=1, keepdims=True)
+    advantage = accuracy - base
+    here, overall = shares.T @ advantage, advantage.mean(axis=0)
+    effective = 1 / (shares**2).sum(axis=0)
+    noise = np.maximum(shares.T @ advantage**2 - here**2, 0) / np.maximum(effective - 1, 1)[:, None]
+    observed = here - overall
+    spread = max(0.0, float((observed**2 - noise).mean()))
+    total = spread + noise
+    kept = np.divide(spread, total, out=np.zeros_like(total), where=total > 0)
+    return np.asarray(np.clip(shares.T @ base + overall + kept * observed, 0, 1))
 
 
-def _left_out(measured: _Measured, groups: Mapping[Any, pd.Index], largest: int) -> list[dict[str, Any]]:
-    rows = []
-    for arm, budget in measured.budgets.items():
-        for level, group in groups.items():
-            count = int(measured.accuracy.loc[group, arm].notna().sum())
-            if len(group) and (count < COVERAGE * len(group) or budget > largest):
-                reason = "over the largest budget" if budget > largest else "measured on too few prompts"
-                rows.append({"arm": arm, "level": level, "measured": count, "prompts": len(group), "reason": reason})
-    return rows
+def estimate(accuracy: NDArray[np.float64], weights: NDArray[np.float64], method: Method) -> NDArray[np.float64]:
+    """(5, K) accuracy of each arm at each level, by the method."""
+    return pooled(accuracy, weights) if method.pooled else np.asarray(_shares(weights).T @ accuracy)
 
 
-def _counts(levels: pd.Series) -> list[int]:
-    return [int((levels == level).sum()) for level in LEVELS]
+def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each prompt's share of each level; all prompts share a level that has none."""
+    counts = weights.sum(axis=0)
+    return np.where(counts > 0, weights / np.where(counts > 0, counts, 1), 1 / len(weights))
+
+
+def tabulate(
+    measured: Measured,
+    weights: NDArray[np.float64],
+    method: Method,
+    *,
+    default: Objective,
+    tolerance: float,
+    draws: NDArray[np.float64] | None = None,
+) -> Policy:
+    """The table as a policy without average budgets. Without bootstrap ``draws`` its intervals are points.
+
+    A level of fewer than :data:`FEWEST` prompts is measured on all of them.
+    """
+    counts = weights.sum(axis=0)
+    weights = np.where(counts < FEWEST, 1.0, weights)
+    accuracy = low = high = estimate(measured.accuracy, weights, method)
+    if draws is not None:
+        times = np.rint(draws * len(weights)).astype(int)
+        rows = [np.repeat(np.arange(len(weights)), count) for count in times]
+        drawn = [estimate(measured.accuracy[row], weights[row], method) for row in rows]
+        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+        low, high = np.minimum(low, accuracy), np.maximum(high, accuracy)
+    cells = []
+    for i, level in enumerate(LEVELS):
+        share = _shares(weights)[:, i]
+        for k, (arm, cost) in enumerate(zip(measured.arms, measured.costs(share), strict=True)):
+            mean, least, most = (round(float(table[i, k]), 4) for table in (accuracy, low, high))
+            cells.append(Cell(level, arm, mean, least, most, prompts=round(float(counts[i]), 1), cost=cost))
+    return Policy(cells, default, deciding=method.deciding, tolerance=tolerance)
+
+
+def cross_validate(
+    measured: Measured,
+    weights: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    method: Method,
+    *,
+    budgets: Sequence[int],
+    levels: NDArray[np.int64],
+    tolerance: float,
+    seed: int,
+) -> NDArray[np.float64]:
+    """(P, budgets + prices) what the arms are worth on each prompt that a table made from other prompts chooses there.
+
+    Accuracy under each fixed budget, then accuracy less spend at each of :data:`_CHARGED`: a method has to serve both
+    kinds of objective. Two-fold within each level, averaged over many halvings, as in Snell et al., section 3.2.
+    """
+    rng = np.random.default_rng(seed)  # the same halvings for every method
+    found = np.zeros((len(levels), len(budgets) + len(_CHARGED)))
+    for _ in range(SPLITS):
+        half = np.empty(len(levels), dtype=int)
+        half[np.lexsort((rng.random(len(levels)), levels))] = np.arange(len(levels)) % 2
+        for fold in (0, 1):
+            made, read = np.flatnonzero(half == fold), np.flatnonzero(half != fold)
+            smallest = Objective("budget", int(measured.budgets.min()))
+            policy = tabulate(measured.on(made), weights[made], method, default=smallest, tolerance=tolerance)
+            for i, budget in enumerate(budgets):
+                chosen = policy.choose(probabilities[read], Objective("budget", budget))
+                found[read, i] += measured.accuracy[read, chosen]
+            for i, price in enumerate(_CHARGED, start=len(budgets)):
+                chosen = policy.at_price(probabilities[read], price)
+                found[read, i] += measured.accuracy[read, chosen] - price * measured.generations[read, chosen]
+    return found / SPLITS
+
+
+def climb(table: Policy, probabilities: NDArray[np.float64], measured: Measured) -> list[Rung]:
+    """The ladder of average budgets: what the prompts spend at each price of a generation.
+
+    Of the choices that each price makes, none is more accurate (by the table) at the same average spend: together they
+    are the upper hull of accuracy against spend. It ends where the whole largest budget buys a tie.
+    """
+    rungs: list[Rung] = []
+    prompts = np.arange(len(probabilities))
+    for price in _PRICES[table.tolerance / table.largest <= _PRICES]:
+        spent = float(measured.generations[prompts, table.at_price(probabilities, float(price))].mean())
+        if not rungs or spent > _RISE * rungs[-1].generations:
+            rungs.append(Rung(round(spent, 4), float(f"{price:.4g}")))
+    return rungs
+
+
+def _budgets(attempts: pd.DataFrame) -> list[int]:
+    """Powers of two up to the smallest pool."""
+    smallest = int(attempts.loc[attempts["arm"] == SAMPLE].groupby("prompt_id").size().min())
+    return [2**i for i in range(smallest.bit_length())]
 
 
 def save_tuning(tuning: Tuning, folder: Path) -> None:
@@ -236,7 +333,7 @@ def finish_bundle(folder: Path, engine: Engine, provenance: Mapping[str, Any] | 
         verifier=engine.verifier,
         statistic=training.statistic,
         edges=training.edges,
-        files=digests(folder, engine.generator.adapter, engine.verifier.adapter),
+        files=digests(folder, engine.generator.adapter, engine.generator.reviser, engine.verifier.adapter),
         libraries=library_versions(),
         provenance={
             "git_revision": _git_revision(folder),

@@ -19,6 +19,12 @@ class Strategy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STRATEGY_LOOKAHEAD: _ClassVar[Strategy]
     STRATEGY_REVISION: _ClassVar[Strategy]
 
+class Evidence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    EVIDENCE_UNSPECIFIED: _ClassVar[Evidence]
+    EVIDENCE_SUFFICIENT: _ClassVar[Evidence]
+    EVIDENCE_INSUFFICIENT: _ClassVar[Evidence]
+
 class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     STOP_REASON_UNSPECIFIED: _ClassVar[StopReason]
@@ -43,6 +49,13 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_DEADLINE_EXCEEDED: _ClassVar[ErrorReason]
     ERROR_REASON_TOKEN_CAP_REACHED: _ClassVar[ErrorReason]
     ERROR_REASON_INTERNAL: _ClassVar[ErrorReason]
+    ERROR_REASON_OBJECTIVE_OUT_OF_RANGE: _ClassVar[ErrorReason]
+    ERROR_REASON_UNAUTHENTICATED: _ClassVar[ErrorReason]
+    ERROR_REASON_OVERLOADED: _ClassVar[ErrorReason]
+    ERROR_REASON_PERMISSION_DENIED: _ClassVar[ErrorReason]
+    ERROR_REASON_OUTCOME_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_OUTCOMES_OFF: _ClassVar[ErrorReason]
+    ERROR_REASON_OUTCOMES_UNAVAILABLE: _ClassVar[ErrorReason]
 STRATEGY_UNSPECIFIED: Strategy
 STRATEGY_SINGLE: Strategy
 STRATEGY_MAJORITY: Strategy
@@ -52,6 +65,9 @@ STRATEGY_BEAM_SEARCH: Strategy
 STRATEGY_DVTS: Strategy
 STRATEGY_LOOKAHEAD: Strategy
 STRATEGY_REVISION: Strategy
+EVIDENCE_UNSPECIFIED: Evidence
+EVIDENCE_SUFFICIENT: Evidence
+EVIDENCE_INSUFFICIENT: Evidence
 STOP_REASON_UNSPECIFIED: StopReason
 STOP_REASON_COMPLETE: StopReason
 STOP_REASON_TOKEN_CAP: StopReason
@@ -71,32 +87,53 @@ ERROR_REASON_ENGINE_UNAVAILABLE: ErrorReason
 ERROR_REASON_DEADLINE_EXCEEDED: ErrorReason
 ERROR_REASON_TOKEN_CAP_REACHED: ErrorReason
 ERROR_REASON_INTERNAL: ErrorReason
+ERROR_REASON_OBJECTIVE_OUT_OF_RANGE: ErrorReason
+ERROR_REASON_UNAUTHENTICATED: ErrorReason
+ERROR_REASON_OVERLOADED: ErrorReason
+ERROR_REASON_PERMISSION_DENIED: ErrorReason
+ERROR_REASON_OUTCOME_INVALID: ErrorReason
+ERROR_REASON_OUTCOMES_OFF: ErrorReason
+ERROR_REASON_OUTCOMES_UNAVAILABLE: ErrorReason
 
 class RouteRequest(_message.Message):
-    __slots__ = ("prompt", "budget")
+    __slots__ = ("prompt", "budget", "average_budget", "target_accuracy", "price_per_flop")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     budget: int
-    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ...) -> None: ...
+    average_budget: float
+    target_accuracy: float
+    price_per_flop: float
+    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
-    __slots__ = ("decision", "bill")
+    __slots__ = ("decision", "bill", "call_id")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     BILL_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     bill: Bill
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ...) -> None: ...
+    call_id: str
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., call_id: _Optional[str] = ...) -> None: ...
 
 class SolveRequest(_message.Message):
-    __slots__ = ("prompt", "budget", "options")
+    __slots__ = ("prompt", "budget", "average_budget", "target_accuracy", "price_per_flop", "options")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     budget: int
+    average_budget: float
+    target_accuracy: float
+    price_per_flop: float
     options: SolveOptions
-    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
 
 class SolveResponse(_message.Message):
     __slots__ = ("solution",)
@@ -105,14 +142,20 @@ class SolveResponse(_message.Message):
     def __init__(self, solution: _Optional[_Union[Solution, _Mapping]] = ...) -> None: ...
 
 class StreamSolveRequest(_message.Message):
-    __slots__ = ("prompt", "budget", "options")
+    __slots__ = ("prompt", "budget", "average_budget", "target_accuracy", "price_per_flop", "options")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     BUDGET_FIELD_NUMBER: _ClassVar[int]
+    AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     budget: int
+    average_budget: float
+    target_accuracy: float
+    price_per_flop: float
     options: SolveOptions
-    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
 
 class StreamSolveResponse(_message.Message):
     __slots__ = ("round", "solution")
@@ -132,6 +175,22 @@ class GetBundleResponse(_message.Message):
     bundle: Bundle
     def __init__(self, bundle: _Optional[_Union[Bundle, _Mapping]] = ...) -> None: ...
 
+class RecordOutcomeRequest(_message.Message):
+    __slots__ = ("call_id", "correct", "score")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    correct: bool
+    score: float
+    def __init__(self, call_id: _Optional[str] = ..., correct: _Optional[bool] = ..., score: _Optional[float] = ...) -> None: ...
+
+class RecordOutcomeResponse(_message.Message):
+    __slots__ = ("changed",)
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    changed: bool
+    def __init__(self, changed: _Optional[bool] = ...) -> None: ...
+
 class SolveOptions(_message.Message):
     __slots__ = ("arm", "max_generated_tokens", "max_scored_tokens", "seed", "allow_partial", "return_candidates")
     ARM_FIELD_NUMBER: _ClassVar[int]
@@ -149,37 +208,52 @@ class SolveOptions(_message.Message):
     def __init__(self, arm: _Optional[_Union[Arm, _Mapping]] = ..., max_generated_tokens: _Optional[int] = ..., max_scored_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., allow_partial: _Optional[bool] = ..., return_candidates: _Optional[bool] = ...) -> None: ...
 
 class Arm(_message.Message):
-    __slots__ = ("strategy", "n", "m", "k", "chains")
+    __slots__ = ("strategy", "n", "m", "k", "chains", "stop")
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
     N_FIELD_NUMBER: _ClassVar[int]
     M_FIELD_NUMBER: _ClassVar[int]
     K_FIELD_NUMBER: _ClassVar[int]
     CHAINS_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
     strategy: Strategy
     n: int
     m: int
     k: int
     chains: int
-    def __init__(self, strategy: _Optional[_Union[Strategy, str]] = ..., n: _Optional[int] = ..., m: _Optional[int] = ..., k: _Optional[int] = ..., chains: _Optional[int] = ...) -> None: ...
+    stop: float
+    def __init__(self, strategy: _Optional[_Union[Strategy, str]] = ..., n: _Optional[int] = ..., m: _Optional[int] = ..., k: _Optional[int] = ..., chains: _Optional[int] = ..., stop: _Optional[float] = ...) -> None: ...
 
 class Decision(_message.Message):
-    __slots__ = ("level", "probabilities", "arm", "cell", "bundle_id")
+    __slots__ = ("level", "probabilities", "arm", "expectation", "bundle_id")
     LEVEL_FIELD_NUMBER: _ClassVar[int]
     PROBABILITIES_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
-    CELL_FIELD_NUMBER: _ClassVar[int]
+    EXPECTATION_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_ID_FIELD_NUMBER: _ClassVar[int]
     level: int
     probabilities: _containers.RepeatedScalarFieldContainer[float]
     arm: Arm
-    cell: Cell
+    expectation: Expectation
     bundle_id: str
-    def __init__(self, level: _Optional[int] = ..., probabilities: _Optional[_Iterable[float]] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., cell: _Optional[_Union[Cell, _Mapping]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
+    def __init__(self, level: _Optional[int] = ..., probabilities: _Optional[_Iterable[float]] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., expectation: _Optional[_Union[Expectation, _Mapping]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
+
+class Expectation(_message.Message):
+    __slots__ = ("accuracy", "accuracy_low", "accuracy_high", "cost", "evidence")
+    ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_LOW_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_HIGH_FIELD_NUMBER: _ClassVar[int]
+    COST_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    cost: Cost
+    evidence: Evidence
+    def __init__(self, accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., evidence: _Optional[_Union[Evidence, str]] = ...) -> None: ...
 
 class Cell(_message.Message):
-    __slots__ = ("level", "budget", "arm", "accuracy", "accuracy_low", "accuracy_high", "prompts", "cost")
+    __slots__ = ("level", "arm", "accuracy", "accuracy_low", "accuracy_high", "prompts", "cost")
     LEVEL_FIELD_NUMBER: _ClassVar[int]
-    BUDGET_FIELD_NUMBER: _ClassVar[int]
     ARM_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_LOW_FIELD_NUMBER: _ClassVar[int]
@@ -187,28 +261,29 @@ class Cell(_message.Message):
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     level: int
-    budget: int
     arm: Arm
     accuracy: float
     accuracy_low: float
     accuracy_high: float
-    prompts: int
+    prompts: float
     cost: Cost
-    def __init__(self, level: _Optional[int] = ..., budget: _Optional[int] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., prompts: _Optional[int] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
+    def __init__(self, level: _Optional[int] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., prompts: _Optional[float] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
 
 class Cost(_message.Message):
-    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops")
+    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "generations")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FLOPS_FIELD_NUMBER: _ClassVar[int]
     VERIFIER_FLOPS_FIELD_NUMBER: _ClassVar[int]
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: float
     generated_tokens: float
     scored_tokens: float
     generator_flops: float
     verifier_flops: float
-    def __init__(self, prompt_tokens: _Optional[float] = ..., generated_tokens: _Optional[float] = ..., scored_tokens: _Optional[float] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ...) -> None: ...
+    generations: float
+    def __init__(self, prompt_tokens: _Optional[float] = ..., generated_tokens: _Optional[float] = ..., scored_tokens: _Optional[float] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., generations: _Optional[float] = ...) -> None: ...
 
 class Bill(_message.Message):
     __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "engine_calls", "route_seconds", "generate_seconds", "score_seconds")
@@ -251,7 +326,7 @@ class Round(_message.Message):
     def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
 
 class Solution(_message.Message):
-    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates")
+    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -259,6 +334,7 @@ class Solution(_message.Message):
     STOP_REASON_FIELD_NUMBER: _ClassVar[int]
     BILL_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     answer: str
     text: str
@@ -266,7 +342,8 @@ class Solution(_message.Message):
     stop_reason: StopReason
     bill: Bill
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ...) -> None: ...
+    call_id: str
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("steps", "answer", "finished", "tokens")
@@ -289,7 +366,7 @@ class Step(_message.Message):
     def __init__(self, text: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("id", "digest", "generator", "verifier", "statistic", "edges", "default_budget", "cells")
+    __slots__ = ("id", "digest", "generator", "verifier", "statistic", "edges", "default_budget", "default_average_budget", "default_target_accuracy", "default_price_per_flop", "cells")
     ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +374,9 @@ class Bundle(_message.Message):
     STATISTIC_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
     CELLS_FIELD_NUMBER: _ClassVar[int]
     id: str
     digest: str
@@ -305,8 +385,11 @@ class Bundle(_message.Message):
     statistic: str
     edges: _containers.RepeatedScalarFieldContainer[float]
     default_budget: int
+    default_average_budget: float
+    default_target_accuracy: float
+    default_price_per_flop: float
     cells: _containers.RepeatedCompositeFieldContainer[Cell]
-    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., generator: _Optional[_Union[GeneratorInfo, _Mapping]] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_budget: _Optional[int] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., generator: _Optional[_Union[GeneratorInfo, _Mapping]] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_budget: _Optional[int] = ..., default_average_budget: _Optional[float] = ..., default_target_accuracy: _Optional[float] = ..., default_price_per_flop: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
 
 class GeneratorInfo(_message.Message):
     __slots__ = ("model", "parameters", "temperature", "max_tokens")

@@ -58,6 +58,11 @@ class RouterServiceStub:
                 request_serializer=router_dot_v1_dot_router__pb2.GetBundleRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_router__pb2.GetBundleResponse.FromString,
                 _registered_method=True)
+        self.RecordOutcome = channel.unary_unary(
+                '/router.v1.RouterService/RecordOutcome',
+                request_serializer=router_dot_v1_dot_router__pb2.RecordOutcomeRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_router__pb2.RecordOutcomeResponse.FromString,
+                _registered_method=True)
 
 
 class RouterServiceServicer:
@@ -68,7 +73,7 @@ class RouterServiceServicer:
     """
 
     def Route(self, request, context):
-        """Predicts a prompt's level and looks up the arm. Runs nothing.
+        """Predicts a prompt's level and chooses the arm for the objective. Runs nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -90,6 +95,14 @@ class RouterServiceServicer:
 
     def GetBundle(self, request, context):
         """What is being served.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordOutcome(self, request, context):
+        """Attaches to a call what its answer turned out to be, at any time later. The reply is sent once that is on disk.
+        Repeating it changes nothing; a different outcome of the same call replaces the one before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,6 +130,11 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.GetBundle,
                     request_deserializer=router_dot_v1_dot_router__pb2.GetBundleRequest.FromString,
                     response_serializer=router_dot_v1_dot_router__pb2.GetBundleResponse.SerializeToString,
+            ),
+            'RecordOutcome': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordOutcome,
+                    request_deserializer=router_dot_v1_dot_router__pb2.RecordOutcomeRequest.FromString,
+                    response_serializer=router_dot_v1_dot_router__pb2.RecordOutcomeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -231,6 +249,33 @@ class RouterService:
             '/router.v1.RouterService/GetBundle',
             router_dot_v1_dot_router__pb2.GetBundleRequest.SerializeToString,
             router_dot_v1_dot_router__pb2.GetBundleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordOutcome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.RouterService/RecordOutcome',
+            router_dot_v1_dot_router__pb2.RecordOutcomeRequest.SerializeToString,
+            router_dot_v1_dot_router__pb2.RecordOutcomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

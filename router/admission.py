@@ -1,0 +1,111 @@
+"""Which searches may run now: so many at once, a short queue, fair between callers, and a refusal early, not late."""
+
+import asyncio
+import random
+from collections import Counter, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from router.errors import Overloaded
+
+_WEIGHT = 0.1  # of the latest search in the running mean of how long one takes
+
+
+class Admission:
+    """At most ``concurrency`` searches at once and ``queue`` waiting. A free place goes to the caller with the fewest.
+
+    A full queue refuses who asks next, unless another caller holds more of it: then that caller's newest call makes
+    room. So a caller who floods the server is refused, and the others hardly notice.
+    """
+
+    def __init__(self, concurrency: int = 16, queue: int = 8):
+        self.concurrency = concurrency
+        self.queue = queue
+        self.running: Counter[str] = Counter()
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # least lately served first; no empty queues
+        self._mean = 0.0  # seconds that a search takes
+
+    @property
+    def waiting(self) -> int:
+        return sum(map(len, self._waiting.values()))
+
+    def expected_wait(self, caller: str) -> float:
+        """Seconds until a search asked for now would start: an estimate, from how long searches took lately."""
+        if not self._full:
+            return 0.0
+        own = len(self._waiting.get(caller, ()))
+        ahead = own + sum(min(len(queue), own + 1) for name, queue in self._waiting.items() if name != caller)
+        return (ahead + 1) * self._mean / self.concurrency
+
+    @asynccontextmanager
+    async def place(self, caller: str, seconds: float | None) -> AsyncIterator[None]:
+        """Holds one of the places, once there is one; ``seconds`` are left for the call. Raises Overloaded."""
+        await self._enter(caller, seconds)
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        try:
+            yield
+        finally:
+            took = clock() - started
+            self._mean = took if not self._mean else (1 - _WEIGHT) * self._mean + _WEIGHT * took
+            self._leave(caller)
+
+    @property
+    def _full(self) -> bool:
+        return self.running.total() >= self.concurrency
+
+    async def _enter(self, caller: str, seconds: float | None) -> None:
+        if not self._full:
+            self.running[caller] += 1
+            return
+        if seconds is not None and self.expected_wait(caller) >= seconds:
+            raise self._refusal(caller, "the wait would pass the deadline")
+        if self.waiting >= self.queue:
+            self._make_room(caller)
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if place.done() and not place.cancelled() and not place.exception():  # it was given in the same moment
+                self._leave(caller)
+            raise
+        finally:
+            self._forget(caller, place)
+
+    def _make_room(self, caller: str) -> None:
+        most = max(self._waiting, key=lambda name: len(self._waiting[name]), default=caller)
+        if len(self._waiting.get(most, ())) <= len(self._waiting.get(caller, ())) + 1:
+            raise self._refusal(caller, "the queue is full")
+        place = self._waiting[most][-1]
+        self._forget(most, place)
+        place.set_exception(self._refusal(most, "the queue is full, and other callers have fewer calls in it"))
+
+    def _leave(self, caller: str) -> None:
+        """Frees a place and gives it to the next in turn."""
+        self.running[caller] -= 1
+        self.running += Counter()  # drops what is zero
+        while self._waiting and not self._full:
+            following = min(self._waiting, key=lambda name: self.running[name])
+            places = self._waiting.pop(following)
+            place = places.popleft()
+            if places:
+                self._waiting[following] = places  # behind all others
+            if not place.done():  # it is when the call was cancelled a moment ago
+                self.running[following] += 1
+                place.set_result(None)
+
+    def _forget(self, caller: str, place: "asyncio.Future[None]") -> None:
+        places = self._waiting.get(caller, deque())
+        if place in places:
+            places.remove(place)
+        if not places:
+            self._waiting.pop(caller, None)
+
+    def _refusal(self, caller: str, why: str) -> Overloaded:
+        # Spread out, or all who were refused together come back together.
+        seconds = max(0.1, self.expected_wait(caller)) * random.uniform(1, 2)
+        return Overloaded(
+            f"{self.running.total()} searches run and {self.waiting} wait: {why}; try again in {seconds:.1f} s",
+            retry_seconds=seconds,
+        )

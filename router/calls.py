@@ -1,0 +1,195 @@
+"""What every call goes through, whatever its method: a record of it, and the context managers that stand around it."""
+
+import asyncio
+import logging
+import re
+import time
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import grpc
+from grpc_health.v1 import health
+from grpc_status import rpc_status
+
+from router import access, wire
+from router.access import Caller, Token
+from router.admin import ADMIN
+from router.admission import Admission
+from router.errors import InternalError, PermissionDenied, RouterError
+from router.solver import Bill, Decision, Request, Solution
+
+REQUEST_ID = "x-request-id"
+SEARCHES = frozenset({"Solve", "StreamSolve"})
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Call:
+    """One call, as far as it has come: what has not happened yet is None, 0 or empty.
+
+    service, method  "router.v1.RouterService", "Solve"
+    id               the caller's x-request-id, or one made here; returned as trailing metadata
+    caller           known once it is authenticated
+    queued           seconds that it waited for a place to search
+    bill             grows while the call runs
+    code, reason     the gRPC status's name and the ErrorReason, at the end
+    seconds          all in all, at the end
+    """
+
+    service: str
+    method: str
+    id: str
+    started: float = field(default_factory=time.monotonic)
+    caller: Caller | None = None
+    queued: float = 0.0
+    request: Request | None = None
+    decision: Decision | None = None
+    bill: Bill | None = None
+    solution: Solution | None = None
+    code: str = ""
+    reason: str = ""
+    seconds: float = 0.0
+
+
+_current: ContextVar[Call] = ContextVar("call")
+current = _current.get  # the call that is being answered
+
+
+Around = Callable[[Call, grpc.aio.ServicerContext], AbstractAsyncContextManager[None]]
+
+
+class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
+    """Runs every call within ``around``, the first outermost. Health checks are left alone: they must always work."""
+
+    def __init__(self, *around: Around):
+        self._around = around
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
+        details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler | None:
+        handler = await continuation(details)
+        service, _, method = details.method.lstrip("/").partition("/")
+        if handler is None or service == health.SERVICE_NAME:
+            return handler
+        kind = "_".join(
+            "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
+        )
+        behaviour = getattr(handler, kind)
+
+        async def unary(message: Any, context: grpc.aio.ServicerContext) -> Any:
+            async with self._within(service, method, context):
+                return await behaviour(message, context)
+
+        # A coroutine that writes, not a generator: cancelling it ends the search at once, and not when it is collected.
+        async def stream(message: Any, context: grpc.aio.ServicerContext) -> None:
+            async with self._within(service, method, context), aclosing(behaviour(message, context)) as events:
+                async for event in events:
+                    await context.write(event)
+
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        wrapped = stream if handler.response_streaming else unary
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    @asynccontextmanager
+    async def _within(self, service: str, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        given = str(dict(context.invocation_metadata() or ()).get(REQUEST_ID, ""))
+        call = Call(service, method, given if re.fullmatch(wire.CALL_ID, given) else uuid4().hex)
+        context.set_trailing_metadata(((REQUEST_ID, call.id),))
+        _current.set(call)
+        async with AsyncExitStack() as stack:
+            for around in self._around:
+                await stack.enter_async_context(around(call, context))
+            yield
+
+
+@asynccontextmanager
+async def answered(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    """Ends a failed call with the error's status. What is no RouterError is a bug: logged, and kept from the caller."""
+    try:
+        yield
+    except RouterError as error:
+        await _abort(call, context, error)
+    except Exception as error:
+        # Where it was raised, and not its text, which could quote a prompt.
+        lines = "".join(traceback.format_tb(error.__traceback__))
+        _log.error("%s failed: %s", call.method, type(error).__name__, extra={"call_id": call.id, "traceback": lines})
+        await _abort(call, context, InternalError("internal error; the server's log says more"))
+
+
+async def _abort(call: Call, context: grpc.aio.ServicerContext, error: RouterError) -> None:
+    code, message, metadata = rpc_status.to_status(wire.status(error))
+    # gRPC's own retries, where a client has them on, keep to this; a negative delay is "don't".
+    pushback = -1 if error.retry_seconds is None else round(1000 * error.retry_seconds)
+    await context.abort(code, message, (*metadata, ("grpc-retry-pushback-ms", str(pushback)), (REQUEST_ID, call.id)))
+
+
+def observed(*observers: Callable[[Call], None]) -> Around:
+    """Shows every finished call to the observers. One that fails is logged, and harms no call."""
+
+    @asynccontextmanager
+    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        try:
+            yield
+            call.code = "OK"
+        except RouterError as error:
+            call.code, call.reason = error.status, error.reason
+            raise
+        except asyncio.CancelledError:
+            left = context.time_remaining()
+            call.code = "CANCELLED" if left is None or left > 0 else "DEADLINE_EXCEEDED"
+            raise
+        except Exception:
+            call.code = call.reason = "INTERNAL"
+            raise
+        finally:
+            call.seconds = time.monotonic() - call.started
+            for observe in observers:
+                try:
+                    observe(call)
+                except Exception as error:
+                    _log.error("a finished call could not be shown: %s", type(error).__name__)
+
+    return around
+
+
+def authenticated(tokens: Callable[[], Sequence[Token]] | None) -> Around:
+    """Who is calling: by bearer token where there are tokens, else by certificate or address."""
+
+    @asynccontextmanager
+    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        if tokens:
+            sent = dict(context.invocation_metadata() or ())
+            call.caller = access.bearer(tokens(), str(sent.get("authorization", "")))
+        else:
+            call.caller = access.peer(context.peer(), context.auth_context())
+        if call.service == ADMIN and not call.caller.admin:
+            raise PermissionDenied(
+                f"{call.method} needs a bearer token with admin = true; see `router token --help` and `serve --tokens`"
+            )
+        yield
+
+    return around
+
+
+def admitted(admission: Admission) -> Around:
+    """A place to search, for calls that search."""
+
+    @asynccontextmanager
+    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        if call.method not in SEARCHES:
+            yield
+            return
+        assert call.caller
+        arrived = time.monotonic()
+        async with admission.place(call.caller.name, context.time_remaining()):
+            call.queued = time.monotonic() - arrived
+            yield
+
+    return around

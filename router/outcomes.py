@@ -1,0 +1,264 @@
+"""Decisions and what became of them, in SQL: SQLite, or PostgreSQL by URL. A thread of its own writes.
+
+Decisions are queued and written a moment later: a slow or missing database never holds up a call, and when the queue is
+full decisions are dropped and counted. Outcomes are acknowledged once they are on disk, and with them every decision
+queued before: what was acknowledged survives the process.
+"""
+
+import hashlib
+import logging
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+
+from router.calls import Call
+from router.errors import InvalidRequest, OutcomesUnavailable
+
+QUEUE = 10_000  # decisions that wait to be written
+_BATCH = 500  # rows of one transaction
+_RETRY_SECONDS = 1.0  # between attempts, while the database is away
+_IDLE_SECONDS = 0.2  # between looks whether to stop
+_log = logging.getLogger(__name__)
+
+tables = sql.MetaData()
+
+decisions = sql.Table(
+    "decisions",
+    tables,
+    sql.Column("call_id", sql.String(128), primary_key=True),
+    sql.Column("at", sql.DateTime(timezone=True), nullable=False, index=True),
+    sql.Column("method", sql.String(32), nullable=False),
+    sql.Column("caller", sql.String(256)),
+    sql.Column("bundle", sql.String(256), nullable=False),
+    sql.Column("prompt_sha256", sql.String(64), nullable=False, index=True),
+    sql.Column("prompt", sql.Text),  # by choice
+    sql.Column("level", sql.Integer, nullable=False),
+    sql.Column("probabilities", sql.JSON, nullable=False),  # of levels 1 to 5
+    sql.Column("arm", sql.String(128), nullable=False),
+    sql.Column("propensity", sql.Float),  # the arm's probability of being chosen; null: the caller pinned it
+    sql.Column("code", sql.String(32), nullable=False),
+    sql.Column("reason", sql.String(64), nullable=False),
+    sql.Column("prompt_tokens", sql.BigInteger, nullable=False),
+    sql.Column("generated_tokens", sql.BigInteger, nullable=False),
+    sql.Column("scored_tokens", sql.BigInteger, nullable=False),
+    sql.Column("flops", sql.Float, nullable=False),
+    sql.Column("seconds", sql.Float, nullable=False),
+)
+
+outcomes = sql.Table(
+    "outcomes",
+    tables,
+    sql.Column("call_id", sql.String(128), primary_key=True),
+    sql.Column("at", sql.DateTime(timezone=True), nullable=False),
+    sql.Column("correct", sql.Boolean),
+    sql.Column("score", sql.Float),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a caller learned of a call's answer; at least one of ``correct`` and ``score``, 0 to 1, is given."""
+
+    call_id: str
+    correct: bool | None = None
+    score: float | None = None
+
+
+class Recorder:
+    """``decided`` takes a finished call, ``record`` an outcome. ``dropped`` counts decisions that found no room."""
+
+    def __init__(self, url: str, *, prompts: bool = False):
+        """Brings the database's tables up to date. ``prompts``: keep their text, too. Raises InvalidRequest."""
+        self.dropped = 0
+        self._prompts = prompts
+        self._engine = _connect(url)
+        self._queue: queue.Queue[_Item] = queue.Queue(QUEUE)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._write_all, name="outcomes", daemon=True)
+        self._thread.start()
+
+    def decided(self, call: Call) -> None:
+        """Queue a call's decision, if it came to one. Never waits, never fails."""
+        if not (call.decision and call.request and call.bill):
+            return
+        try:
+            self._queue.put_nowait(_Item(_row(call, self._prompts)))
+        except queue.Full:
+            self.dropped += 1
+
+    def record(self, outcome: Outcome) -> "Future[bool]":
+        """Done once the outcome is on disk: True where it is news, False where the same was recorded before.
+
+        Raises OutcomesUnavailable, here or from the future.
+        """
+        item = _Item(outcome)
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            raise OutcomesUnavailable("the outcome database does not keep up; try again later") from None
+        return item.done
+
+    def close(self) -> None:
+        """Write what is queued, if the database is there."""
+        self._stopping.set()
+        self._thread.join()
+        self._engine.dispose()
+
+    def _write_all(self) -> None:
+        items: list[_Item] = []
+        while True:
+            ending = self._stopping.is_set()  # looked at first: what was queued before is still taken
+            items += self._take(_BATCH - len(items))
+            try:
+                self._write(items)
+                items = []
+            except (OperationalError, InterfaceError) as error:
+                _log.error("the outcome database does not answer: %s", type(error).__name__)
+                items = self._refuse_outcomes(items)
+                if ending:
+                    self.dropped += len(items) + self._queue.qsize()
+                    _log.error("%d decisions are lost", len(items) + self._queue.qsize())
+                    return
+                self._stopping.wait(_RETRY_SECONDS)
+            except SQLAlchemyError:
+                for item in items:
+                    self._write_alone(item)
+                items = []
+            if ending and not items and self._queue.empty():
+                return
+
+    def _take(self, most: int) -> "list[_Item]":
+        """What is queued; waits a moment where nothing is."""
+        taken: list[_Item] = []
+        with suppress(queue.Empty):
+            while len(taken) < most:
+                taken.append(self._queue.get(timeout=0 if taken or self._stopping.is_set() else _IDLE_SECONDS))
+        return taken
+
+    def _write(self, items: "Sequence[_Item]") -> None:
+        if not items:
+            return
+        try:
+            with self._engine.begin() as connection:
+                news = [_write(connection, item.content) for item in items]
+        except IntegrityError:  # another server wrote the same row at the same time: now it is there to be found
+            with self._engine.begin() as connection:
+                news = [_write(connection, item.content) for item in items]
+        for item, new in zip(items, news, strict=True):
+            item.done.set_result(new)
+
+    def _write_alone(self, item: "_Item") -> None:
+        """After a row that the database does not take spoilt the others' transaction."""
+        try:
+            self._write([item])
+        except SQLAlchemyError as error:
+            _log.error("the outcome database refuses a row: %s", type(error).__name__)
+            self.dropped += len(self._refuse_outcomes([item]))
+
+    def _refuse_outcomes(self, items: "Sequence[_Item]") -> "list[_Item]":
+        """Tell callers who wait for an acknowledgement that there is none; what is left are decisions."""
+        for item in items:
+            if isinstance(item.content, Outcome):
+                item.done.set_exception(OutcomesUnavailable("the outcome database does not answer; try again later"))
+        return [item for item in items if not isinstance(item.content, Outcome)]
+
+
+class _Item:
+    """A row to be written; ``done`` says whether it was news."""
+
+    __slots__ = ("content", "done")
+
+    def __init__(self, content: "Outcome | Mapping[str, Any]"):
+        self.content = content
+        self.done: Future[bool] = Future()
+        self.done.set_running_or_notify_cancel()  # a caller who goes away does not stop the writing
+
+
+def _row(call: Call, prompts: bool) -> dict[str, Any]:
+    assert call.decision
+    assert call.request
+    assert call.bill
+    return {
+        "call_id": call.id,
+        "at": datetime.now(UTC),
+        "method": call.method,
+        "caller": call.caller.name if call.caller else None,
+        "bundle": call.decision.bundle_id,
+        "prompt_sha256": hashlib.sha256(call.request.prompt.encode()).hexdigest(),
+        "prompt": call.request.prompt if prompts else None,
+        "level": call.decision.level,
+        "probabilities": list(call.decision.probabilities),
+        "arm": str(call.decision.arm),
+        "propensity": None if call.request.arm else call.decision.propensity,
+        "code": call.code,
+        "reason": call.reason,
+        "prompt_tokens": call.bill.prompt_tokens,
+        "generated_tokens": call.bill.generated_tokens,
+        "scored_tokens": call.bill.scored_tokens,
+        "flops": call.bill.generator_flops + call.bill.verifier_flops,
+        "seconds": call.seconds,
+    }
+
+
+def _write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> bool:
+    if isinstance(content, Outcome):
+        same = sql.select(outcomes.c.correct, outcomes.c.score).where(outcomes.c.call_id == content.call_id)
+        if connection.execute(same).one_or_none() == (content.correct, content.score):
+            return False
+        row: Mapping[str, Any] = {
+            "call_id": content.call_id,
+            "at": datetime.now(UTC),
+            "correct": content.correct,
+            "score": content.score,
+        }
+        table = outcomes
+    else:
+        row, table = content, decisions
+    # A call that was tried again under its id, or an outcome that was corrected: the last word counts.
+    connection.execute(sql.delete(table).where(table.c.call_id == row["call_id"]))
+    connection.execute(sql.insert(table), [dict(row)])
+    return True
+
+
+def _connect(url: str) -> sql.Engine:
+    try:
+        engine = sql.create_engine(url, pool_pre_ping=True)
+        if engine.dialect.name == "sqlite":
+            sql.event.listen(engine, "connect", _durable)
+        upgrade(engine)
+    except (SQLAlchemyError, ModuleNotFoundError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidRequest(
+            "outcomes",
+            f"can't use the outcome database ({reason}); give a URL like sqlite:///outcomes.db or "
+            "postgresql+psycopg://user@host/name",
+            reason="UNSPECIFIED",
+        ) from error
+    return engine
+
+
+def _durable(connection: Any, record: Any) -> None:
+    """SQLite: readers beside the writer, and what is committed survives a power cut."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def upgrade(engine: sql.Engine) -> None:
+    """Bring the tables up to date by the migrations."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")

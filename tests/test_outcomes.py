@@ -1,0 +1,255 @@
+"""Decisions and outcomes in a real database: durable once acknowledged, never in a call's way."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import sqlalchemy as sql
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+from grpc_status import rpc_status
+from sqlalchemy.exc import OperationalError
+
+from router import outcomes, wire
+from router.bundle import load_bundle
+from router.errors import InvalidRequest, OutcomesUnavailable
+from router.outcomes import Outcome, Recorder, decisions, tables
+from router.policy import Objective
+from router.server import Server
+from router.serving import Serving
+from router.solver import Request, Solver
+from router.v1 import router_pb2 as pb
+from router.v1.router_pb2_grpc import RouterServiceStub
+from strategies import Arm
+
+EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    # A real PostgreSQL, where there is one: its database is emptied.
+    return os.environ.get("ROUTER_TEST_DATABASE", f"sqlite:///{tmp_path}/outcomes.db")
+
+
+@pytest.fixture
+def recorder(url: str) -> Iterator[Recorder]:
+    recorder = Recorder(url)
+    with recorder._engine.begin() as connection:
+        for table in tables.sorted_tables:
+            connection.execute(sql.delete(table))
+    yield recorder
+    recorder.close()
+
+
+def rows(url: str, table: sql.Table) -> list[sql.RowMapping]:
+    engine = sql.create_engine(url)
+    with engine.connect() as connection:
+        found = list(connection.execute(sql.select(table)).mappings())
+    engine.dispose()
+    return found
+
+
+@contextlib.asynccontextmanager
+async def serving(solver: Solver, recorder: Recorder | None):
+    server = Server(Serving(solver), "127.0.0.1", 0, recorder=recorder)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield RouterServiceStub(channel)
+    await server.stop(grace=0)
+
+
+async def record(stub: RouterServiceStub, call_id: str, **learned: object) -> bool:
+    return (await stub.RecordOutcome(pb.RecordOutcomeRequest(call_id=call_id, **learned))).changed
+
+
+async def test_a_decision_and_what_became_of_it(solver, recorder, url):
+    async with serving(solver, recorder) as stub:
+        solution = (await stub.Solve(pb.SolveRequest(prompt=HARD))).solution
+        routed = await stub.Route(pb.RouteRequest(prompt=EASY), metadata=[("x-request-id", "mine")])
+        assert routed.call_id == "mine"
+        assert await record(stub, solution.call_id, correct=True, score=0.75)
+        by_id = {row["call_id"]: row for row in rows(url, decisions)}  # acknowledged: so is all before
+    row = by_id[solution.call_id]
+    assert (row["level"], row["arm"], row["propensity"]) == (5, "revision(n=4, chains=2)", 1.0)
+    assert (row["bundle"], row["generated_tokens"]) == (solution.decision.bundle_id, solution.bill.generated_tokens)
+    assert row["probabilities"] == list(solution.decision.probabilities)
+    assert (row["prompt"], len(row["prompt_sha256"]), row["code"]) == (None, 64, "OK")
+    assert by_id["mine"]["method"] == "Route"
+    ((outcome),) = rows(url, outcomes.outcomes)
+    assert (outcome["call_id"], outcome["correct"], outcome["score"]) == (solution.call_id, True, 0.75)
+
+
+async def test_recording_again_changes_nothing_and_a_correction_counts(solver, recorder, url):
+    async with serving(solver, recorder) as stub:
+        assert await record(stub, "early", correct=False)  # before its decision, or without one
+        assert not await record(stub, "early", correct=False)
+        assert await record(stub, "early", correct=True)
+        assert await asyncio.gather(*(record(stub, "many", score=0.5) for _ in range(20))) != [True] * 20
+    assert {row["call_id"]: (row["correct"], row["score"]) for row in rows(url, outcomes.outcomes)} == {
+        "early": (True, None),
+        "many": (None, 0.5),
+    }
+
+
+async def test_a_call_tried_again_under_its_id_is_one_decision(solver, recorder, url):
+    async with serving(solver, recorder) as stub:
+        for prompt in (EASY, HARD):
+            await stub.Route(pb.RouteRequest(prompt=prompt), metadata=[("x-request-id", "same")])
+        await record(stub, "same", correct=True)
+    assert [row["level"] for row in rows(url, decisions)] == [5]
+
+
+async def test_a_pinned_arm_has_no_propensity_and_a_bad_request_no_row(solver, recorder, url):
+    async with serving(solver, recorder) as stub:
+        options = pb.SolveOptions(arm=wire.arm(Arm("majority", n=2)))
+        await stub.Solve(pb.SolveRequest(prompt=EASY, options=options))
+        with pytest.raises(grpc.RpcError):
+            await stub.Solve(pb.SolveRequest(prompt=""))
+        await record(stub, "x", correct=True)
+    ((row),) = rows(url, decisions)
+    assert (row["arm"], row["propensity"]) == ("majority(n=2)", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"correct": True}, "call_id"),
+        ({"call_id": "a b", "correct": True}, "call_id"),
+        ({"call_id": "a"}, "correct"),
+        ({"call_id": "a", "score": 1.5}, "score"),
+        ({"call_id": "a", "score": float("nan")}, "score"),
+    ],
+)
+async def test_a_wrong_outcome_names_its_field(solver, recorder, fields, field):
+    async with serving(solver, recorder) as stub:
+        with pytest.raises(grpc.RpcError) as raised:
+            await stub.RecordOutcome(pb.RecordOutcomeRequest(**fields))
+    violation = BadRequest()
+    assert any(each.Unpack(violation) for each in rpc_status.from_call(raised.value).details)
+    assert violation.field_violations[0].field == field
+
+
+async def test_without_a_database_outcomes_are_refused(solver):
+    async with serving(solver, None) as stub:
+        with pytest.raises(grpc.RpcError) as raised:
+            await record(stub, "a", correct=True)
+    info = ErrorInfo()
+    assert rpc_status.from_call(raised.value).details[0].Unpack(info)
+    assert info.reason == "OUTCOMES_OFF"
+
+
+async def test_a_database_that_is_away_holds_up_no_call_and_comes_back(solver, recorder, url, monkeypatch):
+    away = threading.Event()
+    away.set()
+    write = outcomes._write
+
+    def failing(connection, content):
+        if away.is_set():
+            raise OperationalError("insert", {}, Exception("disk full"))
+        return write(connection, content)
+
+    monkeypatch.setattr(outcomes, "_write", failing)
+    monkeypatch.setattr(outcomes, "_RETRY_SECONDS", 0.01)
+    async with serving(solver, recorder) as stub:
+        answered = [(await stub.Solve(pb.SolveRequest(prompt=EASY))).solution for _ in range(3)]
+        with pytest.raises(grpc.RpcError) as raised:
+            await record(stub, answered[0].call_id, correct=True)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        away.clear()
+        assert await record(stub, answered[0].call_id, correct=True)
+    assert {row["call_id"] for row in rows(url, decisions)} == {solution.call_id for solution in answered}
+    assert recorder.dropped == 0
+
+
+async def test_a_full_queue_drops_decisions_and_refuses_outcomes(solver, recorder, monkeypatch):
+    blocked = threading.Event()
+    monkeypatch.setattr(outcomes, "_write", lambda *args: blocked.wait(10))
+    monkeypatch.setattr(recorder, "_queue", outcomes.queue.Queue(2))
+    async with serving(solver, recorder) as stub:
+        for _ in range(6):
+            await stub.Route(pb.RouteRequest(prompt=EASY))
+        assert recorder.dropped > 0
+        with pytest.raises(OutcomesUnavailable):
+            recorder.record(Outcome("a", correct=True))
+        blocked.set()
+
+
+def test_a_row_that_the_database_refuses_spoils_no_other(recorder, url, monkeypatch):
+    write = outcomes._write
+
+    def picky(connection, content):
+        if content.call_id == "poison":
+            raise sql.exc.DataError("insert", {}, Exception("NUL"))
+        return write(connection, content)
+
+    monkeypatch.setattr(outcomes, "_write", picky)
+    waiting = {name: recorder.record(Outcome(name, correct=True)) for name in ("a", "poison", "b")}
+    assert waiting["a"].result(10)
+    assert waiting["b"].result(10)
+    with pytest.raises(OutcomesUnavailable):
+        waiting["poison"].result(10)
+
+
+def test_a_kill_loses_no_acknowledged_outcome(tmp_path):
+    code = (
+        "import sys\nfrom router.outcomes import Outcome, Recorder\nrecorder = Recorder(sys.argv[1])\n"
+        "for number in range(100_000):\n"
+        "    recorder.record(Outcome(f'call-{number}', correct=True)).result()\n"
+        "    print(number, flush=True)\n"
+    )
+    url = f"sqlite:///{tmp_path}/killed.db"
+    with subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) as process:
+        acknowledged = [int(process.stdout.readline()) for _ in range(20)]
+        process.send_signal(signal.SIGKILL)
+        acknowledged += map(int, process.stdout.read().split())
+    found = {row["call_id"] for row in rows(url, outcomes.outcomes)}
+    assert {f"call-{number}" for number in acknowledged} <= found
+
+
+def test_migrations_lead_to_the_tables_that_are_used(recorder):
+    with recorder._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables) == []
+
+
+@pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/at/all.db", "magic://host/name"])
+def test_a_wrong_database_is_a_clear_error(url):
+    with pytest.raises(InvalidRequest, match=r"sqlite:///outcomes\.db"):
+        Recorder(url)
+
+
+async def test_prompts_are_kept_by_choice(solver, tmp_path):
+    url = f"sqlite:///{tmp_path}/prompts.db"
+    recorder = Recorder(url, prompts=True)
+    async with serving(solver, recorder) as stub:
+        await stub.Route(pb.RouteRequest(prompt=EASY))
+    assert [row["prompt"] for row in rows(url, decisions)] == [EASY]  # written when the server stopped
+
+
+@pytest.mark.parametrize(("explore", "budget"), [(0.0, 16), (0.5, 16), (1.0, 16), (1.0, 4)])
+async def test_explored_arms_have_the_probability_that_is_recorded(bundle_folder, generator, verifier, explore, budget):
+    bundle = load_bundle(bundle_folder)
+    chosen = await Solver(bundle, generator, verifier).decide(Request(HARD, Objective("budget", budget)))
+    solver = Solver(bundle, generator, verifier, explore=explore)
+    draws = 4000
+    drawn: Counter[str] = Counter()
+    told: dict[str, float] = {}
+    for decision in (solver._explored(chosen, budget) for _ in range(draws)):
+        assert decision.arm.budget <= budget
+        assert (decision.expectation is None) == (decision.arm != chosen.arm)
+        drawn[str(decision.arm)] += 1
+        told[str(decision.arm)] = decision.propensity
+    assert sum(told.values()) == pytest.approx(1)
+    for arm, propensity in told.items():
+        assert drawn[arm] / draws == pytest.approx(propensity, abs=0.04)
+    decision = await solver.decide(Request(HARD, Objective("budget", budget)))
+    assert decision.propensity == told[str(decision.arm)]

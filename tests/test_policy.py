@@ -1,0 +1,152 @@
+"""One table, four objectives."""
+
+import numpy as np
+import pytest
+
+from router.errors import InvalidBundle, InvalidRequest
+from router.policy import LEVELS, Cell, Cost, Objective, Policy, Rung
+from strategies import Arm
+
+ARMS = ("majority(n=1)", "majority(n=4)", "beam_search(n=16, m=4)")
+EASY, HARD = np.eye(5)[0], np.eye(5)[4]
+# Level 1 gains nothing by spending, level 5 much; those between lie between.
+ACCURACY = {1: (0.9, 0.9, 0.9), 2: (0.8, 0.84, 0.86), 3: (0.6, 0.7, 0.75), 4: (0.4, 0.5, 0.6), 5: (0.1, 0.2, 0.5)}
+DEFAULT = Objective("budget", 16)
+LADDER = [Rung(1.0, 1.0), Rung(5.0, 0.02), Rung(9.0, 0.001)]
+
+
+def cells(margin=0.05):
+    return [
+        Cell(
+            level,
+            Arm.parse(arm),
+            accuracy,
+            accuracy - margin,
+            accuracy + margin,
+            60,
+            Cost(Arm.parse(arm).budget, 10, 20 * Arm.parse(arm).budget, 0, 100 * Arm.parse(arm).budget, 0),
+        )
+        for level in LEVELS
+        for arm, accuracy in zip(ARMS, ACCURACY[level], strict=True)
+    ]
+
+
+def policy(**options):
+    return Policy(cells(), DEFAULT, **{"ladder": LADDER, **options})
+
+
+def chosen(policy, probabilities, kind, value):
+    return str(policy.decide(probabilities, Objective(kind, value)).arm)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "easy", "hard"),
+    [
+        ("budget", 1, 0, 0),
+        ("budget", 15, 0, 1),  # equally accurate: the cheapest
+        ("budget", 16, 0, 2),
+        ("average_budget", 1, 0, 0),
+        ("average_budget", 5, 0, 2),  # at 0.02 a generation, 0.4 more is worth 15 generations
+        ("target_accuracy", 0.4, 0, 2),
+        ("target_accuracy", 0.1, 0, 1),
+        ("price_per_flop", 0, 0, 2),
+        ("price_per_flop", 2e-4, 0, 2),
+        ("price_per_flop", 1e-3, 0, 0),
+    ],
+)
+def test_each_objective_takes_its_arm(kind, value, easy, hard):
+    found = [chosen(policy(), level, kind, value) for level in (EASY, HARD)]
+    assert found == [str(Arm.parse(ARMS[easy])), str(Arm.parse(ARMS[hard]))]
+
+
+@pytest.mark.parametrize("objective", [Objective("budget", 4), Objective("price_per_flop", 1e-4)])
+def test_many_prompts_are_decided_as_each_alone(objective):
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(5), size=50)
+    table = policy()
+    together = [table.arms[i] for i in table.choose(probabilities, objective)]
+    assert together == [table.decide(row, objective).arm for row in probabilities]
+
+
+def test_the_whole_distribution_decides_unless_the_mode_measured_better():
+    torn = [0.4, 0, 0, 0.3, 0.3]  # likeliest easy, probably hard
+    assert chosen(policy(), torn, "budget", 16) == "beam_search(n=16, m=4)"
+    assert chosen(policy(deciding="mode"), torn, "budget", 16) == "majority(n=1)"
+    promised = policy().decide(torn, DEFAULT)
+    assert promised.accuracy == pytest.approx(0.4 * 0.9 + 0.3 * 0.6 + 0.3 * 0.5)
+    assert promised.cost.generations == pytest.approx(16)
+
+
+def test_accuracies_within_the_tolerance_are_a_tie():
+    assert chosen(policy(tolerance=0.0), np.eye(5)[1], "budget", 16) == "beam_search(n=16, m=4)"
+    assert chosen(policy(tolerance=0.03), np.eye(5)[1], "budget", 16) == "majority(n=4)"
+
+
+def test_a_target_out_of_reach_is_insufficient_evidence_and_takes_the_surest_arm():
+    found = policy().decide(HARD, Objective("target_accuracy", 0.48))  # measured at 0.5, known to be 0.45
+    assert (found.sufficient, str(found.arm)) == (False, "beam_search(n=16, m=4)")
+    assert policy().decide(HARD, Objective("target_accuracy", 0.45)).sufficient
+    assert policy().decide(HARD, DEFAULT).sufficient
+
+
+def test_a_price_is_the_hull_of_accuracy_and_spend():
+    """As the price falls, spend and accuracy rise together."""
+    probabilities = np.random.default_rng(1).dirichlet(np.ones(5), size=200)
+    table = policy()
+    spends, worths = [], []
+    for price in (1, 0.05, 0.02, 0.01, 0.001, 0):
+        arms = table.at_price(probabilities, price)
+        spends.append(np.mean([table.arms[i].budget for i in arms]))
+        accuracy = probabilities @ np.array([ACCURACY[level] for level in LEVELS])
+        order = [ARMS.index(str(arm)) for arm in table.arms]
+        worths.append(accuracy[np.arange(200), [order[i] for i in arms]].mean())
+    assert spends == sorted(spends)
+    assert worths == sorted(worths)
+    assert spends[0] < spends[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "reason"),
+    [
+        ("budget", 0, "BUDGET_OUT_OF_RANGE"),
+        ("budget", 17, "BUDGET_OUT_OF_RANGE"),
+        ("average_budget", 0.9, "BUDGET_OUT_OF_RANGE"),
+        ("average_budget", float("nan"), "BUDGET_OUT_OF_RANGE"),
+        ("target_accuracy", 0, "OBJECTIVE_OUT_OF_RANGE"),
+        ("target_accuracy", 1.1, "OBJECTIVE_OUT_OF_RANGE"),
+        ("price_per_flop", -1e-9, "OBJECTIVE_OUT_OF_RANGE"),
+        ("price_per_flop", float("inf"), "OBJECTIVE_OUT_OF_RANGE"),
+    ],
+)
+def test_an_objective_that_nothing_serves_is_refused(kind, value, reason):
+    with pytest.raises(InvalidRequest) as raised:
+        policy().decide(EASY, Objective(kind, value))
+    assert (raised.value.field, raised.value.reason) == (kind, reason)
+
+
+def test_a_policy_is_read_as_it_was_written():
+    written = policy(deciding="mode", tolerance=0.01)
+    read = Policy.loads(written.dumps())
+    assert (read.cells, read.ladder, read.default) == (written.cells, written.ladder, written.default)
+    assert (read.deciding, read.tolerance) == ("mode", 0.01)
+    assert sum('"level"' in line for line in written.dumps().splitlines()) == 15  # a cell a line, for diffs
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Policy(cells()[1:], DEFAULT), "exactly one cell"),
+        (lambda: Policy([*cells(), cells()[0]], DEFAULT), "exactly one cell"),
+        (lambda: Policy([], DEFAULT), "exactly one cell"),
+        (lambda: policy(deciding="median"), "'median' is none of mode, distribution"),
+        (lambda: Policy(cells(), Objective("budget", 64)), "default objective: budget 64 is outside"),
+        (lambda: Policy(cells(), Objective("average_budget", 4)), "average_budget 4: in this policy it is not tuned"),
+        (lambda: Policy.loads("[]"), "expected exactly"),
+        (lambda: Policy.loads(policy().dumps().replace('"low"', '"lo"')), "expected exactly"),
+        (lambda: Policy.loads(policy().dumps().replace("majority", "plurality")), "unknown strategy"),
+        (lambda: Policy.loads(policy().dumps().replace('{"budget"', '{"colour"')), "unknown objective 'colour'"),
+        (lambda: Policy.loads(policy().dumps().replace('"price"', '"prize"')), "expected exactly"),
+    ],
+)
+def test_a_bad_policy_is_refused(make, message):
+    with pytest.raises(InvalidBundle, match=message):
+        make()
