@@ -85,7 +85,9 @@ class Double:
     async def _answer(self, request: httpx2.Request) -> httpx2.Response:
         host, path = request.url.host, request.url.path
         if path == "/v1/models":
-            return httpx2.Response(200, json={"data": [{"id": "m", "max_model_len": CONTEXT}]})
+            return httpx2.Response(
+                200, json={"data": [{"id": "m", "max_model_len": CONTEXT}, {"id": "lora"}, {"id": "again"}]}
+            )
         body = json.loads(request.content)
         self.asked.append((host, path, body))
         mood = self.moods[host].pop(0) if self.moods.get(host) else "well"

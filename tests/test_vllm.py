@@ -81,9 +81,18 @@ async def test_length_is_the_end_of_what_was_asked_for_and_not_of_the_solution(s
 
 async def test_an_adapter_is_asked_for_by_its_name(server):
     generator = server.generator()
-    generator.spec = replace(GENERATOR, adapter="lora")
-    with pytest.raises(EngineUnavailable, match=r"serves m, not the adapter 'lora': .*--lora-modules lora=FOLDER"):
-        await extend(generator, [Path()])
+    generator.spec = replace(GENERATOR, adapter="lora", reviser="again")
+    await extend(generator, [Path(), Path(earlier=("Answer: 1",))])
+    assert {body["model"]: "Answer: 1" in "".join(map(chr, body["prompt"])) for _, _, body in server.asked} == {
+        "lora": False,
+        "again": True,
+    }
+    other = server.generator()
+    other.spec = replace(GENERATOR, reviser="unknown")
+    with pytest.raises(
+        EngineUnavailable, match=r"serves m, lora, again, not the adapter 'unknown': .*--lora-modules unknown=FOLDER"
+    ):
+        await extend(other, [Path()])
 
 
 # What goes wrong

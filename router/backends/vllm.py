@@ -171,15 +171,16 @@ class VllmGenerator:
         """Ask until no row is open or no token is left. An answer that broke off is asked for again, elsewhere."""
         losses = 0
         while writing := round_.share([row for row in rows if row.open]):
-            self._served = served = self._served or await _look(self.replicas, self.spec.adapter)
+            self._served = served = self._served or await _look(self.replicas, self.spec.adapter, self.spec.reviser)
             prefixes: dict[tuple[str, ...], tuple[int, ...]] = {}
-            groups: dict[tuple[tuple[int, ...], int], list[_Row]] = {}
+            groups: dict[tuple[str, tuple[int, ...], int], list[_Row]] = {}
             for row in writing:
                 earlier = row.writing.path.earlier
                 if earlier not in prefixes:
                     prefixes[earlier] = self._encode(round_.prompt, earlier, served.context)
-                groups.setdefault((prefixes[earlier] + row.writing.tokens, row.cap), []).append(row)
-            asks = [self._ask(round_, served.model, prefix, group) for (prefix, _), group in groups.items()]
+                model = (self.spec.reviser if earlier else None) or self.spec.adapter or served.base
+                groups.setdefault((model, prefixes[earlier] + row.writing.tokens, row.cap), []).append(row)
+            asks = [self._ask(round_, model, prefix, group) for (model, prefix, _), group in groups.items()]
             answers = await asyncio.gather(*asks, return_exceptions=True)
             errors = [answer for answer in answers if isinstance(answer, BaseException)]
             losses += bool(errors)  # one engine that dies loses all that it was asked
@@ -315,7 +316,7 @@ class VllmReader:
         self._served: _Served | None = None
 
     async def room(self) -> int:
-        self._served = self._served or await _look(self.replicas, None)
+        self._served = self._served or await _look(self.replicas)
         return self._served.context - (1 if self.labels else 0)
 
     async def scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
@@ -352,8 +353,8 @@ class VllmReader:
         return 1.0 / (1.0 + exp(bad - good))
 
     async def _post(self, path: str, body: dict[str, Any], load: int) -> Any:
-        self._served = served = self._served or await _look(self.replicas, None)
-        return await self.replicas.post(path, {**body, "model": served.model}, load=load)
+        self._served = served = self._served or await _look(self.replicas)
+        return await self.replicas.post(path, {**body, "model": served.base}, load=load)
 
     async def close(self) -> None:
         await self.replicas.close()
@@ -361,21 +362,24 @@ class VllmReader:
 
 @dataclass(frozen=True, slots=True)
 class _Served:
-    """``model``: the name that requests ask for; ``context``: tokens of prompt and answer together."""
+    """``base``: the name of the model without adapters; ``context``: tokens of prompt and answer together."""
 
-    model: str
+    base: str
     context: int
 
 
-async def _look(replicas: Replicas, adapter: str | None) -> _Served:
+async def _look(replicas: Replicas, *adapters: str | None) -> _Served:
+    """What the servers serve. Raises EngineUnavailable where one of ``adapters`` is not among it."""
     models = (await replicas.get("/v1/models"))["data"]
     names = [model["id"] for model in models]
-    if adapter is not None and adapter not in names:
-        raise EngineUnavailable(
-            f"the engine at {replicas.urls} serves {', '.join(names)}, not the adapter {adapter!r}: start vLLM with "
-            f"--enable-lora --lora-modules {adapter}=FOLDER, or serve a merged model with --served-model-name {adapter}"
-        )
+    for adapter in adapters:
+        if adapter is not None and adapter not in names:
+            raise EngineUnavailable(
+                f"the engine at {replicas.urls} serves {', '.join(names)}, not the adapter {adapter!r}: start vLLM "
+                f"with --enable-lora --lora-modules {adapter}=FOLDER, or serve a merged model with "
+                f"--served-model-name {adapter}"
+            )
     context = next((model["max_model_len"] for model in models if model.get("max_model_len")), None)
     if context is None:
         raise EngineUnavailable(f"the engine at {replicas.urls} does not say how long its context is (max_model_len)")
-    return _Served(adapter or names[0], int(context))
+    return _Served(names[0], int(context))
