@@ -13,15 +13,15 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from router.backends import Usage
 from router.backends.kv import Batch, KeyValues, PrefixCache, PrefixKey, prefill, prefill_chunks
+from router.backends.steps import End, StepText, Writing
 from router.errors import EngineUnavailable
 from strategies import Path
 
@@ -62,21 +62,19 @@ class CallJob:
 
 @dataclass(eq=False, slots=True)
 class _Open:
-    """One path being written. ``new`` are its tokens since the last finished step, ``log_prob`` the sum of theirs."""
+    """One path being written."""
 
     job: ExtendJob
     index: int
-    path: Path
+    writing: Writing
     steps_left: float
     tokens_left: int
     rng: random.Random
-    new: list[int] = field(default_factory=list)
-    log_prob: float = 0.0
     done: bool = False
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        return self.job.prefixes[self.path.earlier] + self.path.tokens + tuple(self.new)
+        return self.job.prefixes[self.writing.path.earlier] + self.writing.tokens
 
     @property
     def cache_key(self) -> PrefixKey:
@@ -93,13 +91,12 @@ class Batcher:
     def __init__(self, model: Any, tokenizer: Any, delimiter: str, max_tokens: int):
         self.model = model
         self.tokenizer = tokenizer
-        self.delimiter = delimiter
         self.max_tokens = max_tokens
         self.context: int = model.config.max_position_embeddings
         self.counted = Usage()  # the engine's own count, over all jobs
         eos = model.generation_config.eos_token_id
         self._eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
-        self._decode: Callable[[int], str] = cache(lambda token: str(tokenizer.decode([token])))
+        self._text = StepText(tokenizer, delimiter)
         self._jobs: queue.SimpleQueue[ExtendJob | CallJob | None] = queue.SimpleQueue()
         self._waiting: list[_Open] = []
         self._rows: list[_Row] = []
@@ -167,7 +164,7 @@ class Batcher:
                     room = self.max_tokens - len(path.tokens)
                     rng = random.Random(job.seed * 65_537 + index)
                     steps = float("inf") if job.steps is None else job.steps
-                    job.open.append(_Open(job, index, path, steps, room, rng))
+                    job.open.append(_Open(job, index, Writing(self._text, path), steps, room, rng))
             self._waiting += job.open
             if not job.open:
                 job.done.set_result(job.paths)
@@ -258,41 +255,19 @@ class Batcher:
         if token in self._eos:
             self._finish(path, "stop")
             return
-        path.new.append(token)
-        path.log_prob += log_prob
-        if self.delimiter[-1] in self._decode(token):
-            text = self.tokenizer.decode(path.new)
-            if self.delimiter in text and text.strip():  # a blank line is no step
-                self._close_step(path, text)
-                path.steps_left -= 1
+        if path.writing.append(token, log_prob):
+            path.steps_left -= 1
         if path.steps_left <= 0:
             self._prefixes.put(path.cache_key, job.usage, self._batch.take(i).clone())
             self._finish(path, None)
         elif path.tokens_left <= 0:
             self._finish(path, "length")
 
-    def _close_step(self, path: _Open, text: str) -> None:
-        written = path.path
-        path.path = replace(
-            written,
-            steps=(*written.steps, text),
-            tokens=written.tokens + tuple(path.new),
-            log_probs=(*written.log_probs, path.log_prob),
-            token_counts=(*written.token_counts, len(path.new)),
-            scores=None,
-        )
-        path.new, path.log_prob = [], 0.0
-
-    def _finish(self, path: _Open, end: Literal["stop", "length", "cut"] | None) -> None:
+    def _finish(self, path: _Open, end: End) -> None:
         """Hand the path back; the job is done with its last one."""
         path.done = True
-        text = self.tokenizer.decode(path.new)
-        if text.strip():
-            self._close_step(path, text)
-        elif path.new and path.path.steps:
-            path.path = _lengthen_last_step(path.path, text, path.new, path.log_prob)
         job = path.job
-        job.paths[path.index] = replace(path.path, end=end)
+        job.paths[path.index] = path.writing.ended(end)
         job.open.remove(path)
         if not job.open:
             job.done.set_result(job.paths)
@@ -308,18 +283,6 @@ class Batcher:
             if not job.done.done():
                 job.done.set_exception(EngineUnavailable(message))
         self._waiting, self._rows, self._batch = [], [], Batch()
-
-
-def _lengthen_last_step(path: Path, text: str, tokens: list[int], log_prob: float) -> Path:
-    """Blank lines at the end of a solution are no step of their own, but they were written and are billed."""
-    return replace(
-        path,
-        steps=(*path.steps[:-1], path.steps[-1] + text),
-        tokens=path.tokens + tuple(tokens),
-        log_probs=(*path.log_probs[:-1], path.log_probs[-1] + log_prob),
-        token_counts=(*path.token_counts[:-1], path.token_counts[-1] + len(tokens)),
-        scores=None,
-    )
 
 
 def _sample(logits: torch.Tensor, rows: list[_Row]) -> list[list[tuple[int, float]]]:
