@@ -1,4 +1,4 @@
-"""The shipped bundle on the real model: every strategy, exact bills, batching that changes nothing. Slow."""
+"""The real model in process: what tests/test_contract.py does not ask of every engine. Slow."""
 
 import asyncio
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from router.backends import Usage, VerifierSpec
+from router.backends import LogProbability, Usage, VerifierSpec
 from router.bundle import load_bundle
-from router.solver import Request, Solver, Stop, drive
+from router.solver import Request, Solver, drive
 from strategies import Arm
 from strategies import Path as Attempt
 
@@ -24,16 +24,6 @@ PROMPTS = [
     "State the final answer to the following arithmetic problem: 4 - 1 - 7 =",
     "Solve the following multiplication: 4 * 7. Give only the result as your final answer.",
     "State the final answer to the following arithmetic problem: 71 - 46 + 58 + 12 =",
-]
-ARMS = [
-    "single",
-    "majority(n=4)",
-    "best_of_n(n=4)",
-    "weighted_best_of_n(n=4)",
-    "beam_search(n=4, m=2)",
-    "dvts(n=4, m=2)",
-    "lookahead(n=4, m=2, k=1)",
-    "revision(n=4, chains=2)",
 ]
 
 
@@ -54,53 +44,6 @@ def solver() -> Iterator[Solver]:
     asyncio.run(solver.close())
 
 
-def counted(solver: Solver) -> Usage:
-    """The engines' own count so far."""
-    total, read = solver.generator.batcher.counted, solver.verifier.counted
-    return Usage(total.prompt_tokens, total.generated_tokens, read.scored_tokens, total.calls + read.calls)
-
-
-def spent(before: Usage, after: Usage) -> Usage:
-    return Usage(*(getattr(after, name) - getattr(before, name) for name in Usage.__slots__))
-
-
-def usage(bill: Usage) -> Usage:
-    return Usage(bill.prompt_tokens, bill.generated_tokens, bill.scored_tokens, bill.calls)
-
-
-@pytest.mark.parametrize("arm", ARMS)
-async def test_every_strategy_solves_and_bills_to_the_token(solver, arm):
-    before = counted(solver)
-    solution = await solver.solve(Request(PROMPTS[0], arm=Arm.parse(arm), seed=1))
-    assert solution.stop is Stop.COMPLETE
-    assert solution.outcome.answer is not None
-    assert all(len(path.scores) == len(path.steps) for path in solution.outcome.candidates if path.scores)
-    assert usage(solution.bill) == spent(before, counted(solver))
-
-
-@pytest.mark.parametrize("arm", ARMS)
-async def test_a_cap_is_never_passed(solver, arm):
-    before = counted(solver)
-    request = Request(PROMPTS[2], arm=Arm.parse(arm), max_generated_tokens=30, allow_partial=True)
-    solution = await solver.solve(request)
-    assert solution.bill.generated_tokens <= 30
-    assert usage(solution.bill) == spent(before, counted(solver))
-
-
-@pytest.mark.parametrize("arm", ["majority(n=8)", "beam_search(n=8, m=4)", "revision(n=4, chains=2)"])
-async def test_cancelling_frees_the_engine_and_leaves_an_exact_bill(solver, arm):
-    before = counted(solver)
-    bill = solver.new_bill()
-    task = asyncio.create_task(solver.solve(Request(PROMPTS[2], arm=Arm.parse(arm)), bill))
-    await asyncio.sleep(1.0)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert usage(bill) == spent(before, counted(solver))
-    await asyncio.sleep(0.5)
-    assert usage(bill) == spent(before, counted(solver))  # nothing goes on behind the caller's back
-
-
 async def test_batching_changes_no_solution(solver):
     """Greedy solutions written together equal those that transformers writes alone."""
     from transformers import GenerationConfig
@@ -115,31 +58,50 @@ async def test_batching_changes_no_solution(solver):
         assert list(path.tokens) == [token for token in alone if token not in batcher._eos]
 
 
-async def test_samples_share_one_prefill(solver):
+async def test_paths_that_share_a_row_draw_what_they_draw_alone(solver):
+    """A path's random numbers come with its place in the call; ended paths before it keep the place."""
+
+    async def sample(paths: list[Attempt]) -> list[Attempt]:
+        return await solver.generator.extend(
+            PROMPTS[0], paths, steps=None, temperature=0.8, max_tokens=None, deadline=None, seed=3, usage=Usage()
+        )
+
+    together = await sample([Attempt()] * 6)
+    assert len({path.tokens for path in together}) > 1
+    for place, path in enumerate(together):
+        *_, alone = await sample([Attempt(end="stop")] * place + [Attempt()])
+        assert alone.tokens == path.tokens
+        assert alone.log_probs == pytest.approx(path.log_probs, abs=1e-3)
+
+
+async def test_a_search_reads_each_token_once(solver):
+    path = await write(solver.generator, PROMPTS[2])
     spend = Usage()
-    await solver.generator.extend(
-        PROMPTS[0], [Attempt()] * 8, steps=None, temperature=None, max_tokens=None, deadline=None, seed=0, usage=spend
+    for steps in (1, len(path.steps)):
+        tokens = path.tokens[: sum(path.token_counts[:steps])]
+        begun = Attempt(path.steps[:steps], tokens, path.log_probs[:steps], path.token_counts[:steps])
+        (read,) = await solver.verifier.score(PROMPTS[2], [begun], max_tokens=None, usage=spend)
+    prompt = solver.generator.batcher.tokenizer.encode(solver.generator.spec.template.render(PROMPTS[2]))
+    assert spend.scored_tokens == len(prompt) + len(path.tokens)
+    (at_once,) = await solver.verifier.score(PROMPTS[2], [path], max_tokens=None, usage=Usage())
+    assert read.scores == pytest.approx(at_once.scores, abs=1e-4)
+
+
+async def test_the_generator_as_its_own_verifier_finds_its_own_likelihood(solver):
+    from router.backends.transformers import StepVerifier
+
+    spec = VerifierSpec("likelihood", solver.bundle.manifest.generator.adapter, solver.generator.parameters)
+    verifier = StepVerifier(
+        solver.generator.batcher, solver.generator.batcher.model, solver.generator.spec.template, spec
     )
-    encode = solver.generator.batcher.tokenizer.encode
-    assert spend.prompt_tokens == len(encode(solver.generator.spec.template.render(PROMPTS[0])))
-
-
-async def test_a_step_is_scored_the_same_alone_and_among_others(solver):
-    paths = [await write(solver.generator, PROMPTS[2]), Attempt(steps=("71 - 46 = 25\n",)), Attempt(steps=("7\n", "8"))]
-    together = await solver.verifier.score(PROMPTS[2], paths, max_tokens=None, usage=Usage())
-    for path, scored in zip(paths, together, strict=True):
-        (alone,) = await solver.verifier.score(PROMPTS[2], [path], max_tokens=None, usage=Usage())
-        assert scored.scores == pytest.approx(alone.scores, abs=1e-4)
-
-
-async def test_a_deadline_is_kept_and_returns_what_there_is(solver):
-    loop = asyncio.get_running_loop()
-    started = loop.time()
-    request = Request(PROMPTS[2], arm=Arm.parse("majority(n=64)"), seconds=2.0, allow_partial=True)
-    solution = await solver.solve(request)
-    assert loop.time() - started < 2.0
-    assert solution.stop is Stop.DEADLINE
-    assert solution.bill.generated_tokens > 0
+    path = await write(solver.generator, PROMPTS[2])
+    spend = Usage()
+    for steps in range(1, len(path.steps) + 1):  # as a search asks: one step more each round
+        tokens = path.tokens[: sum(path.token_counts[:steps])]
+        begun = Attempt(path.steps[:steps], tokens, path.log_probs[:steps], path.token_counts[:steps])
+        (read,) = await verifier.score(PROMPTS[2], [begun], max_tokens=None, usage=spend)
+    (own,) = await LogProbability().score(PROMPTS[2], [path], max_tokens=None, usage=Usage())
+    assert read.scores == pytest.approx(own.scores, abs=1e-3)
 
 
 async def test_the_loop_is_never_blocked(solver):
