@@ -31,7 +31,7 @@ def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> 
         return Batcher(model, tokenizer, generator.template.delimiter, generator.max_tokens)
 
     solver = batcher(generator.adapter)
-    writer = TransformersGenerator(solver, generator, batcher(generator.reviser) if generator.reviser else solver)
+    writer = TransformersGenerator(solver, generator, batcher(generator.reviser) if generator.reviser else None)
     if verifier.kind == "log_prob":
         return writer, LogProbability()
     if verifier.kind in FORMATS:
@@ -44,11 +44,11 @@ def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> 
 
 
 class TransformersGenerator:
-    """See :class:`router.backends.Generator`. ``reviser`` continues the paths that see earlier attempts."""
+    """See :class:`router.backends.Generator`. ``reviser`` continues paths with earlier attempts, if there is one."""
 
-    def __init__(self, batcher: Batcher, spec: GeneratorSpec, reviser: Batcher):
+    def __init__(self, batcher: Batcher, spec: GeneratorSpec, reviser: Batcher | None = None):
         self.batcher = batcher
-        self.reviser = reviser
+        self.reviser = reviser or batcher
         self.spec = spec
         self.parameters = spec.parameters
 
