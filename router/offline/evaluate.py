@@ -257,8 +257,9 @@ def _headline(
 ) -> dict[str, Any]:
     found = {name: fixed.get(name, {}).get(budget) for name in SELECTIONS}
     found |= {name: points.get(budget) for name, points in policies.items()}
-    if budget not in policies["predicted_average"] and policies["predicted_average"]:
-        found["predicted_average"] = policies["predicted_average"][min(policies["predicted_average"])]
+    for name in ("predicted_average", "oracle_average"):  # the least that can be spent on average may be a little more
+        if policies[name] and budget < min(policies[name]) < budget * 1.5:
+            found[name] = policies[name][min(policies[name])]
     row: dict[str, Any] = {"budget": budget, "best_fixed_arm": str(best_fixed[budget])}
     row |= {name: runs.point(draws) if runs else None for name, runs in found.items()}
     for name in ("predicted", "predicted_average"):
