@@ -12,7 +12,8 @@ from router.cli import main
 from router.engines import read_engine
 from router.errors import InvalidBundle, InvalidFile
 from router.offline.attempts import write_attempts
-from router.offline.evaluate import evaluate, spend_to_match
+from router.offline.curves import spend_to_match
+from router.offline.evaluate import evaluate
 from router.offline.page import save_evaluation
 from router.offline.train import Training, prompt_statistics, save_training, text_digest
 from router.offline.tune import finish_bundle, save_tuning, tune

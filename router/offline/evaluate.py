@@ -7,7 +7,7 @@ choices at rising budgets become a curve, and every figure of the report compare
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from difficulty.compare import measure as measure_difficulty
 from router.bundle import Bundle, load_bundle
 from router.errors import InvalidBundle, InvalidFile
 from router.offline.attempts import SAMPLE
+from router.offline.curves import REFERENCES, Curve, Runs, gain_kept, savings
 from router.offline.evidence import Measured, interval, measure, resamples
 from router.offline.train import Hidden, prompt_statistics, read_training, text_digest
 from router.offline.tune import ORACLE_POLICY, TUNING
@@ -29,26 +30,8 @@ from router.policy import LEVELS, Objective, Policy
 from strategies import SELECTIONS, Arm
 
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-REFERENCES = ("weighted_best_of_n", "majority")
-UNITS = ("generations", "flops")
 # What is wanted of the headline's number, and of the lower end of its interval.
 GOALS = {"savings_fixed_budget": (4.0, 2.0), "savings_average_budget": (8.0, None), "gain_kept": (0.9, None)}
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """(P,) one arm on each prompt: accuracy, generations (complete solutions' worth), FLOPs (the estimator's too)."""
-
-    accuracy: NDArray[np.float64]
-    generations: NDArray[np.float64]
-    flops: NDArray[np.float64]
-
-    def point(self, draws: NDArray[np.float64]) -> dict[str, float]:
-        spent = {"generations": round(float(self.generations.mean()), 3), "flops": round(float(self.flops.mean()))}
-        return interval(self.accuracy, draws) | spent
-
-
-Curve = Mapping[float, Runs]  # by budget, in rising order
 
 
 def evaluate(
@@ -139,9 +122,9 @@ def evaluate(
         "savings_average_budget": "predicted_average",
         "savings_oracle": "oracle",
     }
-    headlines: dict[str, Any] = {field: _savings(policies[name], fixed, draws) for field, name in names.items()}
+    headlines: dict[str, Any] = {field: savings(policies[name], fixed, draws) for field, name in names.items()}
     headlines["gain_kept"] = {
-        reference: _gain_kept(policies, fixed.get(reference, {}), draws) for reference in REFERENCES
+        reference: gain_kept(policies, fixed.get(reference, {}), draws) for reference in REFERENCES
     }
     rows = [_headline(budget, fixed, policies, best_fixed, draws) for budget in budgets]
     return {
@@ -268,85 +251,6 @@ def _headline(
     return row
 
 
-def _savings(points: Curve, fixed: Mapping[str, Curve], draws: NDArray[np.float64]) -> dict[str, Any]:
-    """Times less compute for the best accuracy of each reference curve; see ``evaluate``."""
-    results = {}
-    for name in REFERENCES:
-        reference = fixed.get(name, {})
-        if not reference or not points:
-            results[name] = {"target": None, "reason": "not measured on these attempts"}
-            continue
-        best = max(reference, key=lambda budget: (round(float(reference[budget].accuracy.mean()), 9), -budget))
-        result: dict[str, Any] = {
-            "target": {
-                "arm": str(Arm(name, int(best))) if best > 1 else "majority(n=1)",
-                **reference[best].point(draws),
-            }
-        }
-        everyone = np.full((1, draws.shape[1]), 1 / draws.shape[1])
-        for unit in UNITS:
-            exact = float(_times_less(points, reference[best], unit, everyone)[0])
-            spread = _times_less(points, reference[best], unit, draws)
-            low, high = np.quantile(spread, [0.025, 0.975])
-            result[unit] = {
-                "times": round(exact, 3),
-                "low": round(float(low), 3),
-                "high": round(float(high), 3),
-                "reached": round(float((spread > 0).mean()), 3),
-            }
-        result["by_budget"] = [
-            {
-                "budget": budget,
-                **{unit: round(float(_times_less(points, runs, unit, everyone)[0]), 3) for unit in UNITS},
-            }
-            for budget, runs in reference.items()
-        ]
-        if not result["generations"]["times"]:
-            top = max(float(runs.accuracy.mean()) for runs in points.values())
-            result["reason"] = f"its highest accuracy {top:.4f} stays below {result['target']['accuracy']:.4f}"
-        results[name] = result
-    return {**results[REFERENCES[0]], "majority": results["majority"]}
-
-
-def _times_less(points: Curve, target: Runs, unit: str, draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R,) the target's spend over the curve's for the same accuracy, on each resample; 0 where never reached."""
-    accuracy = np.stack([draws @ runs.accuracy for runs in points.values()], axis=1)
-    spend = np.stack([draws @ getattr(runs, unit) for runs in points.values()], axis=1)
-    goals, spent = draws @ target.accuracy, draws @ getattr(target, unit)
-    matched = [spend_to_match(x, y, goal) for x, y, goal in zip(spend, accuracy, goals, strict=True)]
-    return np.array([0.0 if x is None else total / x for x, total in zip(matched, spent, strict=True)])
-
-
-def spend_to_match(spend: Sequence[float], accuracy: Sequence[float], goal: float) -> float | None:
-    """Where a curve first reaches an accuracy, interpolated on a log scale between its points; None: never."""
-    for i, reached in enumerate(accuracy):
-        if reached >= goal - 1e-12:
-            if i == 0 or reached == accuracy[i - 1]:
-                return float(spend[i])
-            share = (goal - accuracy[i - 1]) / (reached - accuracy[i - 1])
-            return float(spend[i - 1] * (spend[i] / spend[i - 1]) ** share)
-    return None
-
-
-def _gain_kept(policies: Mapping[str, Curve], reference: Curve, draws: NDArray[np.float64]) -> dict[str, Any]:
-    """Mean gain over the budgets that all three were measured at, and the ratio of the two."""
-    shared = [budget for budget in reference if budget in policies["predicted"] and budget in policies["oracle"]]
-    if not shared:
-        return {"value": None, "reason": "not measured on these attempts"}
-    predicted, oracle = (
-        np.mean([policies[name][budget].accuracy - reference[budget].accuracy for budget in shared], axis=0)
-        for name in ("predicted", "oracle")
-    )
-    result: dict[str, Any] = {"predicted": interval(predicted, draws), "oracle": interval(oracle, draws)}
-    if oracle.mean() <= 0:
-        return {"value": None, "reason": "with oracle levels there is no gain to keep"} | result
-    gains = draws @ oracle
-    ratios = np.where(gains > 0, (draws @ predicted) / np.where(gains > 0, gains, 1), np.nan)
-    low, high = np.nanquantile(ratios, [0.025, 0.975])
-    value = round(float(predicted.mean() / oracle.mean()), 3)
-    return {"value": value, "low": round(float(low), 3), "high": round(float(high), 3)} | result
-
-
 def _asked(
     policy: Policy, probabilities: NDArray[np.float64], objective: Objective, runs: Runs, draws: NDArray[np.float64]
 ) -> dict[str, Any]:
@@ -418,7 +322,7 @@ def _limits(
         if goal["goal"].startswith("savings"):
             known = "oracle_average" if goal["goal"] == "savings_average_budget" else "oracle"
             tried = {"estimator": policies[known], "policy": hindsight}
-            reached = {name: _value(_savings(points, fixed, draws)) for name, points in tried.items()}
+            reached = {name: _value(savings(points, fixed, draws)) for name, points in tried.items()}
             limit = next((name for name, value in reached.items() if _enough(goal, value)), None)
             if limit is None:
                 found = gaps.get("verifier", {"accuracy": 0})["accuracy"]
