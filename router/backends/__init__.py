@@ -30,6 +30,12 @@ class Usage:
     scored_tokens: int = 0
     calls: int = 0
 
+    def add(self, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0, scored_tokens: int = 0) -> None:
+        self.calls += calls
+        self.prompt_tokens += prompt_tokens
+        self.generated_tokens += generated_tokens
+        self.scored_tokens += scored_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class GeneratorSpec:

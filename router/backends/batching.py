@@ -274,9 +274,7 @@ class Batcher:
 
     def count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
         for tally in (usage, self.counted):
-            tally.calls += calls
-            tally.prompt_tokens += prompt_tokens
-            tally.generated_tokens += generated_tokens
+            tally.add(calls=calls, prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
 
     def _fail_batch(self, message: str) -> None:
         for job in {path.job for path in chain(self._waiting, *self._rows)}:

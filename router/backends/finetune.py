@@ -7,7 +7,7 @@ Both resume from the last checkpoint when started again with the same output fol
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,15 +142,19 @@ def tree(tokenizer: Any, context: str, attempts: Sequence[LabelledSteps]) -> dic
             right[number, node] += attempt.count * label
             wrong[number, node] += attempt.count * (1 - label)
     weights = {"right_weights": [0.0] * len(ids), "wrong_weights": [0.0] * len(ids)}
-    for number in {number for number, _ in right}:
-        masses = {"right_weights": right, "wrong_weights": wrong}
-        totals = [sum(mass for (at, _), mass in side.items() if at == number) for side in masses.values()]
-        if min(totals) > 0:
-            for (name, side), total in zip(masses.items(), totals, strict=True):
-                for (at, node), mass in side.items():
-                    if at == number:
-                        weights[name][node] += mass / total / 2
+    right_total, wrong_total = _by_step_number(right), _by_step_number(wrong)
+    for (number, node), mass in right.items():
+        if right_total[number] > 0 and wrong_total[number] > 0:
+            weights["right_weights"][node] += mass / right_total[number] / 2
+            weights["wrong_weights"][node] += wrong[number, node] / wrong_total[number] / 2
     return {"input_ids": ids, "parents": parents, "positions": positions, **weights}
+
+
+def _by_step_number(masses: Mapping[tuple[int, int], float]) -> dict[int, float]:
+    totals: dict[int, float] = defaultdict(float)
+    for (number, _), mass in masses.items():
+        totals[number] += mass
+    return totals
 
 
 def pack_trees(rows: Sequence[dict[str, list[Any]]]) -> dict[str, torch.Tensor]:

@@ -146,8 +146,7 @@ class PublishedVerifier:
             rows = await self.reader.scores(readings, spent)
         finally:
             for tally in (usage, self.counted):
-                tally.calls += spent.calls
-                tally.scored_tokens += spent.scored_tokens
+                tally.add(calls=spent.calls, scored_tokens=spent.scored_tokens)
         for reading, row in zip(readings, rows, strict=True):
             if len(row) != len(reading.at):
                 raise EngineUnavailable(f"the reward model gave {len(row)} scores for {len(reading.at)} steps")

@@ -209,8 +209,7 @@ class StepVerifier:
 
     def _count(self, usage: Usage, scored_tokens: int, calls: int = 0) -> None:
         for tally in (usage, self.counted):
-            tally.calls += calls
-            tally.scored_tokens += scored_tokens
+            tally.add(calls=calls, scored_tokens=scored_tokens)
 
     def _encode(self, path: Path) -> "_Steps":
         """The tokens as they were sampled; an attempt from elsewhere has only its text."""

@@ -244,9 +244,7 @@ class VllmGenerator:
 
     def count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
         for tally in (usage, self.counted):
-            tally.calls += calls
-            tally.prompt_tokens += prompt_tokens
-            tally.generated_tokens += generated_tokens
+            tally.add(calls=calls, prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
 
     def _encode(self, prompt: str, earlier: Sequence[str], context: int) -> tuple[int, ...]:
         """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
