@@ -35,6 +35,7 @@ LORA = {
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
 IGNORED = -100
+TOKENS = 2_500  # read at once, padding included: what they leave for the way back takes some 10 GB
 
 
 def train_generator(
@@ -60,7 +61,10 @@ def train_generator(
     # Plain attention: at a hundred tokens the fused one costs more than it saves.
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32, attn_implementation="eager")
     model = _with_lora(model, start)
-    _train(_GeneratorTrainer, model, rows, out, learning_rate=learning_rate, seed=seed, collator=_pad, batch=(24, 1))
+    longest = max(len(row["input_ids"]) for row in rows)
+    at_once = max(n for n in (1, 2, 3, 4, 6, 8, 12, 24) if n == 1 or n * longest <= TOKENS)
+    batch = (at_once, 24 // at_once)
+    _train(_GeneratorTrainer, model, rows, out, learning_rate=learning_rate, seed=seed, collator=_pad, batch=batch)
 
 
 def _with_lora(model: Any, start: Path | None) -> Any:
