@@ -75,24 +75,32 @@ def train_reviser(
 
 
 def train_verifier(
-    attempts: Annotated[list[Path], typer.Argument(help="Attempts files, on prompts that nothing is evaluated on.")],
+    data: Annotated[
+        list[Path],
+        typer.Argument(
+            help="For a prm, attempts files; for a likelihood verifier, worked solutions as for train-generator, many "
+            "more than the generator saw. On prompts that nothing is evaluated on."
+        ),
+    ],
     *,
     engine: Engine = DEFAULT,
     solutions: Annotated[
         Path | None,
         typer.Option(
-            help="Prompts file with worked solutions: a step is right while it and all before it match.  "
+            help="For a prm: prompts file with worked solutions; a step is right while it and all before it match.  "
             "[default: label a step with the share of right attempts among those that begin with it]"
         ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
     seed: Seed = 0,
 ) -> None:
-    """Train the engine's process reward model on labelled steps of sampled attempts, starting from the generator.
+    """Train the engine's verifier, starting from the generator: a process reward model on labelled steps of sampled
+    attempts, or a language model that knows the task better.
 
     Judge it with `router judge` on attempts at other prompts before serving it. Resumes after an interruption.
     """
     from router.backends import finetune
+    from router.backends.examples import read_examples
     from router.backends.weights import model_folder
     from router.engines import read_engine
     from router.offline import labels
@@ -102,8 +110,16 @@ def train_verifier(
     spec = read_engine(engine)
     if spec.verifier.adapter is None:
         raise InvalidFile(f"{engine}/engine.json: verifier.adapter is null; name the folder that the adapter goes to")
-    frame = read_attempts(attempts)
-    delimiter = spec.generator.template.delimiter
+    start = engine / spec.generator.adapter if spec.generator.adapter else None
+    base, template = model_folder(spec.generator.model), spec.generator.template
+    out = engine / spec.verifier.adapter
+    if spec.verifier.kind == "likelihood":
+        worked = [example for path in data for example in read_examples(path)]
+        finetune.train_generator(worked, base, out, template, start=start, learning_rate=learning_rate, seed=seed)
+        typer.echo(f"wrote {out}, trained on {len(worked)} worked solutions")
+        return
+    frame = read_attempts(data)
+    delimiter = template.delimiter
     examples = (
         labels.from_solutions(frame, read_prompts(solutions), delimiter)
         if solutions
@@ -111,13 +127,5 @@ def train_verifier(
     )
     if not examples:
         raise InvalidFile("the attempts have no steps to learn from; collect some")
-    finetune.train_verifier(
-        examples,
-        model_folder(spec.generator.model),
-        engine / spec.verifier.adapter,
-        spec.generator.template,
-        start=engine / spec.generator.adapter if spec.generator.adapter else None,
-        learning_rate=learning_rate,
-        seed=seed,
-    )
-    typer.echo(f"wrote {engine / spec.verifier.adapter}, trained on {len(examples)} attempts")
+    finetune.train_verifier(examples, base, out, template, start=start, learning_rate=learning_rate, seed=seed)
+    typer.echo(f"wrote {out}, trained on {len(examples)} attempts")
