@@ -1,4 +1,4 @@
-"""collect, score, judge, calibrate: prompts → attempts, and what their scores are worth."""
+"""collect, score, judge, judge-reviser, calibrate: prompts → attempts, and what their scores are worth."""
 
 from pathlib import Path
 from typing import Annotated
@@ -157,6 +157,47 @@ def judge(
         )
         for n, row in result["best_of"].items():
             typer.echo(f"  N={n:3} " + "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in row.items()))
+
+
+def judge_reviser(
+    prompts: Annotated[list[Path], typer.Option(help="Prompts with references, none that the reviser learned from.")],
+    *,
+    engine: Engine = DEFAULT,
+    backend: Backend = "transformers",
+    generator_url: GeneratorUrl = None,
+    engine_api_key: EngineKey = None,
+    chains: Annotated[int, typer.Option(min=1, help="Chains of attempts for each prompt.")] = 4,
+    length: Annotated[int, typer.Option(min=2, help="Attempts in a chain.")] = 4,
+    seed: Seed = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Judge a reviser: pass rate along chains of attempts, and how often right turns wrong and wrong right."""
+    import asyncio
+    from dataclasses import replace
+    from json import dumps
+
+    from router.backends import VerifierSpec
+    from router.engines import load_engines, read_engine
+    from router.offline.prompts import read_prompts
+    from router.offline.revisions import judge_chains, sample_chains
+
+    problems = [prompt for path in prompts for prompt in read_prompts(path)]
+    spec = replace(read_engine(engine), verifier=VerifierSpec("log_prob", None, 0))
+    generator, _ = load_engines(backend, spec, engine, endpoints(generator_url, None, engine_api_key))
+
+    async def run() -> list[list[bool]]:
+        try:
+            return await sample_chains(problems, generator, chains=chains, length=length, seed=seed)
+        finally:
+            await generator.close()
+
+    result = judge_chains(asyncio.run(run()))
+    if json:
+        typer.echo(dumps(result))
+        return
+    typer.echo(f"{result['chains']} chains; pass rate by position " + " ".join(f"{r:.3f}" for r in result["pass_rate"]))
+    for name in ("right_to_wrong", "wrong_to_right"):
+        typer.echo(f"{name.replace('_', ' ')}: {'never seen' if result[name] is None else format(result[name], '.3f')}")
 
 
 def calibrate(
