@@ -23,7 +23,8 @@ async def sample_chains(
 
     Raises InvalidFile where a prompt has no reference, EngineUnavailable.
     """
-    if unknown := next((prompt.id for prompt in prompts if prompt.reference is None), None):
+    references = {prompt.id: prompt.reference for prompt in prompts if prompt.reference is not None}
+    if unknown := next((prompt.id for prompt in prompts if prompt.id not in references), None):
         raise InvalidFile(f"prompt {unknown!r} has no reference; without it no attempt can be called right")
     free = asyncio.Semaphore(PROMPTS_AT_ONCE)
 
@@ -35,7 +36,7 @@ async def sample_chains(
             async for event in drive(arm, request, generator, LogProbability(), Bill()):
                 if isinstance(event, tuple):
                     outcome, _ = event
-        right = [await answers.same(path.answer, prompt.reference) for path in outcome.candidates]
+        right = [await answers.same(path.answer, references[prompt.id]) for path in outcome.candidates]
         return [right[i : i + length] for i in range(0, len(right), length)]
 
     return [chain for found in await asyncio.gather(*map(one, prompts)) for chain in found]
