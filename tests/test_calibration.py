@@ -14,6 +14,7 @@ from router.cli import main
 from router.engines import Engine, load_engines, read_engine, write_engine
 from router.errors import InvalidFile
 from router.offline import calibration
+from router.offline.attempts import read_attempts
 from strategies import Path
 
 
@@ -57,22 +58,43 @@ async def test_calibrated_scales_every_step_and_leaves_unscored_paths_alone():
     assert calibrated.parameters == raw.parameters
 
 
-def test_the_command_writes_what_the_engine_then_uses(tmp_path):
+@pytest.fixture
+def engine_folder(tmp_path):
     generator = GeneratorSpec("fake", None, 1_000, CHATML, temperature=0.8, max_tokens=512)
     write_engine(Engine("tiny", generator, VerifierSpec("prm", None, 500)), tmp_path)
-    rows = [(0.9, True), (0.8, True), (0.7, False), (0.6, True), (0.4, False), (0.2, False)]
-    row = {"prompt_id": "p", "prompt": "?", "reference": "1", "answer": "1", "text": "1"}
-    tokens = {"prompt_tokens": 1, "generated_tokens": 1, "scored_tokens": 1, "arm": "sample"}
-    lines = [row | tokens | {"sample": i, "scores": [s], "correct": c} for i, (s, c) in enumerate(rows)]
-    file = tmp_path / "scored.jsonl"
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
 
-    calibrate = ["calibrate", str(file), "--engine", str(tmp_path)]
+
+def row(prompt: str, sample: int, scores: list[float] | None, correct: bool) -> str:
+    values = {"prompt_id": prompt, "prompt": "1 + 1 =", "reference": "2", "answer": "2", "text": "1 + 1 = 2\nAnswer: 2"}
+    tokens = {"prompt_tokens": 1, "generated_tokens": 1, "scored_tokens": 1, "arm": "sample"}
+    return json.dumps(values | tokens | {"sample": sample, "scores": scores, "correct": correct}) + "\n"
+
+
+def test_scoring_may_be_limited_to_some_prompts(engine_folder):
+    file = engine_folder / "attempts.jsonl"
+    file.write_text("".join(row(prompt, sample, None, True) for prompt in "abc" for sample in (0, 1)))
+    out = engine_folder / "scored.parquet"
+    score = ["score", str(file), "--engine", str(engine_folder), "--backend", "fake", "--limit", "2"]
+    result = CliRunner().invoke(main, [*score, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    scored = read_attempts([out])
+    assert scored["prompt_id"].nunique() == 2
+    assert len(scored) == 4
+    assert [list(scores) for scores in scored["scores"]] == [pytest.approx([0.9, 0.9])] * 4
+
+
+def test_the_command_writes_what_the_engine_then_uses(engine_folder):
+    rows = [(0.9, True), (0.8, True), (0.7, False), (0.6, True), (0.4, False), (0.2, False)]
+    file = engine_folder / "scored.jsonl"
+    file.write_text("".join(row("p", i, [score], correct) for i, (score, correct) in enumerate(rows)))
+
+    calibrate = ["calibrate", str(file), "--engine", str(engine_folder)]
     result = CliRunner().invoke(main, calibrate)
     assert result.exit_code == 0, result.output
-    spec = read_engine(tmp_path)
+    spec = read_engine(engine_folder)
     assert spec.verifier.slope > 0
-    _, verifier = load_engines("fake", spec, tmp_path)
+    _, verifier = load_engines("fake", spec, engine_folder)
     assert isinstance(verifier, Calibrated)
 
     again = CliRunner().invoke(main, calibrate)

@@ -105,6 +105,10 @@ def score(
     backend: Backend = "transformers",
     verifier_url: VerifierUrl = None,
     engine_api_key: EngineKey = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Score the attempts at so many prompts only, drawn at random.")
+    ] = None,
+    seed: Seed = 0,
 ) -> None:
     """Score pooled attempts with the engine's verifier, also those sampled elsewhere."""
     import asyncio
@@ -114,6 +118,9 @@ def score(
     from router.offline.attempts import read_attempts, write_attempts
 
     frame = read_attempts(attempts)
+    if limit is not None:
+        prompts = frame["prompt_id"].drop_duplicates()
+        frame = frame[frame["prompt_id"].isin(prompts.sample(min(limit, len(prompts)), random_state=seed))]
     spec = read_engine(engine)
     if spec.verifier.kind == "log_prob":
         raise InvalidFile(
