@@ -139,7 +139,7 @@ def serve(
     logs.configure()
     credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
-    engines = partial(_engines, backend, endpoints(generator_url, verifier_url, engine_api_key))
+    engines = partial(_engines, backend, endpoints(generator_url, verifier_url, larger_url, engine_api_key))
     loaded = load_bundle(bundle, bundle_digest)
     solver = Solver(loaded, *engines(loaded), explore=explore)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
@@ -193,7 +193,8 @@ def token(
         print("admin = true")
 
 
-def _engines(backend: str, endpoints: "Endpoints", bundle: "Bundle") -> "tuple[Generator, Verifier]":
+def _engines(backend: str, endpoints: "Endpoints", bundle: "Bundle") -> "Engines":
+    from router.backends import Engines
     from router.engines import Engine, load_engines
     from router.tracing import TracedGenerator, TracedVerifier
 
@@ -205,6 +206,6 @@ def _engines(backend: str, endpoints: "Endpoints", bundle: "Bundle") -> "tuple[G
             "have; serve it with --backend transformers",
             reason="UNSPECIFIED",
         )
-    engine = Engine(manifest.name, manifest.generator, manifest.verifier)
-    generator, verifier = load_engines(backend, engine, bundle.folder, endpoints)
-    return TracedGenerator(generator), TracedVerifier(verifier)
+    engine = Engine(manifest.name, manifest.generator, manifest.verifier, manifest.larger)
+    generator, verifier, larger = load_engines(backend, engine, bundle.folder, endpoints)
+    return Engines(TracedGenerator(generator), TracedVerifier(verifier), TracedGenerator(larger) if larger else None)
