@@ -86,19 +86,18 @@ def measure(probabilities: NDArray[np.float64], statistics: ArrayLike, edges: Ar
     same = len({*levels, *predicted}) == 1  # kappa is undefined where there is one level only
     return Quality(
         log_loss=float(log_loss(levels, probabilities / probabilities.sum(axis=1, keepdims=True), labels=LEVELS)),
-        ece=_calibration_error(probabilities, levels),
+        ece=calibration_error(probabilities.max(axis=1), predicted == levels),
         kappa=0.0 if same else float(cohen_kappa_score(levels, predicted, labels=LEVELS, weights="quadratic")),
         spearman=_rank_correlation(-probabilities @ np.array(LEVELS), np.asarray(statistics, dtype=float)),
         accuracy=float((levels == predicted).mean()),
     )
 
 
-def _calibration_error(probabilities: NDArray[np.float64], levels: NDArray[np.int64], bins: int = 10) -> float:
-    confidence = probabilities.max(axis=1)
-    right = (1 + probabilities.argmax(axis=1)) == levels
+def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10) -> float:
+    """Expected calibration error: mean distance of (n,) confidence and share right, over equal-width bins."""
     bucket = np.minimum((confidence * bins).astype(int), bins - 1)
     return float(
-        sum(abs(confidence[bucket == b].sum() - right[bucket == b].sum()) for b in np.unique(bucket)) / len(levels)
+        sum(abs(confidence[bucket == b].sum() - right[bucket == b].sum()) for b in np.unique(bucket)) / len(right)
     )
 
 

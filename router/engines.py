@@ -1,12 +1,12 @@
 """The models that attempts are sampled and scored with: named by ``engine.json`` in a bundle's folder, and loaded."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from router.backends import Endpoints, Engines, GeneratorSpec, Verifier, VerifierSpec
+from router.backends import Calibrated, Endpoints, Engines, GeneratorSpec, Verifier, VerifierSpec
 from router.bundle import specs
 from router.errors import InvalidFile, InvalidRequest, MissingDependency
 
@@ -45,6 +45,13 @@ def read_engine(folder: Path) -> Engine:
         raise InvalidFile(f"{path}: {error}") from error
 
 
+def write_engine(engine: Engine, folder: Path) -> None:
+    """The inverse of :func:`read_engine`, at once: the file is the old one or the new one."""
+    partial = folder / (ENGINE + ".partial")
+    partial.write_text(json.dumps(asdict(engine), indent=2) + "\n")
+    partial.replace(folder / ENGINE)
+
+
 def load_engines(backend: str, engine: Engine, folder: Path, endpoints: Endpoints = NOWHERE) -> Engines:
     """All models, with the adapters in ``folder`` or at ``endpoints``.
 
@@ -53,15 +60,20 @@ def load_engines(backend: str, engine: Engine, folder: Path, endpoints: Endpoint
     module = _module(backend, endpoints)
     where = (endpoints,) if backend == "vllm" else ()
     generator, verifier = module.load(engine.generator, engine.verifier, folder, *where)
-    return Engines(generator, verifier, module.load_larger(engine.larger, folder, *where) if engine.larger else None)
+    larger = module.load_larger(engine.larger, folder, *where) if engine.larger else None
+    return Engines(generator, _calibrated(verifier, engine.verifier), larger)
 
 
 def load_verifier(backend: str, engine: Engine, folder: Path, endpoints: Endpoints = NOWHERE) -> Verifier:
     """The verifier alone, where it needs no generator. Raises as :func:`load_engines`."""
     if backend == "vllm":
-        verifier: Verifier = _module(backend, endpoints).load_verifier(engine.verifier, endpoints)
-        return verifier
+        return _calibrated(_module(backend, endpoints).load_verifier(engine.verifier, endpoints), engine.verifier)
     return load_engines(backend, replace(engine, larger=None), folder, endpoints).verifier
+
+
+def _calibrated(verifier: Verifier, spec: VerifierSpec) -> Verifier:
+    as_it_is = (spec.slope, spec.intercept) == (1, 0)
+    return verifier if as_it_is else Calibrated(verifier, spec.slope, spec.intercept)
 
 
 def _module(backend: str, endpoints: Endpoints) -> Any:

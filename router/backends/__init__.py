@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from math import exp
+from math import exp, log
 from typing import NamedTuple, Protocol
 
 from router.backends.template import Template
@@ -72,12 +72,16 @@ class VerifierSpec:
              it a language model that knows the task better than the generator; "log_prob": the generator's own
              log-probability; or a published format (``router.backends.prm.FORMATS``), whose weights are ``model``
     model    folder or hub id of a published process reward model; None for the other kinds
+    slope, intercept  of the log-odds of its raw scores (Platt, 1999): 1 and 0 leave them as they are. Votes are weighed
+             by scores, so they should be probabilities; `router calibrate` fits both
     """
 
     kind: str
     adapter: str | None
     parameters: int
     model: str | None = None
+    slope: float = 1.0
+    intercept: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,38 @@ class Engines(NamedTuple):
 
     async def close(self) -> None:
         await asyncio.gather(*(engine.close() for engine in self if engine))
+
+
+class Calibrated:
+    """A verifier whose scores are scaled by :func:`platt`; their order, and what they cost, stay."""
+
+    def __init__(self, verifier: Verifier, slope: float, intercept: float):
+        self.verifier = verifier
+        self.parameters = verifier.parameters
+        self.slope, self.intercept = slope, intercept
+
+    async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
+        scored = await self.verifier.score(prompt, paths, max_tokens=max_tokens, usage=usage)
+        return [
+            replace(path, scores=tuple(platt(raw, self.slope, self.intercept) for raw in path.scores))
+            if path.scores
+            else path
+            for path in scored
+        ]
+
+    async def close(self) -> None:
+        await self.verifier.close()
+
+
+def log_odds(score: float) -> float:
+    """Of a score in [0, 1], whose ends count as a millionth from them."""
+    score = min(max(score, 1e-6), 1 - 1e-6)
+    return log(score / (1 - score))
+
+
+def platt(raw: float, slope: float, intercept: float) -> float:
+    """The probability whose log-odds are ``slope`` * those of the raw score + ``intercept`` (Platt, 1999)."""
+    return 1 / (1 + exp(-(slope * log_odds(raw) + intercept)))
 
 
 class LogProbability:

@@ -5,10 +5,10 @@ Offline: prompts → attempts → verifier, difficulty model, policy → report.
 Heavy libraries are imported by the command that needs them.
 """
 
-from router.commands.attempts import collect, judge, score
+from router.commands.attempts import calibrate, collect, judge, score
 from router.commands.models import train_generator, train_reviser, train_verifier
 from router.commands.policy import evaluate, train, tune
 from router.commands.service import serve, token
 
 SERVICE = (serve, token)
-PIPELINE = (collect, score, judge, train_generator, train_reviser, train_verifier, train, tune, evaluate)
+PIPELINE = (collect, score, judge, calibrate, train_generator, train_reviser, train_verifier, train, tune, evaluate)

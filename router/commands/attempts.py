@@ -1,4 +1,4 @@
-"""collect, score, judge: prompts → attempts, and what their scores are worth."""
+"""collect, score, judge, calibrate: prompts → attempts, and what their scores are worth."""
 
 from pathlib import Path
 from typing import Annotated
@@ -156,7 +156,36 @@ def judge(
             continue
         typer.echo(
             f"{path}: {result['prompts']} prompts, {result['mixed_prompts']} with right and wrong attempts; "
-            f"AUC {result['auc']:.3f}, within prompts {result['auc_within']:.3f}"
+            f"AUC {result['auc']:.3f}, within prompts {result['auc_within']:.3f}; calibration error {result['ece']:.3f}"
         )
         for n, row in result["best_of"].items():
             typer.echo(f"  N={n:3} " + "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in row.items()))
+
+
+def calibrate(
+    attempts: Annotated[
+        list[Path],
+        typer.Argument(help="Attempts scored by this engine's verifier, on prompts that nothing is evaluated on."),
+    ],
+    *,
+    engine: Engine = DEFAULT,
+) -> None:
+    """Make the engine's verifier give probabilities: fit slope and intercept, and write them to engine.json.
+
+    Votes are weighed by scores. The order of scores does not change, so best-of-N and the kept beams do not either.
+    """
+    from dataclasses import replace
+
+    from router.engines import read_engine, write_engine
+    from router.offline import calibration
+    from router.offline.attempts import read_attempts
+
+    spec = read_engine(engine)
+    if (spec.verifier.slope, spec.verifier.intercept) != (1, 0):
+        raise InvalidFile(
+            f"{engine}/engine.json: the verifier is calibrated already; set slope to 1 and intercept to 0, and score "
+            "the attempts again"
+        )
+    slope, intercept = calibration.fit(read_attempts(attempts))
+    write_engine(replace(spec, verifier=replace(spec.verifier, slope=slope, intercept=intercept)), engine)
+    typer.echo(f"wrote slope {slope:.3f} and intercept {intercept:.3f} to {engine}/engine.json")

@@ -126,6 +126,7 @@ def tune(
         sizes,
         generator_parameters=engine.generator.parameters,
         verifier_parameters=engine.verifier.parameters,
+        larger_parameters=engine.larger.parameters if engine.larger else 0,
         default=objective,
         tolerance=tolerance,
         seed=seed,

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.commands.options import DEFAULT, Backend, EngineKey, GeneratorUrl, VerifierUrl, endpoints
+from router.commands.options import DEFAULT, Backend, EngineKey, GeneratorUrl, LargerUrl, VerifierUrl, endpoints
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from router.backends import Endpoints, Generator, Verifier
+    from router.backends import Endpoints, Engines
     from router.bundle import Bundle
 
 
@@ -26,6 +26,7 @@ def serve(
     backend: Backend = "transformers",
     generator_url: GeneratorUrl = None,
     verifier_url: VerifierUrl = None,
+    larger_url: LargerUrl = None,
     engine_api_key: EngineKey = None,
     host: Annotated[
         str,

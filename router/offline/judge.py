@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from difficulty.compare import calibration_error
 from router.backends import Usage, Verifier
 from router.errors import InvalidFile
 from router.offline.attempts import SAMPLE
+from router.offline.calibration import last_scores
 from router.offline.evidence import evidence
 from router.offline.labels import steps_of
-from router.offline.train import last_score
 from strategies import Path
 
 
@@ -43,14 +44,13 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
     """How well the scores of pooled attempts select.
 
     auc         of the last step's score against correctness, over all attempts
+    ece         expected calibration error of that score as the chance of being right
     auc_within  mean over the prompts that have both right and wrong attempts of the AUC among their own
     best_of     by N: accuracy of one sample, of each selection, and of the oracle selector (any right)
 
     Raises InvalidFile where scores or correctness are missing, or no prompt has both right and wrong attempts.
     """
-    pool = attempts[attempts["arm"] == SAMPLE]
-    pool = pool.assign(score=pool["scores"].map(last_score), right=pool["correct"].astype("boolean"))
-    scored = pool.dropna(subset=["score", "right"]).astype({"right": bool, "score": float})
+    scored = last_scores(attempts)
     mixed = [rows for _, rows in scored.groupby("prompt_id") if rows["right"].nunique() == 2]
     if not mixed:
         raise InvalidFile("no prompt has both right and wrong scored attempts; score them, or take other prompts")
@@ -61,6 +61,7 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
         "prompts": len(right),
         "mixed_prompts": len(mixed),
         "auc": float(roc_auc_score(scored["right"], scored["score"])),
+        "ece": calibration_error(scored["score"].to_numpy(), scored["right"].to_numpy()),
         "auc_within": float(np.mean([roc_auc_score(rows["right"], rows["score"]) for rows in mixed])),
         "best_of": {
             str(n): {

@@ -91,6 +91,7 @@ def tune(
     *,
     generator_parameters: int,
     verifier_parameters: int,
+    larger_parameters: int = 0,
     default: Objective | None = None,
     tolerance: float = 0.005,
     seed: int = 0,
@@ -114,9 +115,8 @@ def tune(
             f"the attempts lack {len(missing)} prompts that the difficulty model was trained on, first {missing[0]!r}; "
             "give tune the same attempts files as train, and more for arms that were run"
         )
-    measured = measure(
-        attempts, training.prompts.index, budgets, (generator_parameters, verifier_parameters), seed=seed
-    )
+    parameters = (generator_parameters, verifier_parameters, larger_parameters)
+    measured = measure(attempts, training.prompts.index, budgets, parameters, seed=seed)
     if measured.budgets.min() > budgets[0]:
         raise InvalidFile(
             f"no arm within budget {budgets[0]} was measured on nearly all prompts; collect attempts for every prompt, "

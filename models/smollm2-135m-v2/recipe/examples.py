@@ -1,4 +1,4 @@
-"""Write the files in data/: worked examples for the solver, and prompts for everything that is sampled.
+"""Write the files in data/: worked examples for solver and verifier, and prompts for everything that is sampled.
 
 Usage: python examples.py OUT
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from problems import Problem, generate
 
 JUDGED = {"heldout": 250, "tune": 500}
-SOLVER, PRACTICE = 3000, 3000
+SOLVER, PRACTICE, VERIFIER = 3000, 3000, 14000
 
 
 def main(out: Path) -> None:
@@ -25,13 +25,20 @@ def main(out: Path) -> None:
     for name, size in JUDGED.items():
         _write(out / f"{name}.jsonl", map(_prompt, islice(rest, size)))
     exclude = frozenset(problem.prompt for problem in judged)
-    _write(out / "practice.jsonl", map(_prompt, generate(PRACTICE, seed=11, exclude=exclude)))
-    worked = generate(SOLVER, seed=12, exclude=exclude)
-    _write(out / "solver.jsonl", ({"prompt": p.prompt, "completion": p.solution} for p in worked))
+    practice = generate(PRACTICE, seed=11, exclude=exclude)
+    _write(out / "practice.jsonl", map(_prompt, practice))
+    _write(out / "solver.jsonl", map(_worked, generate(SOLVER, seed=12, exclude=exclude)))
+    # The verifier is judged on practice prompts before anything else, so it learns from none of them either.
+    exclude |= frozenset(problem.prompt for problem in practice)
+    _write(out / "verifier.jsonl", map(_worked, generate(VERIFIER, seed=14, exclude=exclude)))
 
 
 def _prompt(problem: Problem) -> dict:
     return {"id": problem.id, "prompt": problem.prompt, "reference": problem.reference, "solution": problem.solution}
+
+
+def _worked(problem: Problem) -> dict:
+    return {"prompt": problem.prompt, "completion": problem.solution}
 
 
 def _write(file: Path, rows: Iterable[dict]) -> None:
