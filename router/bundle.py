@@ -123,7 +123,8 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
         manifest = _manifest(document)
     except (TypeError, KeyError, ValueError) as error:
         raise InvalidBundle(f"{path}: {error}") from error
-    adapters = (manifest.generator.adapter, manifest.generator.reviser, manifest.verifier.adapter)
+    larger = manifest.larger.adapter if manifest.larger else None
+    adapters = (manifest.generator.adapter, manifest.generator.reviser, manifest.verifier.adapter, larger)
     weights = (f"{adapter}/adapter_model.safetensors" for adapter in adapters if adapter)
     for name in ("difficulty.joblib", "policy.json", *weights):
         if name not in manifest.files:
@@ -189,7 +190,9 @@ def _manifest(document: dict[str, Any]) -> Manifest:
     return Manifest(**{**values, **models, "edges": tuple(values["edges"])})
 
 
-def specs(generator: Any, verifier: Any, larger: Any = None) -> tuple[GeneratorSpec, VerifierSpec, GeneratorSpec | None]:
+def specs(
+    generator: Any, verifier: Any, larger: Any = None
+) -> tuple[GeneratorSpec, VerifierSpec, GeneratorSpec | None]:
     """Generator, verifier and larger model from JSON values; raises ValueError naming what is wrong."""
     return (
         _generator(generator),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.backends import Generator, Verifier
+from router.backends import Engines
 from router.bundle import Bundle, load_bundle, read_manifest
 from router.errors import InvalidBundle, InvalidRequest, RouterError
 from router.solver import Decision, Request, Solver

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from router.backends import LogProbability, Usage
+from router.backends import Engines, LogProbability, Usage
 from router.backends.fake import FakeGenerator, FakeVerifier, calculate
-from router.errors import DeadlineExceeded, TokenCapReached
+from router.errors import DeadlineExceeded, InvalidRequest, TokenCapReached
 from router.policy import Objective
 from router.solver import Bill, Request, Round, Solution, Stop, drive
 from strategies import STRATEGIES, Arm, Outcome
@@ -27,6 +27,7 @@ ARMS = [
         "dvts(n=8, m=4)",
         "lookahead(n=8, m=4, k=2)",
         "revision(n=8, chains=2)",
+        "larger_model(n=12)",
     )
 ]
 every_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.strategy)
@@ -41,15 +42,20 @@ class Run:
     generator: FakeGenerator
     verifier: FakeVerifier
     bill: Bill
+    larger: FakeGenerator
 
     async def finish(self) -> tuple[list[Round], Outcome, Stop]:
         *rounds, last = [
-            event async for event in drive(self.arm, self.request, self.generator, self.verifier, self.bill)
+            event
+            async for event in drive(
+                self.arm, self.request, Engines(self.generator, self.verifier, self.larger), self.bill
+            )
         ]
         return rounds, *last
 
     def counted(self) -> Usage:
-        mine, theirs = self.generator.counted, self.verifier.counted
+        mine = (self.larger if self.arm.larger else self.generator).counted
+        theirs = self.verifier.counted
         return Usage(mine.prompt_tokens, mine.generated_tokens, theirs.scored_tokens, mine.calls + theirs.calls)
 
     def billed(self) -> Usage:
@@ -62,7 +68,8 @@ def run(arm: Arm, *, latency: float = 0.0, verifier_latency: float = 0.0, write=
         Request(PROMPT, **request),
         FakeGenerator(write=write, latency=latency),
         FakeVerifier(latency=verifier_latency),
-        Bill(generator_parameters=1000, verifier_parameters=500),
+        Bill(generator_parameters=1000, verifier_parameters=500, larger_parameters=11_400),
+        FakeGenerator(write=write, latency=latency, parameters=11_400),
     )
 
 
@@ -82,8 +89,9 @@ async def test_the_bill_equals_the_engines_own_count(arm):
     assert stop is Stop.COMPLETE
     assert search.billed() == search.counted()
     assert search.bill.generated_tokens > 0
-    assert (search.bill.scored_tokens > 0) == (arm.strategy not in {"single", "majority"})
-    assert search.bill.generator_flops == 2 * 1000 * (search.bill.prompt_tokens + search.bill.generated_tokens)
+    assert (search.bill.scored_tokens > 0) == (arm.strategy not in {"single", "majority", "larger_model"})
+    parameters = 11_400 if arm.larger else 1000
+    assert search.bill.generator_flops == 2 * parameters * (search.bill.prompt_tokens + search.bill.generated_tokens)
     assert search.bill.verifier_flops == 2 * 500 * search.bill.scored_tokens
     assert outcome.answer is not None
 
@@ -272,3 +280,33 @@ async def test_an_embedding_for_the_prediction_is_on_the_bill(solver, generator)
     bill = solver.new_bill()
     decision = await solver.decide(Request("7 + 7 ="), bill)
     assert (decision.level, bill.prompt_tokens, bill.calls) == (2, 7, 1)
+
+
+async def test_the_larger_model_writes_and_its_tokens_cost_more():
+    search = run(Arm("larger_model", 12))
+    _, outcome, _ = await search.finish()
+    assert outcome.answer == "86"
+    assert search.generator.counted == Usage()
+    bill = search.bill
+    assert bill.larger_tokens == bill.prompt_tokens + bill.generated_tokens > 0
+    assert bill.generator_flops == 2 * 11_400 * bill.larger_tokens
+
+
+async def test_tokens_of_the_generator_itself_keep_their_price_beside_the_larger_one():
+    search = run(Arm("larger_model", 12))
+    search.bill.prompt_tokens = 10  # what predicting the level from hidden states took
+    await search.finish()
+    own, larger = 10, search.bill.larger_tokens
+    assert search.bill.generator_flops == 2 * (1000 * own + 11_400 * larger)
+
+
+@pytest.mark.parametrize(
+    ("n", "larger", "message"),
+    [(12, None, "no larger model is served"), (11, 11_400, r"12 times .* ask for larger_model\(n=12\)")],
+)
+async def test_a_larger_model_that_is_not_there_is_refused(n, larger, message):
+    search = run(Arm("larger_model", n))
+    search.larger = FakeGenerator(parameters=larger) if larger else None
+    with pytest.raises(InvalidRequest, match=message):
+        await search.finish()
+    assert search.billed() == Usage()

@@ -207,6 +207,8 @@ def _engines(backend: str, endpoints: "Endpoints", bundle: "Bundle") -> "Engines
             "have; serve it with --backend transformers",
             reason="UNSPECIFIED",
         )
-    engine = Engine(manifest.name, manifest.generator, manifest.verifier, manifest.larger)
+    # A second model is loaded only for a policy that may choose it, or when it is served anyway.
+    wanted = any(arm.larger for arm in bundle.policy.arms) or endpoints.larger
+    engine = Engine(manifest.name, manifest.generator, manifest.verifier, manifest.larger if wanted else None)
     generator, verifier, larger = load_engines(backend, engine, bundle.folder, endpoints)
     return Engines(TracedGenerator(generator), TracedVerifier(verifier), TracedGenerator(larger) if larger else None)

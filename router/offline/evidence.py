@@ -121,7 +121,12 @@ class Measured:
 
 
 def measure(
-    attempts: pd.DataFrame, prompts: pd.Index, budgets: Sequence[int], parameters: tuple[int, int, int], *, seed: int = 0
+    attempts: pd.DataFrame,
+    prompts: pd.Index,
+    budgets: Sequence[int],
+    parameters: tuple[int, int, int],
+    *,
+    seed: int = 0,
 ) -> Measured:
     """The evidence on these prompts, of the arms measured on nearly all of them. Raises InvalidFile.
 

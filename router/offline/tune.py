@@ -331,9 +331,16 @@ def finish_bundle(folder: Path, engine: Engine, provenance: Mapping[str, Any] | 
         name=engine.name,
         generator=engine.generator,
         verifier=engine.verifier,
+        larger=engine.larger,
         statistic=training.statistic,
         edges=training.edges,
-        files=digests(folder, engine.generator.adapter, engine.generator.reviser, engine.verifier.adapter),
+        files=digests(
+            folder,
+            engine.generator.adapter,
+            engine.generator.reviser,
+            engine.verifier.adapter,
+            engine.larger.adapter if engine.larger else None,
+        ),
         libraries=library_versions(),
         provenance={
             "git_revision": _git_revision(folder),
