@@ -203,7 +203,9 @@ def test_thinking_longer_is_compared_with_a_larger_model_at_equal_flops(tmp_path
         frame = world(prefix)
         first = frame[frame["arm"] == "beam_search(n=4, m=4)"]
         known = ~first["prompt_id"].str.contains("-5-")
-        larger = first.assign(arm="larger_model(n=4)", correct=known.astype("boolean"), generated_tokens=10)
+        larger = first.assign(
+            arm="larger_model(n=4)", correct=known.astype("boolean"), generated_tokens=10, scored_tokens=0
+        )
         return pd.concat([frame, larger], ignore_index=True)
 
     with pytest.raises(InvalidFile, match="must describe that model as larger"):

@@ -154,7 +154,7 @@ def measure(
     generator, _, larger = parameters
     if not larger and any(arm.larger for arm in arms):
         raise InvalidFile("the attempts hold runs of larger_model; engine.json must describe that model as larger")
-    values["generations"] *= [larger / generator if arm.larger else 1.0 for arm in arms]
+    values["generations"] = values["generations"] * [larger / generator if arm.larger else 1.0 for arm in arms]
     return Measured(
         prompts=prompts[complete.to_numpy()],
         arms=arms,
