@@ -29,6 +29,7 @@ class Manifest:
     edges       the four bin edges between levels, in units of ``statistic``, hardest side last
     statistic   "pass_rate" or "mean_score"
     provenance  library versions, git revision, seeds, date: for people
+    larger      what the arm larger_model was measured on, where there is one
     """
 
     format_version: int
@@ -40,6 +41,7 @@ class Manifest:
     files: Mapping[str, str]
     libraries: Mapping[str, str]
     provenance: Mapping[str, Any]
+    larger: GeneratorSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Bundle:
         """Equal for bundles that the same engines serve: same models, same adapters."""
         own = ("difficulty.joblib", "policy.json")
         adapters = frozenset((name, digest) for name, digest in self.manifest.files.items() if name not in own)
-        return self.manifest.generator, self.manifest.verifier, adapters
+        return self.manifest.generator, self.manifest.verifier, self.manifest.larger, adapters
 
 
 def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
@@ -121,7 +123,8 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
         manifest = _manifest(document)
     except (TypeError, KeyError, ValueError) as error:
         raise InvalidBundle(f"{path}: {error}") from error
-    adapters = (manifest.generator.adapter, manifest.generator.reviser, manifest.verifier.adapter)
+    larger = manifest.larger.adapter if manifest.larger else None
+    adapters = (manifest.generator.adapter, manifest.generator.reviser, manifest.verifier.adapter, larger)
     weights = (f"{adapter}/adapter_model.safetensors" for adapter in adapters if adapter)
     for name in ("difficulty.joblib", "policy.json", *weights):
         if name not in manifest.files:
@@ -182,18 +185,26 @@ def _manifest(document: dict[str, Any]) -> Manifest:
     values = _exactly(document, Manifest)
     if not isinstance(values["files"], dict) or not isinstance(values["libraries"], dict):
         raise ValueError("files and libraries must be objects")
-    generator, verifier = specs(values["generator"], values["verifier"])
-    return Manifest(**{**values, "generator": generator, "verifier": verifier, "edges": tuple(values["edges"])})
+    generator, verifier, larger = specs(values["generator"], values["verifier"], values["larger"])
+    models = {"generator": generator, "verifier": verifier, "larger": larger}
+    return Manifest(**{**values, **models, "edges": tuple(values["edges"])})
 
 
-def specs(generator: Any, verifier: Any) -> tuple[GeneratorSpec, VerifierSpec]:
-    """Both from JSON values; raises ValueError naming what is wrong."""
-    generator = _exactly(generator, GeneratorSpec)
-    template = Template(**_typed(generator["template"], Template))
+def specs(
+    generator: Any, verifier: Any, larger: Any = None
+) -> tuple[GeneratorSpec, VerifierSpec, GeneratorSpec | None]:
+    """Generator, verifier and larger model from JSON values; raises ValueError naming what is wrong."""
     return (
-        GeneratorSpec(**_typed({**generator, "template": template}, GeneratorSpec)),
+        _generator(generator),
         VerifierSpec(**_typed(verifier, VerifierSpec)),
+        None if larger is None else _generator(larger),
     )
+
+
+def _generator(value: Any) -> GeneratorSpec:
+    value = _exactly(value, GeneratorSpec)
+    template = Template(**_typed(value["template"], Template))
+    return GeneratorSpec(**_typed({**value, "template": template}, GeneratorSpec))
 
 
 def _typed(mapping: Any, cls: type) -> dict[str, Any]:

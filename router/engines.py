@@ -1,12 +1,12 @@
 """The models that attempts are sampled and scored with: named by ``engine.json`` in a bundle's folder, and loaded."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from router.backends import Calibrated, Endpoints, Generator, GeneratorSpec, Verifier, VerifierSpec
+from router.backends import Calibrated, Endpoints, Engines, GeneratorSpec, Verifier, VerifierSpec
 from router.bundle import specs
 from router.errors import InvalidFile, InvalidRequest, MissingDependency
 
@@ -22,18 +22,20 @@ class Engine:
     name: str
     generator: GeneratorSpec
     verifier: VerifierSpec
+    larger: GeneratorSpec | None = None
 
 
 def read_engine(folder: Path) -> Engine:
-    """Read ``{"name": ..., "generator": {GeneratorSpec}, "verifier": {VerifierSpec}}``; raises InvalidFile."""
+    """Read ``{"name": ..., "generator": {GeneratorSpec}, "verifier": {VerifierSpec}}``, and where larger_model is an
+    arm, ``"larger": {GeneratorSpec}``; raises InvalidFile."""
     path = folder / ENGINE
     try:
         document = json.loads(path.read_text())
-        if not isinstance(document, dict) or set(document) != {"name", "generator", "verifier"}:
-            raise ValueError("needs exactly the keys name, generator and verifier")
+        if not isinstance(document, dict) or {*document, "larger"} != {"name", "generator", "verifier", "larger"}:
+            raise ValueError("needs exactly the keys name, generator and verifier, and for a larger model larger")
         if not isinstance(document["name"], str) or not document["name"].strip():
             raise ValueError("name must be a non-empty string")
-        return Engine(document["name"], *specs(document["generator"], document["verifier"]))
+        return Engine(document["name"], *specs(document["generator"], document["verifier"], document.get("larger")))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InvalidFile(
             f"{folder} has no {ENGINE}, which says what generator and verifier the attempts are from: "
@@ -50,24 +52,23 @@ def write_engine(engine: Engine, folder: Path) -> None:
     partial.replace(folder / ENGINE)
 
 
-def load_engines(
-    backend: str, engine: Engine, folder: Path, endpoints: Endpoints = NOWHERE
-) -> tuple[Generator, Verifier]:
-    """Both models, with the adapters in ``folder`` or at ``endpoints``.
+def load_engines(backend: str, engine: Engine, folder: Path, endpoints: Endpoints = NOWHERE) -> Engines:
+    """All models, with the adapters in ``folder`` or at ``endpoints``.
 
     Raises InvalidRequest, MissingDependency, MissingWeights.
     """
     module = _module(backend, endpoints)
     where = (endpoints,) if backend == "vllm" else ()
     generator, verifier = module.load(engine.generator, engine.verifier, folder, *where)
-    return generator, _calibrated(verifier, engine.verifier)
+    larger = module.load_larger(engine.larger, folder, *where) if engine.larger else None
+    return Engines(generator, _calibrated(verifier, engine.verifier), larger)
 
 
 def load_verifier(backend: str, engine: Engine, folder: Path, endpoints: Endpoints = NOWHERE) -> Verifier:
     """The verifier alone, where it needs no generator. Raises as :func:`load_engines`."""
     if backend == "vllm":
         return _calibrated(_module(backend, endpoints).load_verifier(engine.verifier, endpoints), engine.verifier)
-    return load_engines(backend, engine, folder, endpoints)[1]
+    return load_engines(backend, replace(engine, larger=None), folder, endpoints).verifier
 
 
 def _calibrated(verifier: Verifier, spec: VerifierSpec) -> Verifier:
@@ -80,7 +81,7 @@ def _module(backend: str, endpoints: Endpoints) -> Any:
         raise InvalidRequest(
             "backend", f"unknown backend {backend!r}; known: {', '.join(BACKENDS)}", reason="UNSPECIFIED"
         )
-    if backend != "vllm" and (endpoints.generator or endpoints.verifier):
+    if backend != "vllm" and (endpoints.generator or endpoints.verifier or endpoints.larger):
         raise InvalidRequest(
             "backend", f"the {backend} backend calls no engine; name one with --backend vllm", reason="UNSPECIFIED"
         )

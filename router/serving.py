@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from router.backends import Generator, Verifier
+from router.backends import Engines
 from router.bundle import Bundle, load_bundle, read_manifest
 from router.errors import InvalidBundle, InvalidRequest, RouterError
 from router.solver import Decision, Request, Solver
@@ -41,7 +41,7 @@ class Serving:
         self,
         solver: Solver,
         root: Path | None = None,
-        load: Callable[[Bundle], tuple[Generator, Verifier]] | None = None,
+        load: Callable[[Bundle], Engines] | None = None,
     ):
         self.active = solver
         self.shadow: Solver | None = None
@@ -121,7 +121,7 @@ class Serving:
         bundle = load_bundle(folder, digest)
         for running in filter(None, (self.active, self._previous)):
             if bundle.engines == running.bundle.engines:
-                return Solver(bundle, running.generator, running.verifier, explore=self.active.explore)
+                return Solver(bundle, *running.engines, explore=self.active.explore)
         if self._load_engines is None:
             raise InvalidBundle(f"{folder} needs other engines than the ones that run; start another server with it")
         return Solver(bundle, *self._load_engines(bundle), explore=self.active.explore)
@@ -153,16 +153,16 @@ class Serving:
         """Close all engines. Calls must have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         solvers = [solver for solver in (self.active, self._previous, self.shadow) if solver]
-        for solver in {id(solver.generator): solver for solver in solvers}.values():
-            await solver.close()
+        for engines in {id(solver.engines.generator): solver.engines for solver in solvers}.values():
+            await engines.close()
 
     def _retire(self, solver: Solver) -> None:
         """Close a solver's engines once nobody uses them."""
         if self._calls[solver] == 0:
             del self._calls[solver]
         held = [*filter(None, (self.active, self._previous, self.shadow)), *self._calls]
-        if all(other.generator is not solver.generator for other in held):
-            self._begin(solver.close())
+        if all(other.engines.generator is not solver.engines.generator for other in held):
+            self._begin(solver.engines.close())
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -16,7 +16,7 @@ from enum import Enum
 from itertools import count
 
 from router import answers
-from router.backends import Generator, Usage, Verifier
+from router.backends import Engines, Generator, Usage, Verifier, times_larger
 from router.bundle import Bundle
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, TokenCapReached
 from router.policy import Expectation, Objective
@@ -74,15 +74,21 @@ class Decision:
 
 @dataclass(slots=True)
 class Bill(Usage):
-    """Usage with what it means in FLOPs (2 * parameters * tokens) and in seconds by phase: route, generate, score."""
+    """Usage with what it means in FLOPs (2 * parameters * tokens) and in seconds by phase: route, generate, score.
+
+    larger_tokens  how many of the prompt and generated tokens were the larger model's
+    """
 
     generator_parameters: int = 0
     verifier_parameters: int = 0
+    larger_parameters: int = 0
+    larger_tokens: int = 0
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @property
     def generator_flops(self) -> float:
-        return 2.0 * self.generator_parameters * (self.prompt_tokens + self.generated_tokens)
+        own = self.prompt_tokens + self.generated_tokens - self.larger_tokens
+        return 2.0 * (self.generator_parameters * own + self.larger_parameters * self.larger_tokens)
 
     @property
     def verifier_flops(self) -> float:
@@ -116,11 +122,18 @@ class Solver:
     explore  share of decisions whose arm is drawn evenly from the policy's arms within the budget, to learn from
     """
 
-    def __init__(self, bundle: Bundle, generator: Generator, verifier: Verifier, *, explore: float = 0.0):
+    def __init__(
+        self,
+        bundle: Bundle,
+        generator: Generator,
+        verifier: Verifier,
+        larger: Generator | None = None,
+        *,
+        explore: float = 0.0,
+    ):
         self.explore = explore
         self.bundle = bundle
-        self.generator = generator
-        self.verifier = verifier
+        self.engines = Engines(generator, verifier, larger)
 
     async def decide(self, request: Request, usage: Usage | None = None) -> Decision:
         """Predict the level, choose the arm; what that spends is added to ``usage``. Raises InvalidRequest."""
@@ -131,7 +144,7 @@ class Solver:
         difficulty = self.bundle.difficulty
         prompts = [request.prompt]
         usage = Usage() if usage is None else usage
-        features = prompts if difficulty.input == "text" else await self.generator.embed(prompts, usage=usage)
+        features = prompts if difficulty.input == "text" else await self.engines.generator.embed(prompts, usage=usage)
         probabilities = tuple(float(p) for p in difficulty.predict_proba(features)[0])
         level = 1 + max(range(len(probabilities)), key=probabilities.__getitem__)
         if request.arm:
@@ -172,7 +185,7 @@ class Solver:
         yield decision
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
-        async with aclosing(drive(decision.arm, request, self.generator, self.verifier, bill)) as events:
+        async with aclosing(drive(decision.arm, request, self.engines, bill)) as events:
             async for event in events:
                 if isinstance(event, Round):
                     yield event
@@ -181,10 +194,15 @@ class Solver:
                     yield Solution(decision, outcome, bill, stop)
 
     def new_bill(self) -> Bill:
-        return Bill(generator_parameters=self.generator.parameters, verifier_parameters=self.verifier.parameters)
+        return new_bill(self.engines)
 
-    async def close(self) -> None:
-        await asyncio.gather(self.generator.close(), self.verifier.close())
+
+def new_bill(engines: Engines) -> Bill:
+    return Bill(
+        generator_parameters=engines.generator.parameters,
+        verifier_parameters=engines.verifier.parameters,
+        larger_parameters=engines.larger.parameters if engines.larger else 0,
+    )
 
 
 def validate(request: Request) -> None:
@@ -210,16 +228,21 @@ def validate(request: Request) -> None:
 
 
 async def drive(
-    arm: Arm, request: Request, generator: Generator, verifier: Verifier, bill: Bill
+    arm: Arm, request: Request, engines: Engines, bill: Bill
 ) -> AsyncGenerator[Round | tuple[Outcome, Stop], None]:
-    """Run one search; yield a Round an ask, then the outcome and why it ended."""
+    """Run one search; yield a Round an ask, then the outcome and why it ended.
+
+    Raises InvalidRequest where the arm is larger_model, and no such model is there or it has another size.
+    """
+    if arm.larger:
+        _check_larger(arm, engines)
     search = arm.search()
-    engines = _Engines(request, generator, verifier, bill)
+    limited = _Limited(request, engines, bill, larger=arm.larger)
     finished: list[Path] = []
     try:
         ask = next(search)
         for number in count(1):
-            paths = await engines.answer(ask)
+            paths = await limited.answer(ask)
             # Rollouts that lookahead throws away (greedy, a few steps) are no solutions of the search.
             if isinstance(ask, Extend) and not (ask.steps and ask.temperature == 0):
                 finished += [
@@ -231,9 +254,23 @@ async def drive(
         outcome: Outcome = done.value
     finally:
         search.close()
-    if engines.stop is not Stop.COMPLETE and not request.allow_partial:
-        raise _stopped(engines.stop, bill)
-    yield outcome, engines.stop
+    if limited.stop is not Stop.COMPLETE and not request.allow_partial:
+        raise _stopped(limited.stop, bill)
+    yield outcome, limited.stop
+
+
+def _check_larger(arm: Arm, engines: Engines) -> None:
+    if engines.larger is None:
+        raise InvalidRequest(
+            "options.arm.strategy", "no larger model is served; choose another strategy", reason="ARM_INVALID"
+        )
+    times = times_larger(engines.larger.parameters, engines.generator.parameters)
+    if arm.n != times:
+        raise InvalidRequest(
+            "options.arm.n",
+            f"the larger model has {times} times the generator's parameters; ask for larger_model(n={times})",
+            reason="ARM_INVALID",
+        )
 
 
 def _round(number: int, paths: Sequence[Path], finished: list[Path], bill: Bill) -> Round:
@@ -261,16 +298,17 @@ def _stopped(stop: Stop, bill: Bill) -> RouterError:
     return error
 
 
-class _Engines:
-    """Answers one search's asks within its limits.
+class _Limited:
+    """Answers one search's asks within its limits; ``larger``: by the larger model.
 
     Past a limit nothing is extended any more: open paths come back cut, which ends any search by itself.
     """
 
-    def __init__(self, request: Request, generator: Generator, verifier: Verifier, bill: Bill):
+    def __init__(self, request: Request, engines: Engines, bill: Bill, *, larger: bool):
         self.request = request
-        self.generator = generator
-        self.verifier = verifier
+        self.generator = engines.larger if larger and engines.larger else engines.generator
+        self.larger = larger
+        self.verifier = engines.verifier
         self.bill = bill
         self.stop = Stop.COMPLETE
         self.calls = 0
@@ -299,16 +337,21 @@ class _Engines:
         if self.stop is not Stop.COMPLETE:
             return [_cut(path) for path in ask.paths]
         self.calls += 1
-        paths = await self.generator.extend(
-            self.request.prompt,
-            ask.paths,
-            steps=ask.steps,
-            temperature=ask.temperature,
-            max_tokens=cap,
-            deadline=self.deadline,
-            seed=self.request.seed * 1_000_003 + self.calls,
-            usage=self.bill,
-        )
+        before = self.bill.prompt_tokens + self.bill.generated_tokens
+        try:
+            paths = await self.generator.extend(
+                self.request.prompt,
+                ask.paths,
+                steps=ask.steps,
+                temperature=ask.temperature,
+                max_tokens=cap,
+                deadline=self.deadline,
+                seed=self.request.seed * 1_000_003 + self.calls,
+                usage=self.bill,
+            )
+        finally:
+            if self.larger:
+                self.bill.larger_tokens += self.bill.prompt_tokens + self.bill.generated_tokens - before
         if any(path.end == "cut" for path in paths):
             spent = _left(self.request.max_generated_tokens, self.bill.generated_tokens) == 0
             self.stop = Stop.TOKEN_CAP if spent else Stop.DEADLINE

@@ -10,6 +10,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from router import bundle, errors, policy, solver
+from router.backends import GeneratorSpec
 from router.errors import InvalidRequest, RouterError
 from router.v1 import router_pb2 as pb
 from strategies import Arm, InvalidArm, Path
@@ -132,6 +133,7 @@ def bill(value: solver.Bill) -> pb.Bill:
         route_seconds=value.seconds["route"],
         generate_seconds=value.seconds["generate"],
         score_seconds=value.seconds["score"],
+        larger_tokens=value.larger_tokens,
     )
 
 
@@ -172,23 +174,28 @@ def _candidate(path: Path) -> pb.Candidate:
 
 
 def served(value: bundle.Bundle) -> pb.Bundle:
-    generator, verifier, default = value.manifest.generator, value.manifest.verifier, value.policy.default
+    verifier, larger, default = value.manifest.verifier, value.manifest.larger, value.policy.default
     message = pb.Bundle(
         id=value.id,
         digest=value.digest,
-        generator=pb.GeneratorInfo(
-            model=generator.model,
-            parameters=generator.parameters,
-            temperature=generator.temperature,
-            max_tokens=generator.max_tokens,
-        ),
+        generator=_generator(value.manifest.generator),
         verifier=pb.VerifierInfo(kind=verifier.kind, parameters=verifier.parameters),
+        larger=_generator(larger) if larger else None,
         statistic=value.manifest.statistic,
         edges=value.manifest.edges,
         cells=map(cell, value.policy.cells),
     )
     setattr(message, f"default_{default.kind}", int(default.value) if default.kind == "budget" else default.value)
     return message
+
+
+def _generator(value: GeneratorSpec) -> pb.GeneratorInfo:
+    return pb.GeneratorInfo(
+        model=value.model,
+        parameters=value.parameters,
+        temperature=value.temperature,
+        max_tokens=value.max_tokens,
+    )
 
 
 # Errors, in both directions

@@ -12,7 +12,7 @@ from typing import Any
 
 from strategies.asks import Extend, Outcome, Path, Score, Search
 from strategies.revision import revision
-from strategies.sampling import sample
+from strategies.sampling import larger_model, sample
 from strategies.select import best, majority, weighted
 from strategies.tree import beam_search, dvts, lookahead
 
@@ -27,6 +27,7 @@ STRATEGIES: Mapping[str, Callable[..., Search]] = {
     "dvts": dvts,
     "lookahead": lookahead,
     "revision": revision,
+    "larger_model": larger_model,
 }
 # Which of them can be replayed from a pool of independent attempts, and how each chooses; the others must be run.
 SELECTIONS = {"majority": majority, "best_of_n": best, "weighted_best_of_n": weighted}
@@ -51,7 +52,8 @@ class InvalidArm(ValueError):
 class Arm:
     """A strategy with its parameters and budget.
 
-    n       solutions' worth of sampling the strategy spends at most, before lookahead
+    n       solutions' worth of sampling the strategy spends at most, before lookahead; of larger_model, how many times
+            the generator's parameters its own model has, rounded up
     m       beam width: continuations of each kept path (beam_search, dvts, lookahead)
     k       steps of lookahead (lookahead)
     chains  parallel chains (revision)
@@ -96,6 +98,11 @@ class Arm:
                 "stop",
                 f"stop is a probability above 0.5 and below 1, got {self.stop}; leave it out to take all n samples",
             )
+
+    @property
+    def larger(self) -> bool:
+        """Whether the larger model writes, and not the generator."""
+        return self.strategy == "larger_model"
 
     @property
     def budget(self) -> int:

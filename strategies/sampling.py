@@ -1,7 +1,7 @@
-"""Independent samples, then a choice: single, majority, best-of-N, weighted best-of-N."""
+"""Independent samples, then a choice: single, majority, best-of-N, weighted best-of-N; and the larger model's one."""
 
 from strategies.asks import Extend, Path, Score, Search
-from strategies.select import Select
+from strategies.select import Select, majority
 from strategies.stopping import lead, rounds
 
 
@@ -18,3 +18,8 @@ def sample(n: int, *, select: Select, scored: bool, temperature: float | None = 
         if stop and lead(paths) >= stop:
             break
     return select(paths)
+
+
+def larger_model(n: int) -> Search:
+    """One greedy solution, which the driver has a model of ``n`` times the parameters write: ``n`` is its price."""
+    return sample(1, select=majority, scored=False, temperature=0)

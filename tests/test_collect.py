@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.errors import EngineUnavailable, InvalidFile
 from router.offline.attempts import read_attempts
@@ -26,8 +27,7 @@ def run(out: Path, units=UNITS, generator=None, settings=None) -> list[Unit]:
     ran: list[Unit] = []
     collect(
         units,
-        generator or FakeGenerator(),
-        FakeVerifier(),
+        Engines(generator or FakeGenerator(), FakeVerifier(), FakeGenerator(parameters=2_500)),
         out,
         settings=settings or {"seed": 0},
         on_unit=lambda unit, tokens: ran.append(unit),
@@ -65,6 +65,12 @@ class DiesAfter(FakeGenerator):
         if self.calls_left < 0:
             raise EngineUnavailable("gone")
         return await super().extend(*args, **kwargs)
+
+
+def test_the_larger_model_is_run_where_its_arm_is_named(tmp_path):
+    run(tmp_path / "a.parquet", [Unit(PROMPTS[1], Arm("larger_model", 3), 4)])
+    (row,) = read_attempts([tmp_path / "a.parquet"]).to_dict("records")
+    assert (row["arm"], row["sample"], row["answer"], row["correct"]) == ("larger_model(n=3)", 0, "4", True)
 
 
 def test_a_run_goes_on_where_the_last_one_stopped(tmp_path):

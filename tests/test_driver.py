@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from router.backends import LogProbability, Usage
+from router.backends import Engines, LogProbability, Usage
 from router.backends.fake import FakeGenerator, FakeVerifier, calculate
-from router.errors import DeadlineExceeded, TokenCapReached
+from router.errors import DeadlineExceeded, InvalidRequest, TokenCapReached
 from router.policy import Objective
 from router.solver import Bill, Request, Round, Solution, Stop, drive
 from strategies import STRATEGIES, Arm, Outcome
@@ -27,8 +27,10 @@ ARMS = [
         "dvts(n=8, m=4)",
         "lookahead(n=8, m=4, k=2)",
         "revision(n=8, chains=2)",
+        "larger_model(n=12)",
     )
 ]
+UNSCORED = {"single", "majority", "larger_model"}  # these ask no verifier
 every_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.strategy)
 
 
@@ -41,15 +43,20 @@ class Run:
     generator: FakeGenerator
     verifier: FakeVerifier
     bill: Bill
+    larger: FakeGenerator
 
     async def finish(self) -> tuple[list[Round], Outcome, Stop]:
         *rounds, last = [
-            event async for event in drive(self.arm, self.request, self.generator, self.verifier, self.bill)
+            event
+            async for event in drive(
+                self.arm, self.request, Engines(self.generator, self.verifier, self.larger), self.bill
+            )
         ]
         return rounds, *last
 
     def counted(self) -> Usage:
-        mine, theirs = self.generator.counted, self.verifier.counted
+        mine = (self.larger if self.arm.larger else self.generator).counted
+        theirs = self.verifier.counted
         return Usage(mine.prompt_tokens, mine.generated_tokens, theirs.scored_tokens, mine.calls + theirs.calls)
 
     def billed(self) -> Usage:
@@ -62,7 +69,8 @@ def run(arm: Arm, *, latency: float = 0.0, verifier_latency: float = 0.0, write=
         Request(PROMPT, **request),
         FakeGenerator(write=write, latency=latency),
         FakeVerifier(latency=verifier_latency),
-        Bill(generator_parameters=1000, verifier_parameters=500),
+        Bill(generator_parameters=1000, verifier_parameters=500, larger_parameters=11_400),
+        FakeGenerator(write=write, latency=latency, parameters=11_400),
     )
 
 
@@ -82,8 +90,9 @@ async def test_the_bill_equals_the_engines_own_count(arm):
     assert stop is Stop.COMPLETE
     assert search.billed() == search.counted()
     assert search.bill.generated_tokens > 0
-    assert (search.bill.scored_tokens > 0) == (arm.strategy not in {"single", "majority"})
-    assert search.bill.generator_flops == 2 * 1000 * (search.bill.prompt_tokens + search.bill.generated_tokens)
+    assert (search.bill.scored_tokens > 0) == (arm.strategy not in UNSCORED)
+    parameters = 11_400 if arm.larger else 1000
+    assert search.bill.generator_flops == 2 * parameters * (search.bill.prompt_tokens + search.bill.generated_tokens)
     assert search.bill.verifier_flops == 2 * 500 * search.bill.scored_tokens
     assert outcome.answer is not None
 
@@ -108,7 +117,7 @@ async def test_a_cap_on_generated_tokens_is_never_passed(arm, cap):
 
 
 @pytest.mark.parametrize("cap", [1, 50, 200, 333])
-@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.strategy not in {"single", "majority"}], ids=str)
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.strategy not in UNSCORED], ids=str)
 async def test_a_cap_on_scored_tokens_is_never_passed(arm, cap):
     search = run(arm, max_scored_tokens=cap, allow_partial=True, write=ponder)
     _, _, stop = await search.finish()
@@ -126,8 +135,8 @@ async def test_a_cap_that_is_not_reached_changes_nothing(arm):
 @every_arm
 @pytest.mark.parametrize(("generating", "scoring"), [(0.001, 0.0), (0.0, 10.0)])
 async def test_cancelling_frees_the_engine_and_leaves_an_exact_bill(arm, generating, scoring):
-    if scoring and arm.strategy in {"single", "majority"}:
-        generating = 0.001  # these ask no verifier
+    if scoring and arm.strategy in UNSCORED:
+        generating = 0.001
     search = run(arm, latency=generating, verifier_latency=scoring, write=ponder)
     task = asyncio.create_task(search.finish())
     await asyncio.sleep(0.05)
@@ -159,7 +168,9 @@ async def test_a_deadline_holds_for_an_engine_that_ignores_it(arm):
             return await super().extend(prompt, paths, **{**options, "deadline": None})
 
     search = run(arm, seconds=0.2, allow_partial=True)
-    search.generator = Stubborn(write=ponder, latency=0.001)
+    search.generator, search.larger = (
+        Stubborn(write=ponder, latency=0.001, parameters=parameters) for parameters in (1000, 11_400)
+    )
     started = time.monotonic()
     _, _, stop = await search.finish()
     assert time.monotonic() - started < 1.0  # with room for a busy machine; that it is kept is what ``stop`` says
@@ -204,7 +215,7 @@ async def test_equal_seeds_reproduce(arm):
     result = await run(arm, seed=1, write=guess).finish()
     assert result == await run(arm, seed=1, write=guess).finish()
     others = [await run(arm, seed=seed, write=guess).finish() for seed in (2, 3, 4)]
-    assert all(other == result for other in others) == (arm.strategy == "single")  # which is greedy
+    assert all(other == result for other in others) == (arm.strategy in {"single", "larger_model"})  # greedy
 
 
 @every_arm
@@ -272,3 +283,33 @@ async def test_an_embedding_for_the_prediction_is_on_the_bill(solver, generator)
     bill = solver.new_bill()
     decision = await solver.decide(Request("7 + 7 ="), bill)
     assert (decision.level, bill.prompt_tokens, bill.calls) == (2, 7, 1)
+
+
+async def test_the_larger_model_writes_and_its_tokens_cost_more():
+    search = run(Arm("larger_model", 12))
+    _, outcome, _ = await search.finish()
+    assert outcome.answer == "86"
+    assert search.generator.counted == Usage()
+    bill = search.bill
+    assert bill.larger_tokens == bill.prompt_tokens + bill.generated_tokens > 0
+    assert bill.generator_flops == 2 * 11_400 * bill.larger_tokens
+
+
+async def test_tokens_of_the_generator_itself_keep_their_price_beside_the_larger_one():
+    search = run(Arm("larger_model", 12))
+    search.bill.prompt_tokens = 10  # what predicting the level from hidden states took
+    await search.finish()
+    own, larger = 10, search.bill.larger_tokens
+    assert search.bill.generator_flops == 2 * (1000 * own + 11_400 * larger)
+
+
+@pytest.mark.parametrize(
+    ("n", "larger", "message"),
+    [(12, None, "no larger model is served"), (11, 11_400, r"12 times .* ask for larger_model\(n=12\)")],
+)
+async def test_a_larger_model_that_is_not_there_is_refused(n, larger, message):
+    search = run(Arm("larger_model", n))
+    search.larger = FakeGenerator(parameters=larger) if larger else None
+    with pytest.raises(InvalidRequest, match=message):
+        await search.finish()
+    assert search.billed() == Usage()

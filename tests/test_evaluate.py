@@ -66,7 +66,7 @@ def world(prefix, prompts_a_level=12, beam=True):
     return pd.DataFrame(rows).astype({"correct": "boolean"})
 
 
-def make_bundle(folder, attempts, candidate="prompt_length", hidden=None):
+def make_bundle(folder, attempts, candidate="prompt_length", hidden=None, engine=ENGINE):
     prompts = prompt_statistics(attempts, "pass_rate")
     texts = prompts["prompt"].tolist()
     features = hidden(texts) if hidden else texts
@@ -75,8 +75,9 @@ def make_bundle(folder, attempts, candidate="prompt_length", hidden=None):
     prompts[[f"p{level}" for level in RIGHT]] = model.predict_proba(features)
     training = Training("pass_rate", 0, EDGES, candidate, {}, prompts.drop(columns="prompt"))
     save_training(model, training, folder)
-    (folder / "engine.json").write_text(json.dumps(ENGINE))
-    save_tuning(tune(attempts, training, [1, 2, 4, 8], **PARAMETERS), folder)
+    (folder / "engine.json").write_text(json.dumps(engine))
+    larger = engine.get("larger", {"parameters": 0})["parameters"]
+    save_tuning(tune(attempts, training, [1, 2, 4, 8], larger_parameters=larger, **PARAMETERS), folder)
     finish_bundle(folder, read_engine(folder))
     return folder
 
@@ -194,6 +195,41 @@ def test_revisions_are_shown_from_sequential_to_parallel(tmp_path):
     ]
     (_, html) = save_evaluation(report, tmp_path / "out")
     assert "parallel chains" in html.read_text()
+
+
+def test_thinking_longer_is_compared_with_a_larger_model_at_equal_flops(tmp_path):
+    def with_larger(prefix):
+        """A model 4 times the size that knows everything but the hardest."""
+        frame = world(prefix)
+        first = frame[frame["arm"] == "beam_search(n=4, m=4)"]
+        known = ~first["prompt_id"].str.contains("-5-")
+        larger = first.assign(
+            arm="larger_model(n=4)", correct=known.astype("boolean"), generated_tokens=10, scored_tokens=0
+        )
+        return pd.concat([frame, larger], ignore_index=True)
+
+    with pytest.raises(InvalidFile, match="must describe that model as larger"):
+        make_bundle(tmp_path, with_larger("train"))
+    engine = ENGINE | {"larger": ENGINE["generator"] | {"parameters": 400}}
+    report = evaluate(with_larger("held"), make_bundle(tmp_path, with_larger("train"), engine=engine))
+    larger = report["larger"]
+    assert (larger["arm"], larger["times"]) == ("larger_model(n=4)", 4)
+    assert larger["flops"] == 4  # one solution of as many tokens, at four times the parameters
+    assert [row["allowed"] for row in larger["ratios"]] == [60.2, 15.4, 4.4]  # 4 + 3 * 3 / R
+    groups = {row["group"]: row for row in larger["ratios"][0]["groups"]}
+    assert {name: row["prompts"] for name, row in groups.items()} == {
+        "all": 60,
+        **{f"level {level}": 12 for level in RIGHT},
+        "pass rate 0.1 to 0.6": 24,
+    }
+    assert groups["all"]["larger"]["accuracy"] == pytest.approx(0.8)
+    assert groups["level 5"]["larger"]["accuracy"] == 0
+    # The policy may serve the larger model, which costs four solutions; the comparison is without it.
+    fixed = {point["budget"]: point for point in report["curves"]["larger_model"]}
+    assert fixed[4]["generations"] == pytest.approx(4, rel=0.1)
+    assert all(row["spent"] <= 8 for row in larger["ratios"])
+    (_, html) = save_evaluation(report, tmp_path / "out")
+    assert "Thinking longer or a larger model" in html.read_text()
 
 
 @pytest.mark.parametrize(

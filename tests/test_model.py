@@ -48,7 +48,7 @@ async def test_batching_changes_no_solution(solver):
     """Greedy solutions written together equal those that transformers writes alone."""
     from transformers import GenerationConfig
 
-    generator = solver.generator
+    generator = solver.engines.generator
     together = await asyncio.gather(*(write(generator, prompt) for prompt in PROMPTS))
     batcher = generator.batcher
     for prompt, path in zip(PROMPTS, together, strict=True):
@@ -62,7 +62,7 @@ async def test_paths_that_share_a_row_draw_what_they_draw_alone(solver):
     """A path's random numbers come with its place in the call; ended paths before it keep the place."""
 
     async def sample(paths: list[Attempt]) -> list[Attempt]:
-        return await solver.generator.extend(
+        return await solver.engines.generator.extend(
             PROMPTS[0], paths, steps=None, temperature=0.8, max_tokens=None, deadline=None, seed=3, usage=Usage()
         )
 
@@ -75,26 +75,31 @@ async def test_paths_that_share_a_row_draw_what_they_draw_alone(solver):
 
 
 async def test_a_search_reads_each_token_once(solver):
-    path = await write(solver.generator, PROMPTS[2])
+    path = await write(solver.engines.generator, PROMPTS[2])
     spend = Usage()
     for steps in (1, len(path.steps)):
         tokens = path.tokens[: sum(path.token_counts[:steps])]
         begun = Attempt(path.steps[:steps], tokens, path.log_probs[:steps], path.token_counts[:steps])
-        (read,) = await solver.verifier.score(PROMPTS[2], [begun], max_tokens=None, usage=spend)
-    prompt = solver.generator.batcher.tokenizer.encode(solver.generator.spec.template.render(PROMPTS[2]))
+        (read,) = await solver.engines.verifier.score(PROMPTS[2], [begun], max_tokens=None, usage=spend)
+    prompt = solver.engines.generator.batcher.tokenizer.encode(
+        solver.engines.generator.spec.template.render(PROMPTS[2])
+    )
     assert spend.scored_tokens == len(prompt) + len(path.tokens)
-    (at_once,) = await solver.verifier.score(PROMPTS[2], [path], max_tokens=None, usage=Usage())
+    (at_once,) = await solver.engines.verifier.score(PROMPTS[2], [path], max_tokens=None, usage=Usage())
     assert read.scores == pytest.approx(at_once.scores, abs=1e-4)
 
 
 async def test_the_generator_as_its_own_verifier_finds_its_own_likelihood(solver):
     from router.backends.transformers import StepVerifier
 
-    spec = VerifierSpec("likelihood", solver.bundle.manifest.generator.adapter, solver.generator.parameters)
+    spec = VerifierSpec("likelihood", solver.bundle.manifest.generator.adapter, solver.engines.generator.parameters)
     verifier = StepVerifier(
-        solver.generator.batcher, solver.generator.batcher.model, solver.generator.spec.template, spec
+        solver.engines.generator.batcher,
+        solver.engines.generator.batcher.model,
+        solver.engines.generator.spec.template,
+        spec,
     )
-    path = await write(solver.generator, PROMPTS[2])
+    path = await write(solver.engines.generator, PROMPTS[2])
     spend = Usage()
     for steps in range(1, len(path.steps) + 1):  # as a search asks: one step more each round
         tokens = path.tokens[: sum(path.token_counts[:steps])]
@@ -115,7 +120,7 @@ async def test_the_loop_is_never_blocked(solver):
 
     ticking = asyncio.create_task(tick())
     started = asyncio.get_running_loop().time()
-    async for _ in drive(Arm("majority", 8), Request(PROMPTS[2]), solver.generator, solver.verifier, solver.new_bill()):
+    async for _ in drive(Arm("majority", 8), Request(PROMPTS[2]), solver.engines, solver.new_bill()):
         pass
     seconds = asyncio.get_running_loop().time() - started
     ticking.cancel()

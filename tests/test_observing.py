@@ -48,7 +48,9 @@ class Observed:
     """A server with everything watched, and what was seen."""
 
     def __init__(self, solver: Solver, caplog, *, text: bool = False):
-        solver = Solver(solver.bundle, TracedGenerator(solver.generator), TracedVerifier(solver.verifier))
+        solver = Solver(
+            solver.bundle, TracedGenerator(solver.engines.generator), TracedVerifier(solver.engines.verifier)
+        )
         self.solver = solver
         admission, serving = Admission(), Serving(solver)
         self.metrics = Metrics(serving, admission)

@@ -202,7 +202,7 @@ async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_
         await serving.activate("larger", digest_of(root / "larger"))
         await serving.activate("larger", digest_of(root / "larger"))
         await asyncio.sleep(0)
-        assert (len(generators), solver.generator.closed) == (2, False)
+        assert (len(generators), solver.engines.generator.closed) == (2, False)
     await asyncio.sleep(0.01)
     assert [generator.closed for generator in generators] == [True, False]
     await serving.close()

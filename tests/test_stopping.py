@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.offline.evidence import evidence, picked_right, stopped
 from router.solver import Bill, Request, drive
@@ -149,7 +150,7 @@ async def test_the_bill_is_what_was_drawn(name, answers, drawn, asked):
     verifier = FakeVerifier(judge=lambda prompt, steps: [0.6] * len(steps))
     bill = Bill()
     *_, (outcome, _) = [
-        event async for event in drive(Arm(name, 32, stop=0.95), Request("7 ="), generator, verifier, bill)
+        event async for event in drive(Arm(name, 32, stop=0.95), Request("7 ="), Engines(generator, verifier), bill)
     ]
     assert (outcome.answer, len(outcome.candidates)) == ("7", drawn)
     assert bill.generated_tokens == generator.counted.generated_tokens == drawn * len("Answer: 7.")

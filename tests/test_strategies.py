@@ -106,6 +106,13 @@ def test_sampling_asks_once_for_all(arm):
     assert outcome.answer == {"majority(n=3)": "2"}.get(arm, "1")
 
 
+def test_the_larger_model_writes_one_greedy_solution_at_the_price_of_n():
+    asks, outcome = play("larger_model(n=12)", [[solved("5")]])
+    assert asks == [Extend((Path(),), temperature=0)]
+    assert outcome.answer == "5"
+    assert Arm.parse("larger_model(n=12)").budget == 12
+
+
 def test_single_is_one_greedy_solution():
     asks, outcome = play("single", [[solved("5")]])
     assert asks == [Extend((Path(),), temperature=0)]
@@ -321,6 +328,7 @@ EXAMPLES = [
     "dvts(n=8, m=4)",
     "lookahead(n=4, m=2, k=3)",
     "revision(n=8, chains=2)",
+    "larger_model(n=12)",
 ]
 
 

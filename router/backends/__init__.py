@@ -3,11 +3,12 @@
 Implementations: ``fake`` (scripted), ``transformers`` (in process), ``vllm`` (over HTTP).
 """
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import exp, log
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from router.backends.template import Template
 from strategies import Path
@@ -58,6 +59,11 @@ class GeneratorSpec:
     reviser: str | None = None
 
 
+def times_larger(larger: int, parameters: int) -> int:
+    """The n of the arm ``larger_model(n=...)``: how many times the generator's parameters, rounded up."""
+    return -(-larger // parameters)
+
+
 @dataclass(frozen=True, slots=True)
 class VerifierSpec:
     """A verifier, as a bundle's manifest describes the one it was measured with.
@@ -84,6 +90,7 @@ class Endpoints:
 
     generator: tuple[str, ...] = ()
     verifier: tuple[str, ...] = ()
+    larger: tuple[str, ...] = ()
     api_key: str | None = None
 
 
@@ -136,6 +143,17 @@ class Verifier(Protocol):
         """
 
     async def close(self) -> None: ...
+
+
+class Engines(NamedTuple):
+    """What solves prompts; ``larger`` writes what the arm larger_model asks for, where there is one."""
+
+    generator: Generator
+    verifier: Verifier
+    larger: Generator | None = None
+
+    async def close(self) -> None:
+        await asyncio.gather(*(engine.close() for engine in self if engine))
 
 
 class Calibrated:

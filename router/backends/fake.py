@@ -29,6 +29,11 @@ def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: Folder) -> tu
     return FakeGenerator(parameters=generator.parameters), FakeVerifier(parameters=verifier.parameters)
 
 
+def load_larger(spec: GeneratorSpec, folder: Folder) -> "FakeGenerator":
+    """Writes what the smaller one does: for tests of who is asked, and of the bill."""
+    return FakeGenerator(parameters=spec.parameters)
+
+
 def calculate(prompt: str, path: Path, rng: Random) -> str:
     """Work out the prompt's first arithmetic expression, one operation a step; slips grow with the prompt's length.
 

@@ -26,12 +26,9 @@ ROWS = 16  # paths scored at once
 def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> tuple[Generator, Verifier]:
     """The engines, each model on a worker thread; ``folder`` holds the adapters. Raises MissingWeights."""
 
-    def batcher(adapter: str | None) -> Batcher:
-        model, tokenizer = load_model(generator.model, folder / adapter if adapter else None)
-        return Batcher(model, tokenizer, generator.template.delimiter, generator.max_tokens)
-
-    solver = batcher(generator.adapter)
-    writer = TransformersGenerator(solver, generator, batcher(generator.reviser) if generator.reviser else None)
+    solver = _batcher(generator, generator.adapter, folder)
+    reviser = _batcher(generator, generator.reviser, folder) if generator.reviser else None
+    writer = TransformersGenerator(solver, generator, reviser)
     if verifier.kind == "log_prob":
         return writer, LogProbability()
     if verifier.kind in FORMATS:
@@ -41,6 +38,16 @@ def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> 
         raise RouterError(f"unknown verifier kind {verifier.kind!r}; known: {known}")
     scorer, _ = load_model(generator.model, folder / verifier.adapter, scores_steps=verifier.kind == "prm")
     return writer, StepVerifier(solver, scorer, generator.template, verifier)
+
+
+def load_larger(spec: GeneratorSpec, folder: FilePath) -> Generator:
+    """The larger model, on a worker thread of its own. Raises MissingWeights."""
+    return TransformersGenerator(_batcher(spec, spec.adapter, folder), spec)
+
+
+def _batcher(spec: GeneratorSpec, adapter: str | None, folder: FilePath) -> Batcher:
+    model, tokenizer = load_model(spec.model, folder / adapter if adapter else None)
+    return Batcher(model, tokenizer, spec.template.delimiter, spec.max_tokens)
 
 
 class TransformersGenerator:

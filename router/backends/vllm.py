@@ -37,8 +37,22 @@ def load(
     """
     if not endpoints.generator:
         raise InvalidRequest("generator-url", "--backend vllm needs --generator-url", reason="UNSPECIFIED")
-    writer = VllmGenerator(Replicas(endpoints.generator, endpoints.api_key), generator, load_tokenizer(generator.model))
-    return writer, load_verifier(verifier, endpoints)
+    return _writer(generator, endpoints.generator, endpoints), load_verifier(verifier, endpoints)
+
+
+def load_larger(spec: GeneratorSpec, folder: Folder, endpoints: Endpoints) -> Generator:
+    """Raises InvalidRequest, MissingWeights."""
+    if not endpoints.larger:
+        raise InvalidRequest(
+            "larger-url",
+            "the arm larger_model was measured on a second model; say where it is served with --larger-url",
+            reason="UNSPECIFIED",
+        )
+    return _writer(spec, endpoints.larger, endpoints)
+
+
+def _writer(spec: GeneratorSpec, urls: Sequence[str], endpoints: Endpoints) -> "VllmGenerator":
+    return VllmGenerator(Replicas(urls, endpoints.api_key), spec, load_tokenizer(spec.model))
 
 
 def load_verifier(spec: VerifierSpec, endpoints: Endpoints) -> Verifier:

@@ -11,6 +11,7 @@ from router.commands.options import (
     Engine,
     EngineKey,
     GeneratorUrl,
+    LargerUrl,
     Seed,
     VerifierUrl,
     endpoints,
@@ -26,6 +27,7 @@ def collect(
     backend: Backend = "transformers",
     generator_url: GeneratorUrl = None,
     verifier_url: VerifierUrl = None,
+    larger_url: LargerUrl = None,
     engine_api_key: EngineKey = None,
     prompts: Annotated[
         list[Path] | None,
@@ -50,7 +52,7 @@ def collect(
     Tree searches and revisions can't be replayed from a pool: name each one to be measured with --arm. Start the same
     command again after an interruption: it goes on where it stopped, and adds arms that the file does not hold yet.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from tqdm import tqdm
 
@@ -78,8 +80,9 @@ def collect(
         "seed": seed,
         "pool": attempts,
     }
-    where = endpoints(generator_url, verifier_url, engine_api_key)
-    generator, verifier = load_engines(backend, spec, engine, where)
+    where = endpoints(generator_url, verifier_url, larger_url, engine_api_key)
+    wanted = spec if any(each.larger for each in arms) else replace(spec, larger=None)
+    engines = load_engines(backend, wanted, engine, where)
     tokens = 0
     with tqdm(total=len(units), unit="unit", smoothing=0.02, mininterval=2) as bar:
 
@@ -93,7 +96,7 @@ def collect(
             bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
             bar.update()
 
-        collect(units, generator, verifier, out, settings=settings, seed=seed, on_start=on_start, on_unit=on_unit)
+        collect(units, engines, out, settings=settings, seed=seed, on_start=on_start, on_unit=on_unit)
     typer.echo(f"wrote {out}")
 
 
@@ -127,7 +130,7 @@ def score(
             f"{engine}/engine.json: a log_prob verifier knows only what its generator just sampled; `router collect` "
             "scores with it, and here a prm is needed"
         )
-    verifier = load_verifier(backend, spec, engine, endpoints(None, verifier_url, engine_api_key))
+    verifier = load_verifier(backend, spec, engine, endpoints(None, verifier_url, None, engine_api_key))
 
     async def run() -> None:
         try:

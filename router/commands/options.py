@@ -42,6 +42,13 @@ VerifierUrl = Annotated[
         help="Base URL of a vLLM server that serves a published reward model. Repeatable.  [default: run it here]",
     ),
 ]
+LargerUrl = Annotated[
+    list[str] | None,
+    typer.Option(
+        envvar="ROUTER_LARGER_URL",
+        help="Base URL of a vLLM server that serves the larger model of the arm larger_model. Repeatable.",
+    ),
+]
 EngineKey = Annotated[
     str | None, typer.Option(envvar="ROUTER_ENGINE_API_KEY", help="Bearer token that the vLLM servers ask for.")
 ]
@@ -49,14 +56,16 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; equal
 DEFAULT = Path("models/smollm2-135m")
 
 
-def endpoints(generator: list[str] | None, verifier: list[str] | None, api_key: str | None) -> Endpoints:
+def endpoints(
+    generator: list[str] | None, verifier: list[str] | None, larger: list[str] | None, api_key: str | None
+) -> Endpoints:
     """Raises InvalidRequest where a URL is none."""
-    for url in (*(generator or ()), *(verifier or ())):
+    for url in (*(generator or ()), *(verifier or ()), *(larger or ())):
         if not url.startswith(("http://", "https://")):
             raise InvalidRequest(
                 "url", f"{url!r} is no engine's URL; write it like http://127.0.0.1:8000", reason="UNSPECIFIED"
             )
-    return Endpoints(tuple(generator or ()), tuple(verifier or ()), api_key)
+    return Endpoints(tuple(generator or ()), tuple(verifier or ()), tuple(larger or ()), api_key)
 
 
 def parse_arm(text: str) -> Arm:

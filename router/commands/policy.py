@@ -126,6 +126,7 @@ def tune(
         sizes,
         generator_parameters=engine.generator.parameters,
         verifier_parameters=engine.verifier.parameters,
+        larger_parameters=engine.larger.parameters if engine.larger else 0,
         default=objective,
         tolerance=tolerance,
         seed=seed,
@@ -235,8 +236,8 @@ def _hidden_states(folder: Path) -> "Hidden":
     from router.engines import load_engines, read_engine
 
     # Only the generator is asked anything: don't load a second model.
-    engine = replace(read_engine(folder), verifier=VerifierSpec("log_prob", None, 0))
-    generator, _ = load_engines("transformers", engine, folder)
+    engine = replace(read_engine(folder), verifier=VerifierSpec("log_prob", None, 0), larger=None)
+    generator = load_engines("transformers", engine, folder).generator
 
     def hidden(prompts: Sequence[str]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
         async def embed() -> list[list[float]]:

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.commands.options import DEFAULT, Backend, EngineKey, GeneratorUrl, VerifierUrl, endpoints
+from router.commands.options import DEFAULT, Backend, EngineKey, GeneratorUrl, LargerUrl, VerifierUrl, endpoints
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from router.backends import Endpoints, Generator, Verifier
+    from router.backends import Endpoints, Engines
     from router.bundle import Bundle
 
 
@@ -26,6 +26,7 @@ def serve(
     backend: Backend = "transformers",
     generator_url: GeneratorUrl = None,
     verifier_url: VerifierUrl = None,
+    larger_url: LargerUrl = None,
     engine_api_key: EngineKey = None,
     host: Annotated[
         str,
@@ -139,7 +140,7 @@ def serve(
     logs.configure()
     credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
-    engines = partial(_engines, backend, endpoints(generator_url, verifier_url, engine_api_key))
+    engines = partial(_engines, backend, endpoints(generator_url, verifier_url, larger_url, engine_api_key))
     loaded = load_bundle(bundle, bundle_digest)
     solver = Solver(loaded, *engines(loaded), explore=explore)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
@@ -193,7 +194,8 @@ def token(
         print("admin = true")
 
 
-def _engines(backend: str, endpoints: "Endpoints", bundle: "Bundle") -> "tuple[Generator, Verifier]":
+def _engines(backend: str, endpoints: "Endpoints", bundle: "Bundle") -> "Engines":
+    from router.backends import Engines
     from router.engines import Engine, load_engines
     from router.tracing import TracedGenerator, TracedVerifier
 
@@ -205,6 +207,8 @@ def _engines(backend: str, endpoints: "Endpoints", bundle: "Bundle") -> "tuple[G
             "have; serve it with --backend transformers",
             reason="UNSPECIFIED",
         )
-    engine = Engine(manifest.name, manifest.generator, manifest.verifier)
-    generator, verifier = load_engines(backend, engine, bundle.folder, endpoints)
-    return TracedGenerator(generator), TracedVerifier(verifier)
+    # A second model is loaded only for a policy that may choose it, or when it is served anyway.
+    wanted = any(arm.larger for arm in bundle.policy.arms) or endpoints.larger
+    engine = Engine(manifest.name, manifest.generator, manifest.verifier, manifest.larger if wanted else None)
+    generator, verifier, larger = load_engines(backend, engine, bundle.folder, endpoints)
+    return Engines(TracedGenerator(generator), TracedVerifier(verifier), TracedGenerator(larger) if larger else None)

@@ -18,11 +18,11 @@ from typing import Any, TextIO
 import pandas as pd
 
 from router import answers
-from router.backends import Generator, Usage, Verifier
+from router.backends import Engines, Usage
 from router.errors import InvalidFile
 from router.offline.attempts import SAMPLE, read_attempts, write_attempts
 from router.offline.prompts import Prompt
-from router.solver import Bill, Request, drive
+from router.solver import Request, drive, new_bill
 from strategies import Arm, Outcome
 from strategies import Path as Attempt
 
@@ -44,8 +44,7 @@ class Unit:
 
 def collect(
     units: Sequence[Unit],
-    generator: Generator,
-    verifier: Verifier,
+    engines: Engines,
     out: Path,
     *,
     settings: dict[str, Any],
@@ -75,7 +74,7 @@ def collect(
 
         async def work() -> None:
             for unit in missing:  # shared by the workers: each takes the next
-                rows = await _run(unit, generator, verifier, seed)
+                rows = await _run(unit, engines, seed)
                 write({"prompt_id": unit.key[0], "arm": unit.key[1], "rows": rows})
                 done[unit.key] = rows
                 on_unit(unit, sum(row["generated_tokens"] for row in rows))
@@ -88,7 +87,7 @@ def collect(
             except BaseExceptionGroup as failures:
                 raise failures.exceptions[0] from failures  # they all met the same broken engine
             finally:
-                await asyncio.gather(generator.close(), verifier.close())
+                await engines.close()
 
         asyncio.run(work_all())
     frames = [pd.DataFrame([row for rows in done.values() for row in rows])] if done else []
@@ -98,13 +97,13 @@ def collect(
     journal.unlink()
 
 
-async def _run(unit: Unit, generator: Generator, verifier: Verifier, seed: int) -> list[dict[str, Any]]:
+async def _run(unit: Unit, engines: Engines, seed: int) -> list[dict[str, Any]]:
     arm = unit.arm or Arm("weighted_best_of_n", unit.n)
-    bill = Bill(generator_parameters=generator.parameters, verifier_parameters=verifier.parameters)
+    bill = new_bill(engines)
     # Seeded by what the unit is, not by its place in the run: a resumed run draws the same samples.
     request = Request(unit.prompt.prompt, seed=seed + zlib.crc32("\0".join(unit.key).encode()))
     outcome = Outcome()
-    async for event in drive(arm, request, generator, verifier, bill):
+    async for event in drive(arm, request, engines, bill):
         if isinstance(event, tuple):
             outcome, _ = event
     if unit.arm is None:

@@ -24,6 +24,7 @@ from router.errors import InvalidBundle, InvalidFile
 from router.offline.attempts import SAMPLE
 from router.offline.curves import REFERENCES, Curve, Runs, gain_kept, savings
 from router.offline.evidence import Measured, interval, measure, resamples
+from router.offline.larger import flops_matched
 from router.offline.train import Hidden, prompt_statistics, read_training, text_digest
 from router.offline.tune import ORACLE_POLICY, TUNING
 from router.policy import LEVELS, Objective, Policy
@@ -58,6 +59,7 @@ def evaluate(
                 arm (chosen on the training prompts), of the policies; paired differences to the best fixed arm
     curves      the points of every curve: each fixed arm's strategy, and the policies
     objectives  what each objective promised and gave
+    larger      thinking longer against the larger model at equal FLOPs; None where that was not run
     per_level   accuracy of each arm at each oracle level;  revision the same by share of sequential attempts
     map         what the policy does with a prompt whose level is certain, by level and budget
     limits      goals, and where one is missed what limits it, with the measurement that shows it
@@ -72,8 +74,9 @@ def evaluate(
     oracle_policy, tuning = _tuned(folder)
     prompts = _held_out(attempts, folder, bundle)
     budgets = [row["budget"] for row in tuning["budgets"]]
-    generator, verifier = bundle.manifest.generator.parameters, bundle.manifest.verifier.parameters
-    measured = measure(attempts, prompts.index, budgets, (generator, verifier), seed=seed)
+    models = bundle.manifest
+    generator, larger = models.generator.parameters, models.larger.parameters if models.larger else 0
+    measured = measure(attempts, prompts.index, budgets, (generator, models.verifier.parameters, larger), seed=seed)
     prompts = prompts.loc[measured.prompts]
     probabilities = _probabilities(bundle, prompts["prompt"].tolist(), hidden)
     levels = levels_of(prompts["statistic"], bundle.manifest.edges)
@@ -161,6 +164,9 @@ def evaluate(
         },
         "per_level": _per_level(measured, levels, seed),
         "revision": _revision(measured, levels, seed),
+        "larger": flops_matched(
+            measured, bundle.policy, probabilities, levels, _pass_rates(attempts, measured), budgets=budgets, seed=seed
+        ),
         "left_out": left_out,
     }
 
@@ -267,6 +273,12 @@ def _asked(
             else None
         )
     return row
+
+
+def _pass_rates(attempts: pd.DataFrame, measured: Measured) -> NDArray[np.float64]:
+    pool = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["correct"].mean()
+    rates: NDArray[np.float64] = pool.loc[measured.prompts].to_numpy(dtype=float)
+    return rates
 
 
 def _pools(attempts: pd.DataFrame, measured: Measured, n: int) -> Runs:

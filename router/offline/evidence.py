@@ -70,7 +70,7 @@ class Measured:
 
     accuracy     expected share of right answers;  generations  as in :func:`evidence`
     tokens       (P, K, 3) prompt, generated and scored tokens
-    parameters   of generator and verifier
+    parameters   of generator, verifier and larger model (0: none)
     left_out     arms that were measured on too few prompts, and why
     """
 
@@ -79,14 +79,20 @@ class Measured:
     accuracy: NDArray[np.float64]
     generations: NDArray[np.float64]
     tokens: NDArray[np.float64]
-    parameters: tuple[int, int]
+    parameters: tuple[int, int, int]
     left_out: tuple[dict[str, Any], ...]
 
     @property
     def flops(self) -> NDArray[np.float64]:
-        generator, verifier = self.parameters
-        result: NDArray[np.float64] = self.tokens @ (2.0 * np.array([generator, generator, verifier]))
+        prompt, generated, scored = np.moveaxis(self.tokens, 2, 0)
+        result: NDArray[np.float64] = 2.0 * (self._writers * (prompt + generated) + self.parameters[1] * scored)
         return result
+
+    @property
+    def _writers(self) -> NDArray[np.int64]:
+        """(K,) parameters of the model that each arm writes with."""
+        generator, _, larger = self.parameters
+        return np.array([larger if arm.larger else generator for arm in self.arms])
 
     @property
     def budgets(self) -> NDArray[np.int64]:
@@ -99,26 +105,34 @@ class Measured:
 
     def costs(self, weights: NDArray[np.float64]) -> list[Cost]:
         """Mean cost of each arm over prompts that count with (P,) ``weights``, which sum to 1."""
-        generator, verifier = self.parameters
         return [
             Cost(
                 generations=round(float(generations), 3),
                 prompt_tokens=round(float(prompt), 2),
                 generated_tokens=round(float(generated), 2),
                 scored_tokens=round(float(scored), 2),
-                generator_flops=round(2.0 * generator * (prompt + generated)),
-                verifier_flops=round(2.0 * verifier * scored),
+                generator_flops=round(2.0 * float(writer) * (prompt + generated)),
+                verifier_flops=round(2.0 * self.parameters[1] * scored),
             )
-            for generations, (prompt, generated, scored) in zip(
-                weights @ self.generations, np.tensordot(weights, self.tokens, 1), strict=True
+            for writer, generations, (prompt, generated, scored) in zip(
+                self._writers, weights @ self.generations, np.tensordot(weights, self.tokens, 1), strict=True
             )
         ]
 
 
 def measure(
-    attempts: pd.DataFrame, prompts: pd.Index, budgets: Sequence[int], parameters: tuple[int, int], *, seed: int = 0
+    attempts: pd.DataFrame,
+    prompts: pd.Index,
+    budgets: Sequence[int],
+    parameters: tuple[int, int, int],
+    *,
+    seed: int = 0,
 ) -> Measured:
-    """The evidence on these prompts, of the arms measured on nearly all of them. Raises InvalidFile."""
+    """The evidence on these prompts, of the arms measured on nearly all of them. Raises InvalidFile.
+
+    parameters  of generator, verifier and larger model, 0 where there is none. A token of the larger one counts for as
+                many ``generations`` as it has times the generator's parameters.
+    """
     table = evidence(attempts[attempts["prompt_id"].isin(prompts)], budgets, seed=seed)
     cells = table.set_index(["prompt_id", "arm"]).unstack("arm").reindex(pd.Index(prompts, name="prompt_id"))
     coverage = cells["accuracy"].notna().mean()
@@ -136,9 +150,14 @@ def measure(
         if share < COVERAGE
     ]
     values = {name: cells[name][names].to_numpy(dtype=float) for name in ("accuracy", "generations", *TOKENS)}
+    arms = tuple(map(Arm.parse, names))
+    generator, _, larger = parameters
+    if not larger and any(arm.larger for arm in arms):
+        raise InvalidFile("the attempts hold runs of larger_model; engine.json must describe that model as larger")
+    values["generations"] = values["generations"] * [larger / generator if arm.larger else 1.0 for arm in arms]
     return Measured(
         prompts=prompts[complete.to_numpy()],
-        arms=tuple(map(Arm.parse, names)),
+        arms=arms,
         accuracy=values["accuracy"],
         generations=values["generations"],
         tokens=np.stack([values[name] for name in TOKENS], axis=2),

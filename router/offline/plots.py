@@ -31,7 +31,7 @@ _STYLE |= {"axes.spines.right": False}
 
 
 def draw(report: Mapping[str, Any]) -> dict[str, Figure]:
-    """The figures by name; ``revision`` only where revisions were measured."""
+    """The figures by name; ``revision`` and ``larger`` only where they were measured."""
     with mpl.rc_context(_STYLE):
         figures = {
             "generations": _curves(report, "generations", "generations a prompt (complete solutions' worth)"),
@@ -41,6 +41,8 @@ def draw(report: Mapping[str, Any]) -> dict[str, Figure]:
         }
         if report["revision"]:
             figures["revision"] = _revision(report["revision"])
+        if report["larger"]:
+            figures["larger"] = _larger(report["larger"])
     return figures
 
 
@@ -149,6 +151,33 @@ def _revision(rows: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xticks(range(len(chains)), [f"{c} × {n // c}" for c in chains])
     axes.set(
         xlabel=f"parallel chains × attempts in each, {n} in all (left: sequential, right: parallel)", ylabel="accuracy"
+    )
+    axes.grid(alpha=0.25)
+    _legend(axes)
+    return figure
+
+
+def _larger(report: Mapping[str, Any]) -> Figure:
+    """A line a group: the small model thinking; its stars: the larger one, where it costs the same FLOPs."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for i, group in enumerate(dict.fromkeys(row["group"] for row in report["curve"])):
+        color = "black" if group == "all" else _MUTED[i % len(_MUTED)]
+        points = sorted((row for row in report["curve"] if row["group"] == group), key=lambda row: row["budget"])
+        axes.plot([p["budget"] for p in points], [p["accuracy"] for p in points], ".-", color=color, label=group)
+        stars = [(each["allowed"], row) for each in report["ratios"] for row in each["groups"] if row["group"] == group]
+        axes.plot(
+            [at for at, _ in stars], [row["larger"]["accuracy"] for _, row in stars], "*:", ms=9, lw=0.6, color=color
+        )
+    for each in report["ratios"]:
+        axes.axvline(each["allowed"], color="#bbbbbb", lw=0.8, zorder=0)
+        axes.text(each["allowed"], 1.01, f"R = {each['ratio']:g}", ha="center", fontsize=8)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set(
+        xlabel=f"solutions written; stars: one by a model {report['times']:g} times the size, at equal FLOPs",
+        ylabel="accuracy",
+        ylim=(0, 1.05),
     )
     axes.grid(alpha=0.25)
     _legend(axes)

@@ -91,6 +91,7 @@ def tune(
     *,
     generator_parameters: int,
     verifier_parameters: int,
+    larger_parameters: int = 0,
     default: Objective | None = None,
     tolerance: float = 0.005,
     seed: int = 0,
@@ -114,9 +115,8 @@ def tune(
             f"the attempts lack {len(missing)} prompts that the difficulty model was trained on, first {missing[0]!r}; "
             "give tune the same attempts files as train, and more for arms that were run"
         )
-    measured = measure(
-        attempts, training.prompts.index, budgets, (generator_parameters, verifier_parameters), seed=seed
-    )
+    parameters = (generator_parameters, verifier_parameters, larger_parameters)
+    measured = measure(attempts, training.prompts.index, budgets, parameters, seed=seed)
     if measured.budgets.min() > budgets[0]:
         raise InvalidFile(
             f"no arm within budget {budgets[0]} was measured on nearly all prompts; collect attempts for every prompt, "
@@ -331,9 +331,16 @@ def finish_bundle(folder: Path, engine: Engine, provenance: Mapping[str, Any] | 
         name=engine.name,
         generator=engine.generator,
         verifier=engine.verifier,
+        larger=engine.larger,
         statistic=training.statistic,
         edges=training.edges,
-        files=digests(folder, engine.generator.adapter, engine.generator.reviser, engine.verifier.adapter),
+        files=digests(
+            folder,
+            engine.generator.adapter,
+            engine.generator.reviser,
+            engine.verifier.adapter,
+            engine.larger.adapter if engine.larger else None,
+        ),
         libraries=library_versions(),
         provenance={
             "git_revision": _git_revision(folder),

@@ -18,6 +18,7 @@ class Strategy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STRATEGY_DVTS: _ClassVar[Strategy]
     STRATEGY_LOOKAHEAD: _ClassVar[Strategy]
     STRATEGY_REVISION: _ClassVar[Strategy]
+    STRATEGY_LARGER_MODEL: _ClassVar[Strategy]
 
 class Evidence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -65,6 +66,7 @@ STRATEGY_BEAM_SEARCH: Strategy
 STRATEGY_DVTS: Strategy
 STRATEGY_LOOKAHEAD: Strategy
 STRATEGY_REVISION: Strategy
+STRATEGY_LARGER_MODEL: Strategy
 EVIDENCE_UNSPECIFIED: Evidence
 EVIDENCE_SUFFICIENT: Evidence
 EVIDENCE_INSUFFICIENT: Evidence
@@ -286,7 +288,7 @@ class Cost(_message.Message):
     def __init__(self, prompt_tokens: _Optional[float] = ..., generated_tokens: _Optional[float] = ..., scored_tokens: _Optional[float] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., generations: _Optional[float] = ...) -> None: ...
 
 class Bill(_message.Message):
-    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "engine_calls", "route_seconds", "generate_seconds", "score_seconds")
+    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "engine_calls", "route_seconds", "generate_seconds", "score_seconds", "larger_tokens")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -296,6 +298,7 @@ class Bill(_message.Message):
     ROUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     GENERATE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SCORE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LARGER_TOKENS_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     generated_tokens: int
     scored_tokens: int
@@ -305,7 +308,8 @@ class Bill(_message.Message):
     route_seconds: float
     generate_seconds: float
     score_seconds: float
-    def __init__(self, prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., engine_calls: _Optional[int] = ..., route_seconds: _Optional[float] = ..., generate_seconds: _Optional[float] = ..., score_seconds: _Optional[float] = ...) -> None: ...
+    larger_tokens: int
+    def __init__(self, prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., engine_calls: _Optional[int] = ..., route_seconds: _Optional[float] = ..., generate_seconds: _Optional[float] = ..., score_seconds: _Optional[float] = ..., larger_tokens: _Optional[int] = ...) -> None: ...
 
 class Round(_message.Message):
     __slots__ = ("number", "alive", "finished", "generated_tokens", "scored_tokens", "answer", "share")
@@ -366,7 +370,7 @@ class Step(_message.Message):
     def __init__(self, text: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("id", "digest", "generator", "verifier", "statistic", "edges", "default_budget", "default_average_budget", "default_target_accuracy", "default_price_per_flop", "cells")
+    __slots__ = ("id", "digest", "generator", "verifier", "statistic", "edges", "default_budget", "default_average_budget", "default_target_accuracy", "default_price_per_flop", "cells", "larger")
     ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FIELD_NUMBER: _ClassVar[int]
@@ -378,6 +382,7 @@ class Bundle(_message.Message):
     DEFAULT_TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
     CELLS_FIELD_NUMBER: _ClassVar[int]
+    LARGER_FIELD_NUMBER: _ClassVar[int]
     id: str
     digest: str
     generator: GeneratorInfo
@@ -389,7 +394,8 @@ class Bundle(_message.Message):
     default_target_accuracy: float
     default_price_per_flop: float
     cells: _containers.RepeatedCompositeFieldContainer[Cell]
-    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., generator: _Optional[_Union[GeneratorInfo, _Mapping]] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_budget: _Optional[int] = ..., default_average_budget: _Optional[float] = ..., default_target_accuracy: _Optional[float] = ..., default_price_per_flop: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
+    larger: GeneratorInfo
+    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., generator: _Optional[_Union[GeneratorInfo, _Mapping]] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_budget: _Optional[int] = ..., default_average_budget: _Optional[float] = ..., default_target_accuracy: _Optional[float] = ..., default_price_per_flop: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., larger: _Optional[_Union[GeneratorInfo, _Mapping]] = ...) -> None: ...
 
 class GeneratorInfo(_message.Message):
     __slots__ = ("model", "parameters", "temperature", "max_tokens")
