@@ -192,8 +192,9 @@ def judge_reviser(
     from router.offline.revisions import judge_chains, sample_chains
 
     problems = [prompt for path in prompts for prompt in read_prompts(path)]
-    spec = replace(read_engine(engine), verifier=VerifierSpec("log_prob", None, 0))
-    generator, _ = load_engines(backend, spec, engine, endpoints(generator_url, None, engine_api_key))
+    spec = replace(read_engine(engine), verifier=VerifierSpec("log_prob", None, 0), larger=None)
+    where = endpoints(generator_url, None, None, engine_api_key)
+    generator = load_engines(backend, spec, engine, where).generator
 
     async def run() -> list[list[bool]]:
         try:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from router import answers
-from router.backends import Generator, LogProbability
+from router.backends import Engines, Generator, LogProbability
 from router.errors import InvalidFile
 from router.offline.prompts import Prompt
 from router.solver import Bill, Request, drive
@@ -33,7 +33,7 @@ async def sample_chains(
         async with free:
             arm = Arm("revision", chains * length, chains=chains)
             request = Request(prompt.prompt, seed=seed)
-            async for event in drive(arm, request, generator, LogProbability(), Bill()):
+            async for event in drive(arm, request, Engines(generator, LogProbability()), Bill()):
                 if isinstance(event, tuple):
                     outcome, _ = event
         right = [await answers.same(path.answer, references[prompt.id]) for path in outcome.candidates]
