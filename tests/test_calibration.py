@@ -94,7 +94,7 @@ def test_the_command_writes_what_the_engine_then_uses(engine_folder):
     assert result.exit_code == 0, result.output
     spec = read_engine(engine_folder)
     assert spec.verifier.slope > 0
-    _, verifier = load_engines("fake", spec, engine_folder)
+    verifier = load_engines("fake", spec, engine_folder).verifier
     assert isinstance(verifier, Calibrated)
 
     again = CliRunner().invoke(main, calibrate)
