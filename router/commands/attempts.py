@@ -165,6 +165,8 @@ def judge(
             f"{path}: {result['prompts']} prompts, {result['mixed_prompts']} with right and wrong attempts; "
             f"AUC {result['auc']:.3f}, within prompts {result['auc_within']:.3f}; calibration error {result['ece']:.3f}"
         )
+        if result["by_step"]:
+            typer.echo("  AUC within prompts by step " + " ".join(f"{auc:.3f}" for auc in result["by_step"]))
         for n, row in result["best_of"].items():
             typer.echo(f"  N={n:3} " + "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in row.items()))
 

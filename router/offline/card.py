@@ -68,6 +68,8 @@ def card(folder: Path, report: Mapping[str, Any], judged: Sequence[Mapping[str, 
                     "attempts",
                     "AUC",
                     "AUC within prompts",
+                    "by step",
+                    "calibration error",
                     "N",
                     "one sample",
                     "majority",
@@ -139,7 +141,8 @@ def _limits(report: Mapping[str, Any]) -> str:
 def _judged(result: Mapping[str, Any]) -> list[list[str]]:
     names = ("one_sample", "majority", "best_of_n", "weighted_best_of_n", "oracle")
     return [
-        [Path(result["file"]).stem, f"{result['auc']:.3f}", f"{result['auc_within']:.3f}", n]
+        [Path(result["file"]).stem, f"{result['auc']:.3f}", f"{result['auc_within']:.3f}"]
+        + [" ".join(f"{auc:.2f}" for auc in result["by_step"]), f"{result['ece']:.3f}", n]
         + [f"{row[name]:.3f}" for name in names]
         for n, row in result["best_of"].items()
     ]

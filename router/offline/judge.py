@@ -20,6 +20,8 @@ from router.offline.evidence import evidence
 from router.offline.labels import steps_of
 from strategies import Path
 
+FEW = 10  # prompts: a mean over fewer says little
+
 
 async def score(attempts: pd.DataFrame, verifier: Verifier, delimiter: str) -> pd.DataFrame:
     """The pooled attempts with ``verifier``'s scores in place of any that they had; rows of other arms are left out.
@@ -46,6 +48,8 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
     auc         of the last step's score against correctness, over all attempts
     ece         expected calibration error of that score as the chance of being right
     auc_within  mean over the prompts that have both right and wrong attempts of the AUC among their own
+    by_step     the same of the scores at step 1, 2, ...: does the verifier see early what becomes of an attempt? As far
+                as there are enough prompts that have right and wrong attempts with so many steps
     best_of     by N: accuracy of one sample, of each selection, and of the oracle selector (any right)
 
     Raises InvalidFile where scores or correctness are missing, or no prompt has both right and wrong attempts.
@@ -62,7 +66,8 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
         "mixed_prompts": len(mixed),
         "auc": float(roc_auc_score(scored["right"], scored["score"])),
         "ece": calibration_error(scored["score"].to_numpy(), scored["right"].to_numpy()),
-        "auc_within": float(np.mean([roc_auc_score(rows["right"], rows["score"]) for rows in mixed])),
+        "auc_within": _auc_within(mixed),
+        "by_step": _by_step(scored),
         "best_of": {
             str(n): {
                 "one_sample": float(np.mean([r.mean() for r in right])),
@@ -72,6 +77,22 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
             for n in sizes
         },
     }
+
+
+def _by_step(scored: pd.DataFrame) -> list[float]:
+    found: list[float] = []
+    while True:
+        number = len(found)
+        reached = scored[scored["scores"].map(len) > number]
+        reached = reached.assign(score=[float(scores[number]) for scores in reached["scores"]])
+        mixed = [rows for _, rows in reached.groupby("prompt_id") if rows["right"].nunique() == 2]
+        if len(mixed) < FEW:
+            return found
+        found.append(_auc_within(mixed))
+
+
+def _auc_within(mixed: Sequence[pd.DataFrame]) -> float:
+    return float(np.mean([roc_auc_score(rows["right"], rows["score"]) for rows in mixed]))
 
 
 def _any_right(right: np.ndarray, n: int) -> float:

@@ -1,6 +1,7 @@
-"""Write files like those in data/: training examples for two legs, and three sets of prompts disjoint from them.
+"""Write the files in data/: worked examples for the solver, and prompts for everything that is sampled.
 
-Usage: python examples.py OUT
+Usage: python examples.py OUT                 (prompts are drawn anew: only into an empty folder)
+       python examples.py --verifier FILE     (worked examples for the verifier, none of a prompt in data/)
 """
 
 import json
@@ -10,36 +11,40 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from problems import Problem, corrupt, generate
+from problems import Problem, generate
 
-JUDGED = {"heldout": 80, "tune": 300, "verifier": 280}
-LEGS = {"solver-1": 1800, "solver-2": 1500}
+JUDGED = {"heldout": 150, "tune": 300, "reviser": 60}
+SOLVER, PRACTICE, VERIFIER = 3000, 1400, 15000
+DATA = Path(__file__).parent / "data"
 
 
 def main(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     # Small problems are few, and whoever draws last gets fewer of them: one draw, shuffled, makes the sets alike.
-    judged = generate(sum(JUDGED.values()), seed=3)
-    random.Random(3).shuffle(judged)
+    judged = generate(sum(JUDGED.values()), seed=13, judged=True)
+    random.Random(13).shuffle(judged)
     rest = iter(judged)
     for name, size in JUDGED.items():
         _write(out / f"{name}.jsonl", map(_prompt, islice(rest, size)))
     exclude = frozenset(problem.prompt for problem in judged)
-    rest = iter(generate(sum(LEGS.values()), seed=1, exclude=exclude))
-    for name, size in LEGS.items():
-        _write(out / f"{name}.jsonl", _examples(islice(rest, size), random.Random(name)))
+    _write(out / "practice.jsonl", map(_prompt, generate(PRACTICE, seed=11, exclude=exclude)))
+    _write(out / "solver.jsonl", map(_worked, generate(SOLVER, seed=12, exclude=exclude)))
+
+
+def verifier(file: Path) -> None:
+    """It is calibrated on practice prompts and used on judged ones, so it learns from neither."""
+    names = ("practice", *JUDGED)
+    lines = (line for name in names for line in (DATA / f"{name}.jsonl").read_text().splitlines())
+    exclude = frozenset(json.loads(line)["prompt"] for line in lines)
+    _write(file, map(_worked, generate(VERIFIER, seed=14, exclude=exclude)))
 
 
 def _prompt(problem: Problem) -> dict:
     return {"id": problem.id, "prompt": problem.prompt, "reference": problem.reference, "solution": problem.solution}
 
 
-def _examples(problems: Iterable[Problem], rng: random.Random) -> Iterable[dict]:
-    """Worked solutions; a quarter of them after one to three earlier attempts, mostly wrong: to learn to revise."""
-    for problem in problems:
-        depth = rng.choice([1, 1, 1, 2, 2, 3]) if rng.random() < 0.25 else 0
-        earlier = [corrupt(problem, rng) if rng.random() < 0.8 else problem.solution for _ in range(depth)]
-        yield {"prompt": problem.prompt, "earlier": earlier, "completion": problem.solution}
+def _worked(problem: Problem) -> dict:
+    return {"prompt": problem.prompt, "completion": problem.solution}
 
 
 def _write(file: Path, rows: Iterable[dict]) -> None:
@@ -47,4 +52,4 @@ def _write(file: Path, rows: Iterable[dict]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    verifier(Path(sys.argv[2])) if sys.argv[1] == "--verifier" else main(Path(sys.argv[1]))

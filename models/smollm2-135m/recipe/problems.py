@@ -1,6 +1,6 @@
 """Problems with worked, step-by-step solutions: what the embedded model is fine-tuned and judged on.
 
-Three reasoning-gym tasks, each with knobs that take it from easy to impossible for a 135M model. A worked solution is
+Five reasoning-gym tasks, each with knobs that take it from easy to impossible for a 135M model. A worked solution is
 canonical (left to right, one ``a op b = c`` line a step, then ``Answer: n``), so a sampled step can be checked exactly:
 it is right when it, and every step before it, is the canonical one.
 """
@@ -14,18 +14,22 @@ from itertools import count, islice
 import reasoning_gym
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-# (task, knobs, weight): one stratum and how often it is drawn. The weights spread the fine-tuned model's pass rates: at
-# equal weights two prompts in five were never solved, and five distinct levels need what is in between.
-STRATA: list[tuple[str, dict[str, int], float]] = [
-    ("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}, 1.0),
-    ("chain_sum", {"min_terms": 4, "max_terms": 6, "min_digits": 1, "max_digits": 1}, 2.0),
-    ("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2}, 1.5),
-    ("chain_sum", {"min_terms": 4, "max_terms": 4, "min_digits": 2, "max_digits": 2}, 0.5),
-    ("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 3, "max_digits": 3}, 0.7),
-    ("leg_counting", {"min_animals": 1, "max_animals": 2, "max_instances": 9}, 2.0),
-    ("leg_counting", {"min_animals": 3, "max_animals": 3, "max_instances": 9}, 2.0),
-    ("products", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}, 1.0),
-    ("products", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}, 0.3),
+# (task, knobs, weight in training, weight where judged). Training covers pass rates from near 0 to near 1; the judged
+# sets lean to what the model gets right sometimes, since five distinct levels need what is in between.
+STRATA: list[tuple[str, dict[str, int], float, float]] = [
+    ("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}, 0.7, 1.5),
+    ("chain_sum", {"min_terms": 4, "max_terms": 6, "min_digits": 1, "max_digits": 1}, 1.5, 1.5),
+    ("chain_sum", {"min_terms": 2, "max_terms": 3, "min_digits": 2, "max_digits": 2}, 1.5, 1.0),
+    ("chain_sum", {"min_terms": 4, "max_terms": 4, "min_digits": 2, "max_digits": 2}, 0.5, 0.2),
+    ("chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 3, "max_digits": 3}, 0.5, 0.3),
+    ("leg_counting", {"min_animals": 1, "max_animals": 2, "max_instances": 9}, 1.0, 1.5),
+    ("leg_counting", {"min_animals": 3, "max_animals": 3, "max_instances": 9}, 1.5, 0.5),
+    ("products", {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}, 1.0, 1.5),
+    ("products", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}, 0.5, 0.2),
+    ("simple_equations", {"min_terms": 2, "max_terms": 2, "min_value": 1, "max_value": 9}, 1.5, 2.0),
+    ("simple_equations", {"min_terms": 2, "max_terms": 3, "min_value": 1, "max_value": 20}, 1.0, 0.4),
+    ("gcd", {"min_value": 2, "max_value": 30}, 1.0, 1.0),
+    ("gcd", {"min_value": 10, "max_value": 100}, 1.0, 0.7),
 ]
 
 OPERATE = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
@@ -45,15 +49,15 @@ class Problem:
         return "\n".join(self.steps)
 
 
-def generate(n: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[Problem]:
+def generate(n: int, seed: int, exclude: frozenset[str] = frozenset(), *, judged: bool = False) -> list[Problem]:
     """``n`` problems over all strata, in random order, no prompt twice and none from ``exclude``.
 
     Different seeds may meet on small problems (there are only so many sums of two digits): pass the prompts that a set
     must be disjoint from as ``exclude``.
     """
     rng = random.Random(seed)
-    streams = [_stream(task, knobs, rng.randrange(2**31)) for task, knobs, _ in STRATA]
-    weights = [weight for _, _, weight in STRATA]
+    streams = [_stream(task, knobs, rng.randrange(2**31)) for task, knobs, *_ in STRATA]
+    weights = [where_judged if judged else in_training for *_, in_training, where_judged in STRATA]
     seen = set(exclude)
     problems: list[Problem] = []
     while len(problems) < n:
@@ -69,12 +73,13 @@ def generate(n: int, seed: int, exclude: frozenset[str] = frozenset()) -> list[P
 def _stream(task: str, knobs: dict[str, int], seed: int) -> Iterator[Problem]:
     for block in count():
         for index, entry in enumerate(reasoning_gym.create_dataset(task, size=100, seed=seed + block, **knobs)):
-            yield Problem(
-                id=f"{task}-{seed + block}-{index}",
-                prompt=entry["question"].strip(),
-                reference=entry["answer"],
-                steps=(*WORKED[task](entry["metadata"]), f"Answer: {entry['answer']}"),
-            )
+            if steps := WORKED[task](entry["metadata"]):
+                yield Problem(
+                    id=f"{task}-{seed + block}-{index}",
+                    prompt=entry["question"].strip(),
+                    reference=entry["answer"],
+                    steps=(*steps, f"Answer: {entry['answer']}"),
+                )
 
 
 def _chain(first: int, rest: list[tuple[str, int]]) -> list[str]:
@@ -108,25 +113,40 @@ def _leg_counting(metadata: dict) -> list[str]:
     return lines + _chain(first, [("+", legs) for legs in rest])
 
 
-WORKED = {"chain_sum": _chain_sum, "leg_counting": _leg_counting, "products": _products}
+def _equation(metadata: dict) -> list[str]:
+    """``a*x + b = c``, ``a*x - b = c``, ``b - a*x = c`` and the like; none for what cancels out, as ``0 = 0``."""
+    found = re.fullmatch(
+        r"(?:(?P<before>\d+) - )?(?:(?P<a>\d+)\*)?[a-z](?: (?P<sign>[+-]) (?P<after>\d+))? = (?P<c>-?\d+)",
+        metadata["equation"],
+    )
+    if not found or (found["before"] and found["after"]):
+        return []
+    a, c = int(found["a"] or 1), int(found["c"])
+    lines = []
+    if found["before"]:
+        lines += _chain(int(found["before"]), [("-", c)])
+        c = int(found["before"]) - c
+    elif found["after"]:
+        undo = "-" if found["sign"] == "+" else "+"
+        lines += _chain(c, [(undo, int(found["after"]))])
+        c = OPERATE[undo](c, int(found["after"]))
+    return [*lines, f"{c} / {a} = {c // a}"] if a > 1 else lines
 
 
-def corrupt(problem: Problem, rng: random.Random) -> str:
-    """A plausible wrong attempt: one step's result is off, and every later step follows from the slip."""
-    lines = list(problem.steps[:-1])
-    slip = rng.randrange(len(lines))
-    wrong: dict[str, str] = {}
-    for i, line in enumerate(lines):
-        left, right = line.rsplit(" = ", 1)
-        if i > slip:  # replace only the operands that come from an earlier, now different, result
-            left = re.sub(r"-?\d+", lambda m: wrong.get(m.group(), m.group()), left)
-            a, operator, b = re.search(r"(-?\d+) ([+*-]) (-?\d+)$", left).groups()
-            result = OPERATE[operator](int(a), int(b))
-        else:
-            result = int(right)
-        if i == slip:
-            result += rng.choice([-20, -10, -2, -1, 1, 2, 10, 20])
-        if str(result) != right:
-            wrong[right] = str(result)
-        lines[i] = f"{left} = {result}"
-    return "\n".join([*lines, f"Answer: {lines[-1].rsplit(' = ', 1)[1]}"])
+def _gcd(metadata: dict) -> list[str]:
+    """Euclid's algorithm."""
+    b, a = sorted(metadata["numbers"])
+    lines = []
+    while b:
+        lines.append(f"{a} % {b} = {a % b}")
+        a, b = b, a % b
+    return lines
+
+
+WORKED = {
+    "chain_sum": _chain_sum,
+    "gcd": _gcd,
+    "leg_counting": _leg_counting,
+    "products": _products,
+    "simple_equations": _equation,
+}
