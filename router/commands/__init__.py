@@ -8,7 +8,20 @@ Heavy libraries are imported by the command that needs them.
 from router.commands.attempts import collect, judge, score
 from router.commands.models import train_generator, train_reviser, train_verifier
 from router.commands.policy import evaluate, train, tune
+from router.commands.review import diff, estimate
 from router.commands.service import serve, token
 
 SERVICE = (serve, token)
-PIPELINE = (collect, score, judge, train_generator, train_reviser, train_verifier, train, tune, evaluate)
+PIPELINE = (
+    collect,
+    score,
+    judge,
+    train_generator,
+    train_reviser,
+    train_verifier,
+    train,
+    tune,
+    evaluate,
+    diff,
+    estimate,
+)
