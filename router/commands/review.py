@@ -124,14 +124,12 @@ def _print_estimate(report: dict[str, Any]) -> None:
         f"the new policy takes another arm at {report['changed']:.1%} of them; it is known by as much as "
         f"{report['effective']:.0f} decisions of its own (effective sample size)"
     )
-    of = report["outcome"]["of"]
-    for name, label in _VALUES.items():
-        row = report["outcome"][name]
-        typer.echo(f"{of:18}{label:42}{_valued(row, '+.3f' if name == 'gain' else '.3f')}")
-    for unit, table in report["cost"].items():
-        for name in ("logged", "before", "dr", "gain"):
-            form = "+.3g" if name == "gain" else ".3g"
-            typer.echo(f"{unit.replace('_', ' '):18}{_VALUES[name]:42}{_valued(table[name], form)}")
+    tables = {report["outcome"]["of"]: report["outcome"], **report["cost"]}
+    for of, table in tables.items():
+        typer.echo(f"{of.replace('_', ' ')} of a call")
+        for name in (name for name in _VALUES if name in table):
+            form = ("+" if name == "gain" else "") + (".3g" if of in report["cost"] else ".3f")
+            typer.echo(f"  {_VALUES[name]:38}{_valued(table[name], form)}")
     for warning in report["warnings"]:
         typer.echo(f"warning: {warning}")
 

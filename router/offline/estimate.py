@@ -7,7 +7,7 @@ new policy's arms to have been explored; where one was not, the log says nothing
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ _WANTED = (
 Predict = Callable[[Sequence[str]], NDArray[np.float64]]  # prompts → (n, 5) level probabilities
 Values = NDArray[np.float64]
 Arms = NDArray[np.int64]
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,10 @@ def effective_size(weights: Values) -> float:
     return float(weights.sum()) ** 2 / squares if squares else 0.0
 
 
-def predict(log: Logged, outcome: Values, arms: Sequence[Arms], *, seed: int = 0) -> list[Values]:
-    """For each of ``arms``, (n,) the outcome to be expected of it, by a model fitted on other prompts.
+def predict(log: Logged, happened: Values, arms: Sequence[Arms], *, seed: int = 0) -> list[Values]:
+    """For each of ``arms``, (n, m) what is to be expected of it, by models fitted on what happened at other prompts.
+
+    happened  (n, m) values of each decision: its outcome, its costs
 
     Cross-fitting: a decision's own outcome must not shape what was expected of it. The model is ridge regression on
     the level probabilities, once for all arms and once for each: arms seldom seen stay near the average of all.
@@ -81,12 +84,13 @@ def predict(log: Logged, outcome: Values, arms: Sequence[Arms], *, seed: int = 0
         return np.hstack([log.probabilities, own.reshape(len(taken), -1)])
 
     seen, asked = features(log.taken), [features(arm) for arm in arms]
-    found = [np.empty(len(outcome)) for _ in arms]
+    found = [np.empty_like(happened) for _ in arms]
     folds = min(FOLDS, len(np.unique(log.prompt)))
     for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(seen, groups=log.prompt):
-        model = RidgeCV(_PENALTIES).fit(seen[train], outcome[train], sample_weight=log.weight[train])
+        model = RidgeCV(_PENALTIES, alpha_per_target=True)
+        model.fit(seen[train], happened[train], sample_weight=log.weight[train])
         for values, question in zip(found, asked, strict=True):
-            values[test] = model.predict(question[test])
+            values[test] = model.predict(question[test]).reshape(-1, happened.shape[1])
     return found
 
 
@@ -114,13 +118,13 @@ def estimators(log: Logged, outcome: Values, target: Arms, expected: Values, exp
 
 
 def intervals(
-    ratios: Mapping[str, tuple[Values, Values]],
+    ratios: Mapping[Key, tuple[Values, Values]],
     prompt: Arms,
     *,
     confidence: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> dict[str, dict[str, float | None]]:
+) -> dict[Key, dict[str, float | None]]:
     """Value, low and high of each ratio of sums; the interval by bootstrap over calls.
 
     Calls at the same prompt are drawn together. A resample in which a denominator is 0 says nothing and is left out;
@@ -189,7 +193,7 @@ def estimate(
     left_out |= more
     known, more = sift(known.assign(weight=_weights(known, outcome)), _unknown(known, outcome))
     left_out |= more
-    if known.empty:
+    if known[outcome].isna().all():
         raise InvalidRequest("outcomes", _nothing(len(frame), left_out, frame, outcome), reason="UNSPECIFIED")
     known = known.reset_index(drop=True)
     model = levels_by or known["levels_by"].iloc[-1]
@@ -339,29 +343,34 @@ def _measured(
             "outcomes", "all decisions that can be used are at one prompt: that values no policy", reason="UNSPECIFIED"
         )
     counts = log.weight * importance(log, new)
-    balance = intervals({"weight": (counts, log.weight)}, log.prompt, confidence=0.99, seed=seed)["weight"]
-    measured: dict[str, Any] = {
+    happened = np.column_stack([known[outcome].astype(float).fillna(0.0), *(known[name] for name in SPENT)])
+    expected = predict(log, happened, [new, before, taken], seed=seed)
+    ratios: dict[tuple[str, str], tuple[Values, Values]] = {}
+    for name, values, of_new, of_before, of_taken in zip(
+        (outcome, *SPENT), happened.T, *(e.T for e in expected), strict=True
+    ):
+        estimates = estimators(log, values, new, of_new, of_taken)
+        old = estimators(log, values, before, of_before, of_taken)["dr"]
+        if name != outcome:
+            estimates = {"dr": estimates["dr"]}
+        estimates |= {
+            "logged": (log.weight * values, log.weight),
+            "before": old,
+            "gain": (estimates["dr"][0] - old[0], log.weight),
+        }
+        ratios |= {(name, each): ratio for each, ratio in estimates.items()}
+    tables: dict[str, dict[str, Any]] = {name: {} for name in (outcome, *SPENT)}
+    for (name, each), found in intervals(ratios, log.prompt, seed=seed).items():
+        tables[name][each] = found
+    return {
         "used": len(known),
         "prompts": int(log.prompt.max()) + 1,
         "changed": float(np.average(before != new, weights=log.weight)),
         "effective": effective_size(counts),
-        "balance": balance,
+        "balance": intervals({"w": (counts, log.weight)}, log.prompt, confidence=0.99, seed=seed)["w"],
+        "outcome": {"of": outcome, **tables.pop(outcome)},
+        "cost": tables,
     }
-    happened = {outcome: known[outcome].astype(float).fillna(0.0), **{name: known[name] for name in SPENT}}
-    tables = {}
-    for name, column in happened.items():
-        values = column.to_numpy(dtype=float)
-        expected_new, expected_before, expected_taken = predict(log, values, [new, before, taken], seed=seed)
-        of_new = estimators(log, values, new, expected_new, expected_taken)
-        of_before = estimators(log, values, before, expected_before, expected_taken)["dr"]
-        ratios = {
-            "logged": (log.weight * values, log.weight),
-            "before": of_before,
-            **(of_new if name == outcome else {"dr": of_new["dr"]}),
-            "gain": (of_new["dr"][0] - of_before[0], log.weight),
-        }
-        tables[name] = intervals(ratios, log.prompt, seed=seed)
-    return {**measured, "outcome": {"of": outcome, **tables.pop(outcome)}, "cost": tables}
 
 
 def _warnings(report: Mapping[str, Any], refusals: Mapping[str, int]) -> list[str]:
