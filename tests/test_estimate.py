@@ -267,7 +267,7 @@ def test_scores_and_what_is_left_out(url):
     found = estimate(url, policy(ARMS[1]), outcome="score")
     assert (found["used"], sum(found["left_out"].values()), len(found["left_out"])) == (100, 5, 5)
     assert 0.25 < found["outcome"]["snips"]["value"] < 0.75
-    with pytest.raises(InvalidRequest, match="recorded as score: use --outcome score"):
+    with pytest.raises(InvalidRequest, match="recorded as score: use --reward score"):
         estimate(url, policy(ARMS[1]))
 
 

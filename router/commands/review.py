@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MOST_CELLS = 10  # that are listed; all of them are in the JSON
 
 
-class Outcome(StrEnum):
+class Reward(StrEnum):
     CORRECT = "correct"
     SCORE = "score"
 
@@ -65,9 +65,9 @@ def estimate(
         ),
     ],
     *,
-    outcome: Annotated[
-        Outcome, typer.Option(help="What a policy is good for: answers recorded as correct, or their mean score.")
-    ] = Outcome.CORRECT,
+    reward: Annotated[
+        Reward, typer.Option(help="What an answer is worth: whether it was recorded as correct, or its score.")
+    ] = Reward.CORRECT,
     unsupported: Annotated[
         float,
         typer.Option(min=0, max=1, help="Largest share of decisions that may go to arms that were never explored."),
@@ -103,7 +103,7 @@ def estimate(
         policy,
         levels_by=levels_by,
         predict_levels=predict_levels,
-        outcome=outcome.value,
+        outcome=reward.value,
         unsupported=unsupported,
         seed=seed,
     )

@@ -258,7 +258,7 @@ def _nothing(decisions: int, left_out: Mapping[str, int], frame: pd.DataFrame, o
     advice = "serve with --explore and --outcomes, and call RecordOutcome"
     other = "score" if outcome == "correct" else "correct"
     if frame[outcome].isna().all() and frame[other].notna().any():
-        advice = f"outcomes were recorded as {other}: use --outcome {other}"
+        advice = f"outcomes were recorded as {other}: use --reward {other}"
     return f"of the log's {decisions} decisions none can be used ({told or 'it is empty'}); {advice}"
 
 
