@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, InterfaceError, NoSuchTableError, OperationalError, SQLAlchemyError
 
 from router.calls import Call
 from router.errors import InvalidRequest, OutcomesUnavailable
@@ -278,6 +278,8 @@ def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
                 return [dict(row) for row in connection.execute(found).mappings()]
         finally:
             engine.dispose()
+    except NoSuchTableError as error:
+        raise _unusable("no decisions were ever recorded in it") from error
     except (SQLAlchemyError, ModuleNotFoundError) as error:
         raise _unusable(str(error).splitlines()[0]) from error
 

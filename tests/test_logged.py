@@ -145,4 +145,4 @@ def test_a_database_without_decisions_is_a_clear_error(tmp_path):
     engine.dispose()
     shown = collect(f"sqlite:///{tmp_path}/other.db", tmp_path / "x.parquet")
     assert (shown.exit_code, shown.stderr.count("\n")) == (2, 1)
-    assert "can't use the outcome database (decisions)" in shown.stderr
+    assert "can't use the outcome database (no decisions were ever recorded in it)" in shown.stderr
