@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, InterfaceError, NoSuchTableError, OperationalError, SQLAlchemyError
 
 from router.calls import Call
 from router.errors import InvalidRequest, OutcomesUnavailable
@@ -40,7 +40,7 @@ decisions = sql.Table(
     sql.Column("caller", sql.String(256)),
     sql.Column("bundle", sql.String(256), nullable=False),
     sql.Column("prompt_sha256", sql.String(64), nullable=False, index=True),
-    sql.Column("prompt", sql.Text),  # by choice
+    sql.Column("prompt", sql.Text),  # this, answer and text by choice
     sql.Column("level", sql.Integer, nullable=False),
     sql.Column("probabilities", sql.JSON, nullable=False),  # of levels 1 to 5
     sql.Column("arm", sql.String(128), nullable=False),
@@ -52,6 +52,16 @@ decisions = sql.Table(
     sql.Column("scored_tokens", sql.BigInteger, nullable=False),
     sql.Column("flops", sql.Float, nullable=False),
     sql.Column("seconds", sql.Float, nullable=False),
+    # Null, too, in rows from before these columns.
+    sql.Column("objective", sql.String(32)),  # kind and value of what was decided for; null: the caller pinned the arm
+    sql.Column("objective_value", sql.Float),
+    sql.Column("objective_given", sql.Boolean),  # by the caller; else it was the bundle's default
+    sql.Column("choice", sql.String(128)),  # the policy's; the arm is another where it was drawn to explore
+    sql.Column("explore", sql.Float),  # share of arms that were drawn then
+    sql.Column("levels_by", sql.String(12)),  # the difficulty model: its sha256's first digits
+    sql.Column("stop", sql.String(16)),  # why the search ended; null: no search, or it gave no answer
+    sql.Column("answer", sql.Text),
+    sql.Column("text", sql.Text),
 )
 
 outcomes = sql.Table(
@@ -77,7 +87,10 @@ class Recorder:
     """``decided`` takes a finished call, ``record`` an outcome. ``dropped`` counts decisions that found no room."""
 
     def __init__(self, url: str, *, prompts: bool = False):
-        """Brings the database's tables up to date. ``prompts``: keep their text, too. Raises InvalidRequest."""
+        """Brings the database's tables up to date. Raises InvalidRequest.
+
+        prompts  keep prompts and solutions, too, not only the prompts' digests
+        """
         self.dropped = 0
         self._prompts = prompts
         self._engine = _connect(url)
@@ -187,18 +200,19 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
     assert call.decision
     assert call.request
     assert call.bill
+    decision, outcome = call.decision, call.solution.outcome if call.solution else None
     return {
         "call_id": call.id,
         "at": datetime.now(UTC),
         "method": call.method,
         "caller": call.caller.name if call.caller else None,
-        "bundle": call.decision.bundle_id,
+        "bundle": decision.bundle_id,
         "prompt_sha256": hashlib.sha256(call.request.prompt.encode()).hexdigest(),
         "prompt": call.request.prompt if prompts else None,
-        "level": call.decision.level,
-        "probabilities": list(call.decision.probabilities),
-        "arm": str(call.decision.arm),
-        "propensity": None if call.request.arm else call.decision.propensity,
+        "level": decision.level,
+        "probabilities": list(decision.probabilities),
+        "arm": str(decision.arm),
+        "propensity": None if call.request.arm else decision.propensity,
         "code": call.code,
         "reason": call.reason,
         "prompt_tokens": call.bill.prompt_tokens,
@@ -206,6 +220,15 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
         "scored_tokens": call.bill.scored_tokens,
         "flops": call.bill.generator_flops + call.bill.verifier_flops,
         "seconds": call.seconds,
+        "objective": decision.objective.kind if decision.objective else None,
+        "objective_value": decision.objective.value if decision.objective else None,
+        "objective_given": call.request.objective is not None if decision.objective else None,
+        "choice": str(decision.choice) if decision.choice else None,
+        "explore": decision.explore if decision.choice else None,
+        "levels_by": decision.levels_by,
+        "stop": call.solution.stop.value if call.solution else None,
+        "answer": outcome.answer if outcome and prompts else None,
+        "text": outcome.best.text if outcome and outcome.best and prompts else None,
     }
 
 
@@ -229,6 +252,38 @@ def _write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> 
     return True
 
 
+def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Every decision, oldest first, with these columns; ``correct`` and ``score`` are None where nothing was recorded.
+
+    Reads only, also a database that no server has brought up to date: a column that it lacks is None.
+    Raises InvalidRequest.
+    """
+    try:
+        engine = sql.create_engine(url)
+        if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
+            raise _unusable(f"there is no file {engine.url.database}")
+        try:
+            with engine.connect() as connection:
+                held = {column["name"] for column in sql.inspect(connection).get_columns(decisions.name)}
+                columns = [
+                    outcomes.c[name]
+                    if name not in decisions.c
+                    else decisions.c[name]
+                    if name in held
+                    else sql.null().label(name)
+                    for name in names
+                ]
+                joined = decisions.outerjoin(outcomes, decisions.c.call_id == outcomes.c.call_id)
+                found = sql.select(*columns).select_from(joined).order_by(decisions.c.at, decisions.c.call_id)
+                return [dict(row) for row in connection.execute(found).mappings()]
+        finally:
+            engine.dispose()
+    except NoSuchTableError as error:
+        raise _unusable("no decisions were ever recorded in it") from error
+    except (SQLAlchemyError, ModuleNotFoundError) as error:
+        raise _unusable(str(error).splitlines()[0]) from error
+
+
 def _connect(url: str) -> sql.Engine:
     try:
         engine = sql.create_engine(url, pool_pre_ping=True)
@@ -236,14 +291,17 @@ def _connect(url: str) -> sql.Engine:
             sql.event.listen(engine, "connect", _durable)
         upgrade(engine)
     except (SQLAlchemyError, ModuleNotFoundError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidRequest(
-            "outcomes",
-            f"can't use the outcome database ({reason}); give a URL like sqlite:///outcomes.db or "
-            "postgresql+psycopg://user@host/name",
-            reason="UNSPECIFIED",
-        ) from error
+        raise _unusable(str(error).splitlines()[0]) from error
     return engine
+
+
+def _unusable(reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        "outcomes",
+        f"can't use the outcome database ({reason}); give a URL like sqlite:///outcomes.db or "
+        "postgresql+psycopg://user@host/name",
+        reason="UNSPECIFIED",
+    )
 
 
 def _durable(connection: Any, record: Any) -> None:

@@ -62,6 +62,10 @@ class Decision:
 
     expectation  what the choice promises; None when the caller pinned the arm
     propensity   the arm's probability of being chosen for this prompt: below 1 only where arms are explored
+    objective    what was decided for; None when the caller pinned the arm
+    choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the caller pinned it
+    explore      share of decisions that were drawn when this one was made
+    levels_by    digest of the difficulty model: levels mean something only under the one that predicted them
     """
 
     level: int
@@ -70,6 +74,10 @@ class Decision:
     expectation: Expectation | None
     bundle_id: str
     propensity: float = 1.0
+    objective: Objective | None = None
+    choice: Arm | None = None
+    explore: float = 0.0
+    levels_by: str = ""
 
 
 @dataclass(slots=True)
@@ -147,10 +155,21 @@ class Solver:
         features = prompts if difficulty.input == "text" else await self.engines.generator.embed(prompts, usage=usage)
         probabilities = tuple(float(p) for p in difficulty.predict_proba(features)[0])
         level = 1 + max(range(len(probabilities)), key=probabilities.__getitem__)
+        levels_by = self.bundle.levels_by
         if request.arm:
-            return Decision(level, probabilities, request.arm, None, self.bundle.id)
+            return Decision(level, probabilities, request.arm, None, self.bundle.id, levels_by=levels_by)
         expectation = policy.decide(probabilities, objective)
-        decision = Decision(level, probabilities, expectation.arm, expectation, self.bundle.id)
+        decision = Decision(
+            level,
+            probabilities,
+            expectation.arm,
+            expectation,
+            self.bundle.id,
+            objective=objective,
+            choice=expectation.arm,
+            explore=self.explore,
+            levels_by=levels_by,
+        )
         return self._explored(decision, objective.value if objective.kind == "budget" else policy.largest)
 
     def _explored(self, decision: Decision, budget: float) -> Decision:

@@ -49,6 +49,17 @@ def test_jsonl_and_parquet_read_the_same(tmp_path):
     )
 
 
+def test_the_probability_of_a_served_call_may_be_there(tmp_path):
+    served = {**ROW, "sample": 1, "arm": "majority(n=4)", "propensity": 0.25}
+    write_attempts(pd.DataFrame([ROW, served]), tmp_path / "a.parquet")
+    frame = read_attempts([tmp_path / "a.parquet"])
+    assert frame["propensity"].isna().tolist() == [True, False]
+    assert frame["propensity"][1] == 0.25
+    pd.testing.assert_frame_equal(frame, read_attempts([jsonl(tmp_path / "a.jsonl", ROW, served)]))
+    pq.write_table(pa.Table.from_pylist([ROW]), tmp_path / "without.parquet")
+    assert read_attempts([tmp_path / "without.parquet"])["propensity"].isna().all()
+
+
 def test_files_are_concatenated_and_arms_respelled(tmp_path):
     one = jsonl(tmp_path / "one.jsonl", ROW)
     two = jsonl(tmp_path / "two.jsonl", "", {**ROW, "arm": "beam_search( m=4,n=16 )"})
@@ -76,6 +87,8 @@ def test_parquet_from_elsewhere_may_have_other_widths(tmp_path):
         ([{**ROW, "scores": [0.5, -1]}], ["line 1", "-1", "null"]),
         ([{**ROW, "scores": [0.5, None]}], ["line 1", "scores", "list of numbers"]),
         ([{**ROW, "scored_tokens": -1}], ["line 1", "scored_tokens", "negative"]),
+        ([{**ROW, "propensity": 0}], ["line 1", "propensity", "probability above 0"]),
+        ([{**ROW, "propensity": "1"}], ["line 1", "propensity", "a number or null"]),
         ([{**ROW, "prompt": "  "}], ["line 1", "prompt", "blank"]),
         ([ROW, ROW], ["line 2", "'p1'", "sample 0"]),
         ([ROW, {**ROW, "sample": 1, "prompt": "2 + 4 = ?"}], ["line 2", "another prompt"]),

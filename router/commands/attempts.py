@@ -21,6 +21,7 @@ from router.errors import InvalidFile, InvalidRequest
 
 
 def collect(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
     *,
     engine: Engine = DEFAULT,
@@ -46,12 +47,27 @@ def collect(
         typer.Option(help='Also run this arm once a prompt, e.g. "beam_search(n=16, m=4)". Repeatable.'),
     ] = None,
     seed: Seed = 0,
+    from_outcomes: Annotated[
+        str | None,
+        typer.Option(
+            help="Sample nothing: take the served calls of this outcome database (see serve --outcomes) as attempts, "
+            "and write their prompts beside them."
+        ),
+    ] = None,
 ) -> None:
     """Sample attempts at prompts and write them, with their scores and token counts.
 
     Tree searches and revisions can't be replayed from a pool: name each one to be measured with --arm. Start the same
     command again after an interruption: it goes on where it stopped, and adds arms that the file does not hold yet.
+
+    With --from-outcomes each call whose prompt, solution and outcome are on record is one run of its arm, with the
+    probability that it had. Levels need more attempts at a prompt than one: sample them at the prompts that are written
+    beside, which are those with a right answer on record.
     """
+    if from_outcomes:
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+        return _collect_served(from_outcomes, out, given)
     from dataclasses import asdict, replace
 
     from tqdm import tqdm
@@ -98,6 +114,45 @@ def collect(
 
         collect(units, engines, out, settings=settings, seed=seed, on_start=on_start, on_unit=on_unit)
     typer.echo(f"wrote {out}")
+    return None
+
+
+def _collect_served(url: str, out: Path, given: list[str]) -> None:
+    from router.offline.attempts import write_attempts
+    from router.offline.logged import served_attempts, write_prompts
+
+    if others := [name.replace("_", "-") for name in given if name not in ("from_outcomes", "out")]:
+        raise InvalidRequest(
+            "from_outcomes",
+            f"--from-outcomes samples nothing, so it takes no --{others[0]}; sample at its prompts in a second run",
+            reason="UNSPECIFIED",
+        )
+    if out.exists():
+        raise InvalidFile(f"{out} is there already, and could hold attempts that were sampled; write to another --out")
+    served = served_attempts(url)
+    attempts = served.attempts
+    for reason, count in served.left_out.items():
+        typer.echo(f"left out: {count} {reason}")
+    if attempts.empty:
+        raise InvalidFile(
+            f"none of the log's {served.decisions} decisions has prompt, solution and outcome; serve with "
+            "--outcome-prompts, and call RecordOutcome"
+        )
+    write_attempts(attempts, out)
+    beside = out.with_suffix(".prompts.jsonl")
+    write_prompts(served.prompts, beside)
+    asked = attempts["prompt_id"].nunique()
+    pinned = attempts["propensity"].isna().sum()
+    typer.echo(
+        f"{len(attempts)} of {served.decisions} decisions are attempts, at {asked} prompts: {served.explored} ran an "
+        f"arm drawn to explore, {pinned} one that the caller pinned, {len(attempts) - served.explored - pinned} the "
+        "policy's choice"
+    )
+    typer.echo(
+        f"{len(served.prompts)} of {asked} prompts have a right answer on record; the others can't be told right from "
+        "wrong when they are sampled again, which leaves the easier ones"
+    )
+    typer.echo(f"wrote {out}, {beside}; next: router collect --prompts {beside} --out {out}")
 
 
 def score(

@@ -93,7 +93,9 @@ def serve(
     outcome_prompts: Annotated[
         bool,
         typer.Option(
-            "--outcome-prompts", envvar="ROUTER_OUTCOME_PROMPTS", help="Record the prompts, not only their digests."
+            "--outcome-prompts",
+            envvar="ROUTER_OUTCOME_PROMPTS",
+            help="Record prompts and solutions, not only the prompts' digests; `collect --from-outcomes` needs them.",
         ),
     ] = False,
     explore: Annotated[
