@@ -8,6 +8,7 @@ queued before: what was acknowledged survives the process.
 import hashlib
 import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DisconnectionError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from router.calls import Call
 from router.errors import InvalidRequest, OutcomesUnavailable
@@ -235,6 +236,8 @@ def _connect(url: str) -> sql.Engine:
         if engine.dialect.name == "sqlite":
             sql.event.listen(engine, "connect", _durable)
         upgrade(engine)
+        if engine.dialect.name == "sqlite" and engine.url.database:
+            _guard(engine, Path(engine.url.database))
     except (SQLAlchemyError, ModuleNotFoundError) as error:
         reason = str(error).splitlines()[0]
         raise InvalidRequest(
@@ -250,6 +253,36 @@ def _durable(connection: Any, record: Any) -> None:
     """SQLite: readers beside the writer, and what is committed survives a power cut."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _guard(engine: sql.Engine, file: Path) -> None:
+    """SQLite goes on writing to a file that was moved away or deleted: whoever restores it would miss what came since.
+
+    A connection is used only while its file is still there, and a new one never makes a new file.
+    """
+    if (known := _identity(file)) is None:  # in memory
+        return
+
+    def connecting(*args: Any) -> None:
+        nonlocal known
+        known = _identity(file)
+        if known is None:
+            raise sqlite3.OperationalError(f"{file} is gone")
+
+    def using(*args: Any) -> None:
+        if _identity(file) != known:
+            raise DisconnectionError(f"{file} is another file than before")
+
+    sql.event.listen(engine, "do_connect", connecting)
+    sql.event.listen(engine, "checkout", using)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def upgrade(engine: sql.Engine) -> None:

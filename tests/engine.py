@@ -1,5 +1,7 @@
 """The double of vLLM as a server of its own over TCP, so that it can be killed: ``python engine.py PORT LATENCY``.
 
+It listens once it is given a line on standard input.
+
 ``POST /double`` with ``{"usual": mood, "next": [mood], "latency": seconds}`` tells it how to behave from now on, ``GET
 /double`` says what it works on.
 """
@@ -93,4 +95,5 @@ async def main(port: int, latency: float) -> None:
 
 
 if __name__ == "__main__":
+    sys.stdin.readline()
     asyncio.run(main(int(sys.argv[1]), float(sys.argv[2])))
