@@ -93,10 +93,12 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untype
 
         # A coroutine that writes, not a generator: cancelling it ends the search at once, and not when it is collected.
         async def stream(sent: Any, context: grpc.aio.ServicerContext) -> None:
-            async with self._within(service, method, context):
-                async with aclosing(behaviour(_parsed(parse, sent), context)) as events:
-                    async for event in events:
-                        await _write(context, event)
+            async with (
+                self._within(service, method, context),
+                aclosing(behaviour(_parsed(parse, sent), context)) as events,
+            ):
+                async for event in events:
+                    await _write(context, event)
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         wrapped = stream if handler.response_streaming else unary

@@ -27,6 +27,7 @@ from router.errors import InvalidRequest, OutcomesUnavailable
 QUEUE = 10_000  # decisions that wait to be written
 _BATCH = 500  # rows of one transaction
 _RETRY_SECONDS = 1.0  # between attempts, while the database is away
+_CLOSE_SECONDS = 10.0  # for what is queued when the server stops
 _IDLE_SECONDS = 0.2  # between looks whether to stop
 _log = logging.getLogger(__name__)
 
@@ -109,9 +110,12 @@ class Recorder:
         return item.done
 
     def close(self) -> None:
-        """Write what is queued, if the database is there."""
+        """Write what is queued, if the database is there and answers."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            _log.error("the outcome database does not answer: at least %d decisions are lost", self._queue.qsize())
+            return
         self._engine.dispose()
 
     def _write_all(self) -> None:
@@ -130,7 +134,7 @@ class Recorder:
                     _log.error("%d decisions are lost", len(items) + self._queue.qsize())
                     return
                 self._stopping.wait(_RETRY_SECONDS)
-            except SQLAlchemyError:
+            except Exception:  # whatever it is, the thread must live on
                 for item in items:
                     self._write_alone(item)
                 items = []
@@ -161,7 +165,7 @@ class Recorder:
         """After a row that the database does not take spoilt the others' transaction."""
         try:
             self._write([item])
-        except SQLAlchemyError as error:
+        except Exception as error:
             _log.error("the outcome database refuses a row: %s", type(error).__name__)
             self.dropped += len(self._refuse_outcomes([item]))
 
