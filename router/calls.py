@@ -38,6 +38,7 @@ class Call:
     id               the caller's x-request-id, or one made here; returned as trailing metadata
     caller           known once it is authenticated
     queued           seconds that it waited for a place to search
+    leave            gives that place back before the call ends; doing so again does nothing
     bill             grows while the call runs
     code, reason     the gRPC status's name and the ErrorReason, at the end
     seconds          all in all, at the end
@@ -49,6 +50,7 @@ class Call:
     started: float = field(default_factory=time.monotonic)
     caller: Caller | None = None
     queued: float = 0.0
+    leave: Callable[[], Awaitable[None]] | None = None
     request: Request | None = None
     decision: Decision | None = None
     bill: Bill | None = None
@@ -214,8 +216,10 @@ def admitted(admission: Admission) -> Around:
             return
         assert call.caller
         arrived = time.monotonic()
-        async with admission.place(call.caller.name, context.time_remaining()):
+        async with AsyncExitStack() as place:
+            await place.enter_async_context(admission.place(call.caller.name, context.time_remaining()))
             call.queued = time.monotonic() - arrived
+            call.leave = place.aclose
             yield
 
     return around

@@ -103,6 +103,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                         self.serving.compare(call.request, event)
                     elif isinstance(event, Solution):
                         call.solution = event
+                        if call.leave:
+                            await call.leave()  # however long the caller takes to read it
                     yield event
 
 

@@ -190,9 +190,9 @@ class Router:
         self.process = Process(command, self.log, env)
         self.address = self.process.hear(r" on (\S+)\n")[1]
 
-    def channel(self) -> grpc.aio.Channel:
+    def channel(self, *more: tuple[str, int]) -> grpc.aio.Channel:
         # A channel of its own: gRPC shares connections between channels that look alike.
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), *more]
         return grpc.aio.insecure_channel(self.address, options)
 
     def metric(self, name: str) -> float:

@@ -314,16 +314,20 @@ async def test_a_client_that_is_frozen_is_noticed(router, engines, tallied, tmp_
         tally.times += 1
         tally.calls += 20
         frozen = time.monotonic()
-        if not await settled(lambda: router.busy() == 0, seconds=100):
+        if not await settled(lambda: router.busy() == 0, seconds=200):
             tally.lost.append("a place is not given back")
         tally.slowest = time.monotonic() - frozen
         client.kill()
 
 
+# A solution does not fit into what the connection holds.
+NARROW = [("grpc.http2.lookahead_bytes", 8192), ("grpc.http2.bdp_probe", 0)]
+
+
 async def test_streams_that_are_read_slowly_or_not_at_all(scripted, often, tallied):
-    seconds = often(3, 40)  # longer than a stream may stand still
+    seconds = often(3, 40)
     prompt = " + ".join(["7"] * 33) + " ="
-    arm = wire.arm(Arm.parse("best_of_n(n=256)"))
+    arm = wire.arm(Arm.parse("best_of_n(n=64)"))
     message = pb.StreamSolveRequest(prompt=prompt, options=pb.SolveOptions(arm=arm, return_candidates=True))
     with tallied(f"16 streams read for {seconds} s at a message a second, or not at all") as tally:
         async with scripted.channel() as channel:
@@ -331,7 +335,7 @@ async def test_streams_that_are_read_slowly_or_not_at_all(scripted, often, talli
             await asyncio.gather(*(caller.solve(i, "single") for i in range(20)))
             assert await settled(lambda: scripted.busy() == 0)
             before, tally.slowest = scripted.memory(), 0.0
-            slow = [scripted.channel() for _ in range(16)]
+            slow = [scripted.channel(*NARROW) for _ in range(16)]
             streams = [
                 Caller(each, tally).stub.StreamSolve(message, metadata=caller.metadata, timeout=300) for each in slow
             ]
@@ -351,8 +355,8 @@ async def test_streams_that_are_read_slowly_or_not_at_all(scripted, often, talli
                 await caller.solve(number, "single")
                 await asyncio.sleep(0.02)
             await asyncio.gather(*readers)
-            if often(0, 1) and not await settled(lambda: scripted.busy() == 0, seconds=20):
-                tally.lost.append("who does not read holds a place for ever")
+            if not await settled(lambda: scripted.busy() == 0):
+                tally.lost.append("who does not read holds a place")
             grown = scripted.memory() - before
             for each in slow:
                 await each.close()
