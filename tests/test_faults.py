@@ -158,7 +158,7 @@ async def test_one_of_two_engines_is_killed_in_mid_search(router, engines, often
     with tallied("one of two engines killed (kill -9) in mid-search, and started again") as tally:
         async with router.channel() as channel:
             caller = Caller(channel, tally)
-            for i in range(often(2, 30)):
+            for i in range(often(2, 20)):
                 victim = engines["ab"[i % 2]]
                 calls = asyncio.create_task(many_calls(caller, 10, first=10 * i))
                 assert await settled(lambda victim=victim: victim.running() > 0)
@@ -325,7 +325,7 @@ NARROW = [("grpc.http2.lookahead_bytes", 8192), ("grpc.http2.bdp_probe", 0)]
 
 
 async def test_streams_that_are_read_slowly_or_not_at_all(scripted, often, tallied):
-    seconds = often(3, 40)
+    seconds = often(3, 15)
     prompt = " + ".join(["7"] * 33) + " ="
     arm = wire.arm(Arm.parse("best_of_n(n=64)"))
     message = pb.StreamSolveRequest(prompt=prompt, options=pb.SolveOptions(arm=arm, return_candidates=True))
@@ -643,7 +643,7 @@ async def test_the_wall_clock_jumps(bundles, engines, often, tallied, tmp_path):
         async with router.channel() as channel:
             caller = Caller(channel, tally)
             await many_calls(caller, 5)
-            for i in range(often(2, 12)):
+            for i in range(often(2, 8)):
                 engines["verifier"].tell("hang")
                 prompt, _ = problem(i)
                 options = pb.SolveOptions(arm=wire.arm(Arm.parse("best_of_n(n=2)")))
