@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 from grpc_status import rpc_status
 
@@ -20,11 +21,12 @@ from router import access, wire
 from router.access import Caller, Token
 from router.admin import ADMIN
 from router.admission import Admission
-from router.errors import InternalError, PermissionDenied, RouterError
+from router.errors import InternalError, InvalidRequest, PermissionDenied, RouterError, StreamNotRead
 from router.solver import Bill, Decision, Request, Solution
 
 REQUEST_ID = "x-request-id"
 SEARCHES = frozenset({"Solve", "StreamSolve"})
+UNREAD_SECONDS = 30.0  # that a stream may stand still because its caller does not read
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,7 @@ class Call:
     id               the caller's x-request-id, or one made here; returned as trailing metadata
     caller           known once it is authenticated
     queued           seconds that it waited for a place to search
+    leave            gives that place back before the call ends; doing so again does nothing
     bill             grows while the call runs
     code, reason     the gRPC status's name and the ErrorReason, at the end
     seconds          all in all, at the end
@@ -47,6 +50,7 @@ class Call:
     started: float = field(default_factory=time.monotonic)
     caller: Caller | None = None
     queued: float = 0.0
+    leave: Callable[[], Awaitable[None]] | None = None
     request: Request | None = None
     decision: Decision | None = None
     bill: Bill | None = None
@@ -82,20 +86,25 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untype
             "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
         )
         behaviour = getattr(handler, kind)
+        # Parsed here and not by gRPC, which answers UNKNOWN where that fails, and logs it outside of our logs.
+        parse = None if handler.request_streaming else handler.request_deserializer
 
-        async def unary(message: Any, context: grpc.aio.ServicerContext) -> Any:
+        async def unary(sent: Any, context: grpc.aio.ServicerContext) -> Any:
             async with self._within(service, method, context):
-                return await behaviour(message, context)
+                return await behaviour(_parsed(parse, sent), context)
 
         # A coroutine that writes, not a generator: cancelling it ends the search at once, and not when it is collected.
-        async def stream(message: Any, context: grpc.aio.ServicerContext) -> None:
-            async with self._within(service, method, context), aclosing(behaviour(message, context)) as events:
+        async def stream(sent: Any, context: grpc.aio.ServicerContext) -> None:
+            async with (
+                self._within(service, method, context),
+                aclosing(behaviour(_parsed(parse, sent), context)) as events,
+            ):
                 async for event in events:
-                    await context.write(event)
+                    await _write(context, event)
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         wrapped = stream if handler.response_streaming else unary
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return make(wrapped, None if parse else handler.request_deserializer, handler.response_serializer)
 
     @asynccontextmanager
     async def _within(self, service: str, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
@@ -107,6 +116,25 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untype
             for around in self._around:
                 await stack.enter_async_context(around(call, context))
             yield
+
+
+def _parsed(parse: Callable[[bytes], Any] | None, sent: Any) -> Any:
+    """``parse`` is None for a stream of requests, which is parsed already. Raises InvalidRequest."""
+    try:
+        return parse(sent) if parse else sent
+    except DecodeError as error:
+        raise InvalidRequest(
+            "", "what was sent is not a message of this method's request type", reason="MESSAGE_MALFORMED"
+        ) from error
+
+
+async def _write(context: grpc.aio.ServicerContext, event: Any) -> None:
+    """Waits until the connection takes the event. Who does not read may not keep a place to search for ever."""
+    try:
+        async with asyncio.timeout(UNREAD_SECONDS):
+            await context.write(event)
+    except TimeoutError:
+        raise StreamNotRead(f"nothing of the stream was read for {UNREAD_SECONDS:.0f} s") from None
 
 
 @asynccontextmanager
@@ -188,8 +216,10 @@ def admitted(admission: Admission) -> Around:
             return
         assert call.caller
         arrived = time.monotonic()
-        async with admission.place(call.caller.name, context.time_remaining()):
+        async with AsyncExitStack() as place:
+            await place.enter_async_context(admission.place(call.caller.name, context.time_remaining()))
             call.queued = time.monotonic() - arrived
+            call.leave = place.aclose
             yield
 
     return around

@@ -8,6 +8,7 @@ queued before: what was acknowledged survives the process.
 import hashlib
 import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -18,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import IntegrityError, InterfaceError, NoSuchTableError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DisconnectionError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchTableError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from router.calls import Call
 from router.errors import InvalidRequest, OutcomesUnavailable
@@ -26,6 +34,7 @@ from router.errors import InvalidRequest, OutcomesUnavailable
 QUEUE = 10_000  # decisions that wait to be written
 _BATCH = 500  # rows of one transaction
 _RETRY_SECONDS = 1.0  # between attempts, while the database is away
+_CLOSE_SECONDS = 10.0  # for what is queued when the server stops
 _IDLE_SECONDS = 0.2  # between looks whether to stop
 _log = logging.getLogger(__name__)
 
@@ -121,9 +130,12 @@ class Recorder:
         return item.done
 
     def close(self) -> None:
-        """Write what is queued, if the database is there."""
+        """Write what is queued, if the database is there and answers."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            _log.error("the outcome database does not answer: at least %d decisions are lost", self._queue.qsize())
+            return
         self._engine.dispose()
 
     def _write_all(self) -> None:
@@ -142,7 +154,7 @@ class Recorder:
                     _log.error("%d decisions are lost", len(items) + self._queue.qsize())
                     return
                 self._stopping.wait(_RETRY_SECONDS)
-            except SQLAlchemyError:
+            except Exception:  # whatever it is, the thread must live on
                 for item in items:
                     self._write_alone(item)
                 items = []
@@ -173,7 +185,7 @@ class Recorder:
         """After a row that the database does not take spoilt the others' transaction."""
         try:
             self._write([item])
-        except SQLAlchemyError as error:
+        except Exception as error:
             _log.error("the outcome database refuses a row: %s", type(error).__name__)
             self.dropped += len(self._refuse_outcomes([item]))
 
@@ -290,6 +302,8 @@ def _connect(url: str) -> sql.Engine:
         if engine.dialect.name == "sqlite":
             sql.event.listen(engine, "connect", _durable)
         upgrade(engine)
+        if engine.dialect.name == "sqlite" and engine.url.database:
+            _guard(engine, Path(engine.url.database))
     except (SQLAlchemyError, ModuleNotFoundError) as error:
         raise _unusable(str(error).splitlines()[0]) from error
     return engine
@@ -308,6 +322,36 @@ def _durable(connection: Any, record: Any) -> None:
     """SQLite: readers beside the writer, and what is committed survives a power cut."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _guard(engine: sql.Engine, file: Path) -> None:
+    """SQLite goes on writing to a file that was moved away or deleted: whoever restores it would miss what came since.
+
+    A connection is used only while its file is still there, and a new one never makes a new file.
+    """
+    if (known := _identity(file)) is None:  # in memory
+        return
+
+    def connecting(*args: Any) -> None:
+        nonlocal known
+        known = _identity(file)
+        if known is None:
+            raise sqlite3.OperationalError(f"{file} is gone")
+
+    def using(*args: Any) -> None:
+        if _identity(file) != known:
+            raise DisconnectionError(f"{file} is another file than before")
+
+    sql.event.listen(engine, "do_connect", connecting)
+    sql.event.listen(engine, "checkout", using)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def upgrade(engine: sql.Engine) -> None:

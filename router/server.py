@@ -26,6 +26,8 @@ from router.v1 import router_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
 LARGEST_MESSAGE = 64 * 1024  # bytes: the longest prompt in four-byte characters, twice
 ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
+# A caller whose machine or network is gone closes no connection: it is asked so often, and has so long to answer.
+ALIVE_SECONDS, ALIVE_TIMEOUT_SECONDS = 30, 20
 OTHER_CALLS = 1000  # at once, besides searches: decisions, health watches, refusals
 
 
@@ -101,6 +103,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                         self.serving.compare(call.request, event)
                     elif isinstance(event, Solution):
                         call.solution = event
+                        if call.leave:
+                            await call.leave()  # however long the caller takes to read it
                     yield event
 
 
@@ -140,6 +144,9 @@ class Server:
                 # Without this option two servers share a port silently, each answering some of the calls.
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+                ("grpc.keepalive_time_ms", 1000 * ALIVE_SECONDS),
+                ("grpc.keepalive_timeout_ms", 1000 * ALIVE_TIMEOUT_SECONDS),
+                ("grpc.http2.max_pings_without_data", 0),  # a long search sends nothing for minutes
             ],
         )
         self._health = health.aio.HealthServicer()

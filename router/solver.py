@@ -338,7 +338,7 @@ class _Limited:
     async def answer(self, ask: Extend | Score) -> list[Path]:
         started = time.monotonic()
         try:
-            async with asyncio.timeout_at(self._guard(started)):
+            async with asyncio.timeout_at(self._guard(started, ask)):
                 paths = await (self._extend(ask) if isinstance(ask, Extend) else self._score(ask))
         except TimeoutError:
             self.stop = Stop.DEADLINE
@@ -385,12 +385,15 @@ class _Limited:
             self.stop = Stop.TOKEN_CAP
         return paths
 
-    def _guard(self, now: float) -> float | None:
-        """When to give up on an engine that does not keep the deadline itself: in time to still answer the caller."""
+    def _guard(self, now: float, ask: Extend | Score) -> float | None:
+        """When to give up on an engine that does not keep the deadline itself: in time to still answer the caller.
+
+        A generator knows the deadline, and gets a moment to come back with what it has; a verifier does not know it.
+        """
         if self.deadline is None:
             return None
         loop = asyncio.get_running_loop()
-        return loop.time() + max(0.0, self.deadline - now) + self.margin / 2
+        return loop.time() + max(0.0, self.deadline - now) + (self.margin / 2 if isinstance(ask, Extend) else 0.0)
 
 
 def _left(cap: int | None, spent: int) -> int | None:

@@ -252,6 +252,7 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.OutcomesOff,
         errors.OutcomesUnavailable,
         errors.Overloaded,
+        errors.StreamNotRead,
         errors.DeadlineExceeded,
         errors.TokenCapReached,
         errors.InternalError,

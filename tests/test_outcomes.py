@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -191,12 +192,13 @@ async def test_a_full_queue_drops_decisions_and_refuses_outcomes(solver, recorde
         blocked.set()
 
 
-def test_a_row_that_the_database_refuses_spoils_no_other(recorder, url, monkeypatch):
+@pytest.mark.parametrize("refusal", [sql.exc.DataError("insert", {}, Exception("NUL")), OverflowError("too large")])
+def test_a_row_that_the_database_refuses_spoils_no_other(recorder, url, monkeypatch, refusal):
     write = outcomes._write
 
     def picky(connection, content):
         if content.call_id == "poison":
-            raise sql.exc.DataError("insert", {}, Exception("NUL"))
+            raise refusal
         return write(connection, content)
 
     monkeypatch.setattr(outcomes, "_write", picky)
@@ -205,6 +207,40 @@ def test_a_row_that_the_database_refuses_spoils_no_other(recorder, url, monkeypa
     assert waiting["b"].result(10)
     with pytest.raises(OutcomesUnavailable):
         waiting["poison"].result(10)
+
+
+def test_a_database_that_hangs_holds_up_no_ending(tmp_path, monkeypatch):
+    hanging = threading.Event()
+    monkeypatch.setattr(outcomes, "_write", lambda *args: hanging.wait(60))
+    monkeypatch.setattr(outcomes, "_CLOSE_SECONDS", 0.1)
+    recorder = Recorder(f"sqlite:///{tmp_path}/hanging.db")
+    recorder.record(Outcome("a", correct=True))
+    recorder.close()
+    hanging.set()
+    recorder._thread.join()
+    recorder._engine.dispose()
+
+
+@pytest.mark.parametrize("becomes", ["gone", "another"])
+def test_a_file_that_was_moved_away_acknowledges_nothing(tmp_path, monkeypatch, becomes):
+    monkeypatch.setattr(outcomes, "_RETRY_SECONDS", 0.01)
+    folder, away = tmp_path / "data", tmp_path / "away"
+    folder.mkdir()
+    file = folder / "outcomes.db"
+    recorder = Recorder(f"sqlite:///{file}")
+    assert recorder.record(Outcome("before", correct=True)).result(60)
+    folder.rename(away)
+    if becomes == "another":
+        folder.mkdir()
+        file.touch()
+    with pytest.raises(OutcomesUnavailable):
+        recorder.record(Outcome("meanwhile", correct=True)).result(60)
+    assert file.exists() == (becomes == "another")
+    shutil.rmtree(folder, ignore_errors=True)
+    away.rename(folder)
+    assert recorder.record(Outcome("after", correct=True)).result(60)
+    recorder.close()
+    assert {row["call_id"] for row in rows(f"sqlite:///{file}", outcomes.outcomes)} == {"before", "after"}
 
 
 def test_a_kill_loses_no_acknowledged_outcome(tmp_path):
