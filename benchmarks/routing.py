@@ -1,19 +1,20 @@
 """Route against an empty service: what deciding costs beyond answering a call at all.
 
-Usage: python -m benchmarks.routing [--bundle models/smollm2-135m] [--rounds 20] [--json]
+Usage: python -m benchmarks.routing [--bundle models/smollm2-135m] [--servers 1] [--rounds 20] [--json]
 
-Two servers, each a process of its own, and this process, which calls them in turn, a few hundred calls at a time, over
-one connection each and with the same code, on bytes. `route` is `router serve` as it stands, with its log and metrics.
-`echo` is the least that any gRPC service in Python costs: a grpc.aio server with the same limits, no interceptors, and
-a Route that parses the same requests and sends a reply made in advance, of the same size. Requests are the bundle's
-prompts with other numbers, no two alike. The last line is one JSON object:
+Two services, in processes of their own, and this process, which calls them in turn, a few hundred calls at a time, over
+one connection to each server and with the same code, on bytes. `route` is `router serve` as it stands, with its log and
+metrics. `echo` is the least that any gRPC service in Python costs: a grpc.aio server with the same limits, no
+interceptors, and a Route that parses the same requests and sends a reply made in advance, of the same size. Requests
+are the bundle's prompts with other numbers, no two alike. With `--servers 2` each service is two processes, which take
+calls in turn: what `--share-port` gives where many callers are connected. The last line is one JSON object:
 
 p50_ratio, p99_ratio    latency of Route over that of the echo, one call in flight
 p50_ratio_8             the same with 8 in flight, where both servers are busy all the time
 throughput_ratio        calls a second of Route over those of the echo, 64 in flight
 estimator_ms            median milliseconds of the difficulty model on one prompt
-echo, route             p50_ms and p99_ms of one call in flight, calls a second, and CPU microseconds of the server for
-                        each of these; client_cpu_us are this process's, beside it (on two cores one can be the limit)
+echo, route             p50_ms and p99_ms of one call in flight, calls a second, and CPU microseconds of the servers for
+                        each of these; client_cpu_us are this process's, beside it: on two cores it can be the limit
 """
 
 import argparse
@@ -27,9 +28,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import pandas as pd
@@ -74,6 +77,7 @@ class Measured:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", type=Path, default=Path("models/smollm2-135m"), help="one with its attempts")
+    parser.add_argument("--servers", type=int, default=1, help="processes of each service")
     parser.add_argument("--rounds", type=int, default=20, help="of 1600 calls to each server")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     parser.add_argument("--echo", metavar="REPLY", help="be the echo: answer this reply, in hexadecimal")
@@ -86,10 +90,11 @@ def main() -> None:
     messages = (pb.RouteRequest(prompt=prompt).SerializeToString() for prompt in requests)
     with ExitStack() as stack:
         route = [sys.executable, "-m", "router.cli", "serve", "--backend=fake", "--port=0", "--metrics=127.0.0.1:0"]
-        servers = {"route": stack.enter_context(started([*route, f"--bundle={options.bundle}"]))}
-        reply = asyncio.run(_ask(servers["route"][1], next(messages)))
+        route += [f"--bundle={options.bundle}"]
+        servers = {"route": [stack.enter_context(started(route)) for _ in range(options.servers)]}
+        reply = asyncio.run(_ask(servers["route"][0].port, next(messages)))
         command = [sys.executable, "-m", "benchmarks.routing", "--echo", reply.hex()]
-        servers["echo"] = stack.enter_context(started(command))
+        servers["echo"] = [stack.enter_context(started(command)) for _ in range(options.servers)]
         measured = asyncio.run(measure(servers, messages, options.rounds))
     echoed, routed = measured["echo"], measured["route"]
     report = {
@@ -115,8 +120,20 @@ def prompts(bundle: Path) -> Iterator[str]:
         yield re.sub(r"\d", lambda digit: str(draw.randint(digit[0] != "0", 9)), draw.choice(known))
 
 
+class Started(NamedTuple):
+    """A server that runs."""
+
+    process: psutil.Process
+    port: int
+
+    def cpu(self) -> float:
+        """Seconds of CPU time that it has spent."""
+        times = self.process.cpu_times()
+        return times.user + times.system
+
+
 @contextmanager
-def started(command: list[str]) -> Iterator[tuple[psutil.Process, int]]:
+def started(command: list[str]) -> Iterator[Started]:
     """The server of a command, whose first line ends in its port."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
@@ -126,7 +143,7 @@ def started(command: list[str]) -> Iterator[tuple[psutil.Process, int]]:
             if not line:
                 log.seek(0)
                 raise SystemExit(f"{' '.join(command)} did not start: {log.read().decode()}")
-            yield psutil.Process(process.pid), int(line.rpartition(":")[2])
+            yield Started(psutil.Process(process.pid), int(line.rpartition(":")[2]))
         finally:
             process.terminate()
             process.wait()
@@ -148,35 +165,33 @@ async def echo(reply: pb.RouteResponse) -> None:
     await server.wait_for_termination()
 
 
-async def measure(
-    servers: dict[str, tuple[psutil.Process, int]], messages: Iterator[bytes], rounds: int
-) -> dict[str, Measured]:
+async def measure(servers: dict[str, list[Started]], messages: Iterator[bytes], rounds: int) -> dict[str, Measured]:
     measured = {name: Measured() for name in servers}
-    async with (
-        grpc.aio.insecure_channel(f"127.0.0.1:{servers['echo'][1]}") as to_echo,
-        grpc.aio.insecure_channel(f"127.0.0.1:{servers['route'][1]}") as to_route,
-    ):
-        calls = {"echo": to_echo.unary_unary(ROUTE), "route": to_route.unary_unary(ROUTE)}
-        for call in calls.values():
-            await burst(call, [next(messages) for _ in range(200)], 8)  # warms up
+    async with AsyncExitStack() as stack:
+        calls: dict[str, list[grpc.aio.UnaryUnaryMultiCallable]] = {name: [] for name in servers}
+        for name, started_ones in servers.items():
+            for server in started_ones:
+                channel = grpc.aio.insecure_channel(f"127.0.0.1:{server.port}")
+                calls[name].append((await stack.enter_async_context(channel)).unary_unary(ROUTE))
+            await burst(calls[name], [next(messages) for _ in range(200)], 8)  # warms up
         for number in range(rounds):
             for name in sorted(servers, reverse=number % 2 == 1):
                 for in_flight, many in IN_FLIGHT.items():
                     batch = [next(messages) for _ in range(many)]
-                    cpu, own, began = _cpu(servers[name][0]), time.process_time(), time.perf_counter()
+                    cpu, own, began = _cpu(servers[name]), time.process_time(), time.perf_counter()
                     measured[name].latencies[in_flight] += await burst(calls[name], batch, in_flight)
                     measured[name].wall[in_flight] += time.perf_counter() - began
-                    measured[name].server_cpu[in_flight] += _cpu(servers[name][0]) - cpu
+                    measured[name].server_cpu[in_flight] += _cpu(servers[name]) - cpu
                     measured[name].client_cpu[in_flight] += time.process_time() - own
     return measured
 
 
-async def burst(call: grpc.aio.UnaryUnaryMultiCallable, messages: list[bytes], in_flight: int) -> list[float]:
-    """Seconds of each call, so many in flight at a time."""
-    left, seconds = iter(messages), []
+async def burst(calls: list[grpc.aio.UnaryUnaryMultiCallable], messages: list[bytes], in_flight: int) -> list[float]:
+    """Seconds of each call, so many in flight at a time, the servers in turn."""
+    left, seconds = iter(zip(messages, cycle(calls), strict=False)), []
 
     async def ask() -> None:
-        for message in left:
+        for message, call in left:
             began = time.perf_counter()
             await call(message)
             seconds.append(time.perf_counter() - began)
@@ -196,9 +211,8 @@ def _seconds(bundle: Bundle, prompt: str) -> float:
     return time.perf_counter() - began
 
 
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
+def _cpu(servers: list[Started]) -> float:
+    return sum(server.cpu() for server in servers)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import math
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -60,16 +61,16 @@ def _describe(prompt: str) -> list[float]:
         max(digits, default=0),
         sum(digits) / max(1, len(digits)),
         sum(digits[-2:]),
-        sum(count > 1 for count in digits),
-        sum(count > 2 for count in digits),
-        sum(value <= 1 for value in values),
-        sum(number.endswith("0") for number in numbers),
+        len(digits) - bisect_right(digits, 1),
+        len(digits) - bisect_right(digits, 2),
+        len([value for value in values if value <= 1]),
+        len([number for number in numbers if number.endswith("0")]),
         sum(sizes),
         max(sizes),
         min(sizes),
         sum(sizes) / len(sizes),
         sum(operators),
-        sum(count > 0 for count in operators),
+        len(operators) - operators.count(0),
         plus,
         minus + long_minus,
         star + times,

@@ -132,8 +132,8 @@ class Solver:
         prompts = [request.prompt]
         usage = Usage() if usage is None else usage
         features = prompts if difficulty.input == "text" else await self.generator.embed(prompts, usage=usage)
-        probabilities = tuple(float(p) for p in difficulty.predict_proba(features)[0])
-        level = 1 + max(range(len(probabilities)), key=probabilities.__getitem__)
+        probabilities = tuple(difficulty.predict_proba(features)[0].tolist())
+        level = 1 + probabilities.index(max(probabilities))
         if request.arm:
             return Decision(level, probabilities, request.arm, None, self.bundle.id)
         expectation = policy.decide(probabilities, objective)
