@@ -153,8 +153,8 @@ class Solver:
         prompts = [request.prompt]
         usage = Usage() if usage is None else usage
         features = prompts if difficulty.input == "text" else await self.engines.generator.embed(prompts, usage=usage)
-        probabilities = tuple(float(p) for p in difficulty.predict_proba(features)[0])
-        level = 1 + max(range(len(probabilities)), key=probabilities.__getitem__)
+        probabilities = tuple(difficulty.predict_proba(features)[0].tolist())
+        level = 1 + probabilities.index(max(probabilities))
         levels_by = self.bundle.levels_by
         if request.arm:
             return Decision(level, probabilities, request.arm, None, self.bundle.id, levels_by=levels_by)

@@ -16,7 +16,9 @@ from router.admission import Admission
 from router.errors import AddressUnavailable, EngineUnavailable
 from router.server import SERVICE, Server
 from router.serving import Serving
+from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb
+from router.v1.admin_pb2_grpc import AdminServiceStub
 from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import Arm
 
@@ -333,3 +335,17 @@ async def test_reflection_describes_the_service(server):
 async def test_a_port_in_use_is_a_clear_error(server, solver):
     with pytest.raises(AddressUnavailable, match=rf"127.0.0.1:{server.port}.*in use.*--port"):
         Server(Serving(solver), "127.0.0.1", server.port)
+
+
+async def test_servers_that_share_a_port_answer_for_each_other(solver):
+    first = Server(Serving(solver), "127.0.0.1", 0, share_port=True)
+    second = Server(Serving(solver), "127.0.0.1", first.port, share_port=True)
+    await first.start()
+    await second.start()
+    for server in (first, second):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{first.port}") as channel:
+            assert (await RouterServiceStub(channel).Route(pb.RouteRequest(prompt=EASY))).decision.level == 1
+            with pytest.raises(grpc.RpcError) as raised:
+                await AdminServiceStub(channel).ListBundles(admin.ListBundlesRequest())
+            assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        await server.stop(grace=0)
