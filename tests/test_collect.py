@@ -30,6 +30,7 @@ def run(out: Path, units=UNITS, generator=None, settings=None) -> list[Unit]:
         FakeVerifier(),
         out,
         settings=settings or {"seed": 0},
+        concurrency=8,  # two units: an interruption finds some finished, some under way and some not begun
         on_unit=lambda unit, tokens: ran.append(unit),
     )
     return ran
@@ -47,12 +48,6 @@ def test_rows_are_the_pool_and_the_runs_with_their_bills(tmp_path):
     beam = frame[frame["arm"] != "sample"].iloc[0]
     assert beam["generated_tokens"] > len(beam["text"])  # the whole search's bill, not the winner's
     assert beam["scored_tokens"] > beam["generated_tokens"]  # each round reads the whole path again
-
-
-@pytest.fixture(autouse=True)
-def few_at_once(monkeypatch):
-    """So that an interruption finds units finished, under way and not begun."""
-    monkeypatch.setattr("router.offline.collect.SEARCHES", 2)
 
 
 class DiesAfter(FakeGenerator):
