@@ -1,6 +1,6 @@
-"""Collecting on a Ray cluster of this machine, two workers: the same attempts as in one process, whatever dies.
+"""Collecting on Ray, with two workers: the same attempts as in one process, whatever dies.
 
-Each cluster is started by a process of its own, as a user's is. Run by `make test-ray`.
+Workers and callers are processes of their own, as a user's are. Run by `make test-ray`.
 """
 
 import json
@@ -9,8 +9,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -18,14 +19,26 @@ from typer.testing import CliRunner
 from router.cli import main
 from router.offline.attempts import read_attempts
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]  # a busy machine takes a minute to start a cluster
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]  # a busy machine starts a cluster in minutes
 
 PROMPTS = 12  # a shard
 ARM = "beam_search(n=4, m=2)"
 UNITS = 2 * PROMPTS  # a shard: pools and runs of the arm
 PATIENCE = 900  # seconds
 
-# What `router collect --ray local` does, on engines that take their time, or that break.
+# Two nodes with room for one worker each, until its standard input ends.
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+options = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+cluster = Cluster(initialize_head=True, head_node_args=options)
+cluster.add_node(**options)
+print(cluster.address, flush=True)
+sys.stdin.read()
+cluster.shutdown()
+"""
+# What `router collect --ray ADDRESS` does, on engines that take their time, or that break.
 RUN = f"""
 import sys
 from pathlib import Path
@@ -40,13 +53,36 @@ def slow():
 def broken():
     raise InvalidRequest("backend", "broken in a worker", reason="UNSPECIFIED")
 
-shards, out, load = sys.argv[1:]
+address, shards, out, load = sys.argv[1:]
 stage = Stage([4, Arm.parse("{ARM}")], globals()[load], {{"seed": 0}}, seed=0, concurrency=8)
 try:
-    collect_shards(sorted(Path(shards).iterdir()), Path(out), stage, address="local", workers=2)
+    collect_shards(sorted(Path(shards).iterdir()), Path(out), stage, address=address, workers=2)
 except InvalidRequest as error:
     sys.exit(f"{{error}}, field {{error.field}}")
 """
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Its address. Ray gives a node 30 seconds to start, which a busy machine may not have: then once more."""
+    log = tmp_path_factory.mktemp("cluster") / "log"
+    for _ in range(20):
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-c", CLUSTER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stream,
+                text=True,
+                env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0"},
+            )
+        address = process.stdout.readline().strip()
+        if address:
+            break
+        process.wait()
+    assert address, log.read_text()
+    yield address
+    process.communicate()
 
 
 @pytest.fixture
@@ -62,12 +98,15 @@ def shards(tmp_path) -> Path:
 
 
 class Run:
-    """A process that has started a cluster."""
+    """A process that collects; it ends with its test."""
+
+    running: ClassVar[list["Run"]] = []
 
     def __init__(self, command: list[str], log: Path):
         self.log = log
         with log.open("w") as stream:
             self.process = subprocess.Popen([sys.executable, *command], stdout=stream, stderr=stream)
+        self.running.append(self)
 
     def wait(self) -> int:
         return self.process.wait(timeout=PATIENCE)
@@ -80,14 +119,13 @@ class Run:
             time.sleep(0.02)
 
 
-def start(command: list[str], out: Path, log: Path) -> Run:
-    """Ray gives itself 30 seconds to start, which a busy machine may not have: then once more."""
-    for _ in range(10):
-        run = Run(command, log)
-        run.until(lambda run=run: run.process.poll() is not None or any(out.glob("s*")))
-        if "timed out during startup" not in run.log.read_text():
-            return run
-    raise AssertionError(log.read_text())
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    yield
+    while Run.running:
+        process = Run.running.pop().process
+        process.kill()
+        process.wait()
 
 
 def in_one_process(shards: Path, out: Path) -> Path:
@@ -106,17 +144,17 @@ def holders(file: Path) -> list[int]:
     found = []
     for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
         try:
-            if Path(os.readlink(descriptor)) == file:
+            if descriptor.readlink() == file:
                 found.append(int(descriptor.parts[2]))
         except OSError:  # gone meanwhile
             continue
     return found
 
 
-def test_shards_hold_the_attempts_of_a_single_process(shards, tmp_path):
+def test_shards_hold_the_attempts_of_a_single_process(cluster, shards, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
     command = ["-m", "router.cli", "collect", "--backend", "fake", "--attempts", "4", "--arm", ARM]
-    run = start([*command, "--prompts", str(shards), "--ray", "local", "--out", str(out)], out, log)
+    run = Run([*command, "--prompts", str(shards), "--ray", cluster, "--out", str(out)], log)
     assert run.wait() == 0, log.read_text()
     assert f"wrote {out}" in log.read_text()
     assert "Warning" not in log.read_text()
@@ -124,9 +162,9 @@ def test_shards_hold_the_attempts_of_a_single_process(shards, tmp_path):
     assert attempts(out).equals(attempts(in_one_process(shards, tmp_path / "single.parquet")))
 
 
-def test_a_worker_that_is_killed_loses_and_doubles_nothing(shards, tmp_path):
+def test_a_worker_that_is_killed_loses_and_doubles_nothing(cluster, shards, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    run = start(["-c", RUN, str(shards), str(out), "slow"], out, log)
+    run = Run(["-c", RUN, cluster, str(shards), str(out), "slow"], log)
     journal = out / "s1.parquet.journal.jsonl"
     run.until(lambda: journal.exists() and journal.read_text().count("\n") > 2)
     (worker,) = holders(journal)
@@ -139,10 +177,10 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(shards, tmp_path):
     assert not list(out.glob("*.journal.jsonl"))
 
 
-def test_a_run_that_is_killed_goes_on_where_it_stopped(shards, tmp_path):
+def test_a_run_that_is_killed_goes_on_where_it_stopped(cluster, shards, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    command = ["-c", RUN, str(shards), str(out), "slow"]
-    run = start(command, out, log)
+    command = ["-c", RUN, cluster, str(shards), str(out), "slow"]
+    run = Run(command, log)
     run.until(lambda: any(out.glob("*.parquet")))
     run.process.kill()
     run.wait()
@@ -153,16 +191,27 @@ def test_a_run_that_is_killed_goes_on_where_it_stopped(shards, tmp_path):
     finished = {file: file.stat().st_mtime_ns for file in out.glob("*.parquet")}
     assert 0 < len(finished) < 4
     started = time.time_ns()
-    again = start(command, out, log)
+    again = Run(command, log)
     assert again.wait() == 0, log.read_text()
     assert attempts(out).equals(attempts(in_one_process(shards, tmp_path / "single.parquet")))
     untouched = {file: file.stat().st_mtime_ns for file in out.glob("*.parquet") if file.stat().st_mtime_ns < started}
     assert untouched == finished
 
 
-def test_an_error_in_a_worker_arrives_as_it_is(shards, tmp_path):
+def test_this_machine_is_cluster_enough(shards, tmp_path):
     out, log = tmp_path / "out", tmp_path / "log"
-    run = start(["-c", RUN, str(shards), str(out), "broken"], out, log)
+    command = ["-m", "router.cli", "collect", "--backend", "fake", "--attempts", "4", "--prompts", str(shards)]
+    for _ in range(20):
+        run = Run([*command, "--ray", "local", "--out", str(out)], log)
+        if run.wait() == 0 or "timed out during startup" not in log.read_text():
+            break
+    assert f"wrote {out}" in log.read_text()
+    assert len(attempts(out)) == 4 * PROMPTS * 4
+
+
+def test_an_error_in_a_worker_arrives_as_it_is(cluster, shards, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "log"
+    run = Run(["-c", RUN, cluster, str(shards), str(out), "broken"], log)
     assert run.wait() == 1
     assert log.read_text().splitlines() == ["broken in a worker, field backend"]
 
