@@ -22,7 +22,8 @@ RouterError
 Each class carries the name of its gRPC status, each instance the name of a value of ``ErrorReason`` in the proto.
 """
 
-from typing import ClassVar
+import copyreg
+from typing import Any, ClassVar
 
 
 class RouterError(Exception):
@@ -41,6 +42,10 @@ class RouterError(Exception):
             self.reason = reason
         if retry_seconds is not None:
             self.retry_seconds = retry_seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it is, whatever its class is made with: workers hand it back."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InvalidRequest(RouterError):

@@ -99,7 +99,9 @@ class Double:
         self.usual: dict[str, str] = {}  # what a host does otherwise; "well" where it is not said
         self.models: dict = {"data": [{"id": "m", "max_model_len": CONTEXT}, {"id": "lora"}, {"id": "again"}]}
         self.asked: list[tuple[str, str, dict]] = []  # host, path, body
-        self.running = 0
+        self.running = 0  # requests
+        self.writing = 0  # samples of them
+        self.most = (0, 0)  # requests and samples at the same time
 
     def bad(self, host: str, *moods: str) -> None:
         """What ``host`` does with its next requests to generate or score; then it is well again."""
@@ -152,7 +154,10 @@ class Double:
         assert body["temperature"] > 0 or body["n"] == 1
         assert len(body["prompt"]) + body["max_tokens"] <= CONTEXT
         self.running += 1
+        self.writing += body["n"]
+        self.most = max(self.most[0], self.running), max(self.most[1], self.writing)
         try:
+            await self._begun(body)
             solutions = [self._solution(body, index) for index in range(body["n"])]
             piece = body["stream_interval"]
             for begin in range(0, max(len(tokens) for tokens, *_ in solutions), piece):
@@ -190,6 +195,14 @@ class Double:
                 yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode()
         finally:
             self.running -= 1
+            self.writing -= body["n"]
+            self._ended()
+
+    async def _begun(self, body: dict) -> None:
+        """Overridden, with the next, where a server makes its callers wait."""
+
+    def _ended(self) -> None:
+        pass
 
     def _solution(self, body: dict, index: int) -> tuple[list[int], str, str | None]:
         """Tokens, finish_reason and stop_reason of one sample, as vLLM gives them."""

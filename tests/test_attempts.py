@@ -144,9 +144,37 @@ def test_attempts_compress(tmp_path):
 def test_prompts_are_read_and_named(tmp_path):
     path = jsonl(tmp_path / "p.jsonl", {"prompt": "1 + 1?"}, "", {"id": "x", "prompt": "1 + 1?", "reference": "2"})
     one, two = read_prompts(path)
-    assert one.id.endswith("-1")
     assert (two.id, two.reference, two.solution) == ("x", "2", None)
-    assert read_prompts(path)[0].id == one.id
+    # A name, and so what is sampled, does not depend on where the prompt stands; a second one of the same text has one.
+    other = jsonl(tmp_path / "q.jsonl", {"prompt": "2 + 2?"}, {"prompt": "1 + 1?"}, {"prompt": "1 + 1?"})
+    assert [prompt.id for prompt in read_prompts(other)][1:] == [one.id, f"{one.id}-2"]
+
+
+def test_prompts_are_read_from_parquet_alike(tmp_path):
+    rows = [{"id": "x", "prompt": "1 + 1?", "reference": "2"}, {"prompt": "2 + 2?"}]
+    table = tmp_path / "p.parquet"
+    pd.DataFrame(rows).to_parquet(table)
+    assert read_prompts(table) == read_prompts(jsonl(tmp_path / "p.jsonl", *rows))
+    pd.DataFrame([{"prompt": "1 + 1?"}, {"prompt": " "}]).to_parquet(table)
+    with pytest.raises(InvalidFile, match="row 1: prompt is missing or blank"):
+        read_prompts(table)
+    table.write_text("{}")
+    with pytest.raises(InvalidFile, match=r"can't be read as Parquet.*\.jsonl"):
+        read_prompts(table)
+
+
+def test_a_folder_stands_for_its_files(tmp_path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    with pytest.raises(InvalidFile, match=r"holds no \.parquet or \.jsonl"):
+        read_attempts([shards])
+    jsonl(shards / "b.jsonl", {**ROW, "sample": 1})
+    write_attempts(pd.DataFrame([ROW]), shards / "a.parquet")
+    (shards / "collect.json").write_text("{}")
+    assert read_attempts([shards])["sample"].tolist() == [0, 1]
+    (shards / "c.parquet.journal.jsonl").write_text("{}")
+    with pytest.raises(InvalidFile, match=r"left unfinished: c.parquet.journal.jsonl; run `router collect`"):
+        read_attempts([shards])
 
 
 @pytest.mark.parametrize(

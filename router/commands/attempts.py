@@ -22,7 +22,7 @@ from router.errors import InvalidFile, InvalidRequest
 
 def collect(
     context: typer.Context,
-    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
+    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet; with --ray a folder of them.")],
     *,
     engine: Engine = DEFAULT,
     backend: Backend = "transformers",
@@ -32,7 +32,10 @@ def collect(
     engine_api_key: EngineKey = None,
     prompts: Annotated[
         list[Path] | None,
-        typer.Option(help="Prompts, one JSON object a line: prompt, and optionally id, reference, solution."),
+        typer.Option(
+            help="Prompts, one JSON object a line (.jsonl) or row (.parquet): prompt, and optionally id, reference, "
+            "solution. A folder stands for its files. Repeatable."
+        ),
     ] = None,
     task: Annotated[
         list[str] | None,
@@ -46,6 +49,25 @@ def collect(
         list[str] | None,
         typer.Option(help='Also run this arm once a prompt, e.g. "beam_search(n=16, m=4)". Repeatable.'),
     ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Attempts being written at the same time. Twice what the engines run at once (vLLM's --max-num-seqs) "
+            "keeps them busy.  [default: 512 for each --generator-url; in process 1024]",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Collect on a Ray cluster, each file of --prompts by itself: host:port of its head, auto, or local "
+            "for processes on this machine.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that --ray starts; they share --concurrency evenly.")
+    ] = 2,
     seed: Seed = 0,
     from_outcomes: Annotated[
         str | None,
@@ -69,50 +91,71 @@ def collect(
         given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
         return _collect_served(from_outcomes, out, given)
     from dataclasses import asdict, replace
+    from functools import partial
 
     from tqdm import tqdm
 
     from router.engines import load_engines, read_engine
-    from router.offline.collect import Unit, collect
+    from router.offline.cluster import Stage, collect_shards
+    from router.offline.collect import IN_PROCESS, ON_A_SERVER, collect
+    from router.offline.files import expand
     from router.offline.prompts import generate_prompts, read_prompts
 
     if not prompts and not task:
         raise InvalidRequest(
             "prompts", "nothing to collect on: name --prompts FILE or --task TASK", reason="UNSPECIFIED"
         )
-    problems = [prompt for path in prompts or [] for prompt in read_prompts(path)]
-    problems += [prompt for spec in task or [] for prompt in generate_prompts(spec, count, seed)]
-    if len({problem.id for problem in problems}) < len(problems):
-        raise InvalidFile("two prompts have the same id; give the prompts files ids of their own")
+    if ray and task:
+        raise InvalidRequest("task", "--ray takes files of --prompts, not a --task", reason="UNSPECIFIED")
     arms = [parse_arm(text) for text in arm or []]
-    pool = [None] * bool(attempts)
-    units = [Unit(problem, each, attempts) for each in [*pool, *arms] for problem in problems]
-
     spec = read_engine(engine)
-    settings = {
-        "backend": backend,
-        "generator": asdict(spec.generator),
-        "verifier": asdict(spec.verifier),
-        "seed": seed,
-        "pool": attempts,
-    }
     where = endpoints(generator_url, verifier_url, larger_url, engine_api_key)
     wanted = spec if any(each.larger for each in arms) else replace(spec, larger=None)
-    engines = load_engines(backend, wanted, engine, where)
+    stage = Stage(
+        runs=[*[attempts] * bool(attempts), *arms],
+        load=partial(load_engines, backend, wanted, engine.resolve(), where),
+        settings={
+            "backend": backend,
+            "generator": asdict(spec.generator),
+            "verifier": asdict(spec.verifier),
+            "seed": seed,
+            "pool": attempts,
+        },
+        seed=seed,
+        concurrency=concurrency or ON_A_SERVER * len(where.generator) or IN_PROCESS,
+    )
+    files = expand(prompts or [])
     tokens = 0
-    with tqdm(total=len(units), unit="unit", smoothing=0.02, mininterval=2) as bar:
+    with tqdm(unit="unit", smoothing=0.02, mininterval=2) as bar:
 
-        def on_start(finished: int) -> None:
-            bar.n = bar.initial = finished  # earlier runs' work stays out of the rate
+        def on_start(units: int, finished: int) -> None:
+            bar.total, bar.n, bar.initial = units, finished, finished  # earlier runs' work stays out of the rate
             bar.refresh()
 
-        def on_unit(unit: Unit, generated: int) -> None:
+        def on_units(units: int, generated: int) -> None:
             nonlocal tokens
             tokens += generated
             bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
-            bar.update()
+            bar.update(units)
 
-        collect(units, engines, out, settings=settings, seed=seed, on_start=on_start, on_unit=on_unit)
+        if ray:
+            collect_shards(files, out, stage, address=ray, workers=workers, on_start=on_start, on_shard=on_units)
+        else:
+            problems = [prompt for file in files for prompt in read_prompts(file)]
+            problems += [prompt for text in task or [] for prompt in generate_prompts(text, count, seed)]
+            if len({problem.id for problem in problems}) < len(problems):
+                raise InvalidFile("two prompts have the same id; give the prompts files ids of their own")
+            units = stage.units(problems)
+            collect(
+                units,
+                stage.load(),
+                out,
+                settings=stage.settings,
+                seed=seed,
+                concurrency=stage.concurrency,
+                on_start=partial(on_start, len(units)),
+                on_unit=lambda unit, generated: on_units(1, generated),
+            )
     typer.echo(f"wrote {out}")
     return None
 

@@ -32,6 +32,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
@@ -40,6 +41,7 @@ import pyarrow.parquet as pq
 
 from router.errors import InvalidFile
 from router.jsonl import read_jsonl
+from router.offline.files import expand
 from strategies import Arm, InvalidArm
 
 SAMPLE = "sample"
@@ -77,23 +79,29 @@ _ROUNDING = 1e-6  # how far past [0, 1] floating point may carry a probability
 def read_attempts(paths: Sequence[Path]) -> pd.DataFrame:
     """All rows of the files, in order, with the columns of :data:`SCHEMA` (``correct`` as nullable boolean).
 
+    A folder stands for the files in it.
     Raises InvalidFile naming the file, the line (JSON Lines) or row (Parquet) and the column.
     """
     if not paths:
         raise InvalidFile("no attempts file was given; `router collect` writes one")
     tables, origins = [], []
-    for path in paths:
+    for path in expand(paths):
         table, where = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
         tables.append(table)
         origins += where
     table = pa.concat_tables(tables)
     if not table.num_rows:
         raise InvalidFile(f"{', '.join(map(str, paths))}: no attempts in it; `router collect` writes some")
-    frame = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+    frame = to_frame(table)
     frame["arm"] = _arms(frame["arm"], origins)
     _check_values(table, origins)
     _check_identity(frame, origins)
     return frame
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """``correct`` as nullable boolean."""
+    return table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
 
 
 def write_attempts(frame: pd.DataFrame, path: Path) -> None:
@@ -102,9 +110,13 @@ def write_attempts(frame: pd.DataFrame, path: Path) -> None:
     frame = frame.assign(**dict.fromkeys(absent))[SCHEMA.names]
     table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd", compression_level=19, use_dictionary=True)
-    partial.replace(path)
+    # A name of its own: on a cluster a worker that was given up may still be writing the same file.
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        pq.write_table(table, partial, compression="zstd", compression_level=19, use_dictionary=True)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
