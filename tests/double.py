@@ -65,6 +65,7 @@ class Double:
         self.moods: dict[str, list[str]] = {}
         self.asked: list[tuple[str, str, dict]] = []  # host, path, body
         self.running = 0
+        self.read_to_the_end = 0  # streams; only their connections can be used again
 
     def bad(self, host: str, *moods: str) -> None:
         """What ``host`` does with its next requests to generate or score; then it is well again."""
@@ -140,6 +141,7 @@ class Double:
             if mood != "cut":
                 usage = {"prompt_tokens_details": {"cached_tokens": 2 if mood == "cached" else 0}}
                 yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode()
+                self.read_to_the_end += 1
         finally:
             self.running -= 1
 

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -200,11 +200,16 @@ class _Broken(Exception):
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[Any]:
-    async for line in response.aiter_lines():
+    lines = response.aiter_lines()
+    async for line in lines:
         if not line.startswith("data: "):
             continue
         data = line.removeprefix("data: ")
         if data == "[DONE]":
+            # Only a connection whose answer was read to its end is kept for the next request.
+            with suppress(httpx2.TransportError):
+                async for _ in lines:
+                    pass
             return
         yield _parsed(data)
     raise _Broken("the answer has no end")
