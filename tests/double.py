@@ -102,6 +102,7 @@ class Double:
         self.running = 0  # requests
         self.writing = 0  # samples of them
         self.most = (0, 0)  # requests and samples at the same time
+        self.read_to_the_end = 0  # streams; only their connections can be used again
 
     def bad(self, host: str, *moods: str) -> None:
         """What ``host`` does with its next requests to generate or score; then it is well again."""
@@ -193,6 +194,7 @@ class Double:
                 cached = {"cached": 2, "strange usage": 10**12}.get(mood, 0)
                 usage = {"prompt_tokens_details": {"cached_tokens": cached}}
                 yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode()
+                self.read_to_the_end += 1
         finally:
             self.running -= 1
             self.writing -= body["n"]

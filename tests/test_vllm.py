@@ -95,6 +95,11 @@ async def test_an_adapter_is_asked_for_by_its_name(server):
         await extend(other, [Path()])
 
 
+async def test_answers_are_read_to_the_end_so_that_connections_are_kept(server):
+    await extend(server.generator(), [Path(), Path(earlier=("Answer: 1",))])
+    assert server.read_to_the_end == len(server.asked) == 2
+
+
 # What goes wrong
 
 

@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ ATTEMPTS = 4  # of one request, before any answer
 FAILURES = 3  # in a row, and a replica is left alone (a circuit breaker)
 COOL_SECONDS, LONGEST_COOL_SECONDS = 0.5, 30.0  # for so long, doubling while it keeps failing
 CONNECTIONS = 1024  # a replica; what is beyond waits here
+IDLE_SECONDS = 3.0  # a connection is kept; vLLM hangs up after 5, and a request must not meet it just then
 _TIMEOUT = httpx2.Timeout(None, connect=3.0, read=300.0)  # read: between two pieces of an answer, a full queue included
 # The request is at fault, or all replicas are set up wrong alike; other codes below 500 are this replica's own fault.
 _UNFIT = (400, 422)
@@ -84,7 +85,9 @@ class Replicas:
         clock: Callable[[], float] = time.monotonic,
     ):
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=128)
+        limits = httpx2.Limits(
+            max_connections=CONNECTIONS, max_keepalive_connections=128, keepalive_expiry=IDLE_SECONDS
+        )
         self._replicas = [
             _Replica(
                 url.rstrip("/").removesuffix("/v1"),
@@ -233,11 +236,16 @@ class Replicas:
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[Any]:
-    async for line in response.aiter_lines():
+    lines = response.aiter_lines()
+    async for line in lines:
         if not line.startswith("data: "):
             continue
         data = line.removeprefix("data: ")
         if data == "[DONE]":
+            # Only a connection whose answer was read to its end is kept for the next request.
+            with suppress(httpx2.TransportError):
+                async for _ in lines:
+                    pass
             return
         yield _parsed(data)
     raise Broken("the answer has no end")
