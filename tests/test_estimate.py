@@ -214,10 +214,11 @@ def test_a_policy_is_valued_beside_the_one_that_logged(url):
     assert (found["used"], found["changed"], found["warnings"]) == (900, 1.0, [])
 
 
-def test_arms_that_were_never_explored_are_no_estimate(url):
+@pytest.mark.parametrize("limit", [0.05, 1.0])
+def test_arms_that_were_never_explored_are_no_estimate(url, limit):
     write(url, explored(200, RIGHT))
     with pytest.raises(InvalidRequest, match=r"100\.0% of the decisions .*dvts\(n=4, m=4\) 100\.0%.*--explore"):
-        estimate(url, policy("dvts(n=4, m=4)"))
+        estimate(url, policy("dvts(n=4, m=4)"), unsupported=limit)
 
 
 def test_the_budget_of_a_call_bounds_what_it_could_explore(url):

@@ -212,9 +212,9 @@ def estimate(
         "refused": float(refused.mean()),
         "unsupported": {"share": share, "arms": lacking["target"].value_counts(normalize=True).mul(share).to_dict()},
     }
-    if share > unsupported or refused.all():
-        raise InvalidRequest("policy", _refusal(report, refusals, unsupported), reason="UNSPECIFIED")
     use = np.flatnonzero(supported & ~refused)
+    if share > unsupported or not len(use):
+        raise InvalidRequest("policy", _refusal(report, refusals), reason="UNSPECIFIED")
     report |= _measured(known.iloc[use], probabilities[use], target[use], outcome, seed)
     report["warnings"] = _warnings(report, refusals)
     return report
@@ -309,14 +309,14 @@ def _budget(arm: str) -> int:
         raise InvalidFile(f"the outcome log has an arm that this version does not know: {error}") from error
 
 
-def _refusal(report: Mapping[str, Any], refusals: Mapping[str, int], limit: float) -> str:
+def _refusal(report: Mapping[str, Any], refusals: Mapping[str, int]) -> str:
     if report["refused"] == 1:
         return f"the policy would refuse every call in the log: {next(iter(refusals))}"
     lacking = report["unsupported"]
     return (
         f"{lacking['share']:.1%} of the decisions would go to arms that were never explored for them "
         f"({_shares(lacking['arms'])}): the log can't value this policy. Serve with these arms in the bundle and "
-        f"--explore, or accept more than {limit:.0%} with --unsupported, to value it on the other decisions only"
+        "--explore; or, where others are left, value it on those by a larger --unsupported"
     )
 
 
