@@ -8,7 +8,7 @@ BUNDLE := models/smollm2-135m
 RECIPE := $(BUNDLE)/recipe
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-model test-vllm check format generate evaluate bundle clean
+.PHONY: help install demo test test-model test-faults test-ray test-vllm check format generate evaluate bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
@@ -28,7 +28,7 @@ $(VENV)/.serving: pyproject.toml constraints.txt
 
 # And what training, experiments and checks need.
 $(VENV)/.installed: $(VENV)/.serving
-	$(PIP) --constraint constraints.txt --editable '.[transformers,vllm,offline]' --group dev
+	$(PIP) --constraint constraints.txt --editable '.[transformers,vllm,ray,offline]' --group dev
 	touch $@
 
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
@@ -39,6 +39,13 @@ test: install  ## Run the fast tests
 
 test-model: install  ## Run the tests on the real model: every strategy, a collection, the demo
 	$(BIN)/python -m pytest -m slow
+
+test-faults: install  ## Break everything around a running server many times; the table of docs/reliability.md
+	$(BIN)/python -m pytest -m faults tests/test_faults.py
+	cat build/faults.md
+
+test-ray: install  ## Run the tests on Ray clusters of this machine: workers that die, shards, restarts
+	$(BIN)/python -m pytest -m ray
 
 test-vllm: install $(VLLM)/.installed  ## Run the engines' contract on a real vLLM, on the CPU
 	$(BIN)/python -m pytest -m vllm

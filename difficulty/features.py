@@ -1,13 +1,19 @@
 """Features of a prompt's text: cheap and general, nothing about any one task."""
 
+import math
 import re
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"[^\W\d_]+")
+_END = re.compile(r"[.?!](?:\s|$)")
+_DIGIT = re.compile(r"\d")
+_TOKEN = re.compile(r"[^\W\d]+|0+|[^\w\s]")
 _OPERATORS = "+-*/^=×÷−"
 
 
@@ -23,22 +29,31 @@ def length(prompts: Sequence[str]) -> NDArray[np.float64]:
 
 def masked(prompt: str) -> str:
     """The prompt in lower case with every digit a 0: its form, whatever its numbers are."""
-    return re.sub(r"\d", "0", prompt.lower())
+    return _DIGIT.sub("0", prompt.lower())
+
+
+def phrases(prompt: str) -> list[str]:
+    """The masked prompt's words, numbers and signs, and each two neighbours."""
+    tokens = _TOKEN.findall(masked(prompt))
+    return tokens + [f"{one} {other}" for one, other in pairwise(tokens)]
 
 
 def _describe(prompt: str) -> list[float]:
     words = _WORD.findall(prompt)
     numbers = _NUMBER.findall(prompt)
-    digits = sorted(sum(character.isdigit() for character in number) for number in numbers)
-    sizes = [np.log1p(_size(number)) for number in numbers] or [0.0]
-    operators = {operator: prompt.count(operator) for operator in _OPERATORS}
+    plain = [number.replace(".", "").replace(",", "") for number in numbers]
+    digits = sorted(map(len, plain))
+    values = [min(1e15, float(number)) for number in plain]  # a huge number is huge, whatever it is exactly
+    sizes = [math.log1p(value) for value in values] or [0.0]
+    operators = [prompt.count(operator) for operator in _OPERATORS]
+    plus, minus, star, slash, _, _, times, divide, long_minus = operators
     return [
         len(prompt),
         len(words),
         len(set(words)),
         sum(map(len, words)) / max(1, len(words)),
         prompt.count("(") + prompt.count("{"),
-        len(re.findall(r"[.?!](?:\s|$)", prompt)),
+        len(_END.findall(prompt)),
         prompt.count("\n"),
         len(numbers),
         len(set(numbers)),
@@ -46,22 +61,18 @@ def _describe(prompt: str) -> list[float]:
         max(digits, default=0),
         sum(digits) / max(1, len(digits)),
         sum(digits[-2:]),
-        sum(count > 1 for count in digits),
-        sum(count > 2 for count in digits),
-        sum(_size(number) <= 1 for number in numbers),
-        sum(number.endswith("0") for number in numbers),
+        len(digits) - bisect_right(digits, 1),
+        len(digits) - bisect_right(digits, 2),
+        len([value for value in values if value <= 1]),
+        len([number for number in numbers if number.endswith("0")]),
         sum(sizes),
         max(sizes),
         min(sizes),
         sum(sizes) / len(sizes),
-        sum(operators.values()),
-        sum(count > 0 for count in operators.values()),
-        operators["+"],
-        operators["-"] + operators["−"],
-        operators["*"] + operators["×"],
-        operators["/"] + operators["÷"],
+        sum(operators),
+        len(operators) - operators.count(0),
+        plus,
+        minus + long_minus,
+        star + times,
+        slash + divide,
     ]
-
-
-def _size(number: str) -> float:
-    return min(1e15, float(re.sub(r"\D", "", number)))  # a huge number is huge, whatever it is exactly

@@ -59,6 +59,11 @@ class Bundle:
         return f"{self.manifest.name}@{self.digest[:12]}"
 
     @property
+    def levels_by(self) -> str:
+        """The difficulty model's sha256, its first 12 digits: levels of bundles that agree here mean the same."""
+        return self.manifest.files["difficulty.joblib"][:12]
+
+    @property
     def engines(self) -> tuple[object, ...]:
         """Equal for bundles that the same engines serve: same models, same adapters."""
         own = ("difficulty.joblib", "policy.json")
@@ -71,8 +76,7 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
 
     Raises InvalidBundle. Nothing is unpickled before its digest matched: a joblib file is code.
     """
-    manifest, found = read_manifest(folder, digest)
-    policy = Policy.loads(_checked(folder, "policy.json", manifest).decode())
+    manifest, found, policy = read_policy(folder, digest)
     for library, built_with in manifest.libraries.items():
         if _version(library) != built_with:
             warnings.warn(
@@ -96,6 +100,15 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
             "rebuild it with `router train` and `router tune`"
         ) from error
     return Bundle(folder, found, manifest, policy, difficulty)
+
+
+def read_policy(folder: Path, digest: str | None = None) -> tuple[Manifest, str, Policy]:
+    """What can be known of a bundle without running code from it: its manifest, digest and policy.
+
+    Raises InvalidBundle.
+    """
+    manifest, found = read_manifest(folder, digest)
+    return manifest, found, Policy.loads(_checked(folder, "policy.json", manifest).decode())
 
 
 def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, str]:

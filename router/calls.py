@@ -1,18 +1,20 @@
-"""What every call goes through, whatever its method: a record of it, and the context managers that stand around it."""
+"""What every call goes through, whatever its method: a record of it, and the functions that stand around it."""
 
 import asyncio
 import logging
 import re
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_health.v1 import health
 from grpc_status import rpc_status
 
@@ -20,11 +22,12 @@ from router import access, wire
 from router.access import Caller, Token
 from router.admin import ADMIN
 from router.admission import Admission
-from router.errors import InternalError, PermissionDenied, RouterError
+from router.errors import InternalError, InvalidRequest, PermissionDenied, RouterError, StreamNotRead
 from router.solver import Bill, Decision, Request, Solution
 
 REQUEST_ID = "x-request-id"
 SEARCHES = frozenset({"Solve", "StreamSolve"})
+UNREAD_SECONDS = 30.0  # that a stream may stand still because its caller does not read
 _log = logging.getLogger(__name__)
 
 
@@ -33,9 +36,11 @@ class Call:
     """One call, as far as it has come: what has not happened yet is None, 0 or empty.
 
     service, method  "router.v1.RouterService", "Solve"
+    metadata         what the caller sent beside the message
     id               the caller's x-request-id, or one made here; returned as trailing metadata
     caller           known once it is authenticated
     queued           seconds that it waited for a place to search
+    leave            gives that place back before the call ends; doing so again does nothing
     bill             grows while the call runs
     code, reason     the gRPC status's name and the ErrorReason, at the end
     seconds          all in all, at the end
@@ -43,10 +48,12 @@ class Call:
 
     service: str
     method: str
+    metadata: Mapping[str, str | bytes]
     id: str
     started: float = field(default_factory=time.monotonic)
     caller: Caller | None = None
     queued: float = 0.0
+    leave: Callable[[], Awaitable[None]] | None = None
     request: Request | None = None
     decision: Decision | None = None
     bill: Bill | None = None
@@ -60,7 +67,9 @@ _current: ContextVar[Call] = ContextVar("call")
 current = _current.get  # the call that is being answered
 
 
-Around = Callable[[Call, grpc.aio.ServicerContext], AbstractAsyncContextManager[None]]
+Proceed = Callable[[], Awaitable[Any]]
+# Awaits the rest of the call, once, and returns what that returned; raises instead, or does something before or after.
+Around = Callable[[Call, grpc.aio.ServicerContext, Proceed], Awaitable[Any]]
 
 
 class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
@@ -68,52 +77,84 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untype
 
     def __init__(self, *around: Around):
         self._around = around
+        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
         details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
-        handler = await continuation(details)
-        service, _, method = details.method.lstrip("/").partition("/")
-        if handler is None or service == health.SERVICE_NAME:
+        if details.method not in self._handlers:
+            handler = await continuation(details)
+            if handler is None:
+                return None
+            self._handlers[details.method] = self._surrounded(details.method, handler)
+        return self._handlers[details.method]
+
+    def _surrounded(self, name: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
+        service, _, method = name.lstrip("/").partition("/")
+        if service == health.SERVICE_NAME:
             return handler
         kind = "_".join(
             "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
         )
         behaviour = getattr(handler, kind)
+        # Parsed here and not by gRPC, which answers UNKNOWN where that fails, and logs it outside of our logs.
+        parse = None if handler.request_streaming else handler.request_deserializer
 
-        async def unary(message: Any, context: grpc.aio.ServicerContext) -> Any:
-            async with self._within(service, method, context):
-                return await behaviour(message, context)
+        async def unary(sent: Any, context: grpc.aio.ServicerContext) -> Any:
+            async def reply() -> Any:
+                return await behaviour(_parsed(parse, sent), context)
+
+            return await self._run(service, method, context, reply)
 
         # A coroutine that writes, not a generator: cancelling it ends the search at once, and not when it is collected.
-        async def stream(message: Any, context: grpc.aio.ServicerContext) -> None:
-            async with self._within(service, method, context), aclosing(behaviour(message, context)) as events:
-                async for event in events:
-                    await context.write(event)
+        async def stream(sent: Any, context: grpc.aio.ServicerContext) -> None:
+            async def write() -> None:
+                async with aclosing(behaviour(_parsed(parse, sent), context)) as events:
+                    async for event in events:
+                        await _write(context, event)
+
+            await self._run(service, method, context, write)
 
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         wrapped = stream if handler.response_streaming else unary
-        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+        return make(wrapped, None if parse else handler.request_deserializer, handler.response_serializer)
 
-    @asynccontextmanager
-    async def _within(self, service: str, method: str, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
-        given = str(dict(context.invocation_metadata() or ()).get(REQUEST_ID, ""))
-        call = Call(service, method, given if re.fullmatch(wire.CALL_ID, given) else uuid4().hex)
+    async def _run(self, service: str, method: str, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
+        metadata = dict(context.invocation_metadata() or ())
+        given = str(metadata.get(REQUEST_ID, ""))
+        call = Call(service, method, metadata, given if re.fullmatch(wire.CALL_ID, given) else uuid4().hex)
         context.set_trailing_metadata(((REQUEST_ID, call.id),))
         _current.set(call)
-        async with AsyncExitStack() as stack:
-            for around in self._around:
-                await stack.enter_async_context(around(call, context))
-            yield
+        for around in reversed(self._around):
+            proceed = partial(around, call, context, proceed)
+        return await proceed()
 
 
-@asynccontextmanager
-async def answered(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+def _parsed(parse: Callable[[bytes], Any] | None, sent: Any) -> Any:
+    """``parse`` is None for a stream of requests, which is parsed already. Raises InvalidRequest."""
+    try:
+        return parse(sent) if parse else sent
+    except DecodeError as error:
+        raise InvalidRequest(
+            "", "what was sent is not a message of this method's request type", reason="MESSAGE_MALFORMED"
+        ) from error
+
+
+async def _write(context: grpc.aio.ServicerContext, event: Any) -> None:
+    """Waits until the connection takes the event. Who does not read may not keep a place to search for ever."""
+    try:
+        async with asyncio.timeout(UNREAD_SECONDS):
+            await context.write(event)
+    except TimeoutError:
+        raise StreamNotRead(f"nothing of the stream was read for {UNREAD_SECONDS:.0f} s") from None
+
+
+async def answered(call: Call, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
     """Ends a failed call with the error's status. What is no RouterError is a bug: logged, and kept from the caller."""
     try:
-        yield
+        return await proceed()
     except RouterError as error:
         await _abort(call, context, error)
     except Exception as error:
@@ -131,13 +172,20 @@ async def _abort(call: Call, context: grpc.aio.ServicerContext, error: RouterErr
 
 
 def observed(*observers: Callable[[Call], None]) -> Around:
-    """Shows every finished call to the observers. One that fails is logged, and harms no call."""
+    """Shows every finished call to the observers, once it is answered. One that fails is logged, and harms no call."""
 
-    @asynccontextmanager
-    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    def show(call: Call) -> None:
+        for observe in observers:
+            try:
+                observe(call)
+            except Exception as error:
+                _log.error("a finished call could not be shown: %s", type(error).__name__)
+
+    async def around(call: Call, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
         try:
-            yield
+            reply = await proceed()
             call.code = "OK"
+            return reply
         except RouterError as error:
             call.code, call.reason = error.status, error.reason
             raise
@@ -150,11 +198,7 @@ def observed(*observers: Callable[[Call], None]) -> Around:
             raise
         finally:
             call.seconds = time.monotonic() - call.started
-            for observe in observers:
-                try:
-                    observe(call)
-                except Exception as error:
-                    _log.error("a finished call could not be shown: %s", type(error).__name__)
+            asyncio.get_running_loop().call_soon(show, call)  # the caller need not wait for it
 
     return around
 
@@ -162,18 +206,16 @@ def observed(*observers: Callable[[Call], None]) -> Around:
 def authenticated(tokens: Callable[[], Sequence[Token]] | None) -> Around:
     """Who is calling: by bearer token where there are tokens, else by certificate or address."""
 
-    @asynccontextmanager
-    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    async def around(call: Call, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
         if tokens:
-            sent = dict(context.invocation_metadata() or ())
-            call.caller = access.bearer(tokens(), str(sent.get("authorization", "")))
+            call.caller = access.bearer(tokens(), str(call.metadata.get("authorization", "")))
         else:
             call.caller = access.peer(context.peer(), context.auth_context())
         if call.service == ADMIN and not call.caller.admin:
             raise PermissionDenied(
                 f"{call.method} needs a bearer token with admin = true; see `router token --help` and `serve --tokens`"
             )
-        yield
+        return await proceed()
 
     return around
 
@@ -181,15 +223,15 @@ def authenticated(tokens: Callable[[], Sequence[Token]] | None) -> Around:
 def admitted(admission: Admission) -> Around:
     """A place to search, for calls that search."""
 
-    @asynccontextmanager
-    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    async def around(call: Call, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
         if call.method not in SEARCHES:
-            yield
-            return
+            return await proceed()
         assert call.caller
         arrived = time.monotonic()
-        async with admission.place(call.caller.name, context.time_remaining()):
+        async with AsyncExitStack() as place:
+            await place.enter_async_context(admission.place(call.caller.name, context.time_remaining()))
             call.queued = time.monotonic() - arrived
-            yield
+            call.leave = place.aclose
+            return await proceed()
 
     return around

@@ -13,6 +13,7 @@ RouterError
 ├── OutcomesOff           FAILED_PRECONDITION  the server records no outcomes
 ├── OutcomesUnavailable   UNAVAILABLE          the outcome database does not answer
 ├── Overloaded            RESOURCE_EXHAUSTED   too many searches run and wait already
+├── StreamNotRead         DEADLINE_EXCEEDED    the caller does not read its stream
 ├── InternalError         INTERNAL             a bug in the server, seen from a client
 └── Stopped                                    a limit ended the search and the caller takes no partial result
     ├── DeadlineExceeded  DEADLINE_EXCEEDED
@@ -21,7 +22,8 @@ RouterError
 Each class carries the name of its gRPC status, each instance the name of a value of ``ErrorReason`` in the proto.
 """
 
-from typing import ClassVar
+import copyreg
+from typing import Any, ClassVar
 
 
 class RouterError(Exception):
@@ -40,6 +42,10 @@ class RouterError(Exception):
             self.reason = reason
         if retry_seconds is not None:
             self.retry_seconds = retry_seconds
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as it is, whatever its class is made with: workers hand it back."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InvalidRequest(RouterError):
@@ -114,6 +120,11 @@ class Overloaded(RouterError):
     def __init__(self, message: str, *, reason: str | None = None, retry_seconds: float = 1.0):
         super().__init__(message, reason=reason)
         self.retry_seconds = retry_seconds
+
+
+class StreamNotRead(RouterError):
+    status = "DEADLINE_EXCEEDED"
+    reason = "STREAM_NOT_READ"
 
 
 class InternalError(RouterError):

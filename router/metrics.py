@@ -4,6 +4,7 @@ import math
 from collections import Counter as Counts
 from collections import deque
 from collections.abc import Sequence
+from functools import cache
 
 import prometheus_client as prometheus
 
@@ -28,6 +29,7 @@ class Metrics:
         self._serving = serving
         self._levels: deque[int] = deque(maxlen=DRIFT_WINDOW)
         self._bundle = ""
+        self._of = cache(lambda metric, *labels: metric.labels(*labels))  # looking labels up costs more than counting
 
         def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
             return prometheus.Counter(name, text, labels, registry=self.registry)
@@ -57,12 +59,12 @@ class Metrics:
         gauge("router_level_drift", "Population stability index of predicted levels.").set_function(self._drift)
 
     def observe(self, call: Call) -> None:
-        self._calls.labels(call.method, call.code, call.reason).inc()
-        self._seconds.labels(call.method, "total").observe(call.seconds)
+        self._of(self._calls, call.method, call.code, call.reason).inc()
+        self._of(self._seconds, call.method, "total").observe(call.seconds)
         if call.bill:
-            self._seconds.labels(call.method, "queue").observe(call.queued)
+            self._of(self._seconds, call.method, "queue").observe(call.queued)
             for phase, seconds in call.bill.seconds.items():
-                self._seconds.labels(call.method, phase).observe(seconds)
+                self._of(self._seconds, call.method, phase).observe(seconds)
         if call.decision and call.bill and call.request:
             # A pinned arm's numbers are the caller's: as a label they would grow without end.
             arm = str(call.decision.arm) if call.request.arm is None else f"{call.decision.arm.strategy} (pinned)"
@@ -79,7 +81,7 @@ class Metrics:
             self._levels.clear()
             self._expect(self._serving.active.bundle.policy)
         self._levels.append(level)
-        self._decisions.labels(str(level), arm).inc()
+        self._of(self._decisions, str(level), arm).inc()
 
     def _expect(self, policy: Policy) -> None:
         """Show a policy's levels and arms as 0 before their first call, so that what gets no traffic can be seen."""
@@ -87,10 +89,12 @@ class Metrics:
             self._decisions.labels(str(cell.level), str(cell.arm))
 
     def _spent(self, labels: tuple[str, str], bill: Bill) -> None:
+        if not bill.calls:  # a decision alone spends nothing
+            return
         for kind in ("prompt", "generated", "scored"):
-            self._tokens.labels(*labels, kind).inc(getattr(bill, f"{kind}_tokens"))
-        self._flops.labels(*labels, "generator").inc(bill.generator_flops)
-        self._flops.labels(*labels, "verifier").inc(bill.verifier_flops)
+            self._of(self._tokens, *labels, kind).inc(getattr(bill, f"{kind}_tokens"))
+        self._of(self._flops, *labels, "generator").inc(bill.generator_flops)
+        self._of(self._flops, *labels, "verifier").inc(bill.verifier_flops)
 
     def _drift(self) -> float:
         counts = Counts(self._levels)

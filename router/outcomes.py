@@ -8,6 +8,7 @@ queued before: what was acknowledged survives the process.
 import hashlib
 import logging
 import queue
+import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -18,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DisconnectionError,
+    IntegrityError,
+    InterfaceError,
+    NoSuchTableError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from router.calls import Call
 from router.errors import InvalidRequest, OutcomesUnavailable
@@ -26,6 +34,7 @@ from router.errors import InvalidRequest, OutcomesUnavailable
 QUEUE = 10_000  # decisions that wait to be written
 _BATCH = 500  # rows of one transaction
 _RETRY_SECONDS = 1.0  # between attempts, while the database is away
+_CLOSE_SECONDS = 10.0  # for what is queued when the server stops
 _IDLE_SECONDS = 0.2  # between looks whether to stop
 _log = logging.getLogger(__name__)
 
@@ -40,7 +49,7 @@ decisions = sql.Table(
     sql.Column("caller", sql.String(256)),
     sql.Column("bundle", sql.String(256), nullable=False),
     sql.Column("prompt_sha256", sql.String(64), nullable=False, index=True),
-    sql.Column("prompt", sql.Text),  # by choice
+    sql.Column("prompt", sql.Text),  # this, answer and text by choice
     sql.Column("level", sql.Integer, nullable=False),
     sql.Column("probabilities", sql.JSON, nullable=False),  # of levels 1 to 5
     sql.Column("arm", sql.String(128), nullable=False),
@@ -52,6 +61,16 @@ decisions = sql.Table(
     sql.Column("scored_tokens", sql.BigInteger, nullable=False),
     sql.Column("flops", sql.Float, nullable=False),
     sql.Column("seconds", sql.Float, nullable=False),
+    # Null, too, in rows from before these columns.
+    sql.Column("objective", sql.String(32)),  # kind and value of what was decided for; null: the caller pinned the arm
+    sql.Column("objective_value", sql.Float),
+    sql.Column("objective_given", sql.Boolean),  # by the caller; else it was the bundle's default
+    sql.Column("choice", sql.String(128)),  # the policy's; the arm is another where it was drawn to explore
+    sql.Column("explore", sql.Float),  # share of arms that were drawn then
+    sql.Column("levels_by", sql.String(12)),  # the difficulty model: its sha256's first digits
+    sql.Column("stop", sql.String(16)),  # why the search ended; null: no search, or it gave no answer
+    sql.Column("answer", sql.Text),
+    sql.Column("text", sql.Text),
 )
 
 outcomes = sql.Table(
@@ -77,7 +96,10 @@ class Recorder:
     """``decided`` takes a finished call, ``record`` an outcome. ``dropped`` counts decisions that found no room."""
 
     def __init__(self, url: str, *, prompts: bool = False):
-        """Brings the database's tables up to date. ``prompts``: keep their text, too. Raises InvalidRequest."""
+        """Brings the database's tables up to date. Raises InvalidRequest.
+
+        prompts  keep prompts and solutions, too, not only the prompts' digests
+        """
         self.dropped = 0
         self._prompts = prompts
         self._engine = _connect(url)
@@ -108,9 +130,12 @@ class Recorder:
         return item.done
 
     def close(self) -> None:
-        """Write what is queued, if the database is there."""
+        """Write what is queued, if the database is there and answers."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            _log.error("the outcome database does not answer: at least %d decisions are lost", self._queue.qsize())
+            return
         self._engine.dispose()
 
     def _write_all(self) -> None:
@@ -129,7 +154,7 @@ class Recorder:
                     _log.error("%d decisions are lost", len(items) + self._queue.qsize())
                     return
                 self._stopping.wait(_RETRY_SECONDS)
-            except SQLAlchemyError:
+            except Exception:  # whatever it is, the thread must live on
                 for item in items:
                     self._write_alone(item)
                 items = []
@@ -160,7 +185,7 @@ class Recorder:
         """After a row that the database does not take spoilt the others' transaction."""
         try:
             self._write([item])
-        except SQLAlchemyError as error:
+        except Exception as error:
             _log.error("the outcome database refuses a row: %s", type(error).__name__)
             self.dropped += len(self._refuse_outcomes([item]))
 
@@ -187,18 +212,19 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
     assert call.decision
     assert call.request
     assert call.bill
+    decision, outcome = call.decision, call.solution.outcome if call.solution else None
     return {
         "call_id": call.id,
         "at": datetime.now(UTC),
         "method": call.method,
         "caller": call.caller.name if call.caller else None,
-        "bundle": call.decision.bundle_id,
+        "bundle": decision.bundle_id,
         "prompt_sha256": hashlib.sha256(call.request.prompt.encode()).hexdigest(),
         "prompt": call.request.prompt if prompts else None,
-        "level": call.decision.level,
-        "probabilities": list(call.decision.probabilities),
-        "arm": str(call.decision.arm),
-        "propensity": None if call.request.arm else call.decision.propensity,
+        "level": decision.level,
+        "probabilities": list(decision.probabilities),
+        "arm": str(decision.arm),
+        "propensity": None if call.request.arm else decision.propensity,
         "code": call.code,
         "reason": call.reason,
         "prompt_tokens": call.bill.prompt_tokens,
@@ -206,6 +232,15 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
         "scored_tokens": call.bill.scored_tokens,
         "flops": call.bill.generator_flops + call.bill.verifier_flops,
         "seconds": call.seconds,
+        "objective": decision.objective.kind if decision.objective else None,
+        "objective_value": decision.objective.value if decision.objective else None,
+        "objective_given": call.request.objective is not None if decision.objective else None,
+        "choice": str(decision.choice) if decision.choice else None,
+        "explore": decision.explore if decision.choice else None,
+        "levels_by": decision.levels_by,
+        "stop": call.solution.stop.value if call.solution else None,
+        "answer": outcome.answer if outcome and prompts else None,
+        "text": outcome.best.text if outcome and outcome.best and prompts else None,
     }
 
 
@@ -229,27 +264,94 @@ def _write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> 
     return True
 
 
+def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Every decision, oldest first, with these columns; ``correct`` and ``score`` are None where nothing was recorded.
+
+    Reads only, also a database that no server has brought up to date: a column that it lacks is None.
+    Raises InvalidRequest.
+    """
+    try:
+        engine = sql.create_engine(url)
+        if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
+            raise _unusable(f"there is no file {engine.url.database}")
+        try:
+            with engine.connect() as connection:
+                held = {column["name"] for column in sql.inspect(connection).get_columns(decisions.name)}
+                columns = [
+                    outcomes.c[name]
+                    if name not in decisions.c
+                    else decisions.c[name]
+                    if name in held
+                    else sql.null().label(name)
+                    for name in names
+                ]
+                joined = decisions.outerjoin(outcomes, decisions.c.call_id == outcomes.c.call_id)
+                found = sql.select(*columns).select_from(joined).order_by(decisions.c.at, decisions.c.call_id)
+                return [dict(row) for row in connection.execute(found).mappings()]
+        finally:
+            engine.dispose()
+    except NoSuchTableError as error:
+        raise _unusable("no decisions were ever recorded in it") from error
+    except (SQLAlchemyError, ModuleNotFoundError) as error:
+        raise _unusable(str(error).splitlines()[0]) from error
+
+
 def _connect(url: str) -> sql.Engine:
     try:
         engine = sql.create_engine(url, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             sql.event.listen(engine, "connect", _durable)
         upgrade(engine)
+        if engine.dialect.name == "sqlite" and engine.url.database:
+            _guard(engine, Path(engine.url.database))
     except (SQLAlchemyError, ModuleNotFoundError) as error:
-        reason = str(error).splitlines()[0]
-        raise InvalidRequest(
-            "outcomes",
-            f"can't use the outcome database ({reason}); give a URL like sqlite:///outcomes.db or "
-            "postgresql+psycopg://user@host/name",
-            reason="UNSPECIFIED",
-        ) from error
+        raise _unusable(str(error).splitlines()[0]) from error
     return engine
+
+
+def _unusable(reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        "outcomes",
+        f"can't use the outcome database ({reason}); give a URL like sqlite:///outcomes.db or "
+        "postgresql+psycopg://user@host/name",
+        reason="UNSPECIFIED",
+    )
 
 
 def _durable(connection: Any, record: Any) -> None:
     """SQLite: readers beside the writer, and what is committed survives a power cut."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
+
+
+def _guard(engine: sql.Engine, file: Path) -> None:
+    """SQLite goes on writing to a file that was moved away or deleted: whoever restores it would miss what came since.
+
+    A connection is used only while its file is still there, and a new one never makes a new file.
+    """
+    if (known := _identity(file)) is None:  # in memory
+        return
+
+    def connecting(*args: Any) -> None:
+        nonlocal known
+        known = _identity(file)
+        if known is None:
+            raise sqlite3.OperationalError(f"{file} is gone")
+
+    def using(*args: Any) -> None:
+        if _identity(file) != known:
+            raise DisconnectionError(f"{file} is another file than before")
+
+    sql.event.listen(engine, "do_connect", connecting)
+    sql.event.listen(engine, "checkout", using)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def upgrade(engine: sql.Engine) -> None:

@@ -7,7 +7,7 @@ expectation of the measurements over them (or the measurement at the likeliest l
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -131,21 +131,16 @@ class Policy:
         if deciding not in get_args(Deciding):
             raise InvalidBundle(f"policy: deciding {deciding!r} is none of {', '.join(get_args(Deciding))}")
         self._budgets = np.array([arm.budget for arm in self.arms])
-        self._accuracy, self._low, self._high = (self._table(name) for name in ("accuracy", "low", "high"))
-        self._costs = {field.name: self._table("cost", field.name) for field in fields(Cost)}
-        self._flops = self._costs["generator_flops"] + self._costs["verifier_flops"]
+        self.smallest, self.largest = int(self._budgets.min()), int(self._budgets.max())
+        rows = [(cell.accuracy, cell.low, cell.high, *astuple(cell.cost)) for cell in self.cells]
+        self._measured = np.array(rows, dtype=float).reshape(len(LEVELS), len(self.arms), -1)
+        accuracy, low, _, generations, *_, generator_flops, verifier_flops = np.moveaxis(self._measured, 2, 0).copy()
+        self._accuracy, self._low, self._generations = accuracy, low, generations  # (5, arms) each
+        self._flops = generator_flops + verifier_flops
         try:
             self.check(default)
         except InvalidRequest as error:
             raise InvalidBundle(f"policy: default objective: {error}") from error
-
-    @property
-    def smallest(self) -> int:
-        return int(self._budgets.min())
-
-    @property
-    def largest(self) -> int:
-        return int(self._budgets.max())
 
     def check(self, objective: Objective) -> None:
         """Raises InvalidRequest, naming the objective as its field, where nothing measured can serve it."""
@@ -194,21 +189,15 @@ class Policy:
         """As :meth:`choose`, for a price in right answers a generation."""
         weights = self._weights(probabilities)
         accuracy, flops = weights @ self._accuracy, weights @ self._flops
-        return _cheapest(_best(accuracy - price * (weights @ self._costs["generations"])), flops, accuracy)
+        return _cheapest(_best(accuracy - price * (weights @ self._generations)), flops, accuracy)
 
     def decide(self, probabilities: Sequence[float], objective: Objective) -> Expectation:
         """The choice for one prompt, with what it promises. Raises InvalidRequest."""
         (column,) = self.choose([probabilities], objective)
         (weights,) = self._weights([probabilities])
-        low = float(weights @ self._low[:, column])
-        return Expectation(
-            self.arms[column],
-            float(weights @ self._accuracy[:, column]),
-            low,
-            float(weights @ self._high[:, column]),
-            Cost(**{name: float(weights @ table[:, column]) for name, table in self._costs.items()}),
-            sufficient=objective.kind != "target_accuracy" or low >= objective.value,
-        )
+        accuracy, low, high, *cost = (weights @ self._measured[:, column]).tolist()
+        sufficient = objective.kind != "target_accuracy" or low >= objective.value
+        return Expectation(self.arms[column], accuracy, low, high, Cost(*cost), sufficient)
 
     def dumps(self) -> str:
         """JSON that people can read and diff: one cell a line."""
@@ -237,16 +226,6 @@ class Policy:
             )
         except (ValueError, TypeError, AttributeError) as error:
             raise InvalidBundle(f"policy: {error}") from error
-
-    def _table(self, *path: str) -> NDArray[np.float64]:
-        """(5, arms) of one field of the cells."""
-        values = []
-        for cell in self.cells:
-            value: Any = cell
-            for name in path:
-                value = getattr(value, name)
-            values.append(value)
-        return np.array(values, dtype=float).reshape(len(LEVELS), len(self.arms))
 
     def _weights(self, probabilities: ArrayLike) -> NDArray[np.float64]:
         given = np.asarray(probabilities, dtype=float)

@@ -26,6 +26,8 @@ from router.v1 import router_pb2 as pb
 SERVICE = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
 LARGEST_MESSAGE = 64 * 1024  # bytes: the longest prompt in four-byte characters, twice
 ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
+# A caller whose machine or network is gone closes no connection: it is asked so often, and has so long to answer.
+ALIVE_SECONDS, ALIVE_TIMEOUT_SECONDS = 30, 20
 OTHER_CALLS = 1000  # at once, besides searches: decisions, health watches, refusals
 
 
@@ -39,7 +41,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     async def Route(self, message: pb.RouteRequest, context: grpc.aio.ServicerContext) -> pb.RouteResponse:
         call = current()
         call.request = wire.request(message, context.time_remaining())
-        async with self.serving.solver() as solver:
+        with self.serving.solver() as solver:
             call.bill, started = solver.new_bill(), time.monotonic()
             call.decision = await solver.decide(call.request, call.bill)
             call.bill.seconds["route"] = time.monotonic() - started
@@ -92,7 +94,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
     ) -> AsyncGenerator[Decision | Round | Solution, None]:
         call = current()
         call.request = wire.request(message, context.time_remaining())
-        async with self.serving.solver() as solver:
+        with self.serving.solver() as solver:
             call.bill = solver.new_bill()
             async with aclosing(spanned(solver.stream(call.request, call.bill))) as events:
                 async for event in events:
@@ -101,6 +103,8 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                         self.serving.compare(call.request, event)
                     elif isinstance(event, Solution):
                         call.solution = event
+                        if call.leave:
+                            await call.leave()  # however long the caller takes to read it
                     yield event
 
 
@@ -116,6 +120,7 @@ class Server:
         credentials: grpc.ServerCredentials | None = None,
         tokens: Callable[[], Sequence[Token]] | None = None,
         insecure: bool = False,
+        share_port: bool = False,
         admission: Admission | None = None,
         observers: Sequence[Callable[[Call], None]] = (),
         recorder: Recorder | None = None,
@@ -124,6 +129,8 @@ class Server:
 
         credentials  of TLS, see access.server_credentials; None: not encrypted, loopback only unless ``insecure``
         tokens       whose bearers may call; None: everybody who can connect
+        share_port   with other servers that also do; each connection goes to one of them. No AdminService then, which
+                     would swap the bundle of one and leave the others
         admission    how many searches may run and wait; None: Admission's defaults
         observers    are shown every finished call
         recorder     of decisions and outcomes; None: neither is recorded
@@ -137,20 +144,23 @@ class Server:
             interceptors=[Calls(*around)],
             maximum_concurrent_rpcs=admission.concurrency + admission.queue + OTHER_CALLS,
             options=[
-                # Without this option two servers share a port silently, each answering some of the calls.
-                ("grpc.so_reuseport", 0),
+                # gRPC's default is to share, silently.
+                ("grpc.so_reuseport", int(share_port)),
                 ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+                ("grpc.keepalive_time_ms", 1000 * ALIVE_SECONDS),
+                ("grpc.keepalive_timeout_ms", 1000 * ALIVE_TIMEOUT_SECONDS),
+                ("grpc.http2.max_pings_without_data", 0),  # a long search sends nothing for minutes
             ],
         )
         self._health = health.aio.HealthServicer()
         self._serving = serving
         self._recorder = recorder
         router_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(serving, recorder), self._server)
-        admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(serving), self._server)
+        if not share_port:
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(serving), self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, ADMIN, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
-        )
+        shown = SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME, *([] if share_port else [ADMIN])
+        reflection.enable_server_reflection(shown, self._server)
         address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
         try:
             self.port = (

@@ -4,8 +4,8 @@ import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,8 +52,8 @@ class Serving:
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @asynccontextmanager
-    async def solver(self) -> AsyncIterator[Solver]:
+    @contextmanager
+    def solver(self) -> Iterator[Solver]:
         """The solver that decides now, kept open for as long as it is used."""
         solver = self.active
         self._calls[solver] += 1

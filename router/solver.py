@@ -62,6 +62,10 @@ class Decision:
 
     expectation  what the choice promises; None when the caller pinned the arm
     propensity   the arm's probability of being chosen for this prompt: below 1 only where arms are explored
+    objective    what was decided for; None when the caller pinned the arm
+    choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the caller pinned it
+    explore      share of decisions that were drawn when this one was made
+    levels_by    digest of the difficulty model: levels mean something only under the one that predicted them
     """
 
     level: int
@@ -70,6 +74,10 @@ class Decision:
     expectation: Expectation | None
     bundle_id: str
     propensity: float = 1.0
+    objective: Objective | None = None
+    choice: Arm | None = None
+    explore: float = 0.0
+    levels_by: str = ""
 
 
 @dataclass(slots=True)
@@ -145,12 +153,23 @@ class Solver:
         prompts = [request.prompt]
         usage = Usage() if usage is None else usage
         features = prompts if difficulty.input == "text" else await self.engines.generator.embed(prompts, usage=usage)
-        probabilities = tuple(float(p) for p in difficulty.predict_proba(features)[0])
-        level = 1 + max(range(len(probabilities)), key=probabilities.__getitem__)
+        probabilities = tuple(difficulty.predict_proba(features)[0].tolist())
+        level = 1 + probabilities.index(max(probabilities))
+        levels_by = self.bundle.levels_by
         if request.arm:
-            return Decision(level, probabilities, request.arm, None, self.bundle.id)
+            return Decision(level, probabilities, request.arm, None, self.bundle.id, levels_by=levels_by)
         expectation = policy.decide(probabilities, objective)
-        decision = Decision(level, probabilities, expectation.arm, expectation, self.bundle.id)
+        decision = Decision(
+            level,
+            probabilities,
+            expectation.arm,
+            expectation,
+            self.bundle.id,
+            objective=objective,
+            choice=expectation.arm,
+            explore=self.explore,
+            levels_by=levels_by,
+        )
         return self._explored(decision, objective.value if objective.kind == "budget" else policy.largest)
 
     def _explored(self, decision: Decision, budget: float) -> Decision:
@@ -319,7 +338,7 @@ class _Limited:
     async def answer(self, ask: Extend | Score) -> list[Path]:
         started = time.monotonic()
         try:
-            async with asyncio.timeout_at(self._guard(started)):
+            async with asyncio.timeout_at(self._guard(started, ask)):
                 paths = await (self._extend(ask) if isinstance(ask, Extend) else self._score(ask))
         except TimeoutError:
             self.stop = Stop.DEADLINE
@@ -366,12 +385,15 @@ class _Limited:
             self.stop = Stop.TOKEN_CAP
         return paths
 
-    def _guard(self, now: float) -> float | None:
-        """When to give up on an engine that does not keep the deadline itself: in time to still answer the caller."""
+    def _guard(self, now: float, ask: Extend | Score) -> float | None:
+        """When to give up on an engine that does not keep the deadline itself: in time to still answer the caller.
+
+        A generator knows the deadline, and gets a moment to come back with what it has; a verifier does not know it.
+        """
         if self.deadline is None:
             return None
         loop = asyncio.get_running_loop()
-        return loop.time() + max(0.0, self.deadline - now) + self.margin / 2
+        return loop.time() + max(0.0, self.deadline - now) + (self.margin / 2 if isinstance(ask, Extend) else 0.0)
 
 
 def _left(cap: int | None, spent: int) -> int | None:

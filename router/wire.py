@@ -1,7 +1,7 @@
 """Protocol buffers ↔ the router's own types, errors included. No decisions, no I/O."""
 
 import re
-from dataclasses import asdict
+from dataclasses import fields
 from datetime import timedelta
 
 from google.protobuf.any_pb2 import Any
@@ -18,6 +18,7 @@ from strategies import Arm, InvalidArm, Path
 DOMAIN = "router.v1"
 CALL_ID = r"[\w.:-]{1,128}"
 _NUMBERS = ("n", "m", "k", "chains", "stop")
+_COSTS = tuple(field.name for field in fields(policy.Cost))
 
 
 # Requests, as the server reads them
@@ -119,7 +120,7 @@ def cell(value: policy.Cell) -> pb.Cell:
 
 
 def _cost(value: policy.Cost) -> pb.Cost:
-    return pb.Cost(**asdict(value))
+    return pb.Cost(**{name: getattr(value, name) for name in _COSTS})
 
 
 def bill(value: solver.Bill) -> pb.Bill:
@@ -130,9 +131,9 @@ def bill(value: solver.Bill) -> pb.Bill:
         generator_flops=value.generator_flops,
         verifier_flops=value.verifier_flops,
         engine_calls=value.calls,
-        route_seconds=value.seconds["route"],
-        generate_seconds=value.seconds["generate"],
-        score_seconds=value.seconds["score"],
+        route_seconds=value.seconds.get("route"),
+        generate_seconds=value.seconds.get("generate"),
+        score_seconds=value.seconds.get("score"),
         larger_tokens=value.larger_tokens,
     )
 
@@ -252,6 +253,7 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.OutcomesOff,
         errors.OutcomesUnavailable,
         errors.Overloaded,
+        errors.StreamNotRead,
         errors.DeadlineExceeded,
         errors.TokenCapReached,
         errors.InternalError,

@@ -23,11 +23,14 @@ VLLM = [str(ROOT / ".venv-vllm" / "bin" / "python"), "-m", "vllm.entrypoints.ope
 BUNDLE = ROOT / "models" / "smollm2-135m"
 START_SECONDS = 900
 COMMON = ["--dtype", "float32", "--max-model-len", "1024", "--enforce-eager", "--enable-prompt-tokens-details"]
+COMMON += ["--block-size", "32"]  # only whole blocks are cached, and the CPU's 128 tokens are longer than our prompts
 
 
 @dataclass(frozen=True)
 class Servers:
-    """``generator`` serves the embedded model and the bundle's adapter, ``verifier`` a tiny Qwen2.5-Math-PRM."""
+    """``generator`` serves the embedded model, the bundle's adapter under its name, and one of random weights as
+    "reviser"; ``verifier`` a tiny Qwen2.5-Math-PRM.
+    """
 
     generator: str
     verifier: str
@@ -52,7 +55,9 @@ def start(folder: Path, stack: ExitStack) -> Servers:
 
     embedded = Path(model_folder(EMBEDDED))
     tiny_prm = tiny.qwen_math_prm(folder / "tiny-prm")
-    writing = ["--enable-lora", "--max-lora-rank", "8", "--lora-modules", f"generator={BUNDLE / 'generator'}"]
+    reviser = tiny.random_adapter(folder / "reviser", like=BUNDLE / "generator")
+    writing = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"]
+    writing += ["--lora-modules", f"generator={BUNDLE / 'generator'}", f"reviser={reviser}"]
     # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it reads in two parts.
     writing += ["--no-enable-chunked-prefill"]
     generator = os.environ.get("TEST_VLLM_GENERATOR_URL") or _serve(embedded, writing, folder, stack)

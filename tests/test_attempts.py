@@ -49,6 +49,17 @@ def test_jsonl_and_parquet_read_the_same(tmp_path):
     )
 
 
+def test_the_probability_of_a_served_call_may_be_there(tmp_path):
+    served = {**ROW, "sample": 1, "arm": "majority(n=4)", "propensity": 0.25}
+    write_attempts(pd.DataFrame([ROW, served]), tmp_path / "a.parquet")
+    frame = read_attempts([tmp_path / "a.parquet"])
+    assert frame["propensity"].isna().tolist() == [True, False]
+    assert frame["propensity"][1] == 0.25
+    pd.testing.assert_frame_equal(frame, read_attempts([jsonl(tmp_path / "a.jsonl", ROW, served)]))
+    pq.write_table(pa.Table.from_pylist([ROW]), tmp_path / "without.parquet")
+    assert read_attempts([tmp_path / "without.parquet"])["propensity"].isna().all()
+
+
 def test_files_are_concatenated_and_arms_respelled(tmp_path):
     one = jsonl(tmp_path / "one.jsonl", ROW)
     two = jsonl(tmp_path / "two.jsonl", "", {**ROW, "arm": "beam_search( m=4,n=16 )"})
@@ -76,6 +87,8 @@ def test_parquet_from_elsewhere_may_have_other_widths(tmp_path):
         ([{**ROW, "scores": [0.5, -1]}], ["line 1", "-1", "null"]),
         ([{**ROW, "scores": [0.5, None]}], ["line 1", "scores", "list of numbers"]),
         ([{**ROW, "scored_tokens": -1}], ["line 1", "scored_tokens", "negative"]),
+        ([{**ROW, "propensity": 0}], ["line 1", "propensity", "probability above 0"]),
+        ([{**ROW, "propensity": "1"}], ["line 1", "propensity", "a number or null"]),
         ([{**ROW, "prompt": "  "}], ["line 1", "prompt", "blank"]),
         ([ROW, ROW], ["line 2", "'p1'", "sample 0"]),
         ([ROW, {**ROW, "sample": 1, "prompt": "2 + 4 = ?"}], ["line 2", "another prompt"]),
@@ -131,9 +144,37 @@ def test_attempts_compress(tmp_path):
 def test_prompts_are_read_and_named(tmp_path):
     path = jsonl(tmp_path / "p.jsonl", {"prompt": "1 + 1?"}, "", {"id": "x", "prompt": "1 + 1?", "reference": "2"})
     one, two = read_prompts(path)
-    assert one.id.endswith("-1")
     assert (two.id, two.reference, two.solution) == ("x", "2", None)
-    assert read_prompts(path)[0].id == one.id
+    # A name, and so what is sampled, does not depend on where the prompt stands; a second one of the same text has one.
+    other = jsonl(tmp_path / "q.jsonl", {"prompt": "2 + 2?"}, {"prompt": "1 + 1?"}, {"prompt": "1 + 1?"})
+    assert [prompt.id for prompt in read_prompts(other)][1:] == [one.id, f"{one.id}-2"]
+
+
+def test_prompts_are_read_from_parquet_alike(tmp_path):
+    rows = [{"id": "x", "prompt": "1 + 1?", "reference": "2"}, {"prompt": "2 + 2?"}]
+    table = tmp_path / "p.parquet"
+    pd.DataFrame(rows).to_parquet(table)
+    assert read_prompts(table) == read_prompts(jsonl(tmp_path / "p.jsonl", *rows))
+    pd.DataFrame([{"prompt": "1 + 1?"}, {"prompt": " "}]).to_parquet(table)
+    with pytest.raises(InvalidFile, match="row 1: prompt is missing or blank"):
+        read_prompts(table)
+    table.write_text("{}")
+    with pytest.raises(InvalidFile, match=r"can't be read as Parquet.*\.jsonl"):
+        read_prompts(table)
+
+
+def test_a_folder_stands_for_its_files(tmp_path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    with pytest.raises(InvalidFile, match=r"holds no \.parquet or \.jsonl"):
+        read_attempts([shards])
+    jsonl(shards / "b.jsonl", {**ROW, "sample": 1})
+    write_attempts(pd.DataFrame([ROW]), shards / "a.parquet")
+    (shards / "collect.json").write_text("{}")
+    assert read_attempts([shards])["sample"].tolist() == [0, 1]
+    (shards / "c.parquet.journal.jsonl").write_text("{}")
+    with pytest.raises(InvalidFile, match=r"left unfinished: c.parquet.journal.jsonl; run `router collect`"):
+        read_attempts([shards])
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,22 @@
-"""Collecting on the scripted backend: what an interruption leaves, and what the next run makes of it."""
+"""Collecting: what an interruption leaves, what the next run makes of it, and how much is under way at once."""
 
+import asyncio
 import json
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+import tracemalloc
+from collections import Counter, deque
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from double import Double
 
-from router.backends import Engines
+from router.backends import Engines, LogProbability
 from router.backends.fake import FakeGenerator, FakeVerifier
-from router.errors import EngineUnavailable, InvalidFile
+from router.errors import EngineUnavailable, InvalidFile, InvalidRequest
 from router.offline.attempts import read_attempts
 from router.offline.collect import Unit, collect
 from router.offline.prompts import Prompt
@@ -30,6 +34,7 @@ def run(out: Path, units=UNITS, generator=None, settings=None) -> list[Unit]:
         Engines(generator or FakeGenerator(), FakeVerifier(), FakeGenerator(parameters=2_500)),
         out,
         settings=settings or {"seed": 0},
+        concurrency=8,  # two units: an interruption finds some finished, some under way and some not begun
         on_unit=lambda unit, tokens: ran.append(unit),
     )
     return ran
@@ -47,12 +52,6 @@ def test_rows_are_the_pool_and_the_runs_with_their_bills(tmp_path):
     beam = frame[frame["arm"] != "sample"].iloc[0]
     assert beam["generated_tokens"] > len(beam["text"])  # the whole search's bill, not the winner's
     assert beam["scored_tokens"] > beam["generated_tokens"]  # each round reads the whole path again
-
-
-@pytest.fixture(autouse=True)
-def few_at_once(monkeypatch):
-    """So that an interruption finds units finished, under way and not begun."""
-    monkeypatch.setattr("router.offline.collect.SEARCHES", 2)
 
 
 class DiesAfter(FakeGenerator):
@@ -142,7 +141,8 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path, delay):
     out = tmp_path / "attempts.parquet"
     journal = tmp_path / "attempts.parquet.journal.jsonl"
     script = (
-        "import sys; from pathlib import Path; from tests.test_collect import UNITS, run, FakeGenerator;"
+        f"import sys; from pathlib import Path; sys.path.insert(0, {str(Path(__file__).parent)!r});"
+        "from test_collect import run, FakeGenerator;"
         "run(Path(sys.argv[1]), generator=FakeGenerator(latency=0.005))"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(out)])
@@ -157,3 +157,88 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path, delay):
     ran = run(out)
     assert len(ran) + len(before) == len(UNITS)
     assert len(read_attempts([out])) == 30
+
+
+# How much is under way
+
+
+class Patient(Double):
+    """A server that answers only while it is full, or has been asked for everything, and then the oldest request."""
+
+    def __init__(self, full: int, samples: int):
+        super().__init__()
+        self.full = full
+        self.to_come = samples
+        self.queue: deque[asyncio.Event] = deque()
+
+    async def _begun(self, body: dict) -> None:
+        self.to_come -= body["n"]
+        turn = asyncio.Event()
+        self.queue.append(turn)
+        if self.writing == self.full or not self.to_come:
+            self.queue.popleft().set()
+        await turn.wait()
+
+    def _ended(self) -> None:
+        if self.queue and not self.to_come:
+            self.queue.popleft().set()
+
+
+@pytest.mark.timeout(120)
+def test_a_server_is_kept_full_until_nothing_is_left(tmp_path):
+    """Were it ever left with less than it may have while there is work, it would wait for ever."""
+    units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 ="), None, 4) for i in range(40)]
+    server = Patient(full=16, samples=160)
+    collect(units, server.generator(), LogProbability(), tmp_path / "a.parquet", settings={}, concurrency=16)
+    assert server.most == (4, 16)
+    assert len(read_attempts([tmp_path / "a.parquet"])) == 160
+
+
+def test_no_more_is_asked_of_a_server_than_was_said(tmp_path):
+    """Beam search has its own request for each path; the narrow fills the room that the wide leaves."""
+    arms = [None, Arm("beam_search", 6, m=2), Arm("single"), Arm("revision", 4, chains=2), Arm("majority", 3)]
+    units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 + 3 ="), arm, 4) for i in range(12) for arm in arms]
+    server = Double(latency=0.001)
+    collect(units, server.generator(), LogProbability(), tmp_path / "a.parquet", settings={}, concurrency=10)
+    requests, samples = server.most
+    assert 4 <= requests <= samples <= 10
+    assert samples >= 8
+
+
+def test_a_unit_that_is_wider_than_all_room_is_refused(tmp_path):
+    units = [*UNITS, Unit(PROMPTS[0], Arm("majority", 9), 0)]
+    with pytest.raises(
+        InvalidRequest, match=r"8 attempts at the same time, and majority\(n=9\) needs 9; raise it"
+    ) as raised:
+        run(tmp_path / "a.parquet", units)
+    assert raised.value.field == "concurrency"
+
+
+class Long(FakeGenerator):
+    """Writes 20,000 characters a sample at once."""
+
+    async def extend(self, prompt, paths, **options):
+        await asyncio.sleep(0)
+        text = f"{prompt}\n".ljust(20_000, ".")
+        return [
+            replace(path, steps=(text,), tokens=(1,), token_counts=(1,), log_probs=(-1.0,), end="stop")
+            for path in paths
+        ]
+
+
+def test_memory_does_not_grow_with_what_was_collected(tmp_path):
+    units = [Unit(Prompt(f"p{i}", f"{i} + 5 ="), None, 4) for i in range(300)]
+    held, tasks = [], []
+
+    def on_unit(unit: Unit, tokens: int) -> None:
+        held.append(tracemalloc.get_traced_memory()[0])
+        tasks.append(len(asyncio.all_tasks()))
+
+    tracemalloc.start()
+    try:
+        collect(units, Long(), LogProbability(), tmp_path / "a.parquet", settings={}, concurrency=16, on_unit=on_unit)
+    finally:
+        tracemalloc.stop()
+    assert len(held) == 300
+    assert held[-1] - held[20] < 2_000_000  # of 22 million characters
+    assert max(tasks) <= 16 // 4 + 1  # a unit is begun when there is room for it

@@ -1,13 +1,18 @@
 import io
+from functools import cache
 
 import joblib
 import numpy as np
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.naive_bayes import GaussianNB
 
 from difficulty import CANDIDATES, DifficultyModel, find_edges, levels_of
 from difficulty.compare import compare, measure
+from difficulty.lean import TextLogistic
 
 
 def world(n=200, seed=0):
@@ -102,6 +107,46 @@ def test_a_fitted_model_is_small_and_survives_joblib(name):
     assert file.tell() < 200_000
     file.seek(0)
     np.testing.assert_array_equal(joblib.load(file).predict_proba(features[:3]), model.predict_proba(features[:3]))
+
+
+@cache
+def by_scikit_learn(*edges):
+    """text_logistic as scikit-learn alone fits it, on prompts of several kinds, to the levels between these edges."""
+    prompts, _, rates = world(150)
+    prompts = [*prompts[:100], *(prompt.replace("What is", "Réduis (très vite!) ²½") for prompt in prompts[100:])]
+    _, columns = np.unique(levels_of(rates, edges), return_inverse=True)
+    estimator = CANDIDATES["text_logistic"](0)
+    return CalibratedClassifierCV(estimator, method="temperature", ensemble=False).fit(prompts, columns)
+
+
+FIVE, TWO = (0.9, 0.6, 0.4, 0.1), (2, 0.5, -1, -2)
+PROMPTS = st.text(max_size=300) | st.text("0123456789.,+-*/^=×÷− ()?!{}\n٣²½ſßİdeisuvWahtR", max_size=300)
+
+
+@pytest.mark.parametrize(("classes", "edges"), [(5, FIVE), (2, TWO)])
+@settings(max_examples=200, deadline=None)
+@given(prompt=PROMPTS)
+@example(prompt="")
+@example(prompt="What is " + " + ".join(["7"] * 4000))
+@example(prompt="9" * 8000)
+def test_the_lean_model_computes_what_scikit_learn_does(classes, edges, prompt):
+    fitted = by_scikit_learn(*edges)
+    found = TextLogistic.of(fitted).predict_proba([prompt, "What is 1 + 2?"])
+    assert found.shape == (2, classes)
+    np.testing.assert_allclose(found, fitted.predict_proba([prompt, "What is 1 + 2?"]), rtol=0, atol=1e-12)
+
+
+def test_models_saved_as_scikit_learn_fitted_them_become_lean_when_they_are_read():
+    prompts, _, rates = world(150)
+    model = DifficultyModel(edges=FIVE).fit(prompts, rates)
+    assert isinstance(model.estimator_, TextLogistic)
+    model.estimator_ = by_scikit_learn(*FIVE)
+    file = io.BytesIO()
+    joblib.dump(model, file)
+    file.seek(0)
+    read = joblib.load(file)
+    assert isinstance(read.estimator_, TextLogistic)
+    np.testing.assert_allclose(read.predict_proba(prompts), model.predict_proba(prompts), rtol=0, atol=1e-12)
 
 
 def test_levels_missing_from_training_keep_their_column():

@@ -3,18 +3,22 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
 import pytest
 import sqlalchemy as sql
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
@@ -84,7 +88,10 @@ async def test_a_decision_and_what_became_of_it(solver, recorder, url):
     assert (row["bundle"], row["generated_tokens"]) == (solution.decision.bundle_id, solution.bill.generated_tokens)
     assert row["probabilities"] == list(solution.decision.probabilities)
     assert (row["prompt"], len(row["prompt_sha256"]), row["code"]) == (None, 64, "OK")
-    assert by_id["mine"]["method"] == "Route"
+    assert (row["objective"], row["objective_value"], row["objective_given"]) == ("budget", 4, False)
+    assert (row["choice"], row["explore"], row["stop"]) == (row["arm"], 0, "complete")
+    assert (row["levels_by"], row["answer"], row["text"]) == (solver.bundle.levels_by, None, None)
+    assert (by_id["mine"]["method"], by_id["mine"]["stop"]) == ("Route", None)
     ((outcome),) = rows(url, outcomes.outcomes)
     assert (outcome["call_id"], outcome["correct"], outcome["score"]) == (solution.call_id, True, 0.75)
 
@@ -118,6 +125,7 @@ async def test_a_pinned_arm_has_no_propensity_and_a_bad_request_no_row(solver, r
         await record(stub, "x", correct=True)
     ((row),) = rows(url, decisions)
     assert (row["arm"], row["propensity"]) == ("majority(n=2)", None)
+    assert [row[name] for name in ("objective", "objective_value", "objective_given", "choice")] == [None] * 4
 
 
 @pytest.mark.parametrize(
@@ -184,12 +192,13 @@ async def test_a_full_queue_drops_decisions_and_refuses_outcomes(solver, recorde
         blocked.set()
 
 
-def test_a_row_that_the_database_refuses_spoils_no_other(recorder, url, monkeypatch):
+@pytest.mark.parametrize("refusal", [sql.exc.DataError("insert", {}, Exception("NUL")), OverflowError("too large")])
+def test_a_row_that_the_database_refuses_spoils_no_other(recorder, url, monkeypatch, refusal):
     write = outcomes._write
 
     def picky(connection, content):
         if content.call_id == "poison":
-            raise sql.exc.DataError("insert", {}, Exception("NUL"))
+            raise refusal
         return write(connection, content)
 
     monkeypatch.setattr(outcomes, "_write", picky)
@@ -198,6 +207,40 @@ def test_a_row_that_the_database_refuses_spoils_no_other(recorder, url, monkeypa
     assert waiting["b"].result(10)
     with pytest.raises(OutcomesUnavailable):
         waiting["poison"].result(10)
+
+
+def test_a_database_that_hangs_holds_up_no_ending(tmp_path, monkeypatch):
+    hanging = threading.Event()
+    monkeypatch.setattr(outcomes, "_write", lambda *args: hanging.wait(60))
+    monkeypatch.setattr(outcomes, "_CLOSE_SECONDS", 0.1)
+    recorder = Recorder(f"sqlite:///{tmp_path}/hanging.db")
+    recorder.record(Outcome("a", correct=True))
+    recorder.close()
+    hanging.set()
+    recorder._thread.join()
+    recorder._engine.dispose()
+
+
+@pytest.mark.parametrize("becomes", ["gone", "another"])
+def test_a_file_that_was_moved_away_acknowledges_nothing(tmp_path, monkeypatch, becomes):
+    monkeypatch.setattr(outcomes, "_RETRY_SECONDS", 0.01)
+    folder, away = tmp_path / "data", tmp_path / "away"
+    folder.mkdir()
+    file = folder / "outcomes.db"
+    recorder = Recorder(f"sqlite:///{file}")
+    assert recorder.record(Outcome("before", correct=True)).result(60)
+    folder.rename(away)
+    if becomes == "another":
+        folder.mkdir()
+        file.touch()
+    with pytest.raises(OutcomesUnavailable):
+        recorder.record(Outcome("meanwhile", correct=True)).result(60)
+    assert file.exists() == (becomes == "another")
+    shutil.rmtree(folder, ignore_errors=True)
+    away.rename(folder)
+    assert recorder.record(Outcome("after", correct=True)).result(60)
+    recorder.close()
+    assert {row["call_id"] for row in rows(f"sqlite:///{file}", outcomes.outcomes)} == {"before", "after"}
 
 
 def test_a_kill_loses_no_acknowledged_outcome(tmp_path):
@@ -219,6 +262,32 @@ def test_a_kill_loses_no_acknowledged_outcome(tmp_path):
 def test_migrations_lead_to_the_tables_that_are_used(recorder):
     with recorder._engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), tables) == []
+
+
+def test_a_database_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_a_server(tmp_path):
+    url = f"sqlite:///{tmp_path}/old.db"
+    engine = sql.create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(outcomes.__file__).parent / "migrations"))
+    old = {"call_id": "a", "at": datetime(2026, 1, 1, tzinfo=UTC), "method": "Solve", "bundle": "b@1", "level": 1}
+    old |= {"prompt_sha256": "0" * 64, "probabilities": [1, 0, 0, 0, 0], "arm": "single(n=1)", "propensity": 1.0}
+    old |= {"code": "OK", "reason": "", "prompt_tokens": 1, "generated_tokens": 2, "scored_tokens": 3}
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.execute(sql.insert(decisions), [old | {"flops": 4.0, "seconds": 0.5}])
+    wanted = ["call_id", "arm", "objective", "explore", "text", "correct"]
+    expected = [{"call_id": "a", "arm": "single(n=1)", **dict.fromkeys(wanted[2:])}]
+    assert outcomes.read(url, wanted) == expected
+    assert "objective" not in {column["name"] for column in sql.inspect(engine).get_columns("decisions")}
+    Recorder(url).close()
+    assert outcomes.read(url, wanted) == expected
+    with engine.begin() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), tables) == []
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    assert "objective" not in {column["name"] for column in sql.inspect(engine).get_columns("decisions")}
+    engine.dispose()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/at/all.db", "magic://host/name"])
@@ -245,6 +314,7 @@ async def test_explored_arms_have_the_probability_that_is_recorded(bundle_folder
     told: dict[str, float] = {}
     for decision in (solver._explored(chosen, budget) for _ in range(draws)):
         assert decision.arm.budget <= budget
+        assert decision.choice == chosen.arm
         assert (decision.expectation is None) == (decision.arm != chosen.arm)
         drawn[str(decision.arm)] += 1
         told[str(decision.arm)] = decision.propensity

@@ -11,11 +11,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 
-from router import wire
+from router import calls, wire
+from router.admission import Admission
 from router.errors import AddressUnavailable, EngineUnavailable
 from router.server import SERVICE, Server
 from router.serving import Serving
+from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb
+from router.v1.admin_pb2_grpc import AdminServiceStub
 from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import Arm
 
@@ -211,6 +214,47 @@ async def test_cancelling_a_call_frees_the_engine(stub, generator, method):
     assert 0 < spent == generator.counted.generated_tokens
 
 
+@pytest.mark.parametrize("method", ["Route", "Solve", "StreamSolve", "GetBundle", "RecordOutcome"])
+async def test_bytes_that_are_no_message_are_a_clear_error(channel, caplog, method):
+    make = channel.unary_stream if method == "StreamSolve" else channel.unary_unary
+    call = make(f"/{SERVICE}/{method}")(b"\x0a\xff\xff")
+    with pytest.raises(grpc.RpcError) as raised:
+        await (call.read() if method == "StreamSolve" else call)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(raised.value)["ErrorInfo"].reason == "MESSAGE_MALFORMED"
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arm", "seconds", "reads"),
+    [
+        ("best_of_n(n=64)", 1000, False),  # its solution fills the connection, when the search is done
+        ("beam_search(n=4, m=2)", 0.5, False),  # and here the rounds do, in the middle of it
+        ("best_of_n(n=64)", 1000, True),
+        ("beam_search(n=4, m=2)", 1000, True),
+    ],
+)
+async def test_who_does_not_read_a_stream_keeps_no_place(solver, monkeypatch, arm, seconds, reads):
+    monkeypatch.setattr(calls, "UNREAD_SECONDS", seconds)
+    admission = Admission()
+    server = Server(Serving(solver), "127.0.0.1", 0, admission=admission)
+    await server.start()
+    narrow = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
+    request = pb.StreamSolveRequest(prompt=HARD * 4, options=options(arm, return_candidates=True))
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}", narrow) as channel:
+        stream = RouterServiceStub(channel).StreamSolve(request)
+        await stream.read()
+        while admission.running.total() and not reads:  # noqa: ASYNC110 - nothing to wait for
+            await asyncio.sleep(0.05)
+        if reads:
+            event = None
+            while (following := await stream.read()) is not grpc.aio.EOF:
+                event = following
+            assert event.solution.candidates
+        assert admission.running.total() == 0
+    await server.stop(grace=0)
+
+
 async def test_an_engine_that_is_down_says_when_to_retry(stub, generator):
     async def extend(prompt, paths, **options):
         raise EngineUnavailable("the engine does not answer; start it")
@@ -291,3 +335,17 @@ async def test_reflection_describes_the_service(server):
 async def test_a_port_in_use_is_a_clear_error(server, solver):
     with pytest.raises(AddressUnavailable, match=rf"127.0.0.1:{server.port}.*in use.*--port"):
         Server(Serving(solver), "127.0.0.1", server.port)
+
+
+async def test_servers_that_share_a_port_answer_for_each_other(solver):
+    first = Server(Serving(solver), "127.0.0.1", 0, share_port=True)
+    second = Server(Serving(solver), "127.0.0.1", first.port, share_port=True)
+    await first.start()
+    await second.start()
+    for server in (first, second):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{first.port}") as channel:
+            assert (await RouterServiceStub(channel).Route(pb.RouteRequest(prompt=EASY))).decision.level == 1
+            with pytest.raises(grpc.RpcError) as raised:
+                await AdminServiceStub(channel).ListBundles(admin.ListBundlesRequest())
+            assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        await server.stop(grace=0)

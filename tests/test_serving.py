@@ -178,7 +178,7 @@ async def test_a_swap_under_load_fails_no_call(channel, serving, root):
 async def test_a_bad_bundle_is_refused_and_the_old_one_keeps_serving(serving, root, name, digest, error):
     with pytest.raises(error):
         await serving.activate(name, digest_of(root / name) if digest is None else digest)
-    async with serving.solver() as solver:
+    with serving.solver() as solver:
         assert solver.bundle.manifest.name == "one"
         assert (await solver.decide(Request(EASY))).level == 1
     with pytest.raises(InvalidBundle):
@@ -198,7 +198,7 @@ async def test_engines_that_do_not_load_are_a_refusal(serving, root):
 async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_call(serving, root, generators):
     await serving.activate("two", digest_of(root / "two"))
     assert len(generators) == 1
-    async with serving.solver() as solver:
+    with serving.solver() as solver:
         await serving.activate("larger", digest_of(root / "larger"))
         await serving.activate("larger", digest_of(root / "larger"))
         await asyncio.sleep(0)

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from double import GENERATOR, Double
+from double import GARBAGE, GENERATOR, SPOILT_CHOICES, Double
 
 from router import engines
 from router.backends import Endpoints, Usage, VerifierSpec
@@ -95,6 +95,11 @@ async def test_an_adapter_is_asked_for_by_its_name(server):
         await extend(other, [Path()])
 
 
+async def test_answers_are_read_to_the_end_so_that_connections_are_kept(server):
+    await extend(server.generator(), [Path(), Path(earlier=("Answer: 1",))])
+    assert server.read_to_the_end == len(server.asked) == 2
+
+
 # What goes wrong
 
 
@@ -125,12 +130,39 @@ async def test_a_lost_round_goes_on_elsewhere_from_what_had_arrived(server, mood
         assert "".join(map(chr, path.tokens)) == path.text
 
 
-@pytest.mark.parametrize("mood", ["abort", "cut", "hang up", "500"])
-async def test_an_answer_that_is_none_is_lost(server, mood):
+@pytest.mark.parametrize("mood", ["abort", "cut", "hang up", "500", "half", *GARBAGE, *SPOILT_CHOICES, "strange usage"])
+async def test_an_answer_that_is_none_is_lost_and_asked_for_again(server, mood):
     server.bad("a", mood)
+    usage = Usage()
+    paths = await extend(server.generator("a"), [Path()] * 3, usage)
+    assert all(path.finished and "Answer: " in path.text for path in paths)
+    assert len(server.asked) >= 2 or mood in ("cut", "strange usage")  # those had arrived
+    assert 0 < usage.prompt_tokens <= sum(len(body["prompt"]) for _, _, body in server.asked)
+
+
+@pytest.mark.parametrize("mood", ["half", *GARBAGE, *SPOILT_CHOICES])
+async def test_an_engine_that_only_gives_garbage_is_no_engine(server, mood):
+    server.usual["a"] = mood
+    with pytest.raises(EngineUnavailable):
+        await extend(server.generator("a"), [Path()] * 3)
+    assert len(server.asked) <= ATTEMPTS
+
+
+@pytest.mark.parametrize(
+    "models", [{}, {"data": None}, {"data": []}, {"data": [{"max_model_len": "long", "id": "m"}]}, {"data": [7]}]
+)
+async def test_an_engine_that_serves_nothing_is_no_engine(server, models):
+    server.models = models
+    with pytest.raises(EngineUnavailable):
+        await extend(server.generator("a"), [Path()])
+    with pytest.raises(EngineUnavailable):
+        await server.verifier("a").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
+
+
+async def test_an_answer_that_never_ends_is_left_at_what_was_asked_for(server):
+    server.usual["a"] = "endless"
     (path,) = await extend(server.generator("a"), [Path()])
-    assert path.finished
-    assert len(server.asked) >= 1
+    assert (path.end, len(path.tokens)) == ("length", GENERATOR.max_tokens)
 
 
 async def test_a_round_that_keeps_breaking_off_is_given_up(server):
@@ -239,18 +271,22 @@ async def test_a_deadline_ends_also_a_hopeless_search_for_an_engine(server):
     assert path.end == "cut"
 
 
-async def test_failures_are_logged_and_prompts_are_not(server, caplog):
-    server.bad("a", "503")
+@pytest.mark.parametrize("mood", ["503", "garbage", "half", "words"])
+async def test_failures_are_logged_and_prompts_are_not(server, caplog, mood):
+    server.bad("a", mood)
     with caplog.at_level(logging.WARNING):
         await extend(server.generator("a"), [Path()])
-    assert "engine http://a answered 503" in caplog.text
-    assert "47" not in caplog.text
+    assert "engine http://a " in caplog.text
+    assert "failure 1 in a row" in caplog.text
+    assert "47" not in caplog.text  # though the engine quoted it
 
 
 # Reward models
 
 
-@pytest.mark.parametrize("mood", ["garbage", "hang up", "500", "503"])
+@pytest.mark.parametrize(
+    "mood", ["hang up", "500", "503", "half", *GARBAGE, "words", "flat", "fewer rows", "more rows", "strange usage"]
+)
 async def test_scoring_is_asked_again(server, mood):
     server.bad("c", mood)
     usage = Usage()
@@ -262,6 +298,13 @@ async def test_scoring_is_asked_again(server, mood):
 async def test_scores_that_are_not_one_a_step_are_an_error(server):
     server.bad("c", "short")
     with pytest.raises(EngineUnavailable, match="1 scores for 2 steps"):
+        await server.verifier("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
+
+
+@pytest.mark.parametrize("mood", ["nan", "beyond"])
+async def test_scores_that_are_no_probabilities_are_an_error(server, mood):
+    server.bad("c", mood)
+    with pytest.raises(EngineUnavailable, match="no probability"):
         await server.verifier("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
 
 

@@ -2,17 +2,23 @@
 
 import asyncio
 import json
+from dataclasses import replace
+from pathlib import Path as Folder
 
 import pytest
 from typer.testing import CliRunner
 
-from router.backends import Endpoints, Usage, VerifierSpec
+from router.backends import EMBEDDED, Endpoints, Usage, VerifierSpec
+from router.backends.replicas import Replicas
+from router.backends.vllm import VllmGenerator, load_tokenizer
 from router.cli import main
+from router.engines import read_engine
 from router.offline.attempts import read_attempts
 from strategies import Path
 
 pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
 
+BUNDLE = Folder(__file__).parent.parent / "models" / "smollm2-135m"
 PROMPT = "State the final answer to the following arithmetic problem: 4 - 1 - 7 ="
 PATHS = [
     Path(steps=("4 - 1 = 3\n", "3 - 7 = -4\n", "Answer: -4")),
@@ -55,3 +61,21 @@ def test_the_shipped_engine_collects_on_vllm(vllm_servers, tmp_path):
     frame = read_attempts([out])
     assert len(frame) >= 5
     assert frame["correct"].any()
+
+
+async def test_a_reviser_writes_where_earlier_attempts_are_seen(vllm_servers):
+    """Two adapters on one server, each asked for by its own name."""
+    tokenizer = load_tokenizer(EMBEDDED)
+    spec = replace(read_engine(BUNDLE).generator, max_tokens=12)
+    first, again = Path(), Path(earlier=("4 - 1 = 3\n3 - 7 = 4\nAnswer: 4",))
+    texts = {}
+    for reviser in (None, "reviser"):
+        generator = VllmGenerator(Replicas([vllm_servers.generator]), replace(spec, reviser=reviser), tokenizer)
+        options = {"steps": None, "temperature": 0.0, "max_tokens": None, "deadline": None, "seed": 0}
+        try:
+            paths = await generator.extend(PROMPT, [first, again], **options, usage=Usage())
+        finally:
+            await generator.close()
+        texts[reviser] = [path.text for path in paths]
+    assert texts[None][0] == texts["reviser"][0]
+    assert texts[None][1] != texts["reviser"][1]

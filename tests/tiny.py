@@ -1,8 +1,10 @@
 """Published reward models in miniature: the right architectures and tokens, random weights, saved as folders."""
 
+import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     LlamaConfig,
@@ -68,6 +70,15 @@ def math_shepherd_prm(folder: Path) -> Path:
         clean_up_tokenization_spaces=False,
     )
     return _save(folder, fast, MistralForCausalLM, MistralConfig)
+
+
+def random_adapter(folder: Path, *, like: Path) -> Path:
+    """A LoRA adapter of the same shapes as the one in ``like``, with random weights: what it writes makes no sense."""
+    shutil.copytree(like, folder)
+    weights = folder / "adapter_model.safetensors"
+    noise = torch.Generator().manual_seed(0)
+    save_file({name: torch.randn(w.shape, generator=noise) * 0.1 for name, w in load_file(weights).items()}, weights)
+    return folder
 
 
 def _bytes(special: list[str], **names: str) -> PreTrainedTokenizerFast:

@@ -206,6 +206,7 @@ _OPERATE: dict[str, Callable[[int, int], int]] = {
 
 def _terms(prompt: str) -> list[tuple[str, int]]:
     """``4 - 1`` as [("+", 4), ("-", 1)]; the number of words where the prompt has no number."""
-    expression = re.search(r"\d+(?:\s*[+*-]\s*\d+)*", prompt)
+    # Short numbers only: Python refuses to read those of thousands of digits.
+    expression = re.search(r"\d{1,100}(?:\s*[+*-]\s*\d{1,100})*", prompt)
     found = re.findall(r"([+*-]?)\s*(\d+)", expression[0]) if expression else [("", str(len(prompt.split())))]
     return [(operator or "+", int(number)) for operator, number in found]

@@ -150,6 +150,8 @@ class PublishedVerifier:
         for reading, row in zip(readings, rows, strict=True):
             if len(row) != len(reading.at):
                 raise EngineUnavailable(f"the reward model gave {len(row)} scores for {len(reading.at)} steps")
+            if not all(0 <= score <= 1 for score in row):  # NaN is neither
+                raise EngineUnavailable(f"the reward model gave a score that is no probability: {row}")
         return rows
 
     def _read(self, prompt: str, steps: Sequence[str], room: int) -> Reading:

@@ -10,10 +10,10 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
@@ -24,11 +24,13 @@ ATTEMPTS = 4  # of one request, before any answer
 FAILURES = 3  # in a row, and a replica is left alone (a circuit breaker)
 COOL_SECONDS, LONGEST_COOL_SECONDS = 0.5, 30.0  # for so long, doubling while it keeps failing
 CONNECTIONS = 1024  # a replica; what is beyond waits here
+IDLE_SECONDS = 3.0  # a connection is kept; vLLM hangs up after 5, and a request must not meet it just then
 _TIMEOUT = httpx2.Timeout(None, connect=3.0, read=300.0)  # read: between two pieces of an answer, a full queue included
 # The request is at fault, or all replicas are set up wrong alike; other codes below 500 are this replica's own fault.
 _UNFIT = (400, 422)
 
 log = logging.getLogger(__name__)
+_Read = TypeVar("_Read")
 
 
 class Lost(EngineUnavailable):
@@ -37,6 +39,23 @@ class Lost(EngineUnavailable):
 
 class _Refused(Lost):
     """Nothing was begun."""
+
+
+class Broken(Exception):
+    """The answer came, but it is not one, or reports that the engine failed. ``said``: what it was, for the caller."""
+
+    def __init__(self, what: str, said: str = ""):
+        super().__init__(what)
+        self.said = said
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Within it an answer is read: where that fails, the answer is at fault. Raises Broken."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise Broken(f"the answer is not as documented ({type(error).__name__})", str(error)) from error
 
 
 @dataclass(eq=False, slots=True)
@@ -66,7 +85,9 @@ class Replicas:
         clock: Callable[[], float] = time.monotonic,
     ):
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        limits = httpx2.Limits(max_connections=CONNECTIONS, max_keepalive_connections=128)
+        limits = httpx2.Limits(
+            max_connections=CONNECTIONS, max_keepalive_connections=128, keepalive_expiry=IDLE_SECONDS
+        )
         self._replicas = [
             _Replica(
                 url.rstrip("/").removesuffix("/v1"),
@@ -92,30 +113,46 @@ class Replicas:
         affinity  requests that begin alike have it in common: equally busy replicas are told apart by it, so that one
                   of them has the beginning in its prefix cache
 
-        Raises Lost where the answer breaks off, EngineUnavailable where no replica takes the request.
+        Raises Lost where the answer breaks off, EngineUnavailable where no replica takes the request. A Broken raised
+        within counts against the replica, and becomes a Lost.
         """
         async with self._answer("POST", path, body, load, affinity) as response:
             yield _events(response)
 
-    async def post(self, path: str, body: dict[str, Any], *, load: int = 1, affinity: str = "") -> Any:
-        """Post, and return the whole answer, asked for again where it breaks off. Raises EngineUnavailable."""
-        async for attempt in _retrying(Lost):
-            with attempt:
-                async with self._answer("POST", path, body, load, affinity) as response:
-                    return _parsed(await response.aread())
-        raise AssertionError("retrying ends with an answer or an error")
+    async def post(
+        self, path: str, body: dict[str, Any], read: Callable[[Any], _Read], *, load: int = 1, affinity: str = ""
+    ) -> _Read:
+        """Post, and return what ``read`` makes of the answer, asked for again where it breaks off or can't be read.
 
-    async def get(self, path: str) -> Any:
-        """Raises EngineUnavailable."""
-        async for attempt in _retrying(Lost):
-            with attempt:
-                async with self._answer("GET", path, None, 0, "") as response:
-                    return _parsed(await response.aread())
-        raise AssertionError("retrying ends with an answer or an error")
+        Raises EngineUnavailable.
+        """
+        return await self._whole("POST", path, body, read, load=load, affinity=affinity)
+
+    async def get(self, path: str, read: Callable[[Any], _Read]) -> _Read:
+        """The same for a GET."""
+        return await self._whole("GET", path, None, read)
 
     async def close(self) -> None:
         for replica in self._replicas:
             await replica.client.aclose()
+
+    async def _whole(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        read: Callable[[Any], _Read],
+        *,
+        load: int = 0,
+        affinity: str = "",
+    ) -> _Read:
+        async for attempt in _retrying(Lost):
+            with attempt:
+                async with self._answer(method, path, body, load, affinity) as response:
+                    answer = _parsed(await response.aread())
+                    with understood():
+                        return read(answer)
+        raise AssertionError("retrying ends with an answer or an error")
 
     @asynccontextmanager
     async def _answer(
@@ -127,8 +164,10 @@ class Replicas:
         try:
             yield response
             replica.failures = 0
-        except (httpx2.TransportError, httpx2.StreamError, _Broken) as error:
-            raise self._failed(replica, asked, Lost, f"broke off ({type(error).__name__} {error})") from error
+        except (httpx2.RequestError, httpx2.StreamError) as error:
+            raise self._failed(replica, asked, Lost, f"broke off ({type(error).__name__})", str(error)) from error
+        except Broken as error:
+            raise self._failed(replica, asked, Lost, str(error), error.said) from error
         finally:
             replica.busy -= load
             await response.aclose()
@@ -166,57 +205,59 @@ class Replicas:
             response = await replica.client.send(request, stream=True)
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise self._failed(replica, asked, _Refused, "can't be reached") from error
-        except httpx2.TransportError as error:
-            raise self._failed(replica, asked, Lost, f"broke off ({type(error).__name__} {error})") from error
+        except httpx2.RequestError as error:
+            raise self._failed(replica, asked, Lost, f"broke off ({type(error).__name__})", str(error)) from error
         status = response.status_code
         if status == httpx2.codes.OK:
             return response
         try:
             said = (await response.aread()).decode(errors="replace")[:500]
-        except httpx2.TransportError:
+        except httpx2.RequestError:
             said = ""
         finally:
             await response.aclose()
         if status in _UNFIT:
             raise EngineUnavailable(f"engine {replica.url} does not take the request to {path}: {status} {said}")
         begun = response.is_server_error and status != httpx2.codes.SERVICE_UNAVAILABLE
-        raise self._failed(replica, asked, Lost if begun else _Refused, f"answered {status} to {path}: {said}")
+        raise self._failed(replica, asked, Lost if begun else _Refused, f"answered {status} to {path}", said)
 
-    def _failed(self, replica: _Replica, asked: float, kind: type[Lost], what: str) -> Lost:
+    def _failed(self, replica: _Replica, asked: float, kind: type[Lost], what: str, said: str = "") -> Lost:
+        """``said``: the engine's own words, which may quote the prompt: for the caller, not for the log."""
         if asked >= replica.failed:
             replica.failures += 1
             replica.failed = self._clock()
             self._leave_alone(replica)
         log.warning("engine %s %s; failure %d in a row", replica.url, what, replica.failures)
-        return kind(f"engine {replica.url} {what}", retry_seconds=COOL_SECONDS)
+        return kind(f"engine {replica.url} {what}" + (f": {said[:500]}" if said else ""), retry_seconds=COOL_SECONDS)
 
     def _leave_alone(self, replica: _Replica) -> None:
         cool = COOL_SECONDS * 2 ** max(0, replica.failures - FAILURES)
         replica.back = self._clock() + min(LONGEST_COOL_SECONDS, cool)
 
 
-class _Broken(Exception):
-    """The answer came, but it is not one, or reports that the engine failed."""
-
-
 async def _events(response: httpx2.Response) -> AsyncIterator[Any]:
-    async for line in response.aiter_lines():
+    lines = response.aiter_lines()
+    async for line in lines:
         if not line.startswith("data: "):
             continue
         data = line.removeprefix("data: ")
         if data == "[DONE]":
+            # Only a connection whose answer was read to its end is kept for the next request.
+            with suppress(httpx2.TransportError):
+                async for _ in lines:
+                    pass
             return
         yield _parsed(data)
-    raise _Broken("the answer has no end")
+    raise Broken("the answer has no end")
 
 
 def _parsed(data: str | bytes) -> Any:
     try:
         parsed = json.loads(data)
-    except ValueError as error:
-        raise _Broken(f"the answer is not JSON: {data[:100]!r}") from error
+    except (ValueError, RecursionError) as error:
+        raise Broken("the answer is not JSON", repr(data[:100])) from error
     if not isinstance(parsed, dict) or "error" in parsed:
-        raise _Broken(str(parsed)[:500])
+        raise Broken("the answer is an error, or no JSON object", str(parsed)[:500])
     return parsed
 
 

@@ -7,24 +7,27 @@ and paid. Closing the connection makes vLLM abort.
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import exp
+from math import exp, inf
 from pathlib import Path as Folder
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from router.backends import EMBEDDED, Endpoints, Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec
 from router.backends.prm import FORMATS, PublishedVerifier, Reading, label_ids
-from router.backends.replicas import Lost, Replicas
+from router.backends.replicas import Broken, Lost, Replicas, understood
 from router.backends.steps import End, StepText, Writing
 from router.errors import EngineUnavailable, InvalidRequest, MissingWeights
 from strategies import Path
 
 LOSSES = 3  # times that answers of one call may break off before the call is given up
+LARGEST_TOKEN = 2**31  # id; vocabularies are far smaller
+LARGEST_COUNT = 2**24  # tokens of one request; contexts are far smaller
 PIECE = 16  # tokens a row in one piece of a streamed answer; what a cut row wrote since the last piece is not seen
 # A server's own defaults, from the model's generation_config, would change what is sampled.
 _PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+_Read = TypeVar("_Read")
 
 
 def load(
@@ -222,35 +225,37 @@ class VllmGenerator:
         }
         if round_.steps_only:
             body |= {"stop": [self.spec.template.delimiter], "include_stop_str_in_output": True}
+        left = dict.fromkeys(unfinished, rows[0].cap)
         async with self.replicas.stream("/v1/completions", body, load=len(rows), affinity=round_.prompt) as events:
             self.count(round_.usage, calls=1, prompt_tokens=len(prefix))
             async for event in events:
-                for choice in event["choices"]:
-                    written = rows if greedy else rows[choice["index"] : choice["index"] + 1]
-                    self._take(round_, choice, written)
-                    if choice["finish_reason"]:
-                        unfinished.discard(choice["index"])
-                details = (event.get("usage") or {}).get("prompt_tokens_details") or {}
+                with understood():
+                    pieces, cached = [_Piece.of(choice) for choice in event["choices"]], _cached(event)
+                for piece in pieces:
+                    left[piece.index] = left.get(piece.index, -1) - len(piece.tokens)
+                    if left[piece.index] < 0:
+                        raise Broken("the answer has more tokens or samples than were asked for")
+                    self._take(round_, piece, rows if greedy else [rows[piece.index]])
+                    if piece.reason:
+                        unfinished.discard(piece.index)
                 # What its prefix cache held, the server did not prefill.
-                self.count(round_.usage, prompt_tokens=-(details.get("cached_tokens") or 0))
+                self.count(round_.usage, prompt_tokens=-min(cached, len(prefix)))
         if unfinished:
             raise Lost(f"an engine at {self.replicas.urls} left {len(unfinished)} of {len(rows)} samples unfinished")
 
-    def _take(self, round_: "_Round", choice: dict[str, Any], rows: Sequence[_Row]) -> None:
-        """Add a piece of a choice to its row (to all of them where they are greedy)."""
-        tokens: list[int] = choice["token_ids"]
-        log_probs: list[float] = choice["logprobs"]["token_logprobs"] if tokens else []
+    def _take(self, round_: "_Round", piece: "_Piece", rows: Sequence[_Row]) -> None:
+        """Add a piece of a sample to its row (to all of them where they are greedy)."""
+        tokens, reason = piece.tokens, piece.reason
         self.count(round_.usage, generated_tokens=len(tokens))
         if round_.tokens_left is not None:
             round_.tokens_left -= len(tokens)
-        reason, stopped_by = choice["finish_reason"], choice.get("stop_reason")
         if reason not in (None, "stop", "length"):
             raise Lost(f"an engine at {self.replicas.urls} ended a sample with {reason!r}")
         # "stop" is also what a step's delimiter gives; only then is there a text that stopped it. And "length" is the
         # end of what was asked for, not of the solution.
-        ended = reason == "stop" and not isinstance(stopped_by, str)
+        ended = reason == "stop" and not piece.at_delimiter
         for row in rows:
-            for token, log_prob in zip(tokens[: len(tokens) - ended], log_probs, strict=False):
+            for token, log_prob in zip(tokens[: len(tokens) - ended], piece.log_probs, strict=False):
                 if row.open:
                     row.append(token, log_prob)
             if ended and row.open:
@@ -312,6 +317,41 @@ class _Round:
         return Random(f"{self.seed}/{self.requests}/{index}").getrandbits(62)
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What one event adds to one sample: as many log-probabilities as tokens, and why it ended, if it did."""
+
+    index: int
+    tokens: list[int]
+    log_probs: list[float]
+    reason: str | None
+    at_delimiter: bool
+
+    @classmethod
+    def of(cls, choice: dict[str, Any]) -> "_Piece":
+        """Raises a LookupError, TypeError or ValueError where it is none."""
+        index, tokens = choice["index"], choice["token_ids"]
+        log_probs = choice["logprobs"]["token_logprobs"] if tokens else []
+        if not all(isinstance(each, int) and 0 <= each < LARGEST_TOKEN for each in (index, *tokens)):
+            raise ValueError(f"tokens {tokens} of sample {index}")
+        if len(log_probs) != len(tokens) or not all(-inf < each < 0.01 for each in log_probs):  # 0 but for rounding
+            raise ValueError(f"{len(tokens)} tokens have the log-probabilities {log_probs}")
+        stopped_by = choice.get("stop_reason")
+        return cls(index, tokens, log_probs, choice["finish_reason"], isinstance(stopped_by, str))
+
+
+def _cached(event: dict[str, Any]) -> int:
+    details = (event.get("usage") or {}).get("prompt_tokens_details") or {}
+    return _tokens(details.get("cached_tokens") or 0)
+
+
+def _tokens(reported: Any) -> int:
+    count = int(reported)
+    if not 0 <= count < LARGEST_COUNT:
+        raise ValueError(f"{count} tokens")
+    return count
+
+
 class VllmReader:
     """Reward models on vLLM. See :class:`router.backends.prm.Reader`.
 
@@ -336,14 +376,21 @@ class VllmReader:
 
     async def _classify(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
         body = {"input": [reading.tokens for reading in readings], "task": "token_classify"}
-        answer = await self._post("/pooling", body, len(readings))
+
+        def read(answer: Any) -> tuple[list[list[float]], int]:
+            rows = sorted(answer["data"], key=lambda row: row["index"])
+            scores = [[float(good) for _, good in row["data"]] for row in rows]
+            if len(rows) != len(readings):
+                raise ValueError(f"{len(rows)} rows for {len(readings)} solutions")
+            return scores, _tokens(answer["usage"]["prompt_tokens"])
+
+        scores, tokens = await self._post("/pooling", body, len(readings), read)
         usage.calls += 1
-        usage.scored_tokens += answer["usage"]["prompt_tokens"]
-        rows = sorted(answer["data"], key=lambda row: row["index"])
-        return [[good for _, good in row["data"]] for row in rows]
+        usage.scored_tokens += tokens
+        return scores
 
     async def _compare(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
-        body = {
+        body: dict[str, Any] = {
             **_PLAIN,
             "prompt": [reading.tokens[: at + 1] for reading in readings for at in reading.at],
             "max_tokens": 1,
@@ -352,11 +399,16 @@ class VllmReader:
             "logprob_token_ids": self.labels,
             "return_tokens_as_token_ids": True,
         }
-        answer = await self._post("/v1/completions", body, len(readings))
+
+        def read(answer: Any) -> list[float]:
+            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
+            if len(choices) != len(body["prompt"]):
+                raise ValueError(f"{len(choices)} choices for {len(body['prompt'])} prompts")
+            return [self._preference(choice["logprobs"]["top_logprobs"][0]) for choice in choices]
+
+        scores = iter(await self._post("/v1/completions", body, len(readings), read))
         usage.calls += 1
         usage.scored_tokens += sum(reading.at[-1] + 1 for reading in readings)  # the steps before are cached
-        choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-        scores = (self._preference(choice["logprobs"]["top_logprobs"][0]) for choice in choices)
         return [[next(scores) for _ in reading.at] for reading in readings]
 
     def _preference(self, log_probs: dict[str, float]) -> float:
@@ -364,9 +416,9 @@ class VllmReader:
         good, bad = (log_probs[f"token_id:{label}"] for label in self.labels or ())
         return 1.0 / (1.0 + exp(bad - good))
 
-    async def _post(self, path: str, body: dict[str, Any], load: int) -> Any:
+    async def _post(self, path: str, body: dict[str, Any], load: int, read: Callable[[Any], _Read]) -> _Read:
         self._served = served = self._served or await _look(self.replicas)
-        return await self.replicas.post(path, {**body, "model": served.base}, load=load)
+        return await self.replicas.post(path, {**body, "model": served.base}, read, load=load)
 
     async def close(self) -> None:
         await self.replicas.close()
@@ -382,8 +434,15 @@ class _Served:
 
 async def _look(replicas: Replicas, *adapters: str | None) -> _Served:
     """What the servers serve. Raises EngineUnavailable where one of ``adapters`` is not among it."""
-    models = (await replicas.get("/v1/models"))["data"]
-    names = [model["id"] for model in models]
+
+    def read(answer: Any) -> tuple[list[str], int | None]:
+        models = answer["data"]
+        if not models:
+            raise ValueError("no models")
+        room = next((int(model["max_model_len"]) for model in models if model.get("max_model_len")), None)
+        return [str(model["id"]) for model in models], room
+
+    names, context = await replicas.get("/v1/models", read)
     for adapter in adapters:
         if adapter is not None and adapter not in names:
             raise EngineUnavailable(
@@ -391,7 +450,6 @@ async def _look(replicas: Replicas, *adapters: str | None) -> _Served:
                 f"with --enable-lora --lora-modules {adapter}=FOLDER, or serve a merged model with "
                 f"--served-model-name {adapter}"
             )
-    context = next((model["max_model_len"] for model in models if model.get("max_model_len")), None)
     if context is None:
         raise EngineUnavailable(f"the engine at {replicas.urls} does not say how long its context is (max_model_len)")
-    return _Served(names[0], int(context))
+    return _Served(names[0], context)

@@ -21,7 +21,8 @@ from router.errors import InvalidFile, InvalidRequest
 
 
 def collect(
-    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet; with --ray a folder of them.")],
     *,
     engine: Engine = DEFAULT,
     backend: Backend = "transformers",
@@ -31,7 +32,10 @@ def collect(
     engine_api_key: EngineKey = None,
     prompts: Annotated[
         list[Path] | None,
-        typer.Option(help="Prompts, one JSON object a line: prompt, and optionally id, reference, solution."),
+        typer.Option(
+            help="Prompts, one JSON object a line (.jsonl) or row (.parquet): prompt, and optionally id, reference, "
+            "solution. A folder stands for its files. Repeatable."
+        ),
     ] = None,
     task: Annotated[
         list[str] | None,
@@ -45,59 +49,153 @@ def collect(
         list[str] | None,
         typer.Option(help='Also run this arm once a prompt, e.g. "beam_search(n=16, m=4)". Repeatable.'),
     ] = None,
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Attempts being written at the same time. Twice what the engines run at once (vLLM's --max-num-seqs) "
+            "keeps them busy.  [default: 512 for each --generator-url; in process 1024]",
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Collect on a Ray cluster, each file of --prompts by itself: host:port of its head, auto, or local "
+            "for processes on this machine.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that --ray starts; they share --concurrency evenly.")
+    ] = 2,
     seed: Seed = 0,
+    from_outcomes: Annotated[
+        str | None,
+        typer.Option(
+            help="Sample nothing: take the served calls of this outcome database (see serve --outcomes) as attempts, "
+            "and write their prompts beside them."
+        ),
+    ] = None,
 ) -> None:
     """Sample attempts at prompts and write them, with their scores and token counts.
 
     Tree searches and revisions can't be replayed from a pool: name each one to be measured with --arm. Start the same
     command again after an interruption: it goes on where it stopped, and adds arms that the file does not hold yet.
+
+    With --from-outcomes each call whose prompt, solution and outcome are on record is one run of its arm, with the
+    probability that it had. Levels need more attempts at a prompt than one: sample them at the prompts that are written
+    beside, which are those with a right answer on record.
     """
+    if from_outcomes:
+        sources = {name: context.get_parameter_source(name) for name in context.params}
+        given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
+        return _collect_served(from_outcomes, out, given)
     from dataclasses import asdict, replace
+    from functools import partial
 
     from tqdm import tqdm
 
     from router.engines import load_engines, read_engine
-    from router.offline.collect import Unit, collect
+    from router.offline.cluster import Stage, collect_shards
+    from router.offline.collect import IN_PROCESS, ON_A_SERVER, collect
+    from router.offline.files import expand
     from router.offline.prompts import generate_prompts, read_prompts
 
     if not prompts and not task:
         raise InvalidRequest(
             "prompts", "nothing to collect on: name --prompts FILE or --task TASK", reason="UNSPECIFIED"
         )
-    problems = [prompt for path in prompts or [] for prompt in read_prompts(path)]
-    problems += [prompt for spec in task or [] for prompt in generate_prompts(spec, count, seed)]
-    if len({problem.id for problem in problems}) < len(problems):
-        raise InvalidFile("two prompts have the same id; give the prompts files ids of their own")
+    if ray and task:
+        raise InvalidRequest("task", "--ray takes files of --prompts, not a --task", reason="UNSPECIFIED")
     arms = [parse_arm(text) for text in arm or []]
-    pool = [None] * bool(attempts)
-    units = [Unit(problem, each, attempts) for each in [*pool, *arms] for problem in problems]
-
     spec = read_engine(engine)
-    settings = {
-        "backend": backend,
-        "generator": asdict(spec.generator),
-        "verifier": asdict(spec.verifier),
-        "seed": seed,
-        "pool": attempts,
-    }
     where = endpoints(generator_url, verifier_url, larger_url, engine_api_key)
     wanted = spec if any(each.larger for each in arms) else replace(spec, larger=None)
-    engines = load_engines(backend, wanted, engine, where)
+    stage = Stage(
+        runs=[*[attempts] * bool(attempts), *arms],
+        load=partial(load_engines, backend, wanted, engine.resolve(), where),
+        settings={
+            "backend": backend,
+            "generator": asdict(spec.generator),
+            "verifier": asdict(spec.verifier),
+            "seed": seed,
+            "pool": attempts,
+        },
+        seed=seed,
+        concurrency=concurrency or ON_A_SERVER * len(where.generator) or IN_PROCESS,
+    )
+    files = expand(prompts or [])
     tokens = 0
-    with tqdm(total=len(units), unit="unit", smoothing=0.02, mininterval=2) as bar:
+    with tqdm(unit="unit", smoothing=0.02, mininterval=2) as bar:
 
-        def on_start(finished: int) -> None:
-            bar.n = bar.initial = finished  # earlier runs' work stays out of the rate
+        def on_start(units: int, finished: int) -> None:
+            bar.total, bar.n, bar.initial = units, finished, finished  # earlier runs' work stays out of the rate
             bar.refresh()
 
-        def on_unit(unit: Unit, generated: int) -> None:
+        def on_units(units: int, generated: int) -> None:
             nonlocal tokens
             tokens += generated
             bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
-            bar.update()
+            bar.update(units)
 
-        collect(units, engines, out, settings=settings, seed=seed, on_start=on_start, on_unit=on_unit)
+        if ray:
+            collect_shards(files, out, stage, address=ray, workers=workers, on_start=on_start, on_shard=on_units)
+        else:
+            problems = [prompt for file in files for prompt in read_prompts(file)]
+            problems += [prompt for text in task or [] for prompt in generate_prompts(text, count, seed)]
+            if len({problem.id for problem in problems}) < len(problems):
+                raise InvalidFile("two prompts have the same id; give the prompts files ids of their own")
+            units = stage.units(problems)
+            collect(
+                units,
+                stage.load(),
+                out,
+                settings=stage.settings,
+                seed=seed,
+                concurrency=stage.concurrency,
+                on_start=partial(on_start, len(units)),
+                on_unit=lambda unit, generated: on_units(1, generated),
+            )
     typer.echo(f"wrote {out}")
+    return None
+
+
+def _collect_served(url: str, out: Path, given: list[str]) -> None:
+    from router.offline.attempts import write_attempts
+    from router.offline.logged import served_attempts, write_prompts
+
+    if others := [name.replace("_", "-") for name in given if name not in ("from_outcomes", "out")]:
+        raise InvalidRequest(
+            "from_outcomes",
+            f"--from-outcomes samples nothing, so it takes no --{others[0]}; sample at its prompts in a second run",
+            reason="UNSPECIFIED",
+        )
+    if out.exists():
+        raise InvalidFile(f"{out} is there already, and could hold attempts that were sampled; write to another --out")
+    served = served_attempts(url)
+    attempts = served.attempts
+    for reason, count in served.left_out.items():
+        typer.echo(f"left out: {count} {reason}")
+    if attempts.empty:
+        raise InvalidFile(
+            f"none of the log's {served.decisions} decisions has prompt, solution and outcome; serve with "
+            "--outcome-prompts, and call RecordOutcome"
+        )
+    write_attempts(attempts, out)
+    beside = out.with_suffix(".prompts.jsonl")
+    write_prompts(served.prompts, beside)
+    asked = attempts["prompt_id"].nunique()
+    pinned = attempts["propensity"].isna().sum()
+    typer.echo(
+        f"{len(attempts)} of {served.decisions} decisions are attempts, at {asked} prompts: {served.explored} ran an "
+        f"arm drawn to explore, {pinned} one that the caller pinned, {len(attempts) - served.explored - pinned} the "
+        "policy's choice"
+    )
+    typer.echo(
+        f"{len(served.prompts)} of {asked} prompts have a right answer on record; the others can't be told right from "
+        "wrong when they are sampled again, which leaves the easier ones"
+    )
+    typer.echo(f"wrote {out}, {beside}; next: router collect --prompts {beside} --out {out}")
 
 
 def score(

@@ -59,7 +59,7 @@ def train(
     hidden = None
     if features is not Features.TEXT:
         try:
-            hidden = _hidden_states(bundle)
+            hidden = hidden_states(bundle)
         except (MissingDependency, MissingWeights) as error:
             if features is Features.HIDDEN:
                 raise
@@ -184,7 +184,7 @@ def evaluate(
     report = measure(
         read_attempts(attempts),
         bundle,
-        _hidden_states(bundle) if needs_generator else None,
+        hidden_states(bundle) if needs_generator else None,
         objectives=[parse_objective(text) for text in objective or ()],
     )
     try:
@@ -224,7 +224,7 @@ def _signed(row: dict[str, Any]) -> str:
     return f"{difference['accuracy']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
 
 
-def _hidden_states(folder: Path) -> "Hidden":
+def hidden_states(folder: Path) -> "Hidden":
     """The embedding of the generator that the folder's engine.json names. Raises MissingDependency, MissingWeights."""
     import asyncio
     from collections.abc import Sequence

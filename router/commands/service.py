@@ -37,6 +37,14 @@ def serve(
     port: Annotated[
         int, typer.Option(envvar="ROUTER_PORT", min=0, max=65535, help="Port to listen on; 0 is any free one.")
     ] = 50551,
+    share_port: Annotated[
+        bool,
+        typer.Option(
+            "--share-port",
+            envvar="ROUTER_SHARE_PORT",
+            help="Listen beside other servers that share the port too, one a core; without the AdminService.",
+        ),
+    ] = False,
     tls_cert: Annotated[
         Path | None,
         typer.Option(envvar="ROUTER_TLS_CERT", help="Encrypt: the server's certificate chain, PEM. Needs --tls-key."),
@@ -93,7 +101,9 @@ def serve(
     outcome_prompts: Annotated[
         bool,
         typer.Option(
-            "--outcome-prompts", envvar="ROUTER_OUTCOME_PROMPTS", help="Record the prompts, not only their digests."
+            "--outcome-prompts",
+            envvar="ROUTER_OUTCOME_PROMPTS",
+            help="Record prompts and solutions, not only the prompts' digests; `collect --from-outcomes` needs them.",
         ),
     ] = False,
     explore: Annotated[
@@ -158,6 +168,7 @@ def serve(
             credentials=credentials,
             tokens=reloaded,
             insecure=insecure,
+            share_port=share_port,
             admission=admission,
             observers=[measured.observe, partial(logs.log_call, text=log_text)],
             recorder=recorder,

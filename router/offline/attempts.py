@@ -18,16 +18,21 @@ scored_tokens       int              tokens the verifier read for this attempt b
 arm                 str              ``sample``: one independent attempt of a pool. Otherwise an arm as
                                      ``beam_search(n=16, m=4)``: one complete run of it, whose three token columns are
                                      the whole run's bill, everything the generator prefilled and the verifier read
+propensity          float or null    of a served call (``collect --from-outcomes``): the probability with which this arm
+                                     was chosen for the prompt. Null: the arm was run on purpose. May be left out
 ==================  ===============  ==================================================================================
 
 Nothing is required of a row but its types: without ``correct`` there is no pass rate, without ``scores`` no arm that
-needs them, and an arm without rows is simply not in the policy.
+needs them, and an arm without rows is simply not in the policy. A served call is a run of its arm like any other, but
+which prompts have one was up to a policy: a mean over prompts has to count each 1 / propensity times, while a policy's
+table takes only arms that were run on nearly every prompt.
 """
 
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
@@ -36,6 +41,7 @@ import pyarrow.parquet as pq
 
 from router.errors import InvalidFile
 from router.jsonl import read_jsonl
+from router.offline.files import expand
 from strategies import Arm, InvalidArm
 
 SAMPLE = "sample"
@@ -53,12 +59,15 @@ SCHEMA = pa.schema(
         pa.field("generated_tokens", pa.int64(), nullable=False),
         pa.field("scored_tokens", pa.int64(), nullable=False),
         pa.field("arm", pa.string(), nullable=False),
+        pa.field("propensity", pa.float64()),
     ]
 )
+OPTIONAL = ("propensity",)  # columns that a file need not have; then they are null
 _WANTED: dict[pa.DataType, tuple[str, Callable[[Any], bool]]] = {
     pa.string(): ("a string", lambda value: isinstance(value, str)),
     pa.int64(): ("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)),
     pa.bool_(): ("true or false", lambda value: isinstance(value, bool)),
+    pa.float64(): ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
     pa.list_(pa.float32()): (
         "a list of numbers",
         lambda value: isinstance(value, list) and all(isinstance(x, int | float) and x is not True for x in value),
@@ -70,32 +79,44 @@ _ROUNDING = 1e-6  # how far past [0, 1] floating point may carry a probability
 def read_attempts(paths: Sequence[Path]) -> pd.DataFrame:
     """All rows of the files, in order, with the columns of :data:`SCHEMA` (``correct`` as nullable boolean).
 
+    A folder stands for the files in it.
     Raises InvalidFile naming the file, the line (JSON Lines) or row (Parquet) and the column.
     """
     if not paths:
         raise InvalidFile("no attempts file was given; `router collect` writes one")
     tables, origins = [], []
-    for path in paths:
+    for path in expand(paths):
         table, where = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
         tables.append(table)
         origins += where
     table = pa.concat_tables(tables)
     if not table.num_rows:
         raise InvalidFile(f"{', '.join(map(str, paths))}: no attempts in it; `router collect` writes some")
-    frame = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+    frame = to_frame(table)
     frame["arm"] = _arms(frame["arm"], origins)
     _check_values(table, origins)
     _check_identity(frame, origins)
     return frame
 
 
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """``correct`` as nullable boolean."""
+    return table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+
+
 def write_attempts(frame: pd.DataFrame, path: Path) -> None:
     """Write Parquet at once: the file is the old one or the whole new one, also after a kill."""
-    table = pa.Table.from_pandas(frame[SCHEMA.names], schema=SCHEMA, preserve_index=False)
+    absent = [name for name in OPTIONAL if name not in frame]
+    frame = frame.assign(**dict.fromkeys(absent))[SCHEMA.names]
+    table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd", compression_level=19, use_dictionary=True)
-    partial.replace(path)
+    # A name of its own: on a cluster a worker that was given up may still be writing the same file.
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        pq.write_table(table, partial, compression="zstd", compression_level=19, use_dictionary=True)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
@@ -110,6 +131,9 @@ def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
         ) from error
     _check_columns(table.column_names, str(path))
     columns = []
+    for name in OPTIONAL:
+        if name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
     for field in SCHEMA:
         column = table[field.name]
         if not field.nullable and column.null_count:
@@ -139,7 +163,7 @@ def _read_jsonl(path: Path) -> tuple[pa.Table, list[str]]:
 def _check_row(row: dict[str, Any], where: str) -> None:
     _check_columns(list(row), where)
     for field in SCHEMA:
-        value = row[field.name]
+        value = row.get(field.name)
         kind, fits = _WANTED[field.type]
         if not (fits(value) or (value is None and field.nullable)):
             raise InvalidFile(
@@ -148,7 +172,8 @@ def _check_row(row: dict[str, Any], where: str) -> None:
 
 
 def _check_columns(names: Sequence[str], where: str) -> None:
-    unknown, missing = sorted(set(names) - set(SCHEMA.names)), [name for name in SCHEMA.names if name not in names]
+    unknown = sorted(set(names) - set(SCHEMA.names))
+    missing = [name for name in SCHEMA.names if name not in (*names, *OPTIONAL)]
     if missing or unknown:
         parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
         raise InvalidFile(f"{where}: {' and '.join(parts)}; the columns are {', '.join(SCHEMA.names)}")
@@ -176,6 +201,10 @@ def _check_values(table: pa.Table, origins: Sequence[str]) -> None:
         negative = pc.less(table[name], 0).to_numpy()
         if negative.any():
             raise InvalidFile(f"{origins[negative.argmax()]}: {name} is negative; count it, or leave the row out")
+    outside = pc.invert(pc.and_(pc.greater(table["propensity"], 0), pc.less_equal(table["propensity"], 1)))
+    outside = pc.fill_null(outside, False).to_numpy()
+    if outside.any():
+        raise InvalidFile(f"{origins[outside.argmax()]}: propensity must be a probability above 0, or null")
     scores = table["scores"].combine_chunks()
     flat = scores.flatten().to_numpy(zero_copy_only=False)
     outside = ~((flat >= -_ROUNDING) & (flat <= 1 + _ROUNDING))

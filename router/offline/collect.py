@@ -12,21 +12,29 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 import pandas as pd
+import pyarrow as pa
 
 from router import answers
 from router.backends import Engines, Usage
-from router.errors import InvalidFile
-from router.offline.attempts import SAMPLE, read_attempts, write_attempts
+from router.errors import InvalidFile, InvalidRequest
+from router.offline.attempts import SAMPLE, SCHEMA, read_attempts, to_frame, write_attempts
+from router.offline.files import JOURNAL
 from router.offline.prompts import Prompt
 from router.solver import Request, drive, new_bill
 from strategies import Arm, Outcome
 from strategies import Path as Attempt
 
-SEARCHES = 64  # run at once: enough different paths to fill the batch of an engine that shares equal ones
+# Attempts being written at once. A server has twice what vLLM runs at a time on most GPUs (256), so that it never waits
+# for us, and nothing waits there for more than about one solution's time. The engine in process takes what it has room
+# for by itself, and has more to share the more it sees.
+ON_A_SERVER, IN_PROCESS = 512, 1024
+
+Key = tuple[str, str]  # of a unit: prompt_id and arm, as in the attempts file
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +46,13 @@ class Unit:
     n: int
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> Key:
         return self.prompt.id, SAMPLE if self.arm is None else str(self.arm)
+
+    @property
+    def width(self) -> int:
+        """Attempts that it has in writing at the same time, at most; so it never has more requests open."""
+        return self.n if self.arm is None else self.arm.chains or self.arm.n
 
 
 def collect(
@@ -49,52 +62,76 @@ def collect(
     *,
     settings: dict[str, Any],
     seed: int = 0,
+    concurrency: int = IN_PROCESS,
     on_start: Callable[[int], None] = lambda finished: None,
     on_unit: Callable[[Unit, int], None] = lambda unit, tokens: None,
 ) -> None:
     """Run every unit that ``out`` or its journal does not hold yet, write them all to ``out``, close the engines.
 
-    settings  what shapes the samples (model, temperature, seed, ...); a journal made with others is not continued
-    on_start  called with the number of units that earlier runs finished
-    on_unit   called with each further finished unit and its generated tokens
+    A unit is begun as soon as there is room for it, in the order given; what it found goes to disk and out of memory.
+
+    settings     what shapes the samples (model, temperature, seed, ...); a journal made with others is not continued
+    concurrency  attempts being written at the same time, over all units
+    on_start     called with the number of units that earlier runs finished
+    on_unit      called with each further finished unit and its generated tokens
 
     Raises InvalidFile where the journal belongs to another run, EngineUnavailable; either way nothing is lost.
+    Raises InvalidRequest where one unit alone has more attempts at the same time.
     """
-    journal = out.with_name(out.name + ".journal.jsonl")
-    done = _finished(journal, settings)
-    earlier = read_attempts([out]) if out.exists() else None
-    in_file = set() if earlier is None else _check_pools(earlier, units, out)
-    # A kill between writing the file and removing the journal leaves the same units in both.
-    done = {key: rows for key, rows in done.items() if key not in in_file}
-    held = in_file | set(done)
-    todo = [unit for unit in units if unit.key not in held]
-    on_start(len(units) - len(todo))
-    missing = iter(todo)
-    with _append(journal, settings) as write:
+    check_widths(units, concurrency)
+    in_file = held_units(units, out)
+    path = out.with_name(out.name + JOURNAL)
+    with _open(path, settings) as journal:
+        held = in_file | journal.keys
+        todo = [unit for unit in units if unit.key not in held]
+        on_start(len(units) - len(todo))
+        running = 0
+        freed = asyncio.Event()
 
-        async def work() -> None:
-            for unit in missing:  # shared by the workers: each takes the next
+        async def work(unit: Unit) -> None:
+            nonlocal running
+            try:
                 rows = await _run(unit, engines, seed)
-                write({"prompt_id": unit.key[0], "arm": unit.key[1], "rows": rows})
-                done[unit.key] = rows
-                on_unit(unit, sum(row["generated_tokens"] for row in rows))
+                journal.add(unit.key, rows)
+            finally:
+                running -= unit.width
+                freed.set()
+            on_unit(unit, sum(row["generated_tokens"] for row in rows))
 
         async def work_all() -> None:
+            nonlocal running
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(SEARCHES):
-                        group.create_task(work())
+                    for unit in todo:
+                        while running + unit.width > concurrency:
+                            freed.clear()
+                            await freed.wait()
+                        running += unit.width
+                        group.create_task(work(unit))
             except BaseExceptionGroup as failures:
                 raise failures.exceptions[0] from failures  # they all met the same broken engine
             finally:
                 await engines.close()
 
         asyncio.run(work_all())
-    frames = [pd.DataFrame([row for rows in done.values() for row in rows])] if done else []
-    frames += [] if earlier is None else [earlier]
-    if frames:
+        # A kill between writing the file and removing the journal leaves the same units in both.
+        found = journal.frame(without=in_file)
+    if len(found):
+        frames = [found, read_attempts([out])] if in_file else [found]
         write_attempts(pd.concat(frames).sort_values(["prompt_id", "arm", "sample"]), out)
-    journal.unlink()
+    path.unlink(missing_ok=True)
+
+
+def check_widths(units: Sequence[Unit], concurrency: int) -> None:
+    """Raises InvalidRequest where one unit has more attempts at the same time than ``concurrency``."""
+    widest = max(units, key=lambda unit: unit.width, default=None)
+    if widest and widest.width > concurrency:
+        raise InvalidRequest(
+            "concurrency",
+            f"--concurrency leaves each process {concurrency} attempts at the same time, and {widest.key[1]} needs "
+            f"{widest.width}; raise it, or ask for fewer",
+            reason="UNSPECIFIED",
+        )
 
 
 async def _run(unit: Unit, engines: Engines, seed: int) -> list[dict[str, Any]]:
@@ -134,8 +171,11 @@ async def _row(unit: Unit, sample: int, attempt: Attempt, usage: Usage) -> dict[
     }
 
 
-def _check_pools(earlier: pd.DataFrame, units: Sequence[Unit], out: Path) -> set[tuple[str, str]]:
-    """Keys of the units that a finished file holds. Raises InvalidFile where its pools have another size."""
+def held_units(units: Sequence[Unit], out: Path) -> set[Key]:
+    """Keys of the units that a finished file holds, none without one. Raises InvalidFile where its pools differ."""
+    if not out.exists():
+        return set()
+    earlier = read_attempts([out])
     sizes = earlier[earlier["arm"] == SAMPLE].groupby("prompt_id").size()
     for unit in units:
         held = sizes.get(unit.prompt.id)
@@ -147,34 +187,63 @@ def _check_pools(earlier: pd.DataFrame, units: Sequence[Unit], out: Path) -> set
     return set(zip(earlier["prompt_id"], earlier["arm"], strict=True))
 
 
-def _finished(journal: Path, settings: dict[str, Any]) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Units in the journal. A kill can tear its last line: that unit is run again, and the torn line is cut off."""
-    if not journal.exists():
-        return {}
-    raw = journal.read_bytes()
-    whole = raw[: raw.rfind(b"\n") + 1]
-    lines = whole.splitlines()
-    if lines and json.loads(lines[0]) != {"settings": settings}:
-        raise InvalidFile(
-            f"{journal} belongs to a run with other settings ({lines[0].decode()[:200]}); "
-            "run that one to its end, write to another --out, or delete the journal"
-        )
-    if len(whole) < len(raw):
-        os.truncate(journal, len(whole))
-    units = [json.loads(line) for line in lines[1:]]
-    return {(unit["prompt_id"], unit["arm"]): unit["rows"] for unit in units}
+class _Journal:
+    """Finished units, one a line, each on disk before it counts. A kill can tear the last line: that unit is not in it.
+
+    Two processes may append at the same time, on a cluster that gave a worker up too early: a unit counts once.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path, settings: dict[str, Any]):
+        self._stream = stream
+        self.keys: set[Key] = set()
+        whole = 0
+        for line in self._lines():
+            if not whole and json.loads(line) != {"settings": settings}:
+                raise InvalidFile(
+                    f"{path} belongs to a run with other settings ({line.decode()[:200].strip()}); "
+                    "run that one to its end, write to another --out, or delete the journal"
+                )
+            if whole:
+                self.keys.add(_key(json.loads(line)))
+            whole += len(line)
+        stream.truncate(whole)
+        if not whole:
+            self._sync({"settings": settings})
+
+    def add(self, key: Key, rows: list[dict[str, Any]]) -> None:
+        self._sync({"prompt_id": key[0], "arm": key[1], "rows": rows})
+
+    def frame(self, *, without: set[Key]) -> pd.DataFrame:
+        """Rows of all units but those, with the columns of an attempts file."""
+        rows, tables = self._rows(set(without)), [SCHEMA.empty_table()]
+        while part := list(islice(rows, 10_000)):
+            tables.append(pa.Table.from_pylist(part, schema=SCHEMA))
+        return to_frame(pa.concat_tables(tables))
+
+    def _rows(self, seen: set[Key]) -> Iterator[dict[str, Any]]:
+        lines = self._lines()
+        next(lines)  # the settings
+        for unit in map(json.loads, lines):
+            if _key(unit) not in seen:
+                seen.add(_key(unit))
+                yield from unit["rows"]
+
+    def _lines(self) -> Iterator[bytes]:
+        self._stream.seek(0)
+        return (line for line in self._stream if line.endswith(b"\n"))
+
+    def _sync(self, line: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
 
 
 @contextmanager
-def _append(journal: Path, settings: dict[str, Any]) -> Iterator[Callable[[dict[str, Any]], None]]:
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with journal.open("a", encoding="utf-8") as stream:
-        if not stream.tell():
-            _sync(stream, {"settings": settings})
-        yield lambda line: _sync(stream, line)
+def _open(path: Path, settings: dict[str, Any]) -> Iterator[_Journal]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as stream:
+        yield _Journal(stream, path, settings)
 
 
-def _sync(stream: TextIO, line: dict[str, Any]) -> None:
-    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    stream.flush()
-    os.fsync(stream.fileno())
+def _key(unit: dict[str, Any]) -> Key:
+    return unit["prompt_id"], unit["arm"]

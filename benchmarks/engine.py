@@ -1,0 +1,365 @@
+"""Searches through Solve beside raw requests to the same vLLM, and beside search-and-learn's algorithms, in one run.
+
+Usage: python -m benchmarks.engine [--json]
+       python -m benchmarks.engine --generator-url URL --verifier-url URL --bundle FOLDER [--tokens 512] [--json]
+
+Without addresses vLLM is started on the CPU, from .venv-vllm (`make test-vllm` makes it): the embedded model, and a
+tiny reward model with random weights. Servers of your own need VLLM_SERVER_DEV_MODE=1, since prefix caches are emptied
+before each measurement, and no other callers, since tokens are read off vLLM's own counters. The router is `router
+serve` in a process of its own. The last line is one JSON object:
+
+throughput_ratio_8, throughput_ratio_32
+                    tokens/s of majority(n=4) through Solve, over that of the same prompts, samples and seeds as plain
+                    /v1/completions requests (no stream, no log-probabilities), at so many calls at a time
+tokens_per_second   of each, and of plain requests with log-probabilities, which Solve asks for, measured once
+tokens_8, tokens_32 generated in each measurement: equal where floating point does not depend on the batch
+router_cpu_ms_8, router_cpu_ms_32
+                    processor time of the router's process, a generated token
+prefix_hit_rate     of beam searches (n=16, m=4) through Solve: share of the prompts' tokens found in vLLM's cache
+search              by arm: mean over prompts of calls (prefixes sent to the generator, n samples of one being one call,
+                    and batches sent to the reward model), generated, prefilled and scored tokens; and seconds for all
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from statistics import mean, median
+from typing import Any
+
+import httpx2
+import psutil
+from prometheus_client.parser import text_string_to_metric_families
+
+from benchmarks import search_and_learn
+from benchmarks.search_and_learn import Beam
+from router import wire
+from router.backends import Endpoints, GeneratorSpec, Usage, Verifier, VerifierSpec
+from router.backends.vllm import load_tokenizer, load_verifier
+from router.bundle import digests, read_manifest, write_manifest
+from router.client import connect_aio
+from router.v1 import router_pb2 as pb
+from router.v1.router_pb2_grpc import RouterServiceStub
+from strategies import Arm
+from strategies import Path as Solution
+
+ROOT = Path(__file__).parent.parent
+SAMPLES = 4  # a call, where throughput is measured
+CALLERS = (8, 32)
+M = 4
+PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+QUERIES, HITS, GENERATED = (
+    "vllm:prefix_cache_queries_total",
+    "vllm:prefix_cache_hits_total",
+    "vllm:generation_tokens_total",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--generator-url", help="vLLM that serves the bundle's generator")
+    parser.add_argument("--verifier-url", help="vLLM that serves the bundle's reward model; without it, it is run here")
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "smollm2-135m")
+    parser.add_argument("--tokens", type=int, default=64, help="longest solution")
+    parser.add_argument("--rounds", type=int, default=1, help="of throughput: raw, Solve, Solve, raw")
+    parser.add_argument("--prompts", type=int, default=3, help="of each search beside search-and-learn's")
+    parser.add_argument("--json", action="store_true", help="print the JSON line only")
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        manifest, _ = read_manifest(options.bundle)
+        generator, verifier = replace(manifest.generator, max_tokens=options.tokens), manifest.verifier
+        endpoints = Endpoints((options.generator_url,), (options.verifier_url,) if options.verifier_url else ())
+        if not options.generator_url:
+            servers = start_vllm(folder, stack)
+            endpoints = Endpoints((servers.generator,), (servers.verifier,))
+            verifier = VerifierSpec("qwen2.5-math-prm", None, 1_000_000, str(servers.tiny_prm))
+        bundle = folder / "bundle"
+        shutil.copytree(options.bundle, bundle, ignore=shutil.ignore_patterns("attempts", "report", "recipe"))
+        files = digests(bundle, generator.adapter, generator.reviser, verifier.adapter)
+        write_manifest(bundle, replace(manifest, generator=generator, verifier=verifier, files=files))
+        address, process = stack.enter_context(router(bundle, endpoints))
+        work = run(address, process, generator=generator, verifier=verifier, endpoints=endpoints, options=options)
+        report = asyncio.run(work)
+    if not options.json:
+        for name, sides in report["search"].items():
+            print(name, *(f"{side}: {values}" for side, values in sides.items()), sep="\n  ")
+    print(json.dumps(report))
+
+
+def start_vllm(folder: Path, stack: ExitStack) -> Any:
+    sys.path.append(str(ROOT / "tests"))
+    import live
+
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"
+    if not Path(live.VLLM[0]).exists():
+        raise SystemExit(
+            "there is no vLLM to start: `make .venv-vllm/.installed` installs it, or name a --generator-url"
+        )
+    return live.start(folder, stack)
+
+
+@contextmanager
+def router(bundle: Path, endpoints: Endpoints) -> Iterator[tuple[str, psutil.Process]]:
+    """`router serve` on a free port: its address, and its process."""
+    command = [sys.executable, "-m", "router.cli", "serve", "--bundle", str(bundle), "--backend", "vllm", "--port", "0"]
+    command += ["--generator-url", *endpoints.generator]
+    command += ["--verifier-url", *endpoints.verifier] if endpoints.verifier else []
+    command += ["--concurrency", str(max(CALLERS)), "--queue", str(max(CALLERS))]
+    log = bundle.parent / "router.log"
+    with log.open("wb") as output, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output) as process:
+        assert process.stdout
+        try:
+            said = process.stdout.readline().decode().split()
+            if said[:1] != ["serving"]:
+                raise SystemExit(f"the router did not start:\n{log.read_text()[-2000:]}")
+            yield said[-1], psutil.Process(process.pid)
+        finally:
+            process.terminate()
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one measurement took. ``counted``: by which vLLM's counters grew."""
+
+    seconds: float
+    cpu: float
+    counted: Counter[str]
+
+    @property
+    def rate(self) -> float:
+        return self.counted[GENERATED] / self.seconds
+
+
+class Engine:
+    """The vLLM server behind the router, asked directly."""
+
+    def __init__(self, url: str, spec: GeneratorSpec, client: httpx2.AsyncClient, router: psutil.Process):
+        self.url, self.spec, self.client, self.router = url, spec, client, router
+        self.model = ""
+
+    async def look(self) -> None:
+        models = (await self.client.get(f"{self.url}/v1/models")).raise_for_status().json()["data"]
+        self.model = self.spec.adapter or models[0]["id"]
+
+    async def complete(self, prompt: Any, **body: Any) -> list[dict[str, Any]]:
+        """The choices of one plain request."""
+        body |= {"model": self.model, "prompt": prompt, "temperature": self.spec.temperature, **PLAIN}
+        response = await self.client.post(f"{self.url}/v1/completions", json=body)
+        return response.raise_for_status().json()["choices"]
+
+    async def measure(self, work: Awaitable[Any]) -> Spent:
+        """From an empty prefix cache."""
+        before = await self._counters()
+        emptied = await self.client.post(f"{self.url}/reset_prefix_cache")
+        if emptied.status_code != httpx2.codes.OK or not emptied.json()["success"]:
+            raise SystemExit(f"{self.url} can't empty its prefix cache: start vLLM with VLLM_SERVER_DEV_MODE=1")
+        cpu, started = self._cpu(), time.monotonic()
+        await work
+        seconds, cpu = time.monotonic() - started, self._cpu() - cpu
+        counted = await self._counters()
+        counted.subtract(before)
+        return Spent(seconds, cpu, counted)
+
+    async def _counters(self) -> Counter[str]:
+        """Once nothing runs any more: they are brought up to date after the last answer."""
+        while True:
+            text = (await self.client.get(f"{self.url}/metrics")).raise_for_status().text
+            counters: Counter[str] = Counter()
+            for family in text_string_to_metric_families(text):
+                for sample in family.samples:
+                    counters[sample.name] += sample.value
+            if not counters["vllm:num_requests_running"] + counters["vllm:num_requests_waiting"]:
+                return counters
+            await asyncio.sleep(0.05)
+
+    def _cpu(self) -> float:
+        processes = [self.router, *self.router.children(recursive=True)]
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+
+async def run(
+    address: str,
+    process: psutil.Process,
+    *,
+    generator: GeneratorSpec,
+    verifier: VerifierSpec,
+    endpoints: Endpoints,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    limits = httpx2.Limits(max_keepalive_connections=max(CALLERS), keepalive_expiry=3)  # vLLM hangs up after 5 s
+    async with (
+        httpx2.AsyncClient(timeout=600, limits=limits, trust_env=False) as client,
+        connect_aio(address) as stub,
+    ):
+        engine = Engine(endpoints.generator[0].rstrip("/"), generator, client, process)
+        await engine.look()
+        report = await throughput(engine, stub, options.rounds)
+        if verifier.kind == "log_prob":
+            return report | await side_by_side(engine, stub, None, options.prompts)
+        async with closing(load_verifier(verifier, endpoints)) as reader:
+            return report | await side_by_side(engine, stub, reader, options.prompts)
+
+
+# Throughput
+
+
+async def throughput(engine: Engine, stub: RouterServiceStub, rounds: int) -> dict[str, Any]:
+    tokenizer = load_tokenizer(engine.spec.model)
+    arm = wire.arm(Arm.parse(f"majority(n={SAMPLES})"))
+
+    async def raw(prompt: str, seed: int, **more: Any) -> None:
+        # Seeded as Solve's first request is, so that the same samples come of it.
+        drawn = Random(f"{seed * 1_000_003 + 1}/1/0").getrandbits(62)
+        tokens = tokenizer.encode(engine.spec.template.render(prompt))
+        await engine.complete(tokens, n=SAMPLES, max_tokens=engine.spec.max_tokens, seed=drawn, **more)
+
+    async def raw_log_probs(prompt: str, seed: int) -> None:
+        await raw(prompt, seed, logprobs=0)
+
+    async def solve(prompt: str, seed: int) -> None:
+        await stub.Solve(pb.SolveRequest(prompt=prompt, options=pb.SolveOptions(arm=arm, seed=seed)), timeout=600)
+
+    sides = {"raw": raw, "raw_log_probs": raw_log_probs, "solve": solve}
+    for ask in sides.values():
+        await at_once(ask, 8, 1)  # warm
+    report: dict[str, Any] = {"tokens_per_second": {}}
+    spent: dict[str, list[Spent]] = {}
+    for callers in CALLERS:
+        spent = defaultdict(list)
+        for side in (*("raw", "solve", "solve", "raw") * rounds, "raw_log_probs"):
+            spent[side].append(await engine.measure(at_once(sides[side], callers, 2)))
+        rates = {side: median(each.rate for each in values) for side, values in spent.items()}
+        report[f"throughput_ratio_{callers}"] = round(rates["solve"] / rates["raw"], 3)
+        report["tokens_per_second"][callers] = {side: round(rate, 1) for side, rate in rates.items()}
+        report[f"tokens_{callers}"] = {side: [each.counted[GENERATED] for each in spent[side]] for side in rates}
+        cpu = sum(each.cpu for each in spent["solve"]) / sum(each.counted[GENERATED] for each in spent["solve"])
+        report[f"router_cpu_ms_{callers}"] = round(1000 * cpu, 4)
+    return report
+
+
+async def at_once(ask: Callable[[str, int], Awaitable[None]], callers: int, calls: int) -> None:
+    """``callers`` at a time, until ``calls`` times as many prompts are done."""
+    waiting = iter(enumerate(problems(callers * calls)))
+
+    async def caller() -> None:
+        for seed, prompt in waiting:
+            await ask(prompt, seed)
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+
+
+def problems(count: int) -> list[str]:
+    draw = Random(0)
+    sums = [f"{draw.randint(10, 99)} - {draw.randint(10, 99)} + {draw.randint(10, 99)}" for _ in range(count)]
+    return [f"State the final answer to the following arithmetic problem: {each} =" for each in sums]
+
+
+# Searches
+
+
+async def side_by_side(
+    engine: Engine, stub: RouterServiceStub, verifier: Verifier | None, count: int
+) -> dict[str, Any]:
+    """Without a verifier that reads text, our own searches alone."""
+    order = ("search_and_learn", "solve", "solve", "search_and_learn") if verifier else ("solve", "solve")
+    prompts = problems(count)
+    theirs = {"best_of_n": search_and_learn.best_of_n, "beam_search": search_and_learn.beam_search}
+    theirs["dvts"] = search_and_learn.dvts
+    report: dict[str, Any] = {"search": {}}
+    for n in (4, 16):
+        for strategy, search in theirs.items():
+            arm = Arm.parse(f"{strategy}(n={n})" if strategy == "best_of_n" else f"{strategy}(n={n}, m={M})")
+            rows: dict[str, list[dict[str, float]]] = defaultdict(list)
+            hits: Counter[str] = Counter()
+            for seed, side in enumerate(order):
+                usage = Usage()
+                if verifier is None or side == "solve":
+                    spent = await engine.measure(solve_all(stub, arm, prompts, seed, usage))
+                    hits += spent.counted
+                else:
+                    ask = Asking(engine, verifier, usage)
+                    spent = await engine.measure(search(prompts, n, M, ask.write, ask.read))
+                rows[side].append(
+                    {
+                        "calls": usage.calls / count,
+                        "generated": spent.counted[GENERATED] / count,
+                        "prefilled": (spent.counted[QUERIES] - spent.counted[HITS]) / count,
+                        "scored": usage.scored_tokens / count,
+                        "seconds": spent.seconds,
+                    }
+                )
+            report["search"][str(arm)] = {
+                side: {name: round(mean(row[name] for row in values), 1) for name in values[0]}
+                for side, values in rows.items()
+            }
+            if (strategy, n) == ("beam_search", 16):
+                report["prefix_hit_rate"] = round(hits[HITS] / hits[QUERIES], 3)
+    return report
+
+
+async def solve_all(stub: RouterServiceStub, arm: Arm, prompts: Sequence[str], seed: int, usage: Usage) -> None:
+    options = pb.SolveOptions(arm=wire.arm(arm), seed=seed)
+    calls = (stub.Solve(pb.SolveRequest(prompt=prompt, options=options), timeout=600) for prompt in prompts)
+    for response in await asyncio.gather(*calls):
+        bill = response.solution.bill
+        usage.add(calls=bill.engine_calls, scored_tokens=bill.scored_tokens)
+
+
+class Asking:
+    """How search-and-learn's algorithms reach the engines here: a batch of texts a request, and all its answers."""
+
+    def __init__(self, engine: Engine, verifier: Verifier, usage: Usage):
+        self.engine, self.verifier, self.usage = engine, verifier, usage
+
+    async def write(self, beams: Sequence[Beam], whole: bool) -> list[Beam]:
+        template = self.engine.spec.template
+        stop = {} if whole else {"stop": [template.delimiter], "include_stop_str_in_output": True}
+        texts = [template.render(beam.prompt) + beam.text for beam in beams]
+        longest = self.engine.spec.max_tokens
+        choices = await self.engine.complete(texts, n=1, max_tokens=longest, return_token_ids=True, **stop)
+        self.usage.add(calls=len(beams))
+        written = []
+        for beam, choice in zip(beams, sorted(choices, key=lambda choice: choice["index"]), strict=True):
+            tokens = beam.tokens + len(choice["token_ids"])
+            stopped = choice["finish_reason"] == "stop" and isinstance(choice["stop_reason"], str)
+            written.append(Beam(beam.prompt, beam.text + choice["text"], tokens, not stopped or tokens >= longest))
+        return written
+
+    async def read(self, beams: Sequence[Beam]) -> list[float]:
+        delimiter = self.engine.spec.template.delimiter
+
+        async def of(prompt: str) -> list[float]:
+            texts = [beam.text for beam in beams if beam.prompt == prompt]
+            paths = [Solution(steps=tuple(filter(str.strip, text.split(delimiter)))) for text in texts]
+            scored = await self.verifier.score(prompt, paths, max_tokens=None, usage=self.usage)
+            return [0.0 if path.score is None else path.score for path in scored]
+
+        prompts = list(dict.fromkeys(beam.prompt for beam in beams))
+        scores = {
+            prompt: iter(each) for prompt, each in zip(prompts, await asyncio.gather(*map(of, prompts)), strict=True)
+        }
+        return [next(scores[beam.prompt]) for beam in beams]
+
+
+@asynccontextmanager
+async def closing(verifier: Verifier) -> AsyncIterator[Verifier]:
+    try:
+        yield verifier
+    finally:
+        await verifier.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Folders of shards: files of one kind that belong together, in the order of their names."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from router.errors import InvalidFile
+
+JOURNAL = ".journal.jsonl"  # ends the name of what an unfinished collection has so far
+
+
+def expand(paths: Iterable[Path]) -> list[Path]:
+    """The paths, each folder replaced by its .parquet and .jsonl files. Raises InvalidFile where it holds none."""
+    return [file for path in paths for file in (_shards(path) if path.is_dir() else [path])]
+
+
+def _shards(folder: Path) -> list[Path]:
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".parquet", ".jsonl"))
+    unfinished = [file.name for file in files if file.name.endswith(JOURNAL)]
+    if unfinished:
+        raise InvalidFile(
+            f"{folder} is being collected, or was left unfinished: {unfinished[0]}"
+            + f" and {len(unfinished) - 1} more" * (len(unfinished) > 1)
+            + "; run `router collect` to its end, or name the files that are to be read"
+        )
+    if not files:
+        raise InvalidFile(f"{folder} holds no .parquet or .jsonl file")
+    return files
