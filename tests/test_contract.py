@@ -103,14 +103,12 @@ def double() -> Engines:
 def transformers() -> Engines:
     import torch
 
-    from router.backends import VerifierSpec
     from router.backends.transformers import load
 
-    # The PRM, whichever verifier the bundle serves: it is the one with an engine behind it.
-    verifier_spec = VerifierSpec("prm", "verifier", 106_204_033)
+    manifest = load_bundle(BUNDLE).manifest
     with pytest.MonkeyPatch.context() as patch:  # float32: equal computations batched in different ways agree
         patch.setattr("router.backends.weights.fastest_dtype", lambda: torch.float32)
-        generator, verifier = load(load_bundle(BUNDLE).manifest.generator, verifier_spec, BUNDLE)
+        generator, verifier = load(manifest.generator, manifest.verifier, BUNDLE)
     return Engines(
         generator,
         verifier,

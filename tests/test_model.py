@@ -35,13 +35,26 @@ def solver() -> Iterator[Solver]:
     from router.backends.transformers import load
 
     bundle = load_bundle(BUNDLE)
-    # The PRM, whichever verifier the bundle serves: it is the one with an engine behind it. In float32, where equal
-    # computations batched in different ways agree.
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:  # float32: equal computations batched in different ways agree
         patch.setattr(weights, "fastest_dtype", lambda: torch.float32)
-        solver = Solver(bundle, *load(bundle.manifest.generator, VerifierSpec("prm", "verifier", 106_204_033), BUNDLE))
+        solver = Solver(bundle, *load(bundle.manifest.generator, bundle.manifest.verifier, BUNDLE))
     yield solver
-    asyncio.run(solver.close())
+    asyncio.run(solver.engines.close())
+
+
+@pytest.fixture(scope="module")
+def prm(solver, tmp_path_factory):
+    """The other kind of verifier on the same base: a head, here with random weights."""
+    import tiny
+    import torch
+
+    from router.backends.transformers import StepVerifier
+    from router.backends.weights import load_model
+
+    head = tiny.random_head(tmp_path_factory.mktemp("prm") / "head")
+    generator = solver.engines.generator
+    model, _ = load_model(generator.spec.model, head, scores_steps=True, dtype=torch.float32)
+    return StepVerifier(generator.batcher, model, generator.spec.template, VerifierSpec("prm", "head", 106_204_033))
 
 
 async def test_batching_changes_no_solution(solver):
@@ -74,19 +87,22 @@ async def test_paths_that_share_a_row_draw_what_they_draw_alone(solver):
         assert alone.log_probs == pytest.approx(path.log_probs, abs=1e-3)
 
 
-async def test_a_search_reads_each_token_once(solver):
+@pytest.mark.parametrize("kind", ["likelihood", "prm"])
+async def test_a_search_reads_each_token_once(solver, prm, kind):
+    verifier = prm if kind == "prm" else solver.engines.verifier
     path = await write(solver.engines.generator, PROMPTS[2])
     spend = Usage()
     for steps in (1, len(path.steps)):
         tokens = path.tokens[: sum(path.token_counts[:steps])]
         begun = Attempt(path.steps[:steps], tokens, path.log_probs[:steps], path.token_counts[:steps])
-        (read,) = await solver.engines.verifier.score(PROMPTS[2], [begun], max_tokens=None, usage=spend)
+        (read,) = await verifier.score(PROMPTS[2], [begun], max_tokens=None, usage=spend)
     prompt = solver.engines.generator.batcher.tokenizer.encode(
         solver.engines.generator.spec.template.render(PROMPTS[2])
     )
     assert spend.scored_tokens == len(prompt) + len(path.tokens)
-    (at_once,) = await solver.engines.verifier.score(PROMPTS[2], [path], max_tokens=None, usage=Usage())
+    (at_once,) = await verifier.score(PROMPTS[2], [path], max_tokens=None, usage=Usage())
     assert read.scores == pytest.approx(at_once.scores, abs=1e-4)
+    assert len(set(read.scores)) > 1
 
 
 async def test_the_generator_as_its_own_verifier_finds_its_own_likelihood(solver):

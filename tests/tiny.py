@@ -81,6 +81,23 @@ def random_adapter(folder: Path, *, like: Path) -> Path:
     return folder
 
 
+def random_head(folder: Path) -> Path:
+    """A step-scoring head with random weights on the embedded model, and an adapter that changes nothing yet."""
+    import peft
+    from transformers import AutoModelForTokenClassification
+
+    from router.backends import EMBEDDED
+    from router.backends.finetune import LORA
+    from router.backends.weights import model_folder
+
+    torch.manual_seed(0)
+    model = AutoModelForTokenClassification.from_pretrained(model_folder(EMBEDDED), num_labels=1, dtype=torch.float32)
+    torch.nn.init.normal_(model.score.weight, std=0.2)
+    lora = peft.LoraConfig(task_type="TOKEN_CLS", modules_to_save=["score"], **LORA)
+    peft.get_peft_model(model, lora).save_pretrained(str(folder))
+    return folder
+
+
 def _bytes(special: list[str], **names: str) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
