@@ -31,14 +31,16 @@ _LEGS = (
     "Your task is to count how many legs there are in total when given a list of animals.\n\n"
     "Now, how many legs are there in total if you have {}?"
 )
+_EQUATION = "Solve for x: {}"
+_GCD = "Find the Greatest Common Divisor (GCD) of these numbers: {}. Give only the GCD as your final answer."
 # What varies, the prompt around it, the right answer.
 PROBLEMS = [
     ("3 + 8 + 6", _SUM, "17"),
     ("3 * 5 * 4", _PRODUCT, "60"),
+    ("4*x + 6 = 26", _EQUATION, "5"),
     ("3 chickens, 5 beetles", _LEGS, "36"),
     ("38 + 47", _SUM, "85"),
-    ("6 spiders, 2 cows", _LEGS, "56"),
-    ("4 ants, 7 horses, 2 crabs", _LEGS, "72"),
+    ("84, 36", _GCD, "12"),
     ("24 + 61 + 35 + 47", _SUM, "167"),
     ("47 * 36", _PRODUCT, "1692"),
 ]

@@ -303,22 +303,24 @@ def _limits(
 ) -> dict[str, Any]:
     """Goals, gaps and readings. A goal that oracle levels would meet is missed by the estimator; one that the best arms
     in hindsight would meet, by the policy's choices; beyond that it is the verifier's or the generator's."""
-    weighted, majority = (max_of(fixed.get(name, {})) for name in REFERENCES)
+    majority = max_of(fixed.get("majority", {}))
+    by_scores = [runs for name in ("weighted_best_of_n", "best_of_n") if (runs := max_of(fixed.get(name, {})))]
+    selected = max(by_scores, key=lambda runs: float(runs.accuracy.mean()), default=None)
     predicted, oracle, best_fixed = (max_of(policies[name]) for name in ("predicted", "oracle", "best_fixed"))
     gaps: dict[str, Any] = {
         "generator": interval(1 - oracle_selector.accuracy, draws),
         "never_sampled": round(float((oracle_selector.accuracy == 0).mean()), 4),
     }
     pairs: dict[str, tuple[Runs | None, Runs | None]] = {
-        "verifier": (oracle_selector, weighted),
+        "verifier": (oracle_selector, selected),
         "estimator": (oracle, predicted),
         "policy": (max_of(hindsight), oracle),
         "levels": (oracle, best_fixed),
     }
     gaps |= {name: interval(a.accuracy - b.accuracy, draws) for name, (a, b) in pairs.items() if a and b}
-    if weighted and majority:
+    if selected and majority:
         room = float((oracle_selector.accuracy - majority.accuracy).mean())
-        gain = float((weighted.accuracy - majority.accuracy).mean())
+        gain = float((selected.accuracy - majority.accuracy).mean())
         gaps["verifier_closes"] = round(gain / room, 4) if room > 0 else None
     below = [row["budget"] for row in rows if (row["predicted_minus_best_fixed"] or {"high": 0})["high"] < 0]
     values = {name: _value(headlines[name]) for name in GOALS}
@@ -343,7 +345,7 @@ def _limits(
                 f"with oracle levels it would be {_shown(reached['estimator'])}, with the best arm of each of them in "
                 f"hindsight {_shown(reached['policy'])}; a perfect selector among all samples is right on "
                 f"{oracle_selector.accuracy.mean():.3f}"
-                + (f", the verifier's weighted vote on {weighted.accuracy.mean():.3f}" if weighted else "")
+                + (f", the verifier's choice among them on {selected.accuracy.mean():.3f}" if selected else "")
             )
         elif goal["goal"] == "gain_kept":
             limit = "policy" if goal["value"] is None else "estimator"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The bundle from nothing: fine-tune, sample, judge, calibrate, train, tune, evaluate. Three to four hours on two cores
-# with AVX-512 and bfloat16; minutes of it are not sampling or fine-tuning.
+# with AVX-512 and bfloat16.
 #
 #   models/smollm2-135m/recipe/build.sh [FOLDER]     (default: build/smollm2-135m)
 #
@@ -45,11 +45,12 @@ grep -q slope "$bundle/engine.json" || $router calibrate "$scored" --engine "$bu
 stage "attempts: pools, then what can't be replayed from a pool (an hour and a half)"
 for set in tune heldout; do
   $router collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 32 --out "$attempts/$set.parquet" \
-ARMS
+    --arm single --arm "beam_search(n=4, m=4)" --arm "beam_search(n=16, m=4)" --arm "dvts(n=16, m=4)" \
+    --arm "lookahead(n=4, m=4, k=1)" --arm "revision(n=4, chains=1)" --arm "revision(n=4, chains=2)"
 done
 
-stage "the verifier, judged on held-out attempts"
-$router judge --json "$attempts/heldout.parquet" > "$bundle/judged.jsonl"
+stage "verifiers, judged: the log-probability on practice attempts, the one that is served before and after calibration"
+$router judge --json "$attempts/"{practice,calibration,heldout}.parquet > "$bundle/judged.jsonl"
 
 stage "difficulty model and policy (a minute)"
 $router train "$attempts/tune.parquet" --bundle "$bundle"
