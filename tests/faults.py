@@ -1,6 +1,7 @@
 """A real ``router serve``, its engines and its database: processes that can be broken, and a tally of what it cost."""
 
 import asyncio
+import atexit
 import hashlib
 import json
 import os
@@ -86,6 +87,7 @@ class Process:
                 text=True,
                 env={**os.environ, "PYTHONPATH": str(HERE.parent), **(env or {})},
             )
+        atexit.register(self._popen.kill)  # after a test that failed
         self.log = log
 
     @property
@@ -323,11 +325,13 @@ class Caller:
 
     async def record(self, call_id: str, correct: bool = True) -> bool:
         """Whether it was acknowledged; what is not may be refused."""
-        message = pb.RecordOutcomeRequest(call_id=call_id, correct=correct)
+        message, began = pb.RecordOutcomeRequest(call_id=call_id, correct=correct), time.monotonic()
         try:
             await self.stub.RecordOutcome(message, timeout=30, metadata=self.metadata)
         except grpc.aio.AioRpcError:
             return False
+        finally:
+            self.tally.slowest = max(self.tally.slowest, time.monotonic() - began)
         return True
 
 

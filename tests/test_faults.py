@@ -719,12 +719,12 @@ async def test_sigterm_lets_running_calls_finish(bundles, engines, often, tallie
     with tallied("server told to stop (SIGTERM) in mid-search") as tally:
         for _ in range(often(1, 5)):
             for engine in engines.values():
-                engine.tell(latency=0.1)
+                engine.tell(latency=0.3)
             router = Router(bundles / "one", tmp_path, *on_vllm(engines), "--grace=60")
             async with router.channel() as channel, router.channel() as other:
                 caller = Caller(channel, tally)
                 calls = asyncio.create_task(many_calls(caller, 10))
-                assert await settled(lambda router=router: router.busy() == 10)
+                assert await settled(lambda router=router: router.busy() > 5)
                 router.process.signal(signal.SIGTERM)
                 tally.times += 1
                 await asyncio.sleep(0.3)

@@ -79,7 +79,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         address = process.stdout.readline().strip()
         if address:
             break
-        process.wait()
+        process.communicate()
     assert address, log.read_text()
     yield address
     process.communicate()

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 import time
 from dataclasses import replace
 
@@ -9,10 +10,10 @@ import pytest
 from double import GARBAGE, GENERATOR, SPOILT_CHOICES, Double
 
 from router import engines
-from router.backends import Endpoints, Usage, VerifierSpec
+from router.backends import EMBEDDED, Endpoints, Usage, VerifierSpec
 from router.backends.replicas import ATTEMPTS, COOL_SECONDS, FAILURES
-from router.backends.vllm import PIECE, load_verifier
-from router.errors import EngineUnavailable, InvalidRequest, MissingWeights
+from router.backends.vllm import PIECE, load_tokenizer, load_verifier
+from router.errors import EngineUnavailable, InvalidRequest, MissingDependency, MissingWeights
 from strategies import Path
 
 PROMPT = "11 + 47 - 16 + 29"
@@ -316,6 +317,12 @@ def test_what_vllm_does_not_serve_is_refused():
         load_verifier(VerifierSpec("prm", "verifier", 1), where)
     with pytest.raises(MissingWeights, match="needs a model"):
         load_verifier(VerifierSpec("rlhflow-prm", None, 1), where)
+
+
+def test_the_embedded_models_tokenizer_says_what_it_lacks(monkeypatch):
+    monkeypatch.setitem(sys.modules, "router.backends.weights", None)  # as where there is no torch
+    with pytest.raises(MissingDependency, match=r"has to be converted, .*\[transformers\]"):
+        load_tokenizer(EMBEDDED)
 
 
 def test_endpoints_are_for_vllm_alone(tmp_path):

@@ -18,7 +18,7 @@ from router.backends import EMBEDDED, Endpoints, Generator, GeneratorSpec, LogPr
 from router.backends.prm import FORMATS, PublishedVerifier, Reading, label_ids
 from router.backends.replicas import Broken, Lost, Replicas, understood
 from router.backends.steps import End, StepText, Writing
-from router.errors import EngineUnavailable, InvalidRequest, MissingWeights
+from router.errors import EngineUnavailable, InvalidRequest, MissingDependency, MissingWeights
 from strategies import Path
 
 LOSSES = 3  # times that answers of one call may break off before the call is given up
@@ -85,14 +85,19 @@ def load_verifier(spec: VerifierSpec, endpoints: Endpoints) -> Verifier:
 
 
 def load_tokenizer(model: str) -> Any:
-    """Needs no torch, but for the embedded model's first conversion. Raises MissingWeights."""
+    """Needs no torch, but for the embedded model, which is converted. Raises MissingWeights, MissingDependency."""
     from transformers import AutoTokenizer
     from transformers import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()  # that there is no torch is no news
     if model == EMBEDDED:
-        from router.backends.weights import model_folder
-
+        try:
+            from router.backends.weights import model_folder
+        except ModuleNotFoundError as error:
+            raise MissingDependency(
+                f"the embedded model has to be converted, which needs {error.name}; "
+                "pip install 'compute-optimal-router[transformers]'"
+            ) from error
         model = model_folder(model)
     try:
         return AutoTokenizer.from_pretrained(model)
