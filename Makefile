@@ -81,7 +81,7 @@ $(BUF):
 evaluate: install  ## Tune and evaluate again from the checked-in attempts, into build/evaluate: two minutes
 	rm -rf build/evaluate && mkdir -p build/evaluate
 	cd $(BUNDLE) && cp -r engine.json generator verifier reviser judged.jsonl difficulty.joblib training.json $(CURDIR)/build/evaluate/
-	$(BIN)/router tune $(BUNDLE)/attempts/tune.parquet --bundle build/evaluate
+	$(BIN)/router tune $(BUNDLE)/attempts/tune.parquet --bundle build/evaluate --default budget=16
 	$(BIN)/router evaluate $(BUNDLE)/attempts/heldout.parquet --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl
 
 bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: three to four hours; resumable

@@ -54,7 +54,7 @@ $router judge --json "$attempts/"{practice,calibration,heldout}.parquet > "$bund
 
 stage "difficulty model and policy (a minute)"
 $router train "$attempts/tune.parquet" --bundle "$bundle"
-$router tune "$attempts/tune.parquet" --bundle "$bundle"
+$router tune "$attempts/tune.parquet" --bundle "$bundle" --default budget=16
 
 stage "report and card, on the held-out prompts"
 $router evaluate "$attempts/heldout.parquet" --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl"
