@@ -6,11 +6,14 @@ VLLM := .venv-vllm
 PIP := $(BIN)/python -m pip install
 BUNDLE := models/smollm2-135m
 RECIPE := $(BUNDLE)/recipe
+# Debian's packages, as root or with sudo.
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-model test-faults test-ray test-vllm check format generate evaluate bundle clean
+.PHONY: help install demo test test-model test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate bundle clean
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
 install: $(VENV)/.installed  ## Install everything, pinned, into .venv
 
@@ -49,6 +52,16 @@ test-ray: install  ## Run the tests on Ray clusters of this machine: workers tha
 
 test-vllm: install $(VLLM)/.installed  ## Run the engines' contract on a real vLLM, on the CPU
 	$(BIN)/python -m pytest -m vllm
+
+test-postgresql: install  ## Run the tests of the outcome database on a throw-away PostgreSQL
+	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { $(APT_INSTALL) postgresql; }
+	$(BIN)/python -m pytest -m postgresql
+
+test-monitoring: install  ## Try the alert rules and the dashboard's queries on a real Prometheus
+	command -v promtool >/dev/null || { $(APT_INSTALL) prometheus; }
+	promtool check rules docs/monitoring/alerts.yml
+	promtool test rules docs/monitoring/alerts_test.yml docs/monitoring/alerts_days_test.yml
+	$(BIN)/python -m pytest -m prometheus
 
 # A venv of its own: vLLM pins what it runs with.
 $(VLLM)/.installed: constraints-vllm.txt

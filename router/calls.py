@@ -23,12 +23,23 @@ from router.access import Caller, Token
 from router.admin import ADMIN
 from router.admission import Admission
 from router.errors import InternalError, InvalidRequest, PermissionDenied, RouterError, StreamNotRead
-from router.solver import Bill, Decision, Request, Solution
+from router.solver import Bill, Decision, Request, Solution, Stop
 
 REQUEST_ID = "x-request-id"
 SEARCHES = frozenset({"Solve", "StreamSolve"})
 UNREAD_SECONDS = 30.0  # that a stream may stand still because its caller does not read
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a caller reported of a decision: ``expected`` is the accuracy it promised, ``right`` what came of it."""
+
+    level: int
+    arm: str
+    bundle_id: str
+    expected: float
+    right: bool
 
 
 @dataclass(slots=True)
@@ -42,6 +53,7 @@ class Call:
     queued           seconds that it waited for a place to search
     leave            gives that place back before the call ends; doing so again does nothing
     bill             grows while the call runs
+    verdict          of RecordOutcome, where the outcome is the first of a decision that promised an accuracy
     code, reason     the gRPC status's name and the ErrorReason, at the end
     seconds          all in all, at the end
     """
@@ -58,9 +70,16 @@ class Call:
     decision: Decision | None = None
     bill: Bill | None = None
     solution: Solution | None = None
+    verdict: Verdict | None = None
     code: str = ""
     reason: str = ""
     seconds: float = 0.0
+
+    @property
+    def promised(self) -> float | None:
+        """The accuracy that the decision promised; None: the arm was not the policy's choice, or did not run whole."""
+        whole = self.solution.stop is Stop.COMPLETE if self.solution else self.method == "Route"
+        return self.decision.expectation.accuracy if self.decision and self.decision.expectation and whole else None
 
 
 _current: ContextVar[Call] = ContextVar("call")

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sql
 from sqlalchemy.exc import (
@@ -28,7 +28,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from router.calls import Call
+from router.calls import Call, Verdict
 from router.errors import InvalidRequest, OutcomesUnavailable
 
 QUEUE = 10_000  # decisions that wait to be written
@@ -36,6 +36,7 @@ _BATCH = 500  # rows of one transaction
 _RETRY_SECONDS = 1.0  # between attempts, while the database is away
 _CLOSE_SECONDS = 10.0  # for what is queued when the server stops
 _IDLE_SECONDS = 0.2  # between looks whether to stop
+_MIGRATING = 0x726F75746572  # number of the lock
 _log = logging.getLogger(__name__)
 
 tables = sql.MetaData()
@@ -54,6 +55,7 @@ decisions = sql.Table(
     sql.Column("probabilities", sql.JSON, nullable=False),  # of levels 1 to 5
     sql.Column("arm", sql.String(128), nullable=False),
     sql.Column("propensity", sql.Float),  # the arm's probability of being chosen; null: the caller pinned it
+    sql.Column("expected", sql.Float),  # the accuracy that was promised; null: none was, see Call.promised
     sql.Column("code", sql.String(32), nullable=False),
     sql.Column("reason", sql.String(64), nullable=False),
     sql.Column("prompt_tokens", sql.BigInteger, nullable=False),
@@ -92,8 +94,19 @@ class Outcome:
     score: float | None = None
 
 
+class Recorded(NamedTuple):
+    """``changed``: False where the same was recorded before. ``verdict``: see Call."""
+
+    changed: bool
+    verdict: Verdict | None = None
+
+
 class Recorder:
-    """``decided`` takes a finished call, ``record`` an outcome. ``dropped`` counts decisions that found no room."""
+    """``decided`` takes a finished call, ``record`` an outcome.
+
+    dropped   decisions that were not recorded: no room, refused by the database, or it was away at the end
+    failures  attempts to write that the database did not answer
+    """
 
     def __init__(self, url: str, *, prompts: bool = False):
         """Brings the database's tables up to date. Raises InvalidRequest.
@@ -101,6 +114,7 @@ class Recorder:
         prompts  keep prompts and solutions, too, not only the prompts' digests
         """
         self.dropped = 0
+        self.failures = 0
         self._prompts = prompts
         self._engine = _connect(url)
         self._queue: queue.Queue[_Item] = queue.Queue(QUEUE)
@@ -117,11 +131,13 @@ class Recorder:
         except queue.Full:
             self.dropped += 1
 
-    def record(self, outcome: Outcome) -> "Future[bool]":
-        """Done once the outcome is on disk: True where it is news, False where the same was recorded before.
+    @property
+    def waiting(self) -> int:
+        """Decisions and outcomes that are queued to be written."""
+        return self._queue.qsize()
 
-        Raises OutcomesUnavailable, here or from the future.
-        """
+    def record(self, outcome: Outcome) -> "Future[Recorded]":
+        """Done once the outcome is on disk. Raises OutcomesUnavailable, here or from the future."""
         item = _Item(outcome)
         try:
             self._queue.put_nowait(item)
@@ -147,6 +163,7 @@ class Recorder:
                 self._write(items)
                 items = []
             except (OperationalError, InterfaceError) as error:
+                self.failures += 1
                 _log.error("the outcome database does not answer: %s", type(error).__name__)
                 items = self._refuse_outcomes(items)
                 if ending:
@@ -172,14 +189,15 @@ class Recorder:
     def _write(self, items: "Sequence[_Item]") -> None:
         if not items:
             return
+        items = sorted(items, key=lambda item: item.order)
         try:
             with self._engine.begin() as connection:
-                news = [_write(connection, item.content) for item in items]
+                recorded = [_write(connection, item.content) for item in items]
         except IntegrityError:  # another server wrote the same row at the same time: now it is there to be found
             with self._engine.begin() as connection:
-                news = [_write(connection, item.content) for item in items]
-        for item, new in zip(items, news, strict=True):
-            item.done.set_result(new)
+                recorded = [_write(connection, item.content) for item in items]
+        for item, each in zip(items, recorded, strict=True):
+            item.done.set_result(each)
 
     def _write_alone(self, item: "_Item") -> None:
         """After a row that the database does not take spoilt the others' transaction."""
@@ -198,14 +216,22 @@ class Recorder:
 
 
 class _Item:
-    """A row to be written; ``done`` says whether it was news."""
+    """A row to be written, and what came of it."""
 
     __slots__ = ("content", "done")
 
     def __init__(self, content: "Outcome | Mapping[str, Any]"):
         self.content = content
-        self.done: Future[bool] = Future()
+        self.done: Future[Recorded] = Future()
         self.done.set_running_or_notify_cancel()  # a caller who goes away does not stop the writing
+
+    @property
+    def order(self) -> tuple[bool, str]:
+        """Decisions before the outcomes that are compared with them, and rows in one order on every server: two that
+        locked the same rows in different orders would wait for each other."""
+        if isinstance(self.content, Outcome):
+            return True, self.content.call_id
+        return False, self.content["call_id"]
 
 
 def _row(call: Call, prompts: bool) -> dict[str, Any]:
@@ -225,6 +251,7 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
         "probabilities": list(decision.probabilities),
         "arm": str(decision.arm),
         "propensity": None if call.request.arm else decision.propensity,
+        "expected": call.promised,
         "code": call.code,
         "reason": call.reason,
         "prompt_tokens": call.bill.prompt_tokens,
@@ -244,11 +271,11 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
     }
 
 
-def _write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> bool:
+def _write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> Recorded:
     if isinstance(content, Outcome):
-        same = sql.select(outcomes.c.correct, outcomes.c.score).where(outcomes.c.call_id == content.call_id)
-        if connection.execute(same).one_or_none() == (content.correct, content.score):
-            return False
+        recorded = _compared(connection, content)
+        if not recorded.changed:
+            return recorded
         row: Mapping[str, Any] = {
             "call_id": content.call_id,
             "at": datetime.now(UTC),
@@ -257,11 +284,27 @@ def _write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> 
         }
         table = outcomes
     else:
-        row, table = content, decisions
+        recorded, row, table = Recorded(changed=True), content, decisions
     # A call that was tried again under its id, or an outcome that was corrected: the last word counts.
     connection.execute(sql.delete(table).where(table.c.call_id == row["call_id"]))
     connection.execute(sql.insert(table), [dict(row)])
-    return True
+    return recorded
+
+
+def _compared(connection: sql.Connection, outcome: Outcome) -> Recorded:
+    """With what is recorded already. The first word is a verdict: counters can't take a correction back."""
+    same = sql.select(outcomes.c.correct, outcomes.c.score).where(outcomes.c.call_id == outcome.call_id)
+    before = connection.execute(same).one_or_none()
+    if before == (outcome.correct, outcome.score):
+        return Recorded(changed=False)
+    if outcome.correct is None or (before and before.correct is not None):
+        return Recorded(changed=True)
+    its = sql.select(decisions).where(decisions.c.call_id == outcome.call_id, decisions.c.expected.is_not(None))
+    decision = connection.execute(its).one_or_none()
+    if decision is None:
+        return Recorded(changed=True)
+    verdict = Verdict(decision.level, decision.arm, decision.bundle, decision.expected, outcome.correct)
+    return Recorded(changed=True, verdict=verdict)
 
 
 def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -354,7 +397,7 @@ def _identity(file: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def upgrade(engine: sql.Engine) -> None:
+def upgrade(engine: sql.Engine, revision: str = "head") -> None:
     """Bring the tables up to date by the migrations."""
     from alembic import command
     from alembic.config import Config
@@ -362,5 +405,7 @@ def upgrade(engine: sql.Engine) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # servers that start at the same time take turns
+            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_MIGRATING)))
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)

@@ -81,10 +81,11 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         )
         try:
             async with asyncio.timeout(ACKNOWLEDGE_SECONDS):
-                changed = await asyncio.wrap_future(self.recorder.record(outcome))
+                recorded = await asyncio.wrap_future(self.recorder.record(outcome))
         except TimeoutError:
             raise OutcomesUnavailable("the outcome database does not answer; try again later") from None
-        return pb.RecordOutcomeResponse(changed=changed)
+        current().verdict = recorded.verdict
+        return pb.RecordOutcomeResponse(changed=recorded.changed)
 
     def _rendered(self, solution: Solution, options: pb.SolveOptions) -> pb.Solution:
         return wire.solution(solution, candidates=options.return_candidates, call_id=current().id)

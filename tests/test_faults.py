@@ -556,7 +556,7 @@ async def recording(router: Router, tally: Tally, times: int, breaks: Callable, 
     decisions, outcomes = recorded(router.outcomes)
     tally.lost += [f"decision {call_id}" for call_id in answered - decisions]
     tally.lost += [f"outcome {call_id}" for call_id in acknowledged - outcomes]
-    assert router.metric("router_decisions_dropped") == 0
+    assert router.metric("router_decisions_dropped_total") == 0
 
 
 async def test_a_full_disk(scripted, often, tallied):

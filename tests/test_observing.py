@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import re
 import subprocess
 import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 import grpc
@@ -21,9 +23,12 @@ from prometheus_client import generate_latest
 
 from router import logs, tracing, wire
 from router.admission import Admission
+from router.bundle import load_bundle
+from router.calls import Verdict
 from router.client import connect
 from router.errors import AddressUnavailable, EngineUnavailable
-from router.metrics import Metrics, expose, stability, training_counts
+from router.metrics import Metrics, calibration_error, expose, stability, training_counts
+from router.outcomes import Recorder
 from router.policy import LEVELS
 from router.server import Server
 from router.serving import Serving
@@ -47,19 +52,22 @@ def spans(monkeypatch):
 class Observed:
     """A server with everything watched, and what was seen."""
 
-    def __init__(self, solver: Solver, caplog, *, text: bool = False):
+    def __init__(self, solver: Solver, caplog, *, text: bool = False, recorder: Recorder | None = None):
         solver = Solver(
             solver.bundle, TracedGenerator(solver.engines.generator), TracedVerifier(solver.engines.verifier)
         )
         self.solver = solver
         admission, serving = Admission(), Serving(solver)
-        self.metrics = Metrics(serving, admission)
+        self.admission = admission
+        self.serving = serving
+        self.metrics = Metrics(serving, admission, recorder)
         self.server = Server(
             serving,
             "127.0.0.1",
             0,
             admission=admission,
             observers=[self.metrics.observe, partial(logs.log_call, text=text)],
+            recorder=recorder,
         )
         self.caplog = caplog
 
@@ -149,6 +157,7 @@ async def test_the_engines_health(solver, generator, caplog):
         raise EngineUnavailable("gone")
 
     async with Observed(solver, caplog) as observed:
+        assert math.isnan(observed.metric("router_engine_up"))  # not asked yet is not down
         for behaviour, up in ((down, 0), (extend, 1)):
             generator.extend = behaviour
             with contextlib.suppress(grpc.RpcError):
@@ -214,6 +223,64 @@ async def test_drift_is_of_this_bundles_levels(solver, caplog):
         shifted = observed.metric("router_level_drift")
     assert shifted == pytest.approx(stability([100, 0, 0, 0, 0], [60] * 5))
     assert shifted > 0.25
+
+
+async def test_a_bundle_that_takes_over_begins_anew(solver, bundle_folder, caplog):
+    async with Observed(solver, caplog) as observed:
+        for _ in range(100):
+            await observed.stub.Route(pb.RouteRequest(prompt=EASY))
+        assert observed.metric("router_bundle", bundle=solver.bundle.id) == 1
+        other = replace(load_bundle(bundle_folder), digest="1" * 64)
+        observed.serving.active = Solver(other, solver.engines.generator, solver.engines.verifier)
+        await observed.stub.Route(pb.RouteRequest(prompt=EASY))
+        assert math.isnan(observed.metric("router_level_drift"))
+        assert observed.metric("router_bundle", bundle=solver.bundle.id) is None
+        assert observed.metric("router_bundle", bundle=other.id) == 1
+
+
+async def test_what_was_promised_and_what_callers_report(solver, caplog, tmp_path):
+    async with Observed(solver, caplog, recorder=Recorder(f"sqlite:///{tmp_path}/outcomes.db")) as observed:
+        promised = []
+        for number in range(100):
+            reply = await observed.stub.Route(pb.RouteRequest(prompt=EASY if number % 2 else HARD))
+            promised.append(reply.decision.expectation.accuracy)
+            assert math.isnan(observed.metric("router_calibration_error"))
+            await observed.stub.RecordOutcome(pb.RecordOutcomeRequest(call_id=reply.call_id, correct=number % 4 == 1))
+        error = observed.metric("router_calibration_error")
+        easy, hard = ({"level": "1", "arm": "single(n=1)"}, {"level": "5", "arm": "revision(n=4, chains=2)"})
+        for cell, right, expected in ((easy, 25, promised[1::2]), (hard, 0, promised[::2])):
+            assert observed.metric("router_outcomes_total", **cell) == 50
+            assert observed.metric("router_outcomes_right_total", **cell) == right
+            assert observed.metric("router_outcomes_expected_total", **cell) == pytest.approx(sum(expected))
+        assert error == pytest.approx(0.5 * abs(promised[1] - 0.5) + 0.5 * promised[0])
+        assert observed.metric("router_decisions_dropped_total") == 0
+        assert observed.metric("router_outcome_database_failures_total") == 0
+
+
+async def test_refused_calls_do_not_hide_how_long_the_others_take(solver, generator, caplog):
+    generator.latency = 0.05
+    async with Observed(solver, caplog) as observed:
+        observed.admission.concurrency, observed.admission.queue = 1, 0
+        calls = [observed.stub.Solve(pb.SolveRequest(prompt=EASY)) for _ in range(3)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        refused = sum(isinstance(answer, grpc.RpcError) for answer in answers)
+        assert 0 < refused < 3
+        counted = {"method": "Solve", "code": "RESOURCE_EXHAUSTED", "reason": "OVERLOADED"}
+        assert observed.metric("router_calls_total", **counted) == refused
+        assert observed.metric("router_seconds_count", method="Solve", phase="total") == 3 - refused
+        assert (observed.metric("router_running_limit"), observed.metric("router_waiting_limit")) == (1, 0)
+
+
+def test_calibration_error():
+    def verdicts(expected: float, right: int, wrong: int) -> list[Verdict]:
+        return [Verdict(1, "x", "b", expected, each < right) for each in range(right + wrong)]
+
+    assert calibration_error(verdicts(0.75, 75, 25)) == 0
+    assert calibration_error(verdicts(1.0, 10, 0)) == 0
+    assert calibration_error(verdicts(0.95, 50, 50)) == pytest.approx(0.45)
+    # Errors of different bins don't cancel out; those within one do.
+    assert calibration_error(verdicts(0.25, 50, 50) + verdicts(0.75, 50, 50)) == pytest.approx(0.25)
+    assert calibration_error(verdicts(0.72, 80, 20) + verdicts(0.78, 70, 30)) == pytest.approx(0, abs=1e-12)
 
 
 def test_stability():

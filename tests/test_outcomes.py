@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import os
+import random
 import shutil
 import signal
 import subprocess
@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
+from postgresql import Cluster
 from sqlalchemy.exc import OperationalError
 
 from router import outcomes, wire
 from router.bundle import load_bundle
+from router.calls import Verdict
 from router.errors import InvalidRequest, OutcomesUnavailable
 from router.outcomes import Outcome, Recorder, decisions, tables
 from router.policy import Objective
@@ -39,20 +42,26 @@ from strategies import Arm
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    # A real PostgreSQL, where there is one: its database is emptied.
-    return os.environ.get("ROUTER_TEST_DATABASE", f"sqlite:///{tmp_path}/outcomes.db")
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Only tests marked postgresql may ask for it."""
+    with contextlib.closing(Cluster()) as cluster:
+        cluster.start()
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Of an empty database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/outcomes.db"
+    return request.getfixturevalue("cluster").database()
 
 
 @pytest.fixture
 def recorder(url: str) -> Iterator[Recorder]:
-    recorder = Recorder(url)
-    with recorder._engine.begin() as connection:
-        for table in tables.sorted_tables:
-            connection.execute(sql.delete(table))
-    yield recorder
-    recorder.close()
+    with contextlib.closing(Recorder(url)) as recorder:
+        yield recorder
 
 
 def rows(url: str, table: sql.Table) -> list[sql.RowMapping]:
@@ -106,6 +115,36 @@ async def test_recording_again_changes_nothing_and_a_correction_counts(solver, r
         "early": (True, None),
         "many": (None, 0.5),
     }
+
+
+async def test_an_outcome_is_held_against_what_was_promised(solver, recorder, url):
+    seen = []
+    server = Server(Serving(solver), "127.0.0.1", 0, recorder=recorder, observers=[seen.append])
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = RouterServiceStub(channel)
+
+        async def verdict(call_id: str, **learned: object) -> Verdict | None:
+            assert await record(stub, call_id, **learned)
+            return seen[-1].verdict
+
+        solution = (await stub.Solve(pb.SolveRequest(prompt=HARD))).solution
+        promised = solution.decision.expectation.accuracy
+        assert await verdict(solution.call_id, score=0.5) is None
+        told = await verdict(solution.call_id, correct=True)
+        assert told == Verdict(5, "revision(n=4, chains=2)", solution.decision.bundle_id, promised, right=True)
+        assert await verdict(solution.call_id, correct=False) is None  # a correction
+        routed = await stub.Route(pb.RouteRequest(prompt=EASY))
+        assert (await verdict(routed.call_id, correct=False)).right is False
+        for options in (
+            pb.SolveOptions(arm=wire.arm(Arm("majority", n=2))),
+            pb.SolveOptions(max_generated_tokens=3, allow_partial=True),
+        ):
+            solution = (await stub.Solve(pb.SolveRequest(prompt=HARD, options=options))).solution
+            assert await verdict(solution.call_id, correct=True) is None
+        assert await verdict("nobodys", correct=True) is None
+    await server.stop(grace=0)
+    assert [row["expected"] for row in rows(url, decisions)].count(None) == 2
 
 
 async def test_a_call_tried_again_under_its_id_is_one_decision(solver, recorder, url):
@@ -203,8 +242,8 @@ def test_a_row_that_the_database_refuses_spoils_no_other(recorder, url, monkeypa
 
     monkeypatch.setattr(outcomes, "_write", picky)
     waiting = {name: recorder.record(Outcome(name, correct=True)) for name in ("a", "poison", "b")}
-    assert waiting["a"].result(10)
-    assert waiting["b"].result(10)
+    assert waiting["a"].result(10).changed
+    assert waiting["b"].result(10).changed
     with pytest.raises(OutcomesUnavailable):
         waiting["poison"].result(10)
 
@@ -228,7 +267,7 @@ def test_a_file_that_was_moved_away_acknowledges_nothing(tmp_path, monkeypatch, 
     folder.mkdir()
     file = folder / "outcomes.db"
     recorder = Recorder(f"sqlite:///{file}")
-    assert recorder.record(Outcome("before", correct=True)).result(60)
+    assert recorder.record(Outcome("before", correct=True)).result(60).changed
     folder.rename(away)
     if becomes == "another":
         folder.mkdir()
@@ -238,19 +277,18 @@ def test_a_file_that_was_moved_away_acknowledges_nothing(tmp_path, monkeypatch, 
     assert file.exists() == (becomes == "another")
     shutil.rmtree(folder, ignore_errors=True)
     away.rename(folder)
-    assert recorder.record(Outcome("after", correct=True)).result(60)
+    assert recorder.record(Outcome("after", correct=True)).result(60).changed
     recorder.close()
     assert {row["call_id"] for row in rows(f"sqlite:///{file}", outcomes.outcomes)} == {"before", "after"}
 
 
-def test_a_kill_loses_no_acknowledged_outcome(tmp_path):
+def test_a_kill_loses_no_acknowledged_outcome(url):
     code = (
         "import sys\nfrom router.outcomes import Outcome, Recorder\nrecorder = Recorder(sys.argv[1])\n"
         "for number in range(100_000):\n"
         "    recorder.record(Outcome(f'call-{number}', correct=True)).result()\n"
         "    print(number, flush=True)\n"
     )
-    url = f"sqlite:///{tmp_path}/killed.db"
     with subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) as process:
         acknowledged = [int(process.stdout.readline()) for _ in range(20)]
         process.send_signal(signal.SIGKILL)
@@ -290,14 +328,91 @@ def test_a_database_of_the_first_version_is_read_as_it_is_and_brought_up_to_date
     engine.dispose()
 
 
+def test_a_database_of_the_first_version_keeps_its_rows(url):
+    engine = sql.create_engine(url)
+    outcomes.upgrade(engine, "0001")
+    old = sql.Table("decisions", sql.MetaData(), autoload_with=engine)
+    row = {column.name: 1 for column in old.columns if isinstance(column.type, sql.Integer | sql.Float)}
+    row |= {"call_id": "old", "at": datetime(2026, 1, 1, tzinfo=UTC), "probabilities": [0.2] * 5}
+    with engine.begin() as connection:
+        connection.execute(sql.insert(old), [{column.name: "" for column in old.columns} | row])
+    engine.dispose()
+    with contextlib.closing(Recorder(url)) as recorder:
+        assert recorder.record(Outcome("old", correct=True)).result(10) == (True, None)  # it promised nothing
+    ((found),) = rows(url, decisions)
+    assert (found["call_id"], found["level"], found["probabilities"], found["expected"]) == ("old", 1, [0.2] * 5, None)
+
+
+@pytest.mark.postgresql
+def test_servers_that_start_together_make_the_tables_once(cluster):
+    code = (
+        "import sys\nfrom router.outcomes import Recorder\nprint('ready', flush=True)\n"
+        "for line in sys.stdin:\n    Recorder(line.strip()).close()\n    print('made', flush=True)\n"
+    )
+    with contextlib.ExitStack() as stack:
+        piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        servers = [stack.enter_context(subprocess.Popen([sys.executable, "-c", code], **piped)) for _ in range(4)]
+        assert [server.stdout.readline() for server in servers] == ["ready\n"] * 4
+        for url in [cluster.database() for _ in range(3)]:  # the first time their imports spread them out
+            for server in servers:
+                print(url, file=server.stdin, flush=True)
+            assert [server.stdout.readline() for server in servers] == ["made\n"] * 4
+
+
+@pytest.mark.postgresql
+def test_servers_that_write_the_same_rows_neither_lose_nor_block_each_other(cluster):
+    url = cluster.database()
+    recorders = [Recorder(url) for _ in range(4)]
+    shared = [f"shared-{number}" for number in range(200)]
+
+    def write(recorder: Recorder) -> int:
+        draw = random.Random(id(recorder))
+        own = [f"{id(recorder)}-{number}" for number in range(200)]
+        waiting = [
+            recorder.record(Outcome(name, correct=True)) for name in draw.sample(shared + own, len(shared) + len(own))
+        ]
+        return sum(each.result(60).changed for each in waiting)
+
+    with ThreadPoolExecutor(len(recorders)) as pool:
+        news = sum(pool.map(write, recorders))
+    for recorder in recorders:
+        recorder.close()
+    assert news == len(rows(url, outcomes.outcomes)) == 200 + 4 * 200
+    assert [(recorder.failures, recorder.dropped) for recorder in recorders] == [(0, 0)] * 4
+
+
+@pytest.mark.postgresql
+async def test_a_server_that_restarts_costs_no_decision(solver, cluster):
+    url = cluster.database()
+    recorder = Recorder(url)
+    async with serving(solver, recorder) as stub:
+
+        async def solve() -> str:
+            return (await stub.Solve(pb.SolveRequest(prompt=EASY))).solution.call_id
+
+        answered = [await solve()]
+        assert await record(stub, answered[0], correct=True)
+        await asyncio.to_thread(cluster.stop)
+        try:
+            answered += [await solve() for _ in range(3)]
+            with pytest.raises(grpc.RpcError) as raised:
+                await record(stub, answered[1], correct=True)
+        finally:
+            await asyncio.to_thread(cluster.start)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await record(stub, answered[1], correct=True)
+    assert {row["call_id"] for row in rows(url, decisions)} == set(answered)
+    assert recorder.failures > 0
+    assert recorder.dropped == 0
+
+
 @pytest.mark.parametrize("url", ["nonsense", "sqlite:////nowhere/at/all.db", "magic://host/name"])
 def test_a_wrong_database_is_a_clear_error(url):
     with pytest.raises(InvalidRequest, match=r"sqlite:///outcomes\.db"):
         Recorder(url)
 
 
-async def test_prompts_are_kept_by_choice(solver, tmp_path):
-    url = f"sqlite:///{tmp_path}/prompts.db"
+async def test_prompts_are_kept_by_choice(solver, url):
     recorder = Recorder(url, prompts=True)
     async with serving(solver, recorder) as stub:
         await stub.Route(pb.RouteRequest(prompt=EASY))
