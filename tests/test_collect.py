@@ -189,7 +189,7 @@ def test_a_server_is_kept_full_until_nothing_is_left(tmp_path):
     """Were it ever left with less than it may have while there is work, it would wait for ever."""
     units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 ="), None, 4) for i in range(40)]
     server = Patient(full=16, samples=160)
-    collect(units, server.generator(), LogProbability(), tmp_path / "a.parquet", settings={}, concurrency=16)
+    collect(units, Engines(server.generator(), LogProbability()), tmp_path / "a.parquet", settings={}, concurrency=16)
     assert server.most == (4, 16)
     assert len(read_attempts([tmp_path / "a.parquet"])) == 160
 
@@ -199,7 +199,7 @@ def test_no_more_is_asked_of_a_server_than_was_said(tmp_path):
     arms = [None, Arm("beam_search", 6, m=2), Arm("single"), Arm("revision", 4, chains=2), Arm("majority", 3)]
     units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 + 3 ="), arm, 4) for i in range(12) for arm in arms]
     server = Double(latency=0.001)
-    collect(units, server.generator(), LogProbability(), tmp_path / "a.parquet", settings={}, concurrency=10)
+    collect(units, Engines(server.generator(), LogProbability()), tmp_path / "a.parquet", settings={}, concurrency=10)
     requests, samples = server.most
     assert 4 <= requests <= samples <= 10
     assert samples >= 8
@@ -236,7 +236,14 @@ def test_memory_does_not_grow_with_what_was_collected(tmp_path):
 
     tracemalloc.start()
     try:
-        collect(units, Long(), LogProbability(), tmp_path / "a.parquet", settings={}, concurrency=16, on_unit=on_unit)
+        collect(
+            units,
+            Engines(Long(), LogProbability()),
+            tmp_path / "a.parquet",
+            settings={},
+            concurrency=16,
+            on_unit=on_unit,
+        )
     finally:
         tracemalloc.stop()
     assert len(held) == 300
