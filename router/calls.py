@@ -168,6 +168,8 @@ async def _write(context: grpc.aio.ServicerContext, event: Any) -> None:
             await context.write(event)
     except TimeoutError:
         raise StreamNotRead(f"nothing of the stream was read for {UNREAD_SECONDS:.0f} s") from None
+    except grpc.aio.InternalError as error:  # who should read it is gone, which the cancellation is about to say
+        raise asyncio.CancelledError from error
 
 
 async def answered(call: Call, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
