@@ -220,7 +220,7 @@ async def test_a_database_that_is_away_holds_up_no_call_and_comes_back(solver, r
 
 async def test_a_full_queue_drops_decisions_and_refuses_outcomes(solver, recorder, monkeypatch):
     blocked = threading.Event()
-    monkeypatch.setattr(outcomes, "_write", lambda *args: blocked.wait(10))
+    monkeypatch.setattr(outcomes, "_write", lambda *args: blocked.wait(120))
     monkeypatch.setattr(recorder, "_queue", outcomes.queue.Queue(2))
     async with serving(solver, recorder) as stub:
         for _ in range(6):
