@@ -114,7 +114,7 @@ def transformers() -> Engines:
         verifier,
         encode=lambda prompt: generator.batcher.tokenizer.encode(generator.spec.template.render(prompt)),
         decode=generator.batcher.tokenizer.decode,
-        counted=lambda: total(generator.batcher.counted, verifier.counted),
+        counted=lambda: total(generator.batcher.counted, generator.reviser.counted, verifier.counted),
         shorten=lambda n: setattr(generator.batcher, "max_tokens", n),
     )
 
