@@ -50,6 +50,7 @@ from router.backends import Endpoints, GeneratorSpec, Usage, Verifier, VerifierS
 from router.backends.vllm import load_tokenizer, load_verifier
 from router.bundle import digests, read_manifest, write_manifest
 from router.client import connect_aio
+from router.errors import RouterError
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import Arm
@@ -58,6 +59,7 @@ from strategies import Path as Solution
 ROOT = Path(__file__).parent.parent
 SAMPLES = 4  # a call, where throughput is measured
 CALLERS = (8, 32)
+SIZES = (4, 16)  # N of the searches
 M = 4
 PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 QUERIES, HITS, GENERATED = (
@@ -93,7 +95,10 @@ def main() -> None:
         write_manifest(bundle, replace(manifest, generator=generator, verifier=verifier, files=files))
         address, process = stack.enter_context(router(bundle, endpoints))
         work = run(address, process, generator=generator, verifier=verifier, endpoints=endpoints, options=options)
-        report = asyncio.run(work)
+        try:
+            report = asyncio.run(work)
+        except (RouterError, httpx2.HTTPError) as error:
+            raise SystemExit(f"{type(error).__name__}: {error}") from error
     if not options.json:
         for name, sides in report["search"].items():
             print(name, *(f"{side}: {values}" for side, values in sides.items()), sep="\n  ")
@@ -118,7 +123,7 @@ def router(bundle: Path, endpoints: Endpoints) -> Iterator[tuple[str, psutil.Pro
     command = [sys.executable, "-m", "router.cli", "serve", "--bundle", str(bundle), "--backend", "vllm", "--port", "0"]
     command += ["--generator-url", *endpoints.generator]
     command += ["--verifier-url", *endpoints.verifier] if endpoints.verifier else []
-    command += ["--concurrency", str(max(CALLERS)), "--queue", str(max(CALLERS))]
+    command += ["--concurrency", "1000"]  # nobody waits here: the engine's queue is the only one
     log = bundle.parent / "router.log"
     with log.open("wb") as output, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output) as process:
         assert process.stdout
@@ -240,7 +245,7 @@ async def throughput(engine: Engine, stub: RouterServiceStub, rounds: int) -> di
 
     sides = {"raw": raw, "raw_log_probs": raw_log_probs, "solve": solve}
     for ask in sides.values():
-        await at_once(ask, 8, 1)  # warm
+        await at_once(ask, CALLERS[0], 1)  # warm
     report: dict[str, Any] = {"tokens_per_second": {}}
     spent: dict[str, list[Spent]] = {}
     for callers in CALLERS:
@@ -268,10 +273,10 @@ async def at_once(ask: Callable[[str, int], Awaitable[None]], callers: int, call
 
 
 def problems(count: int) -> list[str]:
-    """Sums of products with prompts of some 60 tokens: vLLM caches whole blocks, of 32 on the CPU."""
+    """Prompts of some 50 tokens, solutions of 40: vLLM caches whole blocks, which have 32 on the CPU."""
     draw = Random(0)
     animals = ["spiders", "cows", "ants", "chickens", "crabs", "horses", "beetles"]
-    lists = [", ".join(f"{draw.randint(2, 9)} {each}" for each in draw.sample(animals, 4)) for _ in range(count)]
+    lists = [", ".join(f"{draw.randint(2, 9)} {each}" for each in draw.sample(animals, 2)) for _ in range(count)]
     return [
         "Your task is to count how many legs there are in total when given a list of animals.\n\n"
         f"Now, how many legs are there in total if you have {each}?"
@@ -291,7 +296,7 @@ async def side_by_side(
     theirs = {"best_of_n": search_and_learn.best_of_n, "beam_search": search_and_learn.beam_search}
     theirs["dvts"] = search_and_learn.dvts
     report: dict[str, Any] = {"search": {}}
-    for n in (4, 16):
+    for n in SIZES:
         for strategy, search in theirs.items():
             arm = Arm.parse(f"{strategy}(n={n})" if strategy == "best_of_n" else f"{strategy}(n={n}, m={M})")
             rows: dict[str, list[dict[str, float]]] = defaultdict(list)
@@ -317,7 +322,7 @@ async def side_by_side(
                 side: {name: round(mean(row[name] for row in values), 1) for name in values[0]}
                 for side, values in rows.items()
             }
-            if (strategy, n) == ("beam_search", 16):
+            if (strategy, n) == ("beam_search", SIZES[-1]):
                 report["prefix_hit_rate"] = round(hits[HITS] / hits[QUERIES], 3)
     return report
 
