@@ -21,7 +21,7 @@ from router import access, wire
 from router.access import Caller, Token
 from router.admin import ADMIN
 from router.admission import Admission
-from router.errors import InternalError, InvalidRequest, PermissionDenied, RouterError, StreamNotRead
+from router.errors import InternalError, InvalidRequest, PermissionDenied, RouterError, Stopping, StreamNotRead
 from router.solver import Bill, Decision, Request, Solution
 
 REQUEST_ID = "x-request-id"
@@ -183,6 +183,18 @@ def observed(*observers: Callable[[Call], None]) -> Around:
                     observe(call)
                 except Exception as error:
                     _log.error("a finished call could not be shown: %s", type(error).__name__)
+
+    return around
+
+
+def welcomed(stopping: asyncio.Event) -> Around:
+    """Calls are refused once the server is about to stop."""
+
+    @asynccontextmanager
+    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        if stopping.is_set():
+            raise Stopping("this server is about to stop; try again in a moment, and another one answers")
+        yield
 
     return around
 
