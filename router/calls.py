@@ -22,7 +22,7 @@ from router import access, wire
 from router.access import Caller, Token
 from router.admin import ADMIN
 from router.admission import Admission
-from router.errors import InternalError, InvalidRequest, PermissionDenied, RouterError, StreamNotRead
+from router.errors import InternalError, InvalidRequest, PermissionDenied, RouterError, Stopping, StreamNotRead
 from router.solver import Bill, Decision, Request, Solution, Stop
 
 REQUEST_ID = "x-request-id"
@@ -220,6 +220,18 @@ def observed(*observers: Callable[[Call], None]) -> Around:
         finally:
             call.seconds = time.monotonic() - call.started
             asyncio.get_running_loop().call_soon(show, call)  # the caller need not wait for it
+
+    return around
+
+
+def welcomed(stopping: asyncio.Event) -> Around:
+    """Calls are refused once the server is about to stop."""
+
+    @asynccontextmanager
+    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+        if stopping.is_set():
+            raise Stopping("this server is about to stop; try again in a moment, and another one answers")
+        yield
 
     return around
 

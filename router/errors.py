@@ -13,6 +13,7 @@ RouterError
 ├── OutcomesOff           FAILED_PRECONDITION  the server records no outcomes
 ├── OutcomesUnavailable   UNAVAILABLE          the outcome database does not answer
 ├── Overloaded            RESOURCE_EXHAUSTED   too many searches run and wait already
+├── Stopping              UNAVAILABLE          the server is about to stop
 ├── StreamNotRead         DEADLINE_EXCEEDED    the caller does not read its stream
 ├── InternalError         INTERNAL             a bug in the server, seen from a client
 └── Stopped                                    a limit ended the search and the caller takes no partial result
@@ -120,6 +121,12 @@ class Overloaded(RouterError):
     def __init__(self, message: str, *, reason: str | None = None, retry_seconds: float = 1.0):
         super().__init__(message, reason=reason)
         self.retry_seconds = retry_seconds
+
+
+class Stopping(RouterError):
+    status = "UNAVAILABLE"
+    reason = "STOPPING"
+    retry_seconds = 1.0
 
 
 class StreamNotRead(RouterError):

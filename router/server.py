@@ -14,7 +14,7 @@ from router import wire
 from router.access import Token, check_exposure
 from router.admin import ADMIN, AdminService
 from router.admission import Admission
-from router.calls import Call, Calls, admitted, answered, authenticated, current, observed
+from router.calls import Call, Calls, admitted, answered, authenticated, current, observed, welcomed
 from router.errors import AddressUnavailable, OutcomesOff, OutcomesUnavailable
 from router.outcomes import Outcome, Recorder
 from router.serving import Serving
@@ -28,6 +28,7 @@ LARGEST_MESSAGE = 64 * 1024  # bytes: the longest prompt in four-byte characters
 ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
 # A caller whose machine or network is gone closes no connection: it is asked so often, and has so long to answer.
 ALIVE_SECONDS, ALIVE_TIMEOUT_SECONDS = 30, 20
+REFUSING_SECONDS = 0.5  # before connections are closed
 OTHER_CALLS = 1000  # at once, besides searches: decisions, health watches, refusals
 
 
@@ -140,7 +141,15 @@ class Server:
         admission = admission or Admission()
         if recorder:
             observers = (*observers, recorder.decided)
-        around = answered, traced, observed(*observers), authenticated(tokens), admitted(admission)
+        self._stopping = asyncio.Event()
+        around = (
+            answered,
+            traced,
+            observed(*observers),
+            welcomed(self._stopping),
+            authenticated(tokens),
+            admitted(admission),
+        )
         self._server = grpc.aio.server(
             interceptors=[Calls(*around)],
             maximum_concurrent_rpcs=admission.concurrency + admission.queue + OTHER_CALLS,
@@ -183,6 +192,9 @@ class Server:
     async def stop(self, grace: float) -> None:
         """Report NOT_SERVING, refuse new calls, give running ones ``grace`` seconds, then free the engines."""
         await self._health.enter_graceful_shutdown()
+        # gRPC drops what has arrived and is not begun yet: CANCELLED, which nobody tries again. So refuse that first.
+        self._stopping.set()
+        await asyncio.sleep(min(grace, REFUSING_SECONDS))
         await self._server.stop(grace)
         await self._serving.close()
         if self._recorder:

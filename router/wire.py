@@ -253,6 +253,7 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.OutcomesOff,
         errors.OutcomesUnavailable,
         errors.Overloaded,
+        errors.Stopping,
         errors.StreamNotRead,
         errors.DeadlineExceeded,
         errors.TokenCapReached,

@@ -285,8 +285,12 @@ class Caller:
         right: Callable[[object], bool] = lambda reply: True,
         *,
         also: grpc.StatusCode | None = None,
+        again: bool = True,
     ) -> object | None:
-        """The reply, or None: then it is counted as lost, unless the status is ``also``, which is an answer, too."""
+        """The reply, or None: then it is counted as lost, unless the status is ``also``, which is an answer, too.
+
+        again  whether who is told to try again does
+        """
         self.tally.calls += 1
         began = time.monotonic()
         try:
@@ -301,6 +305,8 @@ class Caller:
                         self.tally.lost.append(f"{what}: {error.code().name} {error.details()}")
                         return None
                     self.tally.refused += 1
+                    if not again:
+                        return None
                     await asyncio.sleep(seconds)
                 else:
                     if not right(reply):
@@ -309,7 +315,9 @@ class Caller:
         finally:
             self.tally.slowest = max(self.tally.slowest, time.monotonic() - began)
 
-    async def solve(self, number: int, arm: str, timeout: float = 100, **options: object) -> pb.SolveResponse | None:
+    async def solve(
+        self, number: int, arm: str, timeout: float = 100, *, again: bool = True, **options: object
+    ) -> pb.SolveResponse | None:
         """One problem; a greedy solution must be right, others must have an answer."""
         prompt, answer = problem(number)
         chosen = pb.SolveOptions(arm=wire.arm(Arm.parse(arm)), seed=number, **options)
@@ -320,7 +328,10 @@ class Caller:
             return found == answer if arm == "single" and self.exact else bool(found)
 
         return await self.ask(
-            f"{arm} of {prompt}", lambda: self.stub.Solve(message, timeout=timeout, metadata=self.metadata), right
+            f"{arm} of {prompt}",
+            lambda: self.stub.Solve(message, timeout=timeout, metadata=self.metadata),
+            right,
+            again=again,
         )
 
     async def record(self, call_id: str, correct: bool = True) -> bool:

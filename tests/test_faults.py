@@ -149,8 +149,10 @@ def told_nothing(router: Router) -> None:
     assert "Traceback" not in log
 
 
-async def many_calls(caller: Caller, count: int, first: int = 0) -> Sequence[pb.SolveResponse | None]:
-    return await asyncio.gather(*(caller.solve(first + i, ARMS[i % len(ARMS)]) for i in range(count)))
+async def many_calls(
+    caller: Caller, count: int, first: int = 0, *, again: bool = True
+) -> Sequence[pb.SolveResponse | None]:
+    return await asyncio.gather(*(caller.solve(first + i, ARMS[i % len(ARMS)], again=again) for i in range(count)))
 
 
 # Engines
@@ -726,13 +728,14 @@ async def test_sigterm_lets_running_calls_finish(bundles, engines, often, tallie
             router = Router(bundles / "one", tmp_path, *on_vllm(engines), "--grace=60")
             async with router.channel() as channel, router.channel() as other:
                 caller = Caller(channel, tally)
-                calls = asyncio.create_task(many_calls(caller, 10))
+                calls = asyncio.create_task(many_calls(caller, 20, again=False))
                 assert await settled(lambda router=router: router.busy() > 5)
                 router.process.signal(signal.SIGTERM)
                 tally.times += 1
-                await asyncio.sleep(0.3)
                 with pytest.raises(grpc.aio.AioRpcError) as raised:
-                    await Caller(other, tally).stub.GetBundle(pb.GetBundleRequest(), metadata=caller.metadata)
+                    while True:  # until it has noticed
+                        await Caller(other, tally).stub.GetBundle(pb.GetBundleRequest(), metadata=caller.metadata)
+                        await asyncio.sleep(0.05)
                 assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
                 replies = await calls
             assert await asyncio.to_thread(router.process.wait) == 0

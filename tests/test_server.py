@@ -305,6 +305,8 @@ async def test_running_calls_finish_while_new_ones_are_refused(server, stub, gen
     with pytest.raises(grpc.RpcError) as raised:
         await stub.Solve(pb.SolveRequest(prompt=EASY))
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert details(raised.value)["ErrorInfo"].reason == "STOPPING"
+    assert details(raised.value)["RetryInfo"].retry_delay.seconds == 1
     assert (await running).solution.answer == "14"
     await stopping
 

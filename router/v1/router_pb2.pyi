@@ -59,6 +59,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_OUTCOMES_UNAVAILABLE: _ClassVar[ErrorReason]
     ERROR_REASON_MESSAGE_MALFORMED: _ClassVar[ErrorReason]
     ERROR_REASON_STREAM_NOT_READ: _ClassVar[ErrorReason]
+    ERROR_REASON_STOPPING: _ClassVar[ErrorReason]
 STRATEGY_UNSPECIFIED: Strategy
 STRATEGY_SINGLE: Strategy
 STRATEGY_MAJORITY: Strategy
@@ -100,6 +101,7 @@ ERROR_REASON_OUTCOMES_OFF: ErrorReason
 ERROR_REASON_OUTCOMES_UNAVAILABLE: ErrorReason
 ERROR_REASON_MESSAGE_MALFORMED: ErrorReason
 ERROR_REASON_STREAM_NOT_READ: ErrorReason
+ERROR_REASON_STOPPING: ErrorReason
 
 class RouteRequest(_message.Message):
     __slots__ = ("prompt", "budget", "average_budget", "target_accuracy", "price_per_flop")
