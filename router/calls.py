@@ -227,11 +227,10 @@ def observed(*observers: Callable[[Call], None]) -> Around:
 def welcomed(stopping: asyncio.Event) -> Around:
     """Calls are refused once the server is about to stop."""
 
-    @asynccontextmanager
-    async def around(call: Call, context: grpc.aio.ServicerContext) -> AsyncIterator[None]:
+    async def around(call: Call, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
         if stopping.is_set():
             raise Stopping("this server is about to stop; try again in a moment, and another one answers")
-        yield
+        return await proceed()
 
     return around
 

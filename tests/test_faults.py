@@ -732,10 +732,14 @@ async def test_sigterm_lets_running_calls_finish(bundles, engines, often, tallie
                 assert await settled(lambda router=router: router.busy() > 5)
                 router.process.signal(signal.SIGTERM)
                 tally.times += 1
-                with pytest.raises(grpc.aio.AioRpcError) as raised:
-                    while True:  # until it has noticed
-                        await Caller(other, tally).stub.GetBundle(pb.GetBundleRequest(), metadata=caller.metadata)
+
+                async def ask_until_it_has_noticed(channel=other, metadata=caller.metadata) -> None:
+                    while True:
+                        await Caller(channel, tally).stub.GetBundle(pb.GetBundleRequest(), metadata=metadata)
                         await asyncio.sleep(0.05)
+
+                with pytest.raises(grpc.aio.AioRpcError) as raised:
+                    await ask_until_it_has_noticed()
                 assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
                 replies = await calls
             assert await asyncio.to_thread(router.process.wait) == 0
