@@ -21,6 +21,7 @@ from router.offline.attempts import read_attempts
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(3600)]  # a busy machine starts a cluster in minutes
 
+BUNDLE = Path(__file__).parent.parent / "models" / "smollm2-135m"  # what collect takes its engines from
 PROMPTS = 12  # a shard
 ARM = "beam_search(n=4, m=2)"
 UNITS = 2 * PROMPTS  # a shard: pools and runs of the arm
@@ -42,13 +43,16 @@ cluster.shutdown()
 RUN = f"""
 import sys
 from pathlib import Path
-from router.backends.fake import FakeGenerator, FakeVerifier
-from router.errors import EngineUnavailable, InvalidRequest
+from router.engines import load_engines, read_engine
+from router.errors import InvalidRequest
 from router.offline.cluster import Stage, collect_shards
 from strategies import Arm
 
 def slow():
-    return FakeGenerator(latency=0.03), FakeVerifier()
+    folder = Path("{BUNDLE}")
+    engines = load_engines("fake", read_engine(folder), folder)
+    engines.generator.latency = 0.03
+    return engines
 
 def broken():
     raise InvalidRequest("backend", "broken in a worker", reason="UNSPECIFIED")
