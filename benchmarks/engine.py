@@ -220,7 +220,7 @@ async def run(
         report = await throughput(engine, stub, options.rounds)
         if verifier.kind == "log_prob":
             return report | await side_by_side(engine, stub, None, options.prompts)
-        async with closing(load_verifier(verifier, endpoints)) as reader:
+        async with closing(load_verifier(generator, verifier, endpoints)) as reader:
             return report | await side_by_side(engine, stub, reader, options.prompts)
 
 

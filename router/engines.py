@@ -67,7 +67,8 @@ def load_engines(backend: str, engine: Engine, folder: Path, endpoints: Endpoint
 def load_verifier(backend: str, engine: Engine, folder: Path, endpoints: Endpoints = NOWHERE) -> Verifier:
     """The verifier alone, where it needs no generator. Raises as :func:`load_engines`."""
     if backend == "vllm":
-        return _calibrated(_module(backend, endpoints).load_verifier(engine.verifier, endpoints), engine.verifier)
+        verifier = _module(backend, endpoints).load_verifier(engine.generator, engine.verifier, endpoints)
+        return _calibrated(verifier, engine.verifier)
     return load_engines(backend, replace(engine, larger=None), folder, endpoints).verifier
 
 

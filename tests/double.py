@@ -7,16 +7,18 @@ is a character, as in the fake engine.
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from random import Random
 
 import httpx2
 
 from router.backends import GeneratorSpec, VerifierSpec
 from router.backends.fake import calculate
-from router.backends.prm import PublishedVerifier
+from router.backends.prm import FORMATS, ReadingVerifier, solution
 from router.backends.replicas import Replicas
 from router.backends.template import Template
-from router.backends.vllm import VllmGenerator, VllmReader
+from router.backends.vllm_generator import VllmGenerator
+from router.backends.vllm_verifiers import VllmClassifier, VllmLikelihood
 from strategies import Path
 
 GENERATOR = GeneratorSpec("m", None, 1_000, Template("{prompt}|", "|", "\n"), temperature=0.8, max_tokens=512)
@@ -45,6 +47,11 @@ SPOILT_SCORES: dict[str, Callable[[list], list]] = {
     "fewer rows": lambda rows: rows[1:],
     "more rows": lambda rows: [*rows, rows[0]],
 }
+SPOILT_POSITIONS: dict[str, Callable[[int], object]] = {
+    "nan": lambda token: NAN,
+    "beyond": lambda token: 1.0,
+    "words": lambda token: "likely",
+}
 SPOILT_CHOICES: dict[str, Callable[[dict], dict]] = {
     "no keys": lambda choice: {},
     "strange index": lambda choice: choice | {"index": 99},
@@ -57,6 +64,11 @@ SPOILT_CHOICES: dict[str, Callable[[dict], dict]] = {
     "nan": lambda choice: choice | {"logprobs": {"token_logprobs": [NAN] * len(choice["token_ids"])}},
     "strange reason": lambda choice: choice | {"finish_reason": 7},
 }
+
+
+def log_prob(token: int) -> float:
+    """Of a token that the verifier reads."""
+    return -(token % 7) / 10
 
 
 class Characters:
@@ -111,10 +123,13 @@ class Double:
     def generator(self, *hosts: str, **options) -> VllmGenerator:
         return VllmGenerator(self.replicas(*hosts, **options), GENERATOR, Characters())
 
-    def verifier(self, *hosts: str) -> PublishedVerifier:
-        return PublishedVerifier(
-            VERIFIER.kind, Characters(), VERIFIER.parameters, VllmReader(self.replicas(*hosts), None)
-        )
+    def verifier(self, *hosts: str) -> ReadingVerifier:
+        read = FORMATS[VERIFIER.kind].reading(Characters())
+        return ReadingVerifier(read, VERIFIER.parameters, VllmClassifier(self.replicas(*hosts)))
+
+    def likelihood(self, *hosts: str) -> ReadingVerifier:
+        read = partial(solution, Characters(), GENERATOR.template)
+        return ReadingVerifier(read, VERIFIER.parameters, VllmLikelihood(self.replicas(*hosts), "lora"))
 
     def replicas(self, *hosts: str, **options) -> Replicas:
         urls = [f"http://{host}" for host in hosts or ("a",)]
@@ -135,8 +150,9 @@ class Double:
             await asyncio.sleep(3600)
         if mood.isdigit():
             return httpx2.Response(int(mood), text=f"no: {body}")  # as vLLM quotes what it does not take
-        if path == "/pooling":
-            answer = GARBAGE[mood] if mood in GARBAGE else json.dumps(self._scored(body, mood)).encode()
+        if path == "/pooling" or "prompt_logprobs" in body:
+            scored = self._scored if path == "/pooling" else self._likely
+            answer = GARBAGE[mood] if mood in GARBAGE else json.dumps(scored(body, mood)).encode()
             return httpx2.Response(200, stream=_Closing(_halved(answer)) if mood == "half" else None, content=answer)
         return httpx2.Response(200, stream=_Closing(self._stream(body, mood)))
 
@@ -150,6 +166,15 @@ class Double:
         data = [{"index": i, "data": row} for i, row in enumerate(rows)]
         usage = {"prompt_tokens": "many" if mood == "strange usage" else sum(map(len, body["input"]))}
         return {"data": data, "usage": usage}
+
+    def _likely(self, body: dict, mood: str) -> dict:
+        def position(token: int) -> dict:
+            return {str(token): {"logprob": SPOILT_POSITIONS.get(mood, log_prob)(token), "rank": 1}}
+
+        prompts = body["prompt"][mood == "fewer rows" :]
+        rows = [[None, *map(position, tokens[1 + (mood == "short") :])] for tokens in prompts]
+        choices = [{"index": i, "prompt_logprobs": row} for i, row in enumerate(rows)]
+        return {"choices": choices[::-1], "usage": {"prompt_tokens": sum(map(len, body["prompt"]))}}
 
     async def _stream(self, body: dict, mood: str) -> AsyncGenerator[bytes, None]:
         assert body["temperature"] > 0 or body["n"] == 1

@@ -28,8 +28,8 @@ COMMON += ["--block-size", "32"]  # only whole blocks are cached, and the CPU's 
 
 @dataclass(frozen=True)
 class Servers:
-    """``generator`` serves the embedded model, the bundle's adapter under its name, and one of random weights as
-    "reviser"; ``verifier`` a tiny Qwen2.5-Math-PRM.
+    """``generator`` serves the embedded model, the bundle's two adapters under their names, and one of random weights
+    as "reviser"; ``verifier`` a tiny Qwen2.5-Math-PRM.
     """
 
     generator: str
@@ -56,8 +56,9 @@ def start(folder: Path, stack: ExitStack) -> Servers:
     embedded = Path(model_folder(EMBEDDED))
     tiny_prm = tiny.qwen_math_prm(folder / "tiny-prm")
     reviser = tiny.random_adapter(folder / "reviser", like=BUNDLE / "generator")
-    writing = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"]
-    writing += ["--lora-modules", f"generator={BUNDLE / 'generator'}", f"reviser={reviser}"]
+    writing = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "3"]
+    adapters = {"generator": BUNDLE / "generator", "verifier": BUNDLE / "verifier", "reviser": reviser}
+    writing += ["--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
     # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it reads in two parts.
     writing += ["--no-enable-chunked-prefill"]
     generator = os.environ.get("TEST_VLLM_GENERATOR_URL") or _serve(embedded, writing, folder, stack)

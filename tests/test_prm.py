@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tiny
+from transformers import AutoTokenizer
 
 from router.backends import Usage, VerifierSpec, prm_models
 from router.backends.prm import FORMATS, label_ids
@@ -41,8 +42,12 @@ GOLDEN = {
 
 
 @pytest.fixture(scope="module")
-def verifiers(tmp_path_factory):
-    folders = {kind: build(tmp_path_factory.mktemp(kind)) for kind, build in BUILD.items()}
+def folders(tmp_path_factory):
+    return {kind: build(tmp_path_factory.mktemp(kind)) for kind, build in BUILD.items()}
+
+
+@pytest.fixture(scope="module")
+def verifiers(folders):
     return {kind: prm_models.load(VerifierSpec(kind, None, 1, str(folder))) for kind, folder in folders.items()}
 
 
@@ -52,8 +57,8 @@ def verifier(verifiers, request):
 
 
 @pytest.mark.parametrize("kind", BUILD)
-def test_a_format_is_what_its_authors_documented(verifiers, kind):
-    tokenizer = verifiers[kind].tokenizer
+def test_a_format_is_what_its_authors_documented(folders, kind):
+    tokenizer = AutoTokenizer.from_pretrained(folders[kind])
     reading = FORMATS[kind].read(tokenizer, PROMPT, STEPS)
     marked, begun = "", 0
     for at in reading.at:
@@ -74,7 +79,7 @@ async def test_a_step_has_one_score_and_does_not_see_what_follows(verifier):
 
 async def test_reading_is_billed_once_and_capped(verifier):
     usage, path = Usage(), Path(steps=STEPS)
-    length = len(verifier.format.read(verifier.tokenizer, PROMPT, STEPS).tokens)
+    length = len(verifier.read(PROMPT, path).tokens)
     await verifier.score(PROMPT, [path, path], max_tokens=None, usage=usage)
     assert (usage.calls, usage.scored_tokens) == (1, length)
     scored = await verifier.score(PROMPT, [path, Path(steps=STEPS[:1])], max_tokens=length, usage=usage)
@@ -103,8 +108,8 @@ async def test_a_solution_longer_than_the_context_is_refused(verifier):
     assert raised.value.reason == "PROMPT_TOO_LONG"
 
 
-def test_labels_that_are_one_token_are_refused(verifiers):
-    tokenizer = verifiers["skywork-o1-open-prm"].tokenizer
+def test_labels_that_are_one_token_are_refused(folders):
+    tokenizer = AutoTokenizer.from_pretrained(folders["skywork-o1-open-prm"])
     good, bad = label_ids("rlhflow-prm", tokenizer)
     assert tokenizer.decode([good]), tokenizer.decode([bad]) == ("+", "-")
 

@@ -5,14 +5,16 @@ import logging
 import sys
 import time
 from dataclasses import replace
+from math import exp
 
 import pytest
-from double import GARBAGE, GENERATOR, SPOILT_CHOICES, Double
+from double import GARBAGE, GENERATOR, SPOILT_CHOICES, Characters, Double, log_prob
 
 from router import engines
 from router.backends import EMBEDDED, Endpoints, Usage, VerifierSpec
 from router.backends.replicas import ATTEMPTS, COOL_SECONDS, FAILURES
-from router.backends.vllm import PIECE, load_tokenizer, load_verifier
+from router.backends.vllm import load_tokenizer, load_verifier
+from router.backends.vllm_generator import PIECE
 from router.errors import EngineUnavailable, InvalidRequest, MissingDependency, MissingWeights
 from strategies import Path
 
@@ -309,14 +311,44 @@ async def test_scores_that_are_no_probabilities_are_an_error(server, mood):
         await server.verifier("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
 
 
+async def test_a_likelihood_is_that_of_the_solution_up_to_each_step(server):
+    usage = Usage()
+    paths = [Path(steps=STEPS[:count]) for count in (1, 2, 2)]
+    scored = await server.likelihood("c").score(PROMPT, paths, max_tokens=None, usage=usage)
+    ends = [len(STEPS[0]), len("".join(STEPS))]
+    likely = [exp(sum(map(log_prob, map(ord, "".join(STEPS)[:end]))) / end) for end in ends]
+    assert [path.scores for path in scored] == [pytest.approx(likely[: len(path.steps)]) for path in paths]
+    ((host, path, body),) = server.asked
+    assert (host, path, body["model"]) == ("c", "/v1/completions", "lora")
+    assert usage == Usage(calls=1, scored_tokens=sum(map(len, body["prompt"])))
+
+
+@pytest.mark.parametrize("mood", ["fewer rows", "short", "nan", "beyond", "words", *GARBAGE])
+async def test_a_likelihood_that_can_not_be_is_an_error(server, mood):
+    server.usual["c"] = mood
+    with pytest.raises(EngineUnavailable):
+        await server.likelihood("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
+
+
+async def test_a_likelihood_verifier_is_its_generators_neighbour_unless_told_otherwise(monkeypatch):
+    spec = VerifierSpec("likelihood", "verifier", 1)
+    monkeypatch.setattr("router.backends.vllm.load_tokenizer", lambda model: Characters())
+    for where, url in ((Endpoints(("http://a",)), "http://a"), (Endpoints(("http://a",), ("http://b",)), "http://b")):
+        verifier = load_verifier(GENERATOR, spec, where)
+        assert verifier.reader.replicas.urls == url
+        await verifier.close()
+    with pytest.raises(InvalidRequest, match="needs --verifier-url"):
+        load_verifier(GENERATOR, spec, Endpoints())
+
+
 def test_what_vllm_does_not_serve_is_refused():
     where = Endpoints(("http://a",), ("http://b",))
     with pytest.raises(InvalidRequest, match="vLLM serves no skywork-o1-open-prm: leave --verifier-url out"):
-        load_verifier(VerifierSpec("skywork-o1-open-prm", None, 1, "m"), where)
-    with pytest.raises(InvalidRequest, match=r"shares its generator's process; .* log_prob or one of qwen"):
-        load_verifier(VerifierSpec("prm", "verifier", 1), where)
+        load_verifier(GENERATOR, VerifierSpec("skywork-o1-open-prm", None, 1, "m"), where)
+    with pytest.raises(InvalidRequest, match=r"shares its generator's process; .* likelihood, log_prob or one of qwen"):
+        load_verifier(GENERATOR, VerifierSpec("prm", "verifier", 1), where)
     with pytest.raises(MissingWeights, match="needs a model"):
-        load_verifier(VerifierSpec("rlhflow-prm", None, 1), where)
+        load_verifier(GENERATOR, VerifierSpec("rlhflow-prm", None, 1), where)
 
 
 def test_the_embedded_models_tokenizer_says_what_it_lacks(monkeypatch):

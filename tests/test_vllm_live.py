@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from router.backends import EMBEDDED, Endpoints, Usage, VerifierSpec
 from router.backends.replicas import Replicas
-from router.backends.vllm import VllmGenerator, load_tokenizer
+from router.backends.vllm import load_tokenizer
+from router.backends.vllm_generator import VllmGenerator
 from router.cli import main
 from router.engines import read_engine
 from router.offline.attempts import read_attempts
@@ -37,7 +38,7 @@ async def test_vllm_and_transformers_give_the_same_scores(vllm_servers, kind):
     pooling = kind == "qwen2.5-math-prm"
     spec = VerifierSpec(kind, None, 1_000, str(vllm_servers.tiny_prm if pooling else vllm_servers.embedded))
     where = Endpoints(verifier=(vllm_servers.verifier if pooling else vllm_servers.generator,))
-    there, here = load_verifier(spec, where), prm_models.load(spec)
+    there, here = load_verifier(read_engine(BUNDLE).generator, spec, where), prm_models.load(spec)
     bills = Usage(), Usage()
     try:
         ours = await here.score(PROMPT, PATHS, max_tokens=None, usage=bills[0])
@@ -49,6 +50,29 @@ async def test_vllm_and_transformers_give_the_same_scores(vllm_servers, kind):
         assert other.scores == pytest.approx(mine.scores, rel=TOLERANCE)
     assert len({round(score, 3) for path in ours for score in path.scores}) > 2  # they do depend on what is read
     assert bills[0].scored_tokens >= bills[1].scored_tokens > 0
+
+
+async def test_vllm_finds_a_solution_as_likely_as_transformers_does(vllm_servers, monkeypatch):
+    """The shipped verifier: one more adapter on the generator's server."""
+    import torch
+
+    from router.backends import transformers
+    from router.backends.vllm import load_verifier
+
+    monkeypatch.setattr("router.backends.weights.fastest_dtype", lambda: torch.float32)
+    engine = read_engine(BUNDLE)
+    generator, here = transformers.load(engine.generator, engine.verifier, BUNDLE)
+    there = load_verifier(engine.generator, engine.verifier, Endpoints((vllm_servers.generator,)))
+    bills = Usage(), Usage()
+    try:
+        ours = await here.score(PROMPT, PATHS, max_tokens=None, usage=bills[0])
+        theirs = await there.score(PROMPT, PATHS, max_tokens=None, usage=bills[1])
+    finally:
+        await asyncio.gather(there.close(), here.close(), generator.close())
+    for mine, other in zip(ours, theirs, strict=True):
+        assert other.scores == pytest.approx(mine.scores, rel=TOLERANCE)
+    assert ours[0].scores[-1] > 10 * ours[1].scores[-1]  # it does tell right from wrong
+    assert bills[1].scored_tokens > bills[0].scored_tokens > 0  # here the prompt is read once
 
 
 def test_the_shipped_engine_collects_on_vllm(vllm_servers, tmp_path):

@@ -10,6 +10,8 @@ from itertools import islice
 from typing import Any, Literal, Protocol
 
 from router.backends import Usage
+from router.backends.steps import encoded
+from router.backends.template import Template
 from router.errors import EngineUnavailable, InvalidRequest, MissingWeights
 from strategies import Path
 
@@ -18,10 +20,11 @@ ROWS = 16  # paths read at once
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A solution as the model reads it; ``at``: the positions whose outputs are the steps' scores, in order."""
+    """A solution as the model reads it, from token ``start`` on; ``at``: where the steps are scored, in order."""
 
     tokens: tuple[int, ...]
     at: tuple[int, ...]
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,10 @@ class Format:
     read: Callable[[Any, str, Sequence[str]], Reading]
     head: Literal["classes", "value", "labels"]
     labels: Callable[[Any], tuple[int, int]] | None = None
+
+    def reading(self, tokenizer: Any) -> Callable[[str, Path], Reading]:
+        """What the model of this ``tokenizer`` reads of a prompt and a path."""
+        return lambda prompt, path: self.read(tokenizer, prompt, path.steps)
 
 
 def _qwen(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
@@ -100,6 +107,13 @@ FORMATS = {
 }
 
 
+def solution(tokenizer: Any, template: Template, prompt: str, path: Path) -> Reading:
+    """A solution as its generator wrote it."""
+    prefix = tuple(tokenizer.encode(template.render(prompt)))
+    tokens, ends = encoded(tokenizer, path)
+    return Reading(prefix + tokens, tuple(len(prefix) + end - 1 for end in ends), start=len(prefix))
+
+
 class Reader(Protocol):
     """Runs the model."""
 
@@ -112,12 +126,11 @@ class Reader(Protocol):
     async def close(self) -> None: ...
 
 
-class PublishedVerifier:
-    """See :class:`router.backends.Verifier`."""
+class ReadingVerifier:
+    """See :class:`router.backends.Verifier`. ``read`` says how the model reads a path, ``reader`` runs it."""
 
-    def __init__(self, kind: str, tokenizer: Any, parameters: int, reader: Reader):
-        self.format = FORMATS[kind]
-        self.tokenizer = tokenizer
+    def __init__(self, read: Callable[[str, Path], Reading], parameters: int, reader: Reader):
+        self.read = read
         self.parameters = parameters
         self.reader = reader
         self.counted = Usage()  # the engine's own count, over all calls
@@ -128,7 +141,7 @@ class PublishedVerifier:
         cost = 0
         for path in paths:
             if path.steps and path.steps not in readings:
-                reading = self._read(prompt, path.steps, room)
+                reading = self._read(prompt, path, room)
                 cost += len(reading.tokens)
                 if max_tokens is not None and cost > max_tokens:
                     break
@@ -154,13 +167,13 @@ class PublishedVerifier:
                 raise EngineUnavailable(f"the reward model gave a score that is no probability: {row}")
         return rows
 
-    def _read(self, prompt: str, steps: Sequence[str], room: int) -> Reading:
-        reading = self.format.read(self.tokenizer, prompt, steps)
-        if len(reading.at) != len(steps):
+    def _read(self, prompt: str, path: Path, room: int) -> Reading:
+        reading = self.read(prompt, path)
+        if len(reading.at) != len(path.steps):
             raise InvalidRequest(
                 "prompt",
-                f"{len(steps)} steps have {len(reading.at)} places to be scored at: the prompt or a solution contains "
-                "the text that marks a step's end for this reward model",
+                f"{len(path.steps)} steps have {len(reading.at)} places to be scored at: the prompt or a solution "
+                "contains the text that marks a step's end for this reward model",
                 reason="UNSPECIFIED",
             )
         if len(reading.tokens) > room:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 from transformers import logging as transformers_logging
 
 from router.backends import Usage, VerifierSpec
-from router.backends.prm import FORMATS, PublishedVerifier, Reading, label_ids
+from router.backends.prm import FORMATS, Reading, ReadingVerifier, label_ids
 from router.backends.weights import model_folder
 from router.errors import MissingWeights
 
@@ -54,7 +54,7 @@ _CLASSES: dict[str, Any] = {
 }
 
 
-def load(spec: VerifierSpec) -> PublishedVerifier:
+def load(spec: VerifierSpec) -> ReadingVerifier:
     """The model in float32. Raises MissingWeights."""
     if spec.model is None:
         raise MissingWeights(f"a {spec.kind} verifier needs a model: the folder or hub id of its weights")
@@ -71,7 +71,7 @@ def load(spec: VerifierSpec) -> PublishedVerifier:
         missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))[:3]
         raise MissingWeights(f"{spec.model!r} is no {spec.kind} model: it lacks {', '.join(missing)}")
     reader = TransformersReader(model.eval(), label_ids(spec.kind, tokenizer))
-    return PublishedVerifier(spec.kind, tokenizer, spec.parameters, reader)
+    return ReadingVerifier(FORMATS[spec.kind].reading(tokenizer), spec.parameters, reader)
 
 
 class TransformersReader:

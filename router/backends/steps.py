@@ -1,8 +1,9 @@
-"""A path while its tokens come in: which token closes a step, and what is left at the end."""
+"""A path and its tokens: which of them closes a step, what is left at the end, and how others read them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 from strategies import Path
@@ -79,3 +80,14 @@ class Writing:
             scores=None,
         )
         self.new, self.log_prob = [], 0.0
+
+
+def encoded(tokenizer: Any, path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A path's tokens, and how many of them come up to the end of each step.
+
+    They are the ones that were sampled; an attempt from elsewhere has only its text.
+    """
+    if path.tokens:
+        return path.tokens, tuple(accumulate(path.token_counts))
+    steps = [tokenizer.encode(step, add_special_tokens=False) for step in path.steps]
+    return tuple(chain.from_iterable(steps)), tuple(accumulate(map(len, steps)))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import accumulate, chain, islice
+from itertools import accumulate, islice
 from math import exp
 from pathlib import Path as FilePath
 from typing import Any
@@ -15,6 +15,7 @@ from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Ver
 from router.backends.batching import Batcher, CallJob, ExtendJob
 from router.backends.kv import KeyValues, PrefixCache, join, prefill, row_of
 from router.backends.prm import FORMATS
+from router.backends.steps import encoded
 from router.backends.template import Template
 from router.backends.weights import load_model
 from router.errors import InvalidRequest, RouterError
@@ -136,7 +137,7 @@ class StepVerifier:
 
     async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
         prefix = tuple(self.batcher.tokenizer.encode(self.template.render(prompt)))
-        steps = {path.steps: self._encode(path) for path in paths if path.steps}
+        steps = {path.steps: _Steps(*encoded(self.batcher.tokenizer, path)) for path in paths if path.steps}
         for each in steps.values():
             if len(prefix) + len(each.tokens) > self.batcher.context:
                 raise _too_long(len(prefix), self.batcher.context - len(each.tokens))
@@ -217,13 +218,6 @@ class StepVerifier:
     def _count(self, usage: Usage, scored_tokens: int, calls: int = 0) -> None:
         for tally in (usage, self.counted):
             tally.add(calls=calls, scored_tokens=scored_tokens)
-
-    def _encode(self, path: Path) -> "_Steps":
-        """The tokens as they were sampled; an attempt from elsewhere has only its text."""
-        if path.tokens:
-            return _Steps(path.tokens, tuple(accumulate(path.token_counts)))
-        steps = [self.batcher.tokenizer.encode(step, add_special_tokens=False) for step in path.steps]
-        return _Steps(tuple(chain.from_iterable(steps)), tuple(accumulate(map(len, steps))))
 
     async def close(self) -> None:
         await asyncio.to_thread(self.batcher.close)  # shared with the generator; closing it twice is fine

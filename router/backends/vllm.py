@@ -1,33 +1,16 @@
-"""Engines on vLLM's OpenAI-compatible server: batching, prefix caching and parallelism are its job.
+"""Engines on vLLM's OpenAI-compatible server, or on several of them."""
 
-Prefixes are sent as token ids and the ids of what was sampled come back, so that a path continues exactly. Rows with
-equal prefixes are samples of one request. Answers are streamed: what a cancelled or lost request had written is known,
-and paid. Closing the connection makes vLLM abort.
-"""
-
-import asyncio
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from math import exp, inf
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path as Folder
-from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
-from router.backends import EMBEDDED, Endpoints, Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec
-from router.backends.prm import FORMATS, PublishedVerifier, Reading, label_ids
-from router.backends.replicas import Broken, Lost, Replicas, understood
-from router.backends.steps import End, StepText, Writing
-from router.errors import EngineUnavailable, InvalidRequest, MissingDependency, MissingWeights
-from strategies import Path
-
-LOSSES = 3  # times that answers of one call may break off before the call is given up
-LARGEST_TOKEN = 2**31  # id; vocabularies are far smaller
-LARGEST_COUNT = 2**24  # tokens of one request; contexts are far smaller
-PIECE = 16  # tokens a row in one piece of a streamed answer; what a cut row wrote since the last piece is not seen
-# A server's own defaults, from the model's generation_config, would change what is sampled.
-_PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-_Read = TypeVar("_Read")
+from router.backends import EMBEDDED, Endpoints, Generator, GeneratorSpec, LogProbability, Verifier, VerifierSpec
+from router.backends.prm import FORMATS, ReadingVerifier, label_ids, solution
+from router.backends.replicas import Replicas
+from router.backends.vllm_generator import VllmGenerator
+from router.backends.vllm_verifiers import VllmClassifier, VllmLabels, VllmLikelihood
+from router.errors import InvalidRequest, MissingDependency, MissingWeights
 
 
 def load(
@@ -40,7 +23,7 @@ def load(
     """
     if not endpoints.generator:
         raise InvalidRequest("generator-url", "--backend vllm needs --generator-url", reason="UNSPECIFIED")
-    return _writer(generator, endpoints.generator, endpoints), load_verifier(verifier, endpoints)
+    return _writer(generator, endpoints.generator, endpoints), load_verifier(generator, verifier, endpoints)
 
 
 def load_larger(spec: GeneratorSpec, folder: Folder, endpoints: Endpoints) -> Generator:
@@ -54,19 +37,31 @@ def load_larger(spec: GeneratorSpec, folder: Folder, endpoints: Endpoints) -> Ge
     return _writer(spec, endpoints.larger, endpoints)
 
 
-def _writer(spec: GeneratorSpec, urls: Sequence[str], endpoints: Endpoints) -> "VllmGenerator":
+def _writer(spec: GeneratorSpec, urls: Sequence[str], endpoints: Endpoints) -> VllmGenerator:
     return VllmGenerator(Replicas(urls, endpoints.api_key), spec, load_tokenizer(spec.model))
 
 
-def load_verifier(spec: VerifierSpec, endpoints: Endpoints) -> Verifier:
-    """Raises InvalidRequest, MissingWeights."""
+def load_verifier(generator: GeneratorSpec, spec: VerifierSpec, endpoints: Endpoints) -> Verifier:
+    """A likelihood verifier is asked where the generator is, unless it has an endpoint of its own.
+
+    Raises InvalidRequest, MissingWeights.
+    """
     if spec.kind == "log_prob":
         return LogProbability()
+    if spec.kind == "likelihood":
+        urls = endpoints.verifier or endpoints.generator
+        if not urls:
+            raise InvalidRequest(
+                "verifier-url", "a likelihood verifier on vLLM needs --verifier-url", reason="UNSPECIFIED"
+            )
+        read = partial(solution, load_tokenizer(generator.model), generator.template)
+        likelihood = VllmLikelihood(Replicas(urls, endpoints.api_key), spec.adapter)
+        return ReadingVerifier(read, spec.parameters, likelihood)
     if spec.kind not in FORMATS:
         raise InvalidRequest(
             "backend",
-            f"a {spec.kind!r} verifier shares its generator's process; with --backend vllm serve log_prob or one of "
-            + ", ".join(FORMATS),
+            f"a {spec.kind!r} verifier shares its generator's process; with --backend vllm serve likelihood, log_prob "
+            "or one of " + ", ".join(FORMATS),
             reason="UNSPECIFIED",
         )
     if not endpoints.verifier:
@@ -80,8 +75,9 @@ def load_verifier(spec: VerifierSpec, endpoints: Endpoints) -> Verifier:
     if spec.model is None:
         raise MissingWeights(f"a {spec.kind} verifier needs a model, for its tokenizer: a folder or hub id")
     tokenizer = load_tokenizer(spec.model)
-    reader = VllmReader(Replicas(endpoints.verifier, endpoints.api_key), label_ids(spec.kind, tokenizer))
-    return PublishedVerifier(spec.kind, tokenizer, spec.parameters, reader)
+    replicas, labels = Replicas(endpoints.verifier, endpoints.api_key), label_ids(spec.kind, tokenizer)
+    reader = VllmLabels(replicas, labels) if labels else VllmClassifier(replicas)
+    return ReadingVerifier(FORMATS[spec.kind].reading(tokenizer), spec.parameters, reader)
 
 
 def load_tokenizer(model: str) -> Any:
@@ -103,358 +99,3 @@ def load_tokenizer(model: str) -> Any:
         return AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError) as error:
         raise MissingWeights(f"can't load the tokenizer of {model!r}: {error}. Name a folder that has it") from error
-
-
-@dataclass(eq=False, slots=True)
-class _Row:
-    """One open path being written. ``cap``: tokens that the present request may add."""
-
-    index: int
-    writing: Writing
-    steps_left: float
-    room: int
-    cap: int = 0
-    end: End = None
-    open: bool = True
-
-    def append(self, token: int, log_prob: float) -> None:
-        self.room -= 1
-        self.cap -= 1
-        if self.writing.append(token, log_prob):
-            self.steps_left -= 1
-        if self.steps_left <= 0:
-            self.open = False
-        elif self.room <= 0:
-            self.finish("length")
-
-    def finish(self, end: End) -> None:
-        self.end, self.open = end, False
-
-
-class VllmGenerator:
-    """See :class:`router.backends.Generator`."""
-
-    def __init__(self, replicas: Replicas, spec: GeneratorSpec, tokenizer: Any):
-        self.replicas = replicas
-        self.spec = spec
-        self.parameters = spec.parameters
-        self.tokenizer = tokenizer
-        self.counted = Usage()  # what the servers reported, over all calls
-        self._text = StepText(tokenizer, spec.template.delimiter)
-        self._served: _Served | None = None
-
-    async def extend(
-        self,
-        prompt: str,
-        paths: Sequence[Path],
-        *,
-        steps: int | None,
-        temperature: float | None,
-        max_tokens: int | None,
-        deadline: float | None,
-        seed: int,
-        usage: Usage,
-    ) -> list[Path]:
-        """See ``backends.Generator``. Greedy rows with equal prefixes are written, and billed, once."""
-        rows = [
-            _Row(
-                index,
-                Writing(self._text, path),
-                steps_left=float("inf") if steps is None else steps,
-                room=self.spec.max_tokens - len(path.tokens),
-            )
-            for index, path in enumerate(paths)
-            if path.end is None
-        ]
-        for row in rows:
-            if row.room <= 0:
-                row.finish("length")
-        round_ = _Round(
-            prompt,
-            steps_only=steps is not None,
-            temperature=self.spec.temperature if temperature is None else temperature,
-            tokens_left=max_tokens,
-            seed=seed,
-            usage=usage,
-        )
-        loop = asyncio.get_running_loop()
-        until = None if deadline is None else loop.time() + deadline - time.monotonic()
-        try:
-            async with asyncio.timeout_at(until):
-                await self._write(round_, rows)
-        except TimeoutError:
-            pass  # what is still open is cut
-        result = list(paths)
-        for row in rows:
-            result[row.index] = row.writing.ended("cut" if row.open else row.end)
-        return result
-
-    async def _write(self, round_: "_Round", rows: Sequence[_Row]) -> None:
-        """Ask until no row is open or no token is left. An answer that broke off is asked for again, elsewhere."""
-        losses = 0
-        while writing := round_.share([row for row in rows if row.open]):
-            self._served = served = self._served or await _look(self.replicas, self.spec.adapter, self.spec.reviser)
-            prefixes: dict[tuple[str, ...], tuple[int, ...]] = {}
-            groups: dict[tuple[str, tuple[int, ...], int], list[_Row]] = {}
-            for row in writing:
-                earlier = row.writing.path.earlier
-                if earlier not in prefixes:
-                    prefixes[earlier] = self._encode(round_.prompt, earlier, served.context)
-                model = (self.spec.reviser if earlier else None) or self.spec.adapter or served.base
-                groups.setdefault((model, prefixes[earlier] + row.writing.tokens, row.cap), []).append(row)
-            asks = [self._ask(round_, model, prefix, group) for (model, prefix, _), group in groups.items()]
-            answers = await asyncio.gather(*asks, return_exceptions=True)
-            errors = [answer for answer in answers if isinstance(answer, BaseException)]
-            losses += bool(errors)  # one engine that dies loses all that it was asked
-            for error in errors:
-                if not isinstance(error, Lost) or losses > LOSSES:
-                    raise error
-
-    async def _ask(self, round_: "_Round", model: str, prefix: tuple[int, ...], rows: Sequence[_Row]) -> None:
-        """One request: rows with equal prefixes and caps. Raises Lost, EngineUnavailable."""
-        greedy = round_.temperature == 0
-        unfinished = set(range(1 if greedy else len(rows)))
-        body: dict[str, Any] = {
-            **_PLAIN,
-            "model": model,
-            "prompt": prefix,
-            "n": len(unfinished),
-            "max_tokens": rows[0].cap,
-            "temperature": round_.temperature,
-            "seed": round_.draw(rows[0].index),
-            "logprobs": 0,
-            "return_token_ids": True,
-            "stream": True,
-            "stream_interval": PIECE,
-            "stream_options": {"include_usage": True},
-        }
-        if round_.steps_only:
-            body |= {"stop": [self.spec.template.delimiter], "include_stop_str_in_output": True}
-        left = dict.fromkeys(unfinished, rows[0].cap)
-        async with self.replicas.stream("/v1/completions", body, load=len(rows), affinity=round_.prompt) as events:
-            self.count(round_.usage, calls=1, prompt_tokens=len(prefix))
-            async for event in events:
-                with understood():
-                    pieces, cached = [_Piece.of(choice) for choice in event["choices"]], _cached(event)
-                for piece in pieces:
-                    left[piece.index] = left.get(piece.index, -1) - len(piece.tokens)
-                    if left[piece.index] < 0:
-                        raise Broken("the answer has more tokens or samples than were asked for")
-                    self._take(round_, piece, rows if greedy else [rows[piece.index]])
-                    if piece.reason:
-                        unfinished.discard(piece.index)
-                # What its prefix cache held, the server did not prefill.
-                self.count(round_.usage, prompt_tokens=-min(cached, len(prefix)))
-        if unfinished:
-            raise Lost(f"an engine at {self.replicas.urls} left {len(unfinished)} of {len(rows)} samples unfinished")
-
-    def _take(self, round_: "_Round", piece: "_Piece", rows: Sequence[_Row]) -> None:
-        """Add a piece of a sample to its row (to all of them where they are greedy)."""
-        tokens, reason = piece.tokens, piece.reason
-        self.count(round_.usage, generated_tokens=len(tokens))
-        if round_.tokens_left is not None:
-            round_.tokens_left -= len(tokens)
-        if reason not in (None, "stop", "length"):
-            raise Lost(f"an engine at {self.replicas.urls} ended a sample with {reason!r}")
-        # "stop" is also what a step's delimiter gives; only then is there a text that stopped it. And "length" is the
-        # end of what was asked for, not of the solution.
-        ended = reason == "stop" and not piece.at_delimiter
-        for row in rows:
-            for token, log_prob in zip(tokens[: len(tokens) - ended], piece.log_probs, strict=False):
-                if row.open:
-                    row.append(token, log_prob)
-            if ended and row.open:
-                row.finish("stop")
-
-    def count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
-        for tally in (usage, self.counted):
-            tally.add(calls=calls, prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
-
-    def _encode(self, prompt: str, earlier: Sequence[str], context: int) -> tuple[int, ...]:
-        """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
-        for first in range(len(earlier) + 1):
-            tokens = self.tokenizer.encode(self.spec.template.render(prompt, earlier[first:]))
-            if len(tokens) + self.spec.max_tokens <= context:
-                return tuple(tokens)
-        room = context - self.spec.max_tokens
-        raise InvalidRequest(
-            "prompt", f"prompt takes {len(tokens)} tokens; this model has room for {room}", reason="PROMPT_TOO_LONG"
-        )
-
-    async def embed(self, prompts: Sequence[str], *, usage: Usage) -> list[list[float]]:
-        """Raises InvalidRequest: a generating vLLM server gives no hidden states."""
-        raise InvalidRequest(
-            "backend",
-            "vLLM gives no hidden states, which this bundle predicts levels from; train one on text features",
-            reason="UNSPECIFIED",
-        )
-
-    async def close(self) -> None:
-        await self.replicas.close()
-
-
-@dataclass(eq=False, slots=True)
-class _Round:
-    """What all rows of one call have in common. ``tokens_left``: of the cap over all of them; None without one."""
-
-    prompt: str
-    steps_only: bool
-    temperature: float
-    tokens_left: int | None
-    seed: int
-    usage: Usage
-    requests: int = 0
-
-    def share(self, rows: Sequence[_Row]) -> list[_Row]:
-        """The rows that may go on, each with its part of the tokens left: together they can't pass the cap."""
-        if self.tokens_left is None:
-            shares: Iterator[int] = iter([row.room for row in rows])
-        else:
-            each, extra = divmod(self.tokens_left, len(rows) or 1)
-            shares = iter([each + (i < extra) for i in range(len(rows))])
-        for row, share in zip(rows, shares, strict=True):
-            row.cap = min(row.room, share)
-        return [row for row in rows if row.cap > 0]
-
-    def draw(self, index: int) -> int:
-        """A seed for the next request."""
-        self.requests += 1
-        return Random(f"{self.seed}/{self.requests}/{index}").getrandbits(62)
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """What one event adds to one sample: as many log-probabilities as tokens, and why it ended, if it did."""
-
-    index: int
-    tokens: list[int]
-    log_probs: list[float]
-    reason: str | None
-    at_delimiter: bool
-
-    @classmethod
-    def of(cls, choice: dict[str, Any]) -> "_Piece":
-        """Raises a LookupError, TypeError or ValueError where it is none."""
-        index, tokens = choice["index"], choice["token_ids"]
-        log_probs = choice["logprobs"]["token_logprobs"] if tokens else []
-        if not all(isinstance(each, int) and 0 <= each < LARGEST_TOKEN for each in (index, *tokens)):
-            raise ValueError(f"tokens {tokens} of sample {index}")
-        if len(log_probs) != len(tokens) or not all(-inf < each < 0.01 for each in log_probs):  # 0 but for rounding
-            raise ValueError(f"{len(tokens)} tokens have the log-probabilities {log_probs}")
-        stopped_by = choice.get("stop_reason")
-        return cls(index, tokens, log_probs, choice["finish_reason"], isinstance(stopped_by, str))
-
-
-def _cached(event: dict[str, Any]) -> int:
-    details = (event.get("usage") or {}).get("prompt_tokens_details") or {}
-    return _tokens(details.get("cached_tokens") or 0)
-
-
-def _tokens(reported: Any) -> int:
-    count = int(reported)
-    if not 0 <= count < LARGEST_COUNT:
-        raise ValueError(f"{count} tokens")
-    return count
-
-
-class VllmReader:
-    """Reward models on vLLM. See :class:`router.backends.prm.Reader`.
-
-    Classifiers answer at /pooling, which reads every solution whole each time. A language model with two labels answers
-    at /v1/completions, a prompt up to each step and one token more: vLLM's pooling drops the vocabulary's head, and so
-    the prefix cache spares most of the reading.
-
-    labels  of a language model's vocabulary, the good and the bad one; None for a classifier
-    """
-
-    def __init__(self, replicas: Replicas, labels: tuple[int, int] | None):
-        self.replicas = replicas
-        self.labels = labels
-        self._served: _Served | None = None
-
-    async def room(self) -> int:
-        self._served = self._served or await _look(self.replicas)
-        return self._served.context - (1 if self.labels else 0)
-
-    async def scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
-        return await (self._compare(readings, usage) if self.labels else self._classify(readings, usage))
-
-    async def _classify(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
-        body = {"input": [reading.tokens for reading in readings], "task": "token_classify"}
-
-        def read(answer: Any) -> tuple[list[list[float]], int]:
-            rows = sorted(answer["data"], key=lambda row: row["index"])
-            scores = [[float(good) for _, good in row["data"]] for row in rows]
-            if len(rows) != len(readings):
-                raise ValueError(f"{len(rows)} rows for {len(readings)} solutions")
-            return scores, _tokens(answer["usage"]["prompt_tokens"])
-
-        scores, tokens = await self._post("/pooling", body, len(readings), read)
-        usage.calls += 1
-        usage.scored_tokens += tokens
-        return scores
-
-    async def _compare(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
-        body: dict[str, Any] = {
-            **_PLAIN,
-            "prompt": [reading.tokens[: at + 1] for reading in readings for at in reading.at],
-            "max_tokens": 1,
-            "temperature": 0.0,
-            "logprobs": 2,
-            "logprob_token_ids": self.labels,
-            "return_tokens_as_token_ids": True,
-        }
-
-        def read(answer: Any) -> list[float]:
-            choices = sorted(answer["choices"], key=lambda choice: choice["index"])
-            if len(choices) != len(body["prompt"]):
-                raise ValueError(f"{len(choices)} choices for {len(body['prompt'])} prompts")
-            return [self._preference(choice["logprobs"]["top_logprobs"][0]) for choice in choices]
-
-        scores = iter(await self._post("/v1/completions", body, len(readings), read))
-        usage.calls += 1
-        usage.scored_tokens += sum(reading.at[-1] + 1 for reading in readings)  # the steps before are cached
-        return [[next(scores) for _ in reading.at] for reading in readings]
-
-    def _preference(self, log_probs: dict[str, float]) -> float:
-        """Softmax over the two labels."""
-        good, bad = (log_probs[f"token_id:{label}"] for label in self.labels or ())
-        return 1.0 / (1.0 + exp(bad - good))
-
-    async def _post(self, path: str, body: dict[str, Any], load: int, read: Callable[[Any], _Read]) -> _Read:
-        self._served = served = self._served or await _look(self.replicas)
-        return await self.replicas.post(path, {**body, "model": served.base}, read, load=load)
-
-    async def close(self) -> None:
-        await self.replicas.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Served:
-    """``base``: the name of the model without adapters; ``context``: tokens of prompt and answer together."""
-
-    base: str
-    context: int
-
-
-async def _look(replicas: Replicas, *adapters: str | None) -> _Served:
-    """What the servers serve. Raises EngineUnavailable where one of ``adapters`` is not among it."""
-
-    def read(answer: Any) -> tuple[list[str], int | None]:
-        models = answer["data"]
-        if not models:
-            raise ValueError("no models")
-        room = next((int(model["max_model_len"]) for model in models if model.get("max_model_len")), None)
-        return [str(model["id"]) for model in models], room
-
-    names, context = await replicas.get("/v1/models", read)
-    for adapter in adapters:
-        if adapter is not None and adapter not in names:
-            raise EngineUnavailable(
-                f"the engine at {replicas.urls} serves {', '.join(names)}, not the adapter {adapter!r}: start vLLM "
-                f"with --enable-lora --lora-modules {adapter}=FOLDER, or serve a merged model with "
-                f"--served-model-name {adapter}"
-            )
-    if context is None:
-        raise EngineUnavailable(f"the engine at {replicas.urls} does not say how long its context is (max_model_len)")
-    return _Served(names[0], context)
