@@ -28,12 +28,13 @@ COMMON += ["--block-size", "32"]  # only whole blocks are cached, and the CPU's 
 
 @dataclass(frozen=True)
 class Servers:
-    """``generator`` serves the embedded model, the bundle's two adapters under their names, and one of random weights
-    as "reviser"; ``verifier`` a tiny Qwen2.5-Math-PRM.
+    """``generator`` serves the embedded model, the bundle's adapter under its name, and one of random weights as
+    "reviser"; ``verifier`` a tiny Qwen2.5-Math-PRM; ``likelihood`` the bundle's verifier, merged.
     """
 
     generator: str
     verifier: str
+    likelihood: str
     embedded: Path
     tiny_prm: Path
 
@@ -50,15 +51,14 @@ class Servers:
 
 
 def start(folder: Path, stack: ExitStack) -> Servers:
-    """Start both; they are stopped when ``stack`` is closed. folder: for the tiny model and the servers' logs."""
-    from router.backends.weights import EMBEDDED, model_folder
+    """Start all; they are stopped when ``stack`` is closed. folder: for the tiny model and the servers' logs."""
+    from router.backends.weights import EMBEDDED, merge, model_folder
 
     embedded = Path(model_folder(EMBEDDED))
     tiny_prm = tiny.qwen_math_prm(folder / "tiny-prm")
     reviser = tiny.random_adapter(folder / "reviser", like=BUNDLE / "generator")
-    writing = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "3"]
-    adapters = {"generator": BUNDLE / "generator", "verifier": BUNDLE / "verifier", "reviser": reviser}
-    writing += ["--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
+    writing = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"]
+    writing += ["--lora-modules", f"generator={BUNDLE / 'generator'}", f"reviser={reviser}"]
     # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it reads in two parts.
     writing += ["--no-enable-chunked-prefill"]
     generator = os.environ.get("TEST_VLLM_GENERATOR_URL") or _serve(embedded, writing, folder, stack)
@@ -66,9 +66,11 @@ def start(folder: Path, stack: ExitStack) -> Servers:
     pooler = json.dumps({"pooling_type": "STEP", "step_tag_id": tiny.QWEN_TAG_ID})
     pooling = ["--runner", "pooling", "--pooler-config", pooler]
     verifier = os.environ.get("TEST_VLLM_VERIFIER_URL") or _serve(tiny_prm, pooling, folder, stack)
-    for url in (generator, verifier):
+    merge(EMBEDDED, BUNDLE / "verifier", folder / "merged")
+    likelihood = _serve(folder / "merged", ["--served-model-name", "verifier"], folder, stack)
+    for url in (generator, verifier, likelihood):
         _wait(url, folder)
-    return Servers(generator, verifier, embedded, tiny_prm)
+    return Servers(generator, verifier, likelihood, embedded, tiny_prm)
 
 
 def _serve(model: Path, options: list[str], folder: Path, stack: ExitStack) -> str:

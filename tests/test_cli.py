@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import trustme
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from router.cli import main
 
+SHIPPED = Path(__file__).parent.parent / "models" / "smollm2-135m"
 EASY = "7 + 7 ="
 HEAVY = {"torch", "transformers", "sklearn", "pandas", "pyarrow", "matplotlib", "joblib"}
 
@@ -91,6 +93,16 @@ async def test_errors_are_one_clear_line(server, arguments, code, message):
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+async def test_what_has_no_adapter_can_not_be_merged(tmp_path):
+    engine = json.loads((SHIPPED / "engine.json").read_text())
+    engine["verifier"] = {"kind": "log_prob", "adapter": None, "parameters": 0}
+    (tmp_path / "engine.json").write_text(json.dumps(engine))
+    result = await router("merge", "verifier", "--engine", str(tmp_path), "--out", str(tmp_path / "merged"))
+    assert result.exit_code == 2
+    assert "names no adapter of a language model as its verifier" in result.stderr
+    assert not (tmp_path / "merged").exists()
 
 
 async def test_no_server_is_a_clear_error():

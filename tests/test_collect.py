@@ -54,6 +54,32 @@ def test_rows_are_the_pool_and_the_runs_with_their_bills(tmp_path):
     assert beam["scored_tokens"] > beam["generated_tokens"]  # each round reads the whole path again
 
 
+class Seeded(FakeGenerator):
+    """Remembers what it was asked to draw from."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds: list[tuple[str, int]] = []
+
+    async def extend(self, prompt, *args, seed, **kwargs):
+        self.seeds.append((prompt, seed))
+        return await super().extend(prompt, *args, seed=seed, **kwargs)
+
+
+def test_an_arm_that_is_to_run_more_often_gets_the_missing_runs(tmp_path):
+    out, arm = tmp_path / "attempts.parquet", Arm("beam_search", 4, m=2)
+    run(out)
+    first = read_attempts([out])
+    more = [Unit(prompt, arm, 4, sample) for sample in range(3) for prompt in PROMPTS]
+    generator = Seeded()
+    assert {unit.sample for unit in run(out, more, generator)} == {1, 2}
+    assert len(generator.seeds) == len(set(generator.seeds))  # each run is drawn anew
+    frame = read_attempts([out])
+    runs = frame[frame["arm"] == str(arm)]
+    assert runs.groupby("prompt_id")["sample"].apply(list).tolist() == [[0, 1, 2]] * len(PROMPTS)
+    assert frame.drop(runs.index[runs["sample"] > 0]).reset_index(drop=True).equals(first)
+
+
 class DiesAfter(FakeGenerator):
     """An engine that breaks down after a number of calls."""
 
@@ -96,7 +122,7 @@ def test_a_torn_last_line_is_run_again(tmp_path):
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:-1]) + lines[-1][: len(lines[-1]) // 2])
     torn = json.loads(lines[-1])
-    assert (torn["prompt_id"], torn["arm"]) in [unit.key for unit in run(out)]
+    assert (torn["prompt_id"], torn["arm"], 0) in [unit.key for unit in run(out)]
     assert len(read_attempts([out])) == 30
 
 

@@ -58,7 +58,7 @@ def broken():
     raise InvalidRequest("backend", "broken in a worker", reason="UNSPECIFIED")
 
 address, shards, out, load = sys.argv[1:]
-stage = Stage([4, Arm.parse("{ARM}")], globals()[load], {{"seed": 0}}, seed=0, concurrency=8)
+stage = Stage(4, [Arm.parse("{ARM}")], 1, globals()[load], {{"seed": 0}}, seed=0, concurrency=8)
 try:
     collect_shards(sorted(Path(shards).iterdir()), Path(out), stage, address=address, workers=2)
 except InvalidRequest as error:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import exp
 
 import pytest
-from double import GARBAGE, GENERATOR, SPOILT_CHOICES, Characters, Double, log_prob
+from double import GARBAGE, GENERATOR, SPOILT_CHOICES, Double, log_prob
 
 from router import engines
 from router.backends import EMBEDDED, Endpoints, Usage, VerifierSpec
@@ -93,7 +93,7 @@ async def test_an_adapter_is_asked_for_by_its_name(server):
     other = server.generator()
     other.spec = replace(GENERATOR, reviser="unknown")
     with pytest.raises(
-        EngineUnavailable, match=r"serves m, lora, again, not the adapter 'unknown': .*--lora-modules unknown=FOLDER"
+        EngineUnavailable, match=r"serves m, lora, again, not 'unknown': .*--lora-modules unknown=FOLDER"
     ):
         await extend(other, [Path()])
 
@@ -330,23 +330,14 @@ async def test_a_likelihood_that_can_not_be_is_an_error(server, mood):
         await server.likelihood("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
 
 
-async def test_a_likelihood_verifier_is_its_generators_neighbour_unless_told_otherwise(monkeypatch):
-    spec = VerifierSpec("likelihood", "verifier", 1)
-    monkeypatch.setattr("router.backends.vllm.load_tokenizer", lambda model: Characters())
-    for where, url in ((Endpoints(("http://a",)), "http://a"), (Endpoints(("http://a",), ("http://b",)), "http://b")):
-        verifier = load_verifier(GENERATOR, spec, where)
-        assert verifier.reader.replicas.urls == url
-        await verifier.close()
-    with pytest.raises(InvalidRequest, match="needs --verifier-url"):
-        load_verifier(GENERATOR, spec, Endpoints())
-
-
 def test_what_vllm_does_not_serve_is_refused():
     where = Endpoints(("http://a",), ("http://b",))
     with pytest.raises(InvalidRequest, match="vLLM serves no skywork-o1-open-prm: leave --verifier-url out"):
         load_verifier(GENERATOR, VerifierSpec("skywork-o1-open-prm", None, 1, "m"), where)
     with pytest.raises(InvalidRequest, match=r"shares its generator's process; .* likelihood, log_prob or one of qwen"):
         load_verifier(GENERATOR, VerifierSpec("prm", "verifier", 1), where)
+    with pytest.raises(InvalidRequest, match=r"a server of its own: .* `router merge verifier`"):
+        load_verifier(GENERATOR, VerifierSpec("likelihood", "verifier", 1), Endpoints(("http://a",)))
     with pytest.raises(MissingWeights, match="needs a model"):
         load_verifier(GENERATOR, VerifierSpec("rlhflow-prm", None, 1), where)
 

@@ -17,7 +17,7 @@ from router.engines import read_engine
 from router.offline.attempts import read_attempts
 from strategies import Path
 
-pytestmark = [pytest.mark.vllm, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore")]  # servers start first
 
 BUNDLE = Folder(__file__).parent.parent / "models" / "smollm2-135m"
 PROMPT = "State the final answer to the following arithmetic problem: 4 - 1 - 7 ="
@@ -53,7 +53,7 @@ async def test_vllm_and_transformers_give_the_same_scores(vllm_servers, kind):
 
 
 async def test_vllm_finds_a_solution_as_likely_as_transformers_does(vllm_servers, monkeypatch):
-    """The shipped verifier: one more adapter on the generator's server."""
+    """The shipped verifier, merged, on a server of its own."""
     import torch
 
     from router.backends import transformers
@@ -62,7 +62,7 @@ async def test_vllm_finds_a_solution_as_likely_as_transformers_does(vllm_servers
     monkeypatch.setattr("router.backends.weights.fastest_dtype", lambda: torch.float32)
     engine = read_engine(BUNDLE)
     generator, here = transformers.load(engine.generator, engine.verifier, BUNDLE)
-    there = load_verifier(engine.generator, engine.verifier, Endpoints((vllm_servers.generator,)))
+    there = load_verifier(engine.generator, engine.verifier, Endpoints(verifier=(vllm_servers.likelihood,)))
     bills = Usage(), Usage()
     try:
         ours = await here.score(PROMPT, PATHS, max_tokens=None, usage=bills[0])
@@ -80,6 +80,7 @@ def test_the_shipped_engine_collects_on_vllm(vllm_servers, tmp_path):
     prompts.write_text(json.dumps({"prompt": PROMPT, "reference": "-4"}) + "\n")
     command = ["collect", "--prompts", str(prompts), "--attempts", "4", "--arm", "beam_search(n=4, m=2)"]
     command += ["--backend", "vllm", "--generator-url", vllm_servers.generator, "--out", str(out)]
+    command += ["--verifier-url", vllm_servers.likelihood]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     frame = read_attempts([out])

@@ -42,20 +42,19 @@ def _writer(spec: GeneratorSpec, urls: Sequence[str], endpoints: Endpoints) -> V
 
 
 def load_verifier(generator: GeneratorSpec, spec: VerifierSpec, endpoints: Endpoints) -> Verifier:
-    """A likelihood verifier is asked where the generator is, unless it has an endpoint of its own.
-
-    Raises InvalidRequest, MissingWeights.
-    """
+    """Raises InvalidRequest, MissingWeights."""
     if spec.kind == "log_prob":
         return LogProbability()
     if spec.kind == "likelihood":
-        urls = endpoints.verifier or endpoints.generator
-        if not urls:
+        if not endpoints.verifier:
             raise InvalidRequest(
-                "verifier-url", "a likelihood verifier on vLLM needs --verifier-url", reason="UNSPECIFIED"
+                "verifier-url",
+                "a likelihood verifier needs a server of its own: write its weights with `router merge verifier`, "
+                "serve them, and name that server with --verifier-url",
+                reason="UNSPECIFIED",
             )
         read = partial(solution, load_tokenizer(generator.model), generator.template)
-        likelihood = VllmLikelihood(Replicas(urls, endpoints.api_key), spec.adapter)
+        likelihood = VllmLikelihood(Replicas(endpoints.verifier, endpoints.api_key), spec.adapter)
         return ReadingVerifier(read, spec.parameters, likelihood)
     if spec.kind not in FORMATS:
         raise InvalidRequest(

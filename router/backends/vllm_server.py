@@ -19,23 +19,23 @@ class Served:
     context: int
 
 
-async def look(replicas: Replicas, *adapters: str | None) -> Served:
-    """What the servers serve. Raises EngineUnavailable where one of ``adapters`` is not among it."""
+async def look(replicas: Replicas, *models: str | None) -> Served:
+    """What the servers serve. Raises EngineUnavailable where one of ``models`` is not among it."""
 
     def read(answer: Any) -> tuple[list[str], int | None]:
-        models = answer["data"]
-        if not models:
+        served = answer["data"]
+        if not served:
             raise ValueError("no models")
-        room = next((int(model["max_model_len"]) for model in models if model.get("max_model_len")), None)
-        return [str(model["id"]) for model in models], room
+        room = next((int(model["max_model_len"]) for model in served if model.get("max_model_len")), None)
+        return [str(model["id"]) for model in served], room
 
     names, context = await replicas.get("/v1/models", read)
-    for adapter in adapters:
-        if adapter is not None and adapter not in names:
+    for model in models:
+        if model is not None and model not in names:
             raise EngineUnavailable(
-                f"the engine at {replicas.urls} serves {', '.join(names)}, not the adapter {adapter!r}: start vLLM "
-                f"with --enable-lora --lora-modules {adapter}=FOLDER, or serve a merged model with "
-                f"--served-model-name {adapter}"
+                f"the engine at {replicas.urls} serves {', '.join(names)}, not {model!r}: start vLLM "
+                f"with --enable-lora --lora-modules {model}=FOLDER, or serve what `router merge` writes with "
+                f"--served-model-name {model}"
             )
     if context is None:
         raise EngineUnavailable(f"the engine at {replicas.urls} does not say how long its context is (max_model_len)")

@@ -14,24 +14,24 @@ _Read = TypeVar("_Read")
 
 
 class _VllmReader:
-    """See :class:`router.backends.prm.Reader`. ``adapter``: the model's name on the server; None: the base's."""
+    """See :class:`router.backends.prm.Reader`. ``name``: the model's on the server; None: the first it serves."""
 
     written = 1  # tokens that the server writes, whether they are wanted or not, and keeps room for
 
-    def __init__(self, replicas: Replicas, adapter: str | None = None):
+    def __init__(self, replicas: Replicas, name: str | None = None):
         self.replicas = replicas
-        self.adapter = adapter
+        self.name = name
         self._served: Served | None = None
 
     async def room(self) -> int:
         return (await self._look()).context - self.written
 
     async def _look(self) -> Served:
-        self._served = self._served or await look(self.replicas, self.adapter)
+        self._served = self._served or await look(self.replicas, self.name)
         return self._served
 
     async def _post(self, path: str, body: dict[str, Any], load: int, read: Callable[[Any], _Read]) -> _Read:
-        model = self.adapter or (await self._look()).base
+        model = self.name or (await self._look()).base
         return await self.replicas.post(path, {**body, "model": model}, read, load=load)
 
     async def close(self) -> None:
@@ -97,7 +97,8 @@ class VllmLabels(_VllmReader):
 class VllmLikelihood(_VllmReader):
     """How likely a language model finds a solution up to the end of each step: the exponentiated mean log-probability.
 
-    vLLM gives log-probabilities of what it reads, not of what its prefix cache holds: solutions are read whole.
+    vLLM gives log-probabilities of what it reads, not of what its prefix cache holds: solutions are read whole. And it
+    must serve the model merged: asked for them, a server with adapters dies (0.32; vllm-project/vllm issue 16668).
     """
 
     async def scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:

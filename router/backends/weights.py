@@ -17,7 +17,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    LlamaForCausalLM,
+)
 from transformers import logging as transformers_logging
 
 from router.backends import EMBEDDED
@@ -83,6 +89,14 @@ def load_model(
         raise MissingWeights(f"can't load {model!r}: {error}. Name a folder that holds the whole model") from error
     loaded.set_attn_implementation(GROUPED)
     return loaded.to(dtype or fastest_dtype()).eval(), tokenizer
+
+
+def merge(model: str, adapter: Path, out: Path) -> None:
+    """Write the model with the adapter merged into it, in its own precision. Raises MissingWeights."""
+    own = AutoConfig.from_pretrained(model_folder(model)).dtype
+    merged, tokenizer = load_model(model, adapter, dtype=own)
+    merged.save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 def _wheel_file() -> Path:

@@ -6,7 +6,7 @@ Heavy libraries are imported by the command that needs them.
 """
 
 from router.commands.attempts import calibrate, collect, judge, judge_reviser, score
-from router.commands.models import train_generator, train_reviser, train_verifier
+from router.commands.models import merge, train_generator, train_reviser, train_verifier
 from router.commands.policy import evaluate, train, tune
 from router.commands.review import diff, estimate
 from router.commands.service import serve, token
@@ -14,7 +14,7 @@ from router.commands.service import serve, token
 SERVICE = (serve, token)
 PIPELINE = (
     *(collect, score, judge, judge_reviser, calibrate),
-    *(train_generator, train_reviser, train_verifier),
+    *(train_generator, train_reviser, train_verifier, merge),
     *(train, tune, evaluate),
     *(diff, estimate),
 )

@@ -47,8 +47,16 @@ def collect(
     ] = 16,
     arm: Annotated[
         list[str] | None,
-        typer.Option(help='Also run this arm once a prompt, e.g. "beam_search(n=16, m=4)". Repeatable.'),
+        typer.Option(help='Also run this arm at every prompt, e.g. "beam_search(n=16, m=4)". Repeatable.'),
     ] = None,
+    times: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Run each --arm so many times a prompt: chance adds less to what is measured. A larger number later "
+            "adds the missing runs.",
+        ),
+    ] = 1,
     concurrency: Annotated[
         int | None,
         typer.Option(
@@ -112,7 +120,9 @@ def collect(
     where = endpoints(generator_url, verifier_url, larger_url, engine_api_key)
     wanted = spec if any(each.larger for each in arms) else replace(spec, larger=None)
     stage = Stage(
-        runs=[*[attempts] * bool(attempts), *arms],
+        pool=attempts,
+        arms=arms,
+        times=times,
         load=partial(load_engines, backend, wanted, engine.resolve(), where),
         settings={
             "backend": backend,

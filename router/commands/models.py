@@ -1,5 +1,6 @@
-"""train-generator, train-reviser, train-verifier: adapters for the embedded model."""
+"""train-generator, train-reviser, train-verifier: adapters for the embedded model; merge: models out of them."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,14 @@ import typer
 
 from router.commands.options import DEFAULT, Engine, Seed
 from router.errors import InvalidFile
+
+
+class Role(StrEnum):
+    """Whose adapter."""
+
+    generator = "generator"
+    reviser = "reviser"
+    verifier = "verifier"
 
 
 def train_generator(
@@ -129,3 +138,26 @@ def train_verifier(
         raise InvalidFile("the attempts have no steps to learn from; collect some")
     finetune.train_verifier(examples, base, out, template, start=start, learning_rate=learning_rate, seed=seed)
     typer.echo(f"wrote {out}, trained on {len(examples)} attempts")
+
+
+def merge(
+    role: Annotated[Role, typer.Argument(help="Whose adapter; of verifiers those of kind likelihood.")],
+    out: Annotated[Path, typer.Option(help="Folder to write, for vLLM or transformers: weights and tokenizer.")],
+    *,
+    engine: Engine = DEFAULT,
+) -> None:
+    """Write the engine's base model with an adapter merged into it: a model like any other, which needs no LoRA."""
+    from router.backends.weights import merge
+    from router.engines import read_engine
+
+    spec = read_engine(engine)
+    adapters = {
+        Role.generator: spec.generator.adapter,
+        Role.reviser: spec.generator.reviser,
+        Role.verifier: spec.verifier.adapter if spec.verifier.kind == "likelihood" else None,
+    }
+    adapter = adapters[role]
+    if adapter is None:
+        raise InvalidFile(f"{engine}/engine.json names no adapter of a language model as its {role}")
+    merge(spec.generator.model, engine / adapter, out)
+    typer.echo(f"wrote {out}; serve it with `vllm serve {out} --served-model-name {adapter}`")

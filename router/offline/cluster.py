@@ -31,23 +31,26 @@ _OBJECT_STORE = 100 * 2**20  # bytes; only names of shards go through it
 class Stage:
     """What each worker does with a shard.
 
-    runs         a pool of so many attempts, or an arm, for each prompt
+    pool         attempts in the pool of each prompt; 0: none
+    arms         run besides, each ``times`` times a prompt
     load         makes the engines, in the worker
     concurrency  attempts being written at the same time
     """
 
-    runs: Sequence[int | Arm]
+    pool: int
+    arms: Sequence[Arm]
+    times: int
     load: Callable[[], Engines]
     settings: dict[str, Any]
     seed: int
     concurrency: int
 
     def units(self, prompts: Sequence[Prompt]) -> list[Unit]:
-        return [
-            Unit(prompt, None, run) if isinstance(run, int) else Unit(prompt, run, run.n)
-            for run in self.runs
-            for prompt in prompts
+        pools = [Unit(prompt, None, self.pool) for prompt in prompts if self.pool]
+        runs = [
+            Unit(prompt, arm, arm.n, sample) for arm in self.arms for sample in range(self.times) for prompt in prompts
         ]
+        return pools + runs
 
 
 def collect_shards(

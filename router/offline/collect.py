@@ -34,20 +34,21 @@ from strategies import Path as Attempt
 # for by itself, and has more to share the more it sees.
 ON_A_SERVER, IN_PROCESS = 512, 1024
 
-Key = tuple[str, str]  # of a unit: prompt_id and arm, as in the attempts file
+Key = tuple[str, str, int]  # of a unit: prompt_id, arm and first sample, as in the attempts file
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One prompt under one arm, or, with arm None, its pool of ``n`` independent attempts."""
+    """One prompt under one arm, the ``sample``-th time, or, with arm None, its pool of ``n`` independent attempts."""
 
     prompt: Prompt
     arm: Arm | None
     n: int
+    sample: int = 0
 
     @property
     def key(self) -> Key:
-        return self.prompt.id, SAMPLE if self.arm is None else str(self.arm)
+        return self.prompt.id, SAMPLE if self.arm is None else str(self.arm), self.sample
 
     @property
     def width(self) -> int:
@@ -138,7 +139,8 @@ async def _run(unit: Unit, engines: Engines, seed: int) -> list[dict[str, Any]]:
     arm = unit.arm or Arm("weighted_best_of_n", unit.n)
     bill = new_bill(engines)
     # Seeded by what the unit is, not by its place in the run: a resumed run draws the same samples.
-    request = Request(unit.prompt.prompt, seed=seed + zlib.crc32("\0".join(unit.key).encode()))
+    *what, sample = unit.key
+    request = Request(unit.prompt.prompt, seed=seed + zlib.crc32("\0".join(what).encode()) + sample)
     outcome = Outcome()
     async for event in drive(arm, request, engines, bill):
         if isinstance(event, tuple):
@@ -149,7 +151,7 @@ async def _run(unit: Unit, engines: Engines, seed: int) -> list[dict[str, Any]]:
             await _row(unit, i, attempt, Usage(bill.prompt_tokens, attempt.cost, read * len(attempt.tokens)))
             for i, attempt in enumerate(outcome.candidates)
         ]
-    return [await _row(unit, 0, outcome.best or Attempt(), bill)]
+    return [await _row(unit, unit.sample, outcome.best or Attempt(), bill)]
 
 
 async def _row(unit: Unit, sample: int, attempt: Attempt, usage: Usage) -> dict[str, Any]:
@@ -184,7 +186,7 @@ def held_units(units: Sequence[Unit], out: Path) -> set[Key]:
                 f"{out} holds {held} attempts at prompt {unit.prompt.id!r}, {unit.n} were asked for; "
                 "write to another --out, or ask for as many"
             )
-    return set(zip(earlier["prompt_id"], earlier["arm"], strict=True))
+    return set(zip(earlier["prompt_id"], earlier["arm"], earlier["sample"], strict=True))
 
 
 class _Journal:
@@ -246,4 +248,4 @@ def _open(path: Path, settings: dict[str, Any]) -> Iterator[_Journal]:
 
 
 def _key(unit: dict[str, Any]) -> Key:
-    return unit["prompt_id"], unit["arm"]
+    return unit["prompt_id"], unit["arm"], unit["rows"][0]["sample"]
