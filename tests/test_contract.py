@@ -142,7 +142,10 @@ def total(*parts: Usage) -> Usage:
 
 
 BUILD = {"fake": fake, "double": double, "transformers": transformers, "vllm": vllm}
-MARKS = {"transformers": [pytest.mark.slow], "vllm": [pytest.mark.vllm, pytest.mark.timeout(1200)]}  # servers start first
+MARKS = {
+    "transformers": [pytest.mark.slow],
+    "vllm": [pytest.mark.vllm, pytest.mark.timeout(1200)],
+}  # servers start first
 _shared: dict[str, Engines] = {}
 
 
