@@ -10,12 +10,11 @@ from contextlib import AsyncExitStack, aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health
 from grpc_status import rpc_status
 
 from router import access, wire
@@ -27,6 +26,7 @@ from router.solver import Bill, Decision, Request, Solution, Stop
 
 REQUEST_ID = "x-request-id"
 SEARCHES = frozenset({"Solve", "StreamSolve"})
+SHOWN_SECONDS = 0.02  # that a finished call may wait until it is logged and counted
 UNREAD_SECONDS = 30.0  # that a stream may stand still because its caller does not read
 _log = logging.getLogger(__name__)
 
@@ -89,31 +89,25 @@ current = _current.get  # the call that is being answered
 Proceed = Callable[[], Awaitable[Any]]
 # Awaits the rest of the call, once, and returns what that returned; raises instead, or does something before or after.
 Around = Callable[[Call, grpc.aio.ServicerContext, Proceed], Awaitable[Any]]
+Check = Callable[[Call, grpc.aio.ServicerContext], None]  # raises
 
 
-class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untyped
-    """Runs every call within ``around``, the first outermost. Health checks are left alone: they must always work."""
+class Calls:
+    """Services are added to it instead of to the server, whose calls of them then run within ``around``, the first
+    outermost. No interceptor: gRPC asks those anew at every call."""
 
-    def __init__(self, *around: Around):
-        self._around = around
-        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
+    def __init__(self, server: grpc.aio.Server, *around: Around):
+        self._server = server
+        self._around = around[::-1]
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler | None]],
-        details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
-        if details.method not in self._handlers:
-            handler = await continuation(details)
-            if handler is None:
-                return None
-            self._handlers[details.method] = self._surrounded(details.method, handler)
-        return self._handlers[details.method]
+    def add_generic_rpc_handlers(self, handlers: object) -> None:
+        """The same handlers are registered by name."""
 
-    def _surrounded(self, name: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
-        service, _, method = name.lstrip("/").partition("/")
-        if service == health.SERVICE_NAME:
-            return handler
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+        surrounded = {method: self._surrounded(service, method, handler) for method, handler in handlers.items()}
+        self._server.add_registered_method_handlers(service, surrounded)
+
+    def _surrounded(self, service: str, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
         kind = "_".join(
             "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
         )
@@ -143,10 +137,10 @@ class Calls(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc is untype
     async def _run(self, service: str, method: str, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
         metadata = dict(context.invocation_metadata() or ())
         given = str(metadata.get(REQUEST_ID, ""))
-        call = Call(service, method, metadata, given if re.fullmatch(wire.CALL_ID, given) else uuid4().hex)
+        call = Call(service, method, metadata, given if re.fullmatch(wire.CALL_ID, given) else token_hex(16))
         context.set_trailing_metadata(((REQUEST_ID, call.id),))
         _current.set(call)
-        for around in reversed(self._around):
+        for around in self._around:
             proceed = partial(around, call, context, proceed)
         return await proceed()
 
@@ -192,15 +186,39 @@ async def _abort(call: Call, context: grpc.aio.ServicerContext, error: RouterErr
     await context.abort(code, message, (*metadata, ("grpc-retry-pushback-ms", str(pushback)), (REQUEST_ID, call.id)))
 
 
-def observed(*observers: Callable[[Call], None]) -> Around:
-    """Shows every finished call to the observers, once it is answered. One that fails is logged, and harms no call."""
+Observer = Callable[[Call], None]
 
-    def show(call: Call) -> None:
-        for observe in observers:
-            try:
-                observe(call)
-            except Exception as error:
-                _log.error("a finished call could not be shown: %s", type(error).__name__)
+
+class Together:
+    """An observer that shows finished calls to others a few at a time, within SHOWN_SECONDS: code that runs again at
+    once is still in the processor's caches, and takes a third of the time. ``show`` shows at once what waits."""
+
+    def __init__(self, *observers: Observer):
+        self._observers = observers
+        self._waiting: list[Call] = []
+
+    def __call__(self, call: Call) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(SHOWN_SECONDS, self.show)
+        self._waiting.append(call)
+
+    def show(self) -> None:
+        calls, self._waiting = self._waiting, []
+        for observe in self._observers:
+            for call in calls:
+                _show(observe, call)
+
+
+def _show(observe: Observer, call: Call) -> None:
+    """One that fails is logged, and harms no call."""
+    try:
+        observe(call)
+    except Exception as error:
+        _log.error("a finished call could not be shown: %s", type(error).__name__)
+
+
+def observed(*observers: Observer) -> Around:
+    """Shows every finished call to the observers, once it is answered."""
 
     async def around(call: Call, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
         try:
@@ -219,26 +237,37 @@ def observed(*observers: Callable[[Call], None]) -> Around:
             raise
         finally:
             call.seconds = time.monotonic() - call.started
-            asyncio.get_running_loop().call_soon(show, call)  # the caller need not wait for it
+            for observe in observers:
+                asyncio.get_running_loop().call_soon(_show, observe, call)  # the caller need not wait for it
 
     return around
 
 
-def welcomed(stopping: asyncio.Event) -> Around:
-    """Calls are refused once the server is about to stop."""
+def checked(*checks: Check) -> Around:
+    """Calls are refused where a check raises; in this order."""
 
     async def around(call: Call, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
-        if stopping.is_set():
-            raise Stopping("this server is about to stop; try again in a moment, and another one answers")
+        for check in checks:
+            check(call, context)
         return await proceed()
 
     return around
 
 
-def authenticated(tokens: Callable[[], Sequence[Token]] | None) -> Around:
+def welcomed(stopping: asyncio.Event) -> Check:
+    """Calls are refused once the server is about to stop."""
+
+    def check(call: Call, context: grpc.aio.ServicerContext) -> None:
+        if stopping.is_set():
+            raise Stopping("this server is about to stop; try again in a moment, and another one answers")
+
+    return check
+
+
+def authenticated(tokens: Callable[[], Sequence[Token]] | None) -> Check:
     """Who is calling: by bearer token where there are tokens, else by certificate or address."""
 
-    async def around(call: Call, context: grpc.aio.ServicerContext, proceed: Proceed) -> Any:
+    def check(call: Call, context: grpc.aio.ServicerContext) -> None:
         if tokens:
             call.caller = access.bearer(tokens(), str(call.metadata.get("authorization", "")))
         else:
@@ -247,9 +276,8 @@ def authenticated(tokens: Callable[[], Sequence[Token]] | None) -> Around:
             raise PermissionDenied(
                 f"{call.method} needs a bearer token with admin = true; see `router token --help` and `serve --tokens`"
             )
-        return await proceed()
 
-    return around
+    return check
 
 
 def admitted(admission: Admission) -> Around:

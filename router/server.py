@@ -8,13 +8,13 @@ from contextlib import aclosing
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from router import wire
 from router.access import Token, check_exposure
 from router.admin import ADMIN, AdminService
 from router.admission import Admission
-from router.calls import Call, Calls, admitted, answered, authenticated, current, observed, welcomed
+from router.calls import Call, Calls, admitted, answered, authenticated, checked, current, observed, welcomed
 from router.errors import AddressUnavailable, OutcomesOff, OutcomesUnavailable
 from router.outcomes import Outcome, Recorder
 from router.serving import Serving
@@ -142,16 +142,7 @@ class Server:
         if recorder:
             observers = (*observers, recorder.decided)
         self._stopping = asyncio.Event()
-        around = (
-            answered,
-            traced,
-            observed(*observers),
-            welcomed(self._stopping),
-            authenticated(tokens),
-            admitted(admission),
-        )
         self._server = grpc.aio.server(
-            interceptors=[Calls(*around)],
             maximum_concurrent_rpcs=admission.concurrency + admission.queue + OTHER_CALLS,
             options=[
                 # gRPC's default is to share, silently.
@@ -162,15 +153,23 @@ class Server:
                 ("grpc.http2.max_pings_without_data", 0),  # a long search sends nothing for minutes
             ],
         )
+        calls = Calls(
+            self._server,
+            answered,
+            traced,
+            observed(*observers),
+            checked(welcomed(self._stopping), authenticated(tokens)),
+            admitted(admission),
+        )
         self._health = health.aio.HealthServicer()
         self._serving = serving
         self._recorder = recorder
-        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(serving, recorder), self._server)
+        router_pb2_grpc.add_RouterServiceServicer_to_server(RouterService(serving, recorder), calls)
         if not share_port:
-            admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(serving), self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+            admin_pb2_grpc.add_AdminServiceServicer_to_server(AdminService(serving), calls)
         shown = SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME, *([] if share_port else [ADMIN])
-        reflection.enable_server_reflection(shown, self._server)
+        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(shown), calls)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)  # as it is: it must always work
         address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
         try:
             self.port = (

@@ -61,7 +61,8 @@ class Serving:
             yield solver
         finally:
             self._calls[solver] -= 1
-            self._retire(solver)
+            if solver is not self.active:
+                self._retire(solver)
 
     # Changes
 

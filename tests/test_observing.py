@@ -24,7 +24,7 @@ from prometheus_client import generate_latest
 from router import logs, tracing, wire
 from router.admission import Admission
 from router.bundle import load_bundle
-from router.calls import Verdict
+from router.calls import SHOWN_SECONDS, Call, Together, Verdict
 from router.client import connect
 from router.errors import AddressUnavailable, EngineUnavailable
 from router.metrics import Metrics, calibration_error, expose, stability, training_counts
@@ -172,6 +172,20 @@ async def test_an_observer_that_fails_harms_no_call(solver, caplog):
         assert (await RouterServiceStub(channel).Route(pb.RouteRequest(prompt=EASY))).decision.level == 1
     await server.stop(grace=0)
     assert "could not be shown: ZeroDivisionError" in caplog.text
+
+
+async def test_calls_shown_together_are_all_shown_in_a_moment_or_at_once(caplog):
+    seen = []
+    together = Together(lambda call: 1 / 0, seen.append)
+    for method in ("Route", "Solve"):
+        together(Call("router.v1.RouterService", method, {}, "1"))
+    assert not seen
+    await asyncio.sleep(5 * SHOWN_SECONDS)
+    assert [call.method for call in seen] == ["Route", "Solve"]  # whatever befalls another observer
+    together(Call("router.v1.RouterService", "GetBundle", {}, "1"))
+    together.show()
+    assert [call.method for call in seen] == ["Route", "Solve", "GetBundle"]
+    assert caplog.text.count("could not be shown") == 3
 
 
 async def test_a_trace_spans_route_rounds_and_engine_calls(solver, caplog, spans):

@@ -127,12 +127,14 @@ def serve(
     """
     import asyncio
     import os
+    from contextlib import ExitStack
     from functools import partial
 
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's core has to say, our own errors say better
     from router import access, logs, server, tracing
     from router.admission import Admission
     from router.bundle import load_bundle
+    from router.calls import Together
     from router.metrics import Metrics, expose
     from router.outcomes import Recorder
     from router.serving import Serving
@@ -161,6 +163,8 @@ def serve(
         measured = Metrics(serving, admission, recorder)
         if metrics:
             expose(measured, metrics)
+        together = Together(measured.observe, partial(logs.log_call, text=log_text))
+        ending.callback(together.show)
         return server.Server(
             serving,
             host,
@@ -170,18 +174,17 @@ def serve(
             insecure=insecure,
             share_port=share_port,
             admission=admission,
-            observers=[measured.observe, partial(logs.log_call, text=log_text)],
+            observers=[together],
             recorder=recorder,
         )
 
     def started(port: int) -> None:
         print(f"serving {solver.bundle.id} on {host}:{port}", flush=True)
 
-    flush = tracing.export(traces) if traces else lambda: None
-    try:
+    with ExitStack() as ending:
+        if traces:
+            ending.callback(tracing.export(traces))
         asyncio.run(server.serve(make, grace=grace, started=started))
-    finally:
-        flush()
 
 
 def token(
