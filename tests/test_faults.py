@@ -164,14 +164,17 @@ async def test_one_of_two_engines_is_killed_in_mid_search(router, engines, often
             caller = Caller(channel, tally)
             for i in range(often(2, 20)):
                 victim = engines["ab"[i % 2]]
-                calls = asyncio.create_task(many_calls(caller, 10, first=10 * i))
-                assert await settled(lambda victim=victim: victim.running() > 0)
+                calls = [asyncio.create_task(many_calls(caller, 10, first=10 * i))]
+                # Since its last death it may be left alone for half a minute, longer than ten calls take.
+                while not await settled(lambda victim=victim: victim.running() > 0, seconds=1):
+                    assert len(calls) < 60
+                    calls.append(asyncio.create_task(many_calls(caller, 10, first=10 * i)))
                 await asyncio.sleep(random.uniform(0, 0.2))
                 victim.kill()
                 tally.times += 1
                 await asyncio.sleep(random.uniform(0, 0.5))
                 await asyncio.to_thread(victim.revive)
-                await calls
+                await asyncio.gather(*calls)
 
 
 async def test_all_engines_are_killed_in_mid_search(router, engines, often, tallied):
