@@ -150,6 +150,7 @@ class Server:
                 ("grpc.max_receive_message_length", LARGEST_MESSAGE),
                 ("grpc.keepalive_time_ms", 1000 * ALIVE_SECONDS),
                 ("grpc.keepalive_timeout_ms", 1000 * ALIVE_TIMEOUT_SECONDS),
+                ("grpc.http2.ping_timeout_ms", 1000 * ALIVE_TIMEOUT_SECONDS),  # a keepalive's answer has at least this
                 ("grpc.http2.max_pings_without_data", 0),  # a long search sends nothing for minutes
             ],
         )
