@@ -104,7 +104,7 @@ evaluate-larger: install  ## Compare thinking longer with a larger model, from t
 	$(BIN)/router tune build/evaluate-larger/attempts/tune.parquet --bundle build/evaluate-larger --default budget=16
 	$(BIN)/router evaluate build/evaluate-larger/attempts/heldout.parquet build/evaluate-larger/attempts/middling.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report
 
-bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: three to four hours; resumable
+bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: four to five hours; resumable
 	$(RECIPE)/build.sh build/smollm2-135m
 
 clean:  ## Remove what the other targets made

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The bundle from nothing: fine-tune, sample, judge, calibrate, train, tune, evaluate. Three to four hours on two cores
+# The bundle from nothing: fine-tune, sample, judge, calibrate, train, tune, evaluate. Four to five hours on two cores
 # with AVX-512 and bfloat16.
 #
 #   models/smollm2-135m/recipe/build.sh [FOLDER]     (default: build/smollm2-135m)
@@ -42,11 +42,12 @@ scored=$attempts/calibration.parquet
 [ -f "$scored" ] || $router score "$attempts/practice.parquet" --engine "$bundle" --limit 160 --out "$scored"
 grep -q slope "$bundle/engine.json" || $router calibrate "$scored" --engine "$bundle"
 
-stage "attempts: pools, then what can't be replayed from a pool (an hour and a half)"
+stage "attempts: pools, then what can't be replayed from a pool (two and a half hours)"
 for set in tune heldout; do
-  $router collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 32 --out "$attempts/$set.parquet" \
-    --arm single --arm "beam_search(n=4, m=4)" --arm "beam_search(n=16, m=4)" --arm "dvts(n=16, m=4)" \
+  collect=("$router" collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 32 --out "$attempts/$set.parquet")
+  "${collect[@]}" --arm single --arm "beam_search(n=32, m=4)" --arm "dvts(n=16, m=4)" --arm "dvts(n=32, m=4)" \
     --arm "lookahead(n=4, m=4, k=1)" --arm "revision(n=4, chains=1)" --arm "revision(n=4, chains=2)"
+  "${collect[@]}" --times 2 --arm "beam_search(n=4, m=4)" --arm "beam_search(n=8, m=4)" --arm "beam_search(n=16, m=4)"
 done
 
 stage "verifiers, judged: the log-probability on practice attempts, the one that is served before and after calibration"
