@@ -3,10 +3,10 @@
 Usage: python -m benchmarks.engine [--json]
        python -m benchmarks.engine --generator-url URL --verifier-url URL --bundle FOLDER [--tokens 512] [--json]
 
-Without addresses vLLM is started on the CPU, from .venv-vllm (`make test-vllm` makes it): the embedded model, and a
-tiny reward model with random weights. Servers of your own need VLLM_SERVER_DEV_MODE=1, since prefix caches are emptied
-before each measurement, and no other callers, since tokens are read off vLLM's own counters. The router is `router
-serve` in a process of its own. The last line is one JSON object:
+Without addresses vLLM is started on the CPU, from .venv-vllm (`make test-vllm` makes it), with the models of the
+shipped bundle. Servers of your own need VLLM_SERVER_DEV_MODE=1, since prefix caches are emptied before each
+measurement, and no other callers, since tokens are read off vLLM's own counters. The router is `router serve` in a
+process of its own. The last line is one JSON object:
 
 throughput_ratio_8, throughput_ratio_32
                     tokens/s of majority(n=4) through Solve, over that of the same prompts, samples and seeds as plain
@@ -87,10 +87,9 @@ def main() -> None:
         endpoints = Endpoints((options.generator_url,), (options.verifier_url,) if options.verifier_url else ())
         if not options.generator_url:
             servers = start_vllm(folder, stack)
-            endpoints = Endpoints((servers.generator,), (servers.verifier,))
-            verifier = VerifierSpec("qwen2.5-math-prm", None, 1_000_000, str(servers.tiny_prm))
+            endpoints = Endpoints((servers.generator,), (servers.likelihood,))
         bundle = folder / "bundle"
-        shutil.copytree(options.bundle, bundle, ignore=shutil.ignore_patterns("attempts", "report", "recipe"))
+        shutil.copytree(options.bundle, bundle, ignore=shutil.ignore_patterns("attempts", "larger", "report", "recipe"))
         files = digests(bundle, generator.adapter, generator.reviser, verifier.adapter)
         write_manifest(bundle, replace(manifest, generator=generator, verifier=verifier, files=files))
         address, process = stack.enter_context(router(bundle, endpoints))
