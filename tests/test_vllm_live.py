@@ -71,7 +71,7 @@ async def test_vllm_finds_a_solution_as_likely_as_transformers_does(vllm_servers
         await asyncio.gather(there.close(), here.close(), generator.close())
     for mine, other in zip(ours, theirs, strict=True):
         assert other.scores == pytest.approx(mine.scores, rel=TOLERANCE)
-    assert ours[0].scores[-1] > 10 * ours[1].scores[-1]  # it does tell right from wrong
+    assert ours[0].scores[-1] > 2 * ours[1].scores[-1]  # it does tell right from wrong
     assert bills[1].scored_tokens > bills[0].scored_tokens > 0  # here the prompt is read once
 
 
