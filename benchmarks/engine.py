@@ -257,6 +257,7 @@ async def throughput(engine: Engine, stub: RouterServiceStub, rounds: int) -> di
         report[f"tokens_{callers}"] = {side: [each.counted[GENERATED] for each in spent[side]] for side in rates}
         cpu = sum(each.cpu for each in spent["solve"]) / sum(each.counted[GENERATED] for each in spent["solve"])
         report[f"router_cpu_ms_{callers}"] = round(1000 * cpu, 4)
+        print(report, file=sys.stderr, flush=True)  # on a CPU all of it takes more than twenty minutes
     return report
 
 
@@ -323,6 +324,7 @@ async def side_by_side(
             }
             if (strategy, n) == ("beam_search", SIZES[-1]):
                 report["prefix_hit_rate"] = round(hits[HITS] / hits[QUERIES], 3)
+            print(report, file=sys.stderr, flush=True)
     return report
 
 
