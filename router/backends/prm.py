@@ -1,7 +1,7 @@
-"""Published process reward models: how each family reads a solution, and a verifier for all of them.
+"""How verifiers read a solution: each family of published process reward models in its way, others as it was written.
 
-What a model is given and which of its outputs is a step's score differ from family to family; everything else
-(equal paths once, caps, bills, one score a step) is the same, whoever runs the model.
+What a model is given and which of its outputs is a step's score differ from one to the other; everything else (equal
+paths once, caps, bills, one score a step) is the same, whoever runs the model.
 """
 
 from collections.abc import Callable, Sequence
