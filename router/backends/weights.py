@@ -17,13 +17,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForTokenClassification,
-    AutoTokenizer,
-    LlamaForCausalLM,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 from transformers import logging as transformers_logging
 
 from router.backends import EMBEDDED
@@ -41,7 +35,8 @@ def model_folder(model: str) -> str:
         return model
     folder = cache_folder() / f"{EMBEDDED}-{_SHA256[:12]}"
     if not (folder / "model.safetensors").is_file():
-        _convert(_wheel_file(), folder)
+        log.info("converting %s to %s, once, about half a minute", EMBEDDED, folder)
+        convert(_wheel_file(), folder, torch.float32)
     return str(folder)
 
 
@@ -114,15 +109,14 @@ def _wheel_file() -> Path:
     return file
 
 
-def _convert(gguf: Path, folder: Path) -> None:
+def convert(gguf: Path, folder: Path, dtype: torch.dtype) -> None:
     """GGUF to a plain safetensors folder, in one rename: a half-written folder is never found."""
-    log.info("converting %s to %s, once, about half a minute", gguf.name, folder)
     source = str(gguf.parent)
-    quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.float32)
+    quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=dtype)
     config = quantized.config
     # With its quantization config the model would be saved as quantized, which its dequantized weights are not.
     del config.quantization_config
-    plain = LlamaForCausalLM(config).to(torch.float32)
+    plain = type(quantized)(config).to(dtype)
     plain.load_state_dict(quantized.state_dict())
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))

