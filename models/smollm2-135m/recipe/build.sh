@@ -4,6 +4,9 @@
 #
 #   models/smollm2-135m/recipe/build.sh [FOLDER]     (default: build/smollm2-135m)
 #
+# With ROWS=48 in the environment only so many rows of each file are read: a worthless bundle, to see all stages through.
+# Copy a generator/ into FOLDER first: one trained on so little writes nonsense.
+#
 # Every stage can be killed and started again: finished ones are skipped, the interrupted one goes on.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
@@ -15,13 +18,17 @@ router=.venv/bin/router
 stage() { printf '\n== %s\n' "$*"; }
 made() { [ -f "$bundle/$1/adapter_model.safetensors" ]; }
 mkdir -p "$attempts"
+if [ -n "${ROWS:-}" ]; then
+  data=$bundle/data && mkdir -p "$data"
+  for file in $recipe/data/*.jsonl; do head -n "$ROWS" "$file" > "$data/${file##*/}"; done
+fi
 [ -f "$bundle/engine.json" ] || cp $recipe/engine.json "$bundle/"
 
 stage "solver: LoRA on 3,000 worked solutions (12 minutes)"
 made generator || $router train-generator $data/solver.jsonl --engine "$bundle"
 
 stage "verifier: the solver, trained on 15,000 worked solutions that it never saw (50 minutes)"
-[ -f "$bundle/verifier.jsonl" ] || .venv/bin/python $recipe/examples.py --verifier "$bundle/verifier.jsonl"
+[ -f "$bundle/verifier.jsonl" ] || .venv/bin/python $recipe/examples.py --verifier "$bundle/verifier.jsonl" ${ROWS:-}
 made verifier || $router train-verifier "$bundle/verifier.jsonl" --engine "$bundle" --learning-rate 1.5e-3
 
 stage "practice: 16 attempts at each of 1,362 prompts, to learn revising and calibrate on (half an hour)"

@@ -1,7 +1,7 @@
 """Write the files in data/: worked examples for the solver, and prompts for everything that is sampled.
 
 Usage: python examples.py OUT                 (prompts are drawn anew: only into an empty folder)
-       python examples.py --verifier FILE     (worked examples for the verifier, none of a prompt in data/)
+       python examples.py --verifier FILE [N] (worked examples for the verifier, none of a prompt in data/)
 """
 
 import json
@@ -31,12 +31,12 @@ def main(out: Path) -> None:
     _write(out / "solver.jsonl", map(_worked, generate(SOLVER, seed=12, exclude=exclude)))
 
 
-def verifier(file: Path) -> None:
+def verifier(file: Path, size: int) -> None:
     """It is calibrated on practice prompts and used on judged ones, so it learns from neither."""
     names = ("practice", *JUDGED)
     lines = (line for name in names for line in (DATA / f"{name}.jsonl").read_text().splitlines())
     exclude = frozenset(json.loads(line)["prompt"] for line in lines)
-    _write(file, map(_worked, generate(VERIFIER, seed=14, exclude=exclude)))
+    _write(file, map(_worked, generate(size, seed=14, exclude=exclude)))
 
 
 def _prompt(problem: Problem) -> dict:
@@ -52,4 +52,10 @@ def _write(file: Path, rows: Iterable[dict]) -> None:
 
 
 if __name__ == "__main__":
-    verifier(Path(sys.argv[2])) if sys.argv[1] == "--verifier" else main(Path(sys.argv[1]))
+    match sys.argv[1:]:
+        case ["--verifier", file, *size]:
+            verifier(Path(file), int(*size) if size else VERIFIER)
+        case [folder]:
+            main(Path(folder))
+        case _:
+            sys.exit(__doc__)
