@@ -17,7 +17,7 @@ class Path:
 
     steps      text of each step, delimiter included; joined they are the text
     tokens     the generator's token ids after the rendered prompt, as sampled, so that a prefix continues exactly
-    log_probs  one a step: the sum of its tokens' log-probabilities under the generator, in nats
+    log_probs  one a step: the sum of its tokens' log-probabilities under the generator, in nats; () where unknown
     token_counts  one a step: how many of ``tokens`` it took
     scores     one a step from the verifier, in [0, 1]; None until scored, and an unscored path is not a path scored 0
     end        None while open; "stop": the generator ended it, only then it is finished; "length": it met the

@@ -120,8 +120,8 @@ class Double:
         """What ``host`` does with its next requests to generate or score; then it is well again."""
         self.moods[host] = list(moods)
 
-    def generator(self, *hosts: str, **options) -> VllmGenerator:
-        return VllmGenerator(self.replicas(*hosts, **options), GENERATOR, Characters())
+    def generator(self, *hosts: str, log_probs: bool = True, **options) -> VllmGenerator:
+        return VllmGenerator(self.replicas(*hosts, **options), GENERATOR, Characters(), log_probs=log_probs)
 
     def verifier(self, *hosts: str) -> ReadingVerifier:
         read = FORMATS[VERIFIER.kind].reading(Characters())
@@ -205,7 +205,7 @@ class Double:
                     choice = {
                         "index": index,
                         "token_ids": part,
-                        "logprobs": {"token_logprobs": [-0.1] * len(part)},
+                        "logprobs": {"token_logprobs": [-0.1] * len(part)} if body["logprobs"] == 0 else None,
                         "finish_reason": ("abort" if mood == "abort" else reason) if last else None,
                         "stop_reason": stopped_by if last else None,
                     }

@@ -126,6 +126,7 @@ def vllm(servers: "Servers") -> Engines:
     spec = VerifierSpec("qwen2.5-math-prm", None, 1_000, str(servers.tiny_prm))
     where = Endpoints((servers.generator,), (servers.verifier,))
     generator, verifier = load(load_bundle(BUNDLE).manifest.generator, spec, BUNDLE, where)
+    generator.log_probs = True  # as for a log_prob verifier: no other one reads them
     return Engines(
         generator,
         verifier,

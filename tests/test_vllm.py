@@ -8,10 +8,10 @@ from dataclasses import replace
 from math import exp
 
 import pytest
-from double import GARBAGE, GENERATOR, SPOILT_CHOICES, Double, log_prob
+from double import GARBAGE, GENERATOR, SPOILT_CHOICES, Characters, Double, log_prob
 
 from router import engines
-from router.backends import EMBEDDED, Endpoints, Usage, VerifierSpec
+from router.backends import EMBEDDED, Endpoints, Usage, VerifierSpec, vllm
 from router.backends.replicas import ATTEMPTS, COOL_SECONDS, FAILURES
 from router.backends.vllm import load_tokenizer, load_verifier
 from router.backends.vllm_generator import PIECE
@@ -58,6 +58,20 @@ async def test_a_step_stops_at_its_delimiter_and_a_solution_does_not(server):
     assert "stop" not in solution
     # The server's own defaults, from the model's generation_config, must not change what is sampled.
     assert all((body["top_p"], body["top_k"], body["min_p"]) == (1.0, 0, 0.0) for body in (step, solution))
+
+
+async def test_paths_have_no_log_probabilities_where_nobody_reads_them(server):
+    known, unknown = [await extend(server.generator(log_probs=each), [Path()]) for each in (True, False)]
+    assert [body["logprobs"] for _, _, body in server.asked] == [0, None]
+    assert unknown == [replace(path, log_probs=()) for path in known]
+
+
+@pytest.mark.parametrize("kind", ["log_prob", "likelihood"])
+def test_only_the_verifier_that_reads_log_probabilities_has_them_asked_for(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm, "load_tokenizer", lambda model: Characters())
+    endpoints = Endpoints(generator=("http://a",), verifier=("http://b",))
+    generator, _ = vllm.load(GENERATOR, VerifierSpec(kind, "lora", 1), tmp_path, endpoints)
+    assert generator.log_probs == (kind == "log_prob")
 
 
 async def test_greedy_rows_are_written_once(server):

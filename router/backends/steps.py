@@ -23,21 +23,22 @@ class StepText:
 
 @dataclass(eq=False, slots=True)
 class Writing:
-    """``new``: tokens since the last closed step, ``log_prob`` the sum of theirs."""
+    """``new``: tokens since the last closed step, ``log_probs`` those of them that are known: all or none."""
 
     text: StepText
     path: Path
     new: list[int] = field(default_factory=list)
-    log_prob: float = 0.0
+    log_probs: list[float] = field(default_factory=list)
 
     @property
     def tokens(self) -> tuple[int, ...]:
         return self.path.tokens + tuple(self.new)
 
-    def append(self, token: int, log_prob: float) -> bool:
+    def append(self, token: int, log_prob: float | None) -> bool:
         """Add a sampled token; true where it closes a step. A step is whole tokens, and a blank line is no step."""
         self.new.append(token)
-        self.log_prob += log_prob
+        if log_prob is not None:
+            self.log_probs.append(log_prob)
         if not self.text.may_end(token):
             return False
         text = self.text.decode(self.new)
@@ -62,11 +63,11 @@ class Writing:
             path,
             steps=(*path.steps, text),
             tokens=self.tokens,
-            log_probs=(*path.log_probs, self.log_prob),
+            log_probs=(*path.log_probs, sum(self.log_probs)) if self.log_probs else path.log_probs,
             token_counts=(*path.token_counts, len(self.new)),
             scores=None,
         )
-        self.new, self.log_prob = [], 0.0
+        self.new, self.log_probs = [], []
 
     def _lengthen(self, text: str) -> None:
         """Blank lines at the end of a solution are no step of their own, but they were written and are billed."""
@@ -75,11 +76,11 @@ class Writing:
             path,
             steps=(*path.steps[:-1], path.steps[-1] + text),
             tokens=self.tokens,
-            log_probs=(*path.log_probs[:-1], path.log_probs[-1] + self.log_prob),
+            log_probs=(*path.log_probs[:-1], path.log_probs[-1] + sum(self.log_probs)) if self.log_probs else (),
             token_counts=(*path.token_counts[:-1], path.token_counts[-1] + len(self.new)),
             scores=None,
         )
-        self.new, self.log_prob = [], 0.0
+        self.new, self.log_probs = [], []
 
 
 def encoded(tokenizer: Any, path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:

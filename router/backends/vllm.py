@@ -23,7 +23,9 @@ def load(
     """
     if not endpoints.generator:
         raise InvalidRequest("generator-url", "--backend vllm needs --generator-url", reason="UNSPECIFIED")
-    return _writer(generator, endpoints.generator, endpoints), load_verifier(generator, verifier, endpoints)
+    log_probs = verifier.kind == "log_prob"  # nobody else reads them
+    writer = _writer(generator, endpoints.generator, endpoints, log_probs=log_probs)
+    return writer, load_verifier(generator, verifier, endpoints)
 
 
 def load_larger(spec: GeneratorSpec, folder: Folder, endpoints: Endpoints) -> Generator:
@@ -34,11 +36,11 @@ def load_larger(spec: GeneratorSpec, folder: Folder, endpoints: Endpoints) -> Ge
             "the arm larger_model was measured on a second model; say where it is served with --larger-url",
             reason="UNSPECIFIED",
         )
-    return _writer(spec, endpoints.larger, endpoints)
+    return _writer(spec, endpoints.larger, endpoints, log_probs=False)
 
 
-def _writer(spec: GeneratorSpec, urls: Sequence[str], endpoints: Endpoints) -> VllmGenerator:
-    return VllmGenerator(Replicas(urls, endpoints.api_key), spec, load_tokenizer(spec.model))
+def _writer(spec: GeneratorSpec, urls: Sequence[str], endpoints: Endpoints, *, log_probs: bool) -> VllmGenerator:
+    return VllmGenerator(Replicas(urls, endpoints.api_key), spec, load_tokenizer(spec.model), log_probs=log_probs)
 
 
 def load_verifier(generator: GeneratorSpec, spec: VerifierSpec, endpoints: Endpoints) -> Verifier:

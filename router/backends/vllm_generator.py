@@ -37,7 +37,7 @@ class _Row:
     end: End = None
     open: bool = True
 
-    def append(self, token: int, log_prob: float) -> None:
+    def append(self, token: int, log_prob: float | None) -> None:
         self.room -= 1
         self.cap -= 1
         if self.writing.append(token, log_prob):
@@ -52,13 +52,17 @@ class _Row:
 
 
 class VllmGenerator:
-    """See :class:`router.backends.Generator`."""
+    """See :class:`router.backends.Generator`.
 
-    def __init__(self, replicas: Replicas, spec: GeneratorSpec, tokenizer: Any):
+    ``log_probs``: whether paths have them. They cost the engine a part of its throughput.
+    """
+
+    def __init__(self, replicas: Replicas, spec: GeneratorSpec, tokenizer: Any, *, log_probs: bool = True):
         self.replicas = replicas
         self.spec = spec
         self.parameters = spec.parameters
         self.tokenizer = tokenizer
+        self.log_probs = log_probs
         self.counted = Usage()  # what the servers reported, over all calls
         self._text = StepText(tokenizer, spec.template.delimiter)
         self._served: Served | None = None
@@ -142,7 +146,7 @@ class VllmGenerator:
             "max_tokens": rows[0].cap,
             "temperature": round_.temperature,
             "seed": round_.draw(rows[0].index),
-            "logprobs": 0,
+            "logprobs": 0 if self.log_probs else None,
             "return_token_ids": True,
             "stream": True,
             "stream_interval": PIECE,
@@ -155,7 +159,8 @@ class VllmGenerator:
             self.count(round_.usage, calls=1, prompt_tokens=len(prefix))
             async for event in events:
                 with understood():
-                    pieces, cached = [_Piece.of(choice) for choice in event["choices"]], _cached(event)
+                    pieces = [_Piece.of(choice, self.log_probs) for choice in event["choices"]]
+                    cached = _cached(event)
                 for piece in pieces:
                     left[piece.index] = left.get(piece.index, -1) - len(piece.tokens)
                     if left[piece.index] < 0:
@@ -244,23 +249,25 @@ class _Round:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What one event adds to one sample: as many log-probabilities as tokens, and why it ended, if it did."""
+    """What one event adds to one sample: its tokens, the log-probability of each or None, why it ended, if it did."""
 
     index: int
     tokens: list[int]
-    log_probs: list[float]
+    log_probs: Sequence[float | None]
     reason: str | None
     at_delimiter: bool
 
     @classmethod
-    def of(cls, choice: dict[str, Any]) -> "_Piece":
+    def of(cls, choice: dict[str, Any], with_log_probs: bool) -> "_Piece":
         """Raises a LookupError, TypeError or ValueError where it is none."""
         index, tokens = choice["index"], choice["token_ids"]
-        log_probs = choice["logprobs"]["token_logprobs"] if tokens else []
         if not all(isinstance(each, int) and 0 <= each < LARGEST_TOKEN for each in (index, *tokens)):
             raise ValueError(f"tokens {tokens} of sample {index}")
-        if len(log_probs) != len(tokens) or not all(-inf < each < 0.01 for each in log_probs):  # 0 but for rounding
-            raise ValueError(f"{len(tokens)} tokens have the log-probabilities {log_probs}")
+        log_probs = [None] * len(tokens)
+        if tokens and with_log_probs:
+            log_probs = choice["logprobs"]["token_logprobs"]
+            if len(log_probs) != len(tokens) or not all(-inf < each < 0.01 for each in log_probs):  # 0 but for rounding
+                raise ValueError(f"{len(tokens)} tokens have the log-probabilities {log_probs}")
         stopped_by = choice.get("stop_reason")
         return cls(index, tokens, log_probs, choice["finish_reason"], isinstance(stopped_by, str))
 
