@@ -98,9 +98,9 @@ evaluate: install  ## Tune and evaluate again from the checked-in attempts, into
 	$(BIN)/router evaluate $(BUNDLE)/attempts/heldout.parquet --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl
 
 evaluate-larger: install  ## Compare thinking longer with a larger model, from the checked-in attempts, into build/evaluate-larger
-	rm -rf build/evaluate-larger && mkdir -p build/evaluate-larger
-	$(BIN)/python $(RECIPE)/larger.py build/evaluate-larger
+	rm -rf build/evaluate-larger && mkdir -p build/evaluate-larger/attempts
 	cp $(BUNDLE)/larger/*.parquet build/evaluate-larger/attempts/
+	$(BIN)/python $(RECIPE)/larger.py build/evaluate-larger
 	$(BIN)/router tune build/evaluate-larger/attempts/tune.parquet --bundle build/evaluate-larger --default budget=16
 	$(BIN)/router evaluate build/evaluate-larger/attempts/heldout.parquet build/evaluate-larger/attempts/middling.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report
 

@@ -1,9 +1,16 @@
-import pandas as pd
-import pytest
-import torch
+from pathlib import Path
 
-from router.backends.examples import LabelledSteps
-from router.backends.finetune import pack_trees, tree
+import pandas as pd
+import peft
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from router.backends.examples import Example, LabelledSteps
+from router.backends.finetune import train_generator
+from router.backends.finetune_verifier import pack_trees, train_verifier, tree
+from router.backends.template import Template
 from router.errors import InvalidFile
 from router.offline.chains import LONGEST, chains
 
@@ -58,6 +65,61 @@ def test_a_packed_token_sees_itself_and_its_ancestors_only():
         expected[token, list(seen)] = True
     assert torch.equal(sees, expected)
     assert packed["position_ids"].tolist() == [[0, 1, 2, 3, 3, 0, 1, 2, 3]]
+
+
+def test_packed_trees_share_no_step_number():
+    packed = pack_trees([grow(RIGHT, WRONG), grow(RIGHT, WRONG)])
+    assert packed["steps"].tolist() == [[0, 0, 0, 2, 2, 0, 0, 0, 4, 4]]
+    assert packed["parents"].tolist() == [[-1, 0, 1, 2, 2, 4, 5, 6, 7, 7]]
+    assert packed["written"].tolist() == [[False, True, True, True, True] * 2]
+
+
+TEMPLATE = Template(prompt="{prompt} ", retry="", delimiter="\n")
+SUMS = [(f"{a} + {b} ?", f"{a} + {b} = {a + b}", f"{a} - {b} = {a - b}") for a in range(2, 12) for b in range(2, 12)]
+JUDGED = [
+    LabelledSteps(prompt, (text,), (label,))
+    for prompt, right, wrong in SUMS
+    for text, label in ((right, 1.0), (wrong, 0.0))
+]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.rlhflow_prm(tmp_path_factory.mktemp("tiny") / "base")
+
+
+def mean_log_probs(base: Path, adapter: Path | None, texts: list[tuple[str, str]]) -> torch.Tensor:
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = peft.PeftModel.from_pretrained(model, str(adapter)) if adapter else model
+    means = []
+    for prompt, text in texts:
+        context = tokenizer.encode(TEMPLATE.render(prompt))
+        target = tokenizer.encode(text, add_special_tokens=False)
+        logits = model(torch.tensor([context + target])).logits[0, len(context) - 1 : -1]
+        means.append(logits.log_softmax(-1).gather(1, torch.tensor(target)[:, None]).mean())
+    return torch.stack(means).detach()
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
+def test_a_generator_learns_to_write_its_examples(base, tmp_path):
+    train_generator(
+        [Example(p, right) for p, right, _ in SUMS] * 3, str(base), tmp_path / "out", TEMPLATE, learning_rate=1e-2
+    )
+    texts = [(prompt, right) for prompt, right, _ in SUMS]
+    assert mean_log_probs(base, tmp_path / "out", texts).mean() > mean_log_probs(base, None, texts).mean() + 1
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
+def test_a_likelihood_verifier_learns_to_rank(base, tmp_path):
+    train_verifier(JUDGED, str(base), tmp_path / "out", TEMPLATE, kind="likelihood", learning_rate=1e-2)
+
+    def ranked(adapter: Path | None) -> float:
+        right = mean_log_probs(base, adapter, [(prompt, right) for prompt, right, _ in SUMS])
+        wrong = mean_log_probs(base, adapter, [(prompt, wrong) for prompt, _, wrong in SUMS])
+        return float((right > wrong).float().mean())
+
+    assert ranked(tmp_path / "out") > 0.8 > ranked(None)
 
 
 def attempts(*rows: tuple[str, str | None, bool | None]) -> pd.DataFrame:

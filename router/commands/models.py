@@ -87,28 +87,36 @@ def train_verifier(
     data: Annotated[
         list[Path],
         typer.Argument(
-            help="For a prm, attempts files; for a likelihood verifier, worked solutions as for train-generator, many "
-            "more than the generator saw. On prompts that nothing is evaluated on."
+            help="Attempts files to tell right steps from wrong ones in; or, for a likelihood verifier to begin with, "
+            "JSON Lines of worked solutions as for train-generator, many more than the generator saw. On prompts that "
+            "nothing is evaluated on."
         ),
     ],
     *,
     engine: Engine = DEFAULT,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            help="Adapter to go on from; to rank attempts, one that was trained on worked solutions.  "
+            "[default: the generator's]"
+        ),
+    ] = None,
     solutions: Annotated[
         Path | None,
         typer.Option(
-            help="For a prm: prompts file with worked solutions; a step is right while it and all before it match.  "
-            "[default: label a step with the share of right attempts among those that begin with it]"
+            help="Prompts file with worked solutions of the attempts' prompts; a step is right while it and all before "
+            "it match.  [default: label a step with the share of right attempts among those that begin with it]"
         ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
     seed: Seed = 0,
 ) -> None:
-    """Train the engine's verifier, starting from the generator: a process reward model on labelled steps of sampled
-    attempts, or a language model that knows the task better.
+    """Train the engine's verifier: a process reward model on labelled steps of sampled attempts, or a language model
+    that knows the task better, first on worked solutions, then on ranking attempts.
 
     Judge it with `router judge` on attempts at other prompts before serving it. Resumes after an interruption.
     """
-    from router.backends import finetune
+    from router.backends import finetune, finetune_verifier
     from router.backends.examples import read_examples
     from router.backends.weights import model_folder
     from router.engines import read_engine
@@ -117,12 +125,14 @@ def train_verifier(
     from router.offline.prompts import read_prompts
 
     spec = read_engine(engine)
+    kind = spec.verifier.kind
     if spec.verifier.adapter is None:
         raise InvalidFile(f"{engine}/engine.json: verifier.adapter is null; name the folder that the adapter goes to")
-    start = engine / spec.generator.adapter if spec.generator.adapter else None
-    base, template = model_folder(spec.generator.model), spec.generator.template
     out = engine / spec.verifier.adapter
-    if spec.verifier.kind == "likelihood":
+    if start is None and spec.generator.adapter:
+        start = engine / spec.generator.adapter
+    base, template = model_folder(spec.generator.model), spec.generator.template
+    if kind == "likelihood" and all(path.suffix == ".jsonl" for path in data):
         worked = [example for path in data for example in read_examples(path)]
         finetune.train_generator(worked, base, out, template, start=start, learning_rate=learning_rate, seed=seed)
         typer.echo(f"wrote {out}, trained on {len(worked)} worked solutions")
@@ -136,7 +146,9 @@ def train_verifier(
     )
     if not examples:
         raise InvalidFile("the attempts have no steps to learn from; collect some")
-    finetune.train_verifier(examples, base, out, template, start=start, learning_rate=learning_rate, seed=seed)
+    finetune_verifier.train_verifier(
+        examples, base, out, template, kind=kind, start=start, learning_rate=learning_rate, seed=seed
+    )
     typer.echo(f"wrote {out}, trained on {len(examples)} attempts")
 
 

@@ -43,15 +43,17 @@ MIDDLING, SOLVED_SOMETIMES = 192, (0.1, 0.6)
 
 
 def begin(folder: Path) -> None:
-    """This bundle's models and difficulty model, its attempts by ARMS, and the larger model beside them."""
+    """This bundle's models and difficulty model, the larger model beside them, and this bundle's attempts by ARMS where
+    there are none yet."""
     for name in ("generator", "verifier", "reviser"):
         copytree(BUNDLE / name, folder / name, dirs_exist_ok=True)
     for name in ("difficulty.joblib", "training.json"):
         copy(BUNDLE / name, folder)
     (folder / "attempts").mkdir(exist_ok=True)
-    for name in ("tune", "heldout"):
-        attempts = pd.read_parquet(BUNDLE / "attempts" / f"{name}.parquet", filters=[("arm", "in", ARMS)])
-        attempts.to_parquet(folder / "attempts" / f"{name}.parquet")
+    for name in ("tune.parquet", "heldout.parquet"):
+        if not (folder / "attempts" / name).exists():
+            attempts = pd.read_parquet(BUNDLE / "attempts" / name, filters=[("arm", "in", ARMS)])
+            attempts.to_parquet(folder / "attempts" / name)
     engine = json.loads((BUNDLE / "engine.json").read_text())
     engine |= {"name": "smollm2-135m-or-qwen2.5-coder-1.5b", "larger": LARGER}
     (folder / "engine.json").write_text(json.dumps(engine, indent=2) + "\n")
