@@ -61,19 +61,26 @@ def start(folder: Path, stack: ExitStack) -> Servers:
     writing += ["--lora-modules", f"generator={BUNDLE / 'generator'}", f"reviser={reviser}"]
     # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it reads in two parts.
     writing += ["--no-enable-chunked-prefill"]
-    generator = os.environ.get("TEST_VLLM_GENERATOR_URL") or _serve(embedded, writing, folder, stack)
+    started: dict[str, subprocess.Popen[bytes]] = {}
+
+    def serve(model: Path, options: list[str]) -> str:
+        url, process = _serve(model, options, folder, stack)
+        started[url] = process
+        return url
+
+    generator = os.environ.get("TEST_VLLM_GENERATOR_URL") or serve(embedded, writing)
     # The published model's tag has an id that vLLM knows; in the tiny tokenizer it has another one.
     pooler = json.dumps({"pooling_type": "STEP", "step_tag_id": tiny.QWEN_TAG_ID})
     pooling = ["--runner", "pooling", "--pooler-config", pooler]
-    verifier = os.environ.get("TEST_VLLM_VERIFIER_URL") or _serve(tiny_prm, pooling, folder, stack)
+    verifier = os.environ.get("TEST_VLLM_VERIFIER_URL") or serve(tiny_prm, pooling)
     merge(EMBEDDED, BUNDLE / "verifier", folder / "merged")
-    likelihood = _serve(folder / "merged", ["--served-model-name", "verifier"], folder, stack)
+    likelihood = serve(folder / "merged", ["--served-model-name", "verifier"])
     for url in (generator, verifier, likelihood):
-        _wait(url, folder)
+        _wait(url, started.get(url), folder)
     return Servers(generator, verifier, likelihood, embedded, tiny_prm)
 
 
-def _serve(model: Path, options: list[str], folder: Path, stack: ExitStack) -> str:
+def _serve(model: Path, options: list[str], folder: Path, stack: ExitStack) -> "tuple[str, subprocess.Popen[bytes]]":
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -90,7 +97,7 @@ def _serve(model: Path, options: list[str], folder: Path, stack: ExitStack) -> s
     log = stack.enter_context((folder / f"{port}.log").open("wb"))
     process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     stack.callback(_stop, process)
-    return f"http://127.0.0.1:{port}"
+    return f"http://127.0.0.1:{port}", process
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
@@ -102,13 +109,13 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _wait(url: str, folder: Path) -> None:
+def _wait(url: str, process: "subprocess.Popen[bytes] | None", folder: Path) -> None:
     give_up = time.monotonic() + START_SECONDS
-    while time.monotonic() < give_up:
+    while time.monotonic() < give_up and (process is None or process.poll() is None):
         try:
             if httpx2.get(f"{url}/health", timeout=5, trust_env=False).status_code == 200:
                 return
         except httpx2.TransportError:
             time.sleep(1)
     logs = "\n".join(log.read_text()[-2000:] for log in folder.glob("*.log"))
-    raise AssertionError(f"{url} did not start within {START_SECONDS} s:\n{logs}")
+    raise AssertionError(f"{url} ended, or did not start within {START_SECONDS} s:\n{logs}")

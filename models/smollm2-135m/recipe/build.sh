@@ -53,7 +53,8 @@ stage "attempts: pools, then what can't be replayed from a pool (two and a half 
 for set in tune heldout; do
   collect=("$router" collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 32 --out "$attempts/$set.parquet")
   "${collect[@]}" --arm single --arm "beam_search(n=32, m=4)" --arm "dvts(n=16, m=4)" --arm "dvts(n=32, m=4)" \
-    --arm "lookahead(n=4, m=4, k=1)" --arm "revision(n=4, chains=1)" --arm "revision(n=4, chains=2)"
+    --arm "lookahead(n=4, m=4, k=1)" --arm "revision(n=4, chains=1)" --arm "revision(n=4, chains=2)" \
+    --arm "revision(n=8, chains=4)" --arm "revision(n=16, chains=4)"
   "${collect[@]}" --times 2 --arm "beam_search(n=4, m=4)" --arm "beam_search(n=8, m=4)" --arm "beam_search(n=16, m=4)"
 done
 
