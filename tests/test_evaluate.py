@@ -185,6 +185,7 @@ def test_revisions_are_shown_from_sequential_to_parallel(tmp_path):
         frame = world(prefix)
         first = frame[frame["arm"] == "beam_search(n=4, m=4)"]
         arms = [first.assign(arm=f"revision(n=8, chains={chains})", generated_tokens=80) for chains in (1, 2)]
+        arms.append(first.assign(arm="revision(n=16, chains=4)", generated_tokens=160))
         return pd.concat([frame, *arms], ignore_index=True)
 
     report = evaluate(revised("held"), make_bundle(tmp_path, revised("train")))

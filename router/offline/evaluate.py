@@ -6,6 +6,7 @@ choices at rising budgets become a curve, and every figure of the report compare
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -307,12 +308,13 @@ def _per_level(measured: Measured, levels: NDArray[np.int64], seed: int) -> list
 
 
 def _revision(measured: Measured, levels: NDArray[np.int64], seed: int) -> list[dict[str, Any]]:
-    """Accuracy by the number of parallel chains at the largest n that revisions were run at; chains = n is plain
-    sampling (Snell et al., section 6.2)."""
+    """Accuracy by the number of parallel chains, at the n with the most splits, of equals the largest; chains = n is
+    plain sampling (Snell et al., section 6.2)."""
     run = [arm for arm in measured.arms if arm.strategy == "revision"]
     if not run:
         return []
-    n = max(arm.n for arm in run)
+    run_at = Counter(arm.n for arm in run)
+    n = max(run_at, key=lambda n: (run_at[n], n))
     splits = {arm.chains: arm for arm in run if arm.n == n}
     parallel = [arm for arm in (Arm(name, n) for name in REFERENCES) if arm in measured.arms]
     if parallel:
