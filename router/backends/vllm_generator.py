@@ -54,7 +54,7 @@ class _Row:
 class VllmGenerator:
     """See :class:`router.backends.Generator`.
 
-    ``log_probs``: whether paths have them. They cost the engine a part of its throughput.
+    ``log_probs``: whether paths have them. Only a log_prob verifier reads them, and the engine has to compute them.
     """
 
     def __init__(self, replicas: Replicas, spec: GeneratorSpec, tokenizer: Any, *, log_probs: bool = True):
