@@ -87,13 +87,13 @@ def random_head(folder: Path) -> Path:
     from transformers import AutoModelForTokenClassification
 
     from router.backends import EMBEDDED
-    from router.backends.finetune import LORA
+    from router.backends.finetune import RANK, fresh_lora
     from router.backends.weights import model_folder
 
     torch.manual_seed(0)
     model = AutoModelForTokenClassification.from_pretrained(model_folder(EMBEDDED), num_labels=1, dtype=torch.float32)
     torch.nn.init.normal_(model.score.weight, std=0.2)
-    lora = peft.LoraConfig(task_type="TOKEN_CLS", modules_to_save=["score"], **LORA)
+    lora = fresh_lora("TOKEN_CLS", RANK, modules_to_save=["score"])
     peft.get_peft_model(model, lora).save_pretrained(str(folder))
     return folder
 

@@ -20,13 +20,10 @@ from typing import Any
 import torch
 
 from router.backends import Usage
-from router.backends.kv import Batch, KeyValues, PrefixCache, PrefixKey, prefill, prefill_chunks
+from router.backends.kv import SIZES, Batch, KeyValues, PrefixCache, PrefixKey, prefill, prefill_chunks
 from router.backends.steps import End, StepText, Writing
 from router.errors import EngineUnavailable
 from strategies import Path
-
-MAX_ROWS = 256  # paths join while the batch has fewer rows: throughput levels off there on two cores
-IN_CACHE = 16  # rows sampled at once: with more, each pass over the vocabulary goes to memory, three times as slow
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +50,14 @@ class ExtendJob:
 
 @dataclass(eq=False, slots=True)
 class CallJob:
-    """Any other work for the thread that owns the models."""
+    """Any other work for the thread that owns the models: ``call`` answers all arguments that wait for it at once.
 
-    call: Callable[[], Any]
+    size  of its argument; together those of one call are not much larger than what the device computes at once
+    """
+
+    call: Callable[[list[Any]], list[Any]]
+    argument: Any
+    size: int = 1
     cancelled: bool = False
     done: "Future[Any]" = field(default_factory=Future)
 
@@ -93,16 +95,18 @@ class Batcher:
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self.context: int = model.config.max_position_embeddings
+        self.sizes = SIZES[model.device.type]
         self.counted = Usage()  # the engine's own count, over all jobs
         eos = model.generation_config.eos_token_id
         self._eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
         self._text = StepText(tokenizer, delimiter)
         self._jobs: queue.SimpleQueue[ExtendJob | CallJob | None] = queue.SimpleQueue()
+        self._calls: list[CallJob] = []
         self._waiting: list[_Open] = []
         self._rows: list[_Row] = []
         self._batch = Batch()  # its rows are those of ``_rows``
         self._step_seconds = 0.0
-        self._prefixes: PrefixCache[KeyValues] = PrefixCache()
+        self._prefixes: PrefixCache[KeyValues] = PrefixCache(self.sizes.cached)
         self._open = threading.Lock()  # held to add a job, and to stop adding jobs
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -127,6 +131,7 @@ class Batcher:
             while self._receive():
                 started = time.monotonic()
                 try:
+                    self._call()
                     self._drop_stopped()
                     self._join()
                     if self._rows:
@@ -142,11 +147,13 @@ class Batcher:
                 job = self._jobs.get()
                 if job is not None:
                     job.done.set_exception(EngineUnavailable("the in-process engine stopped before this call"))
+            for job in self._calls:
+                job.done.set_exception(EngineUnavailable("the in-process engine stopped before this call"))
             self._fail_batch("the in-process engine stopped while it worked on this call")
 
     def _receive(self) -> bool:
         """Take in new jobs; wait for one when there is nothing to do. False to end."""
-        idle = not self._rows and not self._waiting
+        idle = not self._rows and not self._waiting and not self._calls
         while True:
             try:
                 job = self._jobs.get(block=idle)
@@ -156,7 +163,7 @@ class Batcher:
             if job is None:
                 return False
             if isinstance(job, CallJob):
-                _call(job)
+                self._calls.append(job)
                 continue
             self.count(job.usage, calls=1)
             for index, path in enumerate(job.paths):
@@ -168,6 +175,36 @@ class Batcher:
             self._waiting += job.open
             if not job.open:
                 job.done.set_result(job.paths)
+
+    def _call(self) -> None:
+        """Answer the oldest call, and with it those that wait for the same, as many as are computed at once."""
+        if not self._calls:
+            return
+        together: list[CallJob] = []
+        room = self.sizes.scored
+        for job in self._calls:
+            if job.call == self._calls[0].call and (not together or job.size <= room):
+                together.append(job)
+                room -= job.size
+        self._calls = [job for job in self._calls if job not in together]
+        wanted = [job for job in together if not job.cancelled]
+        for job in together:
+            if job.cancelled:
+                job.done.set_result(None)
+        try:
+            results = together[0].call([job.argument for job in wanted]) if wanted else []
+            for job, result in zip(wanted, results, strict=True):
+                job.done.set_result(result)
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
+            log.exception("a call failed")
+            for job in wanted:
+                job.done.set_exception(EngineUnavailable(f"the in-process engine failed: {error}"))
+        finally:
+            for job in wanted:
+                if not job.done.done():  # anything else is a bug and ends the thread, but leaves no one waiting
+                    job.done.set_exception(
+                        EngineUnavailable("the in-process engine stopped while it worked on this call")
+                    )
 
     def _drop_stopped(self) -> None:
         """Cut the paths of jobs that were cancelled, or can't afford one more token in time or in tokens."""
@@ -193,7 +230,7 @@ class Batcher:
         joining: dict[tuple[float, PrefixKey, int], _Row] = {}
         for path in self._waiting:
             key = path.job.temperature, path.cache_key, path.tokens[-1]
-            if key not in joining and len(self._rows) + len(joining) >= MAX_ROWS:
+            if key not in joining and len(self._rows) + len(joining) >= self.sizes.rows:
                 break
             joining.setdefault(key, []).append(path)
         if joining:
@@ -222,7 +259,7 @@ class Batcher:
                 missing[key] = path.job.usage
             else:
                 known[key] = found
-        for chunk in prefill_chunks(sorted(missing, key=lambda key: len(key[1]))):
+        for chunk in prefill_chunks(sorted(missing, key=lambda key: len(key[1])), self.sizes.prefill):
             computed, _ = prefill(self.model.base_model, [prefix for _, prefix in chunk])
             for key, kv in zip(chunk, computed, strict=True):
                 known[key] = kv
@@ -233,7 +270,9 @@ class Batcher:
     def _step(self) -> None:
         """One forward pass: a token for every path."""
         logits = self._batch.step(self.model, [row[0].tokens[-1] for row in self._rows])
-        for i, (row, drawn) in enumerate(zip(list(self._rows), _sample(logits, self._rows), strict=True)):
+        for i, (row, drawn) in enumerate(
+            zip(list(self._rows), _sample(logits, self._rows, self.sizes.sampled), strict=True)
+        ):
             branches: dict[int, _Row] = {}
             for path, (token, log_prob) in zip(row, drawn, strict=True):
                 self._append(i, path, token, log_prob)
@@ -283,23 +322,25 @@ class Batcher:
         self._waiting, self._rows, self._batch = [], [], Batch()
 
 
-def _sample(logits: torch.Tensor, rows: list[_Row]) -> list[list[tuple[int, float]]]:
+def _sample(logits: torch.Tensor, rows: list[_Row], at_once: int) -> list[list[tuple[int, float]]]:
     """A token and its log-probability at temperature 1 for each path of each row.
 
     By inverse transform, with the path's own random number: it draws the same token alone and in company.
     """
     drawn: list[list[tuple[int, float]]] = []
-    for start in range(0, len(rows), IN_CACHE):  # a few rows of the vocabulary's size at a time
-        drawn += _sample_few(logits[start : start + IN_CACHE].float(), rows[start : start + IN_CACHE])
+    for start in range(0, len(rows), at_once):  # each has the vocabulary's size
+        drawn += _sample_few(logits[start : start + at_once].float(), rows[start : start + at_once])
     return drawn
 
 
 def _sample_few(logits: torch.Tensor, rows: list[_Row]) -> list[list[tuple[int, float]]]:
-    temperatures = torch.tensor([row[0].job.temperature for row in rows])
+    temperatures = torch.tensor([row[0].job.temperature for row in rows], device=logits.device)
     greedy = temperatures == 0
     cumulative = (logits / torch.where(greedy, 1.0, temperatures)[:, None]).softmax(-1).cumsum(-1)
     widest = max(map(len, rows))
-    draws = torch.tensor([[path.rng.random() for path in row] + [0.0] * (widest - len(row)) for row in rows])
+    draws = torch.tensor(
+        [[path.rng.random() for path in row] + [0.0] * (widest - len(row)) for row in rows], device=logits.device
+    )
     drawn = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
     tokens = torch.where(greedy[:, None], logits.argmax(-1)[:, None], drawn)
     log_probs = logits.gather(1, tokens) - logits.logsumexp(-1)[:, None]
@@ -307,14 +348,3 @@ def _sample_few(logits: torch.Tensor, rows: list[_Row]) -> list[list[tuple[int, 
         list(zip(row_tokens, row_log_probs, strict=True))[: len(row)]
         for row, row_tokens, row_log_probs in zip(rows, tokens.tolist(), log_probs.tolist(), strict=True)
     ]
-
-
-def _call(job: CallJob) -> None:
-    try:
-        job.done.set_result(None if job.cancelled else job.call())
-    except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
-        log.exception("a call failed")
-        job.done.set_exception(EngineUnavailable(f"the in-process engine failed: {error}"))
-    finally:
-        if not job.done.done():  # anything else is a bug and ends the thread, but leaves no one waiting
-            job.done.set_exception(EngineUnavailable("the in-process engine stopped while it worked on this call"))

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy, softplus
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, Trainer
 
 from router.backends.examples import LabelledSteps
-from router.backends.finetune import LORA, mixed_precision, plain, run, with_lora
+from router.backends.finetune import RANK, fresh_lora, mixed_precision, plain, run, with_lora
 from router.backends.template import Template
 from router.errors import InvalidFile
 
@@ -32,6 +32,7 @@ def train_verifier(
     *,
     kind: str,
     start: Path | None = None,
+    rank: int = RANK,
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> None:
@@ -52,13 +53,16 @@ def train_verifier(
         attempts[example.prompt].append(example)
     trees = [tree(tokenizer, template.render(prompt), group) for prompt, group in attempts.items()]
     rows = [row for row in trees if any(row["right_weights"])]
-    model = _with_head(base, start) if kind == "prm" else with_lora(plain(AutoModelForCausalLM, base), start)
+    if kind == "prm":
+        model = _with_head(base, start, rank)
+    else:
+        model = with_lora(plain(AutoModelForCausalLM, base), start, rank)
     run(_TRAINERS[kind], model, rows, out, learning_rate=learning_rate, seed=seed, collator=pack_trees, batch=(1, 8))
 
 
-def _with_head(base: str, start: Path | None) -> Any:
+def _with_head(base: str, start: Path | None, rank: int) -> Any:
     model = plain(AutoModelForTokenClassification, base, num_labels=1)
-    model = peft.get_peft_model(model, peft.LoraConfig(task_type="TOKEN_CLS", modules_to_save=["score"], **LORA))
+    model = peft.get_peft_model(model, fresh_lora("TOKEN_CLS", rank, modules_to_save=["score"]))
     model.base_model.model.score.float()  # learned too
     if start:
         fresh_head = peft.get_peft_model_state_dict(model)

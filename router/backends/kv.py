@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,9 +12,33 @@ from transformers.cache_utils import DynamicLayer
 
 from router.backends import Usage
 
-CACHED_TOKENS = 100_000  # kept for the next rounds of all searches: 23 KB a token for the embedded model in bfloat16
-PREFILL_TOKENS = 4_096  # prefilled at once, padding included
 ROOM = 32  # columns that a batch can grow before it is copied
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is computed at once, and kept.
+
+    rows     paths join a batch while it has fewer rows
+    sampled  rows of logits that tokens are drawn from at once
+    scored   paths that a verifier reads at once
+    prefill  tokens prefilled at once, padding included
+    cached   tokens kept for the next rounds of all searches: 23 KB each for the embedded model in bfloat16
+    """
+
+    rows: int
+    sampled: int
+    scored: int
+    prefill: int
+    cached: int
+
+
+# On two cores throughput levels off at 256 rows, and to sample more than 16 at once takes each pass over the vocabulary
+# out of the cache, three times as slow. A GPU takes as long for a thousand rows of a small model as for one.
+SIZES = {
+    "cpu": Sizes(rows=256, sampled=16, scored=16, prefill=4_096, cached=100_000),
+    "cuda": Sizes(rows=1024, sampled=256, scored=256, prefill=65_536, cached=400_000),
+}
 
 KeyValues = torch.Tensor  # of one prefix: [layers, 2, heads, tokens, head size]
 T = TypeVar("T")
@@ -22,21 +47,22 @@ PrefixKey = tuple[int, tuple[int, ...]]  # id of a ledger, tokens
 
 def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> tuple[list[KeyValues], torch.Tensor]:
     """Keys and values of each prefix, computed as one left-padded batch, and the last hidden states [rows, size]."""
-    longest = max(map(len, prefixes))
-    ids = torch.tensor([[0] * (longest - len(prefix)) + list(prefix) for prefix in prefixes])
-    lengths = torch.tensor([len(prefix) for prefix in prefixes])
-    mask = (torch.arange(longest)[None] >= (longest - lengths)[:, None]).long()
+    longest, device = max(map(len, prefixes)), model.device
+    ids = torch.tensor([[0] * (longest - len(prefix)) + list(prefix) for prefix in prefixes], device=device)
+    lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
+    mask = (torch.arange(longest, device=device)[None] >= (longest - lengths)[:, None]).long()
     cached = DynamicCache()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     read = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cached)
-    kept = [row_of(cached, i, slice(longest - len(prefix), longest)) for i, prefix in enumerate(prefixes)]
-    return kept, read.last_hidden_state[:, -1]
+    return rows_of(cached, [slice(longest - len(prefix), longest) for prefix in prefixes]), read.last_hidden_state[
+        :, -1
+    ]
 
 
-def row_of(cache: DynamicCache, row: int, columns: slice) -> KeyValues:
-    """Keys and values of one row of transformers' cache, copied."""
-    layers = [torch.stack((layer.keys[row, :, columns], layer.values[row, :, columns])) for layer in cache.layers]
-    return torch.stack(layers)
+def rows_of(cache: DynamicCache, columns: Sequence[slice]) -> list[KeyValues]:
+    """Those columns of each row of transformers' cache, copied."""
+    store = torch.stack([torch.stack((layer.keys, layer.values)) for layer in cache.layers])
+    return [store[:, :, row, :, kept].clone() for row, kept in enumerate(columns)]
 
 
 class Batch:
@@ -82,11 +108,11 @@ class Batch:
         assert self._store is not None
         if self._columns == self._store.shape[-2]:
             self._make_room(self.take(0), max(self.lengths))
-        end = self._columns
-        lengths = torch.tensor(self.lengths)
+        end, device = self._columns, model.device
+        lengths = torch.tensor(self.lengths, device=device)
         logits: torch.Tensor = model(
-            input_ids=torch.tensor(tokens)[:, None],
-            attention_mask=(torch.arange(end + 1)[None] >= (end - lengths)[:, None]).long(),
+            input_ids=torch.tensor(tokens, device=device)[:, None],
+            attention_mask=(torch.arange(end + 1, device=device)[None] >= (end - lengths)[:, None]).long(),
             position_ids=lengths[:, None],
             past_key_values=Cache(layers=[_Layer(layer[:, : len(self)], end) for layer in self._store]),
         ).logits[:, -1]
@@ -104,7 +130,7 @@ class Batch:
             max(16, 2 * len(self)) if self._store is None or len(self) == self._store.shape[2] else self._store.shape[2]
         )
         # Zeros, not empty: what is masked is multiplied by 0, and garbage may be NaN.
-        store = torch.zeros((layers, two, rows, heads, columns + ROOM, size), dtype=like.dtype)
+        store = torch.zeros((layers, two, rows, heads, columns + ROOM, size), dtype=like.dtype, device=like.device)
         if self._store is not None and len(self):
             kept = min(columns, self._columns)
             store[:, :, : len(self), :, columns - kept : columns] = self._store[
@@ -140,11 +166,11 @@ def join(prefixes: Sequence[KeyValues]) -> DynamicCache:
     return DynamicCache([(keys, values) for keys, values in rows])
 
 
-def prefill_chunks(keys: list[PrefixKey]) -> Iterator[list[PrefixKey]]:
-    """Runs of keys, shortest prefix first, that fit a prefill of PREFILL_TOKENS when padded to their longest."""
+def prefill_chunks(keys: list[PrefixKey], tokens: int) -> Iterator[list[PrefixKey]]:
+    """Runs of keys, shortest prefix first, that fit a prefill of ``tokens`` when padded to their longest."""
     chunk: list[PrefixKey] = []
     for key in keys:
-        if chunk and (len(chunk) + 1) * len(key[1]) > PREFILL_TOKENS:
+        if chunk and (len(chunk) + 1) * len(key[1]) > tokens:
             yield chunk
             chunk = []
         chunk.append(key)
@@ -153,13 +179,14 @@ def prefill_chunks(keys: list[PrefixKey]) -> Iterator[list[PrefixKey]]:
 
 
 class PrefixCache(Generic[T]):
-    """What was computed of prefixes, least recently used first to go, up to CACHED_TOKENS tokens.
+    """What was computed of prefixes, least recently used first to go, up to ``room`` tokens.
 
     Keys start with the id of the call's ledger, which the entry keeps alive so that the id stays its own: a search
     finds only what it paid for itself, and its bill depends on nothing that ran before it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
+        self._room = room
         self._entries: OrderedDict[PrefixKey, tuple[Usage, T]] = OrderedDict()
         self._tokens = 0
 
@@ -174,6 +201,6 @@ class PrefixCache(Generic[T]):
         if key not in self._entries:
             self._tokens += len(key[1])
         self._entries[key] = ledger, value
-        while self._tokens > CACHED_TOKENS:
+        while self._tokens > self._room:
             (_, prefix), _ = self._entries.popitem(last=False)
             self._tokens -= len(prefix)

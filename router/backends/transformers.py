@@ -3,17 +3,17 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from math import exp
 from pathlib import Path as FilePath
 from typing import Any
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec, prm_models
 from router.backends.batching import Batcher, CallJob, ExtendJob
-from router.backends.kv import KeyValues, PrefixCache, join, prefill, row_of
+from router.backends.kv import KeyValues, PrefixCache, PrefixKey, join, prefill, rows_of
 from router.backends.prm import FORMATS
 from router.backends.steps import encoded
 from router.backends.template import Template
@@ -21,7 +21,7 @@ from router.backends.weights import load_model
 from router.errors import InvalidRequest, RouterError
 from strategies import Path
 
-ROWS = 16  # paths scored at once
+LOGITS = 1024  # rows of the vocabulary's size computed at once
 
 
 def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> tuple[Generator, Verifier]:
@@ -93,15 +93,18 @@ class TransformersGenerator:
         """Mean over the prompt's tokens of the hidden state three quarters up the model."""
         encoded = [self._encode(prompt) for prompt in prompts]
 
-        def call() -> list[list[float]]:
-            self.batcher.count(usage, calls=1, prompt_tokens=sum(map(len, encoded)))
-            return [self._hidden(ids) for ids in encoded]
-
-        vectors: list[list[float]] = await _submit(self.batcher, CallJob(call))
+        vectors: list[list[float]] = await _submit(self.batcher, CallJob(self._embed, (encoded, usage), len(encoded)))
         return vectors
 
+    def _embed(self, asks: list[tuple[list[tuple[int, ...]], Usage]]) -> list[list[list[float]]]:
+        for prompts, usage in asks:
+            self.batcher.count(usage, calls=1, prompt_tokens=sum(map(len, prompts)))
+        return [[self._hidden(ids) for ids in prompts] for prompts, _ in asks]
+
     def _hidden(self, ids: tuple[int, ...]) -> list[float]:
-        states = self.batcher.model.base_model(input_ids=torch.tensor([ids]), output_hidden_states=True).hidden_states
+        states = self.batcher.model.base_model(
+            input_ids=torch.tensor([ids], device=self.batcher.model.device), output_hidden_states=True
+        ).hidden_states
         mean: list[float] = states[len(states) * 3 // 4][0].mean(0).tolist()
         return mean
 
@@ -133,7 +136,7 @@ class StepVerifier:
         self.parameters = spec.parameters
         self._judge = _JUDGES[spec.kind]
         self.counted = Usage()  # the engine's own count, over all calls
-        self._read_before: PrefixCache[_Read] = PrefixCache()
+        self._read_before: PrefixCache[_Read] = PrefixCache(batcher.sizes.cached)
 
     async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
         prefix = tuple(self.batcher.tokenizer.encode(self.template.render(prompt)))
@@ -145,10 +148,10 @@ class StepVerifier:
         found: dict[tuple[str, ...], tuple[float, ...]] = {}
         remaining, spent = iter(steps.items()), usage.scored_tokens
         # A few paths at a time: others' tokens come in between, and a cancelled call frees the thread soon.
-        while chunk := dict(islice(remaining, ROWS)):
+        while chunk := dict(islice(remaining, self.batcher.sizes.scored)):
             room = None if max_tokens is None else max_tokens - (usage.scored_tokens - spent)
-            call = partial(self._score, prefix, list(chunk.values()), room, usage)
-            scores: list[tuple[float, ...]] = await _submit(self.batcher, CallJob(call))
+            ask = _Ask(prefix, list(chunk.values()), room, usage)
+            scores: list[tuple[float, ...]] = await _submit(self.batcher, CallJob(self._score, ask, len(chunk)))
             found |= dict(zip(chunk, scores, strict=False))  # shorter where the room ran out
             if len(scores) < len(chunk):
                 break
@@ -156,64 +159,72 @@ class StepVerifier:
 
     # On the worker thread from here on. Counted where the work is done: what is cancelled before that costs nothing.
 
-    def _score(
-        self, prompt: tuple[int, ...], paths: Sequence["_Steps"], room: int | None, usage: Usage
-    ) -> list[tuple[float, ...]]:
-        """Step scores of paths that continue one prompt, as many of the first ones as ``room`` tokens can read."""
-        start = self._read_before.get((id(usage), prompt))
-        known = [self._longest_read(prompt, path, usage) or start for path in paths]
-        new = [path.tokens[read.length - len(prompt) if read else 0 :] for path, read in zip(paths, known, strict=True)]
-        if room is not None:
-            totals = accumulate(map(len, new), initial=0 if start else len(prompt))
-            affordable = sum(total <= room for total in islice(totals, 1, None))
-            paths, known, new = paths[:affordable], known[:affordable], new[:affordable]
-        if not paths:
-            return []
-        if start is None:
-            self._count(usage, len(prompt))
-            (kv,), (last,) = prefill(self.model.base_model, [prompt])
-            start = _Read(kv, last, ())
-            self._read_before.put((id(usage), prompt), usage, start)
-        self._count(usage, sum(map(len, new)))
-        reads = [read or start for read in known]
-        unread = [i for i, tokens in enumerate(new) if tokens]
-        if unread:
-            fresh = self._read([reads[i] for i in unread], [paths[i] for i in unread], [new[i] for i in unread])
-            for i, read in zip(unread, fresh, strict=True):
-                reads[i] = read
-                self._read_before.put((id(usage), prompt + paths[i].tokens), usage, read)
-        return [read.scores for read in reads]
+    def _score(self, asks: list["_Ask"]) -> list[list[tuple[float, ...]]]:
+        """For each ask the step scores of its paths, as many of the first ones as its room can read."""
+        known = [self._affordable(ask) for ask in asks]
+        starts = self._begin([ask for ask, reads in zip(asks, known, strict=True) if None in reads])
+        scored = [
+            [_Reading(ask, path, read or starts[ask.key()]) for path, read in zip(ask.paths, reads, strict=False)]
+            for ask, reads in zip(asks, known, strict=True)
+        ]
+        self._read([reading for readings in scored for reading in readings if reading.new])
+        return [[reading.read.scores for reading in readings] for readings in scored]
 
-    def _longest_read(self, prompt: tuple[int, ...], path: "_Steps", usage: Usage) -> "_Read | None":
+    def _affordable(self, ask: "_Ask") -> "list[_Read | None]":
+        """Of the first paths, those that the room can read: what this search has read of each, None for nothing."""
+        start = self._read_before.get(ask.key())
+        known = [self._longest_read(ask, path) or start for path in ask.paths]
+        if ask.room is None:
+            return known
+        new = (len(path.tokens) - (read.written if read else 0) for path, read in zip(ask.paths, known, strict=True))
+        totals = accumulate(new, initial=len(ask.prompt) if None in known else 0)
+        return known[: sum(total <= ask.room for total in islice(totals, 1, None))]
+
+    def _longest_read(self, ask: "_Ask", path: "_Steps") -> "_Read | None":
         """The path's first steps, as many as this search has read before; None where it has read none."""
-        found = (self._read_before.get((id(usage), prompt + path.tokens[:end])) for end in reversed(path.ends))
+        found = (self._read_before.get(ask.key(path.tokens[:end])) for end in reversed(path.ends))
         return next(filter(None, found), None)
 
-    def _read(
-        self, known: Sequence["_Read"], paths: Sequence["_Steps"], new: Sequence[tuple[int, ...]]
-    ) -> list["_Read"]:
-        """Read the ``new`` tokens of each path after those that are ``known``: left-padded to right-padded."""
-        before, after = max(read.length for read in known), max(map(len, new))
+    def _begin(self, asks: list["_Ask"]) -> "dict[PrefixKey, _Read]":
+        """Read the prompts of searches that have read nothing yet."""
+        fresh = {ask.key(): ask for ask in asks}
+        if not fresh:
+            return {}
+        starts = {}
+        kept, states = prefill(self.model.base_model, [ask.prompt for ask in fresh.values()])
+        for (key, ask), kv, last in zip(fresh.items(), kept, states, strict=True):
+            self._count(ask.usage, len(ask.prompt))
+            starts[key] = _Read(kv, last.clone(), ())
+            self._read_before.put(key, ask.usage, starts[key])
+        return starts
+
+    def _read(self, readings: list["_Reading"]) -> None:
+        """Read the new tokens of each path after those that are known: left-padded to right-padded."""
+        if not readings:
+            return
+        device = self.model.device
+        known = [reading.read for reading in readings]
+        before, after = max(read.length for read in known), max(len(reading.new) for reading in readings)
         masks = [
-            [0] * (before - read.length) + [1] * (read.length + len(tokens)) + [0] * (after - len(tokens))
-            for read, tokens in zip(known, new, strict=True)
+            [0] * (before - read.length) + [1] * (read.length + len(new)) + [0] * (after - len(new))
+            for read, new in ((reading.read, reading.new) for reading in readings)
         ]
+        ids = torch.tensor([[*reading.new, *[0] * (after - len(reading.new))] for reading in readings], device=device)
         cache = join([read.kv for read in known])
         states = self.model.base_model(
-            input_ids=torch.tensor([[*tokens, *[0] * (after - len(tokens))] for tokens in new]),
-            attention_mask=torch.tensor(masks),
-            position_ids=torch.tensor([list(range(read.length, read.length + after)) for read in known]),
+            input_ids=ids,
+            attention_mask=torch.tensor(masks, device=device),
+            position_ids=torch.tensor([list(range(read.length, read.length + after)) for read in known], device=device),
             past_key_values=cache,
         ).last_hidden_state
-        reads = []
-        for i, (read, path, tokens) in enumerate(zip(known, paths, new, strict=True)):
-            first = len(path.tokens) - len(tokens)
-            ends = [end - first - 1 for end in path.ends[len(read.scores) :]]
-            scores, log_prob = self._judge(self.model, read, states[i, : len(tokens)], torch.tensor(tokens), ends)
-            kv = row_of(cache, i, slice(before - read.length, before + len(tokens)))
-            last = states[i, len(tokens) - 1].clone()
-            reads.append(_Read(kv, last, read.scores + scores, log_prob, read.written + len(tokens)))
-        return reads
+        judged = self._judge(self.model, readings, states, ids)
+        kept = rows_of(cache, [slice(before - r.read.length, before + len(r.new)) for r in readings])
+        for i, (reading, kv, (scores, log_prob)) in enumerate(zip(readings, kept, judged, strict=True)):
+            read, new = reading.read, reading.new
+            last = states[i, len(new) - 1].clone()
+            self._count(reading.ask.usage, len(new))
+            reading.read = _Read(kv, last, read.scores + scores, log_prob, read.written + len(new))
+            self._read_before.put(reading.ask.key(reading.path.tokens), reading.ask.usage, reading.read)
 
     def _count(self, usage: Usage, scored_tokens: int, calls: int = 0) -> None:
         for tally in (usage, self.counted):
@@ -229,6 +240,20 @@ class _Steps:
 
     tokens: tuple[int, ...]
     ends: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """Paths of one search that continue one prompt, to be scored with ``room`` more tokens read; None: with any."""
+
+    prompt: tuple[int, ...]
+    paths: list[_Steps]
+    room: int | None
+    usage: Usage
+
+    def key(self, written: tuple[int, ...] = ()) -> PrefixKey:
+        """Of the prompt and what was written after it, as read for this search."""
+        return id(self.usage), self.prompt + written
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,24 +275,56 @@ class _Read:
         return self.kv.shape[-2]
 
 
-def _head(
-    model: Any, read: _Read, states: torch.Tensor, tokens: torch.Tensor, ends: list[int]
-) -> tuple[tuple[float, ...], float]:
+@dataclass(eq=False, slots=True)
+class _Reading:
+    """A path and how far it has been read."""
+
+    ask: _Ask
+    path: _Steps
+    read: _Read
+
+    @property
+    def new(self) -> tuple[int, ...]:
+        """Its tokens that have not been read."""
+        return self.path.tokens[self.read.written :]
+
+    @property
+    def ends(self) -> list[int]:
+        """Which of the new tokens end a step."""
+        return [end - self.read.written - 1 for end in self.path.ends[len(self.read.scores) :]]
+
+
+_Judged = list[tuple[tuple[float, ...], float]]  # for each reading the scores of its new steps, and the log_prob of all
+
+
+def _head(model: Any, readings: list[_Reading], states: torch.Tensor, ids: torch.Tensor) -> _Judged:
     """A process reward model's: one logit at the last token of each step."""
-    return tuple(model.score(states[ends])[:, 0].float().sigmoid().tolist()), 0.0
+    ends = [reading.ends for reading in readings]
+    rows = [row for row, each in enumerate(ends) for _ in each]
+    scores = iter(model.score(states[rows, list(chain(*ends))])[:, 0].float().sigmoid().tolist())
+    return [(tuple(islice(scores, len(each))), 0.0) for each in ends]
 
 
-def _likelihood(
-    model: Any, read: _Read, states: torch.Tensor, tokens: torch.Tensor, ends: list[int]
-) -> tuple[tuple[float, ...], float]:
+def _likelihood(model: Any, readings: list[_Reading], states: torch.Tensor, ids: torch.Tensor) -> _Judged:
     """A language model's that knows the task better than the generator: how likely it finds the tokens so far.
 
     The exponentiated mean log-probability, as :class:`router.backends.LogProbability` has it from the generator.
     """
-    predicting = torch.cat([read.last[None], states[:-1]])
-    log_probs = model.lm_head(predicting).float().log_softmax(-1).gather(1, tokens[:, None])[:, 0].double()
-    totals = (read.log_prob + log_probs.cumsum(0)).tolist()
-    return tuple(exp(totals[end] / (read.written + end + 1)) for end in ends), totals[-1]
+    predicting = torch.cat([torch.stack([reading.read.last for reading in readings])[:, None], states[:, :-1]], 1)
+    lengths = torch.tensor([len(reading.new) for reading in readings], device=states.device)
+    new = torch.arange(ids.shape[1], device=states.device)[None] < lengths[:, None]
+    log_probs = iter(
+        chain.from_iterable(
+            (-cross_entropy(model.lm_head(some).float(), tokens, reduction="none")).tolist()
+            for some, tokens in zip(torch.split(predicting[new], LOGITS), torch.split(ids[new], LOGITS), strict=True)
+        )
+    )
+    judged = []
+    for reading in readings:
+        read = reading.read
+        totals = list(accumulate(islice(log_probs, len(reading.new)), initial=read.log_prob))[1:]
+        judged.append((tuple(exp(totals[end] / (read.written + end + 1)) for end in reading.ends), totals[-1]))
+    return judged
 
 
 _JUDGES = {"prm": _head, "likelihood": _likelihood}

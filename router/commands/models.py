@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from router.commands.options import DEFAULT, Engine, Seed
-from router.errors import InvalidFile
+from router.errors import InvalidFile, InvalidRequest
+
+Rank = Annotated[int, typer.Option(min=1, help="Of the LoRA adapter; one to go on from has its own.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples to a step; on a GPU ten times as many.")]
 
 
 class Role(StrEnum):
@@ -23,6 +26,8 @@ def train_generator(
     *,
     engine: Engine = DEFAULT,
     start: Annotated[Path | None, typer.Option(help="Adapter to go on from.  [default: a fresh one]")] = None,
+    rank: Rank = 8,
+    batch_size: BatchSize = 24,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 2e-3,
     seed: Seed = 0,
 ) -> None:
@@ -44,6 +49,8 @@ def train_generator(
         engine / generator.adapter,
         generator.template,
         start=start,
+        rank=rank,
+        batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
     )
@@ -54,6 +61,7 @@ def train_reviser(
     attempts: Annotated[list[Path], typer.Argument(help="Attempts files, on prompts that nothing is evaluated on.")],
     *,
     engine: Engine = DEFAULT,
+    batch_size: BatchSize = 24,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
     seed: Seed = 0,
 ) -> None:
@@ -77,6 +85,7 @@ def train_reviser(
         engine / generator.reviser,
         generator.template,
         start=engine / generator.adapter if generator.adapter else None,
+        batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
     )
@@ -101,6 +110,11 @@ def train_verifier(
             "[default: the generator's]"
         ),
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin with a new adapter, of --rank.")] = False,
+    rank: Rank = 8,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Worked solutions to a step; of attempts, those at 8 prompts make a step.")
+    ] = 24,
     solutions: Annotated[
         Path | None,
         typer.Option(
@@ -129,12 +143,24 @@ def train_verifier(
     if spec.verifier.adapter is None:
         raise InvalidFile(f"{engine}/engine.json: verifier.adapter is null; name the folder that the adapter goes to")
     out = engine / spec.verifier.adapter
-    if start is None and spec.generator.adapter:
+    if fresh and start:
+        raise InvalidRequest("fresh", "--fresh goes on from no adapter; leave out --start", reason="UNSPECIFIED")
+    if start is None and spec.generator.adapter and not fresh:
         start = engine / spec.generator.adapter
     base, template = model_folder(spec.generator.model), spec.generator.template
     if kind == "likelihood" and all(path.suffix == ".jsonl" for path in data):
         worked = [example for path in data for example in read_examples(path)]
-        finetune.train_generator(worked, base, out, template, start=start, learning_rate=learning_rate, seed=seed)
+        finetune.train_generator(
+            worked,
+            base,
+            out,
+            template,
+            start=start,
+            rank=rank,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+        )
         typer.echo(f"wrote {out}, trained on {len(worked)} worked solutions")
         return
     frame = read_attempts(data)
@@ -147,7 +173,7 @@ def train_verifier(
     if not examples:
         raise InvalidFile("the attempts have no steps to learn from; collect some")
     finetune_verifier.train_verifier(
-        examples, base, out, template, kind=kind, start=start, learning_rate=learning_rate, seed=seed
+        examples, base, out, template, kind=kind, start=start, rank=rank, learning_rate=learning_rate, seed=seed
     )
     typer.echo(f"wrote {out}, trained on {len(examples)} attempts")
 
