@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ def run(out: Path, units=UNITS, generator=None, settings=None) -> list[Unit]:
     ran: list[Unit] = []
     collect(
         units,
-        Engines(generator or FakeGenerator(), FakeVerifier(), FakeGenerator(parameters=2_500)),
+        lambda: Engines(generator or FakeGenerator(), FakeVerifier(), FakeGenerator(parameters=2_500)),
         out,
         settings=settings or {"seed": 0},
         concurrency=8,  # two units: an interruption finds some finished, some under way and some not begun
@@ -90,6 +91,48 @@ class DiesAfter(FakeGenerator):
         if self.calls_left < 0:
             raise EngineUnavailable("gone")
         return await super().extend(*args, **kwargs)
+
+
+def scripted() -> Engines:
+    return Engines(FakeGenerator(), FakeVerifier())
+
+
+def dying() -> Engines:
+    os._exit(3)
+
+
+def broken() -> Engines:
+    return Engines(DiesAfter(), FakeVerifier())
+
+
+def test_workers_share_the_units_and_draw_the_same_attempts(tmp_path):
+    run(tmp_path / "one.parquet")
+    finished: list[tuple[Unit, int]] = []
+    collect(
+        UNITS,
+        scripted,
+        tmp_path / "two.parquet",
+        settings={},
+        concurrency=8,
+        workers=2,
+        on_unit=lambda unit, tokens: finished.append((unit, tokens)),
+    )
+    one, two = (read_attempts([tmp_path / f"{name}.parquet"]) for name in ("one", "two"))
+    assert one.equals(two)
+    assert {unit for unit, _ in finished} == set(UNITS)
+    assert sum(tokens for _, tokens in finished) == two["generated_tokens"].sum()
+    assert [file.name for file in tmp_path.iterdir() if "journal" in file.name] == []
+
+
+@pytest.mark.parametrize(("load", "says"), [(dying, "2 of 2 workers died"), (broken, "gone")])
+def test_what_ends_a_worker_ends_the_run_and_loses_nothing(tmp_path, load, says):
+    out = tmp_path / "a.parquet"
+    with pytest.raises(EngineUnavailable, match=says):
+        collect(UNITS, load, out, settings={"seed": 0}, concurrency=8, workers=2)
+    kept = (tmp_path / "a.parquet.journal.jsonl").read_text().count("\n") - 1
+    assert len(run(out)) == len(UNITS) - kept
+    run(tmp_path / "whole.parquet")
+    assert read_attempts([out]).equals(read_attempts([tmp_path / "whole.parquet"]))
 
 
 def test_the_larger_model_is_run_where_its_arm_is_named(tmp_path):
@@ -215,7 +258,13 @@ def test_a_server_is_kept_full_until_nothing_is_left(tmp_path):
     """Were it ever left with less than it may have while there is work, it would wait for ever."""
     units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 ="), None, 4) for i in range(40)]
     server = Patient(full=16, samples=160)
-    collect(units, Engines(server.generator(), LogProbability()), tmp_path / "a.parquet", settings={}, concurrency=16)
+    collect(
+        units,
+        lambda: Engines(server.generator(), LogProbability()),
+        tmp_path / "a.parquet",
+        settings={},
+        concurrency=16,
+    )
     assert server.most == (4, 16)
     assert len(read_attempts([tmp_path / "a.parquet"])) == 160
 
@@ -225,7 +274,13 @@ def test_no_more_is_asked_of_a_server_than_was_said(tmp_path):
     arms = [None, Arm("beam_search", 6, m=2), Arm("single"), Arm("revision", 4, chains=2), Arm("majority", 3)]
     units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 + 3 ="), arm, 4) for i in range(12) for arm in arms]
     server = Double(latency=0.001)
-    collect(units, Engines(server.generator(), LogProbability()), tmp_path / "a.parquet", settings={}, concurrency=10)
+    collect(
+        units,
+        lambda: Engines(server.generator(), LogProbability()),
+        tmp_path / "a.parquet",
+        settings={},
+        concurrency=10,
+    )
     requests, samples = server.most
     assert 4 <= requests <= samples <= 10
     assert samples >= 8
@@ -264,7 +319,7 @@ def test_memory_does_not_grow_with_what_was_collected(tmp_path):
     try:
         collect(
             units,
-            Engines(Long(), LogProbability()),
+            lambda: Engines(Long(), LogProbability()),
             tmp_path / "a.parquet",
             settings={},
             concurrency=16,

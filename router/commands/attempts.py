@@ -74,8 +74,13 @@ def collect(
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Processes that --ray starts; they share --concurrency evenly.")
-    ] = 2,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that share --concurrency evenly: one a core makes the most of a GPU that models run on in "
+            "process. With --ray, each takes files of prompts.  [default: 1, with --ray 2]",
+        ),
+    ] = None,
     seed: Seed = 0,
     from_outcomes: Annotated[
         str | None,
@@ -116,6 +121,7 @@ def collect(
     if ray and task:
         raise InvalidRequest("task", "--ray takes files of --prompts, not a --task", reason="UNSPECIFIED")
     arms = [parse_arm(text) for text in arm or []]
+    workers = workers or (2 if ray else 1)
     spec = read_engine(engine)
     where = endpoints(generator_url, verifier_url, larger_url, engine_api_key)
     wanted = spec if any(each.larger for each in arms) else replace(spec, larger=None)
@@ -132,7 +138,7 @@ def collect(
             "pool": attempts,
         },
         seed=seed,
-        concurrency=concurrency or ON_A_SERVER * len(where.generator) or IN_PROCESS,
+        concurrency=concurrency or ON_A_SERVER * len(where.generator) or IN_PROCESS * workers,
     )
     files = expand(prompts or [])
     tokens = 0
@@ -158,11 +164,12 @@ def collect(
             units = stage.units(problems)
             collect(
                 units,
-                stage.load(),
+                stage.load,
                 out,
                 settings=stage.settings,
                 seed=seed,
                 concurrency=stage.concurrency,
+                workers=workers,
                 on_start=partial(on_start, len(units)),
                 on_unit=lambda unit, generated: on_units(1, generated),
             )

@@ -133,7 +133,7 @@ def _work(batch: dict[str, Any], stage: Stage) -> dict[str, list[Any]]:
     try:
         collect(
             units,
-            stage.load(),
+            stage.load,
             out,
             settings=stage.settings,
             seed=stage.seed,

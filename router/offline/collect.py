@@ -10,10 +10,12 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
+from queue import Empty
 from typing import Any, BinaryIO
 
 import pandas as pd
@@ -21,7 +23,7 @@ import pyarrow as pa
 
 from router import answers
 from router.backends import Engines, Usage
-from router.errors import InvalidFile, InvalidRequest
+from router.errors import EngineUnavailable, InvalidFile, InvalidRequest, RouterError
 from router.offline.attempts import SAMPLE, SCHEMA, read_attempts, to_frame, write_attempts
 from router.offline.files import JOURNAL
 from router.offline.prompts import Prompt
@@ -58,69 +60,134 @@ class Unit:
 
 def collect(
     units: Sequence[Unit],
-    engines: Engines,
+    load: Callable[[], Engines],
     out: Path,
     *,
     settings: dict[str, Any],
     seed: int = 0,
     concurrency: int = IN_PROCESS,
+    workers: int = 1,
     on_start: Callable[[int], None] = lambda finished: None,
     on_unit: Callable[[Unit, int], None] = lambda unit, tokens: None,
 ) -> None:
-    """Run every unit that ``out`` or its journal does not hold yet, write them all to ``out``, close the engines.
+    """Run every unit that ``out`` or its journal does not hold yet, and write them all to ``out``.
 
     A unit is begun as soon as there is room for it, in the order given; what it found goes to disk and out of memory.
 
+    load         makes the engines, which are closed in the end; with several workers in each of them, so it is pickled
     settings     what shapes the samples (model, temperature, seed, ...); a journal made with others is not continued
     concurrency  attempts being written at the same time, over all units
+    workers      processes that share the units and the concurrency
     on_start     called with the number of units that earlier runs finished
     on_unit      called with each further finished unit and its generated tokens
 
     Raises InvalidFile where the journal belongs to another run, EngineUnavailable; either way nothing is lost.
-    Raises InvalidRequest where one unit alone has more attempts at the same time.
+    Raises InvalidRequest where one unit alone has more attempts at the same time than a worker.
     """
-    check_widths(units, concurrency)
+    check_widths(units, concurrency // workers)
     in_file = held_units(units, out)
     path = out.with_name(out.name + JOURNAL)
     with _open(path, settings) as journal:
         held = in_file | journal.keys
         todo = [unit for unit in units if unit.key not in held]
         on_start(len(units) - len(todo))
-        running = 0
-        freed = asyncio.Event()
-
-        async def work(unit: Unit) -> None:
-            nonlocal running
-            try:
-                rows = await _run(unit, engines, seed)
-                journal.add(unit.key, rows)
-            finally:
-                running -= unit.width
-                freed.set()
-            on_unit(unit, sum(row["generated_tokens"] for row in rows))
-
-        async def work_all() -> None:
-            nonlocal running
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for unit in todo:
-                        while running + unit.width > concurrency:
-                            freed.clear()
-                            await freed.wait()
-                        running += unit.width
-                        group.create_task(work(unit))
-            except BaseExceptionGroup as failures:
-                raise failures.exceptions[0] from failures  # they all met the same broken engine
-            finally:
-                await engines.close()
-
-        asyncio.run(work_all())
+        share = _Share(todo, load, seed, concurrency)
+        if workers > 1 and todo:
+            _run_in_processes(share, workers, path, on_unit)
+        elif todo:
+            asyncio.run(_run(share, journal.stream, on_unit))
         # A kill between writing the file and removing the journal leaves the same units in both.
         found = journal.frame(without=in_file)
     if len(found):
         frames = [found, read_attempts([out])] if in_file else [found]
         write_attempts(pd.concat(frames).sort_values(["prompt_id", "arm", "sample"]), out)
     path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What one process does: see :func:`collect`."""
+
+    todo: Sequence[Unit]
+    load: Callable[[], Engines]
+    seed: int
+    concurrency: int
+
+
+async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, int], None]) -> None:
+    """Run the units and put what they found into the journal."""
+    engines = share.load()
+    running = 0
+    freed = asyncio.Event()
+
+    async def work(unit: Unit) -> None:
+        nonlocal running
+        try:
+            rows = await _attempts(unit, engines, share.seed)
+            _append(journal, {"prompt_id": unit.key[0], "arm": unit.key[1], "rows": rows})
+        finally:
+            running -= unit.width
+            freed.set()
+        on_unit(unit, sum(row["generated_tokens"] for row in rows))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for unit in share.todo:
+                while running + unit.width > share.concurrency:
+                    freed.clear()
+                    await freed.wait()
+                running += unit.width
+                group.create_task(work(unit))
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from failures  # they all met the same broken engine
+    finally:
+        await engines.close()
+
+
+def _run_in_processes(share: _Share, workers: int, path: Path, on_unit: Callable[[Unit, int], None]) -> None:
+    """Run the units in processes that append to the same journal, each with engines of its own."""
+    context = get_context("spawn")  # a forked process can't use the GPU that its parent used
+    events: Any = context.Queue()
+    shares = [
+        replace(share, todo=share.todo[first::workers], concurrency=share.concurrency // workers)
+        for first in range(workers)
+    ]
+    processes = [context.Process(target=_run_share, args=(each, path, events)) for each in shares]
+    for process in processes:
+        process.start()
+    by_key = {unit.key: unit for unit in share.todo}
+    try:
+        while any(process.is_alive() for process in processes) or not events.empty():
+            try:
+                event = events.get(timeout=0.2)
+            except Empty:
+                continue
+            if isinstance(event, RouterError):
+                raise event
+            key, tokens = event
+            on_unit(by_key[key], tokens)
+    finally:
+        for process in processes:
+            process.terminate()
+            process.join()
+    if died := [process for process in processes if process.exitcode]:
+        raise EngineUnavailable(
+            f"{len(died)} of {workers} workers died (exit code {died[0].exitcode}; killed for memory?); start the same "
+            "command again, with fewer --workers, and it goes on where it stopped"
+        )
+
+
+def _run_share(share: _Share, path: Path, events: Any) -> None:
+    """In a worker. ``events`` takes the key and the tokens of each finished unit, and an error of ours."""
+
+    def on_unit(unit: Unit, tokens: int) -> None:
+        events.put((unit.key, tokens))
+
+    with path.open("ab") as journal, suppress(KeyboardInterrupt):  # the parent says what that means
+        try:
+            asyncio.run(_run(share, journal, on_unit))
+        except RouterError as error:
+            events.put(error)
 
 
 def check_widths(units: Sequence[Unit], concurrency: int) -> None:
@@ -135,7 +202,7 @@ def check_widths(units: Sequence[Unit], concurrency: int) -> None:
         )
 
 
-async def _run(unit: Unit, engines: Engines, seed: int) -> list[dict[str, Any]]:
+async def _attempts(unit: Unit, engines: Engines, seed: int) -> list[dict[str, Any]]:
     arm = unit.arm or Arm("weighted_best_of_n", unit.n)
     bill = new_bill(engines)
     # Seeded by what the unit is, not by its place in the run: a resumed run draws the same samples.
@@ -192,11 +259,12 @@ def held_units(units: Sequence[Unit], out: Path) -> set[Key]:
 class _Journal:
     """Finished units, one a line, each on disk before it counts. A kill can tear the last line: that unit is not in it.
 
-    Two processes may append at the same time, on a cluster that gave a worker up too early: a unit counts once.
+    Several processes append at the same time: the workers of one run, and on a cluster one that was given up too early.
+    A unit counts once.
     """
 
     def __init__(self, stream: BinaryIO, path: Path, settings: dict[str, Any]):
-        self._stream = stream
+        self.stream = stream
         self.keys: set[Key] = set()
         whole = 0
         for line in self._lines():
@@ -210,10 +278,7 @@ class _Journal:
             whole += len(line)
         stream.truncate(whole)
         if not whole:
-            self._sync({"settings": settings})
-
-    def add(self, key: Key, rows: list[dict[str, Any]]) -> None:
-        self._sync({"prompt_id": key[0], "arm": key[1], "rows": rows})
+            _append(stream, {"settings": settings})
 
     def frame(self, *, without: set[Key]) -> pd.DataFrame:
         """Rows of all units but those, with the columns of an attempts file."""
@@ -231,13 +296,14 @@ class _Journal:
                 yield from unit["rows"]
 
     def _lines(self) -> Iterator[bytes]:
-        self._stream.seek(0)
-        return (line for line in self._stream if line.endswith(b"\n"))
+        self.stream.seek(0)
+        return (line for line in self.stream if line.endswith(b"\n"))
 
-    def _sync(self, line: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+
+def _append(journal: BinaryIO, line: dict[str, Any]) -> None:
+    journal.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    journal.flush()
+    os.fsync(journal.fileno())
 
 
 @contextmanager
