@@ -71,11 +71,12 @@ def generate(n: int, seed: int, exclude: frozenset[str] = frozenset(), *, judged
 
 
 def _stream(task: str, knobs: dict[str, int], seed: int) -> Iterator[Problem]:
-    for block in count():
-        for index, entry in enumerate(reasoning_gym.create_dataset(task, size=100, seed=seed + block, **knobs)):
+    # reasoning-gym seeds an entry with its data set's seed plus its index: the next block starts where this one ends.
+    for block in count(seed, step=100):
+        for index, entry in enumerate(reasoning_gym.create_dataset(task, size=100, seed=block, **knobs), start=block):
             if steps := WORKED[task](entry["metadata"]):
                 yield Problem(
-                    id=f"{task}-{seed + block}-{index}",
+                    id=f"{task}-{index}",
                     prompt=entry["question"].strip(),
                     reference=entry["answer"],
                     steps=(*steps, f"Answer: {entry['answer']}"),
