@@ -32,8 +32,8 @@ LORA = {
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
 IGNORED = -100
-# Read at once, padding included: what they leave for the way back takes some 10 GB on a CPU, 40 on a GPU.
-TOKENS = {"cpu": 2_500, "cuda": 20_000}
+# Read at once, padding included: what they leave for the way back takes some 10 GB on a CPU, up to 80 on a GPU.
+TOKENS = {"cpu": 2_500, "cuda": 40_000}
 SAVE_STEPS = {"cpu": 20, "cuda": 200}  # a minute or so
 
 
@@ -60,20 +60,26 @@ def train_generator(
         context = tokenizer.encode(template.render(example.prompt, example.earlier))
         target = [*tokenizer.encode(example.completion, add_special_tokens=False), tokenizer.eos_token_id]
         rows.append({"input_ids": context + target, "labels": [IGNORED] * len(context) + target})
-    model = with_lora(plain(AutoModelForCausalLM, base), start, rank)
-    longest = max(len(row["input_ids"]) for row in rows)
-    fits = max(1, TOKENS[device().type] // longest)
-    at_once = next(n for n in range(min(fits, batch_size), 0, -1) if batch_size % n == 0)
-    batch = (at_once, batch_size // at_once)
+    attention = "sdpa" if device().type == "cuda" else "eager"
+    model = with_lora(plain(AutoModelForCausalLM, base, attention), start, rank)
+    batch = batches(rows, batch_size, TOKENS[device().type])
     run(_GeneratorTrainer, model, rows, out, learning_rate=learning_rate, seed=seed, collator=_pad, batch=batch)
 
 
-def plain(kind: Any, base: str, **options: Any) -> Any:
+def batches(rows: Sequence[dict[str, list[Any]]], size: int, tokens: int) -> tuple[int, int]:
+    """How many rows are computed at once, and how many times that makes a step of ``size``; ``tokens`` fit at once."""
+    fits = max(1, tokens // max(len(row["input_ids"]) for row in rows))
+    at_once = next(n for n in range(min(fits, size), 0, -1) if size % n == 0)
+    return at_once, size // at_once
+
+
+def plain(kind: Any, base: str, attention: str = "eager", **options: Any) -> Any:
     """The model, which stays as it is and may be rounded: what is learned is not (see ``with_lora``).
 
-    With plain attention: at a hundred tokens the fused one costs more than it saves, under a tree's mask even more.
+    With plain attention: on a CPU the fused one costs more than it saves at a hundred tokens, and anywhere under a
+    tree's mask.
     """
-    return kind.from_pretrained(base, dtype=fastest_dtype(), attn_implementation="eager", **options)
+    return kind.from_pretrained(base, dtype=fastest_dtype(), attn_implementation=attention, **options)
 
 
 def with_lora(model: Any, start: Path | None, rank: int) -> Any:

@@ -17,10 +17,13 @@ from torch.nn.functional import cross_entropy, softplus
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, Trainer
 
 from router.backends.examples import LabelledSteps
-from router.backends.finetune import RANK, fresh_lora, mixed_precision, plain, run, with_lora
+from router.backends.finetune import RANK, batches, fresh_lora, mixed_precision, plain, run, with_lora
 from router.backends.template import Template
+from router.backends.weights import device
 from router.errors import InvalidFile
 
+STEP = 8  # prompts' trees to a step
+TOKENS = {"cpu": 1, "cuda": 2_500}  # of trees read at once: each sees a mask of their number squared
 SHARPNESS = 30.0  # a mean log-probability times this: about what a solution of so many tokens has in all
 
 
@@ -57,11 +60,15 @@ def train_verifier(
         model = _with_head(base, start, rank)
     else:
         model = with_lora(plain(AutoModelForCausalLM, base), start, rank)
-    run(_TRAINERS[kind], model, rows, out, learning_rate=learning_rate, seed=seed, collator=pack_trees, batch=(1, 8))
+    batch = batches(rows, STEP, TOKENS[device().type])
+    run(_TRAINERS[kind], model, rows, out, learning_rate=learning_rate, seed=seed, collator=pack_trees, batch=batch)
 
 
 def _with_head(base: str, start: Path | None, rank: int) -> Any:
     model = plain(AutoModelForTokenClassification, base, num_labels=1)
+    # Large models' hidden states are long: a random head would begin sure of itself, and wrong.
+    torch.nn.init.zeros_(model.score.weight)
+    torch.nn.init.zeros_(model.score.bias)
     model = peft.get_peft_model(model, fresh_lora("TOKEN_CLS", rank, modules_to_save=["score"]))
     model.base_model.model.score.float()  # learned too
     if start:

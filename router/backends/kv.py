@@ -37,7 +37,7 @@ class Sizes:
 # out of the cache, three times as slow. A GPU takes as long for a thousand rows of a small model as for one.
 SIZES = {
     "cpu": Sizes(rows=256, sampled=16, scored=16, prefill=4_096, cached=100_000),
-    "cuda": Sizes(rows=1024, sampled=256, scored=256, prefill=65_536, cached=400_000),
+    "cuda": Sizes(rows=1024, sampled=256, scored=256, prefill=65_536, cached=250_000),
 }
 
 KeyValues = torch.Tensor  # of one prefix: [layers, 2, heads, tokens, head size]

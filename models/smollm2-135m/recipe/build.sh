@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# The bundle from nothing: fine-tune, sample, judge, calibrate, train, tune, evaluate. Four to five hours on two cores
-# with AVX-512 and bfloat16.
+# The bundle from nothing: fine-tune, sample, judge, calibrate, train, tune, evaluate.
 #
 #   models/smollm2-135m/recipe/build.sh [FOLDER]     (default: build/smollm2-135m)
 #
-# With ROWS=48 in the environment only so many rows of each file are read: a worthless bundle, to see all stages through.
-# Copy a generator/ into FOLDER first: one trained on so little writes nonsense.
+# Meant for a GPU: on two cores the verifier alone takes a night, and the attempts take days. In the environment:
+#   WORKERS=12     processes that sample side by side; one, unless told otherwise. A GPU has room for one a core
+#   ROWS=48        read only so many rows of each file: a worthless bundle, to see all stages through on a CPU. Copy a
+#                  generator/ into FOLDER first: one trained on so little writes nonsense
+#   UNTIL=sampled  stop before the stages that need no GPU
 #
 # Every stage can be killed and started again: finished ones are skipped, the interrupted one goes on.
 set -euo pipefail
@@ -14,8 +16,10 @@ recipe=models/smollm2-135m/recipe
 bundle=${1:-build/smollm2-135m}
 data=$recipe/data
 attempts=$bundle/attempts
-router=.venv/bin/router
-stage() { printf '\n== %s\n' "$*"; }
+python=${PYTHON:-.venv/bin/python}
+router="$python -m router.cli"
+collect="$router collect --workers ${WORKERS:-1}"
+stage() { printf '\n== %(%T)T %s\n' -1 "$*"; }
 made() { [ -f "$bundle/$1/adapter_model.safetensors" ]; }
 mkdir -p "$attempts"
 if [ -n "${ROWS:-}" ]; then
@@ -24,42 +28,52 @@ if [ -n "${ROWS:-}" ]; then
 fi
 [ -f "$bundle/engine.json" ] || cp $recipe/engine.json "$bundle/"
 
-stage "solver: LoRA on 3,000 worked solutions (12 minutes)"
+stage "solver: LoRA on 3,000 worked solutions"
 made generator || $router train-generator $data/solver.jsonl --engine "$bundle"
 
-stage "verifier: the solver, trained on 15,000 worked solutions that it never saw (50 minutes)"
-[ -f "$bundle/verifier.jsonl" ] || .venv/bin/python $recipe/examples.py --verifier "$bundle/verifier.jsonl" ${ROWS:-}
-made verifier || $router train-verifier "$bundle/verifier.jsonl" --engine "$bundle" --learning-rate 1.5e-3
+stage "verifier: LoRA on 240,000 worked solutions, none of a prompt that is sampled"
+[ -f "$bundle/verifier.jsonl" ] || $python $recipe/examples.py --verifier "$bundle/verifier.jsonl" ${ROWS:-}
+made verifier || $router train-verifier "$bundle/verifier.jsonl" --engine "$bundle" \
+  --fresh --rank 16 --batch-size 256 --learning-rate 2e-3
 
-stage "practice: 16 attempts at each of 1,362 prompts, to learn revising and calibrate on (half an hour)"
+stage "practice: 16 attempts at each of 12,000 prompts to learn revising on, and at those to calibrate on"
 practice=$bundle/practice
-if [ ! -f "$attempts/practice.parquet" ]; then
-  mkdir -p "$practice" && cp $recipe/engine-practice.json "$practice/engine.json"
-  [ -d "$practice/generator" ] || cp -r "$bundle/generator" "$practice/"
-  $router collect --engine "$practice" --prompts $data/practice.jsonl --attempts 16 --out "$attempts/practice.parquet"
-fi
+mkdir -p "$practice" && cp $recipe/engine-practice.json "$practice/engine.json"
+[ -d "$practice/generator" ] || cp -r "$bundle/generator" "$practice/"
+[ -f "$practice/prompts.jsonl" ] || $python $recipe/examples.py --practice "$practice/prompts.jsonl" ${ROWS:-}
+[ -f "$practice/attempts.parquet" ] || $collect --engine "$practice" --attempts 16 \
+  --prompts "$practice/prompts.jsonl" --out "$practice/attempts.parquet"
+[ -f "$attempts/baseline.parquet" ] || $collect --engine "$practice" --attempts 16 \
+  --prompts $data/calibration.jsonl --out "$attempts/baseline.parquet"
 
-stage "reviser: LoRA on chains of wrong attempts and a right one (10 minutes)"
-made reviser || $router train-reviser "$attempts/practice.parquet" --engine "$bundle"
+stage "reviser: LoRA on chains of wrong attempts and a right one"
+made reviser || $router train-reviser "$practice/attempts.parquet" --engine "$bundle" --batch-size 96
 [ -f "$bundle/reviser.json" ] || $router judge-reviser --prompts $data/reviser.jsonl --engine "$bundle" --json |
   tail -1 > "$bundle/reviser.json"
 
-stage "calibration: the verifier's scores as chances of being right (5 minutes)"
+stage "calibration: the verifier's scores as chances of being right"
 scored=$attempts/calibration.parquet
-[ -f "$scored" ] || $router score "$attempts/practice.parquet" --engine "$bundle" --limit 160 --out "$scored"
+[ -f "$scored" ] || $router score "$attempts/baseline.parquet" --engine "$bundle" --limit 400 --out "$scored"
 grep -q slope "$bundle/engine.json" || $router calibrate "$scored" --engine "$bundle"
 
-stage "attempts: pools, then what can't be replayed from a pool (two and a half hours)"
+stage "attempts: pools, and what can't be replayed from a pool"
+arms=(single
+  "beam_search(n=4, m=2)" "beam_search(n=64, m=8)"
+  "dvts(n=4, m=2)" "dvts(n=8, m=4)" "dvts(n=16, m=4)" "dvts(n=32, m=4)" "dvts(n=64, m=4)" "dvts(n=64, m=8)"
+  "lookahead(n=4, m=2, k=1)" "lookahead(n=4, m=4, k=1)" "lookahead(n=16, m=4, k=1)"
+  "revision(n=2, chains=1)" "revision(n=4, chains=1)" "revision(n=4, chains=2)" "revision(n=8, chains=1)"
+  "revision(n=8, chains=2)" "revision(n=8, chains=4)" "revision(n=16, chains=1)" "revision(n=16, chains=4)"
+  "revision(n=16, chains=8)" "revision(n=32, chains=4)" "revision(n=32, chains=16)" "revision(n=64, chains=8)"
+  "revision(n=64, chains=32)")
 for set in tune heldout; do
-  collect=("$router" collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 32 --out "$attempts/$set.parquet")
-  "${collect[@]}" --arm single --arm "beam_search(n=32, m=4)" --arm "dvts(n=16, m=4)" --arm "dvts(n=32, m=4)" \
-    --arm "lookahead(n=4, m=4, k=1)" --arm "revision(n=4, chains=1)" --arm "revision(n=4, chains=2)" \
-    --arm "revision(n=8, chains=4)" --arm "revision(n=16, chains=4)"
-  "${collect[@]}" --times 2 --arm "beam_search(n=4, m=4)" --arm "beam_search(n=8, m=4)" --arm "beam_search(n=16, m=4)"
+  sampled=("--engine" "$bundle" --prompts $data/$set.jsonl --attempts 64 --out "$attempts/$set.parquet")
+  $collect "${sampled[@]}" "${arms[@]/#/--arm=}"
+  $collect "${sampled[@]}" --times 2 "--arm=beam_search(n="{4,8,16,32,64}", m=4)"
 done
+[ "${UNTIL:-}" != sampled ] || exit 0
 
 stage "verifiers, judged: the log-probability on practice attempts, the one that is served before and after calibration"
-$router judge --json "$attempts/"{practice,calibration,heldout}.parquet > "$bundle/judged.jsonl"
+$router judge --json "$attempts/"{baseline,calibration,heldout}.parquet > "$bundle/judged.jsonl"
 
 stage "difficulty model and policy (a minute)"
 $router train "$attempts/tune.parquet" --bundle "$bundle"

@@ -2,6 +2,7 @@
 
 Usage: python examples.py OUT                 (prompts are drawn anew: only into an empty folder)
        python examples.py --verifier FILE [N] (worked examples for the verifier, none of a prompt in data/)
+       python examples.py --practice FILE [N] (prompts for attempts that the reviser learns from, none in data/ either)
 """
 
 import json
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from problems import Problem, generate
 
-JUDGED = {"heldout": 150, "tune": 300, "reviser": 60}
-SOLVER, PRACTICE, VERIFIER = 3000, 1400, 15000
+JUDGED = {"heldout": 250, "tune": 500, "reviser": 60}
+SOLVER, CALIBRATION, VERIFIER, PRACTICE = 3000, 1400, 150_000, 5000
 DATA = Path(__file__).parent / "data"
 
 
@@ -27,16 +28,13 @@ def main(out: Path) -> None:
     for name, size in JUDGED.items():
         _write(out / f"{name}.jsonl", map(_prompt, islice(rest, size)))
     exclude = frozenset(problem.prompt for problem in judged)
-    _write(out / "practice.jsonl", map(_prompt, generate(PRACTICE, seed=11, exclude=exclude)))
+    _write(out / "calibration.jsonl", map(_prompt, generate(CALIBRATION, seed=11, exclude=exclude)))
     _write(out / "solver.jsonl", map(_worked, generate(SOLVER, seed=12, exclude=exclude)))
 
 
-def verifier(file: Path, size: int) -> None:
-    """It is calibrated on practice prompts and used on judged ones, so it learns from neither."""
-    names = ("practice", *JUDGED)
+def _drawn(*names: str) -> frozenset[str]:
     lines = (line for name in names for line in (DATA / f"{name}.jsonl").read_text().splitlines())
-    exclude = frozenset(json.loads(line)["prompt"] for line in lines)
-    _write(file, map(_worked, generate(size, seed=14, exclude=exclude)))
+    return frozenset(json.loads(line)["prompt"] for line in lines)
 
 
 def _prompt(problem: Problem) -> dict:
@@ -52,9 +50,15 @@ def _write(file: Path, rows: Iterable[dict]) -> None:
 
 
 if __name__ == "__main__":
+    # The verifier is calibrated on prompts that it did not learn from, and used on judged ones.
+    sampled = ("calibration", *JUDGED)
     match sys.argv[1:]:
         case ["--verifier", file, *size]:
-            verifier(Path(file), int(*size) if size else VERIFIER)
+            problems = generate(int(*size) if size else VERIFIER, seed=14, exclude=_drawn(*sampled))
+            _write(Path(file), map(_worked, problems))
+        case ["--practice", file, *size]:
+            problems = generate(int(*size) if size else PRACTICE, seed=15, exclude=_drawn(*sampled, "solver"))
+            _write(Path(file), map(_prompt, problems))
         case [folder]:
             main(Path(folder))
         case _:

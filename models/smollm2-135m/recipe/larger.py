@@ -84,13 +84,13 @@ def fetch() -> None:
 
 
 def draw() -> None:
-    """Practice prompts that the generator solves sometimes, and that no model of the bundle learned from."""
-    practice = pd.read_parquet(BUNDLE / "attempts" / "practice.parquet")
-    rates = practice[practice["arm"] == "sample"].groupby("prompt_id")["correct"].mean()
+    """Prompts that the generator solves sometimes, and that no model of the bundle learned from."""
+    baseline = pd.read_parquet(BUNDLE / "attempts" / "baseline.parquet")
+    rates = baseline[baseline["arm"] == "sample"].groupby("prompt_id")["correct"].mean()
     middling = set(rates[rates.between(*SOLVED_SOMETIMES)].index)
     calibrated = set(pd.read_parquet(BUNDLE / "attempts" / "calibration.parquet")["prompt_id"])
     learned = {row["prompt"] for row in _rows("solver")}
-    fresh = [row for row in _rows("practice") if row["id"] in middling - calibrated and row["prompt"] not in learned]
+    fresh = [row for row in _rows("calibration") if row["id"] in middling - calibrated and row["prompt"] not in learned]
     drawn = random.Random(15).sample(fresh, MIDDLING)
     (RECIPE / "data" / "middling.jsonl").write_text("".join(json.dumps(row) + "\n" for row in drawn))
 
