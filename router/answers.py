@@ -7,6 +7,7 @@ works in the main thread only.
 
 import asyncio
 import re
+import threading
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from functools import cache, lru_cache
@@ -17,6 +18,7 @@ _MARKERS = re.compile(
 )
 _LONGEST = 200  # characters of an answer that are worth parsing
 _SECONDS = 3.0
+_starting = threading.Lock()
 
 
 def find(text: str) -> str | None:
@@ -85,14 +87,27 @@ def _symbolic(answer: str) -> str:
     return _plain(answer) if future.exception() else str(future.result())
 
 
-@cache
 def _workers() -> Any:
+    with _starting:  # threads that come together share one pool
+        return _pool()
+
+
+@cache
+def _pool() -> Any:
     from multiprocessing import get_context  # only needed where an answer is an expression
 
     from pebble import ProcessPool
 
     # Spawned: forking a process that runs gRPC and torch threads deadlocks. The imports take seconds: not on the clock.
     return ProcessPool(max_workers=1, context=get_context("spawn"), initializer=_import_libraries)
+
+
+def close() -> None:
+    """End the worker process, where one was begun: a process that multiprocessing started waits for its children."""
+    if _pool.cache_info().currsize:
+        _pool().stop()
+        _pool().join()
+        _pool.cache_clear()
 
 
 def _import_libraries() -> None:

@@ -124,6 +124,12 @@ def test_workers_share_the_units_and_draw_the_same_attempts(tmp_path):
     assert [file.name for file in tmp_path.iterdir() if "journal" in file.name] == []
 
 
+def test_workers_end_that_needed_a_process_to_compare_answers(tmp_path):
+    units = [Unit(replace(prompt, reference="x + 1"), None, 2) for prompt in PROMPTS]
+    collect(units, scripted, tmp_path / "a.parquet", settings={}, concurrency=8, workers=2)
+    assert not read_attempts([tmp_path / "a.parquet"])["correct"].any()
+
+
 @pytest.mark.parametrize(("load", "says"), [(dying, "2 of 2 workers died"), (broken, "gone")])
 def test_what_ends_a_worker_ends_the_run_and_loses_nothing(tmp_path, load, says):
     out = tmp_path / "a.parquet"

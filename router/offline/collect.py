@@ -183,11 +183,16 @@ def _run_share(share: _Share, path: Path, events: Any) -> None:
     def on_unit(unit: Unit, tokens: int) -> None:
         events.put((unit.key, tokens))
 
-    with path.open("ab") as journal, suppress(KeyboardInterrupt):  # the parent says what that means
+    with (
+        path.open("ab", buffering=0) as journal,
+        suppress(KeyboardInterrupt),
+    ):  # a line is one write; the parent reports
         try:
             asyncio.run(_run(share, journal, on_unit))
         except RouterError as error:
             events.put(error)
+        finally:
+            answers.close()
 
 
 def check_widths(units: Sequence[Unit], concurrency: int) -> None:
