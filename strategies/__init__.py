@@ -33,8 +33,8 @@ STRATEGIES: Mapping[str, Callable[..., Search]] = {
 SELECTIONS = {"majority": majority, "best_of_n": best, "weighted_best_of_n": weighted}
 LARGEST = 4096  # solutions' worth of sampling: far beyond any measured budget, well within memory
 _OPTIONS = {"beam_search": {"m"}, "dvts": {"m"}, "lookahead": {"m", "k"}, "revision": {"chains"}}
-# Which of them may stop early: a vote can be foreseen, the one best solution of best-of-N can't.
-STOPPING = ("majority", "weighted_best_of_n")
+# Which of them may stop early, see ``stopping``.
+STOPPING = ("majority", "best_of_n", "weighted_best_of_n", "dvts")
 # Parameters as an arm's text gives them, in the order in which it does.
 _WHOLE: tuple[str, Callable[[str], float]] = (r"\d{1,9}", int)
 _READ = dict.fromkeys(("n", "m", "k", "chains"), _WHOLE) | {"stop": (r"\d(\.\d{1,17})?", float)}
@@ -57,8 +57,9 @@ class Arm:
     m       beam width: continuations of each kept path (beam_search, dvts, lookahead)
     k       steps of lookahead (lookahead)
     chains  parallel chains (revision)
-    stop    stop sampling once the leading answer keeps its lead with this probability, above 0.5 and below 1; 0, the
-            default: take all n (majority, weighted_best_of_n)
+    stop    stop sampling once this sure, above 0.5 and below 1: that the leading answer keeps its lead (majority,
+            weighted_best_of_n), or that a solution is right, by the verifier (best_of_n, dvts). 0, the default: take
+            all n
 
     Raises InvalidArm where the parameters don't fit the strategy. ``str`` and :meth:`parse` are inverses.
     """

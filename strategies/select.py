@@ -13,7 +13,7 @@ Select = Callable[[Sequence[Path]], Outcome]
 
 def majority(paths: Sequence[Path]) -> Outcome:
     """The most frequent answer (self-consistency, arXiv 2203.11171)."""
-    return _vote(paths, [1.0 if _answered(path) else None for path in paths])
+    return _vote(paths, [1.0 if answered(path) else None for path in paths])
 
 
 def weighted(paths: Sequence[Path]) -> Outcome:
@@ -26,7 +26,7 @@ def weighted(paths: Sequence[Path]) -> Outcome:
 
 def best(paths: Sequence[Path]) -> Outcome:
     """Best-of-N: the answer of the one solution with the highest score; :func:`majority` where none is scored."""
-    scored = [(path.score, path) for path in paths if _answered(path) and path.score is not None]
+    scored = [(path.score, path) for path in paths if answered(path) and path.score is not None]
     if not scored:
         return majority(paths)
     score, winner = max(scored, key=lambda pair: pair[0])
@@ -52,9 +52,9 @@ def within_then_across(chains: Sequence[Sequence[Path]]) -> Outcome:
 
 def weights_of(paths: Sequence[Path]) -> list[float | None]:
     """What each path's vote weighs: its score, 1 where none is scored; None: it has no vote."""
-    scores = [path.score if _answered(path) else None for path in paths]
+    scores = [path.score if answered(path) else None for path in paths]
     if all(score is None for score in scores):
-        return [1.0 if _answered(path) else None for path in paths]
+        return [1.0 if answered(path) else None for path in paths]
     return scores
 
 
@@ -67,7 +67,8 @@ def tally(paths: Sequence[Path], weights: Sequence[float | None]) -> dict[str, f
     return votes
 
 
-def _answered(path: Path) -> bool:
+def answered(path: Path) -> bool:
+    """Whether it takes part."""
     return path.finished and path.answer is not None
 
 
@@ -77,7 +78,7 @@ def _vote(paths: Sequence[Path], weights: Sequence[float | None]) -> Outcome:
     if not votes:
         return Outcome(candidates=tuple(paths))
     winner = max(votes, key=lambda answer: votes[answer])
-    supporters = [path for path in paths if _answered(path) and path.answer == winner]
+    supporters = [path for path in paths if answered(path) and path.answer == winner]
     total = sum(votes.values())
     return Outcome(
         max(supporters, key=lambda path: -1.0 if path.score is None else path.score),

@@ -1,7 +1,12 @@
-"""When to stop sampling: as soon as the leading answer is unlikely to lose its lead.
+"""When to stop early.
 
-Adaptive consistency (Aggarwal et al., arXiv 2305.11860, section 3, its Beta criterion) with one addition: votes may be
-weighted by a verifier's scores. Samples come in rounds instead of one by one, so that an engine has batches to work on.
+Where answers are voted on: as soon as the leading one is unlikely to lose its lead. Adaptive consistency (Aggarwal et
+al., arXiv 2305.11860, section 3, its Beta criterion) with one addition: votes may be weighted by a verifier's scores.
+
+Where the verifier alone decides: as soon as it finds a solution right with enough certainty. Its scores are
+probabilities once they are calibrated (``router calibrate``).
+
+Either way samples come in rounds instead of one by one, so that an engine has batches to work on.
 """
 
 from collections.abc import Sequence
@@ -9,23 +14,29 @@ from itertools import count
 from math import exp, lgamma, log
 
 from strategies.asks import Path
-from strategies.select import tally, weights_of
+from strategies.select import answered, tally, weights_of
 
 
-def rounds(n: int, stop: float) -> list[int]:
-    """How many of ``n`` samples there are after each round; one round where nothing may stop early (0).
+def doubling(n: int, *, first: int) -> list[int]:
+    """How many of ``n`` samples there are after each round: ``first``, then twice as many each time.
 
-    The first round is the smallest that a unanimous vote could end. Each further one doubles what is there: few rounds
-    to wait for, large batches, and never twice as many samples as stopping after each single one would take.
+    Few rounds to wait for, large batches, and never twice as many samples as stopping after each single one would take.
     """
-    if not stop:
-        return [n]
-    size = next(votes for votes in count(1) if keeps_lead(votes, 0) >= stop)
     totals = []
-    while size < n:
-        totals.append(size)
-        size *= 2
+    while first < n:
+        totals.append(first)
+        first *= 2
     return [*totals, n]
+
+
+def unanimous(stop: float) -> int:
+    """The fewest votes that keep their lead with this probability: no vote can end before."""
+    return next(votes for votes in count(1) if keeps_lead(votes, 0) >= stop)
+
+
+def promise(paths: Sequence[Path]) -> float:
+    """Probability that the best solution is right, by the verifier; 0 where it scored none that has an answer."""
+    return max((path.score for path in paths if answered(path) and path.score is not None), default=0.0)
 
 
 def lead(paths: Sequence[Path]) -> float:

@@ -5,35 +5,47 @@ the best 1/m of each tree's open paths and continues each of those ``m`` times (
 beam search; n/m trees, each keeping its single best path, is diverse verifier tree search (Hugging Face, "Scaling
 test-time compute"). With ``k`` > 0 a step is judged by the score at the end of a greedy rollout of k further steps
 (lookahead); the rollout itself is thrown away, but its tokens are spent and billed.
+
+Trees know nothing of each other, so DVTS may also grow them a few at a time and stop early: see ``stopping``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from itertools import cycle, islice
 
 from strategies.asks import Extend, Path, Score, Search
 from strategies.select import weighted
+from strategies.stopping import doubling, promise
 
 MAX_ROUNDS = 40
 
 
 def beam_search(n: int, m: int) -> Search:
     """One tree of ``n`` beams; the best n/m survive each round."""
-    return tree_search(n, m, trees=1)
+    return weighted((yield from grow(n, m)))
 
 
-def dvts(n: int, m: int) -> Search:
-    """n/m trees of ``m`` beams; the best of each tree survives each round."""
-    return tree_search(n, m, trees=n // m)
+def dvts(n: int, m: int, stop: float = 0.0) -> Search:
+    """n/m trees of ``m`` beams; the best of each tree survives each round.
+
+    All at once, or with ``stop`` one, then two, four, ... in all, until a solution is right with that probability.
+    """
+    solutions: list[Path] = []
+    grown = 0
+    for trees in doubling(n // m, first=1) if stop else [n // m]:
+        solutions += yield from grow(m, m, trees=trees - grown)
+        grown = trees
+        if stop and promise(solutions) >= stop:
+            break
+    return weighted(solutions)
 
 
 def lookahead(n: int, m: int, k: int) -> Search:
     """Beam search that judges a step by where ``k`` further greedy steps lead. Costs n * (k + 1)."""
-    return tree_search(n, m, trees=1, k=k)
+    return weighted((yield from grow(n, m, k=k)))
 
 
-def tree_search(n: int, m: int, *, trees: int, k: int = 0) -> Search:
-    """See the module's docstring. Chooses by weighted best-of-N over all solutions that the trees finished."""
-    width = n // trees
+def grow(width: int, m: int, *, trees: int = 1, k: int = 0) -> Generator[Extend | Score, Sequence[Path], list[Path]]:
+    """See the module's docstring. Returns all solutions that ``trees`` of ``width`` beams each finished, by tree."""
     beams = [[Path()] * width for _ in range(trees)]
     finished: list[list[Path]] = [[] for _ in range(trees)]
     used = [0] * trees
@@ -51,7 +63,7 @@ def tree_search(n: int, m: int, *, trees: int, k: int = 0) -> Search:
             beams[t] = survivors([(p, j) for p, j in pairs if p.end is None], m, width - used[t])
         if not any(beams):
             break
-    return weighted([path for tree in finished for path in tree])
+    return [path for tree in finished for path in tree]
 
 
 def survivors(pairs: Sequence[tuple[Path, Path]], m: int, slots: int) -> list[Path]:

@@ -15,10 +15,14 @@ from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.offline.evidence import evidence, picked_right, stopped
 from router.solver import Bill, Request, drive
-from strategies import STOPPING, Arm, Extend, Outcome, Path
-from strategies.stopping import keeps_lead, lead, rounds
+from strategies import Arm, Extend, Outcome, Path
+from strategies.sampling import rounds
+from strategies.select import best, majority
+from strategies.stopping import keeps_lead, lead, promise
 
-both = pytest.mark.parametrize("name", STOPPING)
+both = pytest.mark.parametrize("name", ["majority", "weighted_best_of_n"])  # that vote
+SURE = {"majority": 0.95, "weighted_best_of_n": 0.95, "best_of_n": 0.6}
+each = pytest.mark.parametrize("name", SURE)
 STOP = st.floats(0.5, 0.999999, exclude_min=True)
 VOTES = st.floats(0, 300)
 
@@ -77,12 +81,27 @@ def test_a_verifier_that_is_generous_by_habit_ends_nothing_earlier(votes, factor
 
 @given(st.integers(1, 500), STOP)
 def test_rounds_grow_from_the_first_that_could_end(n, stop):
-    totals = rounds(n, stop)
+    assert rounds(n, best, stop)[0] == 1
+    totals = rounds(n, majority, stop)
     assert totals[-1] == n
     assert all(now < later <= 2 * now for now, later in pairwise(totals))
     if len(totals) > 1:
         assert keeps_lead(totals[0], 0) >= stop
         assert totals[0] == 1 or keeps_lead(totals[0] - 1, 0) < stop
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        ([], 0),
+        ([solved("1", 0.2), solved("2", 0.7)], 0.7),
+        ([solved("1", 0.2), solved(None, 0.9)], 0.2),  # without an answer it is no solution
+        ([solved("1", 0.2), replace(solved("1", 0.9), end="cut")], 0.2),
+        ([solved("1")], 0),
+    ],
+)
+def test_promise(paths, expected):
+    assert promise(paths) == expected
 
 
 # The search
@@ -134,6 +153,35 @@ def test_scores_decide_when_a_weighted_vote_is_clear():
     assert (weighted, majority) == ([2, 2, 2, 2], [2, 2, 4])
 
 
+def test_best_of_n_goes_on_until_the_verifier_is_sure():
+    pool = [solved("1", 0.3), solved("2", 0.5), solved("1", 0.59), solved("3", 0.7), *[solved("2", 0.9)] * 12]
+    asked, outcome = play(Arm("best_of_n", 16, stop=0.6), pool)
+    assert (asked, outcome.answer) == ([1, 1, 1, 1, 2, 2], "3")
+    assert sum(play(Arm("best_of_n", 16, stop=0.95), pool)[0][::2]) == 16
+
+
+@pytest.mark.parametrize(("right", "trees"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 8)])
+async def test_dvts_grows_trees_until_one_has_a_right_solution(right, trees):
+    """The ``right``-th tree is the first with a solution that the verifier believes."""
+    begun = count()
+    grown = []
+
+    def write(prompt, path, rng):
+        grown.append(next(begun))
+        return f"Answer: {grown[-1] // 4 + 1}"
+
+    engines = Engines(
+        FakeGenerator(write=write),
+        FakeVerifier(judge=lambda prompt, steps: [0.9 if steps[-1].startswith(f"Answer: {right}") else 0.1]),
+    )
+    bill = Bill()
+    arm = Arm("dvts", 32, m=4, stop=0.6)
+    *_, (outcome, _) = [event async for event in drive(arm, Request("7 ="), engines, bill)]
+    assert len(grown) == 4 * trees
+    assert bill.generated_tokens == 4 * trees * len("Answer: 1.")
+    assert outcome.answer == str(right if right <= 8 else 1)
+
+
 # The bill
 
 
@@ -176,8 +224,8 @@ def run_each(arm: Arm, answers, scores, order) -> list[Outcome]:
     return [play(arm, [pool[i] for i in drawn])[1] for drawn in order]
 
 
-@both
-@pytest.mark.parametrize("stop", [0.6, 0.8, 0.95, 0.96875])  # the last is exactly a unanimous vote of four
+@each
+@pytest.mark.parametrize("stop", [0.6, 0.75, 0.8, 0.95, 0.96875])  # the last is exactly a unanimous vote of four
 @pytest.mark.parametrize("seed", range(8))
 def test_the_replay_stops_where_the_real_strategy_does(name, stop, seed):
     answers, scores, correct = random_pool(seed)
@@ -208,19 +256,19 @@ def table_of(answers, scores, correct, generated, *, budgets, draws=200) -> pd.D
     return evidence(pd.DataFrame(rows).astype({"correct": "boolean"}), budgets, draws=draws).set_index("arm")
 
 
-@both
+@each
 def test_the_replay_pays_for_what_each_run_drew(name):
     answers, scores, correct = random_pool(3)
     generated = np.arange(16) ** 2 + 1  # long ones are rare
     order = np.random.default_rng(0).random((50, 16)).argsort(axis=1)
-    arm = Arm(name, 16, stop=0.95)
+    arm = Arm(name, 16, stop=SURE[name])
     found = table_of(answers, scores, correct, generated, budgets=[16], draws=50).loc[str(arm)]
     outcomes = run_each(arm, answers, scores, order)
     drawn = [run[: len(outcome.candidates)] for run, outcome in zip(order, outcomes, strict=True)]
     assert len({len(each) for each in drawn}) > 1
     read = [10 + (generated - 1)[each].sum() for each in drawn]
     assert found["generated_tokens"] == pytest.approx(np.mean([generated[each].sum() for each in drawn]))
-    assert found["scored_tokens"] == (pytest.approx(np.mean(read)) if name == "weighted_best_of_n" else 0)
+    assert found["scored_tokens"] == (0 if name == "majority" else pytest.approx(np.mean(read)))
     assert found["accuracy"] == np.mean([outcome.answer == "1" for outcome in outcomes])
     assert found["prompt_tokens"] == 10
 
@@ -232,6 +280,13 @@ def test_unanimous_prompts_stop_at_once_and_split_ones_spend_all(name, answers, 
     found = table.loc[str(Arm(name, 16, stop=0.95))]
     assert (found["generations"], found["generated_tokens"]) == (samples, 20 * samples)
     assert found["scored_tokens"] == (10 + 19 * samples if name == "weighted_best_of_n" else 0)
+
+
+def test_best_of_n_is_replayed_with_a_stop_at_small_budgets_too():
+    table = table_of("12" * 8, [0.7, 0.1] * 8, [True, False] * 8, [20] * 16, budgets=[1, 2, 4])
+    found = [table.loc[str(Arm("best_of_n", n, stop=0.6))] for n in (2, 4)]
+    assert [row["accuracy"] for row in found] == [table.loc[f"best_of_n(n={n})", "accuracy"] for n in (2, 4)]
+    assert 1 < found[0]["generations"] < found[1]["generations"] < 2.5
 
 
 def test_budgets_of_eight_and_more_are_replayed_with_a_stop():

@@ -305,7 +305,6 @@ def test_a_cut_attempt_is_not_shown_to_the_next():
         ("majority(n=8, stop=0.5)", "stop"),
         ("majority(n=8, stop=1)", "stop"),
         ("majority(n=8, stop=95)", "strategy"),
-        ("best_of_n(n=8, stop=0.9)", "stop"),
         ("single(stop=0.9)", "stop"),
         ("beam_search(n=8, m=4, stop=0.9)", "stop"),
         ("", "strategy"),

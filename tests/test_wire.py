@@ -101,7 +101,7 @@ def test_every_objective_survives_the_wire(message, kind):
         (pb.Arm(strategy="STRATEGY_REVISION", n=4, chains=3), "options.arm.n"),
         (pb.Arm(strategy="STRATEGY_MAJORITY", n=4, stop=1), "options.arm.stop"),
         (pb.Arm(strategy="STRATEGY_MAJORITY", n=4, stop=float("nan")), "options.arm.stop"),
-        (pb.Arm(strategy="STRATEGY_BEST_OF_N", n=4, stop=0.9), "options.arm.stop"),
+        (pb.Arm(strategy="STRATEGY_BEAM_SEARCH", n=4, m=2, stop=0.9), "options.arm.stop"),
     ],
 )
 def test_a_wrong_arm_names_its_field(arm, field):

@@ -20,12 +20,18 @@ from router.errors import InvalidFile
 from router.offline.attempts import SAMPLE
 from router.offline.train import last_score
 from router.policy import Cost
-from strategies import SELECTIONS, STOPPING, Arm
-from strategies.stopping import keeps_lead, rounds
+from strategies import SELECTIONS, Arm
+from strategies.sampling import rounds
+from strategies.stopping import keeps_lead
 
 DRAWS = 200
-STOPS = (0.8, 0.95)  # probabilities at which votes are replayed with an early stop: a thrifty and a careful one
-EARLIEST = 8  # from which budget on: below, the first round is most of it
+# Probabilities at which arms are replayed with an early stop, a thrifty and a careful one, and from which budget on:
+# below, the first round is most of it.
+STOPS = {
+    "majority": (8, (0.8, 0.95)),
+    "weighted_best_of_n": (8, (0.8, 0.95)),
+    "best_of_n": (2, (0.6, 0.9)),
+}
 _DOUBT = 1e-9  # far more than two ways to compute a probability differ by
 COVERAGE = 0.95  # share of the prompts that an arm must be measured on to take part
 RESAMPLES = 1000
@@ -194,7 +200,8 @@ def _replay(
                 "generated_tokens": n * generated.mean(),
                 "scored_tokens": (prompt.mean() + n * scored.mean()) if verified and reads else 0.0,
             }
-        for n, stop in product([n for n in sizes if n >= EARLIEST and name in STOPPING], STOPS):
+        earliest, stops = STOPS[name]
+        for n, stop in product([n for n in sizes if n >= earliest], stops):
             taken = stopped(name, answers, scores, order[:, :n], stop)
             mine = np.arange(len(pool)) < taken[:, None]  # of each run's order, what it drew
             right = np.empty(draws)
@@ -222,11 +229,14 @@ def stopped(
 
     Returns (draws,) of 1 to n. Agrees with the real strategies to the bit.
     """
-    *early, n = rounds(order.shape[1], stop)
+    *early, n = rounds(order.shape[1], SELECTIONS[selection], stop)
     group, _ = _groups(answers)
     taken = np.full(len(order), n)
     for total in reversed(early):
         drawn = order[:, :total]
+        if selection == "best_of_n":
+            taken[np.where(group[drawn] >= 0, np.nan_to_num(scores[drawn]), 0.0).max(axis=1) >= stop] = total
+            continue
         tally = _tally(selection, group[drawn], scores[drawn])
         leader, runner_up = np.sort(np.pad(tally.votes, ((0, 0), (2, 0))), axis=1)[:, :-3:-1].T
         scale = np.divide(tally.total, tally.squares, out=np.zeros(len(order)), where=tally.squares > 0)
