@@ -93,7 +93,7 @@ class Arm:
                     "n", f"{self.strategy} needs n divisible by {option}, got n={self.n}, {option}={value}"
                 )
         if self.stop and self.strategy not in STOPPING:
-            raise InvalidArm("stop", f"{self.strategy} takes no stop; only {' and '.join(STOPPING)} can stop early")
+            raise InvalidArm("stop", f"{self.strategy} takes no stop; only {', '.join(STOPPING)} can stop early")
         if self.stop and not 0.5 < self.stop < 1:
             raise InvalidArm(
                 "stop",

@@ -12,6 +12,7 @@ from collections import Counter, deque
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from double import Double
 
@@ -124,6 +125,20 @@ def test_workers_share_the_units_and_draw_the_same_attempts(tmp_path):
     assert [file.name for file in tmp_path.iterdir() if "journal" in file.name] == []
 
 
+def test_a_torn_line_costs_its_unit_and_the_next(tmp_path):
+    out, journal = tmp_path / "a.parquet", tmp_path / "a.parquet.journal.jsonl"
+    generator = DiesAfter()
+    generator.calls_left = 12
+    with pytest.raises(EngineUnavailable):
+        run(out, generator=generator)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    assert len(lines) > 4
+    journal.write_bytes(b"".join([*lines[:2], lines[2][:40], *lines[3:], b'{"prompt_id": "p']))
+    assert len(run(out)) == len(UNITS) - (len(lines) - 3)
+    run(tmp_path / "whole.parquet")
+    assert read_attempts([out]).equals(read_attempts([tmp_path / "whole.parquet"]))
+
+
 def test_workers_end_that_needed_a_process_to_compare_answers(tmp_path):
     units = [Unit(replace(prompt, reference="x + 1"), None, 2) for prompt in PROMPTS]
     collect(units, scripted, tmp_path / "a.parquet", settings={}, concurrency=8, workers=2)
@@ -232,6 +247,31 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path, delay):
     ran = run(out)
     assert len(ran) + len(before) == len(UNITS)
     assert len(read_attempts([out])) == 30
+
+
+def slow() -> Engines:
+    return Engines(FakeGenerator(latency=0.5), FakeVerifier())
+
+
+def test_workers_end_with_the_process_that_began_them(tmp_path):
+    script = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r});"
+        "from pathlib import Path;"
+        "from test_collect import UNITS, collect, slow;"
+        "collect(UNITS, slow, Path(sys.argv[1]), settings={}, concurrency=8, workers=2)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "a.parquet")])
+    deadline = time.monotonic() + 60
+    workers: list[psutil.Process] = []
+    while len(workers) < 2 and time.monotonic() < deadline:
+        children = psutil.Process(process.pid).children()
+        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert len(workers) == 2
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
 
 
 # How much is under way

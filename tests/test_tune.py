@@ -75,7 +75,9 @@ def a_world(prompts_a_level=20):
                 correct = sample < right
                 trust = {2: not correct, 3: correct, 4: not correct}.get(level, False)
                 answer = "1" if correct else ("2" if level == 3 else f"wrong {sample}")
-                rows.append(row(prompt, sample, answer=answer, correct=correct, score=0.55 if trust else 0.1))  # too little to stop early
+                rows.append(
+                    row(prompt, sample, answer=answer, correct=correct, score=0.55 if trust else 0.1)
+                )  # too little to stop early
             rows.append(row(prompt, arm="beam_search(n=4, m=4)", correct=level == 4, tokens=(10, 90, 120)))
     return frame(rows), training(levels)
 

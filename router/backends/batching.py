@@ -129,9 +129,10 @@ class Batcher:
     def _work(self) -> None:
         try:
             while self._receive():
+                while self._calls:
+                    self._call()
                 started = time.monotonic()
                 try:
-                    self._call()
                     self._drop_stopped()
                     self._join()
                     if self._rows:
@@ -153,7 +154,7 @@ class Batcher:
 
     def _receive(self) -> bool:
         """Take in new jobs; wait for one when there is nothing to do. False to end."""
-        idle = not self._rows and not self._waiting and not self._calls
+        idle = not self._rows and not self._waiting
         while True:
             try:
                 job = self._jobs.get(block=idle)
@@ -178,29 +179,29 @@ class Batcher:
 
     def _call(self) -> None:
         """Answer the oldest call, and with it those that wait for the same, as many as are computed at once."""
-        if not self._calls:
-            return
-        together: list[CallJob] = []
-        room = self.sizes.scored
         for job in self._calls:
-            if job.call == self._calls[0].call and (not together or job.size <= room):
-                together.append(job)
-                room -= job.size
-        self._calls = [job for job in self._calls if job not in together]
-        wanted = [job for job in together if not job.cancelled]
-        for job in together:
             if job.cancelled:
                 job.done.set_result(None)
+        waiting = [job for job in self._calls if not job.done.done()]
+        together: list[CallJob] = []
+        self._calls = []
+        room = self.sizes.scored
+        for job in waiting:
+            if job.call == waiting[0].call and (not together or job.size <= room):
+                together.append(job)
+                room -= job.size
+            else:
+                self._calls.append(job)
         try:
-            results = together[0].call([job.argument for job in wanted]) if wanted else []
-            for job, result in zip(wanted, results, strict=True):
+            results = together[0].call([job.argument for job in together]) if together else []
+            for job, result in zip(together, results, strict=True):
                 job.done.set_result(result)
         except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
             log.exception("a call failed")
-            for job in wanted:
+            for job in together:
                 job.done.set_exception(EngineUnavailable(f"the in-process engine failed: {error}"))
         finally:
-            for job in wanted:
+            for job in together:
                 if not job.done.done():  # anything else is a bug and ends the thread, but leaves no one waiting
                     job.done.set_exception(
                         EngineUnavailable("the in-process engine stopped while it worked on this call")

@@ -65,6 +65,8 @@ def train_verifier(
 
 
 def _with_head(base: str, start: Path | None, rank: int) -> Any:
+    if start:
+        rank = peft.PeftConfig.from_pretrained(str(start)).r
     model = plain(AutoModelForTokenClassification, base, num_labels=1)
     # Large models' hidden states are long: a random head would begin sure of itself, and wrong.
     torch.nn.init.zeros_(model.score.weight)

@@ -37,7 +37,7 @@ class Sizes:
 # out of the cache, three times as slow. A GPU takes as long for a thousand rows of a small model as for one.
 SIZES = {
     "cpu": Sizes(rows=256, sampled=16, scored=16, prefill=4_096, cached=100_000),
-    "cuda": Sizes(rows=1024, sampled=256, scored=256, prefill=65_536, cached=250_000),
+    "cuda": Sizes(rows=1024, sampled=256, scored=256, prefill=65_536, cached=125_000),
 }
 
 KeyValues = torch.Tensor  # of one prefix: [layers, 2, heads, tokens, head size]
@@ -54,9 +54,8 @@ def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> tuple[list[KeyVa
     cached = DynamicCache()
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     read = model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cached)
-    return rows_of(cached, [slice(longest - len(prefix), longest) for prefix in prefixes]), read.last_hidden_state[
-        :, -1
-    ]
+    kept, last = [slice(longest - len(prefix), longest) for prefix in prefixes], read.last_hidden_state[:, -1]
+    return rows_of(cached, kept), last
 
 
 def rows_of(cache: DynamicCache, columns: Sequence[slice]) -> list[KeyValues]:

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec, prm_models
 from router.backends.batching import Batcher, CallJob, ExtendJob
-from router.backends.kv import KeyValues, PrefixCache, PrefixKey, join, prefill, rows_of
+from router.backends.kv import KeyValues, PrefixCache, PrefixKey, join, prefill, prefill_chunks, rows_of
 from router.backends.prm import FORMATS
 from router.backends.steps import encoded
 from router.backends.template import Template
@@ -167,7 +167,8 @@ class StepVerifier:
             [_Reading(ask, path, read or starts[ask.key()]) for path, read in zip(ask.paths, reads, strict=False)]
             for ask, reads in zip(asks, known, strict=True)
         ]
-        self._read([reading for readings in scored for reading in readings if reading.new])
+        if unread := [reading for readings in scored for reading in readings if reading.new]:
+            self._read(unread)
         return [[reading.read.scores for reading in readings] for readings in scored]
 
     def _affordable(self, ask: "_Ask") -> "list[_Read | None]":
@@ -188,20 +189,17 @@ class StepVerifier:
     def _begin(self, asks: list["_Ask"]) -> "dict[PrefixKey, _Read]":
         """Read the prompts of searches that have read nothing yet."""
         fresh = {ask.key(): ask for ask in asks}
-        if not fresh:
-            return {}
         starts = {}
-        kept, states = prefill(self.model.base_model, [ask.prompt for ask in fresh.values()])
-        for (key, ask), kv, last in zip(fresh.items(), kept, states, strict=True):
-            self._count(ask.usage, len(ask.prompt))
-            starts[key] = _Read(kv, last.clone(), ())
-            self._read_before.put(key, ask.usage, starts[key])
+        for chunk in prefill_chunks(sorted(fresh, key=lambda key: len(key[1])), self.batcher.sizes.prefill):
+            kept, states = prefill(self.model.base_model, [prompt for _, prompt in chunk])
+            for key, kv, last in zip(chunk, kept, states, strict=True):
+                self._count(fresh[key].usage, len(key[1]))
+                starts[key] = _Read(kv, last.clone(), ())
+                self._read_before.put(key, fresh[key].usage, starts[key])
         return starts
 
     def _read(self, readings: list["_Reading"]) -> None:
         """Read the new tokens of each path after those that are known: left-padded to right-padded."""
-        if not readings:
-            return
         device = self.model.device
         known = [reading.read for reading in readings]
         before, after = max(read.length for read in known), max(len(reading.new) for reading in readings)

@@ -62,7 +62,7 @@ def collect(
         typer.Option(
             min=1,
             help="Attempts being written at the same time. Twice what the engines run at once (vLLM's --max-num-seqs) "
-            "keeps them busy.  [default: 512 for each --generator-url; in process 1024]",
+            "keeps them busy.  [default: 512 for each --generator-url; in process 1024 for each of --workers]",
         ),
     ] = None,
     ray: Annotated[

@@ -8,12 +8,13 @@ attempts file and removes it.
 import asyncio
 import json
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import Empty
 from typing import Any, BinaryIO
@@ -93,7 +94,7 @@ def collect(
         on_start(len(units) - len(todo))
         share = _Share(todo, load, seed, concurrency)
         if workers > 1 and todo:
-            _run_in_processes(share, workers, path, on_unit)
+            _run_in_processes(share, min(workers, len(todo)), path, on_unit)
         elif todo:
             asyncio.run(_run(share, journal.stream, on_unit))
         # A kill between writing the file and removing the journal leaves the same units in both.
@@ -179,20 +180,26 @@ def _run_in_processes(share: _Share, workers: int, path: Path, on_unit: Callable
 
 def _run_share(share: _Share, path: Path, events: Any) -> None:
     """In a worker. ``events`` takes the key and the tokens of each finished unit, and an error of ours."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def on_unit(unit: Unit, tokens: int) -> None:
         events.put((unit.key, tokens))
 
-    with (
-        path.open("ab", buffering=0) as journal,
-        suppress(KeyboardInterrupt),
-    ):  # a line is one write; the parent reports
+    with path.open("ab") as journal, suppress(KeyboardInterrupt):  # the parent says what that means
         try:
             asyncio.run(_run(share, journal, on_unit))
         except RouterError as error:
             events.put(error)
         finally:
             answers.close()
+
+
+def _end_with_parent() -> None:
+    """A worker that went on alone would be in the way of the run that takes over."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def check_widths(units: Sequence[Unit], concurrency: int) -> None:
@@ -262,27 +269,23 @@ def held_units(units: Sequence[Unit], out: Path) -> set[Key]:
 
 
 class _Journal:
-    """Finished units, one a line, each on disk before it counts. A kill can tear the last line: that unit is not in it.
+    """Finished units, one a line, each on disk before it counts. A kill can tear a line: that unit is not in it.
 
     Several processes append at the same time: the workers of one run, and on a cluster one that was given up too early.
-    A unit counts once.
+    A unit counts once, and one whose line joined a torn one is run again.
     """
 
     def __init__(self, stream: BinaryIO, path: Path, settings: dict[str, Any]):
         self.stream = stream
-        self.keys: set[Key] = set()
-        whole = 0
-        for line in self._lines():
-            if not whole and json.loads(line) != {"settings": settings}:
-                raise InvalidFile(
-                    f"{path} belongs to a run with other settings ({line.decode()[:200].strip()}); "
-                    "run that one to its end, write to another --out, or delete the journal"
-                )
-            if whole:
-                self.keys.add(_key(json.loads(line)))
-            whole += len(line)
-        stream.truncate(whole)
-        if not whole:
+        head = next(self._lines(), b"")
+        if head and json.loads(head) != {"settings": settings}:
+            raise InvalidFile(
+                f"{path} belongs to a run with other settings ({head.decode()[:200].strip()}); "
+                "run that one to its end, write to another --out, or delete the journal"
+            )
+        self.keys: set[Key] = {_key(unit) for unit in self._units()}
+        stream.truncate(sum(map(len, self._lines())))
+        if not head:
             _append(stream, {"settings": settings})
 
     def frame(self, *, without: set[Key]) -> pd.DataFrame:
@@ -293,14 +296,21 @@ class _Journal:
         return to_frame(pa.concat_tables(tables))
 
     def _rows(self, seen: set[Key]) -> Iterator[dict[str, Any]]:
-        lines = self._lines()
-        next(lines)  # the settings
-        for unit in map(json.loads, lines):
+        for unit in self._units():
             if _key(unit) not in seen:
                 seen.add(_key(unit))
                 yield from unit["rows"]
 
+    def _units(self) -> Iterator[dict[str, Any]]:
+        for line in islice(self._lines(), 1, None):
+            try:
+                unit = json.loads(line)
+            except ValueError:  # torn
+                continue
+            yield unit
+
     def _lines(self) -> Iterator[bytes]:
+        """Those that were ended; the first holds the settings."""
         self.stream.seek(0)
         return (line for line in self.stream if line.endswith(b"\n"))
 
