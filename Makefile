@@ -98,13 +98,12 @@ evaluate: install  ## Tune and evaluate again from the checked-in attempts, into
 	$(BIN)/router evaluate $(BUNDLE)/attempts/heldout.parquet --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl
 
 evaluate-larger: install  ## Compare thinking longer with a larger model, from the checked-in attempts, into build/evaluate-larger
-	rm -rf build/evaluate-larger && mkdir -p build/evaluate-larger/attempts
-	cp $(BUNDLE)/larger/*.parquet build/evaluate-larger/attempts/
-	$(BIN)/python $(RECIPE)/larger.py build/evaluate-larger
+	rm -rf build/evaluate-larger && mkdir -p build/evaluate-larger
+	cd $(BUNDLE) && cp -r generator verifier reviser larger/engine.json larger/difficulty.joblib larger/training.json larger/attempts $(CURDIR)/build/evaluate-larger/
 	$(BIN)/router tune build/evaluate-larger/attempts/tune.parquet --bundle build/evaluate-larger --default budget=16
 	$(BIN)/router evaluate build/evaluate-larger/attempts/heldout.parquet build/evaluate-larger/attempts/middling.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report
 
-bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: four to five hours; resumable
+bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: minutes on a GPU, a day without; resumable
 	$(RECIPE)/build.sh build/smollm2-135m
 
 clean:  ## Remove what the other targets made

@@ -20,8 +20,8 @@ practice=$bundle/practice
 python=${PYTHON:-.venv/bin/python}
 router=${ROUTER:-$python -m router.cli}
 workers=${WORKERS:-1}
-# Keys and values take 28 KB a token here, and a prompt with its examples has 400: fewer at a time than by default.
-collect="$router collect --workers $workers --concurrency $((512 * workers))"
+# A prompt with its examples has 400 tokens, 11 MB of keys and values: the engine keeps those of 300 solutions.
+collect="$router collect --workers $workers --concurrency $((256 * workers))"
 stage() { printf '\n== %(%T)T %s\n' -1 "$*"; }
 mkdir -p "$attempts" "$practice"
 if [ -n "${ROWS:-}" ]; then

@@ -4,7 +4,7 @@
 #   models/smollm2-135m/recipe/build.sh [FOLDER]     (default: build/smollm2-135m)
 #
 # Meant for a GPU: on two cores the verifier alone takes half a day, and so do the attempts. In the environment:
-#   WORKERS=12     processes that sample side by side; one, unless told otherwise. A GPU has room for one a core
+#   WORKERS=6      processes that sample side by side; one, unless told otherwise. On a GPU of 140 GB six
 #   ROWS=48        read only so many rows of each file: a worthless bundle, to see all stages through on a CPU. Copy a
 #                  generator/ into FOLDER first: one trained on so little writes nonsense
 #   UNTIL=sampled  stop before the stages that need no GPU
@@ -31,12 +31,12 @@ fi
 stage "solver: LoRA on 3,000 worked solutions"
 made generator || $router train-generator $data/solver.jsonl --engine "$bundle"
 
-stage "verifier: LoRA on 240,000 worked solutions, none of a prompt that is sampled"
+stage "verifier: LoRA on 150,000 worked solutions, none of a prompt that is sampled"
 [ -f "$bundle/verifier.jsonl" ] || $python $recipe/examples.py --verifier "$bundle/verifier.jsonl" ${ROWS:-}
 made verifier || $router train-verifier "$bundle/verifier.jsonl" --engine "$bundle" \
   --fresh --rank 16 --batch-size 256 --learning-rate 2e-3
 
-stage "practice: 16 attempts at each of 12,000 prompts to learn revising on, and at those to calibrate on"
+stage "practice: 16 attempts at each of 5,000 prompts to learn revising on, and at those to calibrate on"
 practice=$bundle/practice
 mkdir -p "$practice" && cp $recipe/engine-practice.json "$practice/engine.json"
 [ -d "$practice/generator" ] || cp -r "$bundle/generator" "$practice/"
@@ -65,7 +65,7 @@ for set in tune heldout; do
 done
 [ "${UNTIL:-}" != sampled ] || exit 0
 
-stage "verifiers, judged: the log-probability on practice attempts, the one that is served before and after calibration"
+stage "verifiers, judged: the log-probability, and the one that is served before and after calibration"
 $router judge --json "$attempts/"{baseline,calibration,heldout}.parquet > "$bundle/judged.jsonl"
 
 stage "difficulty model and policy (a minute)"

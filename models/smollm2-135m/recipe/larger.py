@@ -50,7 +50,7 @@ def begin(folder: Path) -> None:
     for name in ("difficulty.joblib", "training.json"):
         copy(BUNDLE / name, folder)
     (folder / "attempts").mkdir(exist_ok=True)
-    for name in ("tune.parquet", "heldout.parquet"):
+    for name in ("tune.parquet", "heldout.parquet", "middling.parquet"):
         if not (folder / "attempts" / name).exists():
             attempts = pd.read_parquet(BUNDLE / "attempts" / name, filters=[("arm", "in", ARMS)])
             attempts.to_parquet(folder / "attempts" / name)

