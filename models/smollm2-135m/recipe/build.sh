@@ -59,7 +59,7 @@ grep -q slope "$bundle/engine.json" || $router calibrate "$scored" --engine "$bu
 stage "attempts: pools, and what can't be replayed from a pool"
 for set in tune heldout; do
   $collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 64 --out "$attempts/$set.parquet" --arm single \
-    "--arm=beam_search(n="{4,8,16,32}", m=4)" "--arm=dvts(n="{16,32}", m=4)" --arm "dvts(n=16, m=4, stop=0.6)" \
+    "--arm=beam_search(n="{4,8,16,32}", m=4)" "--arm=dvts(n="{16,32}", m=4)" "--arm=dvts(n=16, m="{2,4}", stop=0.6)" \
     --arm "lookahead(n=4, m=4, k=1)" \
     --arm "revision(n=4, chains=1)" --arm "revision(n=4, chains=2)" --arm "revision(n=8, chains=4)"
 done
