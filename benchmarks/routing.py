@@ -207,7 +207,7 @@ async def _ask(port: int, message: bytes) -> bytes:
 
 def _seconds(bundle: Bundle, prompt: str) -> float:
     began = time.perf_counter()
-    bundle.difficulty.predict_proba([prompt])
+    bundle.difficulty.probabilities(prompt)
     return time.perf_counter() - began
 
 

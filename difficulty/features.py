@@ -13,13 +13,14 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _WORD = re.compile(r"[^\W\d_]+")
 _END = re.compile(r"[.?!](?:\s|$)")
 _DIGIT = re.compile(r"\d")
+_ZEROS = str.maketrans("123456789", "0" * 9)
 _TOKEN = re.compile(r"[^\W\d]+|0+|[^\w\s]")
 _OPERATORS = "+-*/^=×÷−"
 
 
 def describe(prompts: Sequence[str]) -> NDArray[np.float64]:
-    """(n, 27) lengths, words, structure, operators, and the numbers: how many, how long, how large; on log scales."""
-    return np.log1p([_describe(prompt) for prompt in prompts])
+    """(n, 27) descriptions of prompts."""
+    return np.array([description(prompt) for prompt in prompts])
 
 
 def length(prompts: Sequence[str]) -> NDArray[np.float64]:
@@ -29,7 +30,8 @@ def length(prompts: Sequence[str]) -> NDArray[np.float64]:
 
 def masked(prompt: str) -> str:
     """The prompt in lower case with every digit a 0: its form, whatever its numbers are."""
-    return _DIGIT.sub("0", prompt.lower())
+    lower = prompt.lower()
+    return lower.translate(_ZEROS) if lower.isascii() else _DIGIT.sub("0", lower)
 
 
 def phrases(prompt: str) -> list[str]:
@@ -38,16 +40,24 @@ def phrases(prompt: str) -> list[str]:
     return tokens + [f"{one} {other}" for one, other in pairwise(tokens)]
 
 
-def _describe(prompt: str) -> list[float]:
+def description(prompt: str) -> list[float]:
+    """(27,) lengths, words, structure, operators, and the numbers: how many, how long, how large; on log scales."""
     words = _WORD.findall(prompt)
     numbers = _NUMBER.findall(prompt)
-    plain = [number.replace(".", "").replace(",", "") for number in numbers]
-    digits = sorted(map(len, plain))
-    values = [min(1e15, float(number)) for number in plain]  # a huge number is huge, whatever it is exactly
-    sizes = [math.log1p(value) for value in values] or [0.0]
+    digits, sizes = [], []
+    small = round_ones = 0
+    for number in numbers:
+        plain = number.replace(".", "").replace(",", "")
+        value = float(plain)
+        digits.append(len(plain))
+        sizes.append(math.log1p(min(1e15, value)))  # a huge number is huge, whatever it is exactly
+        small += value <= 1
+        round_ones += plain[-1] == "0"
+    digits.sort()
+    many, total, size = len(numbers), sum(digits), sum(sizes)
     operators = [prompt.count(operator) for operator in _OPERATORS]
     plus, minus, star, slash, _, _, times, divide, long_minus = operators
-    return [
+    values = (
         len(prompt),
         len(words),
         len(set(words)),
@@ -55,24 +65,25 @@ def _describe(prompt: str) -> list[float]:
         prompt.count("(") + prompt.count("{"),
         len(_END.findall(prompt)),
         prompt.count("\n"),
-        len(numbers),
+        many,
         len(set(numbers)),
-        sum(digits),
+        total,
         max(digits, default=0),
-        sum(digits) / max(1, len(digits)),
+        total / max(1, many),
         sum(digits[-2:]),
-        len(digits) - bisect_right(digits, 1),
-        len(digits) - bisect_right(digits, 2),
-        len([value for value in values if value <= 1]),
-        len([number for number in numbers if number.endswith("0")]),
-        sum(sizes),
-        max(sizes),
-        min(sizes),
-        sum(sizes) / len(sizes),
+        many - bisect_right(digits, 1),
+        many - bisect_right(digits, 2),
+        small,
+        round_ones,
+        size,
+        max(sizes, default=0.0),
+        min(sizes, default=0.0),
+        size / max(1, many),
         sum(operators),
         len(operators) - operators.count(0),
         plus,
         minus + long_minus,
         star + times,
         slash + divide,
-    ]
+    )
+    return list(map(math.log1p, values))

@@ -1,14 +1,21 @@
 """The fitted text model as plain arithmetic: equal probabilities in a hundredth of the time, most of which
-scikit-learn spends on checking its input at every step of the pipeline."""
+scikit-learn spends on checking its input at every step of the pipeline.
 
+No array is made of one prompt: a server does much else between two calls, and numpy's code is slow until the processor
+has it in its caches again.
+"""
+
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Self
+from operator import mul
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 
-from difficulty.features import describe, phrases
+from difficulty.features import description, phrases
 
 
 class TextLogistic:
@@ -31,11 +38,16 @@ class TextLogistic:
         rarity: NDArray[np.float64],
         bias: NDArray[np.float64],
     ):
-        self.described = described
-        self.vocabulary = vocabulary
-        self.phrases = phrases
-        self.rarity = rarity
-        self.bias = bias
+        self._arrays = {"described": described, "phrases": phrases, "rarity": rarity, "bias": bias}
+        self._vocabulary = vocabulary
+        self._described = list(zip(described.T.tolist(), bias.tolist(), strict=True))
+        self._phrases: list[list[float]] = np.column_stack([rarity[:, None] * phrases, rarity]).tolist()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self._arrays | {"vocabulary": self._vocabulary}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     @classmethod
     def of(cls, fitted: CalibratedClassifierCV) -> Self:
@@ -55,17 +67,29 @@ class TextLogistic:
 
     def predict_proba(self, prompts: Sequence[str]) -> NDArray[np.float64]:
         """(n, classes) probabilities."""
-        logits = describe(prompts) @ self.described + self.bias
-        logits += [self._phrases(prompt) for prompt in prompts]
-        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+        return np.array([self.probabilities(prompt) for prompt in prompts])
 
-    def _phrases(self, prompt: str) -> NDArray[np.float64]:
-        """(classes,) what the phrases add: their weights by tf-idf, with logarithmic counts and unit length."""
-        known = [row for phrase in phrases(prompt) if (row := self.vocabulary.get(phrase)) is not None]
-        if not known:
-            return np.zeros_like(self.bias)
-        counts = np.bincount(known)
-        rows = counts.nonzero()[0]
-        shares = (1 + np.log(counts[rows])) * self.rarity[rows]
-        return np.asarray(shares @ self.phrases[rows] / np.sqrt(shares @ shares))
+    def probabilities(self, prompt: str) -> list[float]:
+        """(classes,) of one prompt."""
+        described = description(prompt)
+        logits = [sum(map(mul, described, weights), bias) for weights, bias in self._described]
+        # Phrases by tf-idf, with logarithmic counts and unit length.
+        counts = Counter(map(self._vocabulary.get, phrases(prompt)))
+        weighed = self._phrases
+        rows = [
+            weighed[row] if count == 1 else _repeated(weighed[row], count)
+            for row, count in counts.items()
+            if row is not None
+        ]
+        if rows:
+            *columns, shares = zip(*rows, strict=True)
+            length = math.sqrt(sum(map(mul, shares, shares)))
+            logits = [logit + sum(column) / length for logit, column in zip(logits, columns, strict=True)]
+        largest = max(logits)
+        odds = [math.exp(logit - largest) for logit in logits]
+        total = sum(odds)
+        return [each / total for each in odds]
+
+
+def _repeated(row: Sequence[float], count: int) -> list[float]:
+    return [(1 + math.log(count)) * each for each in row]

@@ -85,7 +85,7 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         levels = levels_of(statistics, self.edges_)
         # Temperature scaling in scikit-learn 1.9 takes labels for column numbers, so they are given as such.
         found, columns, counts = np.unique(levels, return_inverse=True, return_counts=True)
-        self.seen_ = found
+        self.seen_ = found.tolist()
         estimator = CANDIDATES[self.candidate](self.seed)
         if len(found) == 1:
             estimator = DummyClassifier()
@@ -99,7 +99,7 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "estimator_" in state:  # of models that were saved as scikit-learn fitted them
-            self.estimator_ = self._lean(self.estimator_)
+            self.estimator_, self.seen_ = self._lean(self.estimator_), list(map(int, self.seen_))
 
     def _lean(self, fitted: Any) -> Any:
         """The fitted estimator, or what computes the same faster."""
@@ -111,9 +111,21 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "estimator_"):  # or check_is_fitted would take a tenth of the time
             check_is_fitted(self)
         found = self.estimator_.predict_proba(self._checked(X))
-        probabilities = np.zeros((len(found), len(LEVELS)))
-        probabilities[:, self.seen_ - 1] = found
-        return (1 - _FLOOR) * probabilities + _FLOOR / len(LEVELS)
+        return np.array([self._spread(row) for row in found.tolist()])
+
+    def probabilities(self, x: Any) -> list[float]:
+        """(5,) of one prompt or hidden state: what ``predict_proba`` says of it, for a text without an array."""
+        if isinstance(self.estimator_, TextLogistic):
+            return self._spread(self.estimator_.probabilities(x))
+        (row,) = self.predict_proba([x]).tolist()
+        return list(row)
+
+    def _spread(self, found: Sequence[float]) -> list[float]:
+        """The probabilities of the levels that training saw, over all five."""
+        probabilities = [_FLOOR / len(LEVELS)] * len(LEVELS)
+        for level, probability in zip(self.seen_, found, strict=True):
+            probabilities[level - 1] += (1 - _FLOOR) * probability
+        return probabilities
 
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
         """(n,) the likeliest level."""

@@ -2,16 +2,17 @@
 
 One table serves every objective. A prompt's level is known only as five probabilities, so an arm's worth to it is the
 expectation of the measurements over them (or the measurement at the likeliest level, where that measured better).
+
+Plain arithmetic: between two calls a server does much else, and a dozen numpy calls whose code has left the processor's
+caches take five times as long as this. ``offline.choices`` decides many prompts at once.
 """
 
 import json
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any, Literal, get_args
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
 from router.errors import InvalidBundle, InvalidRequest
 from strategies import Arm
@@ -130,13 +131,19 @@ class Policy:
             raise InvalidBundle("policy: needs exactly one cell for each arm at each of the five levels")
         if deciding not in get_args(Deciding):
             raise InvalidBundle(f"policy: deciding {deciding!r} is none of {', '.join(get_args(Deciding))}")
-        self._budgets = np.array([arm.budget for arm in self.arms])
-        self.smallest, self.largest = int(self._budgets.min()), int(self._budgets.max())
-        rows = [(cell.accuracy, cell.low, cell.high, *astuple(cell.cost)) for cell in self.cells]
-        self._measured = np.array(rows, dtype=float).reshape(len(LEVELS), len(self.arms), -1)
-        accuracy, low, _, generations, *_, generator_flops, verifier_flops = np.moveaxis(self._measured, 2, 0).copy()
-        self._accuracy, self._low, self._generations = accuracy, low, generations  # (5, arms) each
-        self._flops = generator_flops + verifier_flops
+        # Arms within a budget are the first so many of these rows, each of what was measured at levels 1 to 5.
+        self._order = sorted(range(len(self.arms)), key=lambda column: self.arms[column].budget)
+        self._budgets = [self.arms[column].budget for column in self._order]
+        self.smallest, self.largest = self._budgets[0], self._budgets[-1]
+        by_arm = [self.cells[column :: len(self.arms)] for column in self._order]
+        self._accuracy = [tuple(cell.accuracy for cell in cells) for cells in by_arm]
+        self._low = [tuple(cell.low for cell in cells) for cells in by_arm]
+        self._generations = [tuple(cell.cost.generations for cell in cells) for cells in by_arm]
+        self._flops = [tuple(cell.cost.flops for cell in cells) for cells in by_arm]
+        self._measured = [
+            list(zip(*((cell.accuracy, cell.low, cell.high, *astuple(cell.cost)) for cell in cells), strict=True))
+            for cells in by_arm
+        ]
         try:
             self.check(default)
         except InvalidRequest as error:
@@ -168,36 +175,40 @@ class Policy:
                 reason="OBJECTIVE_OUT_OF_RANGE",
             )
 
-    def choose(self, probabilities: ArrayLike, objective: Objective) -> NDArray[np.int64]:
-        """(n,) indices into ``arms`` for (n, 5) level probabilities. Raises InvalidRequest."""
-        self.check(objective)
-        weights = self._weights(probabilities)
-        accuracy, flops = weights @ self._accuracy, weights @ self._flops
-        if objective.kind == "budget":
-            within = np.where(self._budgets <= objective.value, accuracy, -np.inf)
-            return _cheapest(_best(within, self.tolerance), flops, accuracy)
-        if objective.kind == "target_accuracy":
-            low = weights @ self._low
-            reached = low >= objective.value
-            return np.where(reached.any(axis=1), _cheapest(reached, flops, accuracy), low.argmax(axis=1))
-        if objective.kind == "price_per_flop":
-            return _cheapest(_best(accuracy - objective.value * flops), flops, accuracy)
-        rung = max((rung for rung in self.ladder if rung.generations <= objective.value), key=lambda r: r.generations)
-        return self.at_price(probabilities, rung.price)
-
-    def at_price(self, probabilities: ArrayLike, price: float) -> NDArray[np.int64]:
-        """As :meth:`choose`, for a price in right answers a generation."""
-        weights = self._weights(probabilities)
-        accuracy, flops = weights @ self._accuracy, weights @ self._flops
-        return _cheapest(_best(accuracy - price * (weights @ self._generations)), flops, accuracy)
+    def price(self, average_budget: float) -> float:
+        """What a generation is charged, in right answers, so that prompts spend at most so many on average."""
+        return self.ladder[bisect_right(self.ladder, average_budget, key=lambda rung: rung.generations) - 1].price
 
     def decide(self, probabilities: Sequence[float], objective: Objective) -> Expectation:
         """The choice for one prompt, with what it promises. Raises InvalidRequest."""
-        (column,) = self.choose([probabilities], objective)
-        (weights,) = self._weights([probabilities])
-        accuracy, low, high, *cost = (weights @ self._measured[:, column]).tolist()
+        self.check(objective)
+        weights = tuple(probabilities)
+        if self.deciding == "mode":
+            likeliest = weights.index(max(weights))
+            weights = tuple(float(i == likeliest) for i in range(len(LEVELS)))
+        row = self._row(weights, objective.kind, objective.value)
+        accuracy, low, high, *cost = _expected(weights, self._measured[row])
         sufficient = objective.kind != "target_accuracy" or low >= objective.value
-        return Expectation(self.arms[column], accuracy, low, high, Cost(*cost), sufficient)
+        return Expectation(self.arms[self._order[row]], accuracy, low, high, Cost(*cost), sufficient)
+
+    def _row(self, weights: Sequence[float], kind: Kind, value: float) -> int:
+        if kind == "budget":
+            accuracy = _expected(weights, self._accuracy[: bisect_right(self._budgets, value)])
+            return self._cheapest(weights, _best(accuracy, self.tolerance))
+        if kind == "target_accuracy":
+            low = _expected(weights, self._low)
+            return self._cheapest(weights, [i for i, each in enumerate(low) if each >= value] or [low.index(max(low))])
+        accuracy = _expected(weights, self._accuracy)
+        price, spent = (value, self._flops) if kind == "price_per_flop" else (self.price(value), self._generations)
+        worth = [gain - price * cost for gain, cost in zip(accuracy, _expected(weights, spent), strict=True)]
+        return self._cheapest(weights, _best(worth))
+
+    def _cheapest(self, weights: Sequence[float], rows: Sequence[int]) -> int:
+        """The row of fewest FLOPs, the most accurate of equally cheap ones, then the first of ``arms``."""
+        flops = _expected(weights, [self._flops[row] for row in rows])
+        accuracy = _expected(weights, [self._accuracy[row] for row in rows])
+        ranked = zip(flops, [-each for each in accuracy], [self._order[row] for row in rows], rows, strict=True)
+        return min(ranked)[-1]
 
     def dumps(self) -> str:
         """JSON that people can read and diff: one cell a line."""
@@ -227,20 +238,17 @@ class Policy:
         except (ValueError, TypeError, AttributeError) as error:
             raise InvalidBundle(f"policy: {error}") from error
 
-    def _weights(self, probabilities: ArrayLike) -> NDArray[np.float64]:
-        given = np.asarray(probabilities, dtype=float)
-        return given if self.deciding == "distribution" else np.eye(len(LEVELS))[given.argmax(axis=1)]
+
+def _expected(weights: Sequence[float], rows: Iterable[Sequence[float]]) -> list[float]:
+    """Each row's expectation, its values being of levels 1 to 5 and the weights their probabilities."""
+    one, two, three, four, five = weights
+    return [one * a + two * b + three * c + four * d + five * e for a, b, c, d, e in rows]
 
 
-def _best(worth: NDArray[np.float64], tolerance: float = 0.0) -> NDArray[np.bool_]:
-    """Which of each row's columns are as good as its best."""
-    return np.asarray(worth >= worth.max(axis=1, keepdims=True) - tolerance - 1e-9)
-
-
-def _cheapest(good: NDArray[np.bool_], flops: NDArray[np.float64], accuracy: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(n,) the cheapest of each row's good columns; the most accurate of equally cheap ones."""
-    cost = np.where(good, flops, np.inf)
-    return np.asarray(np.where(cost == cost.min(axis=1, keepdims=True), accuracy, -np.inf).argmax(axis=1))
+def _best(worth: Sequence[float], tolerance: float = 0.0) -> list[int]:
+    """Which are as good as the best."""
+    least = max(worth) - tolerance - 1e-9
+    return [i for i, each in enumerate(worth) if each >= least]
 
 
 def _exactly(mapping: Any, keys: set[str]) -> Mapping[str, Any]:

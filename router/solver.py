@@ -153,7 +153,7 @@ class Solver:
         prompts = [request.prompt]
         usage = Usage() if usage is None else usage
         features = prompts if difficulty.input == "text" else await self.engines.generator.embed(prompts, usage=usage)
-        probabilities = tuple(map(float, difficulty.predict_proba(features)[0]))
+        probabilities = tuple(difficulty.probabilities(features[0]))
         level = 1 + probabilities.index(max(probabilities))
         levels_by = self.bundle.levels_by
         if request.arm:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import fields
 from datetime import timedelta
+from functools import lru_cache
 
 from google.protobuf.any_pb2 import Any
 from google.rpc.code_pb2 import Code
@@ -82,6 +83,7 @@ def check_outcome(message: pb.RecordOutcomeRequest) -> None:
 # Replies, as the server writes them
 
 
+@lru_cache(1024)  # of a policy's arms, and of some that callers pin; what holds the message copies it
 def arm(value: Arm) -> pb.Arm:
     numbers = {name: getattr(value, name) for name in _NUMBERS if getattr(value, name)}
     return pb.Arm(strategy=f"STRATEGY_{value.strategy.upper()}", **numbers)

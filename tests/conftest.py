@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
+from difficulty import DifficultyModel
 from router.backends import GeneratorSpec, VerifierSpec
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.backends.template import CHATML
@@ -47,10 +48,9 @@ ARMS = {
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle")
     prompts = [" + ".join(["7"] * terms) + " =" for terms in (2, 3, 4, 6, 8)]
-    model = make_pipeline(CountVectorizer(analyzer="char"), LogisticRegression(C=100, max_iter=10_000)).fit(
-        prompts, LEVELS
-    )
-    model.input = "text"
+    model = DifficultyModel()  # one that is sure of these prompts' levels
+    model.estimator_ = make_pipeline(CountVectorizer(analyzer="char"), LogisticRegression(C=100, max_iter=10_000))
+    model.seen_ = model.estimator_.fit(prompts, LEVELS).classes_.tolist()
     joblib.dump(model, folder / "difficulty.joblib")
     arms = sorted({Arm.parse(arm) for best in ARMS.values() for arm in best})
     cells = []

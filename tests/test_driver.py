@@ -275,9 +275,9 @@ async def test_an_embedding_for_the_prediction_is_on_the_bill(solver, generator)
     class Constant:
         input = "embedding"
 
-        def predict_proba(self, features):
-            assert features == [[7.0, 2.0, 2.0]]
-            return [[0.1, 0.6, 0.1, 0.1, 0.1]]
+        def probabilities(self, hidden):
+            assert hidden == [7.0, 2.0, 2.0]
+            return [0.1, 0.6, 0.1, 0.1, 0.1]
 
     object.__setattr__(solver.bundle, "difficulty", Constant())
     bill = solver.new_bill()

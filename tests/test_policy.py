@@ -1,9 +1,12 @@
 """One table, four objectives."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from router.errors import InvalidBundle, InvalidRequest
+from router.offline.choices import Choices
 from router.policy import LEVELS, Cell, Cost, Objective, Policy, Rung
 from strategies import Arm
 
@@ -59,12 +62,22 @@ def test_each_objective_takes_its_arm(kind, value, easy, hard):
     assert found == [str(Arm.parse(ARMS[easy])), str(Arm.parse(ARMS[hard]))]
 
 
-@pytest.mark.parametrize("objective", [Objective("budget", 4), Objective("price_per_flop", 1e-4)])
-def test_many_prompts_are_decided_as_each_alone(objective):
-    probabilities = np.random.default_rng(0).dirichlet(np.ones(5), size=50)
-    table = policy()
-    together = [table.arms[i] for i in table.choose(probabilities, objective)]
-    assert together == [table.decide(row, objective).arm for row in probabilities]
+@pytest.mark.parametrize("deciding", ["mode", "distribution"])
+def test_many_prompts_are_decided_as_each_alone(deciding):
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(5), size=200)
+    measured = [
+        replace(cell, accuracy=rng.random(), cost=replace(cell.cost, generations=rng.random())) for cell in cells()
+    ]
+    table = Policy(measured, DEFAULT, ladder=LADDER, deciding=deciding, tolerance=0.05)
+
+    def alone(kind, value):
+        return [table.arms.index(table.decide(row, Objective(kind, value)).arm) for row in probabilities.tolist()]
+
+    for budget in (1, 4, 16):
+        assert Choices(table).within(budget, probabilities).tolist() == alone("budget", budget)
+    for rung in LADDER:
+        assert Choices(table).at_price(rung.price, probabilities).tolist() == alone("average_budget", rung.generations)
 
 
 def test_the_whole_distribution_decides_unless_the_mode_measured_better():
@@ -94,7 +107,7 @@ def test_a_price_is_the_hull_of_accuracy_and_spend():
     table = policy()
     spends, worths = [], []
     for price in (1, 0.05, 0.02, 0.01, 0.001, 0):
-        arms = table.at_price(probabilities, price)
+        arms = Choices(table).at_price(price, probabilities)
         spends.append(np.mean([table.arms[i].budget for i in arms]))
         accuracy = probabilities @ np.array([ACCURACY[level] for level in LEVELS])
         order = [ARMS.index(str(arm)) for arm in table.arms]

@@ -153,10 +153,9 @@ def _row(old: Policy, new: Policy, level: int, objective: Objective) -> dict[str
 
 def _chosen(policy: Policy, level: int, objective: Objective) -> dict[str, Any] | None:
     try:
-        (column,) = policy.choose([[float(each == level) for each in LEVELS]], objective)
+        arm = policy.decide([float(each == level) for each in LEVELS], objective).arm
     except InvalidRequest:
         return None
-    arm = policy.arms[column]
     (cell,) = (cell for cell in policy.cells if (cell.level, cell.arm) == (level, arm))
     return {"arm": str(arm), **_measured(cell)}
 

@@ -276,13 +276,13 @@ def _decided(policy: Policy, known: pd.DataFrame, probabilities: Values) -> tupl
     """(n,) the arm that the policy would take, "" where it refuses the objective; and refusal → how many."""
     target = np.full(len(known), "", dtype=object)
     refusals: dict[str, int] = {}
-    names = np.array([str(arm) for arm in policy.arms], dtype=object)
     given = known["objective_given"].astype(bool)
     kinds = known["objective"].where(given, policy.default.kind)
     values = known["objective_value"].where(given, policy.default.value)
     for (kind, value), rows in known.groupby([kinds, values]).indices.items():
         try:
-            target[rows] = names[policy.choose(probabilities[rows], Objective(kind, float(value)))]
+            objective = Objective(kind, float(value))
+            target[rows] = [str(policy.decide(row, objective).arm) for row in probabilities[rows].tolist()]
         except InvalidRequest as error:
             refusals[str(error)] = len(rows)
     return target, refusals

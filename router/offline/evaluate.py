@@ -194,7 +194,7 @@ def _routed(
     estimator: NDArray[np.float64],
 ) -> tuple[Runs | None, list[str]]:
     """The policy's choices on the held-out prompts, or the chosen arms that were not run there."""
-    arms = [policy.arms[i] for i in policy.choose(probabilities, objective)]
+    arms = [policy.decide(row, objective).arm for row in probabilities.tolist()]
     missing = sorted({str(arm) for arm in arms if arm not in measured.arms})
     if missing:
         return None, missing

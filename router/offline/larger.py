@@ -55,7 +55,8 @@ def flops_matched(
     larger = measured.accuracy[:, column]
 
     def thinking(budget: float) -> Runs:
-        arms = [alone.arms[i] for i in alone.choose(probabilities, Objective("budget", min(budget, alone.largest)))]
+        objective = Objective("budget", min(budget, alone.largest))
+        arms = [alone.decide(row, objective).arm for row in probabilities.tolist()]
         columns = [measured.arms.index(arm) for arm in arms]
         everyone = np.arange(len(levels))
         return Runs(

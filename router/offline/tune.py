@@ -27,6 +27,7 @@ from router.bundle import (
 from router.engines import Engine
 from router.errors import InvalidFile
 from router.offline.attempts import SAMPLE
+from router.offline.choices import Choices
 from router.offline.evidence import Measured, interval, measure, resamples
 from router.offline.train import Training, dumps, read_training
 from router.policy import LEVELS, Cell, Deciding, Objective, Policy, Rung
@@ -158,7 +159,7 @@ def tune(
     rows = [
         {
             "budget": budget,
-            "best_fixed_arm": str(fixed.arms[fixed.choose(everyone[:1] / len(LEVELS), Objective("budget", budget))[0]]),
+            "best_fixed_arm": str(fixed.decide([1 / len(LEVELS)] * len(LEVELS), Objective("budget", budget)).arm),
             "best_fixed": interval(fixed_values[:, i], draws),
             "policy": interval(tried[method][:, i], draws),
             "oracle": interval(oracle_values[:, i], draws),
@@ -278,12 +279,13 @@ def cross_validate(
         for fold in (0, 1):
             made, read = np.flatnonzero(half == fold), np.flatnonzero(half != fold)
             smallest = Objective("budget", int(measured.budgets.min()))
-            policy = tabulate(measured.on(made), weights[made], method, default=smallest, tolerance=tolerance)
+            table = tabulate(measured.on(made), weights[made], method, default=smallest, tolerance=tolerance)
+            choices = Choices(table)
             for i, budget in enumerate(budgets):
-                chosen = policy.choose(probabilities[read], Objective("budget", budget))
+                chosen = choices.within(budget, probabilities[read])
                 found[read, i] += measured.accuracy[read, chosen]
             for i, price in enumerate(_CHARGED, start=len(budgets)):
-                chosen = policy.at_price(probabilities[read], price)
+                chosen = choices.at_price(price, probabilities[read])
                 found[read, i] += measured.accuracy[read, chosen] - price * measured.generations[read, chosen]
     return found / SPLITS
 
@@ -295,9 +297,9 @@ def climb(table: Policy, probabilities: NDArray[np.float64], measured: Measured)
     are the upper hull of accuracy against spend. It ends where the whole largest budget buys a tie.
     """
     rungs: list[Rung] = []
-    prompts = np.arange(len(probabilities))
+    prompts, choices = np.arange(len(probabilities)), Choices(table)
     for price in _PRICES[table.tolerance / table.largest <= _PRICES]:
-        spent = float(measured.generations[prompts, table.at_price(probabilities, float(price))].mean())
+        spent = float(measured.generations[prompts, choices.at_price(float(price), probabilities)].mean())
         if not rungs or spent > _RISE * rungs[-1].generations:
             rungs.append(Rung(round(spent, 4), float(f"{price:.4g}")))
     return rungs
