@@ -30,7 +30,7 @@ from strategies import Arm
 FOLDER = Path(__file__).parent.parent / "docs" / "monitoring"
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
-QUERIES = [(panel["title"], target["expr"]) for panel in PANELS for target in panel["targets"]]
+QUERIES = [(f"{panel['title']} {target['refId']}", target["expr"]) for panel in PANELS for target in panel["targets"]]
 ALERTS = (FOLDER / "alerts.yml").read_text()
 START_SECONDS = 120  # on a busy machine
 
@@ -69,6 +69,13 @@ def test_panels_are_numbered_described_and_do_not_overlap():
     for panel in PANELS:
         assert panel["title"]
         assert "unit" in panel["fieldConfig"]["defaults"] or panel["type"] == "table"
+
+
+def test_a_number_that_nothing_is_known_of_yet_says_so_and_is_no_empty_box():
+    for panel in PANELS:
+        if panel["type"] == "stat" and re.search(r"/|quantile|engine_up", panel["targets"][0]["expr"]):
+            matched = [mapping["options"].get("match") for mapping in panel["fieldConfig"]["defaults"]["mappings"]]
+            assert "null+nan" in matched, panel["title"]
 
 
 class Scraped:
