@@ -21,8 +21,9 @@ from router import access, wire
 from router.access import Caller, Token
 from router.admin import ADMIN
 from router.admission import Admission
+from router.driver import Bill, Request, Stop
 from router.errors import InternalError, InvalidRequest, PermissionDenied, RouterError, Stopping, StreamNotRead
-from router.solver import Bill, Decision, Request, Solution, Stop
+from router.solver import Decision, Solution
 
 REQUEST_ID = "x-request-id"
 SEARCHES = frozenset({"Solve", "StreamSolve"})

@@ -11,11 +11,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from router.admission import Admission
 from router.calls import Call, Verdict
+from router.driver import Bill
 from router.errors import AddressUnavailable
 from router.outcomes import Recorder
 from router.policy import LEVELS, Policy
 from router.serving import Serving
-from router.solver import Bill
 
 WINDOW = 1000  # latest decisions, and latest verdicts, that drift and calibration are computed on
 _FEWEST = 100  # of them that it is worth doing for

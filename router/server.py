@@ -15,10 +15,11 @@ from router.access import Token, check_exposure
 from router.admin import ADMIN, AdminService
 from router.admission import Admission
 from router.calls import Call, Calls, admitted, answered, authenticated, checked, current, observed, welcomed
+from router.driver import Round
 from router.errors import AddressUnavailable, OutcomesOff, OutcomesUnavailable
 from router.outcomes import Outcome, Recorder
 from router.serving import Serving
-from router.solver import Decision, Round, Solution
+from router.solver import Decision, Solution
 from router.tracing import spanned, traced
 from router.v1 import admin_pb2_grpc, router_pb2_grpc
 from router.v1 import router_pb2 as pb

@@ -12,8 +12,9 @@ from typing import Any
 
 from router.backends import Engines
 from router.bundle import Bundle, load_bundle, read_manifest
+from router.driver import Request
 from router.errors import InvalidBundle, InvalidRequest, RouterError
-from router.solver import Decision, Request, Solver
+from router.solver import Decision, Solver
 
 _TRIAL = Request("1 + 1 =")
 _MOST_COMPARISONS = 100  # pending; beyond that shadow decisions are skipped, so that they never hold anything up

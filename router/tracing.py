@@ -13,8 +13,9 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from router.backends import Generator, Usage, Verifier
 from router.calls import Call, Proceed
+from router.driver import Round
 from router.errors import MissingDependency
-from router.solver import Decision, Round, Solution
+from router.solver import Decision, Solution
 from strategies import Path
 
 _tracer = trace.get_tracer("router")

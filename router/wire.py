@@ -10,7 +10,7 @@ from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from router import bundle, errors, policy, solver
+from router import bundle, driver, errors, policy, solver
 from router.backends import GeneratorSpec
 from router.errors import InvalidRequest, RouterError
 from router.v1 import router_pb2 as pb
@@ -27,7 +27,7 @@ _COSTS = tuple(field.name for field in fields(policy.Cost))
 
 def request(
     message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, seconds: float | None
-) -> solver.Request:
+) -> driver.Request:
     """What a message asks for; ``seconds`` are left for the call. Raises InvalidRequest.
 
     Absent fields are the defaults. What needs the bundle to judge, or has a meaning beyond its type, the solver checks.
@@ -35,9 +35,9 @@ def request(
     kind = message.WhichOneof("objective")
     objective = policy.Objective(kind, getattr(message, kind)) if kind else None
     if isinstance(message, pb.RouteRequest):
-        return solver.Request(message.prompt, objective, seconds=seconds)
+        return driver.Request(message.prompt, objective, seconds=seconds)
     options = message.options
-    return solver.Request(
+    return driver.Request(
         message.prompt,
         objective,
         arm=_checked(options.arm) if options.HasField("arm") else None,
@@ -125,7 +125,7 @@ def _cost(value: policy.Cost) -> pb.Cost:
     return pb.Cost(**{name: getattr(value, name) for name in _COSTS})
 
 
-def bill(value: solver.Bill) -> pb.Bill:
+def bill(value: driver.Bill) -> pb.Bill:
     return pb.Bill(
         prompt_tokens=value.prompt_tokens,
         generated_tokens=value.generated_tokens,
@@ -140,7 +140,7 @@ def bill(value: solver.Bill) -> pb.Bill:
     )
 
 
-def progress(value: solver.Round) -> pb.Round:
+def progress(value: driver.Round) -> pb.Round:
     return pb.Round(
         number=value.number,
         alive=value.alive,
@@ -215,7 +215,7 @@ def status(error: RouterError) -> Status:
         )
     if error.retry_seconds is not None:
         details.append(RetryInfo(retry_delay=timedelta(seconds=error.retry_seconds)))
-    if isinstance(error, errors.Stopped) and isinstance(error.bill, solver.Bill):
+    if isinstance(error, errors.Stopped) and isinstance(error.bill, driver.Bill):
         details.append(bill(error.bill))
     return Status(code=Code.Value(error.status), message=str(error), details=[_packed(detail) for detail in details])
 

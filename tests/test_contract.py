@@ -18,8 +18,9 @@ from double import Characters, Double
 from router.backends import Generator, Usage, Verifier
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle import load_bundle
+from router.driver import Request, Stop
 from router.errors import InvalidRequest
-from router.solver import Request, Solver, Stop
+from router.solver import Solver
 from strategies import Arm, Path
 
 if TYPE_CHECKING:

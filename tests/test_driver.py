@@ -8,9 +8,10 @@ import pytest
 
 from router.backends import Engines, LogProbability, Usage
 from router.backends.fake import FakeGenerator, FakeVerifier, calculate
+from router.driver import Bill, Request, Round, Stop, drive
 from router.errors import DeadlineExceeded, InvalidRequest, TokenCapReached
 from router.policy import Objective
-from router.solver import Bill, Request, Round, Solution, Stop, drive
+from router.solver import Solution
 from strategies import STRATEGIES, Arm, Outcome
 
 PROMPT = "What is 38 + 47 - 16 + 29 - 12 ?"

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 from router import outcomes
 from router.bundle import load_bundle
 from router.cli import main
+from router.driver import Request
 from router.errors import InvalidRequest
 from router.offline.estimate import Logged, effective_size, estimate, estimators, importance, intervals, predict
 from router.outcomes import Recorder, decisions
 from router.policy import LEVELS, Cell, Cost, Objective, Policy
 from router.server import Server
 from router.serving import Serving
-from router.solver import Request, Solver
+from router.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import Arm

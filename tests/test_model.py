@@ -10,7 +10,8 @@ import pytest
 
 from router.backends import LogProbability, Usage, VerifierSpec
 from router.bundle import load_bundle
-from router.solver import Request, Solver, drive
+from router.driver import Request, drive
+from router.solver import Solver
 from strategies import Arm
 from strategies import Path as Attempt
 

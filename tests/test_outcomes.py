@@ -29,12 +29,13 @@ from sqlalchemy.exc import OperationalError
 from router import outcomes, wire
 from router.bundle import load_bundle
 from router.calls import Verdict
+from router.driver import Request
 from router.errors import InvalidRequest, OutcomesUnavailable
 from router.outcomes import Outcome, Recorder, decisions, tables
 from router.policy import Objective
 from router.server import Server
 from router.serving import Serving
-from router.solver import Request, Solver
+from router.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import Arm

@@ -17,10 +17,11 @@ from grpc_status import rpc_status
 from router.access import Caller, Token
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle import load_bundle, read_manifest, sha256
+from router.driver import Request
 from router.errors import InvalidBundle, InvalidRequest
 from router.server import Server
 from router.serving import Serving
-from router.solver import Request, Solver
+from router.solver import Solver
 from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb
 from router.v1.admin_pb2_grpc import AdminServiceStub

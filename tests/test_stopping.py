@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
+from router.driver import Bill, Request, drive
 from router.offline.evidence import evidence, picked_right, stopped
-from router.solver import Bill, Request, drive
 from strategies import Arm, Extend, Outcome, Path
 from strategies.sampling import rounds
 from strategies.select import best, majority

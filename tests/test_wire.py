@@ -9,9 +9,9 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 
 from router import errors, wire
+from router.driver import Bill, Request, Stop
 from router.errors import InvalidRequest, RouterError
 from router.policy import OBJECTIVES, Objective
-from router.solver import Bill, Request, Stop
 from router.v1 import router_pb2 as pb
 from strategies import STRATEGIES, Arm
 

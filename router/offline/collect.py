@@ -24,11 +24,11 @@ import pyarrow as pa
 
 from router import answers
 from router.backends import Engines, Usage
+from router.driver import Request, drive, new_bill
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest, RouterError
 from router.offline.attempts import SAMPLE, SCHEMA, read_attempts, to_frame, write_attempts
 from router.offline.files import JOURNAL
 from router.offline.prompts import Prompt
-from router.solver import Request, drive, new_bill
 from strategies import Arm, Outcome
 from strategies import Path as Attempt
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from router import answers
 from router.backends import Engines, Generator, LogProbability
+from router.driver import Bill, Request, drive
 from router.errors import InvalidFile
 from router.offline.prompts import Prompt
-from router.solver import Bill, Request, drive
 from strategies import Arm, Outcome
 
 PROMPTS_AT_ONCE = 16
