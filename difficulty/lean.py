@@ -38,16 +38,18 @@ class TextLogistic:
         rarity: NDArray[np.float64],
         bias: NDArray[np.float64],
     ):
+        # Kept for pickles: half the size of the lists, and what those of earlier versions hold.
         self._arrays = {"described": described, "phrases": phrases, "rarity": rarity, "bias": bias}
         self._vocabulary = vocabulary
         self._described = list(zip(described.T.tolist(), bias.tolist(), strict=True))
+        # A row a phrase: its weights and, last, its rarity; all of them grow with its count.
         self._phrases: list[list[float]] = np.column_stack([rarity[:, None] * phrases, rarity]).tolist()
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arrays | {"vocabulary": self._vocabulary}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+        TextLogistic.__init__(self, **state)
 
     @classmethod
     def of(cls, fitted: CalibratedClassifierCV) -> Self:
@@ -75,9 +77,8 @@ class TextLogistic:
         logits = [sum(map(mul, described, weights), bias) for weights, bias in self._described]
         # Phrases by tf-idf, with logarithmic counts and unit length.
         counts = Counter(map(self._vocabulary.get, phrases(prompt)))
-        weighed = self._phrases
         rows = [
-            weighed[row] if count == 1 else _repeated(weighed[row], count)
+            self._phrases[row] if count == 1 else _repeated(self._phrases[row], count)
             for row, count in counts.items()
             if row is not None
         ]
@@ -92,4 +93,5 @@ class TextLogistic:
 
 
 def _repeated(row: Sequence[float], count: int) -> list[float]:
+    """The row of a phrase that comes so often."""
     return [(1 + math.log(count)) * each for each in row]

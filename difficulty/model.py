@@ -85,7 +85,7 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         levels = levels_of(statistics, self.edges_)
         # Temperature scaling in scikit-learn 1.9 takes labels for column numbers, so they are given as such.
         found, columns, counts = np.unique(levels, return_inverse=True, return_counts=True)
-        self.seen_ = found.tolist()
+        self.seen_ = found
         estimator = CANDIDATES[self.candidate](self.seed)
         if len(found) == 1:
             estimator = DummyClassifier()
@@ -99,7 +99,7 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "estimator_" in state:  # of models that were saved as scikit-learn fitted them
-            self.estimator_, self.seen_ = self._lean(self.estimator_), list(map(int, self.seen_))
+            self.estimator_ = self._lean(self.estimator_)
 
     def _lean(self, fitted: Any) -> Any:
         """The fitted estimator, or what computes the same faster."""
@@ -111,7 +111,7 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "estimator_"):  # or check_is_fitted would take a tenth of the time
             check_is_fitted(self)
         found = self.estimator_.predict_proba(self._checked(X))
-        return np.array([self._spread(row) for row in found.tolist()])
+        return np.array([self._spread(row) for row in found.tolist()]).reshape(-1, len(LEVELS))
 
     def probabilities(self, x: Any) -> list[float]:
         """(5,) of one prompt or hidden state: what ``predict_proba`` says of it, for a text without an array."""

@@ -4,7 +4,7 @@ One table serves every objective. A prompt's level is known only as five probabi
 expectation of the measurements over them (or the measurement at the likeliest level, where that measured better).
 
 Plain arithmetic: between two calls a server does much else, and a dozen numpy calls whose code has left the processor's
-caches take five times as long as this. ``offline.choices`` decides many prompts at once.
+caches take three times as long. ``offline.choices`` applies the same rule to many prompts at once.
 """
 
 import json
@@ -21,6 +21,7 @@ LEVELS = (1, 2, 3, 4, 5)
 Kind = Literal["budget", "average_budget", "target_accuracy", "price_per_flop"]
 OBJECTIVES: tuple[Kind, ...] = get_args(Kind)
 Deciding = Literal["mode", "distribution"]
+ROUNDING = 1e-9  # accuracies closer than this are equal
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,8 @@ class Rung:
 class Expectation:
     """What the chosen arm is expected to give this prompt and to cost.
 
-    sufficient  False: no arm is known to reach the target accuracy; this is the one with the highest lower end
+    sufficient  False: no arm is known to reach the target accuracy; this is the one with the highest lower end, and the
+                cheapest of those
     """
 
     arm: Arm
@@ -197,7 +199,7 @@ class Policy:
             return self._cheapest(weights, _best(accuracy, self.tolerance))
         if kind == "target_accuracy":
             low = _expected(weights, self._low)
-            return self._cheapest(weights, [i for i, each in enumerate(low) if each >= value] or [low.index(max(low))])
+            return self._cheapest(weights, [i for i, each in enumerate(low) if each >= value] or _best(low))
         accuracy = _expected(weights, self._accuracy)
         price, spent = (value, self._flops) if kind == "price_per_flop" else (self.price(value), self._generations)
         worth = [gain - price * cost for gain, cost in zip(accuracy, _expected(weights, spent), strict=True)]
@@ -247,7 +249,7 @@ def _expected(weights: Sequence[float], rows: Iterable[Sequence[float]]) -> list
 
 def _best(worth: Sequence[float], tolerance: float = 0.0) -> list[int]:
     """Which are as good as the best."""
-    least = max(worth) - tolerance - 1e-9
+    least = max(worth) - tolerance - ROUNDING
     return [i for i, each in enumerate(worth) if each >= least]
 
 
@@ -259,6 +261,11 @@ def _exactly(mapping: Any, keys: set[str]) -> Mapping[str, Any]:
 
 
 def _cell(row: Any) -> Cell:
-    values = _exactly(row, {field.name for field in fields(Cell)})
-    cost = Cost(**_exactly(values["cost"], {field.name for field in fields(Cost)}))
-    return Cell(**{**values, "arm": Arm.parse(values["arm"]), "cost": cost})
+    values = dict(_exactly(row, {field.name for field in fields(Cell)}))
+    cost = Cost(**_numbers(_exactly(values.pop("cost"), {field.name for field in fields(Cost)})))
+    level, arm = values.pop("level"), Arm.parse(values.pop("arm"))
+    return Cell(level=level, arm=arm, cost=cost, **_numbers(values))
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}

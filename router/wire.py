@@ -83,7 +83,7 @@ def check_outcome(message: pb.RecordOutcomeRequest) -> None:
 # Replies, as the server writes them
 
 
-@lru_cache(1024)  # of a policy's arms, and of some that callers pin; what holds the message copies it
+@lru_cache(1024)  # a policy's arms, and some that callers pin. Shared: never change what this returns
 def arm(value: Arm) -> pb.Arm:
     numbers = {name: getattr(value, name) for name in _NUMBERS if getattr(value, name)}
     return pb.Arm(strategy=f"STRATEGY_{value.strategy.upper()}", **numbers)

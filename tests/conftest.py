@@ -50,7 +50,7 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     prompts = [" + ".join(["7"] * terms) + " =" for terms in (2, 3, 4, 6, 8)]
     model = DifficultyModel()  # one that is sure of these prompts' levels
     model.estimator_ = make_pipeline(CountVectorizer(analyzer="char"), LogisticRegression(C=100, max_iter=10_000))
-    model.seen_ = model.estimator_.fit(prompts, LEVELS).classes_.tolist()
+    model.seen_ = model.estimator_.fit(prompts, LEVELS).classes_
     joblib.dump(model, folder / "difficulty.joblib")
     arms = sorted({Arm.parse(arm) for best in ARMS.values() for arm in best})
     cells = []

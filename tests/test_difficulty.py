@@ -106,7 +106,10 @@ def test_a_fitted_model_is_small_and_survives_joblib(name):
     joblib.dump(model, file, compress=3)
     assert file.tell() < 200_000
     file.seek(0)
-    np.testing.assert_array_equal(joblib.load(file).predict_proba(features[:3]), model.predict_proba(features[:3]))
+    probabilities = model.predict_proba(features[:3])
+    read = joblib.load(file)
+    np.testing.assert_array_equal(read.predict_proba(features[:3]), probabilities)
+    np.testing.assert_allclose([read.probabilities(each) for each in features[:3]], probabilities)
 
 
 @cache
@@ -156,6 +159,7 @@ def test_levels_missing_from_training_keep_their_column():
     probabilities = model.predict_proba(prompts)
     assert probabilities.shape == (120, 5)
     assert probabilities[:, 2].max() < 0.01 < probabilities[:, 0].max()
+    assert [model.probabilities(prompt) for prompt in prompts] == probabilities.tolist()
 
 
 @pytest.mark.parametrize("rates", [[1.0] * 6, [1.0, 1.0, 1.0, 0.0]])

@@ -80,6 +80,17 @@ def test_many_prompts_are_decided_as_each_alone(deciding):
         assert Choices(table).at_price(rung.price, probabilities).tolist() == alone("average_budget", rung.generations)
 
 
+def test_of_arms_that_measured_the_same_the_cheapest_wins_then_the_first_by_name():
+    arms = [Arm.parse(arm) for arm in ("weighted_best_of_n(n=2)", "best_of_n(n=8)", "majority(n=8)", "best_of_n(n=16)")]
+    flops = dict(zip(arms, (100, 50, 50, 80), strict=True))
+    same = [Cell(level, arm, 0.5, 0.4, 0.6, 60, Cost(1, 1, 1, 0, flops[arm], 0)) for level in LEVELS for arm in arms]
+    table = Policy(same, DEFAULT, ladder=LADDER)
+    for kind, value in (("budget", 16), ("average_budget", 4), ("target_accuracy", 0.9), ("target_accuracy", 0.4)):
+        assert chosen(table, EASY, kind, value) == "best_of_n(n=8)"
+    for columns in (Choices(table).within(16, EASY[None]), Choices(table).at_price(1.0, EASY[None])):
+        assert [str(table.arms[column]) for column in columns] == ["best_of_n(n=8)"]
+
+
 def test_the_whole_distribution_decides_unless_the_mode_measured_better():
     torn = [0.4, 0, 0, 0.3, 0.3]  # likeliest easy, probably hard
     assert chosen(policy(), torn, "budget", 16) == "beam_search(n=16, m=4)"
@@ -158,6 +169,8 @@ def test_a_policy_is_read_as_it_was_written():
         (lambda: Policy.loads(policy().dumps().replace("majority", "plurality")), "unknown strategy"),
         (lambda: Policy.loads(policy().dumps().replace('{"budget"', '{"colour"')), "unknown objective 'colour'"),
         (lambda: Policy.loads(policy().dumps().replace('"price"', '"prize"')), "expected exactly"),
+        (lambda: Policy.loads(policy().dumps().replace('"accuracy": 0.84', '"accuracy": "good"')), "to float: 'good'"),
+        (lambda: Policy.loads(policy().dumps().replace('"scored_tokens": 0', '"scored_tokens": null')), "NoneType"),
     ],
 )
 def test_a_bad_policy_is_refused(make, message):

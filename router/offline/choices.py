@@ -1,9 +1,10 @@
-"""A policy's choices for many prompts at once, as arrays; each is what ``Policy.decide`` chooses."""
+"""A policy's choices for many prompts at once, as arrays: the rule of ``Policy.decide``, for the objectives that tuning
+tries tens of thousands of times."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.policy import LEVELS, Objective, Policy
+from router.policy import LEVELS, ROUNDING, Objective, Policy
 
 
 class Choices:
@@ -41,7 +42,7 @@ class Choices:
         worth: NDArray[np.float64], flops: NDArray[np.float64], accuracy: NDArray[np.float64], tolerance: float = 0.0
     ) -> NDArray[np.int64]:
         """Of each row's columns that are as good as its best, the cheapest; the most accurate of equally cheap ones."""
-        good = worth >= worth.max(axis=1, keepdims=True) - tolerance - 1e-9
+        good = worth >= worth.max(axis=1, keepdims=True) - tolerance - ROUNDING
         cost = np.where(good, flops, np.inf)
         cheapest = cost == cost.min(axis=1, keepdims=True)
         return np.asarray(np.where(cheapest, accuracy, -np.inf).argmax(axis=1))

@@ -261,7 +261,7 @@ def _asked(
     policy: Policy, probabilities: NDArray[np.float64], objective: Objective, runs: Runs, draws: NDArray[np.float64]
 ) -> dict[str, Any]:
     """What one objective promised and gave; for a target, over the prompts with sufficient evidence."""
-    promises = [policy.decide(row, objective) for row in probabilities]
+    promises = [policy.decide(row, objective) for row in probabilities.tolist()]
     row: dict[str, Any] = {"objective": {objective.kind: objective.value}, **runs.point(draws)}
     row["promised"] = round(float(np.mean([promise.accuracy for promise in promises])), 4)
     if objective.kind == "target_accuracy":
