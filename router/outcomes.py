@@ -1,4 +1,4 @@
-"""Decisions and what became of them, in SQL: SQLite, or PostgreSQL by URL. A thread of its own writes.
+"""Records decisions and what became of them in the database. A thread of its own writes.
 
 Decisions are queued and written a moment later: a slow or missing database never holds up a call, and when the queue is
 full decisions are dropped and counted. Outcomes are acknowledged once they are on disk, and with them every decision
@@ -8,81 +8,27 @@ queued before: what was acknowledged survives the process.
 import hashlib
 import logging
 import queue
-import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sql
-from sqlalchemy.exc import (
-    DisconnectionError,
-    IntegrityError,
-    InterfaceError,
-    NoSuchTableError,
-    OperationalError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
 from router.calls import Call, Verdict
-from router.errors import InvalidRequest, OutcomesUnavailable
+from router.database import connect, decisions, outcomes
+from router.errors import OutcomesUnavailable
 
 QUEUE = 10_000  # decisions that wait to be written
 _BATCH = 500  # rows of one transaction
 _RETRY_SECONDS = 1.0  # between attempts, while the database is away
 _CLOSE_SECONDS = 10.0  # for what is queued when the server stops
 _IDLE_SECONDS = 0.2  # between looks whether to stop
-_MIGRATING = 0x726F75746572  # number of the lock
 _log = logging.getLogger(__name__)
-
-tables = sql.MetaData()
-
-decisions = sql.Table(
-    "decisions",
-    tables,
-    sql.Column("call_id", sql.String(128), primary_key=True),
-    sql.Column("at", sql.DateTime(timezone=True), nullable=False, index=True),
-    sql.Column("method", sql.String(32), nullable=False),
-    sql.Column("caller", sql.String(256)),
-    sql.Column("bundle", sql.String(256), nullable=False),
-    sql.Column("prompt_sha256", sql.String(64), nullable=False, index=True),
-    sql.Column("prompt", sql.Text),  # this, answer and text by choice
-    sql.Column("level", sql.Integer, nullable=False),
-    sql.Column("probabilities", sql.JSON, nullable=False),  # of levels 1 to 5
-    sql.Column("arm", sql.String(128), nullable=False),
-    sql.Column("propensity", sql.Float),  # the arm's probability of being chosen; null: the caller pinned it
-    sql.Column("expected", sql.Float),  # the accuracy that was promised; null: none was, see Call.promised
-    sql.Column("code", sql.String(32), nullable=False),
-    sql.Column("reason", sql.String(64), nullable=False),
-    sql.Column("prompt_tokens", sql.BigInteger, nullable=False),
-    sql.Column("generated_tokens", sql.BigInteger, nullable=False),
-    sql.Column("scored_tokens", sql.BigInteger, nullable=False),
-    sql.Column("flops", sql.Float, nullable=False),
-    sql.Column("seconds", sql.Float, nullable=False),
-    # Null, too, in rows from before these columns.
-    sql.Column("objective", sql.String(32)),  # kind and value of what was decided for; null: the caller pinned the arm
-    sql.Column("objective_value", sql.Float),
-    sql.Column("objective_given", sql.Boolean),  # by the caller; else it was the bundle's default
-    sql.Column("choice", sql.String(128)),  # the policy's; the arm is another where it was drawn to explore
-    sql.Column("explore", sql.Float),  # share of arms that were drawn then
-    sql.Column("levels_by", sql.String(12)),  # the difficulty model: its sha256's first digits
-    sql.Column("stop", sql.String(16)),  # why the search ended; null: no search, or it gave no answer
-    sql.Column("answer", sql.Text),
-    sql.Column("text", sql.Text),
-)
-
-outcomes = sql.Table(
-    "outcomes",
-    tables,
-    sql.Column("call_id", sql.String(128), primary_key=True),
-    sql.Column("at", sql.DateTime(timezone=True), nullable=False),
-    sql.Column("correct", sql.Boolean),
-    sql.Column("score", sql.Float),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +62,7 @@ class Recorder:
         self.dropped = 0
         self.failures = 0
         self._prompts = prompts
-        self._engine = _connect(url)
+        self._engine = connect(url)
         self._queue: queue.Queue[_Item] = queue.Queue(QUEUE)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="outcomes", daemon=True)
@@ -305,107 +251,3 @@ def _compared(connection: sql.Connection, outcome: Outcome) -> Recorded:
         return Recorded(changed=True)
     verdict = Verdict(decision.level, decision.arm, decision.bundle, decision.expected, outcome.correct)
     return Recorded(changed=True, verdict=verdict)
-
-
-def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Every decision, oldest first, with these columns; ``correct`` and ``score`` are None where nothing was recorded.
-
-    Reads only, also a database that no server has brought up to date: a column that it lacks is None.
-    Raises InvalidRequest.
-    """
-    try:
-        engine = sql.create_engine(url)
-        if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
-            raise _unusable(f"there is no file {engine.url.database}")
-        try:
-            with engine.connect() as connection:
-                held = {column["name"] for column in sql.inspect(connection).get_columns(decisions.name)}
-                columns = [
-                    outcomes.c[name]
-                    if name not in decisions.c
-                    else decisions.c[name]
-                    if name in held
-                    else sql.null().label(name)
-                    for name in names
-                ]
-                joined = decisions.outerjoin(outcomes, decisions.c.call_id == outcomes.c.call_id)
-                found = sql.select(*columns).select_from(joined).order_by(decisions.c.at, decisions.c.call_id)
-                return [dict(row) for row in connection.execute(found).mappings()]
-        finally:
-            engine.dispose()
-    except NoSuchTableError as error:
-        raise _unusable("no decisions were ever recorded in it") from error
-    except (SQLAlchemyError, ModuleNotFoundError) as error:
-        raise _unusable(str(error).splitlines()[0]) from error
-
-
-def _connect(url: str) -> sql.Engine:
-    try:
-        engine = sql.create_engine(url, pool_pre_ping=True)
-        if engine.dialect.name == "sqlite":
-            sql.event.listen(engine, "connect", _durable)
-        upgrade(engine)
-        if engine.dialect.name == "sqlite" and engine.url.database:
-            _guard(engine, Path(engine.url.database))
-    except (SQLAlchemyError, ModuleNotFoundError) as error:
-        raise _unusable(str(error).splitlines()[0]) from error
-    return engine
-
-
-def _unusable(reason: str) -> InvalidRequest:
-    return InvalidRequest(
-        "outcomes",
-        f"can't use the outcome database ({reason}); give a URL like sqlite:///outcomes.db or "
-        "postgresql+psycopg://user@host/name",
-        reason="UNSPECIFIED",
-    )
-
-
-def _durable(connection: Any, record: Any) -> None:
-    """SQLite: readers beside the writer, and what is committed survives a power cut."""
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-
-
-def _guard(engine: sql.Engine, file: Path) -> None:
-    """SQLite goes on writing to a file that was moved away or deleted: whoever restores it would miss what came since.
-
-    A connection is used only while its file is still there, and a new one never makes a new file.
-    """
-    if (known := _identity(file)) is None:  # in memory
-        return
-
-    def connecting(*args: Any) -> None:
-        nonlocal known
-        known = _identity(file)
-        if known is None:
-            raise sqlite3.OperationalError(f"{file} is gone")
-
-    def using(*args: Any) -> None:
-        if _identity(file) != known:
-            raise DisconnectionError(f"{file} is another file than before")
-
-    sql.event.listen(engine, "do_connect", connecting)
-    sql.event.listen(engine, "checkout", using)
-
-
-def _identity(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def upgrade(engine: sql.Engine, revision: str = "head") -> None:
-    """Bring the tables up to date by the migrations."""
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        if engine.dialect.name == "postgresql":  # servers that start at the same time take turns
-            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_MIGRATING)))
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)

@@ -28,7 +28,7 @@ from sqlalchemy.exc import OperationalError
 
 from router import wire
 from router.bundle import sha256
-from router.outcomes import decisions, outcomes
+from router.database import decisions, outcomes
 from router.v1 import router_pb2 as pb
 from router.v1.admin_pb2_grpc import AdminServiceStub
 from router.v1.router_pb2_grpc import RouterServiceStub

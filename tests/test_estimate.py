@@ -10,13 +10,13 @@ import pytest
 import sqlalchemy as sql
 from typer.testing import CliRunner
 
-from router import outcomes
+from router import database
 from router.bundle import load_bundle
 from router.cli import main
 from router.driver import Request
 from router.errors import InvalidRequest
 from router.offline.estimate import Logged, effective_size, estimate, estimators, importance, intervals, predict
-from router.outcomes import Recorder, decisions
+from router.outcomes import Recorder
 from router.policy import LEVELS, Cell, Cost, Objective, Policy
 from router.server import Server
 from router.serving import Serving
@@ -188,11 +188,11 @@ def write(url, rows):
     engine = sql.create_engine(url)
     with engine.begin() as connection:
         for decision, told in rows:
-            connection.execute(sql.insert(decisions), [decision])
+            connection.execute(sql.insert(database.decisions), [decision])
             if told is not None:
                 learned = {"correct": told} if isinstance(told, bool) else {"score": told}
                 connection.execute(
-                    sql.insert(outcomes.outcomes), [{"call_id": decision["call_id"], "at": decision["at"], **learned}]
+                    sql.insert(database.outcomes), [{"call_id": decision["call_id"], "at": decision["at"], **learned}]
                 )
     engine.dispose()
 

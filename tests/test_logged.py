@@ -10,12 +10,13 @@ from typer.testing import CliRunner
 
 from router import wire
 from router.cli import main
+from router.database import read
 from router.errors import InvalidFile
 from router.offline.attempts import read_attempts
 from router.offline.evidence import evidence
 from router.offline.prompts import read_prompts
 from router.offline.train import prompt_statistics
-from router.outcomes import Recorder, read
+from router.outcomes import Recorder
 from router.server import Server
 from router.serving import Serving
 from router.v1 import router_pb2 as pb

@@ -26,12 +26,12 @@ from grpc_status import rpc_status
 from postgresql import Cluster
 from sqlalchemy.exc import OperationalError
 
-from router import outcomes, wire
+from router import database, outcomes, wire
 from router.bundle import load_bundle
 from router.calls import Verdict
 from router.driver import Request
 from router.errors import InvalidRequest, OutcomesUnavailable
-from router.outcomes import Outcome, Recorder, decisions, tables
+from router.outcomes import Outcome, Recorder
 from router.policy import Objective
 from router.server import Server
 from router.serving import Serving
@@ -92,7 +92,7 @@ async def test_a_decision_and_what_became_of_it(solver, recorder, url):
         routed = await stub.Route(pb.RouteRequest(prompt=EASY), metadata=[("x-request-id", "mine")])
         assert routed.call_id == "mine"
         assert await record(stub, solution.call_id, correct=True, score=0.75)
-        by_id = {row["call_id"]: row for row in rows(url, decisions)}  # acknowledged: so is all before
+        by_id = {row["call_id"]: row for row in rows(url, database.decisions)}  # acknowledged: so is all before
     row = by_id[solution.call_id]
     assert (row["level"], row["arm"], row["propensity"]) == (5, "revision(n=4, chains=2)", 1.0)
     assert (row["bundle"], row["generated_tokens"]) == (solution.decision.bundle_id, solution.bill.generated_tokens)
@@ -102,7 +102,7 @@ async def test_a_decision_and_what_became_of_it(solver, recorder, url):
     assert (row["choice"], row["explore"], row["stop"]) == (row["arm"], 0, "complete")
     assert (row["levels_by"], row["answer"], row["text"]) == (solver.bundle.levels_by, None, None)
     assert (by_id["mine"]["method"], by_id["mine"]["stop"]) == ("Route", None)
-    ((outcome),) = rows(url, outcomes.outcomes)
+    ((outcome),) = rows(url, database.outcomes)
     assert (outcome["call_id"], outcome["correct"], outcome["score"]) == (solution.call_id, True, 0.75)
 
 
@@ -112,7 +112,7 @@ async def test_recording_again_changes_nothing_and_a_correction_counts(solver, r
         assert not await record(stub, "early", correct=False)
         assert await record(stub, "early", correct=True)
         assert await asyncio.gather(*(record(stub, "many", score=0.5) for _ in range(20))) != [True] * 20
-    assert {row["call_id"]: (row["correct"], row["score"]) for row in rows(url, outcomes.outcomes)} == {
+    assert {row["call_id"]: (row["correct"], row["score"]) for row in rows(url, database.outcomes)} == {
         "early": (True, None),
         "many": (None, 0.5),
     }
@@ -145,7 +145,7 @@ async def test_an_outcome_is_held_against_what_was_promised(solver, recorder, ur
             assert await verdict(solution.call_id, correct=True) is None
         assert await verdict("nobodys", correct=True) is None
     await server.stop(grace=0)
-    assert [row["expected"] for row in rows(url, decisions)].count(None) == 2
+    assert [row["expected"] for row in rows(url, database.decisions)].count(None) == 2
 
 
 async def test_a_call_tried_again_under_its_id_is_one_decision(solver, recorder, url):
@@ -153,7 +153,7 @@ async def test_a_call_tried_again_under_its_id_is_one_decision(solver, recorder,
         for prompt in (EASY, HARD):
             await stub.Route(pb.RouteRequest(prompt=prompt), metadata=[("x-request-id", "same")])
         await record(stub, "same", correct=True)
-    assert [row["level"] for row in rows(url, decisions)] == [5]
+    assert [row["level"] for row in rows(url, database.decisions)] == [5]
 
 
 async def test_a_pinned_arm_has_no_propensity_and_a_bad_request_no_row(solver, recorder, url):
@@ -163,7 +163,7 @@ async def test_a_pinned_arm_has_no_propensity_and_a_bad_request_no_row(solver, r
         with pytest.raises(grpc.RpcError):
             await stub.Solve(pb.SolveRequest(prompt=""))
         await record(stub, "x", correct=True)
-    ((row),) = rows(url, decisions)
+    ((row),) = rows(url, database.decisions)
     assert (row["arm"], row["propensity"]) == ("majority(n=2)", None)
     assert [row[name] for name in ("objective", "objective_value", "objective_given", "choice")] == [None] * 4
 
@@ -215,7 +215,7 @@ async def test_a_database_that_is_away_holds_up_no_call_and_comes_back(solver, r
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         away.clear()
         assert await record(stub, answered[0].call_id, correct=True)
-    assert {row["call_id"] for row in rows(url, decisions)} == {solution.call_id for solution in answered}
+    assert {row["call_id"] for row in rows(url, database.decisions)} == {solution.call_id for solution in answered}
     assert recorder.dropped == 0
 
 
@@ -280,7 +280,7 @@ def test_a_file_that_was_moved_away_acknowledges_nothing(tmp_path, monkeypatch, 
     away.rename(folder)
     assert recorder.record(Outcome("after", correct=True)).result(60).changed
     recorder.close()
-    assert {row["call_id"] for row in rows(f"sqlite:///{file}", outcomes.outcomes)} == {"before", "after"}
+    assert {row["call_id"] for row in rows(f"sqlite:///{file}", database.outcomes)} == {"before", "after"}
 
 
 def test_a_kill_loses_no_acknowledged_outcome(url):
@@ -294,13 +294,13 @@ def test_a_kill_loses_no_acknowledged_outcome(url):
         acknowledged = [int(process.stdout.readline()) for _ in range(20)]
         process.send_signal(signal.SIGKILL)
         acknowledged += map(int, process.stdout.read().split())
-    found = {row["call_id"] for row in rows(url, outcomes.outcomes)}
+    found = {row["call_id"] for row in rows(url, database.outcomes)}
     assert {f"call-{number}" for number in acknowledged} <= found
 
 
 def test_migrations_lead_to_the_tables_that_are_used(recorder):
     with recorder._engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), tables) == []
+        assert compare_metadata(MigrationContext.configure(connection), database.tables) == []
 
 
 def test_a_database_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_a_server(tmp_path):
@@ -314,15 +314,15 @@ def test_a_database_of_the_first_version_is_read_as_it_is_and_brought_up_to_date
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "0001")
-        connection.execute(sql.insert(decisions), [old | {"flops": 4.0, "seconds": 0.5}])
+        connection.execute(sql.insert(database.decisions), [old | {"flops": 4.0, "seconds": 0.5}])
     wanted = ["call_id", "arm", "objective", "explore", "text", "correct"]
     expected = [{"call_id": "a", "arm": "single(n=1)", **dict.fromkeys(wanted[2:])}]
-    assert outcomes.read(url, wanted) == expected
+    assert database.read(url, wanted) == expected
     assert "objective" not in {column["name"] for column in sql.inspect(engine).get_columns("decisions")}
     Recorder(url).close()
-    assert outcomes.read(url, wanted) == expected
+    assert database.read(url, wanted) == expected
     with engine.begin() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), tables) == []
+        assert compare_metadata(MigrationContext.configure(connection), database.tables) == []
         config.attributes["connection"] = connection
         command.downgrade(config, "0001")
     assert "objective" not in {column["name"] for column in sql.inspect(engine).get_columns("decisions")}
@@ -331,7 +331,7 @@ def test_a_database_of_the_first_version_is_read_as_it_is_and_brought_up_to_date
 
 def test_a_database_of_the_first_version_keeps_its_rows(url):
     engine = sql.create_engine(url)
-    outcomes.upgrade(engine, "0001")
+    database.upgrade(engine, "0001")
     old = sql.Table("decisions", sql.MetaData(), autoload_with=engine)
     row = {column.name: 1 for column in old.columns if isinstance(column.type, sql.Integer | sql.Float)}
     row |= {"call_id": "old", "at": datetime(2026, 1, 1, tzinfo=UTC), "probabilities": [0.2] * 5}
@@ -340,7 +340,7 @@ def test_a_database_of_the_first_version_keeps_its_rows(url):
     engine.dispose()
     with contextlib.closing(Recorder(url)) as recorder:
         assert recorder.record(Outcome("old", correct=True)).result(10) == (True, None)  # it promised nothing
-    ((found),) = rows(url, decisions)
+    ((found),) = rows(url, database.decisions)
     assert (found["call_id"], found["level"], found["probabilities"], found["expected"]) == ("old", 1, [0.2] * 5, None)
 
 
@@ -378,7 +378,7 @@ def test_servers_that_write_the_same_rows_neither_lose_nor_block_each_other(clus
         news = sum(pool.map(write, recorders))
     for recorder in recorders:
         recorder.close()
-    assert news == len(rows(url, outcomes.outcomes)) == 200 + 4 * 200
+    assert news == len(rows(url, database.outcomes)) == 200 + 4 * 200
     assert [(recorder.failures, recorder.dropped) for recorder in recorders] == [(0, 0)] * 4
 
 
@@ -402,7 +402,7 @@ async def test_a_server_that_restarts_costs_no_decision(solver, cluster):
             await asyncio.to_thread(cluster.start)
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
         assert await record(stub, answered[1], correct=True)
-    assert {row["call_id"] for row in rows(url, decisions)} == set(answered)
+    assert {row["call_id"] for row in rows(url, database.decisions)} == set(answered)
     assert recorder.failures > 0
     assert recorder.dropped == 0
 
@@ -417,7 +417,7 @@ async def test_prompts_are_kept_by_choice(solver, url):
     recorder = Recorder(url, prompts=True)
     async with serving(solver, recorder) as stub:
         await stub.Route(pb.RouteRequest(prompt=EASY))
-    assert [row["prompt"] for row in rows(url, decisions)] == [EASY]  # written when the server stopped
+    assert [row["prompt"] for row in rows(url, database.decisions)] == [EASY]  # written when the server stopped
 
 
 @pytest.mark.parametrize(("explore", "budget"), [(0.0, 16), (0.5, 16), (1.0, 16), (1.0, 4)])

@@ -1,8 +1,8 @@
-"""Runs the migrations on the connection that router.outcomes hands over."""
+"""Runs the migrations on the connection that router.database hands over."""
 
 from alembic import context
 
-from router.outcomes import tables
+from router.database import tables
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=tables)
 with context.begin_transaction():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GroupKFold
 
-from router import outcomes
+from router import database
 from router.errors import InvalidFile, InvalidRequest
 from router.offline.logged import sift
 from router.policy import LEVELS, Objective, Policy
@@ -187,7 +187,7 @@ def estimate(
 
     Raises InvalidRequest where the database can't be read, nothing explored is in it, or support is missing.
     """
-    frame = pd.DataFrame(outcomes.read(url, _WANTED), columns=list(_WANTED))
+    frame = pd.DataFrame(database.read(url, _WANTED), columns=list(_WANTED))
     known, left_out = sift(frame, _unusable(frame, outcome))
     known, more = sift(known, _foreign(known, levels_by, predict_levels is not None))
     left_out |= more

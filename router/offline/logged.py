@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from router import outcomes
+from router import database
 from router.offline.attempts import SCHEMA
 from router.offline.prompts import Prompt
 
@@ -41,7 +41,7 @@ def served_attempts(url: str) -> Served:
     levels and for a table, attempts have to be sampled at its prompts. Token counts are the calls' bills, what
     predicting the level spent included. Raises InvalidRequest.
     """
-    frame = pd.DataFrame(outcomes.read(url, _WANTED), columns=list(_WANTED))
+    frame = pd.DataFrame(database.read(url, _WANTED), columns=list(_WANTED))
     kept, left_out = sift(
         frame,
         {

@@ -1,0 +1,163 @@
+"""The database of decisions and outcomes: its tables, how to open it, how to read it. SQLite, or PostgreSQL by URL."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sql
+from sqlalchemy.exc import DisconnectionError, NoSuchTableError, SQLAlchemyError
+
+from router.errors import InvalidRequest
+
+_MIGRATING = 0x726F75746572  # number of the lock
+
+tables = sql.MetaData()
+
+decisions = sql.Table(
+    "decisions",
+    tables,
+    sql.Column("call_id", sql.String(128), primary_key=True),
+    sql.Column("at", sql.DateTime(timezone=True), nullable=False, index=True),
+    sql.Column("method", sql.String(32), nullable=False),
+    sql.Column("caller", sql.String(256)),
+    sql.Column("bundle", sql.String(256), nullable=False),
+    sql.Column("prompt_sha256", sql.String(64), nullable=False, index=True),
+    sql.Column("prompt", sql.Text),  # this, answer and text by choice
+    sql.Column("level", sql.Integer, nullable=False),
+    sql.Column("probabilities", sql.JSON, nullable=False),  # of levels 1 to 5
+    sql.Column("arm", sql.String(128), nullable=False),
+    sql.Column("propensity", sql.Float),  # the arm's probability of being chosen; null: the caller pinned it
+    sql.Column("expected", sql.Float),  # the accuracy that was promised; null: none was, see Call.promised
+    sql.Column("code", sql.String(32), nullable=False),
+    sql.Column("reason", sql.String(64), nullable=False),
+    sql.Column("prompt_tokens", sql.BigInteger, nullable=False),
+    sql.Column("generated_tokens", sql.BigInteger, nullable=False),
+    sql.Column("scored_tokens", sql.BigInteger, nullable=False),
+    sql.Column("flops", sql.Float, nullable=False),
+    sql.Column("seconds", sql.Float, nullable=False),
+    # Null, too, in rows from before these columns.
+    sql.Column("objective", sql.String(32)),  # kind and value of what was decided for; null: the caller pinned the arm
+    sql.Column("objective_value", sql.Float),
+    sql.Column("objective_given", sql.Boolean),  # by the caller; else it was the bundle's default
+    sql.Column("choice", sql.String(128)),  # the policy's; the arm is another where it was drawn to explore
+    sql.Column("explore", sql.Float),  # share of arms that were drawn then
+    sql.Column("levels_by", sql.String(12)),  # the difficulty model: its sha256's first digits
+    sql.Column("stop", sql.String(16)),  # why the search ended; null: no search, or it gave no answer
+    sql.Column("answer", sql.Text),
+    sql.Column("text", sql.Text),
+)
+
+outcomes = sql.Table(
+    "outcomes",
+    tables,
+    sql.Column("call_id", sql.String(128), primary_key=True),
+    sql.Column("at", sql.DateTime(timezone=True), nullable=False),
+    sql.Column("correct", sql.Boolean),
+    sql.Column("score", sql.Float),
+)
+
+
+def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Every decision, oldest first, with these columns; ``correct`` and ``score`` are None where nothing was recorded.
+
+    Reads only, also a database that no server has brought up to date: a column that it lacks is None.
+    Raises InvalidRequest.
+    """
+    try:
+        engine = sql.create_engine(url)
+        if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
+            raise _unusable(f"there is no file {engine.url.database}")
+        try:
+            with engine.connect() as connection:
+                held = {column["name"] for column in sql.inspect(connection).get_columns(decisions.name)}
+                columns = [
+                    outcomes.c[name]
+                    if name not in decisions.c
+                    else decisions.c[name]
+                    if name in held
+                    else sql.null().label(name)
+                    for name in names
+                ]
+                joined = decisions.outerjoin(outcomes, decisions.c.call_id == outcomes.c.call_id)
+                found = sql.select(*columns).select_from(joined).order_by(decisions.c.at, decisions.c.call_id)
+                return [dict(row) for row in connection.execute(found).mappings()]
+        finally:
+            engine.dispose()
+    except NoSuchTableError as error:
+        raise _unusable("no decisions were ever recorded in it") from error
+    except (SQLAlchemyError, ModuleNotFoundError) as error:
+        raise _unusable(str(error).splitlines()[0]) from error
+
+
+def connect(url: str) -> sql.Engine:
+    """An engine on tables that are up to date. Raises InvalidRequest."""
+    try:
+        engine = sql.create_engine(url, pool_pre_ping=True)
+        if engine.dialect.name == "sqlite":
+            sql.event.listen(engine, "connect", _durable)
+        upgrade(engine)
+        if engine.dialect.name == "sqlite" and engine.url.database:
+            _guard(engine, Path(engine.url.database))
+    except (SQLAlchemyError, ModuleNotFoundError) as error:
+        raise _unusable(str(error).splitlines()[0]) from error
+    return engine
+
+
+def _unusable(reason: str) -> InvalidRequest:
+    return InvalidRequest(
+        "outcomes",
+        f"can't use the outcome database ({reason}); give a URL like sqlite:///outcomes.db or "
+        "postgresql+psycopg://user@host/name",
+        reason="UNSPECIFIED",
+    )
+
+
+def _durable(connection: Any, record: Any) -> None:
+    """SQLite: readers beside the writer, and what is committed survives a power cut."""
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+
+
+def _guard(engine: sql.Engine, file: Path) -> None:
+    """SQLite goes on writing to a file that was moved away or deleted: whoever restores it would miss what came since.
+
+    A connection is used only while its file is still there, and a new one never makes a new file.
+    """
+    if (known := _identity(file)) is None:  # in memory
+        return
+
+    def connecting(*args: Any) -> None:
+        nonlocal known
+        known = _identity(file)
+        if known is None:
+            raise sqlite3.OperationalError(f"{file} is gone")
+
+    def using(*args: Any) -> None:
+        if _identity(file) != known:
+            raise DisconnectionError(f"{file} is another file than before")
+
+    sql.event.listen(engine, "do_connect", connecting)
+    sql.event.listen(engine, "checkout", using)
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def upgrade(engine: sql.Engine, revision: str = "head") -> None:
+    """Bring the tables up to date by the migrations."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":  # servers that start at the same time take turns
+            connection.execute(sql.select(sql.func.pg_advisory_xact_lock(_MIGRATING)))
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
