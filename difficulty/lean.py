@@ -38,7 +38,7 @@ class TextLogistic:
         rarity: NDArray[np.float64],
         bias: NDArray[np.float64],
     ):
-        # Kept for pickles: half the size of the lists, and what those of earlier versions hold.
+        # Kept for pickles: those of earlier versions hold them, and no lists.
         self._arrays = {"described": described, "phrases": phrases, "rarity": rarity, "bias": bias}
         self._vocabulary = vocabulary
         self._described = list(zip(described.T.tolist(), bias.tolist(), strict=True))
