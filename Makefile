@@ -99,7 +99,8 @@ evaluate: install  ## Tune and evaluate again from the checked-in attempts, into
 
 evaluate-larger: install  ## Compare thinking longer with a larger model, from the checked-in attempts, into build/evaluate-larger
 	rm -rf build/evaluate-larger && mkdir -p build/evaluate-larger
-	cd $(BUNDLE) && cp -r generator verifier reviser difficulty.joblib training.json larger/engine.json larger/attempts $(CURDIR)/build/evaluate-larger/
+	cp -r $(BUNDLE)/larger/attempts build/evaluate-larger/
+	$(BIN)/python $(RECIPE)/larger.py build/evaluate-larger
 	$(BIN)/router tune build/evaluate-larger/attempts/tune.parquet --bundle build/evaluate-larger --default budget=16
 	$(BIN)/router evaluate build/evaluate-larger/attempts/heldout.parquet build/evaluate-larger/attempts/middling.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report
 

@@ -177,10 +177,6 @@ class Policy:
                 reason="OBJECTIVE_OUT_OF_RANGE",
             )
 
-    def price(self, average_budget: float) -> float:
-        """What a generation is charged, in right answers, so that prompts spend at most so many on average."""
-        return self.ladder[bisect_right(self.ladder, average_budget, key=lambda rung: rung.generations) - 1].price
-
     def decide(self, probabilities: Sequence[float], objective: Objective) -> Expectation:
         """The choice for one prompt, with what it promises. Raises InvalidRequest."""
         self.check(objective)
@@ -201,9 +197,13 @@ class Policy:
             low = _expected(weights, self._low)
             return self._cheapest(weights, [i for i, each in enumerate(low) if each >= value] or _best(low))
         accuracy = _expected(weights, self._accuracy)
-        price, spent = (value, self._flops) if kind == "price_per_flop" else (self.price(value), self._generations)
+        price, spent = (value, self._flops) if kind == "price_per_flop" else (self._price(value), self._generations)
         worth = [gain - price * cost for gain, cost in zip(accuracy, _expected(weights, spent), strict=True)]
         return self._cheapest(weights, _best(worth))
+
+    def _price(self, average_budget: float) -> float:
+        """What a generation is charged, in right answers, so that prompts spend at most so many on average."""
+        return self.ladder[bisect_right(self.ladder, average_budget, key=lambda rung: rung.generations) - 1].price
 
     def _cheapest(self, weights: Sequence[float], rows: Sequence[int]) -> int:
         """The row of fewest FLOPs, the most accurate of equally cheap ones, then the first of ``arms``."""
@@ -233,7 +233,7 @@ class Policy:
             return cls(
                 map(_cell, document["cells"]),
                 Objective(kind, value),
-                ladder=[Rung(**_exactly(row, {"generations", "price"})) for row in document["ladder"]],
+                ladder=[Rung(**_numbers(_exactly(row, {"generations", "price"}))) for row in document["ladder"]],
                 deciding=document["deciding"],
                 tolerance=float(document["tolerance"]),
             )

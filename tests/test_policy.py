@@ -171,6 +171,7 @@ def test_a_policy_is_read_as_it_was_written():
         (lambda: Policy.loads(policy().dumps().replace('"price"', '"prize"')), "expected exactly"),
         (lambda: Policy.loads(policy().dumps().replace('"accuracy": 0.84', '"accuracy": "good"')), "to float: 'good'"),
         (lambda: Policy.loads(policy().dumps().replace('"scored_tokens": 0', '"scored_tokens": null')), "NoneType"),
+        (lambda: Policy.loads(policy().dumps().replace('"price": 0.02', '"price": "low"')), "to float: 'low'"),
     ],
 )
 def test_a_bad_policy_is_refused(make, message):
