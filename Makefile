@@ -35,7 +35,7 @@ $(VENV)/.installed: $(VENV)/.serving
 	touch $@
 
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
-	$(BIN)/python -m router.demo --bundle $(BUNDLE)
+	$(BIN)/python -m router.cli.demo --bundle $(BUNDLE)
 
 test: install  ## Run the fast tests
 	$(BIN)/python -m pytest
@@ -44,7 +44,7 @@ test-model: install  ## Run the tests on the real model: every strategy, a colle
 	$(BIN)/python -m pytest -m slow
 
 test-faults: install  ## Break everything around a running server many times; the table of docs/reliability.md
-	$(BIN)/python -m pytest -m faults tests/test_faults.py
+	$(BIN)/python -m pytest -m faults tests/faults
 	cat build/faults.md
 
 test-ray: install  ## Run the tests on Ray clusters of this machine: workers that die, shards, restarts

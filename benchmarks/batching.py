@@ -14,10 +14,10 @@ import warnings
 from transformers import GenerationConfig
 
 from router.backends import GeneratorSpec, Usage
-from router.backends.batching import Batcher
+from router.backends.in_process.batching import Batcher
+from router.backends.in_process.engines import TransformersGenerator
+from router.backends.in_process.weights import EMBEDDED, load_model
 from router.backends.template import CHATML
-from router.backends.transformers import TransformersGenerator
-from router.backends.weights import EMBEDDED, load_model
 from strategies import Path
 
 

@@ -45,12 +45,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import search_and_learn
 from benchmarks.search_and_learn import Beam
-from router import wire
 from router.backends import Endpoints, GeneratorSpec, Usage, Verifier, VerifierSpec
 from router.backends.vllm import load_tokenizer, load_verifier
-from router.bundle import digests, read_manifest, write_manifest
+from router.bundle.bundle import digests, read_manifest, write_manifest
 from router.client import connect_aio
 from router.errors import RouterError
+from router.service import conversion as wire
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import Arm

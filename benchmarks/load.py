@@ -28,13 +28,13 @@ from pathlib import Path
 import grpc
 import psutil
 
-from router.access import read_tokens
-from router.admission import Admission
 from router.backends.fake import FakeGenerator, FakeVerifier
-from router.bundle import load_bundle
-from router.server import Server
-from router.serving import Serving
-from router.solver import Solver
+from router.bundle.bundle import load_bundle
+from router.service.admission import Admission
+from router.service.app import Server
+from router.service.auth import read_tokens
+from router.service.bundles import Serving
+from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 

@@ -38,8 +38,8 @@ import grpc
 import pandas as pd
 import psutil
 
-from router.bundle import Bundle, load_bundle
-from router.server import LARGEST_MESSAGE, OTHER_CALLS
+from router.bundle.bundle import Bundle, load_bundle
+from router.service.app import LARGEST_MESSAGE, OTHER_CALLS
 from router.v1 import router_pb2 as pb
 from router.v1 import router_pb2_grpc
 

@@ -21,8 +21,6 @@ import grpc
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-from router import wire
-from router.access import is_loopback
 from router.errors import (
     DeadlineExceeded,
     EngineUnavailable,
@@ -31,6 +29,8 @@ from router.errors import (
     InvalidRequest,
     RouterError,
 )
+from router.service import conversion as wire
+from router.service.auth import is_loopback
 from router.v1.router_pb2_grpc import RouterServiceStub
 
 _RETRIES = json.dumps(

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from strategies.asks import Extend, Outcome, Path, Score, Search
+from strategies.requests import Extend, Outcome, Path, Score, Search
 from strategies.revision import revision
 from strategies.sampling import larger_model, sample
-from strategies.select import best, majority, weighted
-from strategies.tree import beam_search, dvts, lookahead
+from strategies.selection import best, majority, weighted
+from strategies.tree_search import beam_search, dvts, lookahead
 
 __all__ = ["STRATEGIES", "Arm", "Extend", "InvalidArm", "Outcome", "Path", "Score", "Search"]
 

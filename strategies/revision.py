@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from strategies.asks import Extend, Path, Score, Search
-from strategies.select import within_then_across
+from strategies.requests import Extend, Path, Score, Search
+from strategies.selection import within_then_across
 
 CONTEXT = 4  # the paper's reviser saw at most the last four attempts
 

@@ -1,7 +1,7 @@
 """Independent samples, then a choice: single, majority, best-of-N, weighted best-of-N; and the larger model's one."""
 
-from strategies.asks import Extend, Path, Score, Search
-from strategies.select import Select, best, majority
+from strategies.requests import Extend, Path, Score, Search
+from strategies.selection import Select, best, majority
 from strategies.stopping import doubling, lead, promise, unanimous
 
 

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from itertools import count
 from math import exp, lgamma, log
 
-from strategies.asks import Path
-from strategies.select import answered, tally, weights_of
+from strategies.requests import Path
+from strategies.selection import answered, tally, weights_of
 
 
 def doubling(n: int, *, first: int) -> list[int]:

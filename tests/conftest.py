@@ -17,7 +17,7 @@ from difficulty import DifficultyModel
 from router.backends import GeneratorSpec, VerifierSpec
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.backends.template import CHATML
-from router.bundle import (
+from router.bundle.bundle import (
     FORMAT_VERSION,
     Manifest,
     digests,
@@ -25,17 +25,17 @@ from router.bundle import (
     load_bundle,
     write_manifest,
 )
-from router.policy import LEVELS, Cell, Cost, Objective, Policy, Rung
-from router.server import Server
-from router.serving import Serving
-from router.solver import Solver
+from router.policy.table import LEVELS, Cell, Cost, Objective, Policy, Rung
+from router.service.app import Server
+from router.service.bundles import Serving
+from router.solving.solver import Solver
 from strategies import Arm
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")
 
 if TYPE_CHECKING:
-    from live import Servers
+    from tests.support.vllm_servers import Servers
 
 # The best arm of each level, at a budget of 4 and of 16.
 ARMS = {
@@ -112,7 +112,7 @@ async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
 @pytest.fixture(scope="session")
 def vllm_servers(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Servers]":
     """Real ones. Only tests marked vllm may ask for them."""
-    import live
+    from tests.support import vllm_servers as live
 
     with ExitStack() as stack:
         yield live.start(tmp_path_factory.mktemp("vllm"), stack)

@@ -37,7 +37,8 @@ def mbpp(row: dict[str, Any], number: int) -> dict[str, Any]:
     assert isinstance(check, ast.FunctionDef)
     tests = [ast.unparse(statement) for statement in check.body if isinstance(statement, ast.Assert)]
     sentence = re.search(r"'''\s*(.*?)\s*'''", row["prompt"], re.S)
-    assert sentence and tests
+    assert sentence is not None
+    assert tests
     signature = next(line for line in row["prompt"].splitlines() if line.startswith(f"def {row['entry_point']}("))
     text = (
         f"{' '.join(sentence[1].split())}\n\nComplete this Python function, and reply with one code block:\n\n"

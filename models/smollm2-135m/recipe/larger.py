@@ -63,7 +63,7 @@ def fetch() -> None:
     """Download, join, check and convert: 1.1 GB, five minutes."""
     import torch
 
-    from router.backends.weights import convert
+    from router.backends.in_process.weights import convert
 
     if MODEL.exists():
         return

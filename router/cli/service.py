@@ -1,0 +1,230 @@
+"""Commands of the service: serve a bundle, make a token."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.options import DEFAULT, Backend, EngineKey, GeneratorUrl, LargerUrl, VerifierUrl, endpoints
+from router.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from router.backends import Endpoints, Engines
+    from router.bundle.bundle import Bundle
+
+
+def serve(
+    *,
+    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle to serve.")] = DEFAULT,
+    bundle_digest: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ROUTER_BUNDLE_DIGEST",
+            help="Refuse the bundle unless its manifest's SHA-256 starts with these hexadecimal digits.",
+        ),
+    ] = None,
+    backend: Backend = "transformers",
+    generator_url: GeneratorUrl = None,
+    verifier_url: VerifierUrl = None,
+    larger_url: LargerUrl = None,
+    engine_api_key: EngineKey = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            envvar="ROUTER_HOST", help="Address to listen on. Other than loopback needs --tls-cert, or --insecure."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar="ROUTER_PORT", min=0, max=65535, help="Port to listen on; 0 is any free one.")
+    ] = 50551,
+    share_port: Annotated[
+        bool,
+        typer.Option(
+            "--share-port",
+            envvar="ROUTER_SHARE_PORT",
+            help="Listen beside other servers that share the port too, one a core; without the AdminService.",
+        ),
+    ] = False,
+    tls_cert: Annotated[
+        Path | None,
+        typer.Option(envvar="ROUTER_TLS_CERT", help="Encrypt: the server's certificate chain, PEM. Needs --tls-key."),
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(envvar="ROUTER_TLS_KEY", help="The certificate's private key, PEM, no password.")
+    ] = None,
+    tls_client_ca: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ROUTER_TLS_CLIENT_CA",
+            help="Mutual TLS: refuse callers without a certificate of these authorities, PEM.",
+        ),
+    ] = None,
+    tokens: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="ROUTER_TOKENS", help="Refuse callers without a bearer token of this TOML file; see `router token`."
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", envvar="ROUTER_INSECURE", help="Listen beyond loopback without encryption."),
+    ] = False,
+    concurrency: Annotated[
+        int, typer.Option(envvar="ROUTER_CONCURRENCY", min=1, help="Searches that may run at the same time.")
+    ] = 16,
+    queue: Annotated[
+        int,
+        typer.Option(
+            envvar="ROUTER_QUEUE",
+            min=0,
+            help="Searches that may wait for their turn; beyond that calls are refused with a time to retry.",
+        ),
+    ] = 8,
+    metrics: Annotated[
+        str | None,
+        typer.Option(envvar="ROUTER_METRICS", help="host:port to serve Prometheus metrics on, unencrypted."),
+    ] = None,
+    traces: Annotated[
+        str | None,
+        typer.Option(envvar="ROUTER_TRACES", help="OpenTelemetry collector to send traces to: http://host:4317."),
+    ] = None,
+    log_text: Annotated[
+        bool, typer.Option("--log-text", envvar="ROUTER_LOG_TEXT", help="Log prompts and answers, too.")
+    ] = False,
+    outcomes: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ROUTER_OUTCOMES",
+            help="Record decisions and outcomes in this database: sqlite:///outcomes.db, or a postgresql+psycopg URL.",
+        ),
+    ] = None,
+    outcome_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--outcome-prompts",
+            envvar="ROUTER_OUTCOME_PROMPTS",
+            help="Record prompts and solutions, not only the prompts' digests; `collect --from-outcomes` needs them.",
+        ),
+    ] = False,
+    explore: Annotated[
+        float,
+        typer.Option(
+            envvar="ROUTER_EXPLORE",
+            min=0,
+            max=1,
+            help="Share of decisions whose arm is drawn at random within the budget, to learn from their outcomes.",
+        ),
+    ] = 0.0,
+    grace: Annotated[
+        float,
+        typer.Option(envvar="ROUTER_GRACE", min=0, help="Seconds that running calls get to finish after SIGTERM."),
+    ] = 10.0,
+) -> None:
+    """Serve a bundle over gRPC until SIGTERM or Ctrl-C.
+
+    Prints the address once it answers. Certificates and tokens are read again when their files change. Health and
+    reflection are the standard gRPC services; health needs no token.
+    """
+    import asyncio
+    import os
+    from contextlib import ExitStack
+    from functools import partial
+
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's core has to say, our own errors say better
+    from router.bundle.bundle import load_bundle
+    from router.service import app as server
+    from router.service import auth as access
+    from router.service import logs, tracing
+    from router.service.admission import Admission
+    from router.service.bundles import Serving
+    from router.service.metrics import Metrics, expose
+    from router.service.middleware import Together
+    from router.service.recorder import Recorder
+    from router.solving.solver import Solver
+
+    access.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
+    if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
+        raise InvalidRequest(
+            "tls_cert", "--tls-cert and --tls-key go together, and --tls-client-ca needs both", reason="UNSPECIFIED"
+        )
+    if explore and not outcomes:
+        raise InvalidRequest(
+            "explore", "--explore spends answers to learn from them, which needs --outcomes", reason="UNSPECIFIED"
+        )
+    logs.configure()
+    credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
+    engines = partial(_engines, backend, endpoints(generator_url, verifier_url, larger_url, engine_api_key))
+    loaded = load_bundle(bundle, bundle_digest)
+    solver = Solver(loaded, *engines(loaded), explore=explore)
+    recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
+    admission = Admission(concurrency, queue)
+
+    def make() -> server.Server:
+        serving = Serving(solver, bundle.resolve().parent, engines)
+        measured = Metrics(serving, admission, recorder)
+        if metrics:
+            expose(measured, metrics)
+        together = Together(measured.observe, partial(logs.log_call, text=log_text))
+        ending.callback(together.show)
+        return server.Server(
+            serving,
+            host,
+            port,
+            credentials=credentials,
+            tokens=reloaded,
+            insecure=insecure,
+            share_port=share_port,
+            admission=admission,
+            observers=[together],
+            recorder=recorder,
+        )
+
+    def started(port: int) -> None:
+        print(f"serving {solver.bundle.id} on {host}:{port}", flush=True)
+
+    with ExitStack() as ending:
+        if traces:
+            ending.callback(tracing.export(traces))
+        asyncio.run(server.serve(make, grace=grace, started=started))
+
+
+def token(
+    name: Annotated[str, typer.Argument(help="Who will call with it: the name in the logs.")],
+    *,
+    admin: Annotated[bool, typer.Option("--admin", help="May also change what is served.")] = False,
+) -> None:
+    """Make a bearer token: the token on the first line, then what to add to the file of `serve --tokens`.
+
+    The file holds the token's SHA-256 only. To replace a token without an interruption, put old and new digest into
+    one list, sha256 = ["…", "…"], until every caller has the new one.
+    """
+    import json
+    import secrets
+
+    from router.service.auth import digest_of
+
+    made = secrets.token_urlsafe(32)
+    print(f'{made}\n\n[{json.dumps(name, ensure_ascii=False)}]\nsha256 = "{digest_of(made).hex()}"')
+    if admin:
+        print("admin = true")
+
+
+def _engines(backend: str, endpoints: "Endpoints", bundle: "Bundle") -> "Engines":
+    from router.backends import Engines
+    from router.bundle.models import Engine, load_engines
+    from router.service.tracing import TracedGenerator, TracedVerifier
+
+    manifest = bundle.manifest
+    if backend != "transformers" and bundle.difficulty.input == "hidden":
+        raise InvalidRequest(
+            "backend",
+            f"{bundle.folder} predicts levels from its generator's hidden states, which the {backend} backend does not "
+            "have; serve it with --backend transformers",
+            reason="UNSPECIFIED",
+        )
+    # A second model is loaded only for a policy that may choose it, or when it is served anyway.
+    wanted = any(arm.larger for arm in bundle.policy.arms) or endpoints.larger
+    engine = Engine(manifest.name, manifest.generator, manifest.verifier, manifest.larger if wanted else None)
+    generator, verifier, larger = load_engines(backend, engine, bundle.folder, endpoints)
+    return Engines(TracedGenerator(generator), TracedVerifier(verifier), TracedGenerator(larger) if larger else None)

@@ -1,0 +1,184 @@
+"""Two policies or bundles compared, for the person who decides whether to activate the new one."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from router.bundle.bundle import Manifest, read_policy
+from router.errors import InvalidBundle, InvalidFile, InvalidRequest
+from router.policy.table import LEVELS, Cell, Objective, Policy
+
+_OWN = ("difficulty.joblib", "policy.json")  # of a bundle's files; the others are the models'
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What is compared. ``manifest`` is None for a policy file, which doesn't say whose levels it is about."""
+
+    name: str
+    policy: Policy
+    manifest: Manifest | None
+
+
+def read_side(path: Path) -> Side:
+    """A bundle's folder or a policy file; runs no code from either. Raises InvalidBundle, InvalidFile."""
+    if path.is_dir():
+        manifest, digest, policy = read_policy(path)
+        return Side(f"{manifest.name}@{digest[:12]}", policy, manifest)
+    try:
+        return Side(str(path), Policy.loads(path.read_text(encoding="utf-8")), None)
+    except (OSError, UnicodeDecodeError, InvalidBundle) as error:
+        raise InvalidFile(f"{path} is no policy ({error}); name a bundle's folder or a policy.json") from error
+
+
+def diff(old: Side, new: Side, objectives: Sequence[Objective] = ()) -> dict[str, Any]:
+    """Everything that differs in what they decide and in what they know, ready for JSON.
+
+    objectives  compared besides every budget, a few average budgets and both defaults
+
+    same        nothing differs
+    comparable  whether a level is the same level on both sides and the models that were measured are the same; null
+                where a side is a policy file, which says neither
+    models, settings  a row for each that differs: name, old, new
+    arms_added, arms_removed
+    choices     compared: how many; changed: a row for each choice that differs, of a prompt whose level is certain:
+                level, objective, and on both sides the cell that is chosen, or null where the objective is refused.
+                Neighbouring budgets with the same answer are one row, with ``upto`` the last of them
+    cells       same: how many (level, arm) are in both with equal numbers; changed: a row for each that was measured
+                otherwise: level, arm, old, new, and apart: whether the new accuracy lies outside the old interval or
+                the old one outside the new
+    """
+    models = None if old.manifest is None or new.manifest is None else _models(old.manifest, new.manifest)
+    settings = _differing(_settings(old.policy), _settings(new.policy))
+    added = [str(arm) for arm in new.policy.arms if arm not in old.policy.arms]
+    removed = [str(arm) for arm in old.policy.arms if arm not in new.policy.arms]
+    choices = list(_choices(old.policy, new.policy, objectives))
+    changed = [row for row in choices if (row["old"] or {}).get("arm") != (row["new"] or {}).get("arm")]
+    before = {(cell.level, cell.arm): cell for cell in old.policy.cells}
+    pairs = [(before[cell.level, cell.arm], cell) for cell in new.policy.cells if (cell.level, cell.arm) in before]
+    remeasured = [
+        {
+            "level": one.level,
+            "arm": str(one.arm),
+            "apart": not (one.low <= other.accuracy <= one.high and other.low <= one.accuracy <= other.high),
+            "old": _measured(one),
+            "new": _measured(other),
+        }
+        for one, other in pairs
+        if one != other
+    ]
+    return {
+        "old": old.name,
+        "new": new.name,
+        "same": not (models or settings or added or removed or remeasured),
+        "comparable": None if models is None else not models,
+        "models": models or [],
+        "settings": settings,
+        "arms_added": added,
+        "arms_removed": removed,
+        "choices": {"compared": len(choices), "changed": changed},
+        "cells": {"same": len(pairs) - len(remeasured), "changed": remeasured},
+    }
+
+
+def _models(old: Manifest, new: Manifest) -> list[dict[str, Any]]:
+    return _differing(_described(old), _described(new))
+
+
+def _described(manifest: Manifest) -> dict[str, Any]:
+    """What must agree for a level, and an arm's accuracy there, to mean the same."""
+    engines = {
+        f"{name} {field}": value
+        for name, spec in (("generator", manifest.generator), ("verifier", manifest.verifier))
+        for field, value in asdict(spec).items()
+    }
+    weights = {name: digest[:12] for name, digest in manifest.files.items() if name not in _OWN}
+    return {
+        "statistic": manifest.statistic,
+        "edges": list(manifest.edges),
+        "difficulty model": manifest.files["difficulty.joblib"][:12],
+        **engines,
+        **weights,
+    }
+
+
+def _settings(policy: Policy) -> dict[str, Any]:
+    return {
+        "default objective": str(policy.default),
+        "deciding": policy.deciding,
+        "tolerance": policy.tolerance,
+        "average budgets": [[rung.generations, rung.price] for rung in policy.ladder],
+    }
+
+
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str, Any]]:
+    names = dict.fromkeys([*old, *new])
+    rows = [{"name": name, "old": old.get(name), "new": new.get(name)} for name in names]
+    return [row for row in rows if row["old"] != row["new"]]
+
+
+def _choices(old: Policy, new: Policy, objectives: Sequence[Objective]) -> Iterator[dict[str, Any]]:
+    asked = [*_averages(old, new), old.default, new.default, *objectives]
+    others = [objective for objective in dict.fromkeys(asked) if objective.kind != "budget"]
+    for level in LEVELS:
+        yield from _merged([_row(old, new, level, Objective("budget", value)) for value in _budgets(old, new)])
+        for objective in others:
+            yield {**_row(old, new, level, objective), "upto": None}
+
+
+def _budgets(old: Policy, new: Policy) -> list[int]:
+    """Where a choice under a fixed budget can change: the choices in between are those at the next lower one."""
+    largest = max(old.largest, new.largest)
+    steps = {arm.budget for policy in (old, new) for arm in policy.arms} | {old.largest + 1, new.largest + 1}
+    return sorted(step for step in steps if step <= largest)
+
+
+def _averages(old: Policy, new: Policy) -> list[Objective]:
+    """Powers of two from the least average budget of either to the most that buys anything."""
+    ladders = [policy.ladder for policy in (old, new) if policy.ladder]
+    if not ladders:
+        return []
+    least = min(ladder[0].generations for ladder in ladders)
+    most = max(ladder[-1].generations for ladder in ladders)
+    exponents = range(math.ceil(math.log2(least)), math.ceil(math.log2(most)) + 1)
+    return [Objective("average_budget", 2.0**exponent) for exponent in exponents]
+
+
+def _row(old: Policy, new: Policy, level: int, objective: Objective) -> dict[str, Any]:
+    row = {"level": level, "objective": str(objective), "value": objective.value}
+    return row | {"old": _chosen(old, level, objective), "new": _chosen(new, level, objective)}
+
+
+def _chosen(policy: Policy, level: int, objective: Objective) -> dict[str, Any] | None:
+    try:
+        arm = policy.decide([float(each == level) for each in LEVELS], objective).arm
+    except InvalidRequest:
+        return None
+    (cell,) = (cell for cell in policy.cells if (cell.level, cell.arm) == (level, arm))
+    return {"arm": str(arm), **_measured(cell)}
+
+
+def _measured(cell: Cell) -> dict[str, Any]:
+    return {
+        "accuracy": cell.accuracy,
+        "low": cell.low,
+        "high": cell.high,
+        "prompts": cell.prompts,
+        "flops": cell.cost.flops,
+        **asdict(cell.cost),
+    }
+
+
+def _merged(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of rising budgets, those with the same cells on both sides as one."""
+    merged: list[dict[str, Any]] = []
+    for row in rows:
+        if merged and (merged[-1]["old"], merged[-1]["new"]) == (row["old"], row["new"]):
+            merged[-1]["upto"] = row["value"]
+        else:
+            if merged:
+                merged[-1]["upto"] = row["value"] - 1
+            merged.append({**row, "upto": row["value"]})
+    yield from merged

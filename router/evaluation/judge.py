@@ -1,0 +1,101 @@
+"""Judge a verifier by what it is for: choosing among attempts at one prompt.
+
+A verifier can have a fine AUC over all attempts by knowing which prompts are hard, and still choose worse than chance
+among attempts at one of them. So: AUC within prompts, and best-of-N against majority on the same attempts.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from difficulty.compare import calibration_error
+from router.attempts.schema import SAMPLE
+from router.backends import Usage, Verifier
+from router.errors import InvalidFile
+from router.training.calibration import last_scores
+from router.training.labels import steps_of
+from router.tuning.evidence import evidence
+from strategies import Path
+
+FEW = 10  # prompts: a mean over fewer says little
+
+
+async def score(attempts: pd.DataFrame, verifier: Verifier, delimiter: str) -> pd.DataFrame:
+    """The pooled attempts with ``verifier``'s scores in place of any that they had; rows of other arms are left out.
+
+    ``scored_tokens`` becomes ``generated_tokens``, which a verifier with the generator's tokenizer reads, less an
+    end-of-sequence token.
+    """
+    pool = attempts[attempts["arm"] == SAMPLE].copy()
+    scores: dict[int, list[float] | None] = {}
+    for _, rows in pool.groupby("prompt_id", sort=False):
+        paths = [Path(steps=steps_of(text, delimiter)) for text in rows["text"]]
+        scored = await verifier.score(rows["prompt"].iloc[0], paths, max_tokens=None, usage=Usage())
+        scores |= {
+            index: list(path.scores) if path.scores else None for index, path in zip(rows.index, scored, strict=True)
+        }
+    pool["scores"] = pd.Series(scores)
+    pool["scored_tokens"] = pool["generated_tokens"].where(pool["scores"].notna(), 0)
+    return pool
+
+
+def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, Any]:
+    """How well the scores of pooled attempts select.
+
+    auc         of the last step's score against correctness, over all attempts
+    ece         expected calibration error of that score as the chance of being right
+    auc_within  mean over the prompts that have both right and wrong attempts of the AUC among their own
+    by_step     the same of the scores at step 1, 2, ...: does the verifier see early what becomes of an attempt? As far
+                as there are enough prompts that have right and wrong attempts with so many steps
+    best_of     by N: accuracy of one sample, of each selection, and of the oracle selector (any right)
+
+    Raises InvalidFile where scores or correctness are missing, or no prompt has both right and wrong attempts.
+    """
+    scored = last_scores(attempts)
+    mixed = [rows for _, rows in scored.groupby("prompt_id") if rows["right"].nunique() == 2]
+    if not mixed:
+        raise InvalidFile("no prompt has both right and wrong scored attempts; score them, or take other prompts")
+    measured = evidence(scored[attempts.columns], sizes).groupby("arm")["accuracy"].mean()
+    right = [rows["right"].to_numpy(dtype=float) for _, rows in scored.groupby("prompt_id")]
+    sizes = [n for n in sizes if n <= min(map(len, right))]
+    return {
+        "prompts": len(right),
+        "mixed_prompts": len(mixed),
+        "auc": float(roc_auc_score(scored["right"], scored["score"])),
+        "ece": calibration_error(scored["score"].to_numpy(), scored["right"].to_numpy()),
+        "auc_within": _auc_within(mixed),
+        "by_step": _by_step(scored),
+        "best_of": {
+            str(n): {
+                "one_sample": float(np.mean([r.mean() for r in right])),
+                **{name: float(measured[f"{name}(n={n})"]) for name in ("majority", "best_of_n", "weighted_best_of_n")},
+                "oracle": float(np.mean([_any_right(r, n) for r in right])),
+            }
+            for n in sizes
+        },
+    }
+
+
+def _by_step(scored: pd.DataFrame) -> list[float]:
+    found: list[float] = []
+    while True:
+        number = len(found)
+        reached = scored[scored["scores"].map(len) > number]
+        reached = reached.assign(score=[float(scores[number]) for scores in reached["scores"]])
+        mixed = [rows for _, rows in reached.groupby("prompt_id") if rows["right"].nunique() == 2]
+        if len(mixed) < FEW:
+            return found
+        found.append(_auc_within(mixed))
+
+
+def _auc_within(mixed: Sequence[pd.DataFrame]) -> float:
+    return float(np.mean([roc_auc_score(rows["right"], rows["score"]) for rows in mixed]))
+
+
+def _any_right(right: np.ndarray, n: int) -> float:
+    """Chance that n of the attempts, drawn without replacement, hold a right one (the unbiased pass@n)."""
+    wrong = len(right) - int(right.sum())
+    return float(1 - np.prod([(wrong - i) / (len(right) - i) for i in range(n)]))

@@ -1,0 +1,396 @@
+"""What a policy that never served would have been worth, from the decisions of one that did.
+
+A logged decision shows one arm's outcome. It speaks for a new policy where that one would have taken the same arm, and
+then for all the calls at which the arm was not taken: it counts 1 / (its probability of being taken). This needs the
+new policy's arms to have been explored; where one was not, the log says nothing of it, and nor do the estimates.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import GroupKFold
+
+from router.attempts.served import sift
+from router.errors import InvalidFile, InvalidRequest
+from router.outcomes import tables as database
+from router.policy.table import LEVELS, Objective, Policy
+from strategies import Arm, InvalidArm
+
+RESAMPLES = 1000
+FOLDS = 5
+FEWEST = 30  # decisions that an estimate must weigh as much as; below, its interval is not to be trusted
+SPENT = ("flops", "generated_tokens", "seconds")
+STOPPED = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")  # ended without an answer by a limit of the call's own
+_PENALTIES = np.logspace(-2, 3, 11)
+_WANTED = (
+    *("at", "method", "bundle", "prompt", "prompt_sha256", "probabilities", "arm", "propensity", "code", "levels_by"),
+    *("objective", "objective_value", "objective_given", "choice", "explore", *SPENT, "correct", "score"),
+)
+Predict = Callable[[Sequence[str]], NDArray[np.float64]]  # prompts → (n, 5) level probabilities
+Values = NDArray[np.float64]
+Arms = NDArray[np.int64]
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """n decisions with known outcomes, of arms numbered 0 to K - 1.
+
+    probabilities  (n, 5) of the levels
+    taken          (n,) which arm ran;  propensity (n,) its probability of being taken, above 0 to 1
+    prompt         (n,) number of the prompt: decisions at one prompt are not independent
+    weight         (n,) how many decisions each stands for; 1 where every outcome is known
+    """
+
+    probabilities: Values
+    taken: Arms
+    propensity: Values
+    prompt: Arms
+    weight: Values
+
+
+def importance(log: Logged, target: Arms) -> Values:
+    """(n,) how many decisions each speaks for: 1 / propensity where the target takes the arm that ran, else 0.
+
+    Horvitz & Thompson, A generalization of sampling without replacement from a finite universe, JASA 1952.
+    """
+    return np.where(target == log.taken, 1 / log.propensity, 0.0)
+
+
+def effective_size(weights: Values) -> float:
+    """How many equally weighted decisions would tell as much: (sum w)² / sum w². Kish, Survey Sampling, 1965."""
+    squares = float(weights @ weights)
+    return float(weights.sum()) ** 2 / squares if squares else 0.0
+
+
+def predict(log: Logged, happened: Values, arms: Sequence[Arms], *, seed: int = 0) -> list[Values]:
+    """For each of ``arms``, (n, m) what is to be expected of it, by models fitted on what happened at other prompts.
+
+    happened  (n, m) values of each decision: its outcome, its costs
+
+    Cross-fitting: a decision's own outcome must not shape what was expected of it. The model is ridge regression on
+    the level probabilities, once for all arms and once for each: arms seldom seen stay near the average of all.
+    """
+    count = 1 + max(int(arm.max()) for arm in (log.taken, *arms))
+
+    def features(taken: Arms) -> Values:
+        own = np.zeros((len(taken), count, len(LEVELS)))
+        own[np.arange(len(taken)), taken] = log.probabilities
+        return np.hstack([log.probabilities, own.reshape(len(taken), -1)])
+
+    seen, asked = features(log.taken), [features(arm) for arm in arms]
+    found = [np.empty_like(happened) for _ in arms]
+    folds = min(FOLDS, len(np.unique(log.prompt)))
+    for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(seen, groups=log.prompt):
+        model = RidgeCV(_PENALTIES, alpha_per_target=True)
+        model.fit(seen[train], happened[train], sample_weight=log.weight[train])
+        for values, question in zip(found, asked, strict=True):
+            values[test] = model.predict(question[test]).reshape(-1, happened.shape[1])
+    return found
+
+
+def estimators(log: Logged, outcome: Values, target: Arms, expected: Values, expected_taken: Values) -> dict[str, Any]:
+    """name → (numerators, denominators), both (n,): the estimate of the target's mean outcome is the ratio of sums.
+
+    expected, expected_taken  of the target's arms and of those that ran, by :func:`predict`
+
+    direct  the model's word alone: wrong wherever the model is
+    ips     sum w y / n, inverse propensity scoring: unbiased with the right propensities, whatever the outcomes
+            (Horvitz & Thompson 1952)
+    snips   sum w y / sum w, self-normalised: a little biased, far less variable, and between the smallest and largest
+            outcome (Swaminathan & Joachims, The self-normalized estimator for counterfactual learning, NIPS 2015)
+    dr      the model's word corrected by what it got wrong, sum (q + w (y - q)) / n, doubly robust: right where the
+            model or the propensities are (Dudík, Langford & Li, Doubly robust policy evaluation and learning, ICML
+            2011)
+    """
+    weight, w = log.weight, log.weight * importance(log, target)
+    return {
+        "dr": (weight * expected + w * (outcome - expected_taken), weight),
+        "snips": (w * outcome, w),
+        "ips": (w * outcome, weight),
+        "direct": (weight * expected, weight),
+    }
+
+
+def intervals(
+    ratios: Mapping[Key, tuple[Values, Values]],
+    prompt: Arms,
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[Key, dict[str, float | None]]:
+    """Value, low and high of each ratio of sums; the interval by bootstrap over calls.
+
+    Calls at the same prompt are drawn together. A resample in which a denominator is 0 says nothing and is left out;
+    where it is 0 in all of them, the values are None.
+    """
+    rng = np.random.default_rng(seed)
+    sums = np.stack(
+        [np.bincount(prompt, part) for numerator, denominator in ratios.values() for part in (numerator, denominator)],
+        axis=1,
+    )
+    sums = sums[np.bincount(prompt) > 0]
+    even = np.full(len(sums), 1 / len(sums))
+    drawn = np.stack([rng.multinomial(len(sums), even) @ sums for _ in range(resamples)])
+    found = {}
+    for i, name in enumerate(ratios):
+        value = _ratio(sums[:, 2 * i].sum(), sums[:, 2 * i + 1].sum())
+        draws = _ratio(drawn[:, 2 * i], drawn[:, 2 * i + 1])
+        draws = draws[np.isfinite(draws)]
+        tail = (1 - confidence) / 2
+        low, high = np.quantile(draws, [tail, 1 - tail]) if len(draws) else (np.nan, np.nan)
+        numbers = {"value": value, "low": low, "high": high}
+        found[name] = {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}
+    return found
+
+
+def _ratio(numerator: Any, denominator: Any) -> Any:
+    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0)
+
+
+def estimate(
+    url: str,
+    policy: Policy,
+    *,
+    levels_by: str | None = None,
+    predict_levels: Predict | None = None,
+    outcome: str = "correct",
+    unsupported: float = 0.05,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Everything that the log can say of the policy, ready for JSON.
+
+    levels_by       digest of the policy's difficulty model; None: the one of the latest decision is taken to be it
+    predict_levels  for decisions on another model's levels, from their prompts; None: they are left out
+    outcome         "correct" or "score". A call that its own deadline or cap ended without an answer counts as 0
+    unsupported     the largest share of decisions that may go to arms without support
+
+    decisions    in the log;  left_out reason → how many were not used;  used how many were
+    refused      share of the decisions whose objective the policy would refuse
+    unsupported  share of the others whose arm the policy of then could not have taken or never did, and arms which;
+                 all that follows is about the rest
+    changed      share whose arm is not the choice of the policy of then
+    effective    size of the sample by which the new policy is known
+    outcome      logged: the mean of what happened, exploring included; before: of the policy of then without exploring;
+                 dr, snips, ips, direct: of the new policy; gain: the new policy's less the old one's, dr. Each value,
+                 low, high, a 95% interval
+    cost         flops, generated_tokens and seconds of a call: logged, before, dr, gain
+    warnings     what to know before believing any of it
+
+    Where an outcome is missing, it is taken to be so by chance: a call with one stands for those without.
+
+    Raises InvalidRequest where the database can't be read, nothing explored is in it, or support is missing.
+    """
+    frame = pd.DataFrame(database.read(url, _WANTED), columns=list(_WANTED))
+    known, left_out = sift(frame, _unusable(frame, outcome))
+    known, more = sift(known, _foreign(known, levels_by, predict_levels is not None))
+    left_out |= more
+    known, more = sift(known.assign(weight=_weights(known, outcome)), _unknown(known, outcome))
+    left_out |= more
+    if known[outcome].isna().all():
+        raise InvalidRequest("outcomes", _nothing(len(frame), left_out, frame, outcome), reason="UNSPECIFIED")
+    known = known.reset_index(drop=True)
+    model = levels_by or known["levels_by"].iloc[-1]
+    probabilities = _levels(known, model, predict_levels)
+    target, refusals = _decided(policy, known, probabilities)
+    refused = target == ""
+    supported = _supported(known, target) | refused
+    lacking = known.assign(target=target)[~supported]
+    share = len(lacking) / max(1, int((~refused).sum()))
+    report: dict[str, Any] = {
+        "decisions": len(frame),
+        "left_out": left_out,
+        "bundles": sorted(known["bundle"].unique()),
+        "first": str(known["at"].min()),
+        "last": str(known["at"].max()),
+        "refused": float(refused.mean()),
+        "unsupported": {"share": share, "arms": lacking["target"].value_counts(normalize=True).mul(share).to_dict()},
+    }
+    use = np.flatnonzero(supported & ~refused)
+    if share > unsupported or not len(use):
+        raise InvalidRequest("policy", _refusal(report, refusals), reason="UNSPECIFIED")
+    report |= _measured(known.iloc[use], probabilities[use], target[use], outcome, seed)
+    report["warnings"] = _warnings(report, refusals)
+    return report
+
+
+def _unusable(frame: pd.DataFrame, outcome: str) -> dict[str, pd.Series]:
+    failed = ~frame["code"].isin(("OK", *STOPPED))
+    return {
+        "only routed, nothing was run": frame["method"] == "Route",
+        "with an arm that the caller pinned": frame["propensity"].isna(),
+        "of an earlier version, which did not record what was asked": frame["objective"].isna(),
+        "made without exploring": frame["explore"].fillna(0) == 0,
+        "failed for no reason of the arm's": failed & frame[outcome].isna(),
+    }
+
+
+def _unknown(frame: pd.DataFrame, outcome: str) -> dict[str, pd.Series]:
+    return {f"without an outcome ({outcome})": frame[outcome].isna() & ~frame["code"].isin(STOPPED)}
+
+
+def _weights(frame: pd.DataFrame, outcome: str) -> pd.Series:
+    """An answered call with an outcome stands for those without; that a stopped one gave no answer is always known."""
+    answered = ~frame["code"].isin(STOPPED)
+    told = frame.loc[answered, outcome].notna().mean() if answered.any() else 1.0
+    return answered.map({True: 1 / told if told else 1.0, False: 1.0})
+
+
+def _foreign(frame: pd.DataFrame, levels_by: str | None, predicted: bool) -> dict[str, pd.Series]:
+    if frame.empty:
+        return {}
+    other = frame["levels_by"] != (levels_by or frame["levels_by"].iloc[-1])
+    if not predicted:
+        return {"on another difficulty model's levels": other}
+    return {
+        "on another difficulty model's levels, without the prompt to predict them again": other & frame["prompt"].isna()
+    }
+
+
+def _nothing(decisions: int, left_out: Mapping[str, int], frame: pd.DataFrame, outcome: str) -> str:
+    told = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+    advice = "serve with --explore and --outcomes, and call RecordOutcome"
+    other = "score" if outcome == "correct" else "correct"
+    if frame[outcome].isna().all() and frame[other].notna().any():
+        advice = f"outcomes were recorded as {other}: use --reward {other}"
+    return f"of the log's {decisions} decisions none can be used ({told or 'it is empty'}); {advice}"
+
+
+def _levels(known: pd.DataFrame, model: str, predict_levels: Predict | None) -> Values:
+    """(n, 5) level probabilities by the policy's difficulty model."""
+    probabilities = np.array(known["probabilities"].tolist(), dtype=float)
+    other = np.flatnonzero(known["levels_by"] != model)
+    if len(other):
+        assert predict_levels
+        probabilities[other] = predict_levels(known["prompt"].iloc[other].tolist())
+    return probabilities
+
+
+def _decided(policy: Policy, known: pd.DataFrame, probabilities: Values) -> tuple[NDArray[np.object_], dict[str, int]]:
+    """(n,) the arm that the policy would take, "" where it refuses the objective; and refusal → how many."""
+    target = np.full(len(known), "", dtype=object)
+    refusals: dict[str, int] = {}
+    given = known["objective_given"].astype(bool)
+    kinds = known["objective"].where(given, policy.default.kind)
+    values = known["objective_value"].where(given, policy.default.value)
+    for (kind, value), rows in known.groupby([kinds, values]).indices.items():
+        try:
+            objective = Objective(kind, float(value))
+            target[rows] = [str(policy.decide(row, objective).arm) for row in probabilities[rows].tolist()]
+        except InvalidRequest as error:
+            refusals[str(error)] = len(rows)
+    return target, refusals
+
+
+def _supported(known: pd.DataFrame, target: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """(n,) whether the decision could have gone to the target: it is what the policy of then chose, or an arm that its
+    bundle is seen to explore, within the budget that was asked for then."""
+    offered = {bundle: set(arms) for bundle, arms in known.groupby("bundle")["arm"]}
+    limits = known["objective_value"].where(known["objective"] == "budget", np.inf)
+    budgets = {arm: _budget(arm) for arm in set(target) - {""}}
+    return np.array(
+        [
+            arm == choice or (arm in offered[bundle] and budgets[arm] <= limit)
+            for arm, choice, bundle, limit in zip(target, known["choice"], known["bundle"], limits, strict=True)
+        ]
+    )
+
+
+def _budget(arm: str) -> int:
+    try:
+        return Arm.parse(arm).budget
+    except InvalidArm as error:
+        raise InvalidFile(f"the outcome log has an arm that this version does not know: {error}") from error
+
+
+def _refusal(report: Mapping[str, Any], refusals: Mapping[str, int]) -> str:
+    if report["refused"] == 1:
+        return f"the policy would refuse every call in the log: {next(iter(refusals))}"
+    lacking = report["unsupported"]
+    return (
+        f"{lacking['share']:.1%} of the decisions would go to arms that were never explored for them "
+        f"({_shares(lacking['arms'])}): the log can't value this policy. Serve with these arms in the bundle and "
+        "--explore; or, where others are left, value it on those by a larger --unsupported"
+    )
+
+
+def _shares(arms: Mapping[str, float]) -> str:
+    return ", ".join(f"{arm} {share:.1%}" for arm, share in arms.items())
+
+
+def _measured(
+    known: pd.DataFrame, probabilities: Values, target: NDArray[np.object_], outcome: str, seed: int
+) -> dict[str, Any]:
+    names = {arm: i for i, arm in enumerate(sorted({*known["arm"], *known["choice"], *target}))}
+    taken, before, new = (
+        np.array([names[arm] for arm in arms], dtype=np.int64) for arms in (known["arm"], known["choice"], target)
+    )
+    log = Logged(
+        probabilities,
+        taken,
+        known["propensity"].to_numpy(dtype=float),
+        pd.factorize(known["prompt_sha256"])[0],
+        known["weight"].to_numpy(dtype=float),
+    )
+    if log.prompt.max() == 0:
+        raise InvalidRequest(
+            "outcomes", "all decisions that can be used are at one prompt: that values no policy", reason="UNSPECIFIED"
+        )
+    counts = log.weight * importance(log, new)
+    happened = np.column_stack([known[outcome].astype(float).fillna(0.0), *(known[name] for name in SPENT)])
+    expected = predict(log, happened, [new, before, taken], seed=seed)
+    ratios: dict[tuple[str, str], tuple[Values, Values]] = {}
+    for name, values, of_new, of_before, of_taken in zip(
+        (outcome, *SPENT), happened.T, *(e.T for e in expected), strict=True
+    ):
+        estimates = estimators(log, values, new, of_new, of_taken)
+        old = estimators(log, values, before, of_before, of_taken)["dr"]
+        if name != outcome:
+            estimates = {"dr": estimates["dr"]}
+        estimates |= {
+            "logged": (log.weight * values, log.weight),
+            "before": old,
+            "gain": (estimates["dr"][0] - old[0], log.weight),
+        }
+        ratios |= {(name, each): ratio for each, ratio in estimates.items()}
+    tables: dict[str, dict[str, Any]] = {name: {} for name in (outcome, *SPENT)}
+    for (name, each), found in intervals(ratios, log.prompt, seed=seed).items():
+        tables[name][each] = found
+    return {
+        "used": len(known),
+        "prompts": int(log.prompt.max()) + 1,
+        "changed": float(np.average(before != new, weights=log.weight)),
+        "effective": effective_size(counts),
+        "balance": intervals({"w": (counts, log.weight)}, log.prompt, confidence=0.99, seed=seed)["w"],
+        "outcome": {"of": outcome, **tables.pop(outcome)},
+        "cost": tables,
+    }
+
+
+def _warnings(report: Mapping[str, Any], refusals: Mapping[str, int]) -> list[str]:
+    found = [f"{count} calls would be refused by the new policy: {refusal}" for refusal, count in refusals.items()]
+    lacking, balance = report["unsupported"], report["balance"]
+    if lacking["share"]:
+        found.append(
+            f"{lacking['share']:.1%} of the decisions would go to arms that were never explored for them "
+            f"({_shares(lacking['arms'])}); all values are about the others"
+        )
+    if report["effective"] < FEWEST:
+        found.append(
+            f"the new policy is known by {report['effective']:.0f} decisions' worth: too few for these intervals; "
+            "explore more, or longer"
+        )
+    elif not balance["low"] <= 1 <= balance["high"]:
+        found.append(
+            f"the weights' mean is {balance['value']:.2f} [{balance['low']:.2f}, {balance['high']:.2f}] and should be "
+            "1: outcomes are recorded more often for some arms than for others, or probabilities are wrong"
+        )
+    if len(report["bundles"]) > 1:
+        found.append("several bundles decided; `before` is each decision's own")
+    return found

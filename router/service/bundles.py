@@ -1,0 +1,180 @@
+"""Which bundle decides: swapped in one assignment, the one before kept for a way back, a second one in its shadow."""
+
+import asyncio
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from router.backends import Engines
+from router.bundle.bundle import Bundle, load_bundle, read_manifest
+from router.errors import InvalidBundle, InvalidRequest, RouterError
+from router.solving.driver import Request
+from router.solving.solver import Decision, Solver
+
+_TRIAL = Request("1 + 1 =")
+_MOST_COMPARISONS = 100  # pending; beyond that shadow decisions are skipped, so that they never hold anything up
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A bundle's folder; ``problem`` says why it can't be served, then there is no digest."""
+
+    name: str
+    digest: str
+    id: str
+    problem: str
+
+
+class Serving:
+    """Holds the solver that decides. A call keeps the one it began with, and engines close after their last call.
+
+    root  the folder whose subfolders may be activated; None: no other bundle
+    load  a bundle's engines, where they are not the ones that run already
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        root: Path | None = None,
+        load: Callable[[Bundle], Engines] | None = None,
+    ):
+        self.active = solver
+        self.shadow: Solver | None = None
+        self._previous: Solver | None = None
+        self._root = root
+        self._load_engines = load
+        self._calls: Counter[Solver] = Counter()
+        self._changing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @contextmanager
+    def solver(self) -> Iterator[Solver]:
+        """The solver that decides now, kept open for as long as it is used."""
+        solver = self.active
+        self._calls[solver] += 1
+        try:
+            yield solver
+        finally:
+            self._calls[solver] -= 1
+            if solver is not self.active:
+                self._retire(solver)
+
+    # Changes
+
+    def list(self) -> Sequence[Listed]:
+        """Every bundle that could be activated, its files checked. Reads files: not for the event loop."""
+        folders = sorted(path.parent for path in self._root.glob("*/manifest.json")) if self._root else []
+        return [_listed(folder) for folder in folders]
+
+    async def activate(self, name: str, digest: str) -> tuple[Bundle, Bundle]:
+        """Load, try and swap; the new bundle and the one before. Raises InvalidRequest, InvalidBundle, MissingWeights,
+        MissingDependency, and then serves what it served."""
+        async with self._changing:
+            solver = await self._loaded(name, digest)
+            replaced, self._previous, self.active = self._previous, self.active, solver
+            if replaced:
+                self._retire(replaced)
+            _log.info("%s decides, %s did before", self.active.bundle.id, self._previous.bundle.id)
+            return self.active.bundle, self._previous.bundle
+
+    async def roll_back(self) -> Bundle:
+        """Swap back to the bundle before. Raises InvalidBundle where there is none."""
+        async with self._changing:
+            if self._previous is None:
+                raise InvalidBundle("there is no bundle to roll back to: none was activated since the last time")
+            left, self.active, self._previous = self.active, self._previous, None
+            self._retire(left)
+            _log.info("%s decides again, %s is rolled back", self.active.bundle.id, left.bundle.id)
+            return self.active.bundle
+
+    async def cast(self, name: str, digest: str) -> str:
+        """Let a second bundle decide too, or none where ``name`` is empty; its id. Raises as :meth:`activate`."""
+        async with self._changing:
+            left, self.shadow = self.shadow, await self._loaded(name, digest) if name else None
+            if left:
+                self._retire(left)
+            return self.shadow.bundle.id if self.shadow else ""
+
+    async def _loaded(self, name: str, digest: str) -> Solver:
+        if self._root is None or not re.fullmatch(r"\w[\w.-]*", name):
+            raise InvalidRequest("name", f"{name!r} is no bundle's folder; see ListBundles", reason="UNSPECIFIED")
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
+            raise InvalidRequest("digest", "digest must be all 64 hexadecimal digits", reason="UNSPECIFIED")
+        try:
+            solver = await asyncio.to_thread(self._load, self._root / name, digest)
+        except RouterError:
+            raise
+        except Exception as error:  # a pickle may raise anything
+            raise InvalidBundle(f"{name} does not load ({error!r}); rebuild it") from error
+        try:
+            await solver.decide(_TRIAL)
+        except Exception as error:
+            self._retire(solver)
+            raise InvalidBundle(f"{name} loads and then fails to decide ({error!r}); rebuild it") from error
+        return solver
+
+    def _load(self, folder: Path, digest: str) -> Solver:
+        bundle = load_bundle(folder, digest)
+        for running in filter(None, (self.active, self._previous)):
+            if bundle.engines == running.bundle.engines:
+                return Solver(bundle, *running.engines, explore=self.active.explore)
+        if self._load_engines is None:
+            raise InvalidBundle(f"{folder} needs other engines than the ones that run; start another server with it")
+        return Solver(bundle, *self._load_engines(bundle), explore=self.active.explore)
+
+    # The shadow
+
+    def compare(self, request: Request, decision: Decision) -> None:
+        """Have the shadow decide the same request, some time soon, and log both decisions."""
+        if self.shadow and request.arm is None and len(self._tasks) < _MOST_COMPARISONS:
+            self._begin(self._compare(self.shadow, request, decision))
+
+    async def _compare(self, shadow: Solver, request: Request, decision: Decision) -> None:
+        record: dict[str, object] = {
+            "bundle": decision.bundle_id,
+            "level": decision.level,
+            "arm": str(decision.arm),
+            "shadow_bundle": shadow.bundle.id,
+        }
+        try:
+            other = await shadow.decide(request)
+            record |= {"shadow_level": other.level, "shadow_arm": str(other.arm), "agree": other.arm == decision.arm}
+        except Exception as error:
+            record |= {"shadow_error": type(error).__name__}
+        _log.info("shadow decision", extra={"shadow": record})
+
+    # Endings
+
+    async def close(self) -> None:
+        """Close all engines. Calls must have ended."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        solvers = [solver for solver in (self.active, self._previous, self.shadow) if solver]
+        for engines in {id(solver.engines.generator): solver.engines for solver in solvers}.values():
+            await engines.close()
+
+    def _retire(self, solver: Solver) -> None:
+        """Close a solver's engines once nobody uses them."""
+        if self._calls[solver] == 0:
+            del self._calls[solver]
+        held = [*filter(None, (self.active, self._previous, self.shadow)), *self._calls]
+        if all(other.engines.generator is not solver.engines.generator for other in held):
+            self._begin(solver.engines.close())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _listed(folder: Path) -> Listed:
+    try:
+        manifest, digest = read_manifest(folder)
+    except InvalidBundle as error:
+        return Listed(folder.name, "", "", str(error))
+    return Listed(folder.name, digest, f"{manifest.name}@{digest[:12]}", "")

@@ -1,0 +1,66 @@
+"""JSON logs, one line a call. Prompts and answers stay out unless they are asked for."""
+
+import logging
+from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
+
+from router.service.middleware import Call
+
+_log = logging.getLogger(__name__)
+
+
+def configure() -> None:
+    """Log as JSON on standard error: information of the router, warnings of everything else."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter())
+    logging.basicConfig(handlers=[handler])
+    logging.captureWarnings(True)
+    logging.getLogger("router").setLevel(logging.INFO)
+    # What no line shows need not be found out for each, see "Optimization" in Python's logging HOWTO.
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def formatter() -> logging.Formatter:
+    names = {"asctime": "time", "levelname": "severity", "name": "logger"}
+    return JsonFormatter("{asctime}{levelname}{name}{message}", style="{", rename_fields=names)
+
+
+def log_call(call: Call, *, text: bool = False) -> None:
+    """One line of a finished call; with ``text`` its prompt and answer, too."""
+    _log.info("call", extra={"call": fields(call, text=text)})
+
+
+def fields(call: Call, *, text: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "id": call.id,
+        "method": call.method,
+        "caller": call.caller.name if call.caller else None,
+        "code": call.code,
+        "reason": call.reason or None,
+        "seconds": round(call.seconds, 4),
+    }
+    if call.decision and call.request:
+        record |= {
+            "bundle": call.decision.bundle_id,
+            "level": call.decision.level,
+            "arm": str(call.decision.arm),
+            "pinned": call.request.arm is not None,
+        }
+    if call.bill:
+        record |= {
+            "queue_seconds": round(call.queued, 4),
+            **{f"{phase}_seconds": round(seconds, 4) for phase, seconds in call.bill.seconds.items()},
+            "prompt_tokens": call.bill.prompt_tokens,
+            "generated_tokens": call.bill.generated_tokens,
+            "scored_tokens": call.bill.scored_tokens,
+            "flops": call.bill.generator_flops + call.bill.verifier_flops,
+            "engine_calls": call.bill.calls,
+        }
+    if call.solution:
+        record["stop"] = call.solution.stop.value
+    if text and call.request:
+        record["prompt"] = call.request.prompt
+        record["answer"] = call.solution.outcome.answer if call.solution else None
+    return record

@@ -1,0 +1,197 @@
+"""What Prometheus scrapes: counts and sums by level and arm, never a prompt, an answer or a caller's name."""
+
+import logging
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import prometheus_client as prometheus
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from router.errors import AddressUnavailable
+from router.policy.table import LEVELS, Policy
+from router.service.admission import Admission
+from router.service.bundles import Serving
+from router.service.middleware import Call, Verdict
+from router.service.recorder import Recorder
+from router.solving.driver import Bill
+
+WINDOW = 1000  # latest decisions, and latest verdicts, that drift and calibration are computed on
+_FEWEST = 100  # of them that it is worth doing for
+_BINS = 10  # of expected accuracy
+_log = logging.getLogger(__name__)
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+
+
+class Metrics:
+    """``observe`` takes a finished call; ``registry`` is what is scraped."""
+
+    def __init__(self, serving: Serving, admission: Admission, recorder: Recorder | None = None):
+        self.registry = prometheus.CollectorRegistry()
+        self._serving, self._admission, self._recorder = serving, admission, recorder
+        self._levels: deque[int] = deque(maxlen=WINDOW)
+        self._verdicts: deque[Verdict] = deque(maxlen=WINDOW)
+        self._bundle = ""
+        self._of = cache(lambda metric, *labels: metric.labels(*labels))  # looking labels up costs more than counting
+
+        def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
+            return prometheus.Counter(name, text, labels, registry=self.registry)
+
+        self._calls = counter("router_calls", "Finished calls.", "method", "code", "reason")
+        self._decisions = counter("router_decisions", "Decisions.", "level", "arm")
+        self._tokens = counter("router_tokens", "Tokens spent.", "level", "arm", "kind")
+        self._flops = counter("router_flops", "Floating-point operations spent.", "level", "arm", "engine")
+        self._outcomes = counter("router_outcomes", "Outcomes of decisions that promised an accuracy.", "level", "arm")
+        self._right = counter("router_outcomes_right", "Those that were right.", "level", "arm")
+        self._expected = counter("router_outcomes_expected", "Sum of the accuracies promised.", "level", "arm")
+        self._seconds = prometheus.Histogram(
+            "router_seconds",
+            "Seconds of a call by phase: queue, route, generate, score, total. Calls refused for overload have none.",
+            ("method", "phase"),
+            registry=self.registry,
+            buckets=_SECONDS,
+        )
+        self._engine_up = prometheus.Gauge(
+            "router_engine_up",
+            "1 after a search that the engines answered, 0 after one not, NaN before the first.",
+            registry=self.registry,
+        )
+        self._engine_up.set(math.nan)
+        self._follow()
+        prometheus.ProcessCollector(registry=self.registry)
+        self.registry.register(self)
+
+    def collect(self) -> Iterator[Metric]:
+        """What is looked up when it is scraped."""
+        admission, bundle = self._admission, self._serving.active.bundle
+        yield GaugeMetricFamily("router_running", "Searches that run.", admission.running.total())
+        yield GaugeMetricFamily("router_running_limit", "Searches that may run.", admission.concurrency)
+        yield GaugeMetricFamily("router_waiting", "Searches that wait for a place.", admission.waiting)
+        yield GaugeMetricFamily("router_waiting_limit", "Searches that may wait.", admission.queue)
+        if recorder := self._recorder:
+            yield CounterMetricFamily(
+                "router_decisions_dropped",
+                "Decisions that the outcome database had no room for.",
+                recorder.dropped,
+            )
+            yield CounterMetricFamily(
+                "router_outcome_database_failures",
+                "Attempts to write that the outcome database did not answer.",
+                recorder.failures,
+            )
+            yield GaugeMetricFamily(
+                "router_outcome_database_waiting", "Decisions and outcomes to be written.", recorder.waiting
+            )
+        served = GaugeMetricFamily("router_bundle", "1 for the bundle that decides.", labels=["bundle"])
+        served.add_metric([bundle.id], 1)
+        yield served
+        tuned = GaugeMetricFamily("router_level_share", "Share of the tuning prompts at a level.", labels=["level"])
+        counts = training_counts(bundle.policy)
+        for level, count in zip(LEVELS, counts, strict=True):
+            tuned.add_metric([str(level)], count / sum(counts))
+        yield tuned
+        levels = list(self._levels)
+        yield GaugeMetricFamily(
+            "router_level_drift",
+            f"Population stability index of the last {WINDOW} predicted levels; NaN before {_FEWEST}.",
+            stability([levels.count(level) for level in LEVELS], counts) if len(levels) >= _FEWEST else math.nan,
+        )
+        verdicts = list(self._verdicts)
+        yield GaugeMetricFamily(
+            "router_calibration_error",
+            f"Expected calibration error of the accuracies promised, last {WINDOW} outcomes; NaN before {_FEWEST}.",
+            calibration_error(verdicts) if len(verdicts) >= _FEWEST else math.nan,
+        )
+
+    def observe(self, call: Call) -> None:
+        self._follow()
+        self._of(self._calls, call.method, call.code, call.reason).inc()
+        if call.reason != "OVERLOADED":  # refused at once: many of them would hide how long the others take
+            self._of(self._seconds, call.method, "total").observe(call.seconds)
+        if call.bill:
+            self._of(self._seconds, call.method, "queue").observe(call.queued)
+            for phase, seconds in call.bill.seconds.items():
+                self._of(self._seconds, call.method, phase).observe(seconds)
+        if call.decision and call.bill and call.request:
+            # A pinned arm's numbers are the caller's: as a label they would grow without end.
+            arm = str(call.decision.arm) if call.request.arm is None else f"{call.decision.arm.strategy} (pinned)"
+            if call.decision.bundle_id == self._bundle:
+                self._levels.append(call.decision.level)
+            self._of(self._decisions, str(call.decision.level), arm).inc()
+            self._spent((str(call.decision.level), arm), call.bill)
+        if call.verdict and call.verdict.bundle_id == self._bundle:
+            self._compared(call.verdict)
+        if call.reason == "ENGINE_UNAVAILABLE":
+            self._engine_up.set(0)
+        elif call.solution:
+            self._engine_up.set(1)
+
+    def _follow(self) -> None:
+        """Begin again where another bundle decides: its levels mean something else. What it may decide is shown as 0
+        before the first call, so that what gets no traffic can be seen."""
+        bundle = self._serving.active.bundle
+        if bundle.id == self._bundle:
+            return
+        self._bundle = bundle.id
+        self._levels.clear()
+        self._verdicts.clear()
+        for cell in bundle.policy.cells:
+            for each in (self._decisions, self._outcomes, self._right, self._expected):
+                each.labels(str(cell.level), str(cell.arm))
+
+    def _spent(self, labels: tuple[str, str], bill: Bill) -> None:
+        if not bill.calls:  # a decision alone spends nothing
+            return
+        for kind in ("prompt", "generated", "scored"):
+            self._of(self._tokens, *labels, kind).inc(getattr(bill, f"{kind}_tokens"))
+        self._of(self._flops, *labels, "generator").inc(bill.generator_flops)
+        self._of(self._flops, *labels, "verifier").inc(bill.verifier_flops)
+
+    def _compared(self, verdict: Verdict) -> None:
+        labels = str(verdict.level), verdict.arm
+        self._of(self._outcomes, *labels).inc()
+        self._of(self._right, *labels).inc(verdict.right)
+        self._of(self._expected, *labels).inc(verdict.expected)
+        self._verdicts.append(verdict)
+
+
+def expose(metrics: Metrics, address: str) -> int:
+    """Serve the metrics over HTTP on ``host:port``, in a thread; the bound port. Raises AddressUnavailable."""
+    host, _, port = address.rpartition(":")
+    try:
+        server, _ = prometheus.start_http_server(int(port), host.strip("[]") or "127.0.0.1", metrics.registry)
+    except (OSError, ValueError, OverflowError) as error:
+        raise AddressUnavailable(f"can't serve metrics on {address} ({error}); give a free host:port") from error
+    bound = int(server.server_port)
+    _log.info("metrics on http://%s:%d/metrics", host or "127.0.0.1", bound)
+    return bound
+
+
+def training_counts(policy: Policy) -> list[float]:
+    """How many of the prompts that a policy was tuned on were predicted to be at each level."""
+    return [max((cell.prompts for cell in policy.cells if cell.level == level), default=0) for level in LEVELS]
+
+
+def stability(counts: Sequence[float], expected: Sequence[float]) -> float:
+    """Population stability index of two histograms: sum of (p - q) ln(p / q). Below 0.1 alike, above 0.25 shifted.
+
+    Half a count is added to each bin, so that an empty one counts much, and not infinitely.
+    """
+
+    def shares(bins: Sequence[float]) -> list[float]:
+        return [(count + 0.5) / (sum(bins) + len(bins) / 2) for count in bins]
+
+    return sum((p - q) * math.log(p / q) for p, q in zip(shares(counts), shares(expected), strict=True))
+
+
+def calibration_error(verdicts: Sequence[Verdict]) -> float:
+    """Expected calibration error (Naeini et al. 2015): mean distance, over ten equal bins of expected accuracy weighed
+    by their verdicts, between what was expected there and the share that was right; 0 to 1.
+
+    It is never quite 0: 1000 verdicts of a perfectly calibrated policy give 0.01 to 0.03, 100 of them up to 0.1.
+    """
+    gaps = [0.0] * _BINS
+    for verdict in verdicts:
+        gaps[min(int(verdict.expected * _BINS), _BINS - 1)] += verdict.right - verdict.expected
+    return sum(map(abs, gaps)) / len(verdicts)

@@ -1,0 +1,253 @@
+"""Records decisions and what became of them in the database. A thread of its own writes.
+
+Decisions are queued and written a moment later: a slow or missing database never holds up a call, and when the queue is
+full decisions are dropped and counted. Outcomes are acknowledged once they are on disk, and with them every decision
+queued before: what was acknowledged survives the process.
+"""
+
+import hashlib
+import logging
+import queue
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sql
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+
+from router.errors import OutcomesUnavailable
+from router.outcomes.tables import connect, decisions, outcomes
+from router.service.middleware import Call, Verdict
+
+QUEUE = 10_000  # decisions that wait to be written
+_BATCH = 500  # rows of one transaction
+_RETRY_SECONDS = 1.0  # between attempts, while the database is away
+_CLOSE_SECONDS = 10.0  # for what is queued when the server stops
+_IDLE_SECONDS = 0.2  # between looks whether to stop
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a caller learned of a call's answer; at least one of ``correct`` and ``score``, 0 to 1, is given."""
+
+    call_id: str
+    correct: bool | None = None
+    score: float | None = None
+
+
+class Recorded(NamedTuple):
+    """``changed``: False where the same was recorded before. ``verdict``: see Call."""
+
+    changed: bool
+    verdict: Verdict | None = None
+
+
+class Recorder:
+    """``decided`` takes a finished call, ``record`` an outcome.
+
+    dropped   decisions that were not recorded: no room, refused by the database, or it was away at the end
+    failures  attempts to write that the database did not answer
+    """
+
+    def __init__(self, url: str, *, prompts: bool = False):
+        """Brings the database's tables up to date. Raises InvalidRequest.
+
+        prompts  keep prompts and solutions, too, not only the prompts' digests
+        """
+        self.dropped = 0
+        self.failures = 0
+        self._prompts = prompts
+        self._engine = connect(url)
+        self._queue: queue.Queue[_Item] = queue.Queue(QUEUE)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._write_all, name="outcomes", daemon=True)
+        self._thread.start()
+
+    def decided(self, call: Call) -> None:
+        """Queue a call's decision, if it came to one. Never waits, never fails."""
+        if not (call.decision and call.request and call.bill):
+            return
+        try:
+            self._queue.put_nowait(_Item(_row(call, self._prompts)))
+        except queue.Full:
+            self.dropped += 1
+
+    @property
+    def waiting(self) -> int:
+        """Decisions and outcomes that are queued to be written."""
+        return self._queue.qsize()
+
+    def record(self, outcome: Outcome) -> "Future[Recorded]":
+        """Done once the outcome is on disk. Raises OutcomesUnavailable, here or from the future."""
+        item = _Item(outcome)
+        try:
+            self._queue.put_nowait(item)
+        except queue.Full:
+            raise OutcomesUnavailable("the outcome database does not keep up; try again later") from None
+        return item.done
+
+    def close(self) -> None:
+        """Write what is queued, if the database is there and answers."""
+        self._stopping.set()
+        self._thread.join(_CLOSE_SECONDS)
+        if self._thread.is_alive():
+            _log.error("the outcome database does not answer: at least %d decisions are lost", self._queue.qsize())
+            return
+        self._engine.dispose()
+
+    def _write_all(self) -> None:
+        items: list[_Item] = []
+        while True:
+            ending = self._stopping.is_set()  # looked at first: what was queued before is still taken
+            items += self._take(_BATCH - len(items))
+            try:
+                self._write(items)
+                items = []
+            except (OperationalError, InterfaceError) as error:
+                self.failures += 1
+                _log.error("the outcome database does not answer: %s", type(error).__name__)
+                items = self._refuse_outcomes(items)
+                if ending:
+                    self.dropped += len(items) + self._queue.qsize()
+                    _log.error("%d decisions are lost", len(items) + self._queue.qsize())
+                    return
+                self._stopping.wait(_RETRY_SECONDS)
+            except Exception:  # whatever it is, the thread must live on
+                for item in items:
+                    self._write_alone(item)
+                items = []
+            if ending and not items and self._queue.empty():
+                return
+
+    def _take(self, most: int) -> "list[_Item]":
+        """What is queued; waits a moment where nothing is."""
+        taken: list[_Item] = []
+        with suppress(queue.Empty):
+            while len(taken) < most:
+                taken.append(self._queue.get(timeout=0 if taken or self._stopping.is_set() else _IDLE_SECONDS))
+        return taken
+
+    def _write(self, items: "Sequence[_Item]") -> None:
+        if not items:
+            return
+        items = sorted(items, key=lambda item: item.order)
+        try:
+            with self._engine.begin() as connection:
+                recorded = [_write(connection, item.content) for item in items]
+        except IntegrityError:  # another server wrote the same row at the same time: now it is there to be found
+            with self._engine.begin() as connection:
+                recorded = [_write(connection, item.content) for item in items]
+        for item, each in zip(items, recorded, strict=True):
+            item.done.set_result(each)
+
+    def _write_alone(self, item: "_Item") -> None:
+        """After a row that the database does not take spoilt the others' transaction."""
+        try:
+            self._write([item])
+        except Exception as error:
+            _log.error("the outcome database refuses a row: %s", type(error).__name__)
+            self.dropped += len(self._refuse_outcomes([item]))
+
+    def _refuse_outcomes(self, items: "Sequence[_Item]") -> "list[_Item]":
+        """Tell callers who wait for an acknowledgement that there is none; what is left are decisions."""
+        for item in items:
+            if isinstance(item.content, Outcome):
+                item.done.set_exception(OutcomesUnavailable("the outcome database does not answer; try again later"))
+        return [item for item in items if not isinstance(item.content, Outcome)]
+
+
+class _Item:
+    """A row to be written, and what came of it."""
+
+    __slots__ = ("content", "done")
+
+    def __init__(self, content: "Outcome | Mapping[str, Any]"):
+        self.content = content
+        self.done: Future[Recorded] = Future()
+        self.done.set_running_or_notify_cancel()  # a caller who goes away does not stop the writing
+
+    @property
+    def order(self) -> tuple[bool, str]:
+        """Decisions before the outcomes that are compared with them, and rows in one order on every server: two that
+        locked the same rows in different orders would wait for each other."""
+        if isinstance(self.content, Outcome):
+            return True, self.content.call_id
+        return False, self.content["call_id"]
+
+
+def _row(call: Call, prompts: bool) -> dict[str, Any]:
+    assert call.decision
+    assert call.request
+    assert call.bill
+    decision, outcome = call.decision, call.solution.outcome if call.solution else None
+    return {
+        "call_id": call.id,
+        "at": datetime.now(UTC),
+        "method": call.method,
+        "caller": call.caller.name if call.caller else None,
+        "bundle": decision.bundle_id,
+        "prompt_sha256": hashlib.sha256(call.request.prompt.encode()).hexdigest(),
+        "prompt": call.request.prompt if prompts else None,
+        "level": decision.level,
+        "probabilities": list(decision.probabilities),
+        "arm": str(decision.arm),
+        "propensity": None if call.request.arm else decision.propensity,
+        "expected": call.promised,
+        "code": call.code,
+        "reason": call.reason,
+        "prompt_tokens": call.bill.prompt_tokens,
+        "generated_tokens": call.bill.generated_tokens,
+        "scored_tokens": call.bill.scored_tokens,
+        "flops": call.bill.generator_flops + call.bill.verifier_flops,
+        "seconds": call.seconds,
+        "objective": decision.objective.kind if decision.objective else None,
+        "objective_value": decision.objective.value if decision.objective else None,
+        "objective_given": call.request.objective is not None if decision.objective else None,
+        "choice": str(decision.choice) if decision.choice else None,
+        "explore": decision.explore if decision.choice else None,
+        "levels_by": decision.levels_by,
+        "stop": call.solution.stop.value if call.solution else None,
+        "answer": outcome.answer if outcome and prompts else None,
+        "text": outcome.best.text if outcome and outcome.best and prompts else None,
+    }
+
+
+def _write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> Recorded:
+    if isinstance(content, Outcome):
+        recorded = _compared(connection, content)
+        if not recorded.changed:
+            return recorded
+        row: Mapping[str, Any] = {
+            "call_id": content.call_id,
+            "at": datetime.now(UTC),
+            "correct": content.correct,
+            "score": content.score,
+        }
+        table = outcomes
+    else:
+        recorded, row, table = Recorded(changed=True), content, decisions
+    # A call that was tried again under its id, or an outcome that was corrected: the last word counts.
+    connection.execute(sql.delete(table).where(table.c.call_id == row["call_id"]))
+    connection.execute(sql.insert(table), [dict(row)])
+    return recorded
+
+
+def _compared(connection: sql.Connection, outcome: Outcome) -> Recorded:
+    """With what is recorded already. The first word is a verdict: counters can't take a correction back."""
+    same = sql.select(outcomes.c.correct, outcomes.c.score).where(outcomes.c.call_id == outcome.call_id)
+    before = connection.execute(same).one_or_none()
+    if before == (outcome.correct, outcome.score):
+        return Recorded(changed=False)
+    if outcome.correct is None or (before and before.correct is not None):
+        return Recorded(changed=True)
+    its = sql.select(decisions).where(decisions.c.call_id == outcome.call_id, decisions.c.expected.is_not(None))
+    decision = connection.execute(its).one_or_none()
+    if decision is None:
+        return Recorded(changed=True)
+    verdict = Verdict(decision.level, decision.arm, decision.bundle, decision.expected, outcome.correct)
+    return Recorded(changed=True, verdict=verdict)

@@ -1,0 +1,34 @@
+"""Make a verifier's scores probabilities: fit ``slope`` and ``intercept`` of :class:`router.backends.VerifierSpec`."""
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+
+from router.attempts.schema import SAMPLE
+from router.backends import log_odds
+from router.errors import InvalidFile
+from router.training.difficulty import last_score
+
+
+def last_scores(attempts: pd.DataFrame) -> pd.DataFrame:
+    """The pooled attempts that are scored and known to be right or wrong, with ``score`` (their last step's) and
+    ``right``."""
+    pool = attempts[attempts["arm"] == SAMPLE]
+    pool = pool.assign(score=pool["scores"].map(last_score), right=pool["correct"].astype("boolean"))
+    return pool.dropna(subset=["score", "right"]).astype({"right": bool, "score": float})
+
+
+def fit(attempts: pd.DataFrame) -> tuple[float, float]:
+    """Slope and intercept that turn raw scores into chances of being right: a logistic regression of correctness on
+    the log-odds of the last step's score (Platt, 1999).
+
+    Raises InvalidFile unless the scored attempts are right and wrong, and higher scores are more often right.
+    """
+    scored = last_scores(attempts)
+    if scored["right"].nunique() < 2:
+        raise InvalidFile("calibrating needs scored attempts that are right and others that are wrong; score more")
+    model = LogisticRegression(C=np.inf).fit(scored["score"].map(log_odds).to_numpy()[:, None], scored["right"])
+    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope <= 0:
+        raise InvalidFile("higher scores are not more often right on these attempts; this verifier can't be used")
+    return slope, intercept

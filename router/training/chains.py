@@ -1,0 +1,36 @@
+"""What a reviser learns from: chains of wrong attempts followed by a right one (Snell et al., section 6.1)."""
+
+import random
+from collections.abc import Sequence
+
+import pandas as pd
+from rapidfuzz.distance import Levenshtein
+
+from router.errors import InvalidFile
+from router.training.examples import Example
+
+LONGEST = 4  # earlier attempts that a reviser sees
+
+
+def chains(attempts: pd.DataFrame, *, seed: int = 0) -> list[Example]:
+    """One chain a prompt that has both: one to four different wrong attempts, then a right one.
+
+    The last wrong attempt is the one nearest to the right one in edit distance, so that there is something to correct
+    rather than to write anew. Attempts without an answer are left out; raises InvalidFile where no prompt has both.
+    """
+    rng = random.Random(seed)
+    examples = []
+    answered = attempts[attempts["answer"].notna() & attempts["correct"].notna()]
+    for (_, prompt), rows in answered.groupby(["prompt_id", "prompt"], sort=False):
+        right: Sequence[str] = rows.loc[rows["correct"].astype(bool), "text"].tolist()
+        wrong = sorted(set(rows.loc[~rows["correct"].astype(bool), "text"]))
+        if not right or not wrong:
+            continue
+        target = rng.choice(right)
+        nearest = min(wrong, key=lambda text: Levenshtein.distance(text, target))
+        others = [text for text in wrong if text != nearest]
+        before = rng.sample(others, min(rng.randrange(LONGEST), len(others)))
+        examples.append(Example(prompt, target, (*before, nearest)))
+    if not examples:
+        raise InvalidFile("no prompt has both right and wrong attempts to make a chain of; collect more attempts")
+    return examples

@@ -1,0 +1,165 @@
+"""Train the difficulty model: attempts → a statistic a prompt → levels → the candidate that predicts them best."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from difficulty import CANDIDATES, LEVELS, DifficultyModel, find_edges, levels_of
+from difficulty.compare import compare
+from router.attempts.schema import SAMPLE
+from router.bundle.bundle import MANIFEST
+from router.errors import InvalidBundle, InvalidFile
+
+TRAINING = "training.json"
+Statistic = Literal["pass_rate", "mean_score"]
+Hidden = Callable[[Sequence[str]], NDArray[np.float32]]  # prompts → (n, d) hidden states of the generator
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What training found; ``router tune`` reads it back from the bundle.
+
+    edges       the four edges between levels, easiest first, in units of ``statistic``
+    chosen      name of the served candidate
+    comparison  out-of-fold quality and milliseconds a prompt of each candidate, best log-loss first
+    prompts     a row a prompt, index prompt_id: digest of the prompt's text, attempts, statistic, level (by the
+                statistic: "oracle"), and p1 ... p5, the chosen candidate's out-of-fold probabilities
+    """
+
+    statistic: str
+    seed: int
+    edges: tuple[float, ...]
+    chosen: str
+    comparison: Mapping[str, Mapping[str, float]]
+    prompts: pd.DataFrame
+
+    @property
+    def probabilities(self) -> pd.DataFrame:
+        """(prompts, 5) out-of-fold probabilities of levels 1 to 5: what the policy is tuned on."""
+        return self.prompts[_PROBABILITIES]
+
+
+_PROBABILITIES = [f"p{level}" for level in LEVELS]
+_COLUMNS = ["digest", "attempts", "statistic", "level", *_PROBABILITIES]
+
+
+def train(
+    attempts: pd.DataFrame,
+    hidden: Hidden | None = None,
+    *,
+    statistic: Statistic = "pass_rate",
+    features: Literal["auto", "text", "hidden"] = "auto",
+    folds: int = 5,
+    seed: int = 0,
+) -> tuple[DifficultyModel, Training]:
+    """Compare the candidates by cross-validation, fit the one with the least log-loss on all prompts.
+
+    Raises InvalidFile where the attempts have no statistic or no five levels.
+    """
+    if features == "hidden" and hidden is None:
+        raise InvalidFile("features 'hidden' need the generator, and none is at hand; use features 'text'")
+    prompts = prompt_statistics(attempts, statistic)
+    try:
+        edges = find_edges(prompts["statistic"])
+    except ValueError as error:
+        raise InvalidFile(f"attempts: {error}") from error
+    texts = prompts["prompt"].tolist()
+    states = None if hidden is None or features == "text" else np.asarray(hidden(texts), dtype=np.float32)
+    names = [name for name in CANDIDATES if features != "hidden" or DifficultyModel(name).input == "hidden"]
+    results = compare(texts, states, prompts["statistic"], edges, names=names, folds=folds, seed=seed)
+    best = results[0]
+    model = DifficultyModel(best.name, edges=edges.tolist(), seed=seed)
+    model.fit(texts if model.input == "text" else states, prompts["statistic"])
+    prompts["level"] = levels_of(prompts["statistic"], edges)
+    prompts["digest"] = [text_digest(text) for text in texts]
+    prompts[_PROBABILITIES] = best.probabilities
+    comparison = {result.name: {**asdict(result.quality), "milliseconds": result.milliseconds} for result in results}
+    return model, Training(statistic, seed, tuple(edges.tolist()), best.name, comparison, prompts[_COLUMNS])
+
+
+def prompt_statistics(attempts: pd.DataFrame, statistic: str) -> pd.DataFrame:
+    """One row a prompt, index prompt_id: prompt, attempts (how many) and statistic, over the pool of samples.
+
+    pass_rate   share of right attempts
+    mean_score  mean of the attempts' last-step scores; an attempt that was not scored is left out, not counted as 0
+
+    Raises InvalidFile where a prompt has none.
+    """
+    pool = attempts[attempts["arm"] == SAMPLE]
+    if pool.empty:
+        raise InvalidFile(f"no attempts of arm `{SAMPLE}` among these: collect some, levels come from them")
+    values = pool["correct"].astype("Float64") if statistic == "pass_rate" else pool["scores"].map(last_score)
+    known = values.notna() if statistic == "mean_score" else values.notna().groupby(pool["prompt_id"]).transform("all")
+    pool = pool.assign(value=values.astype("Float64"), known=known)
+    groups = pool.groupby("prompt_id", sort=False)
+    unknown = ~groups["known"].any()
+    if unknown.any():
+        advice = (
+            "`correct` is null for some attempts of it; fill it in, or use the statistic mean_score"
+            if statistic == "pass_rate"
+            else "no attempt of it has scores; score them, or use the statistic pass_rate"
+        )
+        raise InvalidFile(f"{unknown.sum()} prompts have no {statistic}, first {unknown.idxmax()!r}: {advice}")
+    table = groups.agg(prompt=("prompt", "first"), attempts=("sample", "size"), statistic=("value", "mean"))
+    return table.astype({"statistic": float})
+
+
+def last_score(scores: Any) -> float | None:
+    """The score that selection goes by (see ``strategies.Path.score``); None where there is none."""
+    return None if scores is None or isinstance(scores, float) or not len(scores) else float(scores[-1])
+
+
+def save_training(model: DifficultyModel, training: Training, folder: Path) -> None:
+    """Write the difficulty model and what tune needs; the folder is no bundle again until tune has finished it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    joblib.dump(model, folder / "difficulty.joblib", compress=3)
+    rows = training.prompts.round(6).reset_index().to_dict("records")
+    document = {**{name: getattr(training, name) for name in _SAVED}, "prompts": rows}
+    (folder / TRAINING).write_text(dumps(document))
+
+
+_SAVED = ("statistic", "seed", "edges", "chosen", "comparison")
+
+
+def read_training(folder: Path) -> Training:
+    """Inverse of :func:`save_training`; raises InvalidBundle."""
+    path = folder / TRAINING
+    try:
+        document = json.loads(path.read_text())
+        prompts = pd.DataFrame(document["prompts"]).set_index("prompt_id")
+        values = {name: document[name] for name in _SAVED}
+        prompts = prompts[_COLUMNS]
+    except FileNotFoundError as error:
+        raise InvalidBundle(f"{folder} has no {TRAINING}; run `router train` with this bundle first") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidBundle(f"{path} is not what `router train` writes ({error}); run it again") from error
+    return Training(**{**values, "edges": tuple(values["edges"])}, prompts=prompts)
+
+
+def text_digest(prompt: str) -> str:
+    """Tells whether two files hold the same prompt, whatever its id."""
+    return hashlib.sha256(prompt.strip().encode()).hexdigest()[:16]
+
+
+def dumps(document: Mapping[str, Any]) -> str:
+    """JSON to read and diff: a line for each entry of a top-level table, one for everything else."""
+    parts = []
+    for key, value in document.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            text = "[\n  " + ",\n  ".join(json.dumps(row) for row in value) + "\n ]"
+        elif isinstance(value, Mapping) and value and all(isinstance(row, Mapping) for row in value.values()):
+            rows = [f"{json.dumps(name)}: {json.dumps(row)}" for name, row in value.items()]
+            text = "{\n  " + ",\n  ".join(rows) + "\n }"
+        else:
+            text = json.dumps(value)
+        parts.append(f" {json.dumps(key)}: {text}")
+    return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -1,0 +1,106 @@
+"""A real vLLM against transformers, on the same weights; and the commands that use it. Run by `make test-vllm`."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path as Folder
+
+import pytest
+from typer.testing import CliRunner
+
+from router.attempts.schema import read_attempts
+from router.backends import EMBEDDED, Endpoints, Usage, VerifierSpec
+from router.backends.vllm import load_tokenizer
+from router.backends.vllm.generator import VllmGenerator
+from router.backends.vllm.replicas import Replicas
+from router.bundle.models import read_engine
+from router.cli.main import main
+from strategies import Path
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore")]  # servers start first
+
+BUNDLE = Folder(__file__).parent.parent / "models" / "smollm2-135m"
+PROMPT = "State the final answer to the following arithmetic problem: 4 - 1 - 7 ="
+PATHS = [
+    Path(steps=("4 - 1 = 3\n", "3 - 7 = -4\n", "Answer: -4")),
+    Path(steps=("4 - 1 = 5\n", "5 - 7 = 2\n", "Answer: 2")),
+    Path(steps=("Answer: -4",)),
+]
+TOLERANCE = 1.5e-2  # vLLM's own, between itself and transformers
+
+
+@pytest.mark.parametrize("kind", ["qwen2.5-math-prm", "rlhflow-prm", "math-shepherd-prm"])
+async def test_vllm_and_transformers_give_the_same_scores(vllm_servers, kind):
+    """The formats with labels read a plain language model, which the embedded one is."""
+    from router.backends.in_process import prm_models
+    from router.backends.vllm import load_verifier
+
+    pooling = kind == "qwen2.5-math-prm"
+    spec = VerifierSpec(kind, None, 1_000, str(vllm_servers.tiny_prm if pooling else vllm_servers.embedded))
+    where = Endpoints(verifier=(vllm_servers.verifier if pooling else vllm_servers.generator,))
+    there, here = load_verifier(read_engine(BUNDLE).generator, spec, where), prm_models.load(spec)
+    bills = Usage(), Usage()
+    try:
+        ours = await here.score(PROMPT, PATHS, max_tokens=None, usage=bills[0])
+        theirs = await there.score(PROMPT, PATHS, max_tokens=None, usage=bills[1])
+    finally:
+        await asyncio.gather(there.close(), here.close())
+    for path, mine, other in zip(PATHS, ours, theirs, strict=True):
+        assert len(mine.scores) == len(path.steps)
+        assert other.scores == pytest.approx(mine.scores, rel=TOLERANCE)
+    assert len({round(score, 3) for path in ours for score in path.scores}) > 2  # they do depend on what is read
+    assert bills[0].scored_tokens >= bills[1].scored_tokens > 0
+
+
+async def test_vllm_finds_a_solution_as_likely_as_transformers_does(vllm_servers, monkeypatch):
+    """The shipped verifier, merged, on a server of its own."""
+    import torch
+
+    from router.backends import in_process as transformers
+    from router.backends.vllm import load_verifier
+
+    monkeypatch.setattr("router.backends.in_process.weights.fastest_dtype", lambda: torch.float32)
+    engine = read_engine(BUNDLE)
+    generator, here = transformers.load(engine.generator, engine.verifier, BUNDLE)
+    there = load_verifier(engine.generator, engine.verifier, Endpoints(verifier=(vllm_servers.likelihood,)))
+    bills = Usage(), Usage()
+    try:
+        ours = await here.score(PROMPT, PATHS, max_tokens=None, usage=bills[0])
+        theirs = await there.score(PROMPT, PATHS, max_tokens=None, usage=bills[1])
+    finally:
+        await asyncio.gather(there.close(), here.close(), generator.close())
+    for mine, other in zip(ours, theirs, strict=True):
+        assert other.scores == pytest.approx(mine.scores, rel=TOLERANCE)
+    assert ours[0].scores[-1] > 2 * ours[1].scores[-1]  # it does tell right from wrong
+    assert bills[1].scored_tokens > bills[0].scored_tokens > 0  # here the prompt is read once
+
+
+def test_the_shipped_engine_collects_on_vllm(vllm_servers, tmp_path):
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "attempts.parquet"
+    prompts.write_text(json.dumps({"prompt": PROMPT, "reference": "-4"}) + "\n")
+    command = ["collect", "--prompts", str(prompts), "--attempts", "4", "--arm", "beam_search(n=4, m=2)"]
+    command += ["--backend", "vllm", "--generator-url", vllm_servers.generator, "--out", str(out)]
+    command += ["--verifier-url", vllm_servers.likelihood]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    frame = read_attempts([out])
+    assert len(frame) >= 5
+    assert frame["correct"].any()
+
+
+async def test_a_reviser_writes_where_earlier_attempts_are_seen(vllm_servers):
+    """Two adapters on one server, each asked for by its own name."""
+    tokenizer = load_tokenizer(EMBEDDED)
+    spec = replace(read_engine(BUNDLE).generator, max_tokens=12)
+    first, again = Path(), Path(earlier=("4 - 1 = 3\n3 - 7 = 4\nAnswer: 4",))
+    texts = {}
+    for reviser in (None, "reviser"):
+        generator = VllmGenerator(Replicas([vllm_servers.generator]), replace(spec, reviser=reviser), tokenizer)
+        options = {"steps": None, "temperature": 0.0, "max_tokens": None, "deadline": None, "seed": 0}
+        try:
+            paths = await generator.extend(PROMPT, [first, again], **options, usage=Usage())
+        finally:
+            await generator.close()
+        texts[reviser] = [path.text for path in paths]
+    assert texts[None][0] == texts["reviser"][0]
+    assert texts[None][1] != texts["reviser"][1]

@@ -1,0 +1,222 @@
+"""The commands as a person meets them: clear output, one clear line for an error, nothing heavy imported."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trustme
+from typer.testing import CliRunner
+
+from router.cli.main import main
+
+SHIPPED = Path(__file__).parent.parent.parent / "models" / "smollm2-135m"
+EASY = "7 + 7 ="
+HEAVY = {"torch", "transformers", "sklearn", "pandas", "pyarrow", "matplotlib", "joblib"}
+
+
+async def router(*arguments: str, server=None, stdin: str | None = None):
+    address = ["--address", f"127.0.0.1:{server.port}"] if server else []
+    return await asyncio.to_thread(CliRunner().invoke, main, [*arguments, *address], input=stdin)
+
+
+async def test_route(server):
+    result = await router("route", EASY, server=server)
+    assert result.exit_code == 0
+    assert re.search(r"level +1 of 5 .*\narm +single\(n=1\)\nexpected +accuracy 0.90 \[0.70, 0.95\]", result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("objective", "shown"),
+    [
+        (["--average-budget", "1.5"], r"arm +single"),
+        (["--price-per-flop", "0.001"], r"arm +single"),
+        (["--target-accuracy", "0.6"], r"arm +single\(n=1\)\nexpected .*\nbundle"),
+        (["--target-accuracy", "0.99"], r"evidence +insufficient: no measured arm"),
+    ],
+)
+async def test_route_by_objective(server, objective, shown):
+    result = await router("route", EASY, *objective, server=server)
+    assert result.exit_code == 0
+    assert re.search(shown, result.stdout)
+
+
+async def test_solve(server):
+    result = await router("solve", "-", "--candidates", "--arm", "best_of_n(n=2)", server=server, stdin=EASY)
+    assert result.exit_code == 0
+    assert "0.900  7 + 7 = 14" in result.stdout
+    assert re.search(r"bill .*44 generated.*\n(.*\n)*answer +14", result.stdout)
+
+
+async def test_solve_streams_rounds(server):
+    result = await router("solve", EASY, "--stream", "--arm", "beam_search(n=4, m=2)", server=server)
+    assert result.exit_code == 0
+    assert [line for line in result.stdout.splitlines() if line.startswith("round")][-1].endswith("answer 14 (100%)")
+    assert result.stdout.splitlines()[-1].startswith("answer      14")
+
+
+async def test_json_is_one_object_a_line(server):
+    (line,) = (await router("solve", EASY, "--json", server=server)).stdout.splitlines()
+    assert json.loads(line)["solution"]["bill"]["generated_tokens"] == 22
+    (line,) = (await router("route", EASY, "--json", server=server)).stdout.splitlines()
+    assert json.loads(line)["decision"]["level"] == 1
+    *rounds, last = (await router("solve", EASY, "--json", "--stream", server=server)).stdout.splitlines()
+    assert all("round" in json.loads(line) for line in rounds)
+    assert "solution" in json.loads(last)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["solve", ""], 2, "prompt is empty"),
+        (["route", " "], 2, "prompt is empty"),
+        (["solve", "x" * 9000], 2, "9000 characters"),
+        (["solve", EASY, "--budget", "0"], 2, "budget 0 is outside"),
+        (["route", EASY, "--budget", "64"], 2, "budget 64 is outside"),
+        (["route", EASY, "--target-accuracy", "2"], 2, "target_accuracy 2 must be above 0 and at most 1"),
+        (["route", EASY, "--budget", "4", "--price-per-flop", "1"], 2, "budget and price_per_flop were given"),
+        (["solve", EASY, "--arm", "magic(n=4)"], 2, "unknown strategy 'magic'; known: single"),
+        (["solve", EASY, "--arm", "beam_search(n=10, m=4)"], 2, "n divisible by m"),
+        (["solve", EASY, "--arm", "beam_search 10"], 2, "write it like beam_search(n=16, m=4)"),
+        (["solve", EASY, "--max-generated-tokens", "0"], 2, "at least 1"),
+        (["solve", EASY, "--max-generated-tokens", "3"], 1, "spent: 3 tokens generated"),
+    ],
+)
+async def test_errors_are_one_clear_line(server, arguments, code, message):
+    result = await router(*arguments, server=server)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+async def test_what_has_no_adapter_can_not_be_merged(tmp_path):
+    engine = json.loads((SHIPPED / "engine.json").read_text())
+    engine["verifier"] = {"kind": "log_prob", "adapter": None, "parameters": 0}
+    (tmp_path / "engine.json").write_text(json.dumps(engine))
+    result = await router("merge", "verifier", "--engine", str(tmp_path), "--out", str(tmp_path / "merged"))
+    assert result.exit_code == 2
+    assert "names no adapter of a language model as its verifier" in result.stderr
+    assert not (tmp_path / "merged").exists()
+
+
+async def test_no_server_is_a_clear_error():
+    result = await router("route", EASY, "--address", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert "no router answers at 127.0.0.1:1" in result.stderr
+    assert "router serve" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--bundle", "/nowhere"], 1, "/nowhere is no bundle"),
+        (["--bundle-digest", "0123"], 1, "0123 is pinned"),
+        (["--backend", "magic"], 2, "unknown backend 'magic'; known: transformers, vllm, fake"),
+        (["--backend", "vllm"], 2, "--backend vllm needs --generator-url"),
+        (["--generator-url", "http://a"], 2, "the fake backend calls no engine; name one with --backend vllm"),
+        (["--generator-url", "localhost:8000"], 2, "write it like http://127.0.0.1:8000"),
+        (["--host", "0.0.0.0"], 2, "0.0.0.0 is reachable from other machines"),
+        (["--tls-cert", "server.crt"], 2, "--tls-cert and --tls-key go together"),
+        (["--tls-client-ca", "ca.pem"], 2, "--tls-client-ca needs both"),
+        (["--tls-cert", "/nowhere.crt", "--tls-key", "/nowhere.key"], 2, "can't use the certificates /nowhere.crt"),
+        (["--explore", "0.1"], 2, "needs --outcomes"),
+        (["--outcomes", "magic://"], 2, "can't use the outcome database"),
+        (["--tokens", "/nowhere.toml"], 2, "can't read the tokens in /nowhere.toml"),
+    ],
+)
+async def test_serve_refuses_what_it_cannot_serve(bundle_folder, arguments, code, message):
+    result = await router("serve", "--backend", "fake", "--bundle", str(bundle_folder), *arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
+    assert message in result.stderr
+
+
+async def test_serve_on_a_port_in_use(server, bundle_folder):
+    arguments = ["--backend", "fake", "--bundle", str(bundle_folder), "--port", str(server.port)]
+    result = await router("serve", *arguments)
+    assert result.exit_code == 1
+    assert f"can't listen on 127.0.0.1:{server.port}" in result.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_serve_prints_its_port_answers_and_drains_on_a_signal(bundle_folder, signum):
+    command = [sys.executable, "-m", "router.cli", "serve", "--backend", "fake", "--port", "0"]
+    with subprocess.Popen([*command, "--bundle", bundle_folder], stdout=subprocess.PIPE, text=True) as process:
+        address = re.fullmatch(r"serving tiny@\w{12} on (\S+)\n", process.stdout.readline())[1]
+        answered = CliRunner().invoke(main, ["solve", EASY, "--address", address])
+        process.send_signal(signum)
+        assert process.wait(timeout=60) == 0
+    assert "answer      14" in answered.stdout
+
+
+def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    for name in ("server", "client"):
+        issued = authority.issue_cert("localhost")
+        issued.cert_chain_pems[0].write_to_path(tmp_path / f"{name}.crt")
+        issued.private_key_pem.write_to_path(tmp_path / f"{name}.key")
+    made = CliRunner().invoke(main, ["token", "a team", "--admin"]).stdout
+    secret, _, table = made.partition("\n")
+    (tmp_path / "tokens.toml").write_text(table)
+    ours = {"ROUTER_TLS_CERT": "server.crt", "ROUTER_TLS_KEY": "server.key", "ROUTER_TLS_CLIENT_CA": "ca.pem"}
+    environment = {name: str(tmp_path / file) for name, file in ours.items()}
+    command = [sys.executable, "-m", "router.cli", "serve", "--backend", "fake", "--port", "0", "--host", "localhost"]
+    command += ["--bundle", str(bundle_folder), "--tokens", str(tmp_path / "tokens.toml")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environment) as process:
+        address = re.search(r" on (\S+)\n", process.stdout.readline())[1]
+        files = {"--tls-ca": "ca.pem", "--tls-cert": "client.crt", "--tls-key": "client.key"}
+        options = [part for name, file in files.items() for part in (name, str(tmp_path / file))]
+        solved = CliRunner().invoke(main, ["solve", EASY, "--address", address, *options], env={"ROUTER_TOKEN": secret})
+        refused = CliRunner().invoke(main, ["route", EASY, "--address", address, *options])
+        process.terminate()
+        logged = [json.loads(line) for line in process.communicate(timeout=60)[1].splitlines()]
+    assert process.returncode == 0
+    assert [(line["call"]["caller"], line["call"]["code"]) for line in logged if "call" in line] == [
+        ("a team", "OK"),
+        (None, "UNAUTHENTICATED"),
+    ]
+    assert "answer      14" in solved.stdout
+    assert (refused.exit_code, refused.stderr.count("\n")) == (1, 1)
+    assert "--token" in refused.stderr
+
+
+@pytest.mark.parametrize("bundle", ["tiny", "missing"])
+def test_the_demo_shows_every_problem_or_why_not(bundle_folder, bundle, tmp_path):
+    folder = bundle_folder if bundle == "tiny" else tmp_path
+    command = [sys.executable, "-m", "router.cli.demo", "--backend", "fake", "--bundle", folder]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    if bundle == "tiny":
+        assert shown.returncode == 0
+        assert len(re.findall(r"\b(right|wrong)\b", shown.stdout)) >= 6
+        address = re.search(r"answers on (\S+)", shown.stdout)[1]
+        assert CliRunner().invoke(main, ["route", EASY, "--address", address]).exit_code == 1
+    else:
+        assert shown.returncode == 1
+        assert "is no bundle" in shown.stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["route", EASY, "--address", "127.0.0.1:1"]])
+def test_commands_import_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom router.cli.main import main\n"
+        f"try: main({arguments!r})\nexcept SystemExit: print(*sorted(sys.modules), file=sys.stderr)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(shown.stderr.split())
+    assert "router.cli" in modules
+    assert not HEAVY & modules
+
+
+@pytest.mark.parametrize("command", ["serve", "route", "solve"])
+async def test_help_names_every_setting(command):
+    result = await router(command, "--help")
+    assert result.exit_code == 0
+    assert ("ROUTER_ADDRESS" in result.stdout) == (command != "serve")
+    assert ("ROUTER_BUNDLE" in result.stdout) == (command == "serve")

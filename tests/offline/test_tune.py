@@ -1,0 +1,398 @@
+import json
+from functools import cache
+from itertools import permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from difficulty import LEVELS
+from router.bundle.bundle import load_bundle
+from router.bundle.models import read_engine
+from router.errors import InvalidBundle, InvalidFile, InvalidRequest
+from router.policy.table import Objective
+from router.training.difficulty import Training, prompt_statistics, read_training, save_training, text_digest, train
+from router.tuning.evidence import evidence, picked_right
+from router.tuning.tune import METHODS, PAPER, finish_bundle, pooled, save_tuning, tune
+from strategies import SELECTIONS, Arm, Path
+
+PARAMETERS = {"generator_parameters": 100, "verifier_parameters": 10}
+ENGINE = {
+    "name": "tiny",
+    "generator": {
+        "model": "tiny",
+        "adapter": None,
+        "parameters": 100,
+        "template": {"prompt": "{prompt}", "retry": "", "delimiter": "\n"},
+        "temperature": 0.8,
+        "max_tokens": 64,
+    },
+    "verifier": {"kind": "log_prob", "adapter": None, "parameters": 0},
+}
+
+
+def row(prompt, sample=0, *, arm="sample", answer="1", correct=True, score=0.5, tokens=(10, 20, 20)):
+    return {
+        "prompt_id": prompt,
+        "prompt": f"prompt {prompt}",
+        "reference": "1",
+        "sample": sample,
+        "text": "",
+        "answer": answer,
+        "correct": correct,
+        "scores": None if score is None else [0.1, score],
+        "prompt_tokens": tokens[0],
+        "generated_tokens": tokens[1],
+        "scored_tokens": tokens[2],
+        "arm": arm,
+    }
+
+
+def frame(rows):
+    return pd.DataFrame(rows).astype({"correct": "boolean"})
+
+
+def training(levels):
+    """As if training had predicted these levels, {prompt_id: level}, and the oracle agreed."""
+    ids = pd.Index(list(levels), name="prompt_id")
+    chosen = np.array(list(levels.values()))
+    prompts = pd.DataFrame({"digest": [text_digest(f"prompt {i}") for i in ids]}, index=ids)
+    prompts = prompts.assign(attempts=4, statistic=1 - chosen / 5, level=chosen)
+    for level in LEVELS:
+        prompts[f"p{level}"] = np.where(chosen == level, 0.8, 0.05)
+    return Training("pass_rate", 0, (0.7, 0.5, 0.3, 0.1), "text_logistic", {}, prompts)
+
+
+def a_world(prompts_a_level=20):
+    """Level decides: 1 one sample, 2 majority, 3 best-of-n, 4 beam search, 5 nothing helps."""
+    rows, levels = [], {}
+    for level in LEVELS:
+        for i in range(prompts_a_level):
+            prompt = f"{level}-{i}"
+            levels[prompt] = level
+            right = {1: 4, 2: 3, 3: 1, 4: 1, 5: 0}[level]
+            for sample in range(4):
+                correct = sample < right
+                trust = {2: not correct, 3: correct, 4: not correct}.get(level, False)
+                answer = "1" if correct else ("2" if level == 3 else f"wrong {sample}")
+                rows.append(
+                    row(prompt, sample, answer=answer, correct=correct, score=0.55 if trust else 0.1)
+                )  # too little to stop early
+            rows.append(row(prompt, arm="beam_search(n=4, m=4)", correct=level == 4, tokens=(10, 90, 120)))
+    return frame(rows), training(levels)
+
+
+def chosen(policy, level, kind="budget", value=4):
+    return str(policy.decide(np.eye(5)[level - 1], Objective(kind, value)).arm)
+
+
+def cell(policy, level, arm):
+    return next(cell for cell in policy.cells if (cell.level, str(cell.arm)) == (level, arm))
+
+
+def test_tune_finds_the_arm_that_each_level_needs():
+    tuning = tune(*a_world(), [1, 2, 4], **PARAMETERS)
+    policy = tuning.policy
+    assert [chosen(policy, level) for level in LEVELS] == [
+        "majority(n=1)",
+        "majority(n=4)",
+        "best_of_n(n=4)",
+        "beam_search(n=4, m=4)",
+        "majority(n=1)",
+    ]
+    assert chosen(policy, 4, value=2) != "beam_search(n=4, m=4)"
+    assert cell(policy, 2, "majority(n=4)").accuracy == pytest.approx(1, abs=0.02)
+    assert cell(policy, 5, "majority(n=4)").accuracy == pytest.approx(0, abs=0.02)
+    top = tuning.report["budgets"][-1]
+    assert top["policy"]["accuracy"] == pytest.approx(0.8, abs=0.01)
+    assert top["best_fixed"]["accuracy"] < 0.7
+    assert top["policy_minus_best_fixed"]["low"] > 0.1
+
+
+def test_an_average_budget_is_spent_where_it_pays():
+    """Levels 2, 3 and 4 need four solutions, 1 and 5 are as well served by one: 2.8 on average buys everything."""
+    policy = tune(*a_world(), [1, 2, 4], **PARAMETERS).policy
+    assert policy.ladder[0].generations == pytest.approx(1)
+    assert policy.ladder[-1].generations == pytest.approx((1 + 4 + 4 + 4.5 + 1) / 5, abs=0.01)
+    assert [chosen(policy, level, "average_budget", 3) for level in (1, 3, 4, 5)] == [
+        "majority(n=1)",
+        "best_of_n(n=4)",
+        "beam_search(n=4, m=4)",
+        "majority(n=1)",
+    ]
+    spent = [rung.generations for rung in policy.ladder]
+    prices = [rung.price for rung in policy.ladder]
+    assert (spent, prices) == (sorted(spent), sorted(prices, reverse=True))
+
+
+def test_a_default_objective_is_served_and_checked():
+    default = Objective("target_accuracy", 0.9)
+    assert tune(*a_world(), [1, 4], **PARAMETERS, default=default).policy.default == default
+    with pytest.raises(InvalidRequest, match="budget 64 is outside"):
+        tune(*a_world(), [1, 4], **PARAMETERS, default=Objective("budget", 64))
+
+
+def test_costs_are_prompt_once_and_every_sample():
+    policy = tune(*a_world(), [1, 2, 4], **PARAMETERS).policy
+    cost = cell(policy, 3, "best_of_n(n=4)").cost
+    assert (cost.prompt_tokens, cost.generated_tokens, cost.scored_tokens) == (10, 80, 90)
+    assert (cost.generator_flops, cost.verifier_flops, cost.generations) == (2 * 100 * 90, 2 * 10 * 90, 4)
+    majority = cell(policy, 2, "majority(n=4)").cost
+    assert (majority.generated_tokens, majority.scored_tokens) == (80, 0)
+    run = cell(policy, 4, "beam_search(n=4, m=4)").cost
+    assert (run.prompt_tokens, run.generated_tokens, run.scored_tokens, run.generations) == (10, 90, 120, 4.5)
+
+
+def test_generations_are_what_was_really_spent():
+    """An arm that stops early spends less than its budget, in units of the prompt's own samples."""
+    rows = [row("a", i, tokens=(10, 20, 0)) for i in range(4)] + [row("b", i, tokens=(10, 50, 0)) for i in range(4)]
+    rows += [row(prompt, arm="beam_search(n=4, m=4)", tokens=(10, 50, 0)) for prompt in "ab"]
+    table = evidence(frame(rows), [1, 4]).set_index(["arm", "prompt_id"])["generations"]
+    assert table["majority(n=4)"].tolist() == [4, 4]
+    assert table["beam_search(n=4, m=4)"].tolist() == [2.5, 1]
+
+
+def test_a_verifier_that_reads_nothing_reads_no_prompt_either():
+    table = evidence(frame([row("a", i, tokens=(10, 20, 0)) for i in range(2)]), [2])
+    assert table.set_index("arm").loc["best_of_n(n=2)", "scored_tokens"] == 0
+
+
+def test_cells_say_what_was_measured():
+    attempts, trained = a_world()
+    measured = cell(tune(attempts, trained, [1, 4], **PARAMETERS).policy, 2, "majority(n=1)")
+    assert measured.prompts == pytest.approx(20)
+    assert measured.low <= measured.accuracy <= measured.high
+    assert measured.accuracy == pytest.approx(0.75, abs=0.02)  # three of four attempts at every prompt
+
+
+def noise(seed=0, arms=40, prompts=300):
+    """Arms of equal worth on prompts of different difficulty."""
+    rng = np.random.default_rng(seed)
+    levels = np.arange(prompts) % 5
+    rate = np.array([0.9, 0.7, 0.5, 0.3, 0.1])[levels]
+    return (rng.random((prompts, arms)) < rate[:, None]).astype(float), np.eye(5)[levels], rate
+
+
+def test_pooling_keeps_noise_from_looking_like_an_advantage():
+    accuracy, weights, _ = noise()
+    plain = (weights / weights.sum(axis=0)).T @ accuracy
+    found = pooled(accuracy, weights)
+    truth = np.array([0.9, 0.7, 0.5, 0.3, 0.1])[:, None]
+    assert (plain - truth).max() > 0.1  # what an argmax over forty arms would have believed
+    assert np.abs(found - truth).mean() < 0.6 * np.abs(plain - truth).mean()
+
+
+def test_pooling_lets_a_real_difference_between_levels_stand():
+    accuracy, weights, rate = noise()
+    rng = np.random.default_rng(1)
+    accuracy[:, 0] = rng.random(len(rate)) < np.where(weights[:, 0] == 1, 0.1, np.where(weights[:, 4] == 1, 0.9, rate))
+    found = pooled(accuracy, weights)
+    assert found[4].argmax() == 0
+    assert found[0].argmin() == 0
+    assert found[4, 0] - found[4, 1:].mean() > 0.6
+
+
+def test_pooling_is_the_posterior_mean_of_known_variances():
+    """Two arms, two prompts a level: advantages and shares worked out by hand."""
+    accuracy = np.array([[1.0, 0.0], [1.0, 1.0]] * 5)
+    weights = np.repeat(np.eye(5), 2, axis=0)
+    found = pooled(accuracy, weights)
+    # Every level shows the same advantage of 0.25, so nothing is a deviation and nothing is shrunk.
+    assert found == pytest.approx(np.tile([1.0, 0.5], (5, 1)))
+
+
+def test_cross_validation_is_honest_on_noise():
+    """Twenty arms of equal worth: no method may report an advantage, and the pooled ones must not lose any."""
+    accuracy, weights, _ = noise(prompts=150, arms=20)
+    arms = [f"beam_search(n={n}, m={m})" for n in range(40, 50) for m in (1, n)]
+    rows, levels = [], {}
+    for i in range(len(accuracy)):
+        levels[f"p{i}"] = int(weights[i].argmax()) + 1
+        rows.append(row(f"p{i}", 0, correct=False))
+        rows += [row(f"p{i}", arm=arm, correct=bool(accuracy[i, k])) for k, arm in enumerate(arms)]
+    report = tune(frame(rows), training(levels), [1, 50], **PARAMETERS, tolerance=0).report
+    top = report["budgets"][-1]
+    assert top["policy"]["accuracy"] == pytest.approx(0.5, abs=0.04)
+    assert len(report["methods"]) == len(METHODS)
+    worth = {entry["method"]: entry["minus_best_fixed"]["accuracy"] for entry in report["methods"]}
+    assert worth[report["method"]] == max(worth.values())
+    assert worth[str(PAPER)] < 0.03  # noise of one sample of prompts
+
+
+def paths(answers, scores):
+    return [
+        Path(steps=("x",), end="stop", answer=answer, scores=None if np.isnan(score) else (score,))
+        for answer, score in zip(answers, scores, strict=True)
+    ]
+
+
+def random_pool(seed, size):
+    rng = np.random.default_rng(seed)
+    answers = [None if kind == 3 else str(kind) for kind in rng.integers(0, 4, size)]
+    scores = np.where(rng.random(size) < 0.3, np.nan, rng.integers(0, 4, size) / 4)  # coarse: many ties
+    return answers, scores, np.array([float(answer == "1") for answer in answers])
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("seed", range(20))
+def test_replay_picks_what_the_real_selection_picks(name, seed):
+    answers, scores, correct = random_pool(seed, 6)
+    order = np.random.default_rng(seed).random((50, 6)).argsort(axis=1)[:, : 1 + seed % 6]
+    for drawn, right in zip(order, picked_right(name, answers, correct, scores, order), strict=True):
+        outcome = SELECTIONS[name](paths([answers[i] for i in drawn], scores[drawn]))
+        assert right == (outcome.answer == "1")
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_subsampled_expectation_agrees_with_exact_enumeration(name):
+    answers, scores, correct = random_pool(9, 6)
+    exact = [
+        SELECTIONS[name](paths([answers[i] for i in drawn], scores[list(drawn)])).answer == "1"
+        for drawn in permutations(range(6), 3)
+    ]
+    rows = [
+        row("a", i, answer=answer, correct=bool(right), score=None if np.isnan(score) else score)
+        for i, (answer, right, score) in enumerate(zip(answers, correct, scores, strict=True))
+    ]
+    table = evidence(frame(rows), [3], draws=20_000).set_index("arm")
+    assert 0.1 < np.mean(exact) < 0.9
+    assert table.loc[str(Arm(name, 3)), "accuracy"] == pytest.approx(np.mean(exact), abs=0.015)
+
+
+def test_one_sample_is_measured_exactly():
+    table = evidence(frame([row("a", i, correct=i == 0) for i in range(7)]), [1, 2])
+    assert table.set_index("arm").loc["majority(n=1)", "accuracy"] == pytest.approx(1 / 7)
+
+
+def test_arms_without_evidence_are_not_in_the_table():
+    rows = [row("a", i, score=None) for i in range(3)] + [row("a", arm="single(n=1)", correct=False)]
+    table = evidence(frame(rows), [1, 2, 4])
+    assert table["arm"].tolist() == ["majority(n=1)", "majority(n=2)", "single(n=1)"]
+
+
+@pytest.mark.parametrize(("gone", "served"), [(["4-0", "4-1"], True), ([f"4-{i}" for i in range(10)], False)])
+def test_an_arm_measured_on_too_few_prompts_is_left_out_and_reported(gone, served):
+    attempts, trained = a_world()
+    kept = attempts[~((attempts["arm"] != "sample") & attempts["prompt_id"].isin(gone))]
+    tuning = tune(kept, trained, [1, 2, 4], **PARAMETERS)
+    assert (Arm.parse("beam_search(n=4, m=4)") in tuning.policy.arms) == served
+    assert [entry["arm"] for entry in tuning.report["left_out"]] == ([] if served else ["beam_search(n=4, m=4)"])
+    assert tuning.report["prompts"] == 100 - len(gone) * served  # arms are compared on the same prompts
+
+
+def test_a_level_of_few_prompts_is_measured_on_all():
+    attempts, trained = a_world()
+    few = trained.prompts.assign(level=trained.prompts["level"].clip(upper=4))
+    tuning = tune(attempts, Training("pass_rate", 0, trained.edges, "text_logistic", {}, few), [1, 4], **PARAMETERS)
+    assert tuning.report["levels"]["oracle"] == [20, 20, 20, 40, 0]
+    everywhere = attempts.loc[attempts["arm"] == "beam_search(n=4, m=4)", "correct"].mean()
+    assert cell(tuning.oracle, 5, "beam_search(n=4, m=4)").accuracy == pytest.approx(everywhere, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f[f["prompt_id"] != "1-0"], "lack 1 prompts.*'1-0'"),
+        (lambda f: f[f["arm"] != "sample"], "no arm within budget 1 .*collect"),
+        (lambda f: f.assign(correct=f["correct"].mask(f["prompt_id"] == "1-0")), "`correct` is null for 5.*'1-0'"),
+    ],
+)
+def test_attempts_that_do_not_fit_are_refused(change, message):
+    attempts, trained = a_world()
+    with pytest.raises(InvalidFile, match=message):
+        tune(change(attempts), trained, [1, 4], **PARAMETERS)
+
+
+def pools(n=120, size=8, prefix="p"):
+    """Attempts whose pass rate falls with the prompt's length."""
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(n):
+        for sample in range(size):
+            correct = bool(rng.random() < 1 - (i % 10) / 9)
+            entry = row(
+                f"{prefix}{i}", sample, answer="1" if correct else "2", correct=correct, score=0.4 + 0.2 * correct
+            )
+            rows.append({**entry, "prompt": f"{prefix}{i} " + "word " * (1 + i % 10)})
+    return frame(rows)
+
+
+@cache
+def trained_on_pools():
+    return train(pools(), features="text")
+
+
+def test_a_bundle_is_trained_tuned_finished_and_served(tmp_path):
+    attempts = pools()
+    (tmp_path / "engine.json").write_text(json.dumps(ENGINE))
+    model, trained = trained_on_pools()
+    save_training(model, trained, tmp_path)
+    pd.testing.assert_frame_equal(read_training(tmp_path).prompts, trained.prompts, atol=1e-6)
+    save_tuning(tune(attempts, read_training(tmp_path), [1, 2, 4], **PARAMETERS), tmp_path)
+    finish_bundle(tmp_path, read_engine(tmp_path))
+    bundle = load_bundle(tmp_path)
+    assert bundle.manifest.edges == trained.edges
+    easy, hard = bundle.difficulty.predict(["p0 word", "p9 " + "word " * 10])
+    assert easy < hard
+    assert (bundle.policy.smallest, bundle.policy.largest) == (1, 4)
+
+
+def test_training_again_takes_the_manifest_away(tmp_path):
+    (tmp_path / "engine.json").write_text(json.dumps(ENGINE))
+    attempts = pools()
+    model, trained = trained_on_pools()
+    save_training(model, trained, tmp_path)
+    save_tuning(tune(attempts, trained, [1], **PARAMETERS), tmp_path)
+    finish_bundle(tmp_path, read_engine(tmp_path))
+    save_training(model, trained, tmp_path)
+    with pytest.raises(InvalidBundle, match="no manifest"):
+        load_bundle(tmp_path)
+
+
+def test_train_on_mean_score_needs_no_truth():
+    attempts = pools().assign(correct=pd.array([None] * (120 * 8), dtype="boolean"))
+    with pytest.raises(InvalidFile, match=r"120 prompts have no pass_rate, first 'p0'.*mean_score"):
+        train(attempts, features="text")
+    statistics = prompt_statistics(attempts, "mean_score")["statistic"]
+    assert statistics["p0"] > statistics["p9"]
+    assert statistics.between(0.399, 0.601).all()
+
+
+def test_unscored_attempts_are_not_scored_zero():
+    attempts = frame([row(f"p{i}", s, score=None if s else i / 30) for i in range(30) for s in range(3)])
+    statistics = prompt_statistics(attempts, "mean_score")["statistic"]
+    assert statistics["p29"] == pytest.approx(29 / 30)
+
+
+def test_training_on_tied_pass_rates_says_what_to_do():
+    attempts = frame([row(f"p{i}", s, correct=i < 10) for i in range(30) for s in range(4)])
+    with pytest.raises(InvalidFile, match=r"2 different values.*Collect more attempts"):
+        train(attempts, features="text")
+
+
+def test_hidden_features_need_a_generator():
+    with pytest.raises(InvalidFile, match="need the generator"):
+        train(pools(), features="hidden")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.pop("verifier"), "exactly the keys"),
+        (lambda d: d.update(name=" "), "name must be"),
+        (lambda d: d["generator"].update(parameters="135M"), "GeneratorSpec.parameters must be int"),
+        (lambda d: d["generator"].pop("template"), "GeneratorSpec needs exactly"),
+        (lambda d: d["verifier"].update(colour=1), "VerifierSpec needs exactly"),
+    ],
+)
+def test_a_wrong_engine_file_is_refused(tmp_path, change, message):
+    document = json.loads(json.dumps(ENGINE))
+    change(document)
+    (tmp_path / "engine.json").write_text(json.dumps(document))
+    with pytest.raises(InvalidFile, match=message):
+        read_engine(tmp_path)
+
+
+def test_tuning_before_training_says_so(tmp_path):
+    with pytest.raises(InvalidBundle, match="run `router train`"):
+        read_training(tmp_path)

@@ -1,0 +1,243 @@
+"""Bundles swapped under load, refused, rolled back, shadowed: over a real server with an admin's token."""
+
+import asyncio
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import joblib
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+from grpc_status import rpc_status
+
+from router.backends.fake import FakeGenerator, FakeVerifier
+from router.bundle.bundle import load_bundle, read_manifest, sha256
+from router.errors import InvalidBundle, InvalidRequest
+from router.service.app import Server
+from router.service.auth import Caller, Token
+from router.service.bundles import Serving
+from router.solving.driver import Request
+from router.solving.solver import Solver
+from router.v1 import admin_pb2 as admin
+from router.v1 import router_pb2 as pb
+from router.v1.admin_pb2_grpc import AdminServiceStub
+from router.v1.router_pb2_grpc import RouterServiceStub
+
+EASY = "7 + 7 ="
+
+
+class Closing(FakeGenerator):
+    closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+def changed(folder: Path, **manifest) -> Path:
+    """The bundle with another manifest, and the digests that its files have now."""
+    path = folder / "manifest.json"
+    document = json.loads(path.read_text()) | manifest
+    document["files"] = {name: sha256(folder / name) for name in document["files"]}
+    path.write_text(json.dumps(document))
+    return folder
+
+
+def digest_of(folder: Path) -> str:
+    return sha256(folder / "manifest.json")
+
+
+@pytest.fixture
+def root(bundle_folder: Path, tmp_path: Path) -> Path:
+    """Three bundles for the same engines, ``one`` to ``three``; two more, and a folder that is none."""
+    root = tmp_path / "models"
+    for name in ("one", "two", "three", "altered", "senseless", "larger"):
+        shutil.copytree(bundle_folder, root / name)
+        changed(root / name, name=name)
+    (root / "altered" / "policy.json").write_text("{}")
+    joblib.dump({"no": "model"}, root / "senseless" / "difficulty.joblib")
+    changed(root / "senseless")
+    generator = json.loads((root / "larger" / "manifest.json").read_text())["generator"]
+    changed(root / "larger", generator=generator | {"parameters": 7})
+    (root / "notes").mkdir()
+    return root
+
+
+@pytest.fixture
+def generators() -> list[Closing]:
+    return [Closing(latency=0.002)]
+
+
+@pytest.fixture
+def serving(root: Path, generators: list[Closing]) -> Serving:
+    def load(bundle):
+        generators.append(Closing(parameters=bundle.manifest.generator.parameters))
+        return generators[-1], FakeVerifier()
+
+    return Serving(Solver(load_bundle(root / "one"), generators[0], FakeVerifier()), root, load)
+
+
+@pytest.fixture
+async def channel(serving: Serving) -> AsyncIterator[grpc.aio.Channel]:
+    tokens = [
+        Token(hashlib.sha256(name.encode()).digest(), Caller(name, admin=name == "ops")) for name in ("ops", "app")
+    ]
+    server = Server(serving, "127.0.0.1", 0, tokens=lambda: tokens)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield channel
+    await server.stop(grace=0)
+
+
+def sent_by(name: str) -> list[tuple[str, str]]:
+    return [("authorization", f"Bearer {name}")]
+
+
+async def test_only_an_admin_may_change_what_is_served(channel, serving, root):
+    stub = AdminServiceStub(channel)
+    request = admin.ActivateBundleRequest(name="two", digest=digest_of(root / "two"))
+    for metadata, reason in ((sent_by("app"), "PERMISSION_DENIED"), (None, "UNAUTHENTICATED")):
+        with pytest.raises(grpc.RpcError) as raised:
+            await stub.ActivateBundle(request, metadata=metadata)
+        info = ErrorInfo()
+        assert rpc_status.from_call(raised.value).details[0].Unpack(info)
+        assert (info.reason, raised.value.code().name) == (reason, reason)
+    assert serving.active.bundle.manifest.name == "one"
+
+
+async def test_without_tokens_nobody_is_an_admin(server, root):
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        with pytest.raises(grpc.RpcError) as raised:
+            await AdminServiceStub(channel).ListBundles(admin.ListBundlesRequest())
+    assert raised.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_list_names_every_bundle_and_its_problem(channel, root):
+    reply = await AdminServiceStub(channel).ListBundles(admin.ListBundlesRequest(), metadata=sent_by("ops"))
+    listed = {each.name: each for each in reply.bundles}
+    assert list(listed) == ["altered", "larger", "one", "senseless", "three", "two"]
+    assert [name for name, each in listed.items() if each.active] == ["one"]
+    assert listed["two"].digest == digest_of(root / "two")
+    assert listed["two"].id == f"two@{listed['two'].digest[:12]}"
+    assert "policy.json does not match" in listed["altered"].problem
+    assert not listed["altered"].digest
+
+
+async def test_activate_and_roll_back_over_the_wire(channel, root):
+    stub, router = AdminServiceStub(channel), RouterServiceStub(channel)
+
+    async def decided_by() -> str:
+        reply = await router.Route(pb.RouteRequest(prompt=EASY), metadata=sent_by("app"))
+        return reply.decision.bundle_id.partition("@")[0]
+
+    request = admin.ActivateBundleRequest(name="two", digest=digest_of(root / "two"))
+    reply = await stub.ActivateBundle(request, metadata=sent_by("ops"))
+    assert (reply.id[:4], reply.previous_id[:4], await decided_by()) == ("two@", "one@", "two")
+    shutil.rmtree(root / "one")  # what is rolled back to is in memory
+    rolled_back = await stub.RollBackBundle(admin.RollBackBundleRequest(), metadata=sent_by("ops"))
+    assert (rolled_back.id[:4], await decided_by()) == ("one@", "one")
+    with pytest.raises(grpc.RpcError, match="no bundle to roll back to"):
+        await stub.RollBackBundle(admin.RollBackBundleRequest(), metadata=sent_by("ops"))
+
+
+async def test_a_swap_under_load_fails_no_call(channel, serving, root):
+    stub, ended, decided = RouterServiceStub(channel), asyncio.Event(), set()
+
+    async def call() -> None:
+        while not ended.is_set():
+            reply = await stub.Solve(pb.SolveRequest(prompt=EASY), metadata=sent_by("app"))
+            assert reply.solution.answer == "14"
+            decided.add(reply.solution.decision.bundle_id.partition("@")[0])
+
+    calls = [asyncio.create_task(call()) for _ in range(8)]
+    for name in ("two", "three", "larger", "one"):
+        await serving.activate(name, digest_of(root / name))
+        await asyncio.sleep(0.1)
+    await serving.roll_back()
+    ended.set()
+    await asyncio.gather(*calls)
+    assert {"two", "three", "larger", "one"} <= decided
+
+
+@pytest.mark.parametrize(
+    ("name", "digest", "error"),
+    [
+        ("altered", None, InvalidBundle),
+        ("senseless", None, InvalidBundle),
+        ("notes", "0" * 64, InvalidBundle),
+        ("two", "0" * 64, InvalidBundle),
+        ("two", "", InvalidRequest),
+        ("two", "short", InvalidRequest),
+        ("../models/two", None, InvalidRequest),
+        ("..", "0" * 64, InvalidRequest),
+        ("", "0" * 64, InvalidRequest),
+    ],
+)
+async def test_a_bad_bundle_is_refused_and_the_old_one_keeps_serving(serving, root, name, digest, error):
+    with pytest.raises(error):
+        await serving.activate(name, digest_of(root / name) if digest is None else digest)
+    with serving.solver() as solver:
+        assert solver.bundle.manifest.name == "one"
+        assert (await solver.decide(Request(EASY))).level == 1
+    with pytest.raises(InvalidBundle):
+        await serving.roll_back()
+
+
+async def test_engines_that_do_not_load_are_a_refusal(serving, root):
+    def load(bundle):
+        raise MemoryError("no room")
+
+    serving._load_engines = load
+    with pytest.raises(InvalidBundle, match="no room"):
+        await serving.activate("larger", digest_of(root / "larger"))
+    assert serving.active.bundle.manifest.name == "one"
+
+
+async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_call(serving, root, generators):
+    await serving.activate("two", digest_of(root / "two"))
+    assert len(generators) == 1
+    with serving.solver() as solver:
+        await serving.activate("larger", digest_of(root / "larger"))
+        await serving.activate("larger", digest_of(root / "larger"))
+        await asyncio.sleep(0)
+        assert (len(generators), solver.engines.generator.closed) == (2, False)
+    await asyncio.sleep(0.01)
+    assert [generator.closed for generator in generators] == [True, False]
+    await serving.close()
+    assert generators[1].closed
+
+
+async def test_the_shadow_decides_too_and_is_only_logged(channel, serving, root, caplog):
+    document = json.loads((root / "two" / "policy.json").read_text().replace("single", "majority"))
+    (root / "two" / "policy.json").write_text(json.dumps(document))
+    changed(root / "two")
+    stub, router = AdminServiceStub(channel), RouterServiceStub(channel)
+    request = admin.ShadowBundleRequest(name="two", digest=digest_of(root / "two"))
+    assert (await stub.ShadowBundle(request, metadata=sent_by("ops"))).id.startswith("two@")
+    with caplog.at_level(logging.INFO):
+        reply = await router.Solve(pb.SolveRequest(prompt=EASY), metadata=sent_by("app"))
+        await asyncio.gather(*serving._tasks)
+    assert reply.solution.decision.bundle_id.startswith("one@")
+    (shadow,) = [record.shadow for record in caplog.records if hasattr(record, "shadow")]
+    assert (shadow["arm"], shadow["shadow_arm"], shadow["agree"]) == ("single(n=1)", "majority(n=1)", False)
+    assert EASY not in str(shadow)
+    assert (await stub.ShadowBundle(admin.ShadowBundleRequest(), metadata=sent_by("ops"))).id == ""
+    assert serving.shadow is None
+
+
+async def test_a_shadow_that_fails_harms_nobody(serving, root, caplog):
+    await serving.cast("two", digest_of(root / "two"))
+    serving.shadow.decide = lambda request: 1 / 0
+    with caplog.at_level(logging.INFO):
+        serving.compare(Request(EASY), await serving.active.decide(Request(EASY)))
+        await asyncio.gather(*serving._tasks)
+    assert "ZeroDivisionError" in caplog.records[-1].shadow["shadow_error"]
+
+
+def test_bundles_of_the_same_engines_are_recognised(root):
+    engines = {name: load_bundle(root / name).engines for name in ("one", "two", "larger")}
+    assert engines["one"] == engines["two"] != engines["larger"]
+    assert read_manifest(root / "two")[0].name == "two"

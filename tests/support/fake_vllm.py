@@ -1,0 +1,252 @@
+"""A stand-in for vLLM's server, in process: its API as far as the router uses it, answered by the fake engine's script.
+
+For the caller's own logic (retries, failover, cancelling); `make test-vllm` checks what vLLM really answers. Each token
+is a character, as in the fake engine.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from random import Random
+
+import httpx2
+
+from router.backends import GeneratorSpec, VerifierSpec
+from router.backends.fake import calculate
+from router.backends.prm import FORMATS, ReadingVerifier, solution
+from router.backends.template import Template
+from router.backends.vllm.generator import VllmGenerator
+from router.backends.vllm.replicas import Replicas
+from router.backends.vllm.verifiers import VllmClassifier, VllmLikelihood
+from strategies import Path
+
+GENERATOR = GeneratorSpec("m", None, 1_000, Template("{prompt}|", "|", "\n"), temperature=0.8, max_tokens=512)
+VERIFIER = VerifierSpec("qwen2.5-math-prm", None, 500, "m")
+CONTEXT = 2048
+END = 0
+SPECIAL = {"<|im_start|>": 0xE001, "<|im_end|>": 0xE002, "<extra_0>": 0xE003}
+NAN = float("nan")
+
+# Moods in which the answer is garbage: the whole body or event, the scores' rows of pairs, or a streamed choice.
+GARBAGE = {
+    "garbage": b"garbage",
+    "empty": b"",
+    "binary": bytes(range(128, 256)),
+    "list": b"[]",
+    "keyless": b"{}",
+    "nulls": b'{"data": null, "choices": null, "usage": null}',
+}
+SPOILT_SCORES: dict[str, Callable[[list], list]] = {
+    "short": lambda rows: [row[1:] for row in rows],
+    "long": lambda rows: [[*row, row[0]] for row in rows],
+    "nan": lambda rows: [[[NAN, NAN] for _ in row] for row in rows],
+    "beyond": lambda rows: [[[-0.5, 1.5] for _ in row] for row in rows],
+    "words": lambda rows: [[["bad", "good"] for _ in row] for row in rows],
+    "flat": lambda rows: [[good for _, good in row] for row in rows],
+    "fewer rows": lambda rows: rows[1:],
+    "more rows": lambda rows: [*rows, rows[0]],
+}
+SPOILT_POSITIONS: dict[str, Callable[[int], object]] = {
+    "nan": lambda token: NAN,
+    "beyond": lambda token: 1.0,
+    "words": lambda token: "likely",
+}
+SPOILT_CHOICES: dict[str, Callable[[dict], dict]] = {
+    "no keys": lambda choice: {},
+    "strange index": lambda choice: choice | {"index": 99},
+    "negative index": lambda choice: choice | {"index": -1},
+    "words": lambda choice: choice | {"token_ids": ["a"] * len(choice["token_ids"])},
+    "negative token": lambda choice: choice | {"token_ids": [-5] * len(choice["token_ids"])},
+    "huge token": lambda choice: choice | {"token_ids": [2**40] * len(choice["token_ids"])},
+    "no logprobs": lambda choice: choice | {"logprobs": None},
+    "fewer logprobs": lambda choice: choice | {"logprobs": {"token_logprobs": choice["token_ids"][1:]}},
+    "nan": lambda choice: choice | {"logprobs": {"token_logprobs": [NAN] * len(choice["token_ids"])}},
+    "strange reason": lambda choice: choice | {"finish_reason": 7},
+}
+
+
+def log_prob(token: int) -> float:
+    """Of a token that the verifier reads."""
+    return -(token % 7) / 10
+
+
+class Characters:
+    """As much of a transformers tokenizer as the router uses."""
+
+    unk_token_id = None
+
+    def encode(self, text: str, **options) -> list[int]:
+        return list(map(ord, text))
+
+    def decode(self, tokens) -> str:
+        return "".join(map(chr, tokens))
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        return SPECIAL.get(token)
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return next(text for text, each in SPECIAL.items() if each == token)
+
+
+class _Closing(httpx2.AsyncByteStream):
+    """Ends the server's work when the caller hangs up, as a closed connection does."""
+
+    def __init__(self, pieces: AsyncGenerator[bytes, None]):
+        self.pieces = pieces
+
+    def __aiter__(self) -> AsyncGenerator[bytes, None]:
+        return self.pieces
+
+    async def aclose(self) -> None:
+        await self.pieces.aclose()
+
+
+class Double:
+    """Servers by URL. ``mood`` says what one does next: see :meth:`_answer`."""
+
+    def __init__(self, latency: float = 0.0):
+        self.latency = latency  # seconds a piece of an answer takes
+        self.moods: dict[str, list[str]] = {}
+        self.usual: dict[str, str] = {}  # what a host does otherwise; "well" where it is not said
+        self.models: dict = {"data": [{"id": "m", "max_model_len": CONTEXT}, {"id": "lora"}, {"id": "again"}]}
+        self.asked: list[tuple[str, str, dict]] = []  # host, path, body
+        self.running = 0  # requests
+        self.writing = 0  # samples of them
+        self.most = (0, 0)  # requests and samples at the same time
+        self.read_to_the_end = 0  # streams; only their connections can be used again
+
+    def bad(self, host: str, *moods: str) -> None:
+        """What ``host`` does with its next requests to generate or score; then it is well again."""
+        self.moods[host] = list(moods)
+
+    def generator(self, *hosts: str, log_probs: bool = True, **options) -> VllmGenerator:
+        return VllmGenerator(self.replicas(*hosts, **options), GENERATOR, Characters(), log_probs=log_probs)
+
+    def verifier(self, *hosts: str) -> ReadingVerifier:
+        read = FORMATS[VERIFIER.kind].reading(Characters())
+        return ReadingVerifier(read, VERIFIER.parameters, VllmClassifier(self.replicas(*hosts)))
+
+    def likelihood(self, *hosts: str) -> ReadingVerifier:
+        read = partial(solution, Characters(), GENERATOR.template)
+        return ReadingVerifier(read, VERIFIER.parameters, VllmLikelihood(self.replicas(*hosts), "lora"))
+
+    def replicas(self, *hosts: str, **options) -> Replicas:
+        urls = [f"http://{host}" for host in hosts or ("a",)]
+        return Replicas(urls, transport=httpx2.MockTransport(self._answer), **options)
+
+    async def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        host, path = request.url.host, request.url.path
+        if path == "/v1/models":
+            return httpx2.Response(200, json=self.models)
+        body = json.loads(request.content)
+        self.asked.append((host, path, body))
+        mood = self.moods[host].pop(0) if self.moods.get(host) else self.usual.get(host, "well")
+        if mood == "refuse":
+            raise httpx2.ConnectError("refused")
+        if mood == "hang up":
+            raise httpx2.RemoteProtocolError("hung up")
+        if mood == "hang":
+            await asyncio.sleep(3600)
+        if mood.isdigit():
+            return httpx2.Response(int(mood), text=f"no: {body}")  # as vLLM quotes what it does not take
+        if path == "/pooling" or "prompt_logprobs" in body:
+            scored = self._scored if path == "/pooling" else self._likely
+            answer = GARBAGE[mood] if mood in GARBAGE else json.dumps(scored(body, mood)).encode()
+            return httpx2.Response(200, stream=_Closing(_halved(answer)) if mood == "half" else None, content=answer)
+        return httpx2.Response(200, stream=_Closing(self._stream(body, mood)))
+
+    def _scored(self, body: dict, mood: str) -> dict:
+        def pairs(tokens: list[int]) -> list[list[float]]:
+            ends = [i for i, token in enumerate(tokens) if token == SPECIAL["<extra_0>"]]
+            scores = [Random(str(tokens[: end + 1])).random() for end in ends]
+            return [[1 - score, score] for score in scores]
+
+        rows = SPOILT_SCORES.get(mood, list)([pairs(tokens) for tokens in body["input"]])
+        data = [{"index": i, "data": row} for i, row in enumerate(rows)]
+        usage = {"prompt_tokens": "many" if mood == "strange usage" else sum(map(len, body["input"]))}
+        return {"data": data, "usage": usage}
+
+    def _likely(self, body: dict, mood: str) -> dict:
+        def position(token: int) -> dict:
+            return {str(token): {"logprob": SPOILT_POSITIONS.get(mood, log_prob)(token), "rank": 1}}
+
+        prompts = body["prompt"][mood == "fewer rows" :]
+        rows = [[None, *map(position, tokens[1 + (mood == "short") :])] for tokens in prompts]
+        choices = [{"index": i, "prompt_logprobs": row} for i, row in enumerate(rows)]
+        return {"choices": choices[::-1], "usage": {"prompt_tokens": sum(map(len, body["prompt"]))}}
+
+    async def _stream(self, body: dict, mood: str) -> AsyncGenerator[bytes, None]:
+        assert body["temperature"] > 0 or body["n"] == 1
+        assert len(body["prompt"]) + body["max_tokens"] <= CONTEXT
+        self.running += 1
+        self.writing += body["n"]
+        self.most = max(self.most[0], self.running), max(self.most[1], self.writing)
+        try:
+            await self._begun(body)
+            solutions = [self._solution(body, index) for index in range(body["n"])]
+            piece = body["stream_interval"]
+            for begin in range(0, max(len(tokens) for tokens, *_ in solutions), piece):
+                await asyncio.sleep(self.latency)
+                if mood == "die" and begin:
+                    raise httpx2.ReadError("died")
+                if mood == "fail" and begin:
+                    yield b'data: {"error": {"message": "engine dead"}}\n\n'
+                    return
+                if mood in GARBAGE:
+                    yield b"data: " + GARBAGE[mood] + b"\n\n"
+                if mood == "half" and begin:
+                    raise httpx2.RemoteProtocolError("half an answer")
+                for index, (tokens, reason, stopped_by) in enumerate(solutions):
+                    part = tokens[begin : begin + piece]
+                    if not part:
+                        continue
+                    last = begin + piece >= len(tokens) and mood != "endless"
+                    choice = {
+                        "index": index,
+                        "token_ids": part,
+                        "logprobs": {"token_logprobs": [-0.1] * len(part)} if body["logprobs"] == 0 else None,
+                        "finish_reason": ("abort" if mood == "abort" else reason) if last else None,
+                        "stop_reason": stopped_by if last else None,
+                    }
+                    choice = SPOILT_CHOICES.get(mood, dict)(choice)
+                    yield f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
+            while mood == "endless":
+                choice = {"index": 0, "token_ids": [55], "logprobs": {"token_logprobs": [-0.1]}, "finish_reason": None}
+                yield f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
+                await asyncio.sleep(0.001)
+            if mood != "cut":
+                cached = {"cached": 2, "strange usage": 10**12}.get(mood, 0)
+                usage = {"prompt_tokens_details": {"cached_tokens": cached}}
+                yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode()
+                self.read_to_the_end += 1
+        finally:
+            self.running -= 1
+            self.writing -= body["n"]
+            self._ended()
+
+    async def _begun(self, body: dict) -> None:
+        """Overridden, with the next, where a server makes its callers wait."""
+
+    def _ended(self) -> None:
+        pass
+
+    def _solution(self, body: dict, index: int) -> tuple[list[int], str, str | None]:
+        """Tokens, finish_reason and stop_reason of one sample, as vLLM gives them."""
+        prompt, *_, written = "".join(map(chr, body["prompt"])).split("|")
+        *lines, begun = written.split("\n")
+        rng = Random(0 if body["temperature"] == 0 else body["seed"] + index)
+        text = calculate(prompt, Path(steps=tuple(f"{line}\n" for line in lines)), rng)[len(begun) :]
+        stop = (body.get("stop") or [None])[0]
+        if stop and stop in text:
+            tokens, reason = [*map(ord, text[: text.index(stop) + len(stop)])], ("stop", stop)
+        else:
+            tokens, reason = [*map(ord, text), END], ("stop", None)
+        if len(tokens) > body["max_tokens"]:
+            return tokens[: body["max_tokens"]], "length", None
+        return tokens, *reason
+
+
+async def _halved(answer: bytes) -> AsyncGenerator[bytes, None]:
+    yield answer[: len(answer) // 2]
+    raise httpx2.RemoteProtocolError("half an answer")

@@ -1,0 +1,100 @@
+"""The double of vLLM as a server of its own over TCP, so that it can be killed: ``python engine.py PORT LATENCY``.
+
+It listens once it is given a line on standard input.
+
+``POST /double`` with ``{"usual": mood, "next": [mood], "latency": seconds}`` tells it how to behave from now on, ``GET
+/double`` says what it works on.
+"""
+
+import asyncio
+import contextlib
+import json
+import sys
+
+import h11
+import httpx2
+
+from tests.support.fake_vllm import Double
+
+
+class Connection:
+    """One connection of a client: requests one after the other, until either side hangs up."""
+
+    def __init__(self, double: Double, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self.double = double
+        self.reader = reader
+        self.writer = writer
+        self.http = h11.Connection(h11.SERVER)
+
+    async def serve(self) -> None:
+        try:
+            while request := await self._request():
+                answering = asyncio.create_task(self._answer(request))
+                gone = asyncio.create_task(self.reader.read(1))  # clients wait for an answer: this can only be the end
+                await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
+                for task in (gone, answering):
+                    task.cancel()
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await task
+                if self.http.states[h11.SERVER] is not h11.DONE:
+                    return
+                self.http.start_next_cycle()
+        except (ConnectionError, h11.RemoteProtocolError):
+            pass
+        except httpx2.TransportError as error:  # a mood: an abrupt end, or a polite one in the middle
+            if not isinstance(error, httpx2.RemoteProtocolError):
+                self.writer.transport.abort()
+        finally:
+            self.writer.close()
+
+    async def _request(self) -> httpx2.Request | None:
+        head, body = None, b""
+        while True:
+            event = self.http.next_event()
+            if event is h11.NEED_DATA:
+                self.http.receive_data(await self.reader.read(65536))
+            elif isinstance(event, h11.Request):
+                head = event
+            elif isinstance(event, h11.Data):
+                body += event.data
+            elif isinstance(event, h11.EndOfMessage):
+                return httpx2.Request(head.method.decode(), f"http://engine{head.target.decode()}", content=body)
+            else:
+                return None
+
+    async def _answer(self, request: httpx2.Request) -> None:
+        response = self._told(request) if request.url.path == "/double" else await self.double._answer(request)
+        await self._send(h11.Response(status_code=response.status_code, headers=[("transfer-encoding", "chunked")]))
+        try:
+            async for piece in response.stream:
+                await self._send(h11.Data(data=piece))
+            await self._send(h11.EndOfMessage())
+        finally:
+            await response.stream.aclose()
+
+    def _told(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "POST":
+            told = json.loads(request.content)
+            self.double.usual["engine"] = told.get("usual", "well")
+            self.double.bad("engine", *told.get("next", ()))
+            self.double.latency = told.get("latency", self.double.latency)
+        return httpx2.Response(200, json={"running": self.double.running, "asked": len(self.double.asked)})
+
+    async def _send(self, event: h11.Event) -> None:
+        self.writer.write(self.http.send(event))
+        await self.writer.drain()
+
+
+async def main(port: int, latency: float) -> None:
+    double = Double(latency)
+    server = await asyncio.start_server(
+        lambda reader, writer: Connection(double, reader, writer).serve(), "127.0.0.1", port
+    )
+    async with server:
+        print("ready", flush=True)
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    sys.stdin.readline()
+    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2])))

