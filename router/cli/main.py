@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli import groups as commands
-from router.cli.extras import missing
 from router.cli.options import parse_arm
 from router.errors import InvalidFile, InvalidRequest, RouterError
+from router.extras import missing
 
 if TYPE_CHECKING:
     from router.v1 import router_pb2 as pb
