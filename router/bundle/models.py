@@ -8,7 +8,8 @@ from typing import Any
 
 from router.backends import Calibrated, Endpoints, Engines, GeneratorSpec, Verifier, VerifierSpec
 from router.bundle.bundle import specs
-from router.errors import InvalidFile, InvalidRequest, MissingDependency
+from router.errors import InvalidFile, InvalidRequest
+from router.extras import missing
 
 ENGINE = "engine.json"
 BACKENDS = ("transformers", "vllm", "fake")
@@ -90,6 +91,4 @@ def _module(backend: str, endpoints: Endpoints) -> Any:
     try:
         return import_module(f"router.backends.{_MODULES.get(backend, backend)}")
     except ModuleNotFoundError as error:
-        raise MissingDependency(
-            f"the {backend} backend needs {error.name}; pip install 'compute-optimal-router[{backend}]'"
-        ) from error
+        raise missing(error) or error from error

@@ -6,16 +6,19 @@ from typing import Annotated
 import typer
 
 from router.cli.options import (
-    DEFAULT,
     Backend,
     Engine,
     EngineKey,
     GeneratorUrl,
     LargerUrl,
+    Overwrite,
     Seed,
     VerifierUrl,
+    WrittenEngine,
+    check_unfinished,
     endpoints,
     parse_arm,
+    unfinish,
 )
 from router.errors import InvalidFile, InvalidRequest
 
@@ -24,7 +27,7 @@ def collect(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet; with --ray a folder of them.")],
     *,
-    engine: Engine = DEFAULT,
+    engine: Engine,
     backend: Backend = "transformers",
     generator_url: GeneratorUrl = None,
     verifier_url: VerifierUrl = None,
@@ -219,7 +222,7 @@ def score(
     attempts: Annotated[list[Path], typer.Argument(help="Attempts files; only pooled attempts are scored.")],
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
     *,
-    engine: Engine = DEFAULT,
+    engine: Engine,
     backend: Backend = "transformers",
     verifier_url: VerifierUrl = None,
     engine_api_key: EngineKey = None,
@@ -289,7 +292,7 @@ def judge(
 def judge_reviser(
     prompts: Annotated[list[Path], typer.Option(help="Prompts with references, none that the reviser learned from.")],
     *,
-    engine: Engine = DEFAULT,
+    engine: Engine,
     backend: Backend = "transformers",
     generator_url: GeneratorUrl = None,
     engine_api_key: EngineKey = None,
@@ -334,12 +337,14 @@ def calibrate(
         typer.Argument(help="Attempts scored by this engine's verifier, on prompts that nothing is evaluated on."),
     ],
     *,
-    engine: Engine = DEFAULT,
+    engine: WrittenEngine,
+    overwrite: Overwrite = False,
 ) -> None:
     """Make the engine's verifier give probabilities: fit slope and intercept, and write them to engine.json.
 
     Votes are weighed by scores. The order of scores does not change, so best-of-N and the kept beams do not either.
     """
+    check_unfinished(engine, overwrite)
     from dataclasses import replace
 
     from router.attempts.schema import read_attempts
@@ -353,5 +358,6 @@ def calibrate(
             "the attempts again"
         )
     slope, intercept = calibration.fit(read_attempts(attempts))
+    unfinish(engine)
     write_engine(replace(spec, verifier=replace(spec.verifier, slope=slope, intercept=intercept)), engine)
     typer.echo(f"wrote slope {slope:.3f} and intercept {intercept:.3f} to {engine}/engine.json")

@@ -1,4 +1,4 @@
-"""`make demo`: start the real server, send it problems of rising difficulty over gRPC, print a row for each."""
+"""demo: start the real server, send it problems of rising difficulty over gRPC, print a row for each."""
 
 import re
 import signal
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
+from router.cli.options import Backend, Served
 from router.client import connect
 from router.errors import RouterError
 from router.service.conversion import arm_of
@@ -52,9 +53,10 @@ class ServerFailed(Exception):
     """The server ended, or never answered."""
 
 
-def main(
-    bundle: Annotated[Path, typer.Option(help="Folder of the bundle to serve.")] = Path("models/smollm2-135m"),
-    backend: Annotated[str, typer.Option(help="See `router serve --help`.")] = "transformers",
+def demo(
+    *,
+    bundle: Served,
+    backend: Backend = "transformers",
     budget: Annotated[
         int | None, typer.Option(help="Generation budget of each problem.  [default: the bundle's]")
     ] = None,
@@ -73,8 +75,12 @@ def main(
                 with connect(address) as stub:
                     _solve_all(stub, budget, console, status)
         except (RouterError, ServerFailed) as error:
+            said = log.read_text().splitlines()
+            if said and said[-1].startswith("router: "):  # it knew why it could not start, and said so in one line
+                typer.echo(said[-1], err=True)
+                raise typer.Exit(1) from error
             console.print(f"the demo failed: {error}\nthe server's last lines:", markup=False)
-            console.print("".join(log.read_text().splitlines(keepends=True)[-20:]), markup=False)
+            console.print("\n".join(said[-20:]), markup=False)
             raise typer.Exit(1) from error
 
 
@@ -172,7 +178,3 @@ def _row(cells: Iterator[str] | tuple[str, ...]) -> Table:
         table.add_column(width=width, justify="right" if name in ("answer", "tokens", "scored", "s") else "left")
     table.add_row(*cells)
     return table
-
-
-if __name__ == "__main__":
-    typer.run(main)

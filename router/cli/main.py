@@ -9,6 +9,7 @@ import typer
 from router.cli import groups as commands
 from router.cli.options import parse_arm
 from router.errors import InvalidFile, InvalidRequest, RouterError
+from router.extras import missing
 
 if TYPE_CHECKING:
     from router.v1 import router_pb2 as pb
@@ -17,11 +18,19 @@ UINT32 = 2**32 - 1
 
 
 class _Commands(typer.core.TyperGroup):
-    """Prints a RouterError as one line: exit code 2 where the input is wrong, 1 where the router is."""
+    """Prints a RouterError as one line: exit code 2 where the input is wrong, 1 where the router is.
+
+    An optional package that is not installed is one, too.
+    """
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except ModuleNotFoundError as error:
+                if not (known := missing(error)):
+                    raise
+                raise known from error
         except RouterError as error:
             typer.echo(f"router: {error}", err=True)
             raise typer.Exit(2 if isinstance(error, InvalidRequest | InvalidFile) else 1) from error
@@ -31,9 +40,27 @@ main = typer.Typer(
     cls=_Commands,
     help="Routes each prompt to the test-time strategy and budget that were measured to be best at its difficulty.",
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode="markdown",  # in rich's own markup "[default: none]" would be a tag, and vanish
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"router {version('compute-optimal-router')}")
+        raise typer.Exit
+
+
+@main.callback()
+def _version(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
 
 Prompt = Annotated[str, typer.Argument(help="The problem's text; - reads it from standard input.")]
 Budget = Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import DEFAULT, Engine, Seed
+from router.cli.options import Overwrite, Seed, WrittenEngine, check_unfinished, unfinish
 from router.errors import InvalidFile, InvalidRequest
 
 Rank = Annotated[int, typer.Option(min=1, help="Of the LoRA adapter; one to go on from has its own.")]
@@ -24,7 +24,8 @@ class Role(StrEnum):
 def train_generator(
     examples: Annotated[Path, typer.Argument(help="JSON Lines: prompt, completion, and optionally earlier attempts.")],
     *,
-    engine: Engine = DEFAULT,
+    engine: WrittenEngine,
+    overwrite: Overwrite = False,
     start: Annotated[Path | None, typer.Option(help="Adapter to go on from.  [default: a fresh one]")] = None,
     rank: Rank = 8,
     batch_size: BatchSize = 24,
@@ -35,6 +36,7 @@ def train_generator(
 
     Minutes on a CPU. Start the same command again after an interruption: it goes on from the last checkpoint.
     """
+    check_unfinished(engine, overwrite)
     from router.backends.in_process.weights import model_folder
     from router.bundle.models import read_engine
     from router.training import finetune
@@ -43,8 +45,10 @@ def train_generator(
     generator = read_engine(engine).generator
     if generator.adapter is None:
         raise InvalidFile(f"{engine}/engine.json: generator.adapter is null; name the folder that the adapter goes to")
+    worked = read_examples(examples)
+    unfinish(engine)
     finetune.train_generator(
-        read_examples(examples),
+        worked,
         model_folder(generator.model),
         engine / generator.adapter,
         generator.template,
@@ -60,7 +64,8 @@ def train_generator(
 def train_reviser(
     attempts: Annotated[list[Path], typer.Argument(help="Attempts files, on prompts that nothing is evaluated on.")],
     *,
-    engine: Engine = DEFAULT,
+    engine: WrittenEngine,
+    overwrite: Overwrite = False,
     batch_size: BatchSize = 24,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
     seed: Seed = 0,
@@ -69,6 +74,7 @@ def train_reviser(
 
     Resumes after an interruption.
     """
+    check_unfinished(engine, overwrite)
     from router.attempts.schema import read_attempts
     from router.backends.in_process.weights import model_folder
     from router.bundle.models import read_engine
@@ -79,6 +85,7 @@ def train_reviser(
     if generator.reviser is None:
         raise InvalidFile(f"{engine}/engine.json: generator.reviser is null; name the folder that the adapter goes to")
     examples = chains(read_attempts(attempts), seed=seed)
+    unfinish(engine)
     finetune.train_generator(
         examples,
         model_folder(generator.model),
@@ -102,7 +109,8 @@ def train_verifier(
         ),
     ],
     *,
-    engine: Engine = DEFAULT,
+    engine: WrittenEngine,
+    overwrite: Overwrite = False,
     start: Annotated[
         Path | None,
         typer.Option(
@@ -130,6 +138,7 @@ def train_verifier(
 
     Judge it with `router judge` on attempts at other prompts before serving it. Resumes after an interruption.
     """
+    check_unfinished(engine, overwrite)
     from router.attempts.prompts import read_prompts
     from router.attempts.schema import read_attempts
     from router.backends.in_process.weights import model_folder
@@ -149,6 +158,7 @@ def train_verifier(
     base, template = model_folder(spec.generator.model), spec.generator.template
     if kind == "likelihood" and all(path.suffix == ".jsonl" for path in data):
         worked = [example for path in data for example in read_examples(path)]
+        unfinish(engine)
         finetune.train_generator(
             worked,
             base,
@@ -171,6 +181,7 @@ def train_verifier(
     )
     if not examples:
         raise InvalidFile("the attempts have no steps to learn from; collect some")
+    unfinish(engine)
     finetune_verifier.train_verifier(
         examples, base, out, template, kind=kind, start=start, rank=rank, learning_rate=learning_rate, seed=seed
     )
@@ -181,7 +192,9 @@ def merge(
     role: Annotated[Role, typer.Argument(help="Whose adapter; of verifiers those of kind likelihood.")],
     out: Annotated[Path, typer.Option(help="Folder to write, for vLLM or transformers: weights and tokenizer.")],
     *,
-    engine: Engine = DEFAULT,
+    engine: Annotated[
+        Path, typer.Option(help="Folder with an engine.json, which names the model, and the adapter that it names.")
+    ],
 ) -> None:
     """Write the engine's base model with an adapter merged into it: a model like any other, which needs no LoRA."""
     from router.backends.in_process.weights import merge

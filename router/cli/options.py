@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from router.backends import Endpoints
+from router.bundle.bundle import MANIFEST
+from router.bundle.models import ENGINE
+from router.cli.shipped import shipped_bundle
 from router.errors import InvalidRequest
 from strategies import Arm, InvalidArm
 
@@ -16,9 +19,30 @@ Engine = Annotated[
     Path,
     typer.Option(
         envvar="ROUTER_ENGINE",
+        default_factory=shipped_bundle,
+        show_default="the shipped bundle",
         help="Folder with an engine.json (generator and verifier) and the adapters that it names: a bundle, or one "
         "in the making.",
     ),
+]
+Served = Annotated[
+    Path,
+    typer.Option(
+        envvar="ROUTER_BUNDLE",
+        default_factory=shipped_bundle,
+        show_default="the shipped bundle",
+        help="Folder of the bundle to serve.",
+    ),
+]
+# What a command changes is named each time: no default, and no variable that was set for another command.
+WrittenEngine = Annotated[
+    Path,
+    typer.Option("--engine", help=f"Folder to write to: its {ENGINE} names the models, and where their adapters go."),
+]
+WrittenBundle = Annotated[Path, typer.Option("--bundle", help=f"Folder to write to; its {ENGINE} names the models.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Change a finished bundle. It is none until `router tune` has finished it again."),
 ]
 Backend = Annotated[
     str,
@@ -53,7 +77,6 @@ EngineKey = Annotated[
     str | None, typer.Option(envvar="ROUTER_ENGINE_API_KEY", help="Bearer token that the vLLM servers ask for.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; equal seeds repeat a run.")]
-DEFAULT = Path("models/smollm2-135m")
 
 
 def endpoints(
@@ -66,6 +89,22 @@ def endpoints(
                 "url", f"{url!r} is no engine's URL; write it like http://127.0.0.1:8000", reason="UNSPECIFIED"
             )
     return Endpoints(tuple(generator or ()), tuple(verifier or ()), tuple(larger or ()), api_key)
+
+
+def check_unfinished(folder: Path, overwrite: bool) -> None:
+    """Raise InvalidRequest where ``folder`` holds a finished bundle, unless it may be overwritten."""
+    if (folder / MANIFEST).exists() and not overwrite:
+        raise InvalidRequest(
+            "bundle",
+            f"{folder} holds a finished bundle, which this would change. Name another folder that has an {ENGINE}, or "
+            "a copy; or give --overwrite",
+            reason="UNSPECIFIED",
+        )
+
+
+def unfinish(folder: Path) -> None:
+    """Remove the manifest: what it lists is about to change."""
+    (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def parse_arm(text: str) -> Arm:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import DEFAULT, Seed, parse_objective
+from router.cli.options import Overwrite, Seed, WrittenBundle, check_unfinished, parse_objective
 from router.errors import InvalidFile, InvalidRequest
 
 if TYPE_CHECKING:
@@ -29,9 +29,8 @@ class Features(StrEnum):
 def train(
     attempts: Annotated[list[Path], typer.Argument(help="Attempts files, Parquet or JSON Lines.")],
     *,
-    bundle: Annotated[
-        Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder to write to; its engine.json names the models.")
-    ] = DEFAULT,
+    bundle: WrittenBundle,
+    overwrite: Overwrite = False,
     statistic: Annotated[
         Statistic,
         typer.Option(help="What a prompt's difficulty is: the share of right attempts, or their mean final score."),
@@ -50,6 +49,7 @@ def train(
     Compares the candidates by cross-validation over prompts and keeps the one with the least log-loss. Run
     `router tune` afterwards: a policy is worth nothing under another model's levels.
     """
+    check_unfinished(bundle, overwrite)
     from router.attempts.schema import read_attempts
     from router.errors import MissingDependency, MissingWeights
     from router.training.difficulty import save_training
@@ -82,9 +82,8 @@ def tune(
         list[Path], typer.Argument(help="The attempts files of `router train`, and runs of more arms on its prompts.")
     ],
     *,
-    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder that `router train` wrote to.")] = Path(
-        "models/smollm2-135m"
-    ),
+    bundle: Annotated[Path, typer.Option(help="Folder that `router train` wrote to; the policy goes there.")],
+    overwrite: Overwrite = False,
     budgets: Annotated[
         str | None,
         typer.Option(
@@ -110,6 +109,7 @@ def tune(
     (`router collect --arm`). How the table is made is chosen by cross-validation; tuning.json says what was tried.
     Finishes the bundle.
     """
+    check_unfinished(bundle, overwrite)
     from router.attempts.schema import read_attempts
     from router.bundle.models import read_engine
     from router.policy.table import LEVELS, Objective
@@ -155,9 +155,7 @@ def evaluate(
     attempts: Annotated[list[Path], typer.Argument(help="Attempts files on prompts never trained or tuned on.")],
     out: Annotated[Path, typer.Option(help="Folder for report.html and evaluation.json.")],
     *,
-    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle.")] = Path(
-        "models/smollm2-135m"
-    ),
+    bundle: Annotated[Path, typer.Option(help="Folder of the bundle; its card is written there.")],
     judged: Annotated[
         Path | None, typer.Option(help="Output of `router judge --json`, for the card's comparison of verifiers.")
     ] = None,

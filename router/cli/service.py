@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import DEFAULT, Backend, EngineKey, GeneratorUrl, LargerUrl, VerifierUrl, endpoints
+from router.cli.options import Backend, EngineKey, GeneratorUrl, LargerUrl, Served, VerifierUrl, endpoints
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def serve(
     *,
-    bundle: Annotated[Path, typer.Option(envvar="ROUTER_BUNDLE", help="Folder of the bundle to serve.")] = DEFAULT,
+    bundle: Served,
     bundle_digest: Annotated[
         str | None,
         typer.Option(

@@ -9,6 +9,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import DisconnectionError, NoSuchTableError, SQLAlchemyError
 
 from router.errors import InvalidRequest
+from router.extras import missing
 
 _MIGRATING = 0x726F75746572  # number of the lock
 
@@ -62,7 +63,7 @@ def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
     """Every decision, oldest first, with these columns; ``correct`` and ``score`` are None where nothing was recorded.
 
     Reads only, also a database that no server has brought up to date: a column that it lacks is None.
-    Raises InvalidRequest.
+    Raises InvalidRequest, and MissingDependency where the URL's driver is not installed.
     """
     try:
         engine = sql.create_engine(url)
@@ -86,12 +87,14 @@ def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
             engine.dispose()
     except NoSuchTableError as error:
         raise _unusable("no decisions were ever recorded in it") from error
-    except (SQLAlchemyError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        raise missing(error) or _unusable(str(error)) from error
+    except SQLAlchemyError as error:
         raise _unusable(str(error).splitlines()[0]) from error
 
 
 def connect(url: str) -> sql.Engine:
-    """An engine on tables that are up to date. Raises InvalidRequest."""
+    """An engine on tables that are up to date. Raises InvalidRequest, MissingDependency."""
     try:
         engine = sql.create_engine(url, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
@@ -99,7 +102,9 @@ def connect(url: str) -> sql.Engine:
         upgrade(engine)
         if engine.dialect.name == "sqlite" and engine.url.database:
             _guard(engine, Path(engine.url.database))
-    except (SQLAlchemyError, ModuleNotFoundError) as error:
+    except ModuleNotFoundError as error:
+        raise missing(error) or _unusable(str(error)) from error
+    except SQLAlchemyError as error:
         raise _unusable(str(error).splitlines()[0]) from error
     return engine
 

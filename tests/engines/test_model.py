@@ -153,7 +153,7 @@ async def write(generator, prompt: str) -> Attempt:
 
 def test_the_demo_runs_and_leaves_nothing_running():
     demo = subprocess.run(
-        [sys.executable, "-m", "router.cli.demo", "--bundle", str(BUNDLE), "--budget", "4"],
+        [sys.executable, "-m", "router.cli", "demo", "--bundle", str(BUNDLE), "--budget", "4"],
         capture_output=True,
         text=True,
         timeout=280,

@@ -190,7 +190,7 @@ def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
 @pytest.mark.parametrize("bundle", ["tiny", "missing"])
 def test_the_demo_shows_every_problem_or_why_not(bundle_folder, bundle, tmp_path):
     folder = bundle_folder if bundle == "tiny" else tmp_path
-    command = [sys.executable, "-m", "router.cli.demo", "--backend", "fake", "--bundle", folder]
+    command = [sys.executable, "-m", "router.cli", "demo", "--backend", "fake", "--bundle", folder]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
     if bundle == "tiny":
         assert shown.returncode == 0
@@ -199,7 +199,8 @@ def test_the_demo_shows_every_problem_or_why_not(bundle_folder, bundle, tmp_path
         assert CliRunner().invoke(main, ["route", EASY, "--address", address]).exit_code == 1
     else:
         assert shown.returncode == 1
-        assert "is no bundle" in shown.stdout
+        assert "is no bundle" in shown.stderr
+        assert shown.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["route", EASY, "--address", "127.0.0.1:1"]])

@@ -319,7 +319,7 @@ def test_the_commands_go_from_attempts_to_plots(tmp_path):
     assert tuned.exit_code == 0, tuned.output
     assert re.search(r"level 4: .*beam_search\(n=4, m=4\)", tuned.output)
     assert tuned.output.count("← chosen") == 1
-    assert router("tune", attempts, "--bundle", folder, "--default", "colour=1").exit_code == 2
+    assert router("tune", attempts, "--bundle", folder, "--overwrite", "--default", "colour=1").exit_code == 2
     seen = router("evaluate", attempts, "--bundle", folder, "--out", out)
     assert (seen.exit_code, "were trained on" in seen.stderr, out.exists()) == (2, True, False)
     evaluated = router("evaluate", held, "--bundle", folder, "--out", out, "--json")

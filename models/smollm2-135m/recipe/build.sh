@@ -69,8 +69,9 @@ stage "verifiers, judged: the log-probability, and the one that is served before
 $router judge --json "$attempts/"{baseline,calibration,heldout}.parquet > "$bundle/judged.jsonl"
 
 stage "difficulty model and policy (a minute)"
-$router train "$attempts/tune.parquet" --bundle "$bundle"
-$router tune "$attempts/tune.parquet" --bundle "$bundle" --default budget=16
+finished() { [ -f "$bundle/manifest.json" ]; }
+finished || $router train "$attempts/tune.parquet" --bundle "$bundle"
+finished || $router tune "$attempts/tune.parquet" --bundle "$bundle" --default budget=16
 
 stage "report and card, on the held-out prompts"
 $router evaluate "$attempts/heldout.parquet" --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl"

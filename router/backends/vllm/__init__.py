@@ -10,7 +10,8 @@ from router.backends.prm import FORMATS, ReadingVerifier, label_ids, solution
 from router.backends.vllm.generator import VllmGenerator
 from router.backends.vllm.replicas import Replicas
 from router.backends.vllm.verifiers import VllmClassifier, VllmLabels, VllmLikelihood
-from router.errors import InvalidRequest, MissingDependency, MissingWeights
+from router.errors import InvalidRequest, MissingWeights
+from router.extras import missing
 
 
 def load(
@@ -91,10 +92,7 @@ def load_tokenizer(model: str) -> Any:
         try:
             from router.backends.in_process.weights import model_folder
         except ModuleNotFoundError as error:
-            raise MissingDependency(
-                f"the embedded model has to be converted, which needs {error.name}; "
-                "pip install 'compute-optimal-router[transformers]'"
-            ) from error
+            raise missing(error) or error from error  # the embedded model has to be converted first
         model = model_folder(model)
     try:
         return AutoTokenizer.from_pretrained(model)

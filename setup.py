@@ -1,0 +1,19 @@
+"""What pyproject.toml can't say: the shipped bundle lies outside the packages and travels in the wheel as data."""
+
+import json
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+BUNDLE = "smollm2-135m"
+served = json.loads((Path(__file__).parent / "models" / BUNDLE / "manifest.json").read_text())["files"]
+
+setup(
+    packages=[*find_packages(include=["router*", "difficulty*", "strategies*"]), "router._bundles"],
+    package_dir={"router._bundles": "models"},
+    package_data={
+        "router.evaluation": ["report.html"],
+        "router.outcomes.migrations": ["script.py.mako"],
+        "router._bundles": [f"{BUNDLE}/{name}" for name in ("manifest.json", "engine.json", "card.md", *served)],
+    },
+)
