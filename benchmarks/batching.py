@@ -13,12 +13,12 @@ import warnings
 
 from transformers import GenerationConfig
 
-from router.backends import GeneratorSpec, Usage
+from router.backends import ModelSpec, Usage
 from router.backends.in_process.batching import Batcher
 from router.backends.in_process.engines import TransformersGenerator
 from router.backends.in_process.weights import EMBEDDED, load_model
 from router.backends.template import CHATML
-from strategies import Path
+from strategies import Candidate
 
 
 def main() -> None:
@@ -47,12 +47,19 @@ def main() -> None:
 def ours(model, tokenizer, prompts: list[str], tokens: int) -> float:
     batcher = Batcher(model, tokenizer, CHATML.delimiter, tokens)
     batcher._eos = set()  # every solution runs to its full length
-    generator = TransformersGenerator(batcher, GeneratorSpec(EMBEDDED, None, 0, CHATML, 0.8, tokens))
+    generator = TransformersGenerator(batcher, ModelSpec(EMBEDDED, None, 0, CHATML, 0.8, tokens))
 
     async def all_at_once() -> None:
         calls = (
             generator.extend(
-                prompt, [Path()], steps=None, temperature=None, max_tokens=None, deadline=None, seed=0, usage=Usage()
+                prompt,
+                [Candidate()],
+                steps=None,
+                temperature=None,
+                max_tokens=None,
+                deadline=None,
+                seed=0,
+                usage=Usage(),
             )
             for prompt in prompts
         )

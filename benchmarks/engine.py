@@ -45,7 +45,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import search_and_learn
 from benchmarks.search_and_learn import Beam
-from router.backends import Endpoints, GeneratorSpec, Usage, Verifier, VerifierSpec
+from router.backends import Endpoints, ModelSpec, Usage, Verifier, VerifierSpec
 from router.backends.vllm import load_tokenizer, load_verifier
 from router.bundle.bundle import digests, read_manifest, write_manifest
 from router.client import connect_aio
@@ -53,8 +53,8 @@ from router.errors import RouterError
 from router.service import conversion as wire
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Arm
-from strategies import Path as Solution
+from strategies import Candidate as Solution
+from strategies import parse
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = 4  # a call, where throughput is measured
@@ -151,7 +151,7 @@ class Spent:
 class Engine:
     """The vLLM server behind the router, asked directly."""
 
-    def __init__(self, url: str, spec: GeneratorSpec, client: httpx2.AsyncClient, router: psutil.Process):
+    def __init__(self, url: str, spec: ModelSpec, client: httpx2.AsyncClient, router: psutil.Process):
         self.url, self.spec, self.client, self.router = url, spec, client, router
         self.model = ""
 
@@ -204,7 +204,7 @@ async def run(
     address: str,
     process: psutil.Process,
     *,
-    generator: GeneratorSpec,
+    generator: ModelSpec,
     verifier: VerifierSpec,
     endpoints: Endpoints,
     options: argparse.Namespace,
@@ -230,7 +230,7 @@ async def run(
 
 async def throughput(engine: Engine, stub: RouterServiceStub, rounds: int) -> dict[str, Any]:
     tokenizer = load_tokenizer(engine.spec.model)
-    arm = wire.arm(Arm.parse(f"majority(n={SAMPLES})"))
+    arm = wire.arm(parse(f"majority(n={SAMPLES})"))
 
     async def raw(prompt: str, seed: int) -> None:
         # Seeded as Solve's first request is, so that the same samples come of it.
@@ -303,7 +303,7 @@ async def side_by_side(
     report: dict[str, Any] = {"search": {}}
     for n in SIZES:
         for strategy, search in theirs.items():
-            arm = Arm.parse(f"{strategy}(n={n})" if strategy == "best_of_n" else f"{strategy}(n={n}, m={M})")
+            arm = parse(f"{strategy}(n={n})" if strategy == "best_of_n" else f"{strategy}(n={n}, m={M})")
             rows: dict[str, list[dict[str, float]]] = defaultdict(list)
             hits: Counter[str] = Counter()
             for seed, side in enumerate(order):
@@ -333,7 +333,7 @@ async def side_by_side(
     return report
 
 
-async def solve_all(stub: RouterServiceStub, arm: Arm, prompts: Sequence[str], seed: int, usage: Usage) -> None:
+async def solve_all(stub: RouterServiceStub, arm: Strategy, prompts: Sequence[str], seed: int, usage: Usage) -> None:
     options = pb.SolveOptions(arm=wire.arm(arm), seed=seed)
     calls = (stub.Solve(pb.SolveRequest(prompt=prompt, options=options), timeout=600) for prompt in prompts)
     for response in await asyncio.gather(*calls):

@@ -1,9 +1,9 @@
-"""What a search says to its driver, and what it hears back.
+"""What a search asks of the engines, and what it gets back.
 
-A strategy is a generator. It yields an :class:`Extend` or a :class:`Score`, receives the same paths back, extended or
-scored, in the same order, and returns an :class:`Outcome`. It never does I/O, counts tokens or looks at a clock: its
-driver does, once for every strategy. When a budget or a deadline ends the search early, asks are answered at once with
-the paths as they are; a strategy copes because an unfinished or unscored path is an ordinary thing to receive.
+A search is a generator. It yields an :class:`Extend` or a :class:`Score`, receives the same candidates back, extended
+or scored, in the same order, and returns a :class:`Result`. It never does I/O, counts tokens or looks at a clock: one
+driver does that for every strategy. When a cap or the deadline ends the search early, requests are answered at once
+with the candidates as they are; a search copes, since an unfinished or unscored candidate is an ordinary thing.
 """
 
 from collections.abc import Generator, Sequence
@@ -12,18 +12,19 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Path:
+class Candidate:
     """One solution, or the beginning of one.
 
     steps      text of each step, delimiter included; joined they are the text
-    tokens     the generator's token ids after the rendered prompt, as sampled, so that a prefix continues exactly
-    log_probs  one a step: the sum of its tokens' log-probabilities under the generator, in nats; () where unknown
+    tokens     the model's token ids after the rendered prompt, as sampled, so that a prefix continues exactly
+    log_probs  one a step: the sum of its tokens' log-probabilities under the model, in nats; () where unknown
     token_counts  one a step: how many of ``tokens`` it took
-    scores     one a step from the verifier, in [0, 1]; None until scored, and an unscored path is not a path scored 0
-    end        None while open; "stop": the generator ended it, only then it is finished; "length": it met the
-               generator's longest solution; "cut": a limit of the request (tokens, deadline) ended it
-    answer     canonical final answer; None when there is none
-    earlier    earlier attempts the generator was shown, oldest first (sequential revision)
+    scores     one a step from the verifier, in [0, 1]; None until scored, and an unscored candidate is not one scored 0
+    end        None while open; "stop": the model ended it, only then it is finished; "length": it met the model's
+               longest solution; "cut": a limit of the request (tokens, deadline) ended it
+    answer     final answer, as the task's ``key`` spells it; None when there is none
+    earlier    earlier attempts that the model was shown, oldest first (sequential revision)
+    model      name of the model that writes it, whose ``tokens`` they are; None: the bundle's reference model
     """
 
     steps: tuple[str, ...] = ()
@@ -34,6 +35,7 @@ class Path:
     end: Literal["stop", "length", "cut"] | None = None
     answer: str | None = None
     earlier: tuple[str, ...] = ()
+    model: str | None = None
 
     @property
     def text(self) -> str:
@@ -56,25 +58,30 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """Continue every open path by ``steps`` steps, or to its end. Equal paths are continued independently.
+    """Continue every open candidate by ``steps`` steps, or to its end. Equal candidates are continued independently.
 
-    Paths that have ended come back as they are. ``temperature`` None is the generator's own setting; 0 is greedy.
+    Candidates that have ended come back as they are. All are written by one model, which each of them names.
+    ``temperature`` None is that model's own setting; 0 is greedy.
     """
 
-    paths: tuple[Path, ...]
+    candidates: tuple[Candidate, ...]
     steps: int | None = None
     temperature: float | None = None
+
+    @property
+    def model(self) -> str | None:
+        return self.candidates[0].model if self.candidates else None
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Give every path one score a step."""
+    """Give every candidate one score a step."""
 
-    paths: tuple[Path, ...]
+    candidates: tuple[Candidate, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Result:
     """What a search found.
 
     best        the returned solution; None when no candidate gave an answer
@@ -83,14 +90,14 @@ class Outcome:
     candidates  every solution that was weighed, answered or not
     """
 
-    best: Path | None = None
+    best: Candidate | None = None
     weight: float = 0.0
     share: float = 0.0
-    candidates: tuple[Path, ...] = field(default=(), repr=False)
+    candidates: tuple[Candidate, ...] = field(default=(), repr=False)
 
     @property
     def answer(self) -> str | None:
         return self.best.answer if self.best else None
 
 
-Search = Generator[Extend | Score, Sequence[Path], Outcome]
+Search = Generator[Extend | Score, Sequence[Candidate], Result]

@@ -1,21 +1,36 @@
 """Sequential revision: each attempt is written in sight of the ones before it (Snell et al., section 6)."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
-from strategies.requests import Extend, Path, Score, Search
+from strategies.requests import Candidate, Extend, Score, Search
 from strategies.selection import within_then_across
+from strategies.strategy import Strategy
 
 CONTEXT = 4  # the paper's reviser saw at most the last four attempts
 
 
-def revision(n: int, chains: int) -> Search:
+@dataclass(frozen=True)
+class Revision(Strategy):
     """``chains`` parallel chains of n/chains attempts each; chains=n is all parallel, chains=1 all sequential."""
-    attempts: list[list[Path]] = [[] for _ in range(chains)]
-    for _ in range(n // chains):
-        shown = [tuple(attempt.text for attempt in chain if attempt.finished)[-CONTEXT:] for chain in attempts]
-        written = yield Extend(tuple(Path(earlier=earlier) for earlier in shown))
-        for chain, attempt in zip(attempts, written, strict=True):
-            chain.append(attempt)
-    flat = yield Score(tuple(replace(attempt, earlier=()) for chain in attempts for attempt in chain))
-    length = n // chains
-    return within_then_across([flat[i : i + length] for i in range(0, n, length)])
+
+    name: ClassVar[str] = "revision"
+    revises: ClassVar[bool] = True
+
+    n: int = 1
+    chains: int = 0
+
+    @property
+    def rows(self) -> int:
+        return self.chains
+
+    def search(self) -> Search:
+        chains: list[list[Candidate]] = [[] for _ in range(self.chains)]
+        length = self.n // self.chains
+        for _ in range(length):
+            shown = [tuple(attempt.text for attempt in chain if attempt.finished)[-CONTEXT:] for chain in chains]
+            written = yield Extend(tuple(Candidate(earlier=earlier, model=self.model) for earlier in shown))
+            for chain, attempt in zip(chains, written, strict=True):
+                chain.append(attempt)
+        flat = yield Score(tuple(replace(attempt, earlier=()) for chain in chains for attempt in chain))
+        return within_then_across([flat[i : i + length] for i in range(0, self.n, length)])

@@ -1,32 +1,141 @@
-"""Independent samples, then a choice: single, majority, best-of-N, weighted best-of-N; and the larger model's one."""
+"""Independent samples, then a choice: single, majority, best-of-N, weighted best-of-N."""
 
-from strategies.requests import Extend, Path, Score, Search
-from strategies.selection import Select, best, majority
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from strategies.requests import Candidate, Extend, Result, Score, Search
+from strategies.selection import best, majority, weighted
 from strategies.stopping import doubling, lead, promise, unanimous
+from strategies.strategy import Strategy
+
+if TYPE_CHECKING:
+    from strategies.replay import Recorded, Runs
 
 
-def sample(n: int, *, select: Select, scored: bool, temperature: float | None = None, stop: float = 0.0) -> Search:
-    """Write ``n`` solutions, score them if the choice needs it, choose.
+@dataclass(frozen=True)
+class Single(Strategy):
+    """One greedy solution."""
 
-    All at once, or with ``stop`` in rounds until it is that sure of the choice: see ``stopping``. Each solution is
-    scored once.
+    name: ClassVar[str] = "single"
+
+    def search(self) -> Search:
+        return majority((yield Extend((Candidate(model=self.model),), temperature=0)))
+
+
+@dataclass(frozen=True)
+class Sampling(Strategy):
+    """Base of the strategies that write ``n`` solutions, score them if the choice needs it, and choose.
+
+    All at once, or with ``stop`` in rounds until the choice is that certain: see ``stopping``. Each solution is scored
+    once. A subclass says how it chooses; what it would have given on recorded attempts then follows from its own
+    ``search`` (``strategies.replay``), and where that is too slow from a ``replay`` of its own beside it.
     """
-    paths: list[Path] = []
-    for total in rounds(n, select, stop):
-        written = yield Extend((Path(),) * (total - len(paths)), temperature=temperature)
-        paths += (yield Score(tuple(written))) if scored else written
-        if stop and (promise if select is best else lead)(paths) >= stop:
-            break
-    return select(paths)
+
+    stops: ClassVar[tuple[float, ...]] = (0.8, 0.95)  # tried when a policy is tuned: a thrifty and a careful one
+    stops_from: ClassVar[int] = 8  # from which n on: below, the first round is most of it
+
+    n: int = 1
+    stop: float = 0.0
+
+    @classmethod
+    def variants(cls, sizes: Iterable[int], model: str | None = None) -> "list[Strategy]":
+        """The arms of these sizes that are tried when a policy is tuned."""
+        # One sample leaves nothing to select.
+        plain = [cls(n=n, model=model) for n in sizes if n > 1 or not cls.needs_scores]
+        return [*plain, *(cls(n=n, stop=stop, model=model) for n in sizes if n >= cls.stops_from for stop in cls.stops)]
+
+    def choose(self, candidates: Sequence[Candidate]) -> Result:
+        raise NotImplementedError
+
+    def certainty(self, candidates: Sequence[Candidate]) -> float:
+        """Probability that going on would not change the choice; by default that the leading answer keeps its lead."""
+        return lead(candidates)
+
+    def rounds(self) -> list[int]:
+        """How many samples there are after each round; one round where nothing may stop early."""
+        return doubling(self.n, first=self.first) if self.stop else [self.n]
+
+    @property
+    def first(self) -> int:
+        """Samples of the first round, with an early stop: no vote can end before."""
+        return unanimous(self.stop)
+
+    def search(self) -> Search:
+        written: list[Candidate] = []
+        for total in self.rounds():
+            new = yield Extend((Candidate(model=self.model),) * (total - len(written)))
+            written += (yield Score(tuple(new))) if self.needs_scores else new
+            if self.stop and self.certainty(written) >= self.stop:
+                break
+        return self.choose(written)
+
+    def replay(self, recorded: "Recorded") -> "Runs | None":
+        from strategies.replay import by_search
+
+        return by_search(self, recorded) or super().replay(recorded)
 
 
-def rounds(n: int, select: Select, stop: float) -> list[int]:
-    """How many of ``n`` samples there are after each round; one round where nothing may stop early (0)."""
-    if not stop:
-        return [n]
-    return doubling(n, first=1 if select is best else unanimous(stop))
+@dataclass(frozen=True)
+class Majority(Sampling):
+    """The most frequent answer of ``n`` samples (self-consistency, arXiv 2203.11171).
+
+    stop  end once the leading answer keeps its lead with this probability (adaptive consistency, arXiv 2305.11860)
+    """
+
+    name: ClassVar[str] = "majority"
+
+    def choose(self, candidates: Sequence[Candidate]) -> Result:
+        return majority(candidates)
+
+    def replay(self, recorded: "Recorded") -> "Runs | None":
+        from strategies.replay import by_votes
+
+        return by_votes(self, recorded) or Strategy.replay(self, recorded)
 
 
-def larger_model(n: int) -> Search:
-    """One greedy solution, which the driver has a model of ``n`` times the parameters write: ``n`` is its price."""
-    return sample(1, select=majority, scored=False, temperature=0)
+@dataclass(frozen=True)
+class WeightedBestOfN(Sampling):
+    """The answer with the largest sum of scores among ``n`` samples (Snell et al., section 5.1).
+
+    stop  as for majority, on votes weighted by the verifier's scores
+    """
+
+    name: ClassVar[str] = "weighted_best_of_n"
+    needs_scores: ClassVar[bool] = True
+
+    def choose(self, candidates: Sequence[Candidate]) -> Result:
+        return weighted(candidates)
+
+    def replay(self, recorded: "Recorded") -> "Runs | None":
+        from strategies.replay import by_votes
+
+        return by_votes(self, recorded) or Strategy.replay(self, recorded)
+
+
+@dataclass(frozen=True)
+class BestOfN(Sampling):
+    """The one of ``n`` samples that has the highest score.
+
+    stop  end once the verifier finds a solution right with this probability
+    """
+
+    name: ClassVar[str] = "best_of_n"
+    needs_scores: ClassVar[bool] = True
+    stops: ClassVar[tuple[float, ...]] = (0.6, 0.9)
+    stops_from: ClassVar[int] = 2
+
+    @property
+    def first(self) -> int:
+        return 1
+
+    def choose(self, candidates: Sequence[Candidate]) -> Result:
+        return best(candidates)
+
+    def certainty(self, candidates: Sequence[Candidate]) -> float:
+        return promise(candidates)
+
+    def replay(self, recorded: "Recorded") -> "Runs | None":
+        from strategies.replay import by_highest_score
+
+        return by_highest_score(self, recorded) or Strategy.replay(self, recorded)

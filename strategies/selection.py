@@ -6,83 +6,85 @@ group of their own.
 
 from collections.abc import Callable, Sequence
 
-from strategies.requests import Outcome, Path
+from strategies.requests import Candidate, Result
 
-Select = Callable[[Sequence[Path]], Outcome]
+Select = Callable[[Sequence[Candidate]], Result]
 
 
-def majority(paths: Sequence[Path]) -> Outcome:
+def majority(candidates: Sequence[Candidate]) -> Result:
     """The most frequent answer (self-consistency, arXiv 2203.11171)."""
-    return _vote(paths, [1.0 if answered(path) else None for path in paths])
+    return _vote(candidates, [1.0 if answered(candidate) else None for candidate in candidates])
 
 
-def weighted(paths: Sequence[Path]) -> Outcome:
+def weighted(candidates: Sequence[Candidate]) -> Result:
     """Weighted best-of-N: the answer with the largest sum of scores (Snell et al., section 5.1).
 
     Unscored solutions have no say while any is scored; where none is, this is :func:`majority`.
     """
-    return _vote(paths, weights_of(paths))
+    return _vote(candidates, weights_of(candidates))
 
 
-def best(paths: Sequence[Path]) -> Outcome:
+def best(candidates: Sequence[Candidate]) -> Result:
     """Best-of-N: the answer of the one solution with the highest score; :func:`majority` where none is scored."""
-    scored = [(path.score, path) for path in paths if answered(path) and path.score is not None]
+    scored = [
+        (candidate.score, candidate) for candidate in candidates if answered(candidate) and candidate.score is not None
+    ]
     if not scored:
-        return majority(paths)
+        return majority(candidates)
     score, winner = max(scored, key=lambda pair: pair[0])
     total = sum(score for score, _ in scored)
-    return Outcome(winner, weight=score, share=score / total if total else 0.0, candidates=tuple(paths))
+    return Result(winner, weight=score, share=score / total if total else 0.0, candidates=tuple(candidates))
 
 
-def within_then_across(chains: Sequence[Sequence[Path]]) -> Outcome:
+def within_then_across(chains: Sequence[Sequence[Candidate]]) -> Result:
     """Weighted best-of-N within each chain of revisions, then across the chains' winners (Snell et al., section 6.1).
 
     Every attempt of a chain is a candidate, since a later revision may turn a right answer wrong. Without scores this
     is one flat majority over all attempts, as in the paper.
     """
-    candidates = [path for chain in chains for path in chain]
-    if all(path.score is None for path in candidates):
+    candidates = [candidate for chain in chains for candidate in chain]
+    if all(candidate.score is None for candidate in candidates):
         return majority(candidates)
     # Where any attempt is scored, unscored ones have no say, in their chain or as a chain of their own.
-    scored = [[path for path in chain if path.score is not None] for chain in chains]
+    scored = [[candidate for candidate in chain if candidate.score is not None] for chain in chains]
     winners = [outcome for outcome in map(weighted, scored) if outcome.best]
     across = _vote([outcome.best for outcome in winners if outcome.best], [outcome.weight for outcome in winners])
-    return Outcome(across.best, across.weight, across.share, tuple(candidates))
+    return Result(across.best, across.weight, across.share, tuple(candidates))
 
 
-def weights_of(paths: Sequence[Path]) -> list[float | None]:
-    """What each path's vote weighs: its score, 1 where none is scored; None: it has no vote."""
-    scores = [path.score if answered(path) else None for path in paths]
+def weights_of(candidates: Sequence[Candidate]) -> list[float | None]:
+    """What each candidate's vote weighs: its score, 1 where none is scored; None: it has no vote."""
+    scores = [candidate.score if answered(candidate) else None for candidate in candidates]
     if all(score is None for score in scores):
-        return [1.0 if answered(path) else None for path in paths]
+        return [1.0 if answered(candidate) else None for candidate in candidates]
     return scores
 
 
-def tally(paths: Sequence[Path], weights: Sequence[float | None]) -> dict[str, float]:
+def tally(candidates: Sequence[Candidate], weights: Sequence[float | None]) -> dict[str, float]:
     """Summed weights by answer, in the order in which the answers were first seen."""
     votes: dict[str, float] = {}
-    for path, weight in zip(paths, weights, strict=True):
-        if path.answer is not None and weight is not None:
-            votes[path.answer] = votes.get(path.answer, 0.0) + weight
+    for candidate, weight in zip(candidates, weights, strict=True):
+        if candidate.answer is not None and weight is not None:
+            votes[candidate.answer] = votes.get(candidate.answer, 0.0) + weight
     return votes
 
 
-def answered(path: Path) -> bool:
+def answered(candidate: Candidate) -> bool:
     """Whether it takes part."""
-    return path.finished and path.answer is not None
+    return candidate.finished and candidate.answer is not None
 
 
-def _vote(paths: Sequence[Path], weights: Sequence[float | None]) -> Outcome:
-    """The answer with the largest summed weight, in its best-scored path; a tie goes to the answer seen first."""
-    votes = tally(paths, weights)
+def _vote(candidates: Sequence[Candidate], weights: Sequence[float | None]) -> Result:
+    """The answer with the largest summed weight, in its best-scored candidate; a tie goes to the answer seen first."""
+    votes = tally(candidates, weights)
     if not votes:
-        return Outcome(candidates=tuple(paths))
+        return Result(candidates=tuple(candidates))
     winner = max(votes, key=lambda answer: votes[answer])
-    supporters = [path for path in paths if answered(path) and path.answer == winner]
+    supporters = [candidate for candidate in candidates if answered(candidate) and candidate.answer == winner]
     total = sum(votes.values())
-    return Outcome(
-        max(supporters, key=lambda path: -1.0 if path.score is None else path.score),
+    return Result(
+        max(supporters, key=lambda candidate: -1.0 if candidate.score is None else candidate.score),
         weight=votes[winner],
         share=votes[winner] / total if total else 0.0,
-        candidates=tuple(paths),
+        candidates=tuple(candidates),
     )

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from itertools import count
 from math import exp, lgamma, log
 
-from strategies.requests import Path
+from strategies.requests import Candidate
 from strategies.selection import answered, tally, weights_of
 
 
@@ -34,12 +34,15 @@ def unanimous(stop: float) -> int:
     return next(votes for votes in count(1) if keeps_lead(votes, 0) >= stop)
 
 
-def promise(paths: Sequence[Path]) -> float:
+def promise(candidates: Sequence[Candidate]) -> float:
     """Probability that the best solution is right, by the verifier; 0 where it scored none that has an answer."""
-    return max((path.score for path in paths if answered(path) and path.score is not None), default=0.0)
+    return max(
+        (candidate.score for candidate in candidates if answered(candidate) and candidate.score is not None),
+        default=0.0,
+    )
 
 
-def lead(paths: Sequence[Path]) -> float:
+def lead(candidates: Sequence[Candidate]) -> float:
     """Probability that the answer that leads now also would if sampling went on for ever; 0.5 where none has a vote.
 
     Unscored, each solution is one vote. Scored, votes are sums of scores as in ``select.weighted``, divided by
@@ -47,8 +50,8 @@ def lead(paths: Sequence[Path]) -> float:
     equal scores count as one vote each, whatever their size, so a verifier that is generous by habit does not end
     searches early; and where a single solution has nearly all of the score, it counts as one vote, not as many.
     """
-    weights = weights_of(paths)
-    votes = sorted(tally(paths, weights).values(), reverse=True)
+    weights = weights_of(candidates)
+    votes = sorted(tally(candidates, weights).values(), reverse=True)
     total = squares = 0.0
     for weight in weights:  # not by sum(), whose rounding depends on Python's version: a replay agrees to the bit
         if weight is not None:

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from difficulty import DifficultyModel
-from router.backends import GeneratorSpec, VerifierSpec
+from router.backends import ModelSpec, VerifierSpec
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.backends.template import CHATML
 from router.bundle.bundle import (
@@ -25,11 +25,12 @@ from router.bundle.bundle import (
     load_bundle,
     write_manifest,
 )
-from router.policy.table import LEVELS, Cell, Cost, Objective, Policy, Rung
+from router.policy.objectives import Budget
+from router.policy.table import LEVELS, Cell, Cost, Policy, Rung
 from router.service.app import Server
 from router.service.bundles import Serving
 from router.solving.solver import Solver
-from strategies import Arm
+from strategies import parse
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")
@@ -52,23 +53,23 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.estimator_ = make_pipeline(CountVectorizer(analyzer="char"), LogisticRegression(C=100, max_iter=10_000))
     model.seen_ = model.estimator_.fit(prompts, LEVELS).classes_
     joblib.dump(model, folder / "difficulty.joblib")
-    arms = sorted({Arm.parse(arm) for best in ARMS.values() for arm in best})
+    arms = sorted({parse(arm) for best in ARMS.values() for arm in best})
     cells = []
     for i, level in enumerate(LEVELS):
         for arm in arms:
-            best = [str(arm) == str(Arm.parse(ARMS[budget][i])) for budget in (4, 16)]
+            best = [str(arm) == str(parse(ARMS[budget][i])) for budget in (4, 16)]
             accuracy = 1 - level / 10 - 0.05 * (not best[1]) if any(best) else 0.01
             cost = Cost(arm.budget, 10, 20 * arm.budget, 30, 40 * arm.budget, 50)
             cells.append(Cell(level, arm, accuracy, max(0, accuracy - 0.2), 0.95, prompts=60, cost=cost))
     ladder = [Rung(1, 1.0), Rung(4, 0.001)]
-    policy = Policy(cells, Objective("budget", 4), ladder=ladder, deciding="mode")
+    policy = Policy(cells, Budget(4), ladder=ladder, deciding="mode")
     (folder / "policy.json").write_text(policy.dumps())
     write_manifest(
         folder,
         Manifest(
             FORMAT_VERSION,
             "tiny",
-            GeneratorSpec("fake", None, 1_000, CHATML, temperature=0.8, max_tokens=512),
+            ModelSpec("fake", None, 1_000, CHATML, temperature=0.8, max_tokens=512),
             VerifierSpec("prm", None, 500),
             statistic="pass_rate",
             edges=(0.8, 0.6, 0.4, 0.2),

@@ -11,17 +11,17 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from router.attempts.collect import Unit, check_widths, collect, held_units
-from router.attempts.prompts import Prompt, read_prompts
+from router.attempts.collect import Unit, check_rows, collect, held_units
+from router.attempts.prompts import Problem, read_prompts
 from router.backends import Engines
 from router.errors import EngineUnavailable, InvalidFile, MissingDependency, RouterError
-from strategies import Arm
+from strategies import Strategy
 
 SETTINGS = "collect.json"  # beside the shards: what all of them were sampled with
 _OBJECT_STORE = 100 * 2**20  # bytes; only names of shards go through it
@@ -31,24 +31,26 @@ _OBJECT_STORE = 100 * 2**20  # bytes; only names of shards go through it
 class Stage:
     """What each worker does with a shard.
 
-    pool         attempts in the pool of each prompt; 0: none
+    pools        attempts in the pool of each prompt, by model; None is the reference model
+    task         name of the task that finds and judges the answers
     arms         run besides, each ``times`` times a prompt
     load         makes the engines, in the worker
     concurrency  attempts being written at the same time
     """
 
-    pool: int
-    arms: Sequence[Arm]
+    pools: Mapping[str | None, int]
+    task: str
+    arms: Sequence[Strategy]
     times: int
     load: Callable[[], Engines]
     settings: dict[str, Any]
     seed: int
     concurrency: int
 
-    def units(self, prompts: Sequence[Prompt]) -> list[Unit]:
-        pools = [Unit(prompt, None, self.pool) for prompt in prompts if self.pool]
+    def units(self, problems: Sequence[Problem]) -> list[Unit]:
+        pools = [Unit(each, None, n, model=model) for model, n in self.pools.items() for each in problems if n]
         runs = [
-            Unit(prompt, arm, arm.n, sample) for arm in self.arms for sample in range(self.times) for prompt in prompts
+            Unit(each, arm, arm.rows, sample) for arm in self.arms for sample in range(self.times) for each in problems
         ]
         return pools + runs
 
@@ -135,6 +137,7 @@ def _work(batch: dict[str, Any], stage: Stage) -> dict[str, list[Any]]:
             units,
             stage.load,
             out,
+            task=stage.task,
             settings=stage.settings,
             seed=stage.seed,
             concurrency=stage.concurrency,
@@ -163,7 +166,7 @@ def _plan(shards: Sequence[Path], out: Path, stage: Stage) -> tuple[list[dict[st
                 )
             ids.add(prompt.id)
         units = stage.units(prompts)
-        check_widths(units, stage.concurrency)
+        check_rows(units, stage.concurrency)
         total += len(units)
         if {unit.key for unit in units} <= held_units(units, output):
             finished += len(units)

@@ -6,57 +6,56 @@ attempts file and removes it.
 """
 
 import asyncio
-import json
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import Empty
 from typing import Any, BinaryIO
 
 import pandas as pd
-import pyarrow as pa
 
 from router.attempts.files import JOURNAL
-from router.attempts.prompts import Prompt
-from router.attempts.schema import SAMPLE, SCHEMA, read_attempts, to_frame, write_attempts
+from router.attempts.journal import Key, append, open_journal
+from router.attempts.pools import pool_of
+from router.attempts.prompts import Problem
+from router.attempts.schema import read_attempts, write_attempts
 from router.backends import Engines, Usage
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest, RouterError
-from router.solving.driver import Request, drive, new_bill
-from router.tasks import math as answers
-from strategies import Arm, Outcome
-from strategies import Path as Attempt
+from router.solving.bill import Bill
+from router.solving.driver import Request, drive
+from router.tasks import Task, load_task
+from router.tasks.math import close as close_workers
+from strategies import Candidate, Result, Strategy, WeightedBestOfN
 
 # Attempts being written at once. A server has twice what vLLM runs at a time on most GPUs (256), so that it never waits
 # for us, and nothing waits there for more than about one solution's time. The engine in process takes what it has room
 # for by itself, and has more to share the more it sees.
 ON_A_SERVER, IN_PROCESS = 512, 1024
 
-Key = tuple[str, str, int]  # of a unit: prompt_id, arm and first sample, as in the attempts file
-
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One prompt under one arm, the ``sample``-th time, or, with arm None, its pool of ``n`` independent attempts."""
+    """One prompt under one arm, the ``sample``-th time, or, with arm None, its pool of ``n`` attempts of one model."""
 
-    prompt: Prompt
-    arm: Arm | None
+    problem: Problem
+    arm: Strategy | None
     n: int
     sample: int = 0
+    model: str | None = None
 
     @property
     def key(self) -> Key:
-        return self.prompt.id, SAMPLE if self.arm is None else str(self.arm), self.sample
+        return self.problem.id, pool_of(self.model) if self.arm is None else str(self.arm), self.sample
 
     @property
-    def width(self) -> int:
-        """Attempts that it has in writing at the same time, at most; so it never has more requests open."""
-        return self.n if self.arm is None else self.arm.chains or self.arm.n
+    def rows(self) -> int:
+        """Attempts that it has in writing at the same time, at most."""
+        return self.n if self.arm is None else self.arm.rows
 
 
 def collect(
@@ -64,6 +63,7 @@ def collect(
     load: Callable[[], Engines],
     out: Path,
     *,
+    task: str = "math",
     settings: dict[str, Any],
     seed: int = 0,
     concurrency: int = IN_PROCESS,
@@ -75,6 +75,7 @@ def collect(
 
     A unit is begun as soon as there is room for it, in the order given; what it found goes to disk and out of memory.
 
+    task         name of the task that finds and judges the answers
     load         makes the engines, which are closed in the end; with several workers in each of them, so it is pickled
     settings     what shapes the samples (model, temperature, seed, ...); a journal made with others is not continued
     concurrency  attempts being written at the same time, over all units
@@ -85,14 +86,14 @@ def collect(
     Raises InvalidFile where the journal belongs to another run, EngineUnavailable; either way nothing is lost.
     Raises InvalidRequest where one unit alone has more attempts at the same time than a worker.
     """
-    check_widths(units, concurrency // workers)
+    check_rows(units, concurrency // workers)
     in_file = held_units(units, out)
     path = out.with_name(out.name + JOURNAL)
-    with _open(path, settings) as journal:
+    with open_journal(path, settings) as journal:
         held = in_file | journal.keys
         todo = [unit for unit in units if unit.key not in held]
         on_start(len(units) - len(todo))
-        share = _Share(todo, load, seed, concurrency)
+        share = _Share(todo, load, task, seed, concurrency)
         if workers > 1 and todo:
             _run_in_processes(share, min(workers, len(todo)), path, on_unit)
         elif todo:
@@ -111,33 +112,34 @@ class _Share:
 
     todo: Sequence[Unit]
     load: Callable[[], Engines]
+    task: str
     seed: int
     concurrency: int
 
 
 async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, int], None]) -> None:
     """Run the units and put what they found into the journal."""
-    engines = share.load()
+    engines, task = share.load(), load_task(share.task)
     running = 0
     freed = asyncio.Event()
 
     async def work(unit: Unit) -> None:
         nonlocal running
         try:
-            rows = await _attempts(unit, engines, share.seed)
-            _append(journal, {"prompt_id": unit.key[0], "arm": unit.key[1], "rows": rows})
+            rows = await _attempts(unit, engines, task, share.seed)
+            append(journal, {"prompt_id": unit.key[0], "arm": unit.key[1], "rows": rows})
         finally:
-            running -= unit.width
+            running -= unit.rows
             freed.set()
         on_unit(unit, sum(row["generated_tokens"] for row in rows))
 
     try:
         async with asyncio.TaskGroup() as group:
             for unit in share.todo:
-                while running + unit.width > share.concurrency:
+                while running + unit.rows > share.concurrency:
                     freed.clear()
                     await freed.wait()
-                running += unit.width
+                running += unit.rows
                 group.create_task(work(unit))
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from failures  # they all met the same broken engine
@@ -191,7 +193,7 @@ def _run_share(share: _Share, path: Path, events: Any) -> None:
         except RouterError as error:
             events.put(error)
         finally:
-            answers.close()
+            close_workers()
 
 
 def _end_with_parent() -> None:
@@ -202,48 +204,65 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def check_widths(units: Sequence[Unit], concurrency: int) -> None:
+def check_rows(units: Sequence[Unit], concurrency: int) -> None:
     """Raises InvalidRequest where one unit has more attempts at the same time than ``concurrency``."""
-    widest = max(units, key=lambda unit: unit.width, default=None)
-    if widest and widest.width > concurrency:
+    widest = max(units, key=lambda unit: unit.rows, default=None)
+    if widest and widest.rows > concurrency:
         raise InvalidRequest(
             "concurrency",
             f"--concurrency leaves each process {concurrency} attempts at the same time, and {widest.key[1]} needs "
-            f"{widest.width}; raise it, or ask for fewer",
+            f"{widest.rows}; raise it, or ask for fewer",
             reason="UNSPECIFIED",
         )
 
 
-async def _attempts(unit: Unit, engines: Engines, seed: int) -> list[dict[str, Any]]:
-    arm = unit.arm or Arm("weighted_best_of_n", unit.n)
-    bill = new_bill(engines)
+async def _attempts(unit: Unit, engines: Engines, task: Task, seed: int) -> list[dict[str, Any]]:
+    arm = unit.arm or WeightedBestOfN(n=unit.n, model=unit.model)
+    bill = Bill()
     # Seeded by what the unit is, not by its place in the run: a resumed run draws the same samples.
     *what, sample = unit.key
-    request = Request(unit.prompt.prompt, seed=seed + zlib.crc32("\0".join(what).encode()) + sample)
-    outcome = Outcome()
-    async for event in drive(arm, request, engines, bill):
+    request = Request(unit.problem.prompt, seed=seed + zlib.crc32("\0".join(what).encode()) + sample)
+    result = Result()
+    async for event in drive(arm, request, engines, task, bill):
         if isinstance(event, tuple):
-            outcome, _ = event
+            result, _ = event
     if unit.arm is None:
         read = bill.scored_tokens > 0
         return [
-            await _row(unit, i, attempt, Usage(bill.prompt_tokens, attempt.cost, read * len(attempt.tokens)))
-            for i, attempt in enumerate(outcome.candidates)
+            await _row(unit, i, attempt, task, Usage(bill.prompt_tokens, attempt.cost, read * len(attempt.tokens)))
+            for i, attempt in enumerate(result.candidates)
         ]
-    return [await _row(unit, unit.sample, outcome.best or Attempt(), bill)]
+    total = Usage(bill.prompt_tokens, bill.generated_tokens, bill.scored_tokens)
+    row = await _row(unit, unit.sample, result.best or Candidate(), task, total)
+    return [row | {"usage": _lines(bill) if len(arm.models) > 1 else None}]
 
 
-async def _row(unit: Unit, sample: int, attempt: Attempt, usage: Usage) -> dict[str, Any]:
-    prompt = unit.prompt
-    correct = None if prompt.reference is None else await answers.same(attempt.answer, prompt.reference)
+def _lines(bill: Bill) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": model,
+            "role": role,
+            "prompt_tokens": usage.prompt_tokens,
+            "generated_tokens": usage.generated_tokens,
+            "scored_tokens": usage.scored_tokens,
+        }
+        for (model, role), usage in bill.lines.items()
+    ]
+
+
+async def _row(unit: Unit, sample: int, attempt: Candidate, task: Task, usage: Usage) -> dict[str, Any]:
+    problem = unit.problem
+    known = problem.reference is not None
+    correct = known and attempt.answer is not None and await task.right(attempt.answer, str(problem.reference))
     return {
-        "prompt_id": prompt.id,
-        "prompt": prompt.prompt,
-        "reference": prompt.reference,
+        "prompt_id": problem.id,
+        "prompt": problem.prompt.question,
+        "messages": None if problem.prompt.plain else problem.prompt.json,
+        "reference": problem.reference,
         "sample": sample,
         "text": attempt.text,
         "answer": attempt.answer,
-        "correct": correct,
+        "correct": correct if known else None,
         "scores": None if attempt.scores is None else list(attempt.scores),
         "prompt_tokens": usage.prompt_tokens,
         "generated_tokens": usage.generated_tokens,
@@ -257,76 +276,12 @@ def held_units(units: Sequence[Unit], out: Path) -> set[Key]:
     if not out.exists():
         return set()
     earlier = read_attempts([out])
-    sizes = earlier[earlier["arm"] == SAMPLE].groupby("prompt_id").size()
+    sizes = earlier.groupby(["prompt_id", "arm"]).size()
     for unit in units:
-        held = sizes.get(unit.prompt.id)
+        held = sizes.get(unit.key[:2])
         if unit.arm is None and held not in (None, unit.n):
             raise InvalidFile(
-                f"{out} holds {held} attempts at prompt {unit.prompt.id!r}, {unit.n} were asked for; "
+                f"{out} holds {held} attempts at prompt {unit.problem.id!r}, {unit.n} were asked for; "
                 "write to another --out, or ask for as many"
             )
     return set(zip(earlier["prompt_id"], earlier["arm"], earlier["sample"], strict=True))
-
-
-class _Journal:
-    """Finished units, one a line, each on disk before it counts. A kill can tear a line: that unit is not in it.
-
-    Several processes append at the same time: the workers of one run, and on a cluster one that was given up too early.
-    A unit counts once, and one whose line joined a torn one is run again.
-    """
-
-    def __init__(self, stream: BinaryIO, path: Path, settings: dict[str, Any]):
-        self.stream = stream
-        head = next(self._lines(), b"")
-        if head and json.loads(head) != {"settings": settings}:
-            raise InvalidFile(
-                f"{path} belongs to a run with other settings ({head.decode()[:200].strip()}); "
-                "run that one to its end, write to another --out, or delete the journal"
-            )
-        self.keys: set[Key] = {_key(unit) for unit in self._units()}
-        stream.truncate(sum(map(len, self._lines())))
-        if not head:
-            _append(stream, {"settings": settings})
-
-    def frame(self, *, without: set[Key]) -> pd.DataFrame:
-        """Rows of all units but those, with the columns of an attempts file."""
-        rows, tables = self._rows(set(without)), [SCHEMA.empty_table()]
-        while part := list(islice(rows, 10_000)):
-            tables.append(pa.Table.from_pylist(part, schema=SCHEMA))
-        return to_frame(pa.concat_tables(tables))
-
-    def _rows(self, seen: set[Key]) -> Iterator[dict[str, Any]]:
-        for unit in self._units():
-            if _key(unit) not in seen:
-                seen.add(_key(unit))
-                yield from unit["rows"]
-
-    def _units(self) -> Iterator[dict[str, Any]]:
-        for line in islice(self._lines(), 1, None):
-            try:
-                unit = json.loads(line)
-            except ValueError:  # torn
-                continue
-            yield unit
-
-    def _lines(self) -> Iterator[bytes]:
-        """Those that were ended; the first holds the settings."""
-        self.stream.seek(0)
-        return (line for line in self.stream if line.endswith(b"\n"))
-
-
-def _append(journal: BinaryIO, line: dict[str, Any]) -> None:
-    journal.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
-    journal.flush()
-    os.fsync(journal.fileno())
-
-
-@contextmanager
-def _open(path: Path, settings: dict[str, Any]) -> Iterator[_Journal]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+b") as stream:
-        yield _Journal(stream, path, settings)
-
-
-def _key(unit: dict[str, Any]) -> Key:
-    return unit["prompt_id"], unit["arm"], unit["rows"][0]["sample"]

@@ -11,37 +11,40 @@ from typing import Any
 
 from router.errors import InvalidFile, MissingDependency
 from router.jsonl import read_jsonl
+from router.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """A problem. ``solution`` is a worked one, if there is one: its steps are its lines."""
+class Problem:
+    """A prompt to collect attempts on. ``solution`` is a worked one, if there is one: its steps are its lines."""
 
     id: str
-    prompt: str
+    prompt: Prompt
     reference: str | None = None
     solution: str | None = None
 
 
-def read_prompts(path: Path) -> list[Prompt]:
-    """One JSON object a line, or row of a Parquet file, with the fields of :class:`Prompt`; only ``prompt`` is needed.
+def read_prompts(path: Path) -> list[Problem]:
+    """One JSON object a line, or row of a Parquet file, with prompt or messages, and optionally id, reference,
+    solution.
 
     A prompt without an id is named by its text, not by its place: it keeps its name, and so its seeds, in whatever file
     it stands. Raises InvalidFile naming the line.
     """
-    prompts: dict[str, Prompt] = {}
+    prompts: dict[str, Problem] = {}
     named: Counter[str] = Counter()
     rows = _parquet_rows(path) if path.suffix == ".parquet" else read_jsonl(path, _ADVICE)
     for _, where, row in rows:
-        prompt = _prompt(row, where, named)
-        if prompt.id in prompts:
-            raise InvalidFile(f"{where}: id {prompt.id!r} is there already; give each prompt its own")
-        prompts[prompt.id] = prompt
+        problem = _problem(row, where, named)
+        if problem.id in prompts:
+            raise InvalidFile(f"{where}: id {problem.id!r} is there already; give each prompt its own")
+        prompts[problem.id] = problem
     if not prompts:
         raise InvalidFile(f"{path} holds no prompts; {_ADVICE}")
     return list(prompts.values())
 
 
+_KEYS = ("prompt", "messages", "id", "reference", "solution")
 _EXAMPLE = '{"prompt": "What is 3 + 4?", "reference": "7"}'
 _ADVICE = f"write one JSON object a line, like {_EXAMPLE}"
 
@@ -61,25 +64,30 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
         yield number, f"{path}, row {number}", row
 
 
-def _prompt(row: dict[str, Any], where: str, named: "Counter[str]") -> Prompt:
+def _problem(row: dict[str, Any], where: str, named: "Counter[str]") -> Problem:
     """``named``: how often each text was named after itself so far."""
-    known = [field.name for field in fields(Prompt)]
     for key, value in row.items():
-        if key not in known:
-            raise InvalidFile(f"{where}: unknown key {key!r}; the keys are {', '.join(known)}")
-        if not (isinstance(value, str) or (value is None and key != "prompt")):
+        if key not in _KEYS:
+            raise InvalidFile(f"{where}: unknown key {key!r}; the keys are {', '.join(_KEYS)}")
+        if key != "messages" and not (isinstance(value, str) or (value is None and key != "prompt")):
             raise InvalidFile(f"{where}: {key} must be a string, got {json.dumps(value)[:60]}")
-    if not row.get("prompt", "").strip():
-        raise InvalidFile(f"{where}: prompt is missing or blank; write the line like {_EXAMPLE}")
+    if ("prompt" in row) == (row.get("messages") is not None):
+        raise InvalidFile(f"{where}: needs either prompt or messages; write the line like {_EXAMPLE}")
+    try:
+        prompt = Prompt.read(row.get("prompt", row.get("messages")))
+    except ValueError as error:
+        raise InvalidFile(f"{where}: {error}") from error
+    if not prompt.question.strip():
+        raise InvalidFile(f"{where}: prompt is blank; write the line like {_EXAMPLE}")
     name = row.get("id")
     if not name:
-        name = _digest(row["prompt"])
+        name = prompt.digest[:12]
         named[name] += 1
         name += f"-{named[name]}" * (named[name] > 1)
-    return Prompt(name, row["prompt"], row.get("reference"), row.get("solution"))
+    return Problem(name, prompt, row.get("reference"), row.get("solution"))
 
 
-def generate_prompts(spec: str, n: int, seed: int) -> list[Prompt]:
+def generate_prompts(spec: str, n: int, seed: int) -> list[Problem]:
     """``n`` different prompts of a reasoning-gym task; equal arguments give equal prompts.
 
     spec  task and knobs, like ``chain_sum:min_terms=2,max_terms=4``
@@ -97,7 +105,7 @@ def generate_prompts(spec: str, n: int, seed: int) -> list[Prompt]:
         raise InvalidFile(f"unknown task {task!r}; the tasks are {', '.join(sorted(DATASETS))}")
     defaults = {field.name: field.default for field in fields(DATASETS[task][1]) if field.name not in ("seed", "size")}
     knobs = _knobs(spec, options, defaults)
-    prompts: dict[str, Prompt] = {}
+    prompts: dict[str, Problem] = {}
     for block in range(20):
         try:
             entries = list(reasoning_gym.create_dataset(task, seed=seed + block * 1_000_003, size=n, **knobs))
@@ -105,7 +113,7 @@ def generate_prompts(spec: str, n: int, seed: int) -> list[Prompt]:
             raise InvalidFile(f"{spec}: {task} refuses these knobs: {error}") from error
         for entry in entries:
             text = entry["question"].strip()
-            prompts.setdefault(text, Prompt(f"{task}-{_digest(text)}", text, entry["answer"]))
+            prompts.setdefault(text, Problem(f"{task}-{_digest(text)}", Prompt.of(text), entry["answer"]))
         if len(prompts) >= n:
             return list(prompts.values())[:n]
     raise InvalidFile(f"{spec} gives only {len(prompts)} different prompts, not {n}; widen its knobs or ask for fewer")
@@ -131,3 +139,10 @@ def _knobs(spec: str, options: str, defaults: Mapping[str, Any]) -> dict[str, An
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def problem_json(problem: Problem) -> dict[str, Any]:
+    """As :func:`read_prompts` reads it."""
+    prompt = {"prompt": problem.prompt.question} if problem.prompt.plain else {"messages": problem.prompt.json}
+    rest = {"reference": problem.reference, "solution": problem.solution}
+    return {"id": problem.id, **prompt, **{name: value for name, value in rest.items() if value is not None}}

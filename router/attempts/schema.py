@@ -4,20 +4,26 @@
 column              type             meaning
 ==================  ===============  ==================================================================================
 prompt_id           str              names the prompt; one id has one prompt and one reference
-prompt              str              the problem text
+prompt              str              the problem text: what is asked, the last message
+messages            list or null     all chat messages, each with role and content; null where the prompt is one message
+                                     of the user. May be left out
 reference           str or null      the right answer
 sample              int              index of the attempt within its prompt and arm, from 0
 text                str              the solution as written
-answer              str or null      canonical final answer; null when there is none, also when the solution was cut
+answer              str or null      final answer by the task's key; null when there is none, also when the solution
+                                     was cut
 correct             bool or null     whether the answer is right; null when nobody knows
 scores              list of float    one a step from the verifier, in [0, 1]; null when it was not scored
                     or null
 prompt_tokens       int              tokens of the rendered prompt; many samples of one prompt pay for it once
 generated_tokens    int              tokens sampled, end-of-sequence included
 scored_tokens       int              tokens the verifier read for this attempt beyond the prompt, which it reads once
-arm                 str              ``sample``: one independent attempt of a pool. Otherwise an arm as
+arm                 str              ``sample``: one independent attempt of the reference model's pool,
+                                     ``sample(model=large)`` of another model's. Otherwise an arm as
                                      ``beam_search(n=16, m=4)``: one complete run of it, whose three token columns are
-                                     the whole run's bill, everything the generator prefilled and the verifier read
+                                     the whole run's bill, everything that models prefilled and the verifier read
+usage               list or null     of a run that asked several models: model, role, prompt_tokens, generated_tokens
+                                     and scored_tokens of each line of its bill. May be left out
 propensity          float or null    of a served call (``collect --from-outcomes``): the probability with which this arm
                                      was chosen for the prompt. Null: the arm was run on purpose. May be left out
 ==================  ===============  ==================================================================================
@@ -40,15 +46,27 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from router.attempts.files import expand
+from router.attempts.pools import is_pool, model_of, pool_of
 from router.errors import InvalidFile
 from router.jsonl import read_jsonl
-from strategies import Arm, InvalidArm
+from router.prompt import Prompt
+from strategies import InvalidArm, parse
 
-SAMPLE = "sample"
+_MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
+_USAGE = pa.list_(
+    pa.struct(
+        [
+            pa.field("model", pa.string()),
+            pa.field("role", pa.string()),
+            *(pa.field(name, pa.int64()) for name in ("prompt_tokens", "generated_tokens", "scored_tokens")),
+        ]
+    )
+)
 SCHEMA = pa.schema(
     [
         pa.field("prompt_id", pa.string(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
+        pa.field("messages", _MESSAGES),
         pa.field("reference", pa.string()),
         pa.field("sample", pa.int64(), nullable=False),
         pa.field("text", pa.string(), nullable=False),
@@ -59,15 +77,18 @@ SCHEMA = pa.schema(
         pa.field("generated_tokens", pa.int64(), nullable=False),
         pa.field("scored_tokens", pa.int64(), nullable=False),
         pa.field("arm", pa.string(), nullable=False),
+        pa.field("usage", _USAGE),
         pa.field("propensity", pa.float64()),
     ]
 )
-OPTIONAL = ("propensity",)  # columns that a file need not have; then they are null
+OPTIONAL = ("messages", "usage", "propensity")  # columns that a file need not have; then they are null
 _WANTED: dict[pa.DataType, tuple[str, Callable[[Any], bool]]] = {
     pa.string(): ("a string", lambda value: isinstance(value, str)),
     pa.int64(): ("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)),
     pa.bool_(): ("true or false", lambda value: isinstance(value, bool)),
     pa.float64(): ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool)),
+    _MESSAGES: ("a list of messages", lambda value: isinstance(value, list)),
+    _USAGE: ("a list of lines of a bill", lambda value: isinstance(value, list)),
     pa.list_(pa.float32()): (
         "a list of numbers",
         lambda value: isinstance(value, list) and all(isinstance(x, int | float) and x is not True for x in value),
@@ -181,14 +202,13 @@ def _check_columns(names: Sequence[str], where: str) -> None:
 
 def _arms(arms: pd.Series, origins: Sequence[str]) -> pd.Series:
     """The same arms in one spelling."""
-    spelling = {SAMPLE: SAMPLE}
+    spelling = {}
     for arm in arms.unique():
-        if arm != SAMPLE:
-            try:
-                spelling[arm] = str(Arm.parse(arm))
-            except InvalidArm as error:
-                row = int((arms == arm).to_numpy().argmax())
-                raise InvalidFile(f"{origins[row]}: arm {arm!r}: {error}, or `{SAMPLE}` for one of a pool") from error
+        try:
+            spelling[arm] = pool_of(model_of(arm)) if is_pool(arm) else str(parse(arm))
+        except InvalidArm as error:
+            row = int((arms == arm).to_numpy().argmax())
+            raise InvalidFile(f"{origins[row]}: arm {arm!r}: {error}, or `sample` for one of a pool") from error
     return arms.map(spelling)
 
 
@@ -234,6 +254,24 @@ def _check_identity(frame: pd.DataFrame, origins: Sequence[str]) -> None:
                 f"{origins[row]}: prompt_id {frame.loc[row, 'prompt_id']!r} stands for another {name} further up; "
                 "give each prompt its own id"
             )
+
+
+def last_score(scores: Any) -> float | None:
+    """The score that selection goes by (see ``strategies.Candidate.score``); None where there is none."""
+    return None if scores is None or isinstance(scores, float) or not len(scores) else float(scores[-1])
+
+
+def prompt_of(row: Any) -> Prompt:
+    """The prompt of a row, by its messages where it has some."""
+    if row["messages"] is None or isinstance(row["messages"], float):
+        return Prompt.of(row["prompt"])
+    return Prompt.read([dict(message) for message in row["messages"]])
+
+
+def prompts_of(frame: pd.DataFrame) -> dict[str, Prompt]:
+    """By prompt_id."""
+    first = frame.drop_duplicates("prompt_id")
+    return {row["prompt_id"]: prompt_of(row) for row in first[["prompt_id", "prompt", "messages"]].to_dict("records")}
 
 
 def _first_line(error: BaseException) -> str:

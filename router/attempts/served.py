@@ -2,14 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from router.attempts.prompts import Prompt
+from router.attempts.prompts import Problem, problem_json
 from router.attempts.schema import SCHEMA
 from router.outcomes import tables as database
+from router.prompt import Prompt
 
 _WANTED = (
     *("method", "prompt", "prompt_sha256", "arm", "propensity", "choice", "code", "stop", "answer", "text"),
@@ -28,7 +29,7 @@ class Served:
     """
 
     attempts: pd.DataFrame
-    prompts: Sequence[Prompt]
+    prompts: Sequence[Problem]
     decisions: int
     explored: int
     left_out: Mapping[str, int]
@@ -61,8 +62,10 @@ def served_attempts(url: str) -> Served:
         sample=kept.groupby(["prompt_id", "arm"]).cumcount(),
         text=kept["text"].fillna(""),
         scores=None,
+        messages=None,
+        usage=None,
     )
-    prompts = [Prompt(row.prompt_id, row.prompt, row.answer) for row in right.itertuples()]
+    prompts = [Problem(row.prompt_id, Prompt.of(row.prompt), row.answer) for row in right.itertuples()]
     explored = (kept["choice"].notna() & (kept["choice"] != kept["arm"])).sum()
     return Served(attempts[SCHEMA.names].reset_index(drop=True), prompts, len(frame), int(explored), left_out)
 
@@ -77,7 +80,7 @@ def sift(frame: pd.DataFrame, reasons: Mapping[str, pd.Series]) -> tuple[pd.Data
     return frame[left], {reason: count for reason, count in counts.items() if count}
 
 
-def write_prompts(prompts: Sequence[Prompt], path: Path) -> None:
+def write_prompts(prompts: Sequence[Problem], path: Path) -> None:
     """As ``read_prompts`` reads them."""
-    rows = ({name: value for name, value in asdict(prompt).items() if value is not None} for prompt in prompts)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    lines = (json.dumps(problem_json(problem), ensure_ascii=False) + "\n" for problem in prompts)
+    path.write_text("".join(lines), encoding="utf-8")

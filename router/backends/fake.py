@@ -1,8 +1,9 @@
 """Scripted engines: deterministic, no model. For tests, and for starting a server where no model is.
 
 A token is one character and its id the character's code point, so texts and tokens always agree. Like a real engine,
-the generator samples all open paths in one batch, token by token, ends each solution with an end-of-sequence token that
-is billed but not part of the path, and keeps its own count of what it did (``counted``), for comparison with a bill.
+the generator samples all open candidates in one batch, token by token, ends each solution with an end-of-sequence token
+that is billed but not part of the candidate, and keeps its own count of what it did (``counted``), for comparison with
+a bill.
 """
 
 import asyncio
@@ -13,35 +14,39 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path as Folder
 from random import Random
 
-from router.backends import GeneratorSpec, Usage, VerifierSpec
-from strategies import Path
+from router.backends import Generator, Usage
+from router.backends.specs import Deployment, ModelSpec, VerifierSpec
+from router.prompt import Prompt
+from strategies import Candidate
 
 DELIMITER = "\n"
 
-# What follows a path up to the end of its solution, given the prompt; drawn from the random numbers given.
-Write = Callable[[str, Path, Random], str]
+# What follows a candidate up to the end of its solution, given the prompt's text; drawn from the random numbers given.
+Write = Callable[[str, Candidate, Random], str]
 # One score in [0, 1] for each step of a solution of the prompt.
 Judge = Callable[[str, Sequence[str]], Sequence[float]]
 
 
-def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: Folder) -> tuple["FakeGenerator", "FakeVerifier"]:
-    """Engines of the sizes that a bundle names, so that bills have its FLOPs. No weights are read from ``folder``."""
-    return FakeGenerator(parameters=generator.parameters), FakeVerifier(parameters=verifier.parameters)
+def load_model(name: str, spec: ModelSpec, folder: Folder, deployment: Deployment) -> "FakeGenerator":
+    """A generator of the size that a bundle names, so that bills have its FLOPs. No weights are read."""
+    return FakeGenerator(parameters=spec.parameters, name=name)
 
 
-def load_larger(spec: GeneratorSpec, folder: Folder) -> "FakeGenerator":
-    """Writes what the smaller one does: for tests of who is asked, and of the bill."""
-    return FakeGenerator(parameters=spec.parameters)
+def load_verifier(
+    spec: VerifierSpec, main: ModelSpec, writer: Generator | None, folder: Folder, deployment: Deployment
+) -> "FakeVerifier":
+    """A verifier of the size that a bundle names."""
+    return FakeVerifier(parameters=spec.parameters)
 
 
-def calculate(prompt: str, path: Path, rng: Random) -> str:
+def calculate(prompt: str, candidate: Candidate, rng: Random) -> str:
     """Work out the prompt's first arithmetic expression, one operation a step; slips grow with the prompt's length.
 
     A slip is carried on, as a language model would: the next step starts from the last one's result.
     """
     terms, slip = _terms(prompt), min(0.5, len(prompt) / 500)
-    done = sum(" = " in step for step in path.steps)
-    total = int(path.steps[done - 1].rsplit(" = ", 1)[1]) if done else terms[0][1]
+    done = sum(" = " in step for step in candidate.steps)
+    total = int(candidate.steps[done - 1].rsplit(" = ", 1)[1]) if done else terms[0][1]
     lines = []
     for operator, term in terms[done + 1 :]:
         result = _OPERATE[operator](total, term) + (rng.choice([-10, -1, 1, 10]) if rng.random() < slip else 0)
@@ -52,7 +57,7 @@ def calculate(prompt: str, path: Path, rng: Random) -> str:
 
 def check(prompt: str, steps: Sequence[str]) -> list[float]:
     """Judge of :func:`calculate`'s steps: 0.9 up to the first slip, 0.2 from there on."""
-    right = calculate(prompt, Path(), _Steady()).split(DELIMITER)
+    right = calculate(prompt, Candidate(), _Steady()).split(DELIMITER)
     agrees = [i < len(right) and step.rstrip(DELIMITER) == right[i] for i, step in enumerate(steps)]
     return [0.9 if all(agrees[: i + 1]) else 0.2 for i in range(len(steps))]
 
@@ -65,12 +70,13 @@ class FakeGenerator:
     latency: float = 0.0
     longest: int = 512
     parameters: int = 1_000
+    name: str = ""
     counted: Usage = field(default_factory=Usage)
 
     async def extend(
         self,
-        prompt: str,
-        paths: Sequence[Path],
+        prompt: Prompt,
+        candidates: Sequence[Candidate],
         *,
         steps: int | None,
         temperature: float | None,
@@ -78,18 +84,20 @@ class FakeGenerator:
         deadline: float | None,
         seed: int,
         usage: Usage,
-    ) -> list[Path]:
+    ) -> list[Candidate]:
         """See ``backends.Generator``."""
-        counts = (usage, self.counted)
-        prefixes = {(path.earlier, path.tokens) for path in paths if path.end is None}
+        counts, text = (usage, self.counted), _said(prompt)
+        prefixes = {(candidate.earlier, candidate.tokens) for candidate in candidates if candidate.end is None}
         for count in counts:
             count.calls += 1
-            count.prompt_tokens += sum(len(prompt) + len("".join(earlier)) + len(toks) for earlier, toks in prefixes)
+            count.prompt_tokens += sum(len(text) + len("".join(earlier)) + len(toks) for earlier, toks in prefixes)
         beams = [
             _Beam(
-                path, "" if path.end else self.write(prompt, path, _random(prompt, path, seed, i, temperature)), steps
+                candidate,
+                "" if candidate.end else self.write(text, candidate, _random(text, candidate, seed, i, temperature)),
+                steps,
             )
-            for i, path in enumerate(paths)
+            for i, candidate in enumerate(candidates)
         ]
         spent = 0
         while any(beam.open for beam in beams):
@@ -98,7 +106,7 @@ class FakeGenerator:
             for beam in beams:
                 if not beam.open:
                     continue
-                if late or spent == max_tokens or len(beam.path.tokens) + len(beam.written) >= self.longest:
+                if late or spent == max_tokens or len(beam.candidate.tokens) + len(beam.written) >= self.longest:
                     beam.end, beam.open = "cut" if late or spent == max_tokens else "length", False
                     continue
                 spent += 1
@@ -107,14 +115,13 @@ class FakeGenerator:
                 beam.sample()
         return [beam.extended() for beam in beams]
 
-    async def embed(self, prompts: Sequence[str], *, usage: Usage) -> list[list[float]]:
+    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
         """The number of characters, of digits and of terms of each prompt."""
         for count in (usage, self.counted):
             count.calls += 1
-            count.prompt_tokens += sum(map(len, prompts))
-        return [
-            [float(len(prompt)), float(sum(map(str.isdigit, prompt))), float(len(_terms(prompt)))] for prompt in prompts
-        ]
+            count.prompt_tokens += sum(prompt.characters for prompt in prompts)
+        texts = [prompt.question for prompt in prompts]
+        return [[float(len(text)), float(sum(map(str.isdigit, text))), float(len(_terms(text)))] for text in texts]
 
     async def close(self) -> None:
         return None
@@ -122,29 +129,31 @@ class FakeGenerator:
 
 @dataclass
 class FakeVerifier:
-    """Reads the prompt and the solution of each path. ``latency``: seconds a call takes."""
+    """Reads the prompt and the solution of each candidate. ``latency``: seconds a call takes."""
 
     judge: Judge = check
     latency: float = 0.0
     parameters: int = 1_000
     counted: Usage = field(default_factory=Usage)
 
-    async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
+    async def score(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage
+    ) -> list[Candidate]:
         """See ``backends.Verifier``."""
         await asyncio.sleep(self.latency)
         counts = (usage, self.counted)
         for count in counts:
             count.calls += 1
         scored, spent = [], 0
-        for path in paths:
-            read = len(prompt) + len(path.tokens)
-            if not path.steps or (max_tokens is not None and spent + read > max_tokens):
-                scored.append(replace(path, scores=None))
+        for candidate in candidates:
+            read = prompt.characters + len(candidate.text)
+            if not candidate.steps or (max_tokens is not None and spent + read > max_tokens):
+                scored.append(replace(candidate, scores=None))
                 continue
             spent += read
             for count in counts:
                 count.scored_tokens += read
-            scored.append(replace(path, scores=tuple(self.judge(prompt, path.steps))))
+            scored.append(replace(candidate, scores=tuple(self.judge(prompt.question, candidate.steps))))
         return scored
 
     async def close(self) -> None:
@@ -152,14 +161,14 @@ class FakeVerifier:
 
 
 class _Beam:
-    """One path while it is written. ``rest``: the text that the script has for it."""
+    """One candidate while it is written. ``rest``: the text that the script has for it."""
 
-    def __init__(self, path: Path, rest: str, steps: int | None):
-        self.path = path
+    def __init__(self, candidate: Candidate, rest: str, steps: int | None):
+        self.candidate = candidate
         self.rest = rest
         self.steps = steps
-        self.open = path.end is None
-        self.end = path.end
+        self.open = candidate.end is None
+        self.end = candidate.end
         self.written = ""
 
     def sample(self) -> None:
@@ -170,16 +179,16 @@ class _Beam:
         if self.written.count(DELIMITER) == self.steps and self.written.endswith(DELIMITER):
             self.open = False
 
-    def extended(self) -> Path:
+    def extended(self) -> Candidate:
         steps = tuple(re.findall(rf"[^{DELIMITER}]*{DELIMITER}|[^{DELIMITER}]+", self.written))
         return replace(
-            self.path,
-            steps=self.path.steps + steps,
-            tokens=self.path.tokens + tuple(map(ord, self.written)),
+            self.candidate,
+            steps=self.candidate.steps + steps,
+            tokens=self.candidate.tokens + tuple(map(ord, self.written)),
             # Any deterministic figure will do; digits are the uncertain tokens.
-            log_probs=self.path.log_probs + tuple(-0.1 * (1 + sum(map(str.isdigit, step))) for step in steps),
-            token_counts=self.path.token_counts + tuple(map(len, steps)),
-            scores=None if steps else self.path.scores,
+            log_probs=self.candidate.log_probs + tuple(-0.1 * (1 + sum(map(str.isdigit, step))) for step in steps),
+            token_counts=self.candidate.token_counts + tuple(map(len, steps)),
+            scores=None if steps else self.candidate.scores,
             end=self.end,
         )
 
@@ -191,10 +200,15 @@ class _Steady(Random):
         return 1.0
 
 
-def _random(prompt: str, path: Path, seed: int, index: int, temperature: float | None) -> Random:
-    """Greedy decoding depends on the prefix alone; equal paths of one batch are sampled independently."""
+def _said(prompt: Prompt) -> str:
+    """All messages in a row: a token is a character."""
+    return "".join(message.text for message in prompt.messages)
+
+
+def _random(prompt: str, candidate: Candidate, seed: int, index: int, temperature: float | None) -> Random:
+    """Greedy decoding depends on the prefix alone; equal candidates of one batch are sampled independently."""
     drawn = "" if temperature == 0 else f"{seed}/{index}"
-    return Random(f"{drawn}|{prompt}|{path.earlier}|{path.text}")
+    return Random(f"{drawn}|{prompt}|{candidate.earlier}|{candidate.text}")
 
 
 _OPERATE: dict[str, Callable[[int, int], int]] = {

@@ -1,7 +1,7 @@
 """How verifiers read a solution: each family of published process reward models in its way, others as it was written.
 
 What a model is given and which of its outputs is a step's score differ from one to the other; everything else (equal
-paths once, caps, bills, one score a step) is the same, whoever runs the model.
+candidates once, caps, bills, one score a step) is the same, whoever runs the model.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,11 +11,12 @@ from typing import Any, Literal, Protocol
 
 from router.backends import Usage
 from router.backends.steps import encoded
-from router.backends.template import Template
+from router.backends.template import ChatTemplate, Template, encode
 from router.errors import EngineUnavailable, InvalidRequest, MissingWeights
-from strategies import Path
+from router.prompt import Prompt
+from strategies import Candidate
 
-ROWS = 16  # paths read at once
+ROWS = 16  # candidates read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ class Format:
     head: Literal["classes", "value", "labels"]
     labels: Callable[[Any], tuple[int, int]] | None = None
 
-    def reading(self, tokenizer: Any) -> Callable[[str, Path], Reading]:
-        """What the model of this ``tokenizer`` reads of a prompt and a path."""
-        return lambda prompt, path: self.read(tokenizer, prompt, path.steps)
+    def reading(self, tokenizer: Any) -> Callable[[Prompt, Candidate], Reading]:
+        """What the model of this ``tokenizer`` reads of a prompt and a candidate."""
+        return lambda prompt, candidate: self.read(tokenizer, prompt.question, candidate.steps)
 
 
 def _qwen(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
@@ -107,10 +108,10 @@ FORMATS = {
 }
 
 
-def solution(tokenizer: Any, template: Template, prompt: str, path: Path) -> Reading:
-    """A solution as its generator wrote it."""
-    prefix = tuple(tokenizer.encode(template.render(prompt)))
-    tokens, ends = encoded(tokenizer, path)
+def solution(tokenizer: Any, template: Template | ChatTemplate, prompt: Prompt, candidate: Candidate) -> Reading:
+    """A solution as its model wrote it."""
+    prefix = encode(tokenizer, template.parts(prompt))
+    tokens, ends = encoded(tokenizer, candidate)
     return Reading(prefix + tokens, tuple(len(prefix) + end - 1 for end in ends), start=len(prefix))
 
 
@@ -127,31 +128,33 @@ class Reader(Protocol):
 
 
 class ReadingVerifier:
-    """See :class:`router.backends.Verifier`. ``read`` says how the model reads a path, ``reader`` runs it."""
+    """See :class:`router.backends.Verifier`. ``read`` says how the model reads a candidate, ``reader`` runs it."""
 
-    def __init__(self, read: Callable[[str, Path], Reading], parameters: int, reader: Reader):
+    def __init__(self, read: Callable[[Prompt, Candidate], Reading], parameters: int, reader: Reader):
         self.read = read
         self.parameters = parameters
         self.reader = reader
         self.counted = Usage()  # the engine's own count, over all calls
 
-    async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
+    async def score(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage
+    ) -> list[Candidate]:
         room = await self.reader.room()
         readings: dict[tuple[str, ...], Reading] = {}
         cost = 0
-        for path in paths:
-            if path.steps and path.steps not in readings:
-                reading = self._read(prompt, path, room)
+        for candidate in candidates:
+            if candidate.steps and candidate.steps not in readings:
+                reading = self._read(prompt, candidate, room)
                 cost += len(reading.tokens)
                 if max_tokens is not None and cost > max_tokens:
                     break
-                readings[path.steps] = reading
+                readings[candidate.steps] = reading
         found: dict[tuple[str, ...], tuple[float, ...]] = {}
         remaining = iter(readings.items())
         while chunk := dict(islice(remaining, ROWS)):  # so that a cancelled call frees the engine soon
             rows = await self._scores(list(chunk.values()), usage)
             found |= {steps: tuple(row) for steps, row in zip(chunk, rows, strict=True)}
-        return [replace(path, scores=found.get(path.steps)) for path in paths]
+        return [replace(candidate, scores=found.get(candidate.steps)) for candidate in candidates]
 
     async def _scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
         spent = Usage()
@@ -167,12 +170,12 @@ class ReadingVerifier:
                 raise EngineUnavailable(f"the reward model gave a score that is no probability: {row}")
         return rows
 
-    def _read(self, prompt: str, path: Path, room: int) -> Reading:
-        reading = self.read(prompt, path)
-        if len(reading.at) != len(path.steps):
+    def _read(self, prompt: Prompt, candidate: Candidate, room: int) -> Reading:
+        reading = self.read(prompt, candidate)
+        if len(reading.at) != len(candidate.steps):
             raise InvalidRequest(
                 "prompt",
-                f"{len(path.steps)} steps have {len(reading.at)} places to be scored at: the prompt or a solution "
+                f"{len(candidate.steps)} steps have {len(reading.at)} places to be scored at: the prompt or a solution "
                 "contains the text that marks a step's end for this reward model",
                 reason="UNSPECIFIED",
             )

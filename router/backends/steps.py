@@ -1,4 +1,4 @@
-"""A path and its tokens: which of them closes a step, what is left at the end, and how others read them."""
+"""A candidate and its tokens: which of them closes a step, what is left at the end, and how others read them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,9 +6,9 @@ from functools import cache
 from itertools import accumulate, chain
 from typing import Any, Literal
 
-from strategies import Path
+from strategies import Candidate
 
-End = Literal["stop", "length", "cut"] | None  # see Path.end
+End = Literal["stop", "length", "cut"] | None  # see Candidate.end
 
 
 class StepText:
@@ -17,8 +17,31 @@ class StepText:
     def __init__(self, tokenizer: Any, delimiter: str):
         self.delimiter = delimiter
         self.decode: Callable[[Sequence[int]], str] = tokenizer.decode
+        self._encode: Callable[[str], Sequence[int]] = lambda text: tokenizer.encode(text, add_special_tokens=False)
         # Most tokens can't end a step, and then the step need not be decoded again.
         self.may_end: Callable[[int], bool] = cache(lambda token: delimiter[-1] in tokenizer.decode([token]))
+
+    def split(self, text: str) -> tuple[str, ...]:
+        """A whole solution's steps, cut where they are cut while it is written."""
+        writing = Writing(self, Candidate())
+        for token in self._encode(text):
+            writing.append(token, None)
+        return writing.ended("stop").steps
+
+
+def split_text(text: str, delimiter: str) -> tuple[str, ...]:
+    """The same where a character is a token, as in scripted engines: a blank line belongs to the step after it."""
+    steps: list[str] = []
+    begun = ""
+    while text:
+        line, found, text = text.partition(delimiter)
+        begun += line + found
+        if begun.strip():
+            steps.append(begun)
+            begun = ""
+    if begun and steps:
+        steps[-1] += begun
+    return tuple(steps)
 
 
 @dataclass(eq=False, slots=True)
@@ -26,13 +49,13 @@ class Writing:
     """``new``: tokens since the last closed step, ``log_probs`` those of them that are known: all or none."""
 
     text: StepText
-    path: Path
+    candidate: Candidate
     new: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        return self.path.tokens + tuple(self.new)
+        return self.candidate.tokens + tuple(self.new)
 
     def append(self, token: int, log_prob: float | None) -> bool:
         """Add a sampled token; true where it closes a step. A step is whole tokens, and a blank line is no step."""
@@ -47,48 +70,51 @@ class Writing:
         self._close(text)
         return True
 
-    def ended(self, end: End) -> Path:
-        """The path with what was written, an unfinished step included."""
+    def ended(self, end: End) -> Candidate:
+        """The candidate with what was written, an unfinished step included."""
         if self.new:
             text = self.text.decode(self.new)
             if text.strip():
                 self._close(text)
-            elif self.path.steps:
+            elif self.candidate.steps:
                 self._lengthen(text)
-        return replace(self.path, end=end)
+        return replace(self.candidate, end=end)
 
     def _close(self, text: str) -> None:
-        path = self.path
-        self.path = replace(
-            path,
-            steps=(*path.steps, text),
+        candidate = self.candidate
+        self.candidate = replace(
+            candidate,
+            steps=(*candidate.steps, text),
             tokens=self.tokens,
-            log_probs=(*path.log_probs, sum(self.log_probs)) if self.log_probs else path.log_probs,
-            token_counts=(*path.token_counts, len(self.new)),
+            log_probs=(*candidate.log_probs, sum(self.log_probs)) if self.log_probs else candidate.log_probs,
+            token_counts=(*candidate.token_counts, len(self.new)),
             scores=None,
         )
         self.new, self.log_probs = [], []
 
     def _lengthen(self, text: str) -> None:
         """Blank lines at the end of a solution are no step of their own, but they were written and are billed."""
-        path = self.path
-        self.path = replace(
-            path,
-            steps=(*path.steps[:-1], path.steps[-1] + text),
+        candidate = self.candidate
+        self.candidate = replace(
+            candidate,
+            steps=(*candidate.steps[:-1], candidate.steps[-1] + text),
             tokens=self.tokens,
-            log_probs=(*path.log_probs[:-1], path.log_probs[-1] + sum(self.log_probs)) if self.log_probs else (),
-            token_counts=(*path.token_counts[:-1], path.token_counts[-1] + len(self.new)),
+            log_probs=(*candidate.log_probs[:-1], candidate.log_probs[-1] + sum(self.log_probs))
+            if self.log_probs
+            else (),
+            token_counts=(*candidate.token_counts[:-1], candidate.token_counts[-1] + len(self.new)),
             scores=None,
         )
         self.new, self.log_probs = [], []
 
 
-def encoded(tokenizer: Any, path: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A path's tokens, and how many of them come up to the end of each step.
+def encoded(tokenizer: Any, candidate: Candidate, model: str | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """A candidate's tokens, and how many of them come up to the end of each step.
 
-    They are the ones that were sampled; an attempt from elsewhere has only its text.
+    They are the ones that were sampled by the model of this tokenizer, called ``model``; an attempt from elsewhere, or
+    of another model, has only its text.
     """
-    if path.tokens:
-        return path.tokens, tuple(accumulate(path.token_counts))
-    steps = [tokenizer.encode(step, add_special_tokens=False) for step in path.steps]
+    if candidate.tokens and candidate.model == model:
+        return candidate.tokens, tuple(accumulate(candidate.token_counts))
+    steps = [tokenizer.encode(step, add_special_tokens=False) for step in candidate.steps]
     return tuple(chain.from_iterable(steps)), tuple(accumulate(map(len, steps)))

@@ -1,33 +1,164 @@
-"""How a prompt, and earlier attempts at it, become the text that a generator continues."""
+"""How a prompt, and earlier attempts at it, become the tokens that a model continues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from router.errors import InvalidRequest
+from router.prompt import Prompt
+from router.schema import STRICT
+
+
+class Part(NamedTuple):
+    """A piece of a rendered prompt; ``ours``: of the template, whose control tokens count. A caller's text is text."""
+
+    text: str
+    ours: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """Rendered once by us and continued raw, so that a prefix continues token for token.
+    """The text around each message. Rendered once by us and continued raw, so that a prefix continues exactly.
 
-    A chat template applied by the engine trims what it is given and would eat the delimiter that ends a step.
+    A chat template that the engine applies trims what it is given and would eat the delimiter that ends a step.
 
-    prompt     text around ``{prompt}``, up to where the first solution starts
+    user, assistant, system  text around ``{text}`` for a message of each role
+    answer     text that begins the model's own turn
     retry      text between an attempt and the next one at the same prompt (sequential revision)
     delimiter  text that ends every step; a step includes its delimiter
+    default_system  system message where the prompt has none; None: none
+    examples   text between the system message and the prompt, such as worked examples
     """
 
-    prompt: str
+    __pydantic_config__ = STRICT
+
+    user: str
+    answer: str
     retry: str
     delimiter: str
+    assistant: str = "{text}"
+    system: str = "{text}"
+    default_system: str | None = None
+    examples: str = ""
 
-    def render(self, prompt: str, earlier: Sequence[str] = ()) -> str:
-        """The text that a solution of ``prompt`` follows, after the ``earlier`` attempts."""
-        # Not str.format: braces in the prompt are the caller's text.
-        return self.prompt.replace("{prompt}", prompt) + "".join(attempt + self.retry for attempt in earlier)
+    def parts(self, prompt: Prompt, earlier: Sequence[str] = ()) -> list[Part]:
+        """What a solution of the prompt follows, after the ``earlier`` attempts, which the model wrote itself."""
+        messages = prompt.messages
+        parts: list[Part] = []
+        if messages[0].role == "system":
+            parts += _around(self.system, messages[0].text)
+            messages = messages[1:]
+        elif self.default_system is not None:
+            parts.append(Part(self.system.replace("{text}", self.default_system), True))
+        parts.append(Part(self.examples, True))
+        for message in messages:
+            parts += _around(self.user if message.role == "user" else self.assistant, message.text)
+        parts.append(Part(self.answer, True))
+        for attempt in earlier:
+            parts += [Part(attempt, False), Part(self.retry, True)]
+        return parts
+
+    def render(self, prompt: Prompt, earlier: Sequence[str] = ()) -> str:
+        """The same as one text, to read."""
+        return "".join(part.text for part in self.parts(prompt, earlier))
 
 
-# ChatML without a system message: the embedded model is fine-tuned on it, and 20 tokens fewer are prefilled a call.
+def _around(template: str, text: str) -> list[Part]:
+    # Not str.format: braces in the text are the caller's.
+    before, _, after = template.partition("{text}")
+    return [Part(before, True), Part(text, False), Part(after, True)]
+
+
 CHATML = Template(
-    prompt="<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n",
+    user="<|im_start|>user\n{text}<|im_end|>\n",
+    assistant="<|im_start|>assistant\n{text}<|im_end|>\n",
+    system="<|im_start|>system\n{text}<|im_end|>\n",
+    answer="<|im_start|>assistant\n",
     retry="<|im_end|>\n<|im_start|>user\nTry again.<|im_end|>\n<|im_start|>assistant\n",
     delimiter="\n",
 )
+
+
+def encode(tokenizer: Any, parts: Sequence[Part]) -> tuple[int, ...]:
+    """Token ids of the parts: control tokens of the template as such, those in a caller's text as plain text.
+
+    Begins with exactly one beginning-of-sequence token where the tokenizer wants one.
+    """
+    tokens: list[int] = []
+    for ours, group in groupby(parts, key=lambda part: part.ours):
+        text = "".join(part.text for part in group)
+        if text:
+            tokens += tokenizer.encode(text, add_special_tokens=False, split_special_tokens=not ours)
+    begin = _begin(tokenizer)
+    return (*begin, *tokens) if list(begin) != tokens[: len(begin)] else tuple(tokens)
+
+
+@lru_cache(32)
+def _begin(tokenizer: Any) -> tuple[int, ...]:
+    """What the tokenizer puts before every text by itself: its beginning-of-sequence token, or nothing."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    added = tokenizer.encode("") if bos is not None else []
+    return tuple(added[:1]) if added[:1] == [bos] else ()
+
+
+class ChatTemplate:
+    """The tokenizer's own chat template as a :class:`Template`: rendered around marks, which the messages replace.
+
+    retry  what the user says to ask for another attempt
+    """
+
+    def __init__(self, tokenizer: Any, retry: str, delimiter: str):
+        self.delimiter = delimiter
+        self._tokenizer = tokenizer
+        self._retry = retry
+
+    def parts(self, prompt: Prompt, earlier: Sequence[str] = ()) -> list[Part]:
+        """As :meth:`Template.parts`. Raises InvalidRequest where the template refuses the messages."""
+        texts = [message.text for message in prompt.messages]
+        roles: list[str] = [message.role for message in prompt.messages]
+        for attempt in earlier:
+            texts += [attempt, self._retry]
+            roles += ["assistant", "user"]
+        marked = [{"role": role, "content": _mark(i)} for i, role in enumerate(roles)]
+        try:
+            rest = self._tokenizer.apply_chat_template(marked, add_generation_prompt=True, tokenize=False)
+        except Exception as error:  # whatever a template written in Jinja raises
+            raise InvalidRequest(
+                "messages", f"the model's chat template refuses these messages: {error}", reason="PROMPT_INVALID"
+            ) from error
+        parts = []
+        for i, text in enumerate(texts):
+            before, mark, rest = rest.partition(_mark(i))
+            if not mark:
+                raise InvalidRequest(
+                    "messages",
+                    f"the model's chat template drops a message of the role {roles[i]}; leave it out",
+                    reason="PROMPT_INVALID",
+                )
+            parts += [Part(before, True), Part(text, False)]
+        return [*parts, Part(rest, True)]
+
+    def render(self, prompt: Prompt, earlier: Sequence[str] = ()) -> str:
+        return "".join(part.text for part in self.parts(prompt, earlier))
+
+
+def _mark(i: int) -> str:
+    return f"\x02{i}\x03"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTemplate:
+    """Says that the model's tokenizer has the chat template; see :class:`ChatTemplate`."""
+
+    __pydantic_config__ = STRICT
+
+    delimiter: str = "\n\n"
+    retry: str = "Try again."
+
+
+def resolved(template: "Template | OwnTemplate", tokenizer: Any) -> "Template | ChatTemplate":
+    return (
+        ChatTemplate(tokenizer, template.retry, template.delimiter) if isinstance(template, OwnTemplate) else template
+    )

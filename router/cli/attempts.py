@@ -1,38 +1,22 @@
-"""collect, score, judge, judge-reviser, calibrate: prompts → attempts, and what their scores are worth."""
+"""collect: prompts → attempts."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from router.cli.options import (
-    Backend,
-    Engine,
-    EngineKey,
-    GeneratorUrl,
-    LargerUrl,
-    Overwrite,
-    Seed,
-    VerifierUrl,
-    WrittenEngine,
-    check_unfinished,
-    endpoints,
-    parse_arm,
-    unfinish,
-)
+from router.cli.options import ApiKey, Backend, Models, Seed, Url, deployment, read_arm
 from router.errors import InvalidFile, InvalidRequest
 
 
-def collect(
+def collect(  # noqa: PLR0915  the options of one command
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet; with --ray a folder of them.")],
     *,
-    engine: Engine,
-    backend: Backend = "transformers",
-    generator_url: GeneratorUrl = None,
-    verifier_url: VerifierUrl = None,
-    larger_url: LargerUrl = None,
-    engine_api_key: EngineKey = None,
+    bundle: Models,
+    backend: Backend = None,
+    url: Url = None,
+    engine_api_key: ApiKey = None,
     prompts: Annotated[
         list[Path] | None,
         typer.Option(
@@ -46,8 +30,17 @@ def collect(
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Prompts to generate for each --task.")] = 100,
     attempts: Annotated[
-        int, typer.Option(min=0, help="Independent attempts a prompt: the pool that sampling arms are replayed from.")
+        int,
+        typer.Option(
+            min=0, help="Independent attempts a prompt of the reference model: sampling arms are replayed from them."
+        ),
     ] = 16,
+    pool: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=N", help="Independent attempts a prompt of another model, e.g. large=4. Repeatable."
+        ),
+    ] = None,
     arm: Annotated[
         list[str] | None,
         typer.Option(help='Also run this arm at every prompt, e.g. "beam_search(n=16, m=4)". Repeatable.'),
@@ -65,7 +58,8 @@ def collect(
         typer.Option(
             min=1,
             help="Attempts being written at the same time. Twice what the engines run at once (vLLM's --max-num-seqs) "
-            "keeps them busy.  [default: 512 for each --generator-url; in process 1024 for each of --workers]",
+            "keeps them busy.  [default: 512 for each server of the reference model; in process "
+            "1024 for each of --workers]",
         ),
     ] = None,
     ray: Annotated[
@@ -106,7 +100,7 @@ def collect(
         sources = {name: context.get_parameter_source(name) for name in context.params}
         given = [name for name, source in sources.items() if source and source.name == "COMMANDLINE"]
         return _collect_served(from_outcomes, out, given)
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
     from functools import partial
 
     from tqdm import tqdm
@@ -114,8 +108,10 @@ def collect(
     from router.attempts.cluster import Stage, collect_shards
     from router.attempts.collect import IN_PROCESS, ON_A_SERVER, collect
     from router.attempts.files import expand
+    from router.attempts.pools import pool_of
     from router.attempts.prompts import generate_prompts, read_prompts
-    from router.bundle.models import load_engines, read_engine
+    from router.backends.registry import load_engines, why_not
+    from router.bundle.setup import read_setup
 
     if not prompts and not task:
         raise InvalidRequest(
@@ -123,25 +119,37 @@ def collect(
         )
     if ray and task:
         raise InvalidRequest("task", "--ray takes files of --prompts, not a --task", reason="UNSPECIFIED")
-    arms = [parse_arm(text) for text in arm or []]
+    setup = read_setup(bundle)
+    arms = [read_arm(text).referring(setup.reference) for text in arm or []]
+    pools = {None: attempts, **_pools(pool or [], setup.reference)}
     workers = workers or (2 if ray else 1)
-    spec = read_engine(engine)
-    where = endpoints(generator_url, verifier_url, larger_url, engine_api_key)
-    wanted = spec if any(each.larger for each in arms) else replace(spec, larger=None)
+    where = deployment(backend, url, engine_api_key)
+    for each in arms:
+        if reason := why_not(each, setup, where):
+            raise InvalidRequest("arm", f"--arm {each}: {reason}", reason="ARM_INVALID")
+    if unknown := sorted(name for name in pools if name and name not in setup.models):
+        raise InvalidRequest(
+            "pool", f"--pool: no model {unknown[0]!r}; there are {', '.join(setup.models)}", reason="UNSPECIFIED"
+        )
+    asked = {model for each in arms for model in each.models} | {model for model, n in pools.items() if n}
+    wanted = frozenset(name for name in asked if name)
     stage = Stage(
-        pool=attempts,
+        pools=pools,
         arms=arms,
+        task=setup.task,
         times=times,
-        load=partial(load_engines, backend, wanted, engine.resolve(), where),
+        load=partial(load_engines, setup, bundle.resolve(), where, models=wanted),
         settings={
-            "backend": backend,
-            "generator": asdict(spec.generator),
-            "verifier": asdict(spec.verifier),
+            "backends": dict(where.backends),
+            "task": setup.task,
+            # All that the samples depend on; a journal that was begun with others is not continued.
+            "models": {name: asdict(setup.models[name]) for name in sorted(wanted | {setup.reference})},
+            "verifier": asdict(setup.verifier),
             "seed": seed,
-            "pool": attempts,
+            "pools": {pool_of(model): n for model, n in pools.items()},
         },
         seed=seed,
-        concurrency=concurrency or ON_A_SERVER * len(where.generator) or IN_PROCESS * workers,
+        concurrency=concurrency or ON_A_SERVER * len(where.urls.get(setup.reference, ())) or IN_PROCESS * workers,
     )
     files = expand(prompts or [])
     tokens = 0
@@ -169,6 +177,7 @@ def collect(
                 units,
                 stage.load,
                 out,
+                task=stage.task,
                 settings=stage.settings,
                 seed=seed,
                 concurrency=stage.concurrency,
@@ -178,6 +187,17 @@ def collect(
             )
     typer.echo(f"wrote {out}")
     return None
+
+
+def _pools(given: list[str], reference: str) -> dict[str | None, int]:
+    """Raises InvalidRequest."""
+    pools: dict[str | None, int] = {}
+    for text in given:
+        model, _, number = text.partition("=")
+        if not model or not number.isdecimal():
+            raise InvalidRequest("pool", f"--pool {text!r}: write it like large=4", reason="UNSPECIFIED")
+        pools[None if model == reference else model] = int(number)
+    return pools
 
 
 def _collect_served(url: str, out: Path, given: list[str]) -> None:
@@ -216,148 +236,3 @@ def _collect_served(url: str, out: Path, given: list[str]) -> None:
         "wrong when they are sampled again, which leaves the easier ones"
     )
     typer.echo(f"wrote {out}, {beside}; next: router collect --prompts {beside} --out {out}")
-
-
-def score(
-    attempts: Annotated[list[Path], typer.Argument(help="Attempts files; only pooled attempts are scored.")],
-    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
-    *,
-    engine: Engine,
-    backend: Backend = "transformers",
-    verifier_url: VerifierUrl = None,
-    engine_api_key: EngineKey = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Score the attempts at so many prompts only, drawn at random.")
-    ] = None,
-    seed: Seed = 0,
-) -> None:
-    """Score pooled attempts with the engine's verifier, also those sampled elsewhere."""
-    import asyncio
-
-    from router.attempts.schema import read_attempts, write_attempts
-    from router.bundle.models import load_verifier, read_engine
-    from router.evaluation import judge
-
-    frame = read_attempts(attempts)
-    if limit is not None:
-        prompts = frame["prompt_id"].drop_duplicates()
-        frame = frame[frame["prompt_id"].isin(prompts.sample(min(limit, len(prompts)), random_state=seed))]
-    spec = read_engine(engine)
-    if spec.verifier.kind == "log_prob":
-        raise InvalidFile(
-            f"{engine}/engine.json: a log_prob verifier knows only what its generator just sampled; `router collect` "
-            "scores with it, and here a prm is needed"
-        )
-    verifier = load_verifier(backend, spec, engine, endpoints(None, verifier_url, None, engine_api_key))
-
-    async def run() -> None:
-        try:
-            write_attempts(await judge.score(frame, verifier, spec.generator.template.delimiter), out)
-        finally:
-            await verifier.close()
-
-    asyncio.run(run())
-    typer.echo(f"wrote {out}")
-
-
-def judge(
-    attempts: Annotated[list[Path], typer.Argument(help="Scored attempts; each file is judged by itself.")],
-    *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
-) -> None:
-    """Judge a verifier by its scores: AUC within prompts, and best-of-N against majority on the same attempts.
-
-    A good AUC over all attempts is not enough: it may only tell hard prompts from easy ones.
-    """
-    from json import dumps
-
-    from router.attempts.schema import read_attempts
-    from router.evaluation.judge import judge as measure
-
-    for path in attempts:
-        result = measure(read_attempts([path]))
-        if json:
-            typer.echo(dumps({"file": str(path), **result}))
-            continue
-        typer.echo(
-            f"{path}: {result['prompts']} prompts, {result['mixed_prompts']} with right and wrong attempts; "
-            f"AUC {result['auc']:.3f}, within prompts {result['auc_within']:.3f}; calibration error {result['ece']:.3f}"
-        )
-        if result["by_step"]:
-            typer.echo("  AUC within prompts by step " + " ".join(f"{auc:.3f}" for auc in result["by_step"]))
-        for n, row in result["best_of"].items():
-            typer.echo(f"  N={n:3} " + "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in row.items()))
-
-
-def judge_reviser(
-    prompts: Annotated[list[Path], typer.Option(help="Prompts with references, none that the reviser learned from.")],
-    *,
-    engine: Engine,
-    backend: Backend = "transformers",
-    generator_url: GeneratorUrl = None,
-    engine_api_key: EngineKey = None,
-    chains: Annotated[int, typer.Option(min=1, help="Chains of attempts for each prompt.")] = 4,
-    length: Annotated[int, typer.Option(min=2, help="Attempts in a chain.")] = 4,
-    seed: Seed = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Judge a reviser: pass rate along chains of attempts, and how often right turns wrong and wrong right."""
-    import asyncio
-    from dataclasses import replace
-    from json import dumps
-
-    from router.attempts.prompts import read_prompts
-    from router.backends import VerifierSpec
-    from router.bundle.models import load_engines, read_engine
-    from router.evaluation.revisions import judge_chains, sample_chains
-
-    problems = [prompt for path in prompts for prompt in read_prompts(path)]
-    spec = replace(read_engine(engine), verifier=VerifierSpec("log_prob", None, 0), larger=None)
-    where = endpoints(generator_url, None, None, engine_api_key)
-    generator = load_engines(backend, spec, engine, where).generator
-
-    async def run() -> list[list[bool]]:
-        try:
-            return await sample_chains(problems, generator, chains=chains, length=length, seed=seed)
-        finally:
-            await generator.close()
-
-    result = judge_chains(asyncio.run(run()))
-    if json:
-        typer.echo(dumps(result))
-        return
-    typer.echo(f"{result['chains']} chains; pass rate by position " + " ".join(f"{r:.3f}" for r in result["pass_rate"]))
-    for name in ("right_to_wrong", "wrong_to_right"):
-        typer.echo(f"{name.replace('_', ' ')}: {'never seen' if result[name] is None else format(result[name], '.3f')}")
-
-
-def calibrate(
-    attempts: Annotated[
-        list[Path],
-        typer.Argument(help="Attempts scored by this engine's verifier, on prompts that nothing is evaluated on."),
-    ],
-    *,
-    engine: WrittenEngine,
-    overwrite: Overwrite = False,
-) -> None:
-    """Make the engine's verifier give probabilities: fit slope and intercept, and write them to engine.json.
-
-    Votes are weighed by scores. The order of scores does not change, so best-of-N and the kept beams do not either.
-    """
-    check_unfinished(engine, overwrite)
-    from dataclasses import replace
-
-    from router.attempts.schema import read_attempts
-    from router.bundle.models import read_engine, write_engine
-    from router.training import calibration
-
-    spec = read_engine(engine)
-    if (spec.verifier.slope, spec.verifier.intercept) != (1, 0):
-        raise InvalidFile(
-            f"{engine}/engine.json: the verifier is calibrated already; set slope to 1 and intercept to 0, and score "
-            "the attempts again"
-        )
-    slope, intercept = calibration.fit(read_attempts(attempts))
-    unfinish(engine)
-    write_engine(replace(spec, verifier=replace(spec.verifier, slope=slope, intercept=intercept)), engine)
-    typer.echo(f"wrote slope {slope:.3f} and intercept {intercept:.3f} to {engine}/engine.json")

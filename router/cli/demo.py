@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
 
 import grpc
 import typer
@@ -19,10 +18,10 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 
-from router.cli.options import Backend, Served
+from router.cli.options import Backend, ObjectiveOption, Served
 from router.client import connect
 from router.errors import RouterError
-from router.service.conversion import arm_of
+from router.policy.objectives import parse_objective
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -56,10 +55,8 @@ class ServerFailed(Exception):
 def demo(
     *,
     bundle: Served,
-    backend: Backend = "transformers",
-    budget: Annotated[
-        int | None, typer.Option(help="Generation budget of each problem.  [default: the bundle's]")
-    ] = None,
+    backend: Backend = None,
+    objective: ObjectiveOption = None,
 ) -> None:
     """Serve a bundle on a free loopback port, solve a few problems on it, and stop it again."""
     console = Console(highlight=False)
@@ -73,7 +70,7 @@ def demo(
                 address = _address(process, log, status)
                 console.print(f"the server answers on {address}")
                 with connect(address) as stub:
-                    _solve_all(stub, budget, console, status)
+                    _solve_all(stub, objective, console, status)
         except (RouterError, ServerFailed) as error:
             said = log.read_text().splitlines()
             if said and said[-1].startswith("router: "):  # it knew why it could not start, and said so in one line
@@ -89,7 +86,7 @@ def _exit(signum: int, frame: FrameType | None) -> None:
 
 
 @contextmanager
-def _server(bundle: Path, backend: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _server(bundle: Path, backend: list[str] | None, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`router serve` on a free port, stopped whatever happens."""
     command = [
         sys.executable,
@@ -98,10 +95,9 @@ def _server(bundle: Path, backend: str, log: Path) -> Iterator[subprocess.Popen[
         "serve",
         "--bundle",
         str(bundle),
-        "--backend",
-        backend,
         "--port",
         "0",
+        *(part for name in backend or () for part in ("--backend", name)),
     ]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -139,13 +135,15 @@ def _serving(address: str) -> bool:
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def _solve_all(stub: RouterServiceStub, budget: int | None, console: Console, status: Status) -> None:
+def _solve_all(stub: RouterServiceStub, objective: str | None, console: Console, status: Status) -> None:
+    asked = parse_objective(objective) if objective else None
+    wanted = pb.Objective(**{asked.kind: asked.value}) if asked else None
     console.print(_row(f"[bold]{name}" for name, _ in _COLUMNS))
     for number, (varying, prompt, reference) in enumerate(PROBLEMS, start=1):
         started = time.monotonic()
         doing = f"problem {number} of {len(PROBLEMS)}: {varying}"
         status.update(doing)
-        request = pb.StreamSolveRequest(prompt=prompt.format(varying), budget=budget)
+        request = pb.StreamSolveRequest(prompt=prompt.format(varying), objective=wanted)
         for event in stub.StreamSolve(request, timeout=_SOLVE_SECONDS):
             if event.HasField("solution"):
                 console.print(_solved(varying, reference, event.solution, time.monotonic() - started))
@@ -161,7 +159,7 @@ def _solved(varying: str, reference: str, solution: pb.Solution, seconds: float)
         (
             varying,
             f"{decision.level} ({decision.probabilities[decision.level - 1]:.2f})",
-            str(arm_of(decision.arm)),
+            decision.arm.text,
             solution.answer if solution.HasField("answer") else "none",
             "[green]right" if solution.answer == reference else "[red]wrong",
             str(bill.generated_tokens),

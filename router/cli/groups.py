@@ -1,21 +1,24 @@
-"""The commands, by what they work on, less those that call a server. Part of router.cli.
-
-Offline: prompts → attempts → verifier, difficulty model, policy → report.
+"""The commands, by what they work on, in the order of ``router --help``. Part of router.cli.
 
 Heavy libraries are imported by the command that needs them.
 """
 
-from router.cli.attempts import calibrate, collect, judge, judge_reviser, score
+from router.cli.attempts import collect
+from router.cli.call import route, solve
+from router.cli.convert import convert, rejudge
 from router.cli.demo import demo
+from router.cli.evaluate import evaluate
 from router.cli.models import merge, train_generator, train_reviser, train_verifier
-from router.cli.policy import evaluate, train, tune
+from router.cli.policy import train, tune
 from router.cli.review import diff, estimate
 from router.cli.service import serve, token
+from router.cli.verifiers import calibrate, judge, judge_reviser, score
 
+CALLS = (route, solve)
 SERVICE = (serve, token, demo)
 PIPELINE = (
-    *(collect, score, judge, judge_reviser, calibrate),
+    *(collect, score, judge, judge_reviser, calibrate, rejudge),
     *(train_generator, train_reviser, train_verifier, merge),
     *(train, tune, evaluate),
-    *(diff, estimate),
+    *(diff, estimate, convert),
 )

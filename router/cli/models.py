@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import Overwrite, Seed, WrittenEngine, check_unfinished, unfinish
+from router.cli.options import Models, Overwrite, Seed, Written, check_unfinished, unfinish
 from router.errors import InvalidFile, InvalidRequest
 
 Rank = Annotated[int, typer.Option(min=1, help="Of the LoRA adapter; one to go on from has its own.")]
@@ -24,7 +24,7 @@ class Role(StrEnum):
 def train_generator(
     examples: Annotated[Path, typer.Argument(help="JSON Lines: prompt, completion, and optionally earlier attempts.")],
     *,
-    engine: WrittenEngine,
+    bundle: Written,
     overwrite: Overwrite = False,
     start: Annotated[Path | None, typer.Option(help="Adapter to go on from.  [default: a fresh one]")] = None,
     rank: Rank = 8,
@@ -32,71 +32,76 @@ def train_generator(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 2e-3,
     seed: Seed = 0,
 ) -> None:
-    """Fine-tune the engine's generator on worked solutions: a LoRA adapter of a few megabytes in the engine's folder.
+    """Fine-tune the bundle's reference model on worked solutions: a LoRA adapter of a few megabytes in the bundle's
+    folder.
 
     Minutes on a CPU. Start the same command again after an interruption: it goes on from the last checkpoint.
     """
-    check_unfinished(engine, overwrite)
+    check_unfinished(bundle, overwrite)
     from router.backends.in_process.weights import model_folder
-    from router.bundle.models import read_engine
+    from router.backends.template import resolved
+    from router.backends.tokenizers import load_tokenizer
+    from router.bundle.setup import read_setup
     from router.training import finetune
     from router.training.examples import read_examples
 
-    generator = read_engine(engine).generator
+    generator = read_setup(bundle).main
     if generator.adapter is None:
-        raise InvalidFile(f"{engine}/engine.json: generator.adapter is null; name the folder that the adapter goes to")
+        raise InvalidFile(f"{bundle}/models.json: adapter is null; name the folder that the adapter goes to")
     worked = read_examples(examples)
-    unfinish(engine)
+    unfinish(bundle)
     finetune.train_generator(
         worked,
         model_folder(generator.model),
-        engine / generator.adapter,
-        generator.template,
+        bundle / generator.adapter,
+        resolved(generator.template, load_tokenizer(generator.model)),
         start=start,
         rank=rank,
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
     )
-    typer.echo(f"wrote {engine / generator.adapter}")
+    typer.echo(f"wrote {bundle / generator.adapter}")
 
 
 def train_reviser(
     attempts: Annotated[list[Path], typer.Argument(help="Attempts files, on prompts that nothing is evaluated on.")],
     *,
-    engine: WrittenEngine,
+    bundle: Written,
     overwrite: Overwrite = False,
     batch_size: BatchSize = 24,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
     seed: Seed = 0,
 ) -> None:
-    """Fine-tune the engine's reviser on chains of wrong attempts followed by a right one, starting from the generator.
+    """Fine-tune the bundle's reviser on chains of wrong attempts followed by a right one, starting from the generator.
 
     Resumes after an interruption.
     """
-    check_unfinished(engine, overwrite)
+    check_unfinished(bundle, overwrite)
     from router.attempts.schema import read_attempts
     from router.backends.in_process.weights import model_folder
-    from router.bundle.models import read_engine
+    from router.backends.template import resolved
+    from router.backends.tokenizers import load_tokenizer
+    from router.bundle.setup import read_setup
     from router.training import finetune
     from router.training.chains import chains
 
-    generator = read_engine(engine).generator
+    generator = read_setup(bundle).main
     if generator.reviser is None:
-        raise InvalidFile(f"{engine}/engine.json: generator.reviser is null; name the folder that the adapter goes to")
+        raise InvalidFile(f"{bundle}/models.json: reviser is null; name the folder that the adapter goes to")
     examples = chains(read_attempts(attempts), seed=seed)
-    unfinish(engine)
+    unfinish(bundle)
     finetune.train_generator(
         examples,
         model_folder(generator.model),
-        engine / generator.reviser,
-        generator.template,
-        start=engine / generator.adapter if generator.adapter else None,
+        bundle / generator.reviser,
+        resolved(generator.template, load_tokenizer(generator.model)),
+        start=bundle / generator.adapter if generator.adapter else None,
         batch_size=batch_size,
         learning_rate=learning_rate,
         seed=seed,
     )
-    typer.echo(f"wrote {engine / generator.reviser}, trained on {len(examples)} chains")
+    typer.echo(f"wrote {bundle / generator.reviser}, trained on {len(examples)} chains")
 
 
 def train_verifier(
@@ -109,7 +114,7 @@ def train_verifier(
         ),
     ],
     *,
-    engine: WrittenEngine,
+    bundle: Written,
     overwrite: Overwrite = False,
     start: Annotated[
         Path | None,
@@ -133,32 +138,37 @@ def train_verifier(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
     seed: Seed = 0,
 ) -> None:
-    """Train the engine's verifier: a process reward model on labelled steps of sampled attempts, or a language model
+    """Train the bundle's verifier: a process reward model on labelled steps of sampled attempts, or a language model
     that knows the task better, first on worked solutions, then on ranking attempts.
 
     Judge it with `router judge` on attempts at other prompts before serving it. Resumes after an interruption.
     """
-    check_unfinished(engine, overwrite)
+    check_unfinished(bundle, overwrite)
     from router.attempts.prompts import read_prompts
     from router.attempts.schema import read_attempts
     from router.backends.in_process.weights import model_folder
-    from router.bundle.models import read_engine
+    from router.backends.steps import StepText
+    from router.backends.template import resolved
+    from router.backends.tokenizers import load_tokenizer
+    from router.bundle.setup import read_setup
     from router.training import finetune, finetune_verifier, labels
     from router.training.examples import read_examples
 
-    spec = read_engine(engine)
-    kind = spec.verifier.kind
-    if spec.verifier.adapter is None:
-        raise InvalidFile(f"{engine}/engine.json: verifier.adapter is null; name the folder that the adapter goes to")
-    out = engine / spec.verifier.adapter
+    setup = read_setup(bundle)
+    kind = setup.verifier.kind
+    if setup.verifier.adapter is None:
+        raise InvalidFile(f"{bundle}/models.json: verifier.adapter is null; name the folder that the adapter goes to")
+    out = bundle / setup.verifier.adapter
     if fresh and start:
         raise InvalidRequest("fresh", "--fresh goes on from no adapter; leave out --start", reason="UNSPECIFIED")
-    if start is None and spec.generator.adapter and not fresh:
-        start = engine / spec.generator.adapter
-    base, template = model_folder(spec.generator.model), spec.generator.template
+    if start is None and setup.main.adapter and not fresh:
+        start = bundle / setup.main.adapter
+    base = model_folder(setup.main.model)
+    tokenizer = load_tokenizer(setup.main.model)
+    template = resolved(setup.main.template, tokenizer)
     if kind == "likelihood" and all(path.suffix == ".jsonl" for path in data):
         worked = [example for path in data for example in read_examples(path)]
-        unfinish(engine)
+        unfinish(bundle)
         finetune.train_generator(
             worked,
             base,
@@ -173,15 +183,15 @@ def train_verifier(
         typer.echo(f"wrote {out}, trained on {len(worked)} worked solutions")
         return
     frame = read_attempts(data)
-    delimiter = template.delimiter
+    split = StepText(tokenizer, template.delimiter).split
     examples = (
-        labels.from_solutions(frame, read_prompts(solutions), delimiter)
+        labels.from_solutions(frame, read_prompts(solutions), split)
         if solutions
-        else labels.from_outcomes(frame, delimiter)
+        else labels.from_outcomes(frame, split)
     )
     if not examples:
         raise InvalidFile("the attempts have no steps to learn from; collect some")
-    unfinish(engine)
+    unfinish(bundle)
     finetune_verifier.train_verifier(
         examples, base, out, template, kind=kind, start=start, rank=rank, learning_rate=learning_rate, seed=seed
     )
@@ -192,22 +202,20 @@ def merge(
     role: Annotated[Role, typer.Argument(help="Whose adapter; of verifiers those of kind likelihood.")],
     out: Annotated[Path, typer.Option(help="Folder to write, for vLLM or transformers: weights and tokenizer.")],
     *,
-    engine: Annotated[
-        Path, typer.Option(help="Folder with an engine.json, which names the model, and the adapter that it names.")
-    ],
+    bundle: Models,
 ) -> None:
-    """Write the engine's base model with an adapter merged into it: a model like any other, which needs no LoRA."""
+    """Write the bundle's base model with an adapter merged into it: a model like any other, which needs no LoRA."""
     from router.backends.in_process.weights import merge
-    from router.bundle.models import read_engine
+    from router.bundle.setup import read_setup
 
-    spec = read_engine(engine)
+    setup = read_setup(bundle)
     adapters = {
-        Role.generator: spec.generator.adapter,
-        Role.reviser: spec.generator.reviser,
-        Role.verifier: spec.verifier.adapter if spec.verifier.kind == "likelihood" else None,
+        Role.generator: setup.main.adapter,
+        Role.reviser: setup.main.reviser,
+        Role.verifier: setup.verifier.adapter if setup.verifier.kind == "likelihood" else None,
     }
     adapter = adapters[role]
     if adapter is None:
-        raise InvalidFile(f"{engine}/engine.json names no adapter of a language model as its {role}")
-    merge(spec.generator.model, engine / adapter, out)
+        raise InvalidFile(f"{bundle}/models.json names no adapter of a language model as its {role}")
+    merge(setup.main.model, bundle / adapter, out)
     typer.echo(f"wrote {out}; serve it with `vllm serve {out} --served-model-name {adapter}`")

@@ -1,30 +1,19 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from router.backends import Endpoints
-from router.bundle.bundle import MANIFEST
-from router.bundle.models import ENGINE
+from router.backends.registry import BACKENDS, backend_of
+from router.backends.specs import Deployment
+from router.bundle.manifest import MANIFEST
+from router.bundle.setup import MODELS
 from router.cli.shipped import shipped_bundle
 from router.errors import InvalidRequest
-from strategies import Arm, InvalidArm
+from router.policy.objectives import OBJECTIVES
+from strategies import InvalidArm, Strategy, parse
 
-if TYPE_CHECKING:
-    from router.policy.table import Objective
-
-Engine = Annotated[
-    Path,
-    typer.Option(
-        envvar="ROUTER_ENGINE",
-        default_factory=shipped_bundle,
-        show_default="the shipped bundle",
-        help="Folder with an engine.json (generator and verifier) and the adapters that it names: a bundle, or one "
-        "in the making.",
-    ),
-]
 Served = Annotated[
     Path,
     typer.Option(
@@ -34,61 +23,77 @@ Served = Annotated[
         help="Folder of the bundle to serve.",
     ),
 ]
-# What a command changes is named each time: no default, and no variable that was set for another command.
-WrittenEngine = Annotated[
+Models = Annotated[
     Path,
-    typer.Option("--engine", help=f"Folder to write to: its {ENGINE} names the models, and where their adapters go."),
+    typer.Option(
+        "--bundle",
+        envvar="ROUTER_BUNDLE",
+        default_factory=shipped_bundle,
+        show_default="the shipped bundle",
+        help=f"Folder with a {MODELS} and the adapters that it names: a bundle, or one in the making.",
+    ),
 ]
-WrittenBundle = Annotated[Path, typer.Option("--bundle", help=f"Folder to write to; its {ENGINE} names the models.")]
+# What a command changes is named each time: no default, and no variable that was set for another command.
+Written = Annotated[
+    Path,
+    typer.Option("--bundle", help=f"Folder to write to: its {MODELS} names the models, and where their adapters go."),
+]
 Overwrite = Annotated[
     bool,
     typer.Option("--overwrite", help="Change a finished bundle. It is none until `router tune` has finished it again."),
 ]
 Backend = Annotated[
-    str,
+    list[str] | None,
     typer.Option(
         envvar="ROUTER_BACKEND",
-        help="transformers: models in this process. vllm: at --generator-url. fake: scripted engines, no model.",
+        help=f"What runs the models: {', '.join(BACKENDS)}, or NAME=BACKEND for one of them (in_process: here; vllm: "
+        "at --url; fake: scripted, no model). Repeatable; in the variable, put spaces between them.  [default: as the "
+        "bundle says]",
     ),
 ]
-GeneratorUrl = Annotated[
+Url = Annotated[
     list[str] | None,
     typer.Option(
-        envvar="ROUTER_GENERATOR_URL",
-        help="Base URL of a vLLM server that serves the generator, for --backend vllm. Repeat it for replicas; in the "
-        "variable, put spaces between them.",
+        envvar="ROUTER_URL",
+        metavar="NAME=URL",
+        help="Where a model's server is: small=http://gpu1:8000, and verifier=... for the verifier. Repeat it for "
+        "other models, and for replicas; in the variable, put spaces between them.",
     ),
 ]
-VerifierUrl = Annotated[
-    list[str] | None,
+ObjectiveOption = Annotated[
+    str | None,
     typer.Option(
-        envvar="ROUTER_VERIFIER_URL",
-        help="Base URL of a vLLM server that serves a published reward model. Repeatable.  [default: run it here]",
+        "--objective",
+        envvar="ROUTER_OBJECTIVE",
+        metavar="KIND=VALUE",
+        help=f"What the arm is chosen for: {', '.join(f'{kind}=…' for kind in OBJECTIVES)}.  [default: the bundle's]",
     ),
 ]
-LargerUrl = Annotated[
-    list[str] | None,
-    typer.Option(
-        envvar="ROUTER_LARGER_URL",
-        help="Base URL of a vLLM server that serves the larger model of the arm larger_model. Repeatable.",
-    ),
-]
-EngineKey = Annotated[
-    str | None, typer.Option(envvar="ROUTER_ENGINE_API_KEY", help="Bearer token that the vLLM servers ask for.")
+ApiKey = Annotated[
+    str | None,
+    typer.Option(envvar="ROUTER_ENGINE_API_KEY", help="Bearer token that the models' servers ask for."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; equal seeds repeat a run.")]
 
 
-def endpoints(
-    generator: list[str] | None, verifier: list[str] | None, larger: list[str] | None, api_key: str | None
-) -> Endpoints:
-    """Raises InvalidRequest where a URL is none."""
-    for url in (*(generator or ()), *(verifier or ()), *(larger or ())):
+def deployment(backends: list[str] | None, urls: list[str] | None, api_key: str | None = None) -> Deployment:
+    """Raises InvalidRequest where a URL is none, or a backend is unknown."""
+    by_name: dict[str, tuple[str, ...]] = {}
+    for given in urls or ():
+        name, _, url = given.partition("=")
         if not url.startswith(("http://", "https://")):
             raise InvalidRequest(
-                "url", f"{url!r} is no engine's URL; write it like http://127.0.0.1:8000", reason="UNSPECIFIED"
+                "url",
+                f"--url {given!r}: write the model's name and its server, like small=http://127.0.0.1:8000",
+                reason="UNSPECIFIED",
             )
-    return Endpoints(tuple(generator or ()), tuple(verifier or ()), tuple(larger or ()), api_key)
+        by_name[name] = (*by_name.get(name, ()), url)
+    chosen: dict[str, str] = {}
+    for given in backends or ():
+        name, equals, backend = given.partition("=")
+        backend_of(backend if equals else name)  # raises where it is unknown
+        chosen[name if equals else ""] = backend if equals else name
+    return Deployment(by_name, chosen, api_key)
 
 
 def check_unfinished(folder: Path, overwrite: bool) -> None:
@@ -96,7 +101,7 @@ def check_unfinished(folder: Path, overwrite: bool) -> None:
     if (folder / MANIFEST).exists() and not overwrite:
         raise InvalidRequest(
             "bundle",
-            f"{folder} holds a finished bundle, which this would change. Name another folder that has an {ENGINE}, or "
+            f"{folder} holds a finished bundle, which this would change. Name another folder that has an {MODELS}, or "
             "a copy; or give --overwrite",
             reason="UNSPECIFIED",
         )
@@ -107,25 +112,9 @@ def unfinish(folder: Path) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
-def parse_arm(text: str) -> Arm:
+def read_arm(text: str) -> Strategy:
     """Raises InvalidRequest."""
     try:
-        return Arm.parse(text)
+        return parse(text)
     except InvalidArm as error:
         raise InvalidRequest("arm", f"--arm: {error}", reason="ARM_INVALID") from error
-
-
-def parse_objective(text: str) -> "Objective":
-    """Read ``average_budget=4``; raises InvalidRequest."""
-    from router.policy.table import OBJECTIVES, Objective
-
-    name, _, value = text.partition("=")
-    try:
-        (kind,) = (known for known in OBJECTIVES if known == name.strip().replace("-", "_"))
-        return Objective(kind, float(value))
-    except ValueError as error:
-        raise InvalidRequest(
-            "objective",
-            f"can't read objective {text!r}; write one of {', '.join(f'{known}=…' for known in OBJECTIVES)}",
-            reason="OBJECTIVE_OUT_OF_RANGE",
-        ) from error

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Seed, parse_objective
-from router.cli.policy import hidden_states
+from router.cli.options import Seed
 from router.errors import RouterError
+from router.policy.objectives import parse_objective
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,8 +86,11 @@ def estimate(
     from json import dumps
 
     from router.bundle.bundle import load_bundle
+    from router.cli.policy import vectors_of
     from router.evaluation.diff import read_side
     from router.evaluation.off_policy import estimate as value
+    from router.prompt import Prompt
+    from router.solving.features import features_of
 
     policy, levels_by, predict_levels = read_side(new).policy, None, None
     if new.is_dir():
@@ -95,8 +98,9 @@ def estimate(
         policy, levels_by = bundle.policy, bundle.levels_by
 
         def predict_levels(prompts: "Sequence[str]") -> Any:
-            difficulty = bundle.difficulty
-            return difficulty.predict_proba(prompts if difficulty.input == "text" else hidden_states(new)(prompts))
+            features, asked = bundle.manifest.features, [Prompt.of(prompt) for prompt in prompts]
+            read = vectors_of(new, features)(asked) if features_of(features).vectors else prompts
+            return bundle.difficulty.predict_proba(read)
 
     report = value(
         outcomes,
@@ -189,8 +193,8 @@ def _print_diff(report: dict[str, Any]) -> None:
 
 
 def _setting(value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], list):  # a ladder of average budgets
-        return f"{value[0][0]:g} to {value[-1][0]:g} in {len(value)} rungs"
+    if isinstance(value, list) and value and isinstance(value[0], list):  # average budgets with their prices
+        return f"{value[0][0]:g} to {value[-1][0]:g} in {len(value)} steps"
     return "none" if value in (None, []) else str(value)
 
 

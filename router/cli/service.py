@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import Backend, EngineKey, GeneratorUrl, LargerUrl, Served, VerifierUrl, endpoints
+from router.cli.options import ApiKey, Backend, Served, Url, deployment
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from router.backends import Endpoints, Engines
+    from router.backends import Engines
+    from router.backends.specs import Deployment
     from router.bundle.bundle import Bundle
 
 
@@ -23,11 +24,9 @@ def serve(
             help="Refuse the bundle unless its manifest's SHA-256 starts with these hexadecimal digits.",
         ),
     ] = None,
-    backend: Backend = "transformers",
-    generator_url: GeneratorUrl = None,
-    verifier_url: VerifierUrl = None,
-    larger_url: LargerUrl = None,
-    engine_api_key: EngineKey = None,
+    backend: Backend = None,
+    url: Url = None,
+    engine_api_key: ApiKey = None,
     host: Annotated[
         str,
         typer.Option(
@@ -154,14 +153,15 @@ def serve(
     logs.configure()
     credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
-    engines = partial(_engines, backend, endpoints(generator_url, verifier_url, larger_url, engine_api_key))
+    where = deployment(backend, url, engine_api_key)
+    engines = partial(_engines, where)
     loaded = load_bundle(bundle, bundle_digest)
-    solver = Solver(loaded, *engines(loaded), explore=explore)
+    solver = Solver(loaded, engines(loaded), where, explore=explore)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
     admission = Admission(concurrency, queue)
 
     def make() -> server.Server:
-        serving = Serving(solver, bundle.resolve().parent, engines)
+        serving = Serving(solver, bundle.resolve().parent, engines, where)
         measured = Metrics(serving, admission, recorder)
         if metrics:
             expose(measured, metrics)
@@ -210,21 +210,28 @@ def token(
         print("admin = true")
 
 
-def _engines(backend: str, endpoints: "Endpoints", bundle: "Bundle") -> "Engines":
+def _engines(where: "Deployment", bundle: "Bundle") -> "Engines":
+    """The models of a bundle that its policy may ask and that are served. Raises InvalidRequest."""
     from router.backends import Engines
-    from router.bundle.models import Engine, load_engines
+    from router.backends.registry import backend_of, load_engines
     from router.service.tracing import TracedGenerator, TracedVerifier
+    from router.solving.features import features_of
 
-    manifest = bundle.manifest
-    if backend != "transformers" and bundle.difficulty.input == "hidden":
+    setup = bundle.setup
+    backend = where.backend(setup.reference, setup.main)
+    needs = features_of(bundle.manifest.features).needs
+    if needs and needs not in backend_of(backend).capabilities:
         raise InvalidRequest(
             "backend",
-            f"{bundle.folder} predicts levels from its generator's hidden states, which the {backend} backend does not "
-            "have; serve it with --backend transformers",
+            f"{bundle.folder} predicts levels from {bundle.manifest.features!r} features, which need the capability "
+            f"{needs!r}; the backend {backend!r} lacks it. Serve it with --backend in_process, or train on text",
             reason="UNSPECIFIED",
         )
-    # A second model is loaded only for a policy that may choose it, or when it is served anyway.
-    wanted = any(arm.larger for arm in bundle.policy.arms) or endpoints.larger
-    engine = Engine(manifest.name, manifest.generator, manifest.verifier, manifest.larger if wanted else None)
-    generator, verifier, larger = load_engines(backend, engine, bundle.folder, endpoints)
-    return Engines(TracedGenerator(generator), TracedVerifier(verifier), TracedGenerator(larger) if larger else None)
+    # A model is loaded only for a policy that may choose it, or when it is served anyway.
+    asked = {model for arm in bundle.policy.arms for model in arm.models if model}
+    served = {name for name in asked if where.backend(name, setup.models[name]) != "vllm" or where.urls.get(name)}
+    engines = load_engines(
+        setup, bundle.folder, where, models=frozenset(served | (set(where.urls) & set(setup.models)))
+    )
+    models = {name: TracedGenerator(model) for name, model in engines.models.items()}
+    return Engines(models, engines.reference, TracedVerifier(engines.verifier))

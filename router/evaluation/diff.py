@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from router.bundle.bundle import Manifest, read_policy
+from router.bundle.bundle import read_policy
+from router.bundle.manifest import Manifest
 from router.errors import InvalidBundle, InvalidFile, InvalidRequest
-from router.policy.table import LEVELS, Cell, Objective, Policy
+from router.policy.objectives import AverageBudget, Budget, Objective
+from router.policy.table import LEVELS, Cell, Policy
 
 _OWN = ("difficulty.joblib", "policy.json")  # of a bundle's files; the others are the models'
 
@@ -89,9 +91,10 @@ def _models(old: Manifest, new: Manifest) -> list[dict[str, Any]]:
 
 def _described(manifest: Manifest) -> dict[str, Any]:
     """What must agree for a level, and an arm's accuracy there, to mean the same."""
-    engines = {
+    setup = manifest.setup
+    models = {
         f"{name} {field}": value
-        for name, spec in (("generator", manifest.generator), ("verifier", manifest.verifier))
+        for name, spec in (*setup.models.items(), ("verifier", setup.verifier))
         for field, value in asdict(spec).items()
     }
     weights = {name: digest[:12] for name, digest in manifest.files.items() if name not in _OWN}
@@ -99,7 +102,10 @@ def _described(manifest: Manifest) -> dict[str, Any]:
         "statistic": manifest.statistic,
         "edges": list(manifest.edges),
         "difficulty model": manifest.files["difficulty.joblib"][:12],
-        **engines,
+        "features": manifest.features,
+        "task": setup.task,
+        "reference model": setup.reference,
+        **models,
         **weights,
     }
 
@@ -109,7 +115,8 @@ def _settings(policy: Policy) -> dict[str, Any]:
         "default objective": str(policy.default),
         "deciding": policy.deciding,
         "tolerance": policy.tolerance,
-        "average budgets": [[rung.generations, rung.price] for rung in policy.ladder],
+        "average budgets": [[point.generations, point.price] for point in policy.budget_points],
+        "worth of a solution": policy.worth or None,
     }
 
 
@@ -123,27 +130,28 @@ def _choices(old: Policy, new: Policy, objectives: Sequence[Objective]) -> Itera
     asked = [*_averages(old, new), old.default, new.default, *objectives]
     others = [objective for objective in dict.fromkeys(asked) if objective.kind != "budget"]
     for level in LEVELS:
-        yield from _merged([_row(old, new, level, Objective("budget", value)) for value in _budgets(old, new)])
+        yield from _merged([_row(old, new, level, Budget(value)) for value in _budgets(old, new)])
         for objective in others:
             yield {**_row(old, new, level, objective), "upto": None}
 
 
-def _budgets(old: Policy, new: Policy) -> list[int]:
+def _budgets(old: Policy, new: Policy) -> list[float]:
     """Where a choice under a fixed budget can change: the choices in between are those at the next lower one."""
     largest = max(old.largest, new.largest)
-    steps = {arm.budget for policy in (old, new) for arm in policy.arms} | {old.largest + 1, new.largest + 1}
+    steps = {policy.budget(arm) for policy in (old, new) for arm in policy.arms}
+    steps |= {old.largest + 1, new.largest + 1}
     return sorted(step for step in steps if step <= largest)
 
 
 def _averages(old: Policy, new: Policy) -> list[Objective]:
     """Powers of two from the least average budget of either to the most that buys anything."""
-    ladders = [policy.ladder for policy in (old, new) if policy.ladder]
-    if not ladders:
+    points = [policy.budget_points for policy in (old, new) if policy.budget_points]
+    if not points:
         return []
-    least = min(ladder[0].generations for ladder in ladders)
-    most = max(ladder[-1].generations for ladder in ladders)
+    least = min(each[0].generations for each in points)
+    most = max(each[-1].generations for each in points)
     exponents = range(math.ceil(math.log2(least)), math.ceil(math.log2(most)) + 1)
-    return [Objective("average_budget", 2.0**exponent) for exponent in exponents]
+    return [AverageBudget(2.0**exponent) for exponent in exponents]
 
 
 def _row(old: Policy, new: Policy, level: int, objective: Objective) -> dict[str, Any]:
@@ -167,7 +175,7 @@ def _measured(cell: Cell) -> dict[str, Any]:
         "high": cell.high,
         "prompts": cell.prompts,
         "flops": cell.cost.flops,
-        **asdict(cell.cost),
+        **{name: value for name, value in asdict(cell.cost).items() if value is not None},
     }
 
 

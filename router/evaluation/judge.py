@@ -12,18 +12,19 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from difficulty.compare import calibration_error
-from router.attempts.schema import SAMPLE
+from router.attempts.pools import SAMPLE
+from router.attempts.schema import prompts_of
 from router.backends import Usage, Verifier
 from router.errors import InvalidFile
 from router.training.calibration import last_scores
-from router.training.labels import steps_of
+from router.training.labels import Split
 from router.tuning.evidence import evidence
-from strategies import Path
+from strategies import BestOfN, Candidate, Majority, Strategy, WeightedBestOfN
 
 FEW = 10  # prompts: a mean over fewer says little
 
 
-async def score(attempts: pd.DataFrame, verifier: Verifier, delimiter: str) -> pd.DataFrame:
+async def score(attempts: pd.DataFrame, verifier: Verifier, split: Split) -> pd.DataFrame:
     """The pooled attempts with ``verifier``'s scores in place of any that they had; rows of other arms are left out.
 
     ``scored_tokens`` becomes ``generated_tokens``, which a verifier with the generator's tokenizer reads, less an
@@ -31,11 +32,12 @@ async def score(attempts: pd.DataFrame, verifier: Verifier, delimiter: str) -> p
     """
     pool = attempts[attempts["arm"] == SAMPLE].copy()
     scores: dict[int, list[float] | None] = {}
-    for _, rows in pool.groupby("prompt_id", sort=False):
-        paths = [Path(steps=steps_of(text, delimiter)) for text in rows["text"]]
-        scored = await verifier.score(rows["prompt"].iloc[0], paths, max_tokens=None, usage=Usage())
+    prompts = prompts_of(pool)
+    for prompt_id, rows in pool.groupby("prompt_id", sort=False):
+        candidates = [Candidate(steps=split(text)) for text in rows["text"]]
+        scored = await verifier.score(prompts[prompt_id], candidates, max_tokens=None, usage=Usage())
         scores |= {
-            index: list(path.scores) if path.scores else None for index, path in zip(rows.index, scored, strict=True)
+            index: list(each.scores) if each.scores else None for index, each in zip(rows.index, scored, strict=True)
         }
     pool["scores"] = pd.Series(scores)
     pool["scored_tokens"] = pool["generated_tokens"].where(pool["scores"].notna(), 0)
@@ -58,7 +60,7 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
     mixed = [rows for _, rows in scored.groupby("prompt_id") if rows["right"].nunique() == 2]
     if not mixed:
         raise InvalidFile("no prompt has both right and wrong scored attempts; score them, or take other prompts")
-    measured = evidence(scored[attempts.columns], sizes).groupby("arm")["accuracy"].mean()
+    points = evidence(scored[attempts.columns], sizes).values()
     right = [rows["right"].to_numpy(dtype=float) for _, rows in scored.groupby("prompt_id")]
     sizes = [n for n in sizes if n <= min(map(len, right))]
     return {
@@ -71,12 +73,16 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
         "best_of": {
             str(n): {
                 "one_sample": float(np.mean([r.mean() for r in right])),
-                **{name: float(measured[f"{name}(n={n})"]) for name in ("majority", "best_of_n", "weighted_best_of_n")},
+                **{arm.name: float(np.mean([point[arm].accuracy for point in points])) for arm in _selections(n)},
                 "oracle": float(np.mean([_any_right(r, n) for r in right])),
             }
             for n in sizes
         },
     }
+
+
+def _selections(n: int) -> list[Strategy]:
+    return [Majority(n=n), BestOfN(n=n), WeightedBestOfN(n=n)]
 
 
 def _by_step(scored: pd.DataFrame) -> list[float]:

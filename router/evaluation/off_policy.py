@@ -18,8 +18,9 @@ from sklearn.model_selection import GroupKFold
 from router.attempts.served import sift
 from router.errors import InvalidFile, InvalidRequest
 from router.outcomes import tables as database
-from router.policy.table import LEVELS, Objective, Policy
-from strategies import Arm, InvalidArm
+from router.policy.objectives import objective_of
+from router.policy.table import LEVELS, Policy
+from strategies import InvalidArm, parse
 
 RESAMPLES = 1000
 FOLDS = 5
@@ -200,7 +201,7 @@ def estimate(
     probabilities = _levels(known, model, predict_levels)
     target, refusals = _decided(policy, known, probabilities)
     refused = target == ""
-    supported = _supported(known, target) | refused
+    supported = _supported(known, target, policy.worth) | refused
     lacking = known.assign(target=target)[~supported]
     share = len(lacking) / max(1, int((~refused).sum()))
     report: dict[str, Any] = {
@@ -281,19 +282,19 @@ def _decided(policy: Policy, known: pd.DataFrame, probabilities: Values) -> tupl
     values = known["objective_value"].where(given, policy.default.value)
     for (kind, value), rows in known.groupby([kinds, values]).indices.items():
         try:
-            objective = Objective(kind, float(value))
+            objective = objective_of(kind, float(value))
             target[rows] = [str(policy.decide(row, objective).arm) for row in probabilities[rows].tolist()]
         except InvalidRequest as error:
             refusals[str(error)] = len(rows)
     return target, refusals
 
 
-def _supported(known: pd.DataFrame, target: NDArray[np.object_]) -> NDArray[np.bool_]:
+def _supported(known: pd.DataFrame, target: NDArray[np.object_], worth: Mapping[str, float]) -> NDArray[np.bool_]:
     """(n,) whether the decision could have gone to the target: it is what the policy of then chose, or an arm that its
     bundle is seen to explore, within the budget that was asked for then."""
     offered = {bundle: set(arms) for bundle, arms in known.groupby("bundle")["arm"]}
     limits = known["objective_value"].where(known["objective"] == "budget", np.inf)
-    budgets = {arm: _budget(arm) for arm in set(target) - {""}}
+    budgets = {arm: _budget(arm, worth) for arm in set(target) - {""}}
     return np.array(
         [
             arm == choice or (arm in offered[bundle] and budgets[arm] <= limit)
@@ -302,9 +303,9 @@ def _supported(known: pd.DataFrame, target: NDArray[np.object_]) -> NDArray[np.b
     )
 
 
-def _budget(arm: str) -> int:
+def _budget(arm: str, worth: Mapping[str, float]) -> float:
     try:
-        return Arm.parse(arm).budget
+        return parse(arm).budget(worth)
     except InvalidArm as error:
         raise InvalidFile(f"the outcome log has an arm that this version does not know: {error}") from error
 

@@ -6,40 +6,44 @@ from typing import Any
 
 import numpy as np
 
-from router.attempts.prompts import Prompt
-from router.backends import Engines, Generator, LogProbability
+from router.attempts.prompts import Problem
+from router.backends import Engines, Generator
+from router.backends.log_probability import LogProbability
 from router.errors import InvalidFile
-from router.solving.driver import Bill, Request, drive
-from router.tasks import math as answers
-from strategies import Arm, Outcome
+from router.solving.bill import Bill
+from router.solving.driver import Request, drive
+from router.tasks import Task
+from strategies import Result, Revision
 
 PROMPTS_AT_ONCE = 16
 
 
 async def sample_chains(
-    prompts: Sequence[Prompt], generator: Generator, *, chains: int, length: int, seed: int = 0
+    problems: Sequence[Problem], generator: Generator, task: Task, *, chains: int, length: int, seed: int = 0
 ) -> list[list[bool]]:
     """Whether each attempt is right: ``chains`` rows of ``length`` for each prompt.
 
     Raises InvalidFile where a prompt has no reference, EngineUnavailable.
     """
-    references = {prompt.id: prompt.reference for prompt in prompts if prompt.reference is not None}
-    if unknown := next((prompt.id for prompt in prompts if prompt.id not in references), None):
+    references = {each.id: each.reference for each in problems if each.reference is not None}
+    if unknown := next((each.id for each in problems if each.id not in references), None):
         raise InvalidFile(f"prompt {unknown!r} has no reference; without it no attempt can be called right")
+    engines = Engines({"writer": generator}, "writer", LogProbability())
     free = asyncio.Semaphore(PROMPTS_AT_ONCE)
 
-    async def one(prompt: Prompt) -> list[list[bool]]:
-        outcome = Outcome()
+    async def one(problem: Problem) -> list[list[bool]]:
+        result = Result()
         async with free:
-            arm = Arm("revision", chains * length, chains=chains)
-            request = Request(prompt.prompt, seed=seed)
-            async for event in drive(arm, request, Engines(generator, LogProbability()), Bill()):
+            arm = Revision(n=chains * length, chains=chains)
+            request = Request(problem.prompt, seed=seed)
+            async for event in drive(arm, request, engines, task, Bill()):
                 if isinstance(event, tuple):
-                    outcome, _ = event
-        right = [await answers.same(path.answer, references[prompt.id]) for path in outcome.candidates]
+                    result, _ = event
+        reference = references[problem.id]
+        right = [each.answer is not None and await task.right(each.answer, reference) for each in result.candidates]
         return [right[i : i + length] for i in range(0, len(right), length)]
 
-    return [chain for found in await asyncio.gather(*map(one, prompts)) for chain in found]
+    return [chain for found in await asyncio.gather(*map(one, problems)) for chain in found]
 
 
 def judge_chains(chains: Sequence[Sequence[bool]]) -> dict[str, Any]:

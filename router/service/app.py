@@ -35,7 +35,7 @@ from router.v1 import admin_pb2_grpc, router_pb2_grpc
 from router.v1 import router_pb2 as pb
 
 SERVICE = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
-LARGEST_MESSAGE = 64 * 1024  # bytes: the longest prompt in four-byte characters, twice
+LARGEST_MESSAGE = 2**20  # bytes: more than any model's context has room for
 ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
 # A caller whose machine or network is gone closes no connection: it is asked so often, and has so long to answer.
 ALIVE_SECONDS, ALIVE_TIMEOUT_SECONDS = 30, 20
@@ -78,7 +78,7 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
                     yield pb.StreamSolveResponse(solution=self._rendered(event, message.options))
 
     async def GetBundle(self, message: pb.GetBundleRequest, context: grpc.aio.ServicerContext) -> pb.GetBundleResponse:
-        return pb.GetBundleResponse(bundle=wire.served(self.serving.active.bundle))
+        return pb.GetBundleResponse(bundle=wire.served(self.serving.active.bundle, self.serving.active.policy))
 
     async def RecordOutcome(
         self, message: pb.RecordOutcomeRequest, context: grpc.aio.ServicerContext
@@ -100,7 +100,12 @@ class RouterService(router_pb2_grpc.RouterServiceServicer):
         return pb.RecordOutcomeResponse(changed=recorded.changed)
 
     def _rendered(self, solution: Solution, options: pb.SolveOptions) -> pb.Solution:
-        return wire.solution(solution, candidates=options.return_candidates, call_id=current().id)
+        return wire.solution(
+            solution,
+            reference=self.serving.active.engines.reference,
+            candidates=options.return_candidates,
+            call_id=current().id,
+        )
 
     async def _events(
         self, message: pb.SolveRequest | pb.StreamSolveRequest, context: grpc.aio.ServicerContext

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from router.backends import Engines
-from router.bundle.bundle import Bundle, load_bundle, read_manifest
+from router.backends.specs import Deployment
+from router.bundle.bundle import Bundle, load_bundle
+from router.bundle.manifest import read_manifest
 from router.errors import InvalidBundle, InvalidRequest, RouterError
+from router.prompt import Prompt
 from router.solving.driver import Request
 from router.solving.solver import Decision, Solver
 
-_TRIAL = Request("1 + 1 =")
+_TRIAL = Request(Prompt.of("1 + 1 ="))
 _MOST_COMPARISONS = 100  # pending; beyond that shadow decisions are skipped, so that they never hold anything up
 _log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ class Serving:
 
     root  the folder whose subfolders may be activated; None: no other bundle
     load  a bundle's engines, where they are not the ones that run already
+    deployment  where models answer, and what runs them
     """
 
     def __init__(
@@ -43,12 +47,14 @@ class Serving:
         solver: Solver,
         root: Path | None = None,
         load: Callable[[Bundle], Engines] | None = None,
+        deployment: Deployment | None = None,
     ):
         self.active = solver
         self.shadow: Solver | None = None
         self._previous: Solver | None = None
         self._root = root
         self._load_engines = load
+        self._deployment = deployment
         self._calls: Counter[Solver] = Counter()
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -122,11 +128,11 @@ class Serving:
     def _load(self, folder: Path, digest: str) -> Solver:
         bundle = load_bundle(folder, digest)
         for running in filter(None, (self.active, self._previous)):
-            if bundle.engines == running.bundle.engines:
-                return Solver(bundle, *running.engines, explore=self.active.explore)
+            if bundle.served_by == running.bundle.served_by:
+                return Solver(bundle, running.engines, self._deployment, explore=self.active.explore)
         if self._load_engines is None:
             raise InvalidBundle(f"{folder} needs other engines than the ones that run; start another server with it")
-        return Solver(bundle, *self._load_engines(bundle), explore=self.active.explore)
+        return Solver(bundle, self._load_engines(bundle), self._deployment, explore=self.active.explore)
 
     # The shadow
 
@@ -155,7 +161,7 @@ class Serving:
         """Close all engines. Calls must have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         solvers = [solver for solver in (self.active, self._previous, self.shadow) if solver]
-        for engines in {id(solver.engines.generator): solver.engines for solver in solvers}.values():
+        for engines in {id(solver.engines): solver.engines for solver in solvers}.values():
             await engines.close()
 
     def _retire(self, solver: Solver) -> None:
@@ -163,7 +169,7 @@ class Serving:
         if self._calls[solver] == 0:
             del self._calls[solver]
         held = [*filter(None, (self.active, self._previous, self.shadow)), *self._calls]
-        if all(other.engines.generator is not solver.engines.generator for other in held):
+        if all(other.engines is not solver.engines for other in held):
             self._begin(solver.engines.close())
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:

@@ -11,39 +11,38 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from router import errors
-from router.backends import GeneratorSpec
-from router.bundle import bundle
+from router.bundle.bundle import Bundle
 from router.errors import InvalidRequest, RouterError
-from router.policy import table as policy
-from router.solving import driver, solver
+from router.policy.objectives import Objective, objective_of
+from router.policy.table import Cell, Cost, Expectation, Policy
+from router.prompt import Message, Prompt
+from router.solving.bill import FREE, Bill
+from router.solving.driver import Request, Round
+from router.solving.solver import Decision, Solution
 from router.v1 import router_pb2 as pb
-from strategies import Arm, InvalidArm, Path
+from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 
 DOMAIN = "router.v1"
 CALL_ID = r"[\w.:-]{1,128}"
-_NUMBERS = ("n", "m", "k", "chains", "stop")
-_COSTS = tuple(field.name for field in fields(policy.Cost))
+_COSTS = tuple(field.name for field in fields(Cost))
 
 
 # Requests, as the server reads them
 
 
-def request(
-    message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, seconds: float | None
-) -> driver.Request:
+def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, seconds: float | None) -> Request:
     """What a message asks for; ``seconds`` are left for the call. Raises InvalidRequest.
 
     Absent fields are the defaults. What needs the bundle to judge, or has a meaning beyond its type, the solver checks.
     """
-    kind = message.WhichOneof("objective")
-    objective = policy.Objective(kind, getattr(message, kind)) if kind else None
+    asked = objective(message.objective) if message.HasField("objective") else None
     if isinstance(message, pb.RouteRequest):
-        return driver.Request(message.prompt, objective, seconds=seconds)
+        return Request(prompt(message), asked, seconds=seconds)
     options = message.options
-    return driver.Request(
-        message.prompt,
-        objective,
-        arm=_checked(options.arm) if options.HasField("arm") else None,
+    return Request(
+        prompt(message),
+        asked,
+        arm=_arm(options.arm) if options.arm else None,
         max_generated_tokens=_given(options, "max_generated_tokens"),
         max_scored_tokens=_given(options, "max_scored_tokens"),
         seconds=seconds,
@@ -52,23 +51,35 @@ def request(
     )
 
 
+def prompt(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest) -> Prompt:
+    """Raises InvalidRequest."""
+    if not message.messages:
+        return Prompt.of(message.prompt)
+    if message.prompt:
+        raise InvalidRequest(
+            "messages", "prompt and messages were both given; send one of them", reason="PROMPT_INVALID"
+        )
+    try:
+        return Prompt(tuple(Message(each.role, each.content) for each in message.messages))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise InvalidRequest("messages", f"messages: {error}", reason="PROMPT_INVALID") from error
+
+
+def objective(message: pb.Objective) -> Objective | None:
+    """None where it says nothing."""
+    kind = message.WhichOneof("kind")
+    return objective_of(kind, getattr(message, kind)) if kind else None
+
+
 def _given(message: pb.SolveOptions, name: str) -> int | None:
     return getattr(message, name) if message.HasField(name) else None
 
 
-def _checked(message: pb.Arm) -> Arm:
+def _arm(text: str) -> Strategy:
     try:
-        return arm_of(message)
+        return parse(text)
     except InvalidArm as error:
-        raise InvalidRequest(f"options.arm.{error.field}", f"arm: {error}", reason="ARM_INVALID") from error
-
-
-def arm_of(message: pb.Arm) -> Arm:
-    """Raises InvalidArm."""
-    known = pb.Strategy.DESCRIPTOR.values_by_number
-    number = message.strategy
-    strategy = known[number].name.removeprefix("STRATEGY_").lower() if number in known else str(number)
-    return Arm(strategy, **{name: getattr(message, name) for name in _NUMBERS if message.HasField(name)})
+        raise InvalidRequest("options.arm", f"arm: {error}", reason="ARM_INVALID") from error
 
 
 def check_outcome(message: pb.RecordOutcomeRequest) -> None:
@@ -87,12 +98,18 @@ def check_outcome(message: pb.RecordOutcomeRequest) -> None:
 
 
 @lru_cache(1024)  # a policy's arms, and some that callers pin. Shared: never change what this returns
-def arm(value: Arm) -> pb.Arm:
-    numbers = {name: getattr(value, name) for name in _NUMBERS if getattr(value, name)}
-    return pb.Arm(strategy=f"STRATEGY_{value.strategy.upper()}", **numbers)
+def arm(value: Strategy) -> pb.Arm:
+    if isinstance(value, Cascade):
+        stages = [
+            pb.Stage(arm=arm(stage), confidence=threshold)
+            for stage, threshold in zip(value.stages, (*value.thresholds, None), strict=True)
+        ]
+        return pb.Arm(text=str(value), strategy=value.name, stages=stages)
+    parameters = {name: float(number) for name, number in value.parameters.items()}
+    return pb.Arm(text=str(value), strategy=value.name, parameters=parameters, model=value.model or "")
 
 
-def decision(value: solver.Decision) -> pb.Decision:
+def decision(value: Decision) -> pb.Decision:
     return pb.Decision(
         level=value.level,
         probabilities=value.probabilities,
@@ -102,7 +119,7 @@ def decision(value: solver.Decision) -> pb.Decision:
     )
 
 
-def _expectation(value: policy.Expectation) -> pb.Expectation:
+def _expectation(value: Expectation) -> pb.Expectation:
     return pb.Expectation(
         accuracy=value.accuracy,
         accuracy_low=value.low,
@@ -112,7 +129,7 @@ def _expectation(value: policy.Expectation) -> pb.Expectation:
     )
 
 
-def cell(value: policy.Cell) -> pb.Cell:
+def cell(value: Cell) -> pb.Cell:
     return pb.Cell(
         level=value.level,
         arm=arm(value.arm),
@@ -124,26 +141,38 @@ def cell(value: policy.Cell) -> pb.Cell:
     )
 
 
-def _cost(value: policy.Cost) -> pb.Cost:
+def _cost(value: Cost) -> pb.Cost:
     return pb.Cost(**{name: getattr(value, name) for name in _COSTS})
 
 
-def bill(value: driver.Bill) -> pb.Bill:
+def bill(value: Bill) -> pb.Bill:
     return pb.Bill(
         prompt_tokens=value.prompt_tokens,
         generated_tokens=value.generated_tokens,
         scored_tokens=value.scored_tokens,
-        generator_flops=value.generator_flops,
-        verifier_flops=value.verifier_flops,
+        generator_flops=value.flops(role="generator"),
+        verifier_flops=value.flops(role="verifier"),
         engine_calls=value.calls,
         route_seconds=value.seconds.get("route"),
         generate_seconds=value.seconds.get("generate"),
         score_seconds=value.seconds.get("score"),
-        larger_tokens=value.larger_tokens,
+        lines=[
+            pb.BillLine(
+                model=model,
+                role=role,
+                prompt_tokens=usage.prompt_tokens,
+                generated_tokens=usage.generated_tokens,
+                scored_tokens=usage.scored_tokens,
+                flops=value.rates.get(model, FREE).flops(usage),
+                money=value.rates.get(model, FREE).money(usage),
+            )
+            for (model, role), usage in value.lines.items()
+        ],
+        money=value.money,
     )
 
 
-def progress(value: driver.Round) -> pb.Round:
+def progress(value: Round) -> pb.Round:
     return pb.Round(
         number=value.number,
         alive=value.alive,
@@ -152,55 +181,61 @@ def progress(value: driver.Round) -> pb.Round:
         scored_tokens=value.scored_tokens,
         answer=value.answer,
         share=value.share,
+        model=value.model or "",
     )
 
 
-def solution(value: solver.Solution, *, candidates: bool, call_id: str) -> pb.Solution:
-    best = value.outcome.best
+def solution(value: Solution, *, reference: str, candidates: bool, call_id: str) -> pb.Solution:
+    """``reference``: name of the reference model."""
+    best = value.result.best
     return pb.Solution(
         decision=decision(value.decision),
-        answer=value.outcome.answer,
+        answer=value.result.answer,
         text=best.text if best else "",
-        share=value.outcome.share,
+        share=value.result.share,
         stop_reason=f"STOP_REASON_{value.stop.name}",
         bill=bill(value.bill),
-        candidates=map(_candidate, value.outcome.candidates) if candidates else None,
+        candidates=[_candidate(each, reference) for each in value.result.candidates] if candidates else None,
         call_id=call_id,
     )
 
 
-def _candidate(path: Path) -> pb.Candidate:
-    scores = path.scores or (None,) * len(path.steps)
+def _candidate(value: Candidate, reference: str) -> pb.Candidate:
+    scores = value.scores or (None,) * len(value.steps)
     return pb.Candidate(
-        steps=[pb.Step(text=text, score=score) for text, score in zip(path.steps, scores, strict=True)],
-        answer=path.answer,
-        finished=path.finished,
-        tokens=len(path.tokens),
+        steps=[pb.Step(text=text, score=score) for text, score in zip(value.steps, scores, strict=True)],
+        answer=value.answer,
+        finished=value.finished,
+        tokens=len(value.tokens),
+        model=value.model or reference,
     )
 
 
-def served(value: bundle.Bundle) -> pb.Bundle:
-    verifier, larger, default = value.manifest.verifier, value.manifest.larger, value.policy.default
-    message = pb.Bundle(
-        id=value.id,
-        digest=value.digest,
-        generator=_generator(value.manifest.generator),
-        verifier=pb.VerifierInfo(kind=verifier.kind, parameters=verifier.parameters),
-        larger=_generator(larger) if larger else None,
-        statistic=value.manifest.statistic,
-        edges=value.manifest.edges,
-        cells=map(cell, value.policy.cells),
-    )
-    setattr(message, f"default_{default.kind}", int(default.value) if default.kind == "budget" else default.value)
-    return message
-
-
-def _generator(value: GeneratorSpec) -> pb.GeneratorInfo:
-    return pb.GeneratorInfo(
-        model=value.model,
-        parameters=value.parameters,
-        temperature=value.temperature,
-        max_tokens=value.max_tokens,
+def served(bundle: Bundle, policy: Policy) -> pb.Bundle:
+    """``policy``: the bundle's, without the arms that can't be run here."""
+    setup, default = bundle.setup, policy.default
+    worth = setup.worth
+    return pb.Bundle(
+        id=bundle.id,
+        digest=bundle.digest,
+        models=[
+            pb.ModelInfo(
+                name=name,
+                model=spec.model,
+                parameters=spec.parameters,
+                temperature=spec.temperature,
+                max_tokens=spec.max_tokens,
+                worth=worth[name],
+            )
+            for name, spec in setup.models.items()
+        ],
+        reference=setup.reference,
+        verifier=pb.VerifierInfo(kind=setup.verifier.kind, parameters=setup.verifier.parameters),
+        task=setup.task,
+        statistic=bundle.manifest.statistic,
+        edges=bundle.manifest.edges,
+        default_objective=pb.Objective(**{default.kind: default.value}),
+        cells=map(cell, policy.cells),
     )
 
 
@@ -218,7 +253,7 @@ def status(error: RouterError) -> Status:
         )
     if error.retry_seconds is not None:
         details.append(RetryInfo(retry_delay=timedelta(seconds=error.retry_seconds)))
-    if isinstance(error, errors.Stopped) and isinstance(error.bill, driver.Bill):
+    if isinstance(error, errors.Stopped) and isinstance(error.bill, Bill):
         details.append(bill(error.bill))
     return Status(code=Code.Value(error.status), message=str(error), details=[_packed(detail) for detail in details])
 

@@ -55,12 +55,12 @@ def fields(call: Call, *, text: bool) -> dict[str, Any]:
             "prompt_tokens": call.bill.prompt_tokens,
             "generated_tokens": call.bill.generated_tokens,
             "scored_tokens": call.bill.scored_tokens,
-            "flops": call.bill.generator_flops + call.bill.verifier_flops,
+            "flops": call.bill.flops(),
             "engine_calls": call.bill.calls,
         }
     if call.solution:
         record["stop"] = call.solution.stop.value
     if text and call.request:
-        record["prompt"] = call.request.prompt
-        record["answer"] = call.solution.outcome.answer if call.solution else None
+        record["prompt"] = call.request.prompt.question if call.request.prompt.plain else call.request.prompt.json
+        record["answer"] = call.solution.result.answer if call.solution else None
     return record

@@ -15,7 +15,7 @@ from router.service.admission import Admission
 from router.service.bundles import Serving
 from router.service.middleware import Call, Verdict
 from router.service.recorder import Recorder
-from router.solving.driver import Bill
+from router.solving.bill import Bill
 
 WINDOW = 1000  # latest decisions, and latest verdicts, that drift and calibration are computed on
 _FEWEST = 100  # of them that it is worth doing for
@@ -115,7 +115,7 @@ class Metrics:
                 self._of(self._seconds, call.method, phase).observe(seconds)
         if call.decision and call.bill and call.request:
             # A pinned arm's numbers are the caller's: as a label they would grow without end.
-            arm = str(call.decision.arm) if call.request.arm is None else f"{call.decision.arm.strategy} (pinned)"
+            arm = str(call.decision.arm) if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
             if call.decision.bundle_id == self._bundle:
                 self._levels.append(call.decision.level)
             self._of(self._decisions, str(call.decision.level), arm).inc()
@@ -130,13 +130,14 @@ class Metrics:
     def _follow(self) -> None:
         """Begin again where another bundle decides: its levels mean something else. What it may decide is shown as 0
         before the first call, so that what gets no traffic can be seen."""
-        bundle = self._serving.active.bundle
+        solver = self._serving.active
+        bundle = solver.bundle
         if bundle.id == self._bundle:
             return
         self._bundle = bundle.id
         self._levels.clear()
         self._verdicts.clear()
-        for cell in bundle.policy.cells:
+        for cell in solver.policy.cells:
             for each in (self._decisions, self._outcomes, self._right, self._expected):
                 each.labels(str(cell.level), str(cell.arm))
 
@@ -145,8 +146,8 @@ class Metrics:
             return
         for kind in ("prompt", "generated", "scored"):
             self._of(self._tokens, *labels, kind).inc(getattr(bill, f"{kind}_tokens"))
-        self._of(self._flops, *labels, "generator").inc(bill.generator_flops)
-        self._of(self._flops, *labels, "verifier").inc(bill.verifier_flops)
+        self._of(self._flops, *labels, "generator").inc(bill.flops(role="generator"))
+        self._of(self._flops, *labels, "verifier").inc(bill.flops(role="verifier"))
 
     def _compared(self, verdict: Verdict) -> None:
         labels = str(verdict.level), verdict.arm

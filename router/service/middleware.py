@@ -23,7 +23,8 @@ from router.service import conversion as wire
 from router.service.admin import ADMIN
 from router.service.admission import Admission
 from router.service.auth import Caller, Token
-from router.solving.driver import Bill, Request, Stop
+from router.solving.bill import Bill
+from router.solving.driver import Request, StopReason
 from router.solving.solver import Decision, Solution
 
 REQUEST_ID = "x-request-id"
@@ -80,7 +81,7 @@ class Call:
     @property
     def promised(self) -> float | None:
         """The accuracy that the decision promised; None: the arm was not the policy's choice, or did not run whole."""
-        whole = self.solution.stop is Stop.COMPLETE if self.solution else self.method == "Route"
+        whole = self.solution.stop is StopReason.COMPLETE if self.solution else self.method == "Route"
         return self.decision.expectation.accuracy if self.decision and self.decision.expectation and whole else None
 
 

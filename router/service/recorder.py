@@ -5,7 +5,6 @@ full decisions are dropped and counted. Outcomes are acknowledged once they are 
 queued before: what was acknowledged survives the process.
 """
 
-import hashlib
 import logging
 import queue
 import threading
@@ -184,15 +183,15 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
     assert call.decision
     assert call.request
     assert call.bill
-    decision, outcome = call.decision, call.solution.outcome if call.solution else None
+    decision, result = call.decision, call.solution.result if call.solution else None
     return {
         "call_id": call.id,
         "at": datetime.now(UTC),
         "method": call.method,
         "caller": call.caller.name if call.caller else None,
         "bundle": decision.bundle_id,
-        "prompt_sha256": hashlib.sha256(call.request.prompt.encode()).hexdigest(),
-        "prompt": call.request.prompt if prompts else None,
+        "prompt_sha256": call.request.prompt.digest,
+        "prompt": call.request.prompt.question if prompts else None,
         "level": decision.level,
         "probabilities": list(decision.probabilities),
         "arm": str(decision.arm),
@@ -203,7 +202,7 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
         "prompt_tokens": call.bill.prompt_tokens,
         "generated_tokens": call.bill.generated_tokens,
         "scored_tokens": call.bill.scored_tokens,
-        "flops": call.bill.generator_flops + call.bill.verifier_flops,
+        "flops": call.bill.flops(),
         "seconds": call.seconds,
         "objective": decision.objective.kind if decision.objective else None,
         "objective_value": decision.objective.value if decision.objective else None,
@@ -212,8 +211,8 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
         "explore": decision.explore if decision.choice else None,
         "levels_by": decision.levels_by,
         "stop": call.solution.stop.value if call.solution else None,
-        "answer": outcome.answer if outcome and prompts else None,
-        "text": outcome.best.text if outcome and outcome.best and prompts else None,
+        "answer": result.answer if result and prompts else None,
+        "text": result.best.text if result and result.best and prompts else None,
     }
 
 

@@ -13,10 +13,11 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 
 from router.backends import Generator, Usage, Verifier
 from router.errors import MissingDependency
+from router.prompt import Prompt
 from router.service.middleware import Call, Proceed
 from router.solving.driver import Round
 from router.solving.solver import Decision, Solution
-from strategies import Path
+from strategies import Candidate
 
 _tracer = trace.get_tracer("router")
 
@@ -93,17 +94,19 @@ class TracedGenerator:
         self.parameters = generator.parameters
         self.close = generator.close
 
-    async def extend(self, prompt: str, paths: Sequence[Path], *, usage: Usage, **options: Any) -> list[Path]:
+    async def extend(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, usage: Usage, **options: Any
+    ) -> list[Candidate]:
         before = usage.generated_tokens
         with _span("generator.extend") as span:
             try:
-                return await self._generator.extend(prompt, paths, usage=usage, **options)
+                return await self._generator.extend(prompt, candidates, usage=usage, **options)
             finally:
                 span.set_attributes(
-                    {"router.paths": len(paths), "router.generated_tokens": usage.generated_tokens - before}
+                    {"router.candidates": len(candidates), "router.generated_tokens": usage.generated_tokens - before}
                 )
 
-    async def embed(self, prompts: Sequence[str], *, usage: Usage) -> list[list[float]]:
+    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
         with _span("generator.embed"):
             return await self._generator.embed(prompts, usage=usage)
 
@@ -116,13 +119,17 @@ class TracedVerifier:
         self.parameters = verifier.parameters
         self.close = verifier.close
 
-    async def score(self, prompt: str, paths: Sequence[Path], *, usage: Usage, **options: Any) -> list[Path]:
+    async def score(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, usage: Usage, **options: Any
+    ) -> list[Candidate]:
         before = usage.scored_tokens
         with _span("verifier.score") as span:
             try:
-                return await self._verifier.score(prompt, paths, usage=usage, **options)
+                return await self._verifier.score(prompt, candidates, usage=usage, **options)
             finally:
-                span.set_attributes({"router.paths": len(paths), "router.scored_tokens": usage.scored_tokens - before})
+                span.set_attributes(
+                    {"router.candidates": len(candidates), "router.scored_tokens": usage.scored_tokens - before}
+                )
 
 
 def _on() -> bool:

@@ -1,28 +1,31 @@
-"""Answers a strategy's asks from the engines.
+"""Answers a search's requests from the models.
 
-For every strategy alike :func:`drive` owns the bill, the token caps, the deadline, the final answers of finished paths
-and the progress events. There is one driver: many searches run at once are many ``drive`` calls in one event loop, and
-the engine batches what they ask at the same time.
+For every strategy alike :func:`drive` owns the bill, the token caps, the deadline, the final answers of finished
+solutions and the progress events. There is one driver: many searches run at once are many ``drive`` calls in one event
+loop, and the engine batches what they ask for at the same time.
 """
 
 import asyncio
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import count
 
-from router.backends import Engines, Usage, times_larger
+from router.backends import Engines, Generator
+from router.backends.specs import VERIFIER
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, TokenCapReached
-from router.policy.table import Objective
-from router.tasks import math as answers
-from strategies import Arm, Extend, Outcome, Path, Score
+from router.policy.objectives import Objective
+from router.prompt import Prompt
+from router.solving.bill import Bill
+from router.tasks import Task
+from strategies import Candidate, Extend, Result, Score, Strategy
 
 _MARGIN = 0.15  # seconds kept back from a deadline, to send the partial result or the bill in time
 
 
-class Stop(Enum):
+class StopReason(Enum):
     """Why a search ended."""
 
     COMPLETE = "complete"
@@ -41,9 +44,9 @@ class Request:
     allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
     """
 
-    prompt: str
+    prompt: Prompt
     objective: Objective | None = None
-    arm: Arm | None = None
+    arm: Strategy | None = None
     max_generated_tokens: int | None = None
     max_scored_tokens: int | None = None
     seconds: float | None = None
@@ -51,32 +54,12 @@ class Request:
     allow_partial: bool = False
 
 
-@dataclass(slots=True)
-class Bill(Usage):
-    """Usage with what it means in FLOPs (2 * parameters * tokens) and in seconds by phase: route, generate, score.
-
-    larger_tokens  how many of the prompt and generated tokens were the larger model's
-    """
-
-    generator_parameters: int = 0
-    verifier_parameters: int = 0
-    larger_parameters: int = 0
-    larger_tokens: int = 0
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @property
-    def generator_flops(self) -> float:
-        own = self.prompt_tokens + self.generated_tokens - self.larger_tokens
-        return 2.0 * (self.generator_parameters * own + self.larger_parameters * self.larger_tokens)
-
-    @property
-    def verifier_flops(self) -> float:
-        return 2.0 * self.verifier_parameters * self.scored_tokens
-
-
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Progress after one answered ask. ``answer`` and ``share``: the leading answer so far, None and 0 at first."""
+    """Progress after one answered request. ``answer`` and ``share``: the leading answer so far, None and 0 at first.
+
+    model  that wrote; None where the verifier scored
+    """
 
     number: int
     alive: int
@@ -85,81 +68,71 @@ class Round:
     scored_tokens: int
     answer: str | None
     share: float
-
-
-def new_bill(engines: Engines) -> Bill:
-    return Bill(
-        generator_parameters=engines.generator.parameters,
-        verifier_parameters=engines.verifier.parameters,
-        larger_parameters=engines.larger.parameters if engines.larger else 0,
-    )
+    model: str | None = None
 
 
 async def drive(
-    arm: Arm, request: Request, engines: Engines, bill: Bill
-) -> AsyncGenerator[Round | tuple[Outcome, Stop], None]:
-    """Run one search; yield a Round an ask, then the outcome and why it ended.
+    arm: Strategy, request: Request, engines: Engines, task: Task, bill: Bill
+) -> AsyncGenerator[Round | tuple[Result, StopReason], None]:
+    """Run one search; yield a Round for each request of it, then what it found and why it ended.
 
-    Raises InvalidRequest where the arm is larger_model, and no such model is there or it has another size.
+    Raises InvalidRequest where the arm asks a model that is not there.
     """
-    if arm.larger:
-        _check_larger(arm, engines)
+    for model in arm.models:
+        if engines.of(model) is None:
+            raise InvalidRequest(
+                "options.arm",
+                f"the arm {arm} asks the model {model!r}, which is not served; served are {', '.join(engines.models)}",
+                reason="ARM_INVALID",
+            )
     search = arm.search()
-    limited = _Limited(request, engines, bill, larger=arm.larger)
-    finished: list[Path] = []
+    limited = _Limited(request, engines, task, bill)
+    finished: list[Candidate] = []
     try:
-        ask = next(search)
+        wanted = next(search)
         for number in count(1):
-            paths = await limited.answer(ask)
+            candidates = await limited.answer(wanted)
             # Rollouts that lookahead throws away (greedy, a few steps) are no solutions of the search.
-            if isinstance(ask, Extend) and not (ask.steps and ask.temperature == 0):
+            if isinstance(wanted, Extend) and not (wanted.steps and wanted.temperature == 0):
                 finished += [
-                    new for old, new in zip(ask.paths, paths, strict=True) if new.finished and not old.finished
+                    new
+                    for old, new in zip(wanted.candidates, candidates, strict=True)
+                    if new.finished and not old.finished
                 ]
-            yield _round(number, paths, finished, bill)
-            ask = search.send(paths)
+            model = (wanted.model or engines.reference) if isinstance(wanted, Extend) else None
+            yield _round(number, candidates, finished, bill, model)
+            wanted = search.send(candidates)
     except StopIteration as done:
-        outcome: Outcome = done.value
+        result: Result = done.value
     finally:
         search.close()
-    if limited.stop is not Stop.COMPLETE and not request.allow_partial:
+    if limited.stop is not StopReason.COMPLETE and not request.allow_partial:
         raise _stopped(limited.stop, bill)
-    yield outcome, limited.stop
+    yield result, limited.stop
 
 
-def _check_larger(arm: Arm, engines: Engines) -> None:
-    if engines.larger is None:
-        raise InvalidRequest(
-            "options.arm.strategy", "no larger model is served; choose another strategy", reason="ARM_INVALID"
-        )
-    times = times_larger(engines.larger.parameters, engines.generator.parameters)
-    if arm.n != times:
-        raise InvalidRequest(
-            "options.arm.n",
-            f"the larger model has {times} times the generator's parameters; ask for larger_model(n={times})",
-            reason="ARM_INVALID",
-        )
-
-
-def _round(number: int, paths: Sequence[Path], finished: list[Path], bill: Bill) -> Round:
-    votes = Counter(path.answer for path in finished if path.answer is not None)
+def _round(
+    number: int, candidates: Sequence[Candidate], finished: list[Candidate], bill: Bill, model: str | None
+) -> Round:
+    votes = Counter(candidate.answer for candidate in finished if candidate.answer is not None)
     answer, supporters = votes.most_common(1)[0] if votes else (None, 0)
     return Round(
         number,
-        alive=sum(path.end is None for path in paths),
+        alive=sum(candidate.end is None for candidate in candidates),
         finished=len(finished),
         generated_tokens=bill.generated_tokens,
         scored_tokens=bill.scored_tokens,
         answer=answer,
         share=supporters / votes.total() if votes else 0.0,
+        model=model,
     )
 
 
-def _stopped(stop: Stop, bill: Bill) -> RouterError:
+def _stopped(stop: StopReason, bill: Bill) -> RouterError:
     advice = "set allow_partial to get what was found by then, or give it more"
     error = (
         DeadlineExceeded(f"the deadline ended the search; {advice} time")
-        if stop is Stop.DEADLINE
+        if stop is StopReason.DEADLINE
         else TokenCapReached(f"a token cap ended the search; {advice} tokens")
     )
     error.bill = bill
@@ -167,74 +140,80 @@ def _stopped(stop: Stop, bill: Bill) -> RouterError:
 
 
 class _Limited:
-    """Answers one search's asks within its limits; ``larger``: by the larger model.
+    """Answers one search's requests within its limits.
 
-    Past a limit nothing is extended any more: open paths come back cut, which ends any search by itself.
+    margin    seconds kept back from the deadline
+    deadline  on time.monotonic's clock, less the margin; None without one
     """
 
-    def __init__(self, request: Request, engines: Engines, bill: Bill, *, larger: bool):
+    def __init__(self, request: Request, engines: Engines, task: Task, bill: Bill):
         self.request = request
-        self.generator = engines.larger if larger and engines.larger else engines.generator
-        self.larger = larger
-        self.verifier = engines.verifier
+        self.engines = engines
+        self.task = task
         self.bill = bill
-        self.stop = Stop.COMPLETE
-        self.calls = 0
-        # The margin must not eat a short deadline whole.
+        self.stop = StopReason.COMPLETE
+        self.extended = 0  # requests to extend that were answered by a model
         self.margin = min(_MARGIN, 0.2 * (request.seconds or 0))
         self.deadline = None if request.seconds is None else time.monotonic() + request.seconds - self.margin
 
-    async def answer(self, ask: Extend | Score) -> list[Path]:
+    async def answer(self, wanted: Extend | Score) -> list[Candidate]:
         started = time.monotonic()
+        extends = isinstance(wanted, Extend)
         try:
-            async with asyncio.timeout_at(self._guard(started, ask)):
-                paths = await (self._extend(ask) if isinstance(ask, Extend) else self._score(ask))
+            async with asyncio.timeout_at(self._give_up_at(started, extends)):
+                candidates = await (self._extend(wanted) if isinstance(wanted, Extend) else self._score(wanted))
         except TimeoutError:
-            self.stop = Stop.DEADLINE
-            paths = [_cut(path) for path in ask.paths] if isinstance(ask, Extend) else list(ask.paths)
+            self.stop = StopReason.DEADLINE
+            candidates = [_cut(each) for each in wanted.candidates] if extends else list(wanted.candidates)
         finally:
-            self.bill.seconds["generate" if isinstance(ask, Extend) else "score"] += time.monotonic() - started
-        return [await _answered(path) for path in paths]
+            self.bill.seconds["generate" if extends else "score"] += time.monotonic() - started
+        return [await self._answered(candidate) for candidate in candidates]
 
-    async def _extend(self, ask: Extend) -> list[Path]:
-        if all(path.end for path in ask.paths):
-            return list(ask.paths)
+    async def _extend(self, wanted: Extend) -> list[Candidate]:
+        if all(candidate.end for candidate in wanted.candidates):
+            return list(wanted.candidates)
         cap = _left(self.request.max_generated_tokens, self.bill.generated_tokens)
-        if self.stop is Stop.COMPLETE and cap == 0:
-            self.stop = Stop.TOKEN_CAP
-        if self.stop is not Stop.COMPLETE:
-            return [_cut(path) for path in ask.paths]
-        self.calls += 1
-        before = self.bill.prompt_tokens + self.bill.generated_tokens
-        try:
-            paths = await self.generator.extend(
-                self.request.prompt,
-                ask.paths,
-                steps=ask.steps,
-                temperature=ask.temperature,
-                max_tokens=cap,
-                deadline=self.deadline,
-                seed=self.request.seed * 1_000_003 + self.calls,
-                usage=self.bill,
-            )
-        finally:
-            if self.larger:
-                self.bill.larger_tokens += self.bill.prompt_tokens + self.bill.generated_tokens - before
-        if any(path.end == "cut" for path in paths):
+        if self.stop is StopReason.COMPLETE and cap == 0:
+            self.stop = StopReason.TOKEN_CAP
+        if self.stop is not StopReason.COMPLETE:
+            return [_cut(candidate) for candidate in wanted.candidates]
+        self.extended += 1
+        name = wanted.model or self.engines.reference
+        model: Generator = self.engines.models[name]
+        candidates = await model.extend(
+            self.request.prompt,
+            wanted.candidates,
+            steps=wanted.steps,
+            temperature=wanted.temperature,
+            max_tokens=cap,
+            deadline=self.deadline,
+            seed=self.request.seed * 1_000_003 + self.extended,
+            usage=self.bill.line(name, "generator"),
+        )
+        if any(candidate.end == "cut" for candidate in candidates):
             spent = _left(self.request.max_generated_tokens, self.bill.generated_tokens) == 0
-            self.stop = Stop.TOKEN_CAP if spent else Stop.DEADLINE
-        return paths
+            self.stop = StopReason.TOKEN_CAP if spent else StopReason.DEADLINE
+        return candidates
 
-    async def _score(self, ask: Score) -> list[Path]:
-        if self.stop is Stop.DEADLINE:
-            return list(ask.paths)
+    async def _score(self, wanted: Score) -> list[Candidate]:
+        if self.stop is StopReason.DEADLINE:
+            return list(wanted.candidates)
         cap = _left(self.request.max_scored_tokens, self.bill.scored_tokens)
-        paths = await self.verifier.score(self.request.prompt, ask.paths, max_tokens=cap, usage=self.bill)
-        if cap is not None and any(path.scores is None and path.steps for path in paths):
-            self.stop = Stop.TOKEN_CAP
-        return paths
+        candidates = await self.engines.verifier.score(
+            self.request.prompt, wanted.candidates, max_tokens=cap, usage=self.bill.line(VERIFIER, "verifier")
+        )
+        if cap is not None and any(candidate.scores is None and candidate.steps for candidate in candidates):
+            self.stop = StopReason.TOKEN_CAP
+        return candidates
 
-    def _guard(self, now: float, ask: Extend | Score) -> float | None:
+    async def _answered(self, candidate: Candidate) -> Candidate:
+        if not candidate.finished or candidate.answer is not None:
+            return candidate
+        stated = self.task.extract(candidate.text)
+        # An answer of decoration only ("$") has no key and is no answer.
+        return candidate if stated is None else replace(candidate, answer=await self.task.key(stated) or None)
+
+    def _give_up_at(self, now: float, extends: bool) -> float | None:
         """When to give up on an engine that does not keep the deadline itself: in time to still answer the caller.
 
         A generator knows the deadline, and gets a moment to come back with what it has; a verifier does not know it.
@@ -242,20 +221,12 @@ class _Limited:
         if self.deadline is None:
             return None
         loop = asyncio.get_running_loop()
-        return loop.time() + max(0.0, self.deadline - now) + (self.margin / 2 if isinstance(ask, Extend) else 0.0)
+        return loop.time() + max(0.0, self.deadline - now) + (self.margin / 2 if extends else 0.0)
 
 
 def _left(cap: int | None, spent: int) -> int | None:
     return None if cap is None else max(0, cap - spent)
 
 
-def _cut(path: Path) -> Path:
-    return path if path.end else replace(path, end="cut")
-
-
-async def _answered(path: Path) -> Path:
-    if not path.finished or path.answer is not None:
-        return path
-    stated = answers.find(path.text)
-    # An answer of decoration only ("$") has no canonical form and is no answer.
-    return path if stated is None else replace(path, answer=await answers.canonical(stated) or None)
+def _cut(candidate: Candidate) -> Candidate:
+    return candidate if candidate.end else replace(candidate, end="cut")

@@ -1,20 +1,28 @@
 """Prompt → level → arm → search → answer, with the bill."""
 
+import logging
 import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from router.backends import Engines, Generator, Usage, Verifier
+from router.backends import Engines, Usage
+from router.backends.registry import why_not
+from router.backends.specs import Deployment
 from router.bundle.bundle import Bundle
-from router.errors import InvalidRequest
-from router.policy.table import Expectation, Objective
-from router.solving.driver import Bill, Request, Round, Stop, drive, new_bill
-from strategies import Arm, Outcome
+from router.errors import InvalidBundle, InvalidRequest
+from router.policy.objectives import Budget, Objective
+from router.policy.table import Expectation, Policy
+from router.solving.bill import Bill, rates_of
+from router.solving.driver import Request, Round, StopReason, drive
+from router.solving.features import features_of
+from router.tasks import Task, load_task
+from strategies import Result, Strategy
 
-LONGEST_PROMPT = 8_000  # characters
-LARGEST_BUDGET = 256  # solutions' worth that a caller may pin: the largest that Snell et al. measure
+LONGEST_PROMPT = 400_000  # characters, whatever the model; what it has room for is counted in tokens
+LARGEST_BUDGET = 256  # solutions that a caller may pin: the largest that Snell et al. measure
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +39,12 @@ class Decision:
 
     level: int
     probabilities: tuple[float, ...]
-    arm: Arm
+    arm: Strategy
     expectation: Expectation | None
     bundle_id: str
     propensity: float = 1.0
     objective: Objective | None = None
-    choice: Arm | None = None
+    choice: Strategy | None = None
     explore: float = 0.0
     levels_by: str = ""
 
@@ -44,41 +52,48 @@ class Decision:
 @dataclass(frozen=True, slots=True)
 class Solution:
     decision: Decision
-    outcome: Outcome
+    result: Result
     bill: Bill
-    stop: Stop
+    stop: StopReason
 
 
 class Solver:
     """A bundle and the engines that it was measured on, ready to answer prompts.
 
-    explore  share of decisions whose arm is drawn evenly from the policy's arms within the budget, to learn from
+    policy    the bundle's, without the arms that these engines can't run
+    left_out  those arms, and why
+
+    Raises InvalidBundle where no arm of the policy can be run.
     """
 
     def __init__(
         self,
         bundle: Bundle,
-        generator: Generator,
-        verifier: Verifier,
-        larger: Generator | None = None,
+        engines: Engines,
+        deployment: Deployment | None = None,
         *,
         explore: float = 0.0,
     ):
+        """explore: share of decisions whose arm is drawn evenly from the arms within the budget, to learn from."""
         self.explore = explore
         self.bundle = bundle
-        self.engines = Engines(generator, verifier, larger)
+        self.engines = engines
+        self.task: Task = load_task(bundle.setup.task)
+        self.features = features_of(bundle.manifest.features)
+        self.rates = rates_of(bundle.setup)
+        reasons = {arm: why_not(arm, bundle.setup, deployment or Deployment(), engines) for arm in bundle.policy.arms}
+        self.left_out = {arm: reason for arm, reason in reasons.items() if reason}
+        self.policy = _runnable(bundle, self.left_out)
 
-    async def decide(self, request: Request, usage: Usage | None = None) -> Decision:
-        """Predict the level, choose the arm; what that spends is added to ``usage``. Raises InvalidRequest."""
+    async def decide(self, request: Request, bill: Bill | None = None) -> Decision:
+        """Predict the level, choose the arm; what that spends goes onto ``bill``. Raises InvalidRequest."""
         validate(request)
-        policy = self.bundle.policy
+        policy = self.policy
         objective = request.objective or policy.default
         policy.check(objective)  # a bad objective is an error also where the arm is pinned
-        difficulty = self.bundle.difficulty
-        prompts = [request.prompt]
-        usage = Usage() if usage is None else usage
-        features = prompts if difficulty.input == "text" else await self.engines.generator.embed(prompts, usage=usage)
-        probabilities = tuple(difficulty.probabilities(features[0]))
+        usage = (bill or self.new_bill()).line(self.engines.reference, "generator") if self.features.needs else Usage()
+        (read,) = await self.features.read([request.prompt], self.engines, usage)
+        probabilities = tuple(self.bundle.difficulty.probabilities(read))
         level = 1 + probabilities.index(max(probabilities))
         levels_by = self.bundle.levels_by
         if request.arm:
@@ -95,12 +110,13 @@ class Solver:
             explore=self.explore,
             levels_by=levels_by,
         )
-        return self._explored(decision, objective.value if objective.kind == "budget" else policy.largest)
+        return self._explored(decision, objective.value if isinstance(objective, Budget) else policy.largest)
 
     def _explored(self, decision: Decision, budget: float) -> Decision:
         if not self.explore:
             return decision
-        arms = sorted({arm for arm in self.bundle.policy.arms if arm.budget <= budget} | {decision.arm})
+        policy = self.policy
+        arms = sorted({arm for arm in policy.arms if policy.budget(arm) <= budget} | {decision.arm})
         arm = random.choice(arms) if random.random() < self.explore else decision.arm
         propensity = self.explore / len(arms) + (1 - self.explore) * (arm == decision.arm)
         expectation = decision.expectation if arm == decision.arm else None
@@ -117,44 +133,59 @@ class Solver:
     async def stream(
         self, request: Request, bill: Bill | None = None
     ) -> AsyncGenerator[Decision | Round | Solution, None]:
-        """Yield the Decision, a Round after each answered ask, the Solution last.
+        """Yield the Decision, a Round after each answered request of the search, the Solution last.
 
         ``bill`` may be given to read what was spent also when this is cancelled. Raises InvalidRequest,
         DeadlineExceeded, TokenCapReached (both with ``.bill``), EngineUnavailable.
         """
         bill = self.new_bill() if bill is None else bill
         started = time.monotonic()
+        if request.arm:
+            request = replace(request, arm=request.arm.referring(self.engines.reference))
         decision = await self.decide(request, bill)
         bill.seconds["route"] += time.monotonic() - started
         yield decision
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
-        async with aclosing(drive(decision.arm, request, self.engines, bill)) as events:
+        async with aclosing(drive(decision.arm, request, self.engines, self.task, bill)) as events:
             async for event in events:
                 if isinstance(event, Round):
                     yield event
                 else:
-                    outcome, stop = event
-                    yield Solution(decision, outcome, bill, stop)
+                    result, stop = event
+                    yield Solution(decision, result, bill, stop)
 
     def new_bill(self) -> Bill:
-        return new_bill(self.engines)
+        return Bill(self.rates)
+
+
+def _runnable(bundle: Bundle, left_out: dict[Strategy, str]) -> Policy:
+    if not left_out:
+        return bundle.policy
+    for reason in sorted(set(left_out.values())):
+        arms = sorted(arm for arm, why in left_out.items() if why == reason)
+        shown = ", ".join(map(str, arms[:3])) + (f" and {len(arms) - 3} more" if len(arms) > 3 else "")
+        _log.warning("%s: %d arms are left out, since %s: %s", bundle.id, len(arms), reason, shown)
+    policy = bundle.policy.only(lambda arm: arm not in left_out)
+    if policy is None:
+        raise InvalidBundle(f"{bundle.id}: no arm can be run here: {next(iter(left_out.values()))}")
+    return policy
 
 
 def validate(request: Request) -> None:
     """Raises InvalidRequest naming the first wrong field."""
-    if not request.prompt.strip():
+    if not request.prompt.question.strip():
         raise InvalidRequest("prompt", "prompt is empty; send the problem's text", reason="PROMPT_EMPTY")
-    if len(request.prompt) > LONGEST_PROMPT:
+    if request.prompt.characters > LONGEST_PROMPT:
         raise InvalidRequest(
             "prompt",
-            f"prompt has {len(request.prompt)} characters; at most {LONGEST_PROMPT} are accepted",
+            f"prompt has {request.prompt.characters} characters; at most {LONGEST_PROMPT} are accepted",
             reason="PROMPT_TOO_LONG",
         )
-    if request.arm and request.arm.budget > LARGEST_BUDGET:
+    if request.arm and request.arm.budget() > LARGEST_BUDGET:
         raise InvalidRequest(
-            "options.arm.n",
-            f"{request.arm} may spend {request.arm.budget} solutions; at most {LARGEST_BUDGET} are accepted",
+            "options.arm",
+            f"{request.arm} may sample {request.arm.budget()} solutions; at most {LARGEST_BUDGET} are accepted",
             reason="ARM_INVALID",
         )
     for name in ("max_generated_tokens", "max_scored_tokens"):

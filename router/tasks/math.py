@@ -1,4 +1,4 @@
-"""The task's own knowledge: where a solution states its final answer, and when two answers are the same.
+"""Mathematics: where a solution states its final answer, and when two answers are the same.
 
 Numbers and fractions are compared exactly, here and fast. Anything else that looks like mathematics goes to math-verify
 (sympy) in a worker process: a hostile expression can keep sympy busy for ever, and its own time-outs use SIGALRM, which
@@ -21,6 +21,19 @@ _SECONDS = 3.0
 _starting = threading.Lock()
 
 
+class MathTask:
+    """Answers that are numbers or expressions. See :class:`router.tasks.Task`."""
+
+    def extract(self, text: str) -> str | None:
+        return find(text)
+
+    async def key(self, answer: str) -> str:
+        return await canonical(answer)
+
+    async def right(self, answer: str, reference: str) -> bool:
+        return await canonical(answer) == await canonical(reference)
+
+
 def find(text: str) -> str | None:
     r"""The last stated final answer, as written: ``\boxed{...}``, else the rest of an ``Answer:`` or ``####`` line."""
     boxed = _last_boxed(text)
@@ -38,11 +51,6 @@ async def canonical(answer: str) -> str:
     if not re.search(r"[\\^/*+=(){}]", answer) or len(answer) > _LONGEST:
         return _plain(answer)
     return await asyncio.to_thread(_symbolic, answer)
-
-
-async def same(answer: str | None, reference: str) -> bool:
-    """Whether an answer, canonical or not, equals the reference."""
-    return answer is not None and await canonical(answer) == await canonical(reference)
 
 
 def _last_boxed(text: str) -> str | None:

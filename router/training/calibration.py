@@ -1,13 +1,15 @@
-"""Make a verifier's scores probabilities: fit ``slope`` and ``intercept`` of :class:`router.backends.VerifierSpec`."""
+"""Make a verifier's scores probabilities: fit ``slope`` and ``intercept`` of
+:class:`router.backends.specs.VerifierSpec`.
+"""
 
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 
-from router.attempts.schema import SAMPLE
-from router.backends import log_odds
+from router.attempts.pools import SAMPLE
+from router.attempts.schema import last_score
+from router.backends.calibrated import log_odds
 from router.errors import InvalidFile
-from router.training.difficulty import last_score
 
 
 def last_scores(attempts: pd.DataFrame) -> pd.DataFrame:

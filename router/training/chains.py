@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pandas as pd
 from rapidfuzz.distance import Levenshtein
 
+from router.attempts.schema import prompts_of
 from router.errors import InvalidFile
 from router.training.examples import Example
 
@@ -21,7 +22,8 @@ def chains(attempts: pd.DataFrame, *, seed: int = 0) -> list[Example]:
     rng = random.Random(seed)
     examples = []
     answered = attempts[attempts["answer"].notna() & attempts["correct"].notna()]
-    for (_, prompt), rows in answered.groupby(["prompt_id", "prompt"], sort=False):
+    prompts = prompts_of(attempts)
+    for prompt_id, rows in answered.groupby("prompt_id", sort=False):
         right: Sequence[str] = rows.loc[rows["correct"].astype(bool), "text"].tolist()
         wrong = sorted(set(rows.loc[~rows["correct"].astype(bool), "text"]))
         if not right or not wrong:
@@ -30,7 +32,7 @@ def chains(attempts: pd.DataFrame, *, seed: int = 0) -> list[Example]:
         nearest = min(wrong, key=lambda text: Levenshtein.distance(text, target))
         others = [text for text in wrong if text != nearest]
         before = rng.sample(others, min(rng.randrange(LONGEST), len(others)))
-        examples.append(Example(prompt, target, (*before, nearest)))
+        examples.append(Example(prompts[prompt_id], target, (*before, nearest)))
     if not examples:
         raise InvalidFile("no prompt has both right and wrong attempts to make a chain of; collect more attempts")
     return examples

@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from difficulty import CANDIDATES, LEVELS, DifficultyModel, find_edges, levels_of
 from difficulty.compare import compare
-from router.attempts.schema import SAMPLE
-from router.bundle.bundle import MANIFEST
+from router.attempts.pools import SAMPLE
+from router.attempts.schema import last_score, prompt_of
+from router.bundle.manifest import MANIFEST
 from router.errors import InvalidBundle, InvalidFile
+from router.prompt import Prompt
 
 TRAINING = "training.json"
 Statistic = Literal["pass_rate", "mean_score"]
-Hidden = Callable[[Sequence[str]], NDArray[np.float32]]  # prompts → (n, d) hidden states of the generator
+Vectors = Callable[[Sequence[Prompt]], NDArray[np.float32]]  # prompts → (n, d) features
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Training:
     comparison  out-of-fold quality and milliseconds a prompt of each candidate, best log-loss first
     prompts     a row a prompt, index prompt_id: digest of the prompt's text, attempts, statistic, level (by the
                 statistic: "oracle"), and p1 ... p5, the chosen candidate's out-of-fold probabilities
+    features    what the served candidate reads: a name in ``solving.features.FEATURES``
     """
 
     statistic: str
@@ -40,6 +43,7 @@ class Training:
     chosen: str
     comparison: Mapping[str, Mapping[str, float]]
     prompts: pd.DataFrame
+    features: str = "text"
 
     @property
     def probabilities(self) -> pd.DataFrame:
@@ -53,40 +57,45 @@ _COLUMNS = ["digest", "attempts", "statistic", "level", *_PROBABILITIES]
 
 def train(
     attempts: pd.DataFrame,
-    hidden: Hidden | None = None,
+    vectors: Vectors | None = None,
     *,
     statistic: Statistic = "pass_rate",
-    features: Literal["auto", "text", "hidden"] = "auto",
+    features: str = "text",
     folds: int = 5,
     seed: int = 0,
 ) -> tuple[DifficultyModel, Training]:
     """Compare the candidates by cross-validation, fit the one with the least log-loss on all prompts.
 
+    vectors   gives the prompts' vectors; None: only candidates that read text take part
+    features  name of what the vectors are, such as "hidden"; kept where a candidate that reads them is chosen. Where it
+              is "text", vectors are not asked for
+
     Raises InvalidFile where the attempts have no statistic or no five levels.
     """
-    if features == "hidden" and hidden is None:
-        raise InvalidFile("features 'hidden' need the generator, and none is at hand; use features 'text'")
     prompts = prompt_statistics(attempts, statistic)
     try:
         edges = find_edges(prompts["statistic"])
     except ValueError as error:
         raise InvalidFile(f"attempts: {error}") from error
-    texts = prompts["prompt"].tolist()
-    states = None if hidden is None or features == "text" else np.asarray(hidden(texts), dtype=np.float32)
-    names = [name for name in CANDIDATES if features != "hidden" or DifficultyModel(name).input == "hidden"]
-    results = compare(texts, states, prompts["statistic"], edges, names=names, folds=folds, seed=seed)
+    asked = prompts["asked"].tolist()
+    texts = [prompt.question for prompt in asked]
+    states = None if vectors is None else np.asarray(vectors(asked), dtype=np.float32)
+    results = compare(texts, states, prompts["statistic"], edges, names=list(CANDIDATES), folds=folds, seed=seed)
     best = results[0]
     model = DifficultyModel(best.name, edges=edges.tolist(), seed=seed)
-    model.fit(texts if model.input == "text" else states, prompts["statistic"])
+    reads = "text" if model.input == "text" else features
+    model.fit(texts if reads == "text" else states, prompts["statistic"])
     prompts["level"] = levels_of(prompts["statistic"], edges)
-    prompts["digest"] = [text_digest(text) for text in texts]
+    prompts["digest"] = [text_digest(prompt) for prompt in asked]
     prompts[_PROBABILITIES] = best.probabilities
     comparison = {result.name: {**asdict(result.quality), "milliseconds": result.milliseconds} for result in results}
-    return model, Training(statistic, seed, tuple(edges.tolist()), best.name, comparison, prompts[_COLUMNS])
+    return model, Training(statistic, seed, tuple(edges.tolist()), best.name, comparison, prompts[_COLUMNS], reads)
 
 
 def prompt_statistics(attempts: pd.DataFrame, statistic: str) -> pd.DataFrame:
-    """One row a prompt, index prompt_id: prompt, attempts (how many) and statistic, over the pool of samples.
+    """One row a prompt, index prompt_id: prompt (its text), asked (the Prompt), attempts (how many) and statistic.
+
+    Over the pool of the reference model's samples.
 
     pass_rate   share of right attempts
     mean_score  mean of the attempts' last-step scores; an attempt that was not scored is left out, not counted as 0
@@ -109,12 +118,8 @@ def prompt_statistics(attempts: pd.DataFrame, statistic: str) -> pd.DataFrame:
         )
         raise InvalidFile(f"{unknown.sum()} prompts have no {statistic}, first {unknown.idxmax()!r}: {advice}")
     table = groups.agg(prompt=("prompt", "first"), attempts=("sample", "size"), statistic=("value", "mean"))
+    table["asked"] = [prompt_of(row) for row in groups.first().to_dict("records")]
     return table.astype({"statistic": float})
-
-
-def last_score(scores: Any) -> float | None:
-    """The score that selection goes by (see ``strategies.Path.score``); None where there is none."""
-    return None if scores is None or isinstance(scores, float) or not len(scores) else float(scores[-1])
 
 
 def save_training(model: DifficultyModel, training: Training, folder: Path) -> None:
@@ -127,7 +132,7 @@ def save_training(model: DifficultyModel, training: Training, folder: Path) -> N
     (folder / TRAINING).write_text(dumps(document))
 
 
-_SAVED = ("statistic", "seed", "edges", "chosen", "comparison")
+_SAVED = ("statistic", "seed", "edges", "chosen", "comparison", "features")
 
 
 def read_training(folder: Path) -> Training:
@@ -145,9 +150,11 @@ def read_training(folder: Path) -> Training:
     return Training(**{**values, "edges": tuple(values["edges"])}, prompts=prompts)
 
 
-def text_digest(prompt: str) -> str:
+def text_digest(prompt: Prompt) -> str:
     """Tells whether two files hold the same prompt, whatever its id."""
-    return hashlib.sha256(prompt.strip().encode()).hexdigest()[:16]
+    if not prompt.plain:
+        return prompt.digest[:16]
+    return hashlib.sha256(prompt.question.strip().encode()).hexdigest()[:16]
 
 
 def dumps(document: Mapping[str, Any]) -> str:

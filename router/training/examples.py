@@ -6,13 +6,14 @@ from typing import Any
 
 from router.errors import InvalidFile
 from router.jsonl import read_jsonl
+from router.prompt import Prompt
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
     """One solution to learn from: ``earlier`` attempts are context only, the loss is on ``completion``."""
 
-    prompt: str
+    prompt: Prompt
     completion: str
     earlier: tuple[str, ...] = ()
 
@@ -24,7 +25,7 @@ class LabelledSteps:
     ``count`` is how often it was sampled.
     """
 
-    prompt: str
+    prompt: Prompt
     steps: tuple[str, ...]
     labels: tuple[float, ...]
     count: int = 1
@@ -48,4 +49,4 @@ def _example(row: dict[str, Any], where: str) -> Example:
     texts = [row["prompt"], row["completion"], *(earlier if isinstance(earlier, list) else [None])]
     if not all(isinstance(text, str) for text in texts):
         raise InvalidFile(f"{where}: prompt and completion must be strings, earlier a list of strings")
-    return Example(row["prompt"], row["completion"], tuple(earlier))
+    return Example(Prompt.of(row["prompt"]), row["completion"], tuple(earlier))

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from router.backends.in_process.weights import device, fastest_dtype
-from router.backends.template import Template
+from router.backends.template import ChatTemplate, Template, encode
 from router.training.examples import Example
 
 RANK = 8  # of LoRA, unless told otherwise
@@ -41,7 +41,7 @@ def train_generator(
     examples: Sequence[Example],
     base: str,
     out: Path,
-    template: Template,
+    template: Template | ChatTemplate,
     *,
     start: Path | None = None,
     rank: int = RANK,
@@ -57,7 +57,7 @@ def train_generator(
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows = []
     for example in examples:
-        context = tokenizer.encode(template.render(example.prompt, example.earlier))
+        context = list(encode(tokenizer, template.parts(example.prompt, example.earlier)))
         target = [*tokenizer.encode(example.completion, add_special_tokens=False), tokenizer.eos_token_id]
         rows.append({"input_ids": context + target, "labels": [IGNORED] * len(context) + target})
     attention = "sdpa" if device().type == "cuda" else "eager"

@@ -17,8 +17,9 @@ from torch.nn.functional import cross_entropy, softplus
 from transformers import AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer, Trainer
 
 from router.backends.in_process.weights import device
-from router.backends.template import Template
+from router.backends.template import ChatTemplate, Template, encode
 from router.errors import InvalidFile
+from router.prompt import Prompt
 from router.training.examples import LabelledSteps
 from router.training.finetune import RANK, batches, fresh_lora, mixed_precision, plain, run, with_lora
 
@@ -31,7 +32,7 @@ def train_verifier(
     examples: Sequence[LabelledSteps],
     base: str,
     out: Path,
-    template: Template,
+    template: Template | ChatTemplate,
     *,
     kind: str,
     start: Path | None = None,
@@ -51,10 +52,10 @@ def train_verifier(
     if kind not in _TRAINERS:
         raise InvalidFile(f"a {kind} verifier can't be trained here, only {' and '.join(_TRAINERS)}")
     tokenizer = AutoTokenizer.from_pretrained(base)
-    attempts: dict[str, list[LabelledSteps]] = defaultdict(list)
+    attempts: dict[Prompt, list[LabelledSteps]] = defaultdict(list)
     for example in examples:
         attempts[example.prompt].append(example)
-    trees = [tree(tokenizer, template.render(prompt), group) for prompt, group in attempts.items()]
+    trees = [tree(tokenizer, encode(tokenizer, template.parts(prompt)), group) for prompt, group in attempts.items()]
     rows = [row for row in trees if any(row["right_weights"])]
     if kind == "prm":
         model = _with_head(base, start, rank)
@@ -79,8 +80,10 @@ def _with_head(base: str, start: Path | None, rank: int) -> Any:
     return model
 
 
-def tree(tokenizer: Any, context: str, attempts: Sequence[LabelledSteps]) -> dict[str, list[Any]]:
+def tree(tokenizer: Any, context: Sequence[int], attempts: Sequence[LabelledSteps]) -> dict[str, list[Any]]:
     """All attempts at one prompt as one token tree: a prefix that many share is read, and learned, once.
+
+    context        the prompt's tokens
 
     parents        index of each token's predecessor, -1 for the first
     positions      of each token in its own attempt
@@ -90,7 +93,7 @@ def tree(tokenizer: Any, context: str, attempts: Sequence[LabelledSteps]) -> dic
                    attempts weigh the same at each step number of a prompt, so nothing is learned from knowing which
                    prompts are hard, and a step number where all are right, or all wrong, teaches nothing
     """
-    ids: list[int] = tokenizer.encode(context)
+    ids = list(context)
     parents = list(range(-1, len(ids) - 1))
     positions = list(range(len(ids)))
     root = len(ids) - 1

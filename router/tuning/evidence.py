@@ -1,52 +1,65 @@
 """What was measured of each arm on each prompt.
 
-Arms that draw independent samples are replayed by subsampling a prompt's pool of attempts. Anything that looks at its
-own work in progress (tree searches, revisions) or samples differently (single) can't be: such arms count only where
-they were really run. Stopping early looks only at samples that are drawn, so it is replayed: round by round, and what
-counts is what each run drew.
+Arms that draw independent samples are replayed from a prompt's pool of attempts, cascades from the runs of their
+stages. Anything that looks at its own work in progress (tree searches, revisions) or samples differently (single) can't
+be replayed: such arms count only where they were really run. See ``strategies.replay``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import betainc
 
-from router.attempts.schema import SAMPLE
+from router.attempts.pools import SAMPLE, is_pool, model_of
+from router.attempts.schema import last_score
+from router.backends.specs import Setup
 from router.errors import InvalidFile
 from router.policy.table import Cost
-from router.training.difficulty import last_score
-from strategies import SELECTIONS, Arm
-from strategies.sampling import rounds
-from strategies.stopping import keeps_lead
+from strategies import STRATEGIES, Sampling, Strategy, parse
+from strategies.replay import Pool, Recorded, Runs
 
+Floats = NDArray[np.float64]
 DRAWS = 200
-# Probabilities at which arms are replayed with an early stop, a thrifty and a careful one, and from which budget on:
-# below, the first round is most of it.
-STOPS = {
-    "majority": (8, (0.8, 0.95)),
-    "weighted_best_of_n": (8, (0.8, 0.95)),
-    "best_of_n": (2, (0.6, 0.9)),
-}
-_DOUBT = 1e-9  # far more than two ways to compute a probability differ by
 COVERAGE = 0.95  # share of the prompts that an arm must be measured on to take part
 RESAMPLES = 1000
 TOKENS = ["prompt_tokens", "generated_tokens", "scored_tokens"]
 
 
-def evidence(attempts: pd.DataFrame, budgets: Sequence[int], *, draws: int = DRAWS, seed: int = 0) -> pd.DataFrame:
-    """One row a (prompt_id, arm): expected ``accuracy``, the three mean token counts and ``generations`` of one run.
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One arm at one prompt, mean of its runs.
 
-    generations  what was generated, in complete solutions' worth: over the mean tokens of the prompt's own samples. An
-                 arm that stops early has less than its budget.
+    accuracy  expected share of right answers
+    prompt_tokens, generated_tokens  by model's name;  scored_tokens  that the verifier read
+    """
 
-    A sampling arm of n needs a pool of at least n attempts, and scores where it selects by them. Where a sampling arm
-    was also really run, the replay is used: it averages over ``draws`` runs.
+    accuracy: float
+    prompt_tokens: Mapping[str, float]
+    generated_tokens: Mapping[str, float]
+    scored_tokens: float
 
+
+def evidence(
+    attempts: pd.DataFrame,
+    budgets: Sequence[int],
+    *,
+    reference: str = "",
+    verified: bool = True,
+    arms: Sequence[Strategy] = (),
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[str, dict[Strategy, Point]]:
+    """By prompt_id and arm. A sampling arm of n needs a pool of at least n attempts, and scores where it selects by
+    them.
+
+    reference  name of the reference model;  verified  whether a verifier scores
+    arms   cascades, and others that are neither of the usual sizes nor were run
+    draws  runs that a sampling arm is replayed for
+
+    Where a sampling arm was also really run, the replay is used: it averages over many runs.
     Raises InvalidFile where ``correct`` is null: accuracy can't be measured there.
     """
     unknown = attempts["correct"].isna()
@@ -56,282 +69,251 @@ def evidence(attempts: pd.DataFrame, budgets: Sequence[int], *, draws: int = DRA
             f"`correct` is null for {unknown.sum()} attempts, first at prompt {first!r}: without it no accuracy can be "
             "measured; fill it in, or leave those prompts out"
         )
-    rows = []
-    rng = np.random.default_rng(seed)
-    for prompt_id, pool in attempts[attempts["arm"] == SAMPLE].groupby("prompt_id", sort=False):
-        for arm, values in _replay(pool, budgets, draws, rng).items():
-            rows.append({"prompt_id": prompt_id, "arm": arm, **values})
-    run = attempts[attempts["arm"] != SAMPLE]
-    measured = run.assign(accuracy=run["correct"].astype(float)).groupby(["prompt_id", "arm"], sort=False)
-    rows += measured[["accuracy", *TOKENS]].mean().reset_index().to_dict("records")
-    table = pd.DataFrame(rows).drop_duplicates(["prompt_id", "arm"]).reset_index(drop=True)
-    samples = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["generated_tokens"].mean()
-    worth = table["prompt_id"].map(samples).fillna(samples.mean()).clip(lower=1)
-    return table.assign(generations=table["generated_tokens"] / worth)
+    generators: dict[str | None, np.random.Generator] = {}
+    found: dict[str, dict[Strategy, Point]] = {}
+    # Prompts with a pool first: what is drawn at random for one does not depend on the others' runs.
+    order = attempts.assign(pool=attempts["arm"] != SAMPLE).sort_values("pool", kind="stable")
+    for prompt_id, rows in order.groupby("prompt_id", sort=False):
+        pools: dict[str | None, Pool] = {}
+        runs: dict[str, Runs] = {}
+        for arm, group in rows.groupby("arm", sort=False):
+            if is_pool(arm):
+                model = model_of(arm)
+                rng = generators.setdefault(model, _generator(seed, model))
+                pools[model] = _pool(group, draws, rng)
+            else:
+                runs[arm] = _run(group, parse(arm), reference)
+        tried = _tried(pools, runs, budgets, arms)
+        recorded = Recorded(pools, runs, verified)
+        replayed = ((arm, arm.replay(recorded)) for arm in tried)
+        found[prompt_id] = {arm: _point(each, reference) for arm, each in replayed if each is not None}
+    return found
+
+
+def _generator(seed: int, model: str | None) -> np.random.Generator:
+    return np.random.default_rng(seed if model is None else [seed, *model.encode()])
+
+
+def _tried(
+    pools: Mapping[str | None, Pool], runs: Mapping[str, Runs], budgets: Sequence[int], arms: Sequence[Strategy]
+) -> list[Strategy]:
+    sampling = [strategy for strategy in STRATEGIES.values() if issubclass(strategy, Sampling)]
+    usual = [
+        arm
+        for model, pool in pools.items()
+        for strategy in sampling
+        for arm in strategy.variants(sorted({n for n in budgets if n <= len(pool)}), model)
+    ]
+    return list(dict.fromkeys([*usual, *(parse(arm) for arm in runs), *arms]))
+
+
+def _pool(rows: pd.DataFrame, draws: int, rng: np.random.Generator) -> Pool:
+    scores = np.array([np.nan if score is None else score for score in rows["scores"].map(last_score)], dtype=float)
+    prompt, generated, scored = (rows[name].to_numpy(dtype=float) for name in TOKENS)
+    return Pool(
+        answers=[None if pd.isna(answer) else answer for answer in rows["answer"]],
+        correct=rows["correct"].to_numpy(dtype=float),
+        scores=scores,
+        prompt_tokens=prompt,
+        generated_tokens=generated,
+        scored_tokens=scored,
+        # Like the real thing, a run meets its samples in random order.
+        order=rng.random((draws, len(rows))).argsort(axis=1),
+    )
+
+
+def _run(rows: pd.DataFrame, arm: Strategy, reference: str) -> Runs:
+    """Complete runs of one arm at one prompt."""
+    prompt: dict[str | None, Floats] = {}
+    generated: dict[str | None, Floats] = {}
+    if len(arm.models) == 1:
+        (model,) = arm.models
+        prompt[model] = rows["prompt_tokens"].to_numpy(dtype=float)
+        generated[model] = rows["generated_tokens"].to_numpy(dtype=float)
+    else:
+        spent = [_by_model(lines, reference) for lines in rows["usage"]]
+        for model in arm.models:
+            both = [each.get(model, (0.0, 0.0)) for each in spent]
+            prompt[model], generated[model] = (np.array(values, dtype=float) for values in zip(*both, strict=True))
+    answered = rows["answer"].notna().to_numpy()
+    scores = np.array([np.nan if score is None else score for score in rows["scores"].map(last_score)], dtype=float)
+    return Runs(
+        correct=rows["correct"].to_numpy(dtype=float),
+        prompt_tokens=prompt,
+        generated_tokens=generated,
+        scored_tokens=rows["scored_tokens"].to_numpy(dtype=float),
+        confidence=np.where(answered, scores, 0.0),
+        check_tokens=np.zeros(len(rows)),
+        answered=answered,
+    )
+
+
+def _by_model(lines: Any, reference: str) -> dict[str | None, tuple[float, float]]:
+    """(prompt, generated) tokens by model of a run's ``usage``."""
+    if lines is None:
+        raise InvalidFile("a run of an arm that asks several models needs the column `usage`; collect it again")
+    return {
+        None if line["model"] == reference else line["model"]: (line["prompt_tokens"], line["generated_tokens"])
+        for line in lines
+        if line["role"] == "generator"
+    }
+
+
+def _point(runs: Runs, reference: str) -> Point:
+    def named(tokens: Mapping[str | None, Floats]) -> dict[str, float]:
+        return {model or reference: float(each.mean()) for model, each in tokens.items()}
+
+    return Point(
+        accuracy=float(runs.correct.mean()),
+        prompt_tokens=named(runs.prompt_tokens),
+        generated_tokens=named(runs.generated_tokens),
+        scored_tokens=float(runs.scored_tokens.mean()),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """(P, K) values: P prompts on which every one of K arms was measured.
 
-    accuracy     expected share of right answers;  generations  as in :func:`evidence`
-    tokens       (P, K, 3) prompt, generated and scored tokens
-    parameters   of generator, verifier and larger model (0: none)
+    accuracy     expected share of right answers
+    generations  what was generated, in complete solutions of the reference model: over the mean tokens of its samples
+                 at the prompt, a token of another model counting as much as the setup says. An arm that stops early has
+                 less than its budget
+    prompt, generated  (P, K, M) tokens by model, as in ``setup.models``;  scored (P, K) tokens that the verifier read
     left_out     arms that were measured on too few prompts, and why
     """
 
     prompts: pd.Index
-    arms: tuple[Arm, ...]
-    accuracy: NDArray[np.float64]
-    generations: NDArray[np.float64]
-    tokens: NDArray[np.float64]
-    parameters: tuple[int, int, int]
+    arms: tuple[Strategy, ...]
+    accuracy: Floats
+    generations: Floats
+    prompt: Floats
+    generated: Floats
+    scored: Floats
+    setup: Setup
     left_out: tuple[dict[str, Any], ...]
 
     @property
-    def flops(self) -> NDArray[np.float64]:
-        prompt, generated, scored = np.moveaxis(self.tokens, 2, 0)
-        result: NDArray[np.float64] = 2.0 * (self._writers * (prompt + generated) + self.parameters[1] * scored)
+    def flops(self) -> Floats:
+        writers = ((self.prompt + self.generated) * self._parameters).sum(axis=2)
+        result: Floats = 2.0 * (writers + self.setup.verifier.parameters * self.scored)
         return result
 
     @property
-    def _writers(self) -> NDArray[np.int64]:
-        """(K,) parameters of the model that each arm writes with."""
-        generator, _, larger = self.parameters
-        return np.array([larger if arm.larger else generator for arm in self.arms])
+    def _parameters(self) -> NDArray[np.int64]:
+        return np.array([spec.parameters for spec in self.setup.models.values()])
 
     @property
-    def budgets(self) -> NDArray[np.int64]:
-        return np.array([arm.budget for arm in self.arms])
+    def budgets(self) -> Floats:
+        """(K,) the most that each arm spends, in solutions of the reference model."""
+        worth = self.setup.worth
+        return np.array([arm.budget(worth) for arm in self.arms])
 
     def on(self, rows: NDArray[np.int64]) -> "Measured":
         """Some of the prompts."""
-        names = ("prompts", "accuracy", "generations", "tokens")
+        names = ("prompts", "accuracy", "generations", "prompt", "generated", "scored")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
-    def costs(self, weights: NDArray[np.float64]) -> list[Cost]:
+    def costs(self, weights: Floats) -> list[Cost]:
         """Mean cost of each arm over prompts that count with (P,) ``weights``, which sum to 1."""
+        prompt, generated = np.tensordot(weights, self.prompt, 1), np.tensordot(weights, self.generated, 1)
+        scored, generations = weights @ self.scored, weights @ self.generations
+        flops = 2.0 * (self._parameters * (prompt + generated)).sum(axis=1)
         return [
             Cost(
-                generations=round(float(generations), 3),
-                prompt_tokens=round(float(prompt), 2),
-                generated_tokens=round(float(generated), 2),
-                scored_tokens=round(float(scored), 2),
-                generator_flops=round(2.0 * float(writer) * (prompt + generated)),
-                verifier_flops=round(2.0 * self.parameters[1] * scored),
+                generations=round(float(generations[k]), 3),
+                prompt_tokens=round(float(prompt[k].sum()), 2),
+                generated_tokens=round(float(generated[k].sum()), 2),
+                scored_tokens=round(float(scored[k]), 2),
+                generator_flops=round(float(flops[k])),
+                verifier_flops=round(2.0 * self.setup.verifier.parameters * float(scored[k])),
+                money=self._money(prompt[k], generated[k], float(scored[k])),
             )
-            for writer, generations, (prompt, generated, scored) in zip(
-                self._writers, weights @ self.generations, np.tensordot(weights, self.tokens, 1), strict=True
-            )
+            for k in range(len(self.arms))
         ]
+
+    def _money(self, prompt: Floats, generated: Floats, scored: float) -> float | None:
+        specs = list(self.setup.models.values())
+        if all(spec.input_price is None for spec in specs):
+            return None
+        read = sum((spec.input_price or 0.0) * float(tokens) for spec, tokens in zip(specs, prompt, strict=True))
+        wrote = sum((spec.output_price or 0.0) * float(tokens) for spec, tokens in zip(specs, generated, strict=True))
+        return float(f"{read + wrote + (self.setup.verifier.input_price or 0.0) * scored:.6g}")
 
 
 def measure(
     attempts: pd.DataFrame,
     prompts: pd.Index,
     budgets: Sequence[int],
-    parameters: tuple[int, int, int],
+    setup: Setup,
     *,
+    arms: Sequence[Strategy] = (),
     seed: int = 0,
 ) -> Measured:
-    """The evidence on these prompts, of the arms measured on nearly all of them. Raises InvalidFile.
-
-    parameters  of generator, verifier and larger model, 0 where there is none. A token of the larger one counts for as
-                many ``generations`` as it has times the generator's parameters.
-    """
-    table = evidence(attempts[attempts["prompt_id"].isin(prompts)], budgets, seed=seed)
-    cells = table.set_index(["prompt_id", "arm"]).unstack("arm").reindex(pd.Index(prompts, name="prompt_id"))
-    coverage = cells["accuracy"].notna().mean()
-    names = sorted(coverage.index[coverage >= COVERAGE], key=Arm.parse)
-    complete = cells["accuracy"][names].notna().all(axis=1) if names else pd.Series(False, index=prompts)
-    if complete.sum() < 2:
+    """The evidence on these prompts, of the arms measured on nearly all of them. Raises InvalidFile."""
+    here = attempts[attempts["prompt_id"].isin(prompts)]
+    _check_models(here, setup)
+    verified = setup.verifier.kind != "none"
+    points = evidence(here, budgets, reference=setup.reference, verified=verified, arms=arms, seed=seed)
+    counted: dict[Strategy, int] = {}
+    for by_arm in points.values():
+        for arm in by_arm:
+            counted[arm] = counted.get(arm, 0) + 1
+    coverage = {arm: count / len(prompts) for arm, count in counted.items()}
+    names = tuple(sorted(arm for arm, share in coverage.items() if share >= COVERAGE))
+    complete = [all(arm in points.get(prompt, {}) for arm in names) and bool(names) for prompt in prompts]
+    if sum(complete) < 2:
         raise InvalidFile(
             f"no arm was measured on {COVERAGE:.0%} of the {len(prompts)} prompts; collect the same attempts for every "
             "prompt, at least as many as the smallest budget"
         )
-    cells = cells[complete.to_numpy()]
     left_out = [
-        {"arm": arm, "reason": f"measured on {share:.0%} of the prompts, {COVERAGE:.0%} are needed"}
-        for arm, share in coverage.items()
+        {"arm": str(arm), "reason": f"measured on {share:.0%} of the prompts, {COVERAGE:.0%} are needed"}
+        for arm, share in sorted(coverage.items())
         if share < COVERAGE
     ]
-    values = {name: cells[name][names].to_numpy(dtype=float) for name in ("accuracy", "generations", *TOKENS)}
-    arms = tuple(map(Arm.parse, names))
-    generator, _, larger = parameters
-    if not larger and any(arm.larger for arm in arms):
-        raise InvalidFile("the attempts hold runs of larger_model; engine.json must describe that model as larger")
-    values["generations"] = values["generations"] * [larger / generator if arm.larger else 1.0 for arm in arms]
+    kept = prompts[np.array(complete)]
+    cells = [[points[prompt][arm] for arm in names] for prompt in kept]
+    models = list(setup.models)
+    prompt = _array(cells, models, lambda point: point.prompt_tokens)
+    generated = _array(cells, models, lambda point: point.generated_tokens)
+    worth = np.array([setup.worth[model] for model in models])
+    samples = here[here["arm"] == SAMPLE].groupby("prompt_id")["generated_tokens"].mean()
+    one = kept.map(samples).to_series().fillna(samples.mean()).clip(lower=1).to_numpy(dtype=float)
     return Measured(
-        prompts=prompts[complete.to_numpy()],
-        arms=arms,
-        accuracy=values["accuracy"],
-        generations=values["generations"],
-        tokens=np.stack([values[name] for name in TOKENS], axis=2),
-        parameters=parameters,
+        prompts=kept,
+        arms=names,
+        accuracy=np.array([[point.accuracy for point in row] for row in cells]),
+        generations=(generated / one[:, None, None] * worth).sum(axis=2),
+        prompt=prompt,
+        generated=generated,
+        scored=np.array([[point.scored_tokens for point in row] for row in cells]),
+        setup=setup,
         left_out=tuple(left_out),
     )
 
 
-def _replay(
-    pool: pd.DataFrame, budgets: Sequence[int], draws: int, rng: np.random.Generator
-) -> dict[str, dict[str, float]]:
-    """Every sampling arm on one prompt's pool: its columns in :func:`evidence`."""
-    scores = np.array([np.nan if score is None else score for score in pool["scores"].map(last_score)], dtype=float)
-    answers = [None if pd.isna(answer) else answer for answer in pool["answer"]]
-    correct = pool["correct"].to_numpy(dtype=float)
-    prompt, generated, scored = (pool[name].to_numpy(dtype=float) for name in TOKENS)
-    sizes = sorted({n for n in budgets if n <= len(pool)})
-    # Like the real thing, a run meets its samples in random order: ties go to the answer that comes first.
-    order = rng.random((draws, len(pool))).argsort(axis=1)
-    reads = scored.any()  # a verifier that reads tokens reads the prompt too, once
-    results = {}
-    for name in SELECTIONS:
-        verified = name != "majority"
-        if verified and np.isnan(scores).all():
-            continue
-        for n in sizes:
-            if n == 1 and verified:
-                continue  # one sample leaves nothing to select
-            # Of one sample the expectation is known exactly.
-            drawn = order[:, :n] if n > 1 else np.arange(len(pool))[:, None]
-            results[str(Arm(name, n))] = {
-                "accuracy": picked_right(name, answers, correct, scores, drawn).mean(),
-                "prompt_tokens": prompt.mean(),
-                "generated_tokens": n * generated.mean(),
-                "scored_tokens": (prompt.mean() + n * scored.mean()) if verified and reads else 0.0,
-            }
-        earliest, stops = STOPS[name]
-        for n, stop in product([n for n in sizes if n >= earliest], stops):
-            taken = stopped(name, answers, scores, order[:, :n], stop)
-            mine = np.arange(len(pool)) < taken[:, None]  # of each run's order, what it drew
-            right = np.empty(draws)
-            for total in np.unique(taken):
-                runs = taken == total
-                right[runs] = picked_right(name, answers, correct, scores, order[runs, :total])
-            read = (scored[order] * mine).sum(axis=1)
-            results[str(Arm(name, n, stop=stop))] = {
-                "accuracy": right.mean(),
-                "prompt_tokens": prompt.mean(),  # once: later rounds of a search find it prefilled
-                "generated_tokens": (generated[order] * mine).sum(axis=1).mean(),
-                "scored_tokens": (prompt.mean() + read.mean()) if verified and reads else 0.0,
-            }
-    return results
+def _array(cells: list[list[Point]], models: Sequence[str], get: Any) -> Floats:
+    """(P, K, M) of what ``get`` has by model."""
+    return np.array([[[get(point).get(model, 0.0) for model in models] for point in row] for row in cells])
 
 
-def stopped(
-    selection: str,
-    answers: Sequence[str | None],
-    scores: NDArray[np.float64],
-    order: NDArray[np.int64],
-    stop: float,
-) -> NDArray[np.int64]:
-    """After how many samples the arm of ``selection`` with this ``stop`` ends; parameters as in :func:`picked_right`.
-
-    Returns (draws,) of 1 to n. Agrees with the real strategies to the bit.
-    """
-    *early, n = rounds(order.shape[1], SELECTIONS[selection], stop)
-    group, _ = _groups(answers)
-    taken = np.full(len(order), n)
-    for total in reversed(early):
-        drawn = order[:, :total]
-        if selection == "best_of_n":
-            taken[np.where(group[drawn] >= 0, np.nan_to_num(scores[drawn]), 0.0).max(axis=1) >= stop] = total
-            continue
-        tally = _tally(selection, group[drawn], scores[drawn])
-        leader, runner_up = np.sort(np.pad(tally.votes, ((0, 0), (2, 0))), axis=1)[:, :-3:-1].T
-        scale = np.divide(tally.total, tally.squares, out=np.zeros(len(order)), where=tally.squares > 0)
-        leads = 1 - betainc(leader * scale + 1, runner_up * scale + 1, 0.5)
-        for run in np.flatnonzero(np.abs(leads - stop) < _DOUBT):  # too close to tell: ask the original
-            leads[run] = keeps_lead(float(leader[run] * scale[run]), float(runner_up[run] * scale[run]))
-        taken[leads >= stop] = total
-    return taken
+def _check_models(attempts: pd.DataFrame, setup: Setup) -> None:
+    for arm in attempts["arm"].unique():
+        models = {model_of(arm)} if is_pool(arm) else parse(arm).models
+        if unknown := sorted(model for model in models if model and model not in setup.models):
+            raise InvalidFile(
+                f"the attempts hold {arm!r}; models.json must describe the model {unknown[0]!r}, it has "
+                + ", ".join(setup.models)
+            )
 
 
-def picked_right(
-    selection: str,
-    answers: Sequence[str | None],
-    correct: NDArray[np.float64],
-    scores: NDArray[np.float64],
-    order: NDArray[np.int64],
-) -> NDArray[np.float64]:
-    """Whether ``strategies.SELECTIONS[selection]`` picks a right answer, for many subsamples of one pool at once.
-
-    answers  of the pool's S attempts, None for no answer
-    correct  (S,) 0 or 1;  scores (S,) last-step score, NaN where unscored
-    order    (draws, n) which attempts each run drew, in order
-
-    Returns (draws,). Agrees with the real selections to the bit, ties included: sums run in the order of the draw.
-    """
-    group, count = _groups(answers)
-    if not count:
-        return np.zeros(len(order))
-    if selection == "best_of_n":
-        ranked = np.where(group[order] >= 0, scores[order], np.nan)
-        winner = np.where(np.isnan(ranked), -np.inf, ranked).argmax(axis=1)
-        picked = correct[order[np.arange(len(order)), winner]]
-        unranked = np.isnan(ranked).all(axis=1)
-        return np.where(unranked, picked_right("majority", answers, correct, scores, order), picked)
-    tally = _tally(selection, group[order], scores[order])
-    never = order.shape[1]
-    votes = np.where(tally.first < never, tally.votes, -np.inf)
-    winner = np.where(votes == votes.max(axis=1, keepdims=True), tally.first, never).argmin(axis=1)
-    # Attempts with equal canonical answers are right or wrong together; where a file says otherwise, take the mean.
-    stated = np.flatnonzero(group >= 0)
-    right = np.bincount(group[stated], correct[stated]) / np.bincount(group[stated])
-    return np.where((tally.first < never).any(axis=1), right[winner], 0.0)
-
-
-def _groups(answers: Sequence[str | None]) -> tuple[NDArray[np.int64], int]:
-    """Which of the different answers each attempt gives, -1 for none; and how many there are."""
-    names = {answer: i for i, answer in enumerate(dict.fromkeys(a for a in answers if a is not None))}
-    return np.array([-1 if answer is None else names[answer] for answer in answers], dtype=np.int64), len(names)
-
-
-@dataclass(frozen=True, slots=True)
-class _Tally:
-    """Of many runs over a pool with A different answers.
-
-    votes  (draws, A) summed weights by answer
-    first  (draws, A) place of each answer's first vote; n: none
-    total, squares  (draws,) sums of all weights, and of their squares
-    """
-
-    votes: NDArray[np.float64]
-    first: NDArray[np.int64]
-    total: NDArray[np.float64]
-    squares: NDArray[np.float64]
-
-
-def _tally(selection: str, group: NDArray[np.int64], score: NDArray[np.float64]) -> _Tally:
-    """``strategies.selection.weights_of`` and ``tally`` of (draws, n) attempts; sums run in the order of the draw."""
-    runs, n = group.shape
-    answered = group >= 0
-    ranked = answered & ~np.isnan(score)
-    scored = ranked.any(axis=1, keepdims=True) & (selection != "majority")
-    run, place = np.nonzero(np.where(scored, ranked, answered))
-    answer, weight = group[run, place], np.where(scored, score, 1.0)[run, place]
-    width = int(group.max(initial=0)) + 1
-    first = np.full((runs, width), n)
-    first[run[::-1], answer[::-1]] = place[::-1]  # of an answer's places the last one written stays
-    return _Tally(
-        votes=_sums(run * width + answer, weight, runs * width).reshape(runs, width),
-        first=first,
-        total=_sums(run, weight, runs),
-        squares=_sums(run, weight * weight, runs),
-    )
-
-
-def _sums(keys: NDArray[np.int64], weights: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """(count,) sums of the weights of each key, added in the order given."""
-    return np.bincount(keys, weights, count).astype(np.float64, copy=False)
-
-
-def resamples(prompts: int, rng: np.random.Generator, count: int = RESAMPLES) -> NDArray[np.float64]:
+def resamples(prompts: int, rng: np.random.Generator, count: int = RESAMPLES) -> Floats:
     """(count, prompts) weights of bootstrap resamples of prompts; each row sums to 1."""
     return rng.multinomial(prompts, np.full(prompts, 1 / prompts), size=count) / prompts
 
 
-def interval(values: NDArray[np.float64], draws: NDArray[np.float64]) -> dict[str, float]:
+def interval(values: Floats, draws: Floats) -> dict[str, float]:
     """Mean of (P,) values with its 95% interval over (R, P) :func:`resamples`."""
     low, high = np.quantile(draws @ values, [0.025, 0.975])
     found = {"accuracy": values.mean(), "low": low, "high": high}

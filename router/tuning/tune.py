@@ -5,32 +5,22 @@ out: an arm's advantage at a level is shrunk towards its advantage over all prom
 is made and read is itself chosen by two-fold cross-validation (Snell et al., section 3.2), the paper's way among them.
 """
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from router.attempts.schema import SAMPLE
-from router.bundle.bundle import (
-    FORMAT_VERSION,
-    MANIFEST,
-    Manifest,
-    digests,
-    library_versions,
-    write_manifest,
-)
-from router.bundle.models import Engine
+from router.attempts.pools import SAMPLE
+from router.backends.specs import Setup
 from router.errors import InvalidFile
-from router.policy.arrays import Choices
-from router.policy.table import LEVELS, Cell, Deciding, Objective, Policy, Rung
-from router.training.difficulty import Training, dumps, read_training
+from router.policy.objectives import Budget, BudgetPoint, Objective, at_price
+from router.policy.table import LEVELS, Cell, Deciding, Policy
+from router.training.difficulty import Training
 from router.tuning.evidence import Measured, interval, measure, resamples
+from strategies import Strategy
 
 TUNING, ORACLE_POLICY = "tuning.json", "oracle_policy.json"
 FEWEST = 10  # prompts a level needs for measurements of its own
@@ -38,7 +28,7 @@ SPLITS = 20
 INTERVALS = 250  # resamples behind a cell's interval
 _CHARGED = (0.03, 0.01, 0.003, 0.001)  # prices of a generation at which methods are compared
 _PRICES = np.geomspace(1, 1e-6, 400)  # of a generation, in right answers
-_RISE = 1.02  # rungs of the ladder closer than this are one
+_RISE = 1.02  # average budgets closer than this are one
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +80,8 @@ def tune(
     training: Training,
     budgets: Sequence[int] | None = None,
     *,
-    generator_parameters: int,
-    verifier_parameters: int,
-    larger_parameters: int = 0,
+    setup: Setup,
+    arms: Sequence[Strategy] = (),
     default: Objective | None = None,
     tolerance: float = 0.005,
     seed: int = 0,
@@ -101,6 +90,7 @@ def tune(
 
     attempts   of the prompts that the difficulty model was trained on
     budgets    sizes that sampling arms are replayed at, and budgets to report; None: powers of two up to the pools
+    arms       more arms to measure, such as cascades of arms that were run
     default    objective of a request that names none; None: the largest budget
     tolerance  accuracies this close are a tie, and ties go to the arm that costs the fewest FLOPs: with a hundred
                prompts a level the standard error is several points, so half a point is no reason to pay more
@@ -116,8 +106,7 @@ def tune(
             f"the attempts lack {len(missing)} prompts that the difficulty model was trained on, first {missing[0]!r}; "
             "give tune the same attempts files as train, and more for arms that were run"
         )
-    parameters = (generator_parameters, verifier_parameters, larger_parameters)
-    measured = measure(attempts, training.prompts.index, budgets, parameters, seed=seed)
+    measured = measure(attempts, training.prompts.index, budgets, setup, arms=arms, seed=seed)
     if measured.budgets.min() > budgets[0]:
         raise InvalidFile(
             f"no arm within budget {budgets[0]} was measured on nearly all prompts; collect attempts for every prompt, "
@@ -145,21 +134,19 @@ def tune(
 
     rng = np.random.default_rng(seed)
     draws = resamples(len(prompts), rng)
-    largest = Objective("budget", budgets[-1])
+    largest = Budget(budgets[-1])
     finished: dict[str, Any] = {"default": largest, "tolerance": tolerance, "draws": draws[:: len(draws) // INTERVALS]}
     table = tabulate(measured, weights[method.levels], method, **finished)
-    ladder = climb(table, probabilities, measured)
-    policy = Policy(table.cells, largest, ladder=ladder, deciding=method.deciding, tolerance=tolerance)
+    policy = with_average_budgets(table, probabilities, measured)
     if default is not None:
-        policy.check(default)
-        policy = Policy(table.cells, default, ladder=ladder, deciding=method.deciding, tolerance=tolerance)
+        policy = policy.with_default(default)
     exact_table = tabulate(measured, known, exact, **finished)
-    oracle = Policy(exact_table.cells, largest, ladder=climb(exact_table, known, measured), tolerance=tolerance)
+    oracle = with_average_budgets(exact_table, known, measured)
     fixed = tabulate(measured, everyone, exact, default=largest, tolerance=tolerance)
     rows = [
         {
             "budget": budget,
-            "best_fixed_arm": str(fixed.decide([1 / len(LEVELS)] * len(LEVELS), Objective("budget", budget)).arm),
+            "best_fixed_arm": str(fixed.decide([1 / len(LEVELS)] * len(LEVELS), Budget(budget)).arm),
             "best_fixed": interval(fixed_values[:, i], draws),
             "policy": interval(tried[method][:, i], draws),
             "oracle": interval(oracle_values[:, i], draws),
@@ -252,7 +239,8 @@ def tabulate(
         for k, (arm, cost) in enumerate(zip(measured.arms, measured.costs(share), strict=True)):
             mean, least, most = (round(float(table[i, k]), 4) for table in (accuracy, low, high))
             cells.append(Cell(level, arm, mean, least, most, prompts=round(float(counts[i]), 1), cost=cost))
-    return Policy(cells, default, deciding=method.deciding, tolerance=tolerance)
+    worth = measured.setup.worth
+    return Policy(cells, default, deciding=method.deciding, tolerance=tolerance, worth=worth)
 
 
 def cross_validate(
@@ -278,89 +266,42 @@ def cross_validate(
         half[np.lexsort((rng.random(len(levels)), levels))] = np.arange(len(levels)) % 2
         for fold in (0, 1):
             made, read = np.flatnonzero(half == fold), np.flatnonzero(half != fold)
-            smallest = Objective("budget", int(measured.budgets.min()))
+            smallest = Budget(float(measured.budgets.min()))
             table = tabulate(measured.on(made), weights[made], method, default=smallest, tolerance=tolerance)
-            choices = Choices(table)
+            weighing = table.weights(probabilities[read])
             for i, budget in enumerate(budgets):
-                chosen = choices.within(budget, probabilities[read])
+                chosen = table.decide_many(probabilities[read], Budget(budget))
                 found[read, i] += measured.accuracy[read, chosen]
             for i, price in enumerate(_CHARGED, start=len(budgets)):
-                chosen = choices.at_price(price, probabilities[read])
+                chosen = table.cheapest_of_many(weighing, at_price(table, weighing, price, "generations"))
                 found[read, i] += measured.accuracy[read, chosen] - price * measured.generations[read, chosen]
     return found / SPLITS
 
 
-def climb(table: Policy, probabilities: NDArray[np.float64], measured: Measured) -> list[Rung]:
-    """The ladder of average budgets: what the prompts spend at each price of a generation.
+def with_average_budgets(table: Policy, probabilities: NDArray[np.float64], measured: Measured) -> Policy:
+    """The policy that also serves average budgets: what the prompts spend at each price of a generation.
 
     Of the choices that each price makes, none is more accurate (by the table) at the same average spend: together they
     are the upper hull of accuracy against spend. It ends where the whole largest budget buys a tie.
     """
-    rungs: list[Rung] = []
-    prompts, choices = np.arange(len(probabilities)), Choices(table)
+    points: list[BudgetPoint] = []
+    prompts, weights = np.arange(len(probabilities)), table.weights(probabilities)
     for price in _PRICES[table.tolerance / table.largest <= _PRICES]:
-        spent = float(measured.generations[prompts, choices.at_price(float(price), probabilities)].mean())
-        if not rungs or spent > _RISE * rungs[-1].generations:
-            rungs.append(Rung(round(spent, 4), float(f"{price:.4g}")))
-    return rungs
+        chosen = table.cheapest_of_many(weights, at_price(table, weights, float(price), "generations"))
+        spent = float(measured.generations[prompts, chosen].mean())
+        if not points or spent > _RISE * points[-1].generations:
+            points.append(BudgetPoint(round(spent, 4), float(f"{price:.4g}")))
+    return Policy(
+        table.cells,
+        table.default,
+        budget_points=points,
+        deciding=table.deciding,
+        tolerance=table.tolerance,
+        worth=table.worth,
+    )
 
 
 def _budgets(attempts: pd.DataFrame) -> list[int]:
     """Powers of two up to the smallest pool."""
     smallest = int(attempts.loc[attempts["arm"] == SAMPLE].groupby("prompt_id").size().min())
     return [2**i for i in range(smallest.bit_length())]
-
-
-def save_tuning(tuning: Tuning, folder: Path) -> None:
-    """Write the policies and the report; the folder is no bundle again until :func:`finish_bundle`."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    (folder / "policy.json").write_text(tuning.policy.dumps())
-    (folder / ORACLE_POLICY).write_text(tuning.oracle.dumps())
-    (folder / TUNING).write_text(dumps(tuning.report))
-
-
-def finish_bundle(folder: Path, engine: Engine, provenance: Mapping[str, Any] | None = None) -> Manifest:
-    """Write the manifest of a trained and tuned folder: from now on it is a bundle.
-
-    provenance  what else people should know, added to git revision, seed and date
-    """
-    training = read_training(folder)
-    for part in ("difficulty.joblib", "policy.json"):
-        if not (folder / part).is_file():
-            raise InvalidFile(f"{folder} has no {part}; run `router train`, then `router tune` on it")
-    manifest = Manifest(
-        format_version=FORMAT_VERSION,
-        name=engine.name,
-        generator=engine.generator,
-        verifier=engine.verifier,
-        larger=engine.larger,
-        statistic=training.statistic,
-        edges=training.edges,
-        files=digests(
-            folder,
-            engine.generator.adapter,
-            engine.generator.reviser,
-            engine.verifier.adapter,
-            engine.larger.adapter if engine.larger else None,
-        ),
-        libraries=library_versions(),
-        provenance={
-            "git_revision": _git_revision(folder),
-            "date": datetime.now(UTC).date().isoformat(),
-            "seed": training.seed,
-            "prompts": len(training.prompts),
-            "difficulty_model": training.chosen,
-            **(provenance or {}),
-        },
-    )
-    write_manifest(folder, manifest)
-    return manifest
-
-
-def _git_revision(folder: Path) -> str:
-    """Of the checkout that the folder lies in; "unknown" outside one."""
-    try:
-        run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return "unknown"
-    return run.stdout.strip() if run.returncode == 0 else "unknown"

@@ -7,19 +7,6 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
-class Strategy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
-    __slots__ = ()
-    STRATEGY_UNSPECIFIED: _ClassVar[Strategy]
-    STRATEGY_SINGLE: _ClassVar[Strategy]
-    STRATEGY_MAJORITY: _ClassVar[Strategy]
-    STRATEGY_BEST_OF_N: _ClassVar[Strategy]
-    STRATEGY_WEIGHTED_BEST_OF_N: _ClassVar[Strategy]
-    STRATEGY_BEAM_SEARCH: _ClassVar[Strategy]
-    STRATEGY_DVTS: _ClassVar[Strategy]
-    STRATEGY_LOOKAHEAD: _ClassVar[Strategy]
-    STRATEGY_REVISION: _ClassVar[Strategy]
-    STRATEGY_LARGER_MODEL: _ClassVar[Strategy]
-
 class Evidence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     EVIDENCE_UNSPECIFIED: _ClassVar[Evidence]
@@ -60,16 +47,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_MESSAGE_MALFORMED: _ClassVar[ErrorReason]
     ERROR_REASON_STREAM_NOT_READ: _ClassVar[ErrorReason]
     ERROR_REASON_STOPPING: _ClassVar[ErrorReason]
-STRATEGY_UNSPECIFIED: Strategy
-STRATEGY_SINGLE: Strategy
-STRATEGY_MAJORITY: Strategy
-STRATEGY_BEST_OF_N: Strategy
-STRATEGY_WEIGHTED_BEST_OF_N: Strategy
-STRATEGY_BEAM_SEARCH: Strategy
-STRATEGY_DVTS: Strategy
-STRATEGY_LOOKAHEAD: Strategy
-STRATEGY_REVISION: Strategy
-STRATEGY_LARGER_MODEL: Strategy
+    ERROR_REASON_PROMPT_INVALID: _ClassVar[ErrorReason]
 EVIDENCE_UNSPECIFIED: Evidence
 EVIDENCE_SUFFICIENT: Evidence
 EVIDENCE_INSUFFICIENT: Evidence
@@ -102,20 +80,37 @@ ERROR_REASON_OUTCOMES_UNAVAILABLE: ErrorReason
 ERROR_REASON_MESSAGE_MALFORMED: ErrorReason
 ERROR_REASON_STREAM_NOT_READ: ErrorReason
 ERROR_REASON_STOPPING: ErrorReason
+ERROR_REASON_PROMPT_INVALID: ErrorReason
 
-class RouteRequest(_message.Message):
-    __slots__ = ("prompt", "budget", "average_budget", "target_accuracy", "price_per_flop")
-    PROMPT_FIELD_NUMBER: _ClassVar[int]
+class Message(_message.Message):
+    __slots__ = ("role", "content")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    content: str
+    def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
+
+class Objective(_message.Message):
+    __slots__ = ("budget", "average_budget", "target_accuracy", "price_per_flop")
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
     TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
-    prompt: str
-    budget: int
+    budget: float
     average_budget: float
     target_accuracy: float
     price_per_flop: float
-    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ...) -> None: ...
+    def __init__(self, budget: _Optional[float] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ...) -> None: ...
+
+class RouteRequest(_message.Message):
+    __slots__ = ("prompt", "messages", "objective")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    objective: Objective
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("decision", "bill", "call_id")
@@ -128,20 +123,16 @@ class RouteResponse(_message.Message):
     def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., call_id: _Optional[str] = ...) -> None: ...
 
 class SolveRequest(_message.Message):
-    __slots__ = ("prompt", "budget", "average_budget", "target_accuracy", "price_per_flop", "options")
+    __slots__ = ("prompt", "messages", "objective", "options")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
-    BUDGET_FIELD_NUMBER: _ClassVar[int]
-    AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
-    TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
-    PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
-    budget: int
-    average_budget: float
-    target_accuracy: float
-    price_per_flop: float
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    objective: Objective
     options: SolveOptions
-    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
 
 class SolveResponse(_message.Message):
     __slots__ = ("solution",)
@@ -150,20 +141,16 @@ class SolveResponse(_message.Message):
     def __init__(self, solution: _Optional[_Union[Solution, _Mapping]] = ...) -> None: ...
 
 class StreamSolveRequest(_message.Message):
-    __slots__ = ("prompt", "budget", "average_budget", "target_accuracy", "price_per_flop", "options")
+    __slots__ = ("prompt", "messages", "objective", "options")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
-    BUDGET_FIELD_NUMBER: _ClassVar[int]
-    AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
-    TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
-    PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     prompt: str
-    budget: int
-    average_budget: float
-    target_accuracy: float
-    price_per_flop: float
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    objective: Objective
     options: SolveOptions
-    def __init__(self, prompt: _Optional[str] = ..., budget: _Optional[int] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
 
 class StreamSolveResponse(_message.Message):
     __slots__ = ("round", "solution")
@@ -207,29 +194,42 @@ class SolveOptions(_message.Message):
     SEED_FIELD_NUMBER: _ClassVar[int]
     ALLOW_PARTIAL_FIELD_NUMBER: _ClassVar[int]
     RETURN_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
-    arm: Arm
+    arm: str
     max_generated_tokens: int
     max_scored_tokens: int
     seed: int
     allow_partial: bool
     return_candidates: bool
-    def __init__(self, arm: _Optional[_Union[Arm, _Mapping]] = ..., max_generated_tokens: _Optional[int] = ..., max_scored_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., allow_partial: _Optional[bool] = ..., return_candidates: _Optional[bool] = ...) -> None: ...
+    def __init__(self, arm: _Optional[str] = ..., max_generated_tokens: _Optional[int] = ..., max_scored_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., allow_partial: _Optional[bool] = ..., return_candidates: _Optional[bool] = ...) -> None: ...
 
 class Arm(_message.Message):
-    __slots__ = ("strategy", "n", "m", "k", "chains", "stop")
+    __slots__ = ("text", "strategy", "parameters", "model", "stages")
+    class ParametersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     STRATEGY_FIELD_NUMBER: _ClassVar[int]
-    N_FIELD_NUMBER: _ClassVar[int]
-    M_FIELD_NUMBER: _ClassVar[int]
-    K_FIELD_NUMBER: _ClassVar[int]
-    CHAINS_FIELD_NUMBER: _ClassVar[int]
-    STOP_FIELD_NUMBER: _ClassVar[int]
-    strategy: Strategy
-    n: int
-    m: int
-    k: int
-    chains: int
-    stop: float
-    def __init__(self, strategy: _Optional[_Union[Strategy, str]] = ..., n: _Optional[int] = ..., m: _Optional[int] = ..., k: _Optional[int] = ..., chains: _Optional[int] = ..., stop: _Optional[float] = ...) -> None: ...
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    strategy: str
+    parameters: _containers.ScalarMap[str, float]
+    model: str
+    stages: _containers.RepeatedCompositeFieldContainer[Stage]
+    def __init__(self, text: _Optional[str] = ..., strategy: _Optional[str] = ..., parameters: _Optional[_Mapping[str, float]] = ..., model: _Optional[str] = ..., stages: _Optional[_Iterable[_Union[Stage, _Mapping]]] = ...) -> None: ...
+
+class Stage(_message.Message):
+    __slots__ = ("arm", "confidence")
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    arm: Arm
+    confidence: float
+    def __init__(self, arm: _Optional[_Union[Arm, _Mapping]] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class Decision(_message.Message):
     __slots__ = ("level", "probabilities", "arm", "expectation", "bundle_id")
@@ -278,23 +278,25 @@ class Cell(_message.Message):
     def __init__(self, level: _Optional[int] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., prompts: _Optional[float] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
 
 class Cost(_message.Message):
-    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "generations")
+    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "generations", "money")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_FLOPS_FIELD_NUMBER: _ClassVar[int]
     VERIFIER_FLOPS_FIELD_NUMBER: _ClassVar[int]
     GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    MONEY_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: float
     generated_tokens: float
     scored_tokens: float
     generator_flops: float
     verifier_flops: float
     generations: float
-    def __init__(self, prompt_tokens: _Optional[float] = ..., generated_tokens: _Optional[float] = ..., scored_tokens: _Optional[float] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., generations: _Optional[float] = ...) -> None: ...
+    money: float
+    def __init__(self, prompt_tokens: _Optional[float] = ..., generated_tokens: _Optional[float] = ..., scored_tokens: _Optional[float] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., generations: _Optional[float] = ..., money: _Optional[float] = ...) -> None: ...
 
 class Bill(_message.Message):
-    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "engine_calls", "route_seconds", "generate_seconds", "score_seconds", "larger_tokens")
+    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "engine_calls", "route_seconds", "generate_seconds", "score_seconds", "lines", "money")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -304,7 +306,8 @@ class Bill(_message.Message):
     ROUTE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     GENERATE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     SCORE_SECONDS_FIELD_NUMBER: _ClassVar[int]
-    LARGER_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    LINES_FIELD_NUMBER: _ClassVar[int]
+    MONEY_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: int
     generated_tokens: int
     scored_tokens: int
@@ -314,11 +317,30 @@ class Bill(_message.Message):
     route_seconds: float
     generate_seconds: float
     score_seconds: float
-    larger_tokens: int
-    def __init__(self, prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., engine_calls: _Optional[int] = ..., route_seconds: _Optional[float] = ..., generate_seconds: _Optional[float] = ..., score_seconds: _Optional[float] = ..., larger_tokens: _Optional[int] = ...) -> None: ...
+    lines: _containers.RepeatedCompositeFieldContainer[BillLine]
+    money: float
+    def __init__(self, prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., engine_calls: _Optional[int] = ..., route_seconds: _Optional[float] = ..., generate_seconds: _Optional[float] = ..., score_seconds: _Optional[float] = ..., lines: _Optional[_Iterable[_Union[BillLine, _Mapping]]] = ..., money: _Optional[float] = ...) -> None: ...
+
+class BillLine(_message.Message):
+    __slots__ = ("model", "role", "prompt_tokens", "generated_tokens", "scored_tokens", "flops", "money")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_FIELD_NUMBER: _ClassVar[int]
+    MONEY_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    role: str
+    prompt_tokens: int
+    generated_tokens: int
+    scored_tokens: int
+    flops: float
+    money: float
+    def __init__(self, model: _Optional[str] = ..., role: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., flops: _Optional[float] = ..., money: _Optional[float] = ...) -> None: ...
 
 class Round(_message.Message):
-    __slots__ = ("number", "alive", "finished", "generated_tokens", "scored_tokens", "answer", "share")
+    __slots__ = ("number", "alive", "finished", "generated_tokens", "scored_tokens", "answer", "share", "model")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
@@ -326,6 +348,7 @@ class Round(_message.Message):
     SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     number: int
     alive: int
     finished: int
@@ -333,7 +356,8 @@ class Round(_message.Message):
     scored_tokens: int
     answer: str
     share: float
-    def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ...) -> None: ...
+    model: str
+    def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Solution(_message.Message):
     __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id")
@@ -356,16 +380,18 @@ class Solution(_message.Message):
     def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("steps", "answer", "finished", "tokens")
+    __slots__ = ("steps", "answer", "finished", "tokens", "model")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
     steps: _containers.RepeatedCompositeFieldContainer[Step]
     answer: str
     finished: bool
     tokens: int
-    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., answer: _Optional[str] = ..., finished: _Optional[bool] = ..., tokens: _Optional[int] = ...) -> None: ...
+    model: str
+    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., answer: _Optional[str] = ..., finished: _Optional[bool] = ..., tokens: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("text", "score")
@@ -376,44 +402,44 @@ class Step(_message.Message):
     def __init__(self, text: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("id", "digest", "generator", "verifier", "statistic", "edges", "default_budget", "default_average_budget", "default_target_accuracy", "default_price_per_flop", "cells", "larger")
+    __slots__ = ("id", "digest", "models", "reference", "verifier", "task", "statistic", "edges", "default_objective", "cells")
     ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
-    GENERATOR_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
     VERIFIER_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     STATISTIC_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
-    DEFAULT_BUDGET_FIELD_NUMBER: _ClassVar[int]
-    DEFAULT_AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
-    DEFAULT_TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
-    DEFAULT_PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     CELLS_FIELD_NUMBER: _ClassVar[int]
-    LARGER_FIELD_NUMBER: _ClassVar[int]
     id: str
     digest: str
-    generator: GeneratorInfo
+    models: _containers.RepeatedCompositeFieldContainer[ModelInfo]
+    reference: str
     verifier: VerifierInfo
+    task: str
     statistic: str
     edges: _containers.RepeatedScalarFieldContainer[float]
-    default_budget: int
-    default_average_budget: float
-    default_target_accuracy: float
-    default_price_per_flop: float
+    default_objective: Objective
     cells: _containers.RepeatedCompositeFieldContainer[Cell]
-    larger: GeneratorInfo
-    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., generator: _Optional[_Union[GeneratorInfo, _Mapping]] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_budget: _Optional[int] = ..., default_average_budget: _Optional[float] = ..., default_target_accuracy: _Optional[float] = ..., default_price_per_flop: _Optional[float] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., larger: _Optional[_Union[GeneratorInfo, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ..., reference: _Optional[str] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., task: _Optional[str] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_objective: _Optional[_Union[Objective, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
 
-class GeneratorInfo(_message.Message):
-    __slots__ = ("model", "parameters", "temperature", "max_tokens")
+class ModelInfo(_message.Message):
+    __slots__ = ("name", "model", "parameters", "temperature", "max_tokens", "worth")
+    NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
     MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    WORTH_FIELD_NUMBER: _ClassVar[int]
+    name: str
     model: str
     parameters: int
     temperature: float
     max_tokens: int
-    def __init__(self, model: _Optional[str] = ..., parameters: _Optional[int] = ..., temperature: _Optional[float] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+    worth: float
+    def __init__(self, name: _Optional[str] = ..., model: _Optional[str] = ..., parameters: _Optional[int] = ..., temperature: _Optional[float] = ..., max_tokens: _Optional[int] = ..., worth: _Optional[float] = ...) -> None: ...
 
 class VerifierInfo(_message.Message):
     __slots__ = ("kind", "parameters")

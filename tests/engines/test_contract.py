@@ -20,7 +20,7 @@ from router.bundle.bundle import load_bundle
 from router.errors import InvalidRequest
 from router.solving.driver import Request, Stop
 from router.solving.solver import Solver
-from strategies import Arm, Path
+from strategies import Candidate, parse
 from tests.support.fake_vllm import Characters, Double
 
 if TYPE_CHECKING:
@@ -59,12 +59,16 @@ class Engines:
     slow: Callable[[], None] = lambda: None
     idle: Callable[[], Awaitable[None]] = field(default=lambda: asyncio.sleep(0))
 
-    async def extend(self, prompt: str, paths: list[Path], usage: Usage | None = None, **options) -> list[Path]:
+    async def extend(
+        self, prompt: str, paths: list[Candidate], usage: Usage | None = None, **options
+    ) -> list[Candidate]:
         defaults = {"steps": None, "temperature": None, "max_tokens": None, "deadline": None, "seed": 0}
         usage = Usage() if usage is None else usage
         return await self.generator.extend(prompt, paths, **{**defaults, **options}, usage=usage)
 
-    async def score(self, prompt: str, paths: list[Path], usage: Usage | None = None, **options) -> list[Path]:
+    async def score(
+        self, prompt: str, paths: list[Candidate], usage: Usage | None = None, **options
+    ) -> list[Candidate]:
         usage = Usage() if usage is None else usage
         return await self.verifier.score(prompt, paths, **{"max_tokens": None, **options}, usage=usage)
 
@@ -186,7 +190,7 @@ def prompt() -> str:
 
 @pytest.mark.parametrize("limits", [{}, {"steps": 1}, {"steps": 2}, {"max_tokens": 37}, {"max_tokens": 3}])
 async def test_the_parts_of_a_path_agree(engines, prompt, limits):
-    paths = await engines.extend(prompt, [Path()] * 4, **limits)
+    paths = await engines.extend(prompt, [Candidate()] * 4, **limits)
     assert any(log_prob < 0 for path in paths for log_prob in path.log_probs)
     for path in paths:
         assert engines.decode(path.tokens) == path.text
@@ -202,9 +206,9 @@ async def test_the_parts_of_a_path_agree(engines, prompt, limits):
 async def test_steps_one_by_one_equal_a_solution_at_once(engines, prompt):
     if isinstance(engines.generator, FakeGenerator):
         pytest.skip("the script draws anew from each prefix")
-    (whole,) = await engines.extend(prompt, [Path()], temperature=0)
+    (whole,) = await engines.extend(prompt, [Candidate()], temperature=0)
     assert whole.end == "stop"
-    path = Path()
+    path = Candidate()
     while path.end is None:
         (longer,) = await engines.extend(prompt, [path], steps=1, temperature=0)
         assert longer.tokens[: len(path.tokens)] == path.tokens
@@ -216,21 +220,21 @@ async def test_steps_one_by_one_equal_a_solution_at_once(engines, prompt):
 
 async def test_the_end_of_sequence_is_billed_but_no_token_of_the_path(engines, prompt):
     usage = Usage()
-    paths = await engines.extend(prompt, [Path()] * 3, usage)
+    paths = await engines.extend(prompt, [Candidate()] * 3, usage)
     assert all(path.finished for path in paths)
     assert usage.generated_tokens == sum(path.cost for path in paths)
 
 
 async def test_a_shared_prefix_is_prefilled_once(engines, prompt):
     usage = Usage()
-    await engines.extend(prompt, [Path()] * 6, usage)
+    await engines.extend(prompt, [Candidate()] * 6, usage)
     assert 0 < usage.prompt_tokens <= len(engines.encode(prompt))
 
 
 async def test_earlier_attempts_are_read(engines, prompt):
     first, again = Usage(), Usage()
-    (path,) = await engines.extend(prompt, [Path()], first)
-    (retried,) = await engines.extend(prompt, [Path(earlier=(path.text,))], again)
+    (path,) = await engines.extend(prompt, [Candidate()], first)
+    (retried,) = await engines.extend(prompt, [Candidate(earlier=(path.text,))], again)
     assert retried.earlier == (path.text,)
     assert retried.steps
     assert again.prompt_tokens + again.generated_tokens > 0
@@ -239,16 +243,16 @@ async def test_earlier_attempts_are_read(engines, prompt):
 @pytest.mark.parametrize("cap", [0, 1, 10, 30])
 async def test_the_cap_is_over_all_paths_together(engines, prompt, cap):
     usage = Usage()
-    paths = await engines.extend(prompt, [Path()] * 4, usage, max_tokens=cap)
+    paths = await engines.extend(prompt, [Candidate()] * 4, usage, max_tokens=cap)
     assert usage.generated_tokens == cap == sum(len(path.tokens) for path in paths)
     assert [path.end for path in paths] == ["cut"] * 4
 
 
 async def test_tokens_that_one_path_leaves_others_may_spend(engines, prompt):
     usage = Usage()
-    paths = await engines.extend(prompt, [Path()] * 3, usage)
+    paths = await engines.extend(prompt, [Candidate()] * 3, usage)
     exact = Usage()
-    (begun,) = await engines.extend(prompt, [Path()], temperature=0, steps=2)
+    (begun,) = await engines.extend(prompt, [Candidate()], temperature=0, steps=2)
     (rest,) = await engines.extend(prompt, [begun], Usage(), temperature=0)
     (whole,) = await engines.extend(prompt, [begun], exact, temperature=0, max_tokens=rest.cost - len(begun.tokens))
     assert whole.finished
@@ -259,7 +263,7 @@ async def test_tokens_that_one_path_leaves_others_may_spend(engines, prompt):
 async def test_the_longest_solution_is_cut(engines, prompt):
     engines.shorten(12)
     try:
-        paths = await engines.extend(prompt, [Path()] * 2)
+        paths = await engines.extend(prompt, [Candidate()] * 2)
     finally:
         engines.shorten(160)
     assert [(path.end, len(path.tokens)) for path in paths] == [("length", 12)] * 2
@@ -269,39 +273,43 @@ async def test_a_deadline_brings_back_what_there_is(engines, prompt):
     engines.slow()
     started = time.monotonic()
     seconds = 0.6
-    paths = await engines.extend(prompt * 3, [Path()] * 32, deadline=started + seconds)
+    paths = await engines.extend(prompt * 3, [Candidate()] * 32, deadline=started + seconds)
     assert time.monotonic() - started < seconds + 5.0  # far less than they would take
     assert {path.end for path in paths} == {"cut"}
     await engines.idle()
 
 
 async def test_ended_paths_come_back_as_they_are(engines, prompt):
-    ended = [Path(steps=("Answer: 1",), end="stop"), Path(end="length")]
+    ended = [Candidate(steps=("Answer: 1",), end="stop"), Candidate(end="length")]
     usage = Usage()
     assert await engines.extend(prompt, ended, usage) == ended
     assert usage.generated_tokens == usage.prompt_tokens == 0
 
 
 async def test_seeds_and_temperature(engines, prompt):
-    first = await engines.extend(prompt, [Path()] * 8, seed=1)
-    assert [path.text for path in first] == [path.text for path in await engines.extend(prompt, [Path()] * 8, seed=1)]
-    assert [path.text for path in first] != [path.text for path in await engines.extend(prompt, [Path()] * 8, seed=2)]
+    first = await engines.extend(prompt, [Candidate()] * 8, seed=1)
+    assert [path.text for path in first] == [
+        path.text for path in await engines.extend(prompt, [Candidate()] * 8, seed=1)
+    ]
+    assert [path.text for path in first] != [
+        path.text for path in await engines.extend(prompt, [Candidate()] * 8, seed=2)
+    ]
     assert len({path.text for path in first}) > 1
-    greedy = await engines.extend(prompt, [Path()] * 4, seed=1, temperature=0)
+    greedy = await engines.extend(prompt, [Candidate()] * 4, seed=1, temperature=0)
     assert len({path.text for path in greedy}) == 1
 
 
 async def test_searches_at_the_same_time_do_not_mix(engines, prompt):
     prompts = [prompt, prompt.replace("47", "3"), prompt.replace("16", "5")]
-    alone = [await engines.extend(each, [Path()], temperature=0) for each in prompts]
-    together = await asyncio.gather(*(engines.extend(each, [Path()], temperature=0) for each in prompts))
+    alone = [await engines.extend(each, [Candidate()], temperature=0) for each in prompts]
+    together = await asyncio.gather(*(engines.extend(each, [Candidate()], temperature=0) for each in prompts))
     assert [[path.text for path in paths] for paths in together] == [[path.text for path in paths] for paths in alone]
 
 
 async def test_cancelling_frees_the_engine_and_leaves_an_exact_bill(engines, prompt):
     engines.slow()
     before, usage = replace(engines.counted()), Usage()
-    task = asyncio.create_task(engines.extend(prompt, [Path()] * 16, usage))
+    task = asyncio.create_task(engines.extend(prompt, [Candidate()] * 16, usage))
     await asyncio.sleep(0.3)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -316,7 +324,7 @@ async def test_a_prompt_without_room_is_refused(engines, prompt):
     if isinstance(engines.generator, FakeGenerator):
         pytest.skip("the script has no context")
     with pytest.raises(InvalidRequest, match="room for") as raised:
-        await engines.extend(prompt * 500, [Path()])
+        await engines.extend(prompt * 500, [Candidate()])
     assert raised.value.reason == "PROMPT_TOO_LONG"
 
 
@@ -326,7 +334,12 @@ STEPS = ("11 + 47 = 58\n", "58 - 16 = 42\n", "42 + 29 = 71\n", "Answer: 71")
 
 
 async def test_a_step_has_one_score_alone_and_among_others(engines, prompt):
-    paths = [Path(steps=STEPS), Path(steps=STEPS[:1]), Path(steps=("11 + 47 = 59\n", "59")), Path(steps=STEPS)]
+    paths = [
+        Candidate(steps=STEPS),
+        Candidate(steps=STEPS[:1]),
+        Candidate(steps=("11 + 47 = 59\n", "59")),
+        Candidate(steps=STEPS),
+    ]
     together = await engines.score(prompt, paths)
     assert [len(path.scores) for path in together] == [4, 1, 2, 4]
     assert all(0 <= score <= 1 for path in together for score in path.scores)
@@ -338,16 +351,16 @@ async def test_a_step_has_one_score_alone_and_among_others(engines, prompt):
 
 
 async def test_a_generated_path_can_be_scored(engines, prompt):
-    scored = await engines.score(prompt, await engines.extend(prompt, [Path()] * 4))
+    scored = await engines.score(prompt, await engines.extend(prompt, [Candidate()] * 4))
     assert all(len(path.scores) == len(path.steps) for path in scored)
 
 
 async def test_a_path_that_cannot_be_scored_is_not_scored_zero(engines, prompt):
-    usage, path = Usage(), Path(steps=STEPS[:2], tokens=tuple(engines.encode("".join(STEPS[:2]))))
+    usage, path = Usage(), Candidate(steps=STEPS[:2], tokens=tuple(engines.encode("".join(STEPS[:2]))))
     path = replace(path, token_counts=(len(path.tokens) - 1, 1))
     await engines.score(prompt, [path], usage)
     exact, cap = Usage(), usage.scored_tokens
-    scored = await engines.score(prompt, [path, Path(), Path(steps=STEPS)], exact, max_tokens=cap)
+    scored = await engines.score(prompt, [path, Candidate(), Candidate(steps=STEPS)], exact, max_tokens=cap)
     assert [path.scores is None for path in scored] == [False, True, True]
     assert exact.scored_tokens == cap
     none = Usage()
@@ -363,7 +376,7 @@ async def test_a_path_that_cannot_be_scored_is_not_scored_zero(engines, prompt):
 async def test_every_strategy_solves_and_bills_to_the_token(engines, prompt, bundle_folder, arm):
     solver = Solver(load_bundle(bundle_folder), engines.generator, engines.verifier)
     before = replace(engines.counted())
-    solution = await solver.solve(Request(prompt, arm=Arm.parse(arm), seed=1))
+    solution = await solver.solve(Request(prompt, arm=parse(arm), seed=1))
     assert solution.stop is Stop.COMPLETE
     assert solution.outcome.answer is not None
     assert all(len(path.scores) == len(path.steps) for path in solution.outcome.candidates if path.scores)
@@ -376,7 +389,7 @@ async def test_every_strategy_solves_and_bills_to_the_token(engines, prompt, bun
 @pytest.mark.parametrize("arm", ["majority(n=4)", "beam_search(n=4, m=2)"])
 async def test_a_search_never_passes_its_cap(engines, prompt, bundle_folder, arm):
     solver = Solver(load_bundle(bundle_folder), engines.generator, engines.verifier)
-    request = Request(prompt, arm=Arm.parse(arm), max_generated_tokens=30, allow_partial=True)
+    request = Request(prompt, arm=parse(arm), max_generated_tokens=30, allow_partial=True)
     solution = await solver.solve(request)
     assert solution.stop is Stop.TOKEN_CAP
     assert solution.bill.generated_tokens <= 30

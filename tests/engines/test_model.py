@@ -12,8 +12,8 @@ from router.backends import LogProbability, Usage, VerifierSpec
 from router.bundle.bundle import load_bundle
 from router.solving.driver import Request, drive
 from router.solving.solver import Solver
-from strategies import Arm
-from strategies import Path as Attempt
+from strategies import Candidate as Attempt
+from strategies import Majority
 
 pytestmark = [
     pytest.mark.slow,
@@ -137,7 +137,7 @@ async def test_the_loop_is_never_blocked(solver):
 
     ticking = asyncio.create_task(tick())
     started = asyncio.get_running_loop().time()
-    async for _ in drive(Arm("majority", 8), Request(PROMPTS[2]), solver.engines, solver.new_bill()):
+    async for _ in drive(Majority(n=8), Request(PROMPTS[2]), solver.engines, solver.new_bill()):
         pass
     seconds = asyncio.get_running_loop().time() - started
     ticking.cancel()

@@ -9,7 +9,7 @@ from router.backends import Usage, VerifierSpec
 from router.backends.in_process import prm_models
 from router.backends.prm import FORMATS, label_ids
 from router.errors import InvalidRequest, MissingWeights
-from strategies import Path
+from strategies import Candidate
 from tests.support import tiny_models as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
@@ -69,8 +69,8 @@ def test_a_format_is_what_its_authors_documented(folders, kind):
 
 
 async def test_a_step_has_one_score_and_does_not_see_what_follows(verifier):
-    whole, part, other = Path(steps=STEPS), Path(steps=STEPS[:2]), Path(steps=("3 * 4 = 13\n",))
-    scored = await verifier.score(PROMPT, [whole, part, other, Path(), whole], max_tokens=None, usage=Usage())
+    whole, part, other = Candidate(steps=STEPS), Candidate(steps=STEPS[:2]), Candidate(steps=("3 * 4 = 13\n",))
+    scored = await verifier.score(PROMPT, [whole, part, other, Candidate(), whole], max_tokens=None, usage=Usage())
     assert [len(path.scores) if path.scores else None for path in scored] == [3, 2, 1, None, 3]
     assert scored[0].scores[:2] == pytest.approx(scored[1].scores, abs=1e-4)
     assert scored[4].scores == scored[0].scores
@@ -79,11 +79,11 @@ async def test_a_step_has_one_score_and_does_not_see_what_follows(verifier):
 
 
 async def test_reading_is_billed_once_and_capped(verifier):
-    usage, path = Usage(), Path(steps=STEPS)
+    usage, path = Usage(), Candidate(steps=STEPS)
     length = len(verifier.read(PROMPT, path).tokens)
     await verifier.score(PROMPT, [path, path], max_tokens=None, usage=usage)
     assert (usage.calls, usage.scored_tokens) == (1, length)
-    scored = await verifier.score(PROMPT, [path, Path(steps=STEPS[:1])], max_tokens=length, usage=usage)
+    scored = await verifier.score(PROMPT, [path, Candidate(steps=STEPS[:1])], max_tokens=length, usage=usage)
     assert [path.scores is None for path in scored] == [False, True]
     scored = await verifier.score(PROMPT, [path], max_tokens=length - 1, usage=usage)
     assert scored[0].scores is None
@@ -93,19 +93,19 @@ async def test_reading_is_billed_once_and_capped(verifier):
 @pytest.mark.parametrize("mark", ["<extra_0>", "<|im_end|>", "\n"])
 async def test_what_looks_like_a_mark_in_a_text_is_text(verifiers, mark):
     for kind in ("qwen2.5-math-prm", "skywork-o1-open-prm"):
-        paths = [Path(steps=(f"3 {mark} 4 = 12\n", f"14 {mark}"))]
+        paths = [Candidate(steps=(f"3 {mark} 4 = 12\n", f"14 {mark}"))]
         (scored,) = await verifiers[kind].score(f"What {mark} ?", paths, max_tokens=None, usage=Usage())
         assert len(scored.scores) == 2
 
 
 async def test_a_text_that_can_not_be_told_from_a_mark_is_refused(verifiers):
     with pytest.raises(InvalidRequest, match="1 steps have 2 places"):
-        await verifiers["math-shepherd-prm"].score("ру ки", [Path(steps=("1",))], max_tokens=None, usage=Usage())
+        await verifiers["math-shepherd-prm"].score("ру ки", [Candidate(steps=("1",))], max_tokens=None, usage=Usage())
 
 
 async def test_a_solution_longer_than_the_context_is_refused(verifier):
     with pytest.raises(InvalidRequest, match="room for 1024") as raised:
-        await verifier.score(PROMPT * 300, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
+        await verifier.score(PROMPT * 300, [Candidate(steps=STEPS)], max_tokens=None, usage=Usage())
     assert raised.value.reason == "PROMPT_TOO_LONG"
 
 

@@ -15,7 +15,7 @@ from router.backends.vllm.generator import PIECE
 from router.backends.vllm.replicas import ATTEMPTS, COOL_SECONDS, FAILURES
 from router.bundle import models as engines
 from router.errors import EngineUnavailable, InvalidRequest, MissingDependency, MissingWeights
-from strategies import Path
+from strategies import Candidate
 from tests.support.fake_vllm import GARBAGE, GENERATOR, SPOILT_CHOICES, Characters, Double, log_prob
 
 PROMPT = "11 + 47 - 16 + 29"
@@ -37,9 +37,9 @@ async def extend(generator, paths, usage=None, prompt=PROMPT, **options):
 
 async def test_rows_with_equal_prefixes_are_one_request(server):
     generator = server.generator()
-    (begun,) = await extend(generator, [Path()], steps=1)
+    (begun,) = await extend(generator, [Candidate()], steps=1)
     server.asked.clear()
-    await extend(generator, [begun, Path(), begun, Path(), begun], steps=1)
+    await extend(generator, [begun, Candidate(), begun, Candidate(), begun], steps=1)
     bodies = {body["n"]: body for _, _, body in server.asked}
     assert set(bodies) == {2, 3}
     assert bodies[2]["prompt"] == list(map(ord, f"{PROMPT}|"))
@@ -50,8 +50,8 @@ async def test_rows_with_equal_prefixes_are_one_request(server):
 
 async def test_a_step_stops_at_its_delimiter_and_a_solution_does_not(server):
     generator = server.generator()
-    await extend(generator, [Path()], steps=1)
-    await extend(generator, [Path()])
+    await extend(generator, [Candidate()], steps=1)
+    await extend(generator, [Candidate()])
     step, solution = (body for _, _, body in server.asked)
     assert step["stop"] == ["\n"]
     assert step["include_stop_str_in_output"] is True
@@ -61,7 +61,7 @@ async def test_a_step_stops_at_its_delimiter_and_a_solution_does_not(server):
 
 
 async def test_paths_have_no_log_probabilities_where_nobody_reads_them(server):
-    known, unknown = [await extend(server.generator(log_probs=each), [Path()]) for each in (True, False)]
+    known, unknown = [await extend(server.generator(log_probs=each), [Candidate()]) for each in (True, False)]
     assert [body["logprobs"] for _, _, body in server.asked] == [0, None]
     assert unknown == [replace(path, log_probs=()) for path in known]
 
@@ -76,7 +76,7 @@ def test_only_the_verifier_that_reads_log_probabilities_has_them_asked_for(kind,
 
 async def test_greedy_rows_are_written_once(server):
     usage = Usage()
-    paths = await extend(server.generator(), [Path()] * 3, usage, temperature=0)
+    paths = await extend(server.generator(), [Candidate()] * 3, usage, temperature=0)
     assert len(set(paths)) == 1
     assert [body["n"] for _, _, body in server.asked] == [1]
     assert usage.generated_tokens == paths[0].cost
@@ -85,21 +85,21 @@ async def test_greedy_rows_are_written_once(server):
 async def test_a_cached_prefix_is_not_billed(server):
     server.bad("a", "cached")
     usage = Usage()
-    await extend(server.generator(), [Path()], usage)
+    await extend(server.generator(), [Candidate()], usage)
     assert usage.prompt_tokens == len(f"{PROMPT}|") - 2
 
 
 async def test_length_is_the_end_of_what_was_asked_for_and_not_of_the_solution(server):
-    (path,) = await extend(server.generator(), [Path()], max_tokens=20)
+    (path,) = await extend(server.generator(), [Candidate()], max_tokens=20)
     assert (path.end, len(path.tokens)) == ("cut", 20)
-    (rest,) = await extend(server.generator(), [Path(steps=path.steps, tokens=path.tokens)])
+    (rest,) = await extend(server.generator(), [Candidate(steps=path.steps, tokens=path.tokens)])
     assert rest.finished
 
 
 async def test_an_adapter_is_asked_for_by_its_name(server):
     generator = server.generator()
     generator.spec = replace(GENERATOR, adapter="lora", reviser="again")
-    await extend(generator, [Path(), Path(earlier=("Answer: 1",))])
+    await extend(generator, [Candidate(), Candidate(earlier=("Answer: 1",))])
     assert {body["model"]: "Answer: 1" in "".join(map(chr, body["prompt"])) for _, _, body in server.asked} == {
         "lora": False,
         "again": True,
@@ -109,11 +109,11 @@ async def test_an_adapter_is_asked_for_by_its_name(server):
     with pytest.raises(
         EngineUnavailable, match=r"serves m, lora, again, not 'unknown': .*--lora-modules unknown=FOLDER"
     ):
-        await extend(other, [Path()])
+        await extend(other, [Candidate()])
 
 
 async def test_answers_are_read_to_the_end_so_that_connections_are_kept(server):
-    await extend(server.generator(), [Path(), Path(earlier=("Answer: 1",))])
+    await extend(server.generator(), [Candidate(), Candidate(earlier=("Answer: 1",))])
     assert server.read_to_the_end == len(server.asked) == 2
 
 
@@ -124,7 +124,7 @@ async def test_answers_are_read_to_the_end_so_that_connections_are_kept(server):
 async def test_what_was_not_begun_is_asked_again(server, mood):
     server.bad("a", mood, mood)
     usage = Usage()
-    (path,) = await extend(server.generator(), [Path()], usage)
+    (path,) = await extend(server.generator(), [Candidate()], usage)
     assert path.finished
     assert usage.calls == 1  # of the engine's calls only the one that it took
     assert len(server.asked) == 3
@@ -135,7 +135,7 @@ async def test_a_lost_round_goes_on_elsewhere_from_what_had_arrived(server, mood
     server.bad("a", mood)
     server.bad("b", mood)
     usage = Usage()
-    paths = await extend(server.generator("a", "b"), [Path()] * 4, usage)
+    paths = await extend(server.generator("a", "b"), [Candidate()] * 4, usage)
     assert all(path.finished for path in paths)
     assert usage.generated_tokens == sum(path.cost for path in paths)  # nothing that had arrived is written twice
     (first, _, begun), (second, _, gone_on), *_ = server.asked
@@ -151,7 +151,7 @@ async def test_a_lost_round_goes_on_elsewhere_from_what_had_arrived(server, mood
 async def test_an_answer_that_is_none_is_lost_and_asked_for_again(server, mood):
     server.bad("a", mood)
     usage = Usage()
-    paths = await extend(server.generator("a"), [Path()] * 3, usage)
+    paths = await extend(server.generator("a"), [Candidate()] * 3, usage)
     assert all(path.finished and "Answer: " in path.text for path in paths)
     assert len(server.asked) >= 2 or mood in ("cut", "strange usage")  # those had arrived
     assert 0 < usage.prompt_tokens <= sum(len(body["prompt"]) for _, _, body in server.asked)
@@ -161,7 +161,7 @@ async def test_an_answer_that_is_none_is_lost_and_asked_for_again(server, mood):
 async def test_an_engine_that_only_gives_garbage_is_no_engine(server, mood):
     server.usual["a"] = mood
     with pytest.raises(EngineUnavailable):
-        await extend(server.generator("a"), [Path()] * 3)
+        await extend(server.generator("a"), [Candidate()] * 3)
     assert len(server.asked) <= ATTEMPTS
 
 
@@ -171,14 +171,14 @@ async def test_an_engine_that_only_gives_garbage_is_no_engine(server, mood):
 async def test_an_engine_that_serves_nothing_is_no_engine(server, models):
     server.models = models
     with pytest.raises(EngineUnavailable):
-        await extend(server.generator("a"), [Path()])
+        await extend(server.generator("a"), [Candidate()])
     with pytest.raises(EngineUnavailable):
-        await server.verifier("a").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
+        await server.verifier("a").score(PROMPT, [Candidate(steps=STEPS)], max_tokens=None, usage=Usage())
 
 
 async def test_an_answer_that_never_ends_is_left_at_what_was_asked_for(server):
     server.usual["a"] = "endless"
-    (path,) = await extend(server.generator("a"), [Path()])
+    (path,) = await extend(server.generator("a"), [Candidate()])
     assert (path.end, len(path.tokens)) == ("length", GENERATOR.max_tokens)
 
 
@@ -186,7 +186,7 @@ async def test_a_round_that_keeps_breaking_off_is_given_up(server):
     server.bad("a", *["die"] * 9)
     usage = Usage()
     with pytest.raises(EngineUnavailable) as raised:
-        await extend(server.generator("a"), [Path()], usage, prompt=PROMPT * 3)
+        await extend(server.generator("a"), [Candidate()], usage, prompt=PROMPT * 3)
     assert raised.value.retry_seconds > 0
     assert usage.generated_tokens > 0  # paid all the same
     assert len(server.asked) <= ATTEMPTS
@@ -196,7 +196,7 @@ async def test_one_incident_that_loses_many_requests_is_one_failure(server):
     server.latency = 0.01
     for host in "ab":
         server.bad(host, *["die"] * 4)
-    begun = [Path(steps=(f"{i} = {i}\n",), tokens=tuple(map(ord, f"{i} = {i}\n"))) for i in range(8)]
+    begun = [Candidate(steps=(f"{i} = {i}\n",), tokens=tuple(map(ord, f"{i} = {i}\n"))) for i in range(8)]
     paths = await extend(server.generator("a", "b"), begun)
     assert all(path.finished for path in paths)
     assert len(server.asked) == 16
@@ -206,14 +206,14 @@ async def test_a_request_that_is_wrong_is_not_repeated(server):
     server.bad("a", "400")
     server.bad("b", "400")
     with pytest.raises(EngineUnavailable, match="400 no"):
-        await extend(server.generator("a", "b"), [Path()])
+        await extend(server.generator("a", "b"), [Candidate()])
     assert len(server.asked) == 1
 
 
 async def test_a_replica_that_is_set_up_wrong_is_passed_over(server):
     for host in "ab":
         server.bad(host, "401")
-    (path,) = await extend(server.generator("a", "b", "c"), [Path()])
+    (path,) = await extend(server.generator("a", "b", "c"), [Candidate()])
     assert path.finished
 
 
@@ -222,31 +222,31 @@ async def test_a_dead_engine_is_left_alone_then_tried_once(server):
     server.bad("a", *["refuse"] * (FAILURES + 1))
     generator = server.generator("a", clock=lambda: now)
     with pytest.raises(EngineUnavailable, match="no engine answers at http://a") as raised:
-        await extend(generator, [Path()])
+        await extend(generator, [Candidate()])
     assert raised.value.retry_seconds == COOL_SECONDS
     assert len(server.asked) == FAILURES
     now = COOL_SECONDS / 2
     with pytest.raises(EngineUnavailable) as raised:
-        await extend(generator, [Path()])
+        await extend(generator, [Candidate()])
     assert raised.value.retry_seconds == COOL_SECONDS / 2
     assert len(server.asked) == FAILURES  # at once, without asking
     now = COOL_SECONDS
     with pytest.raises(EngineUnavailable) as raised:
-        await extend(generator, [Path()])
+        await extend(generator, [Candidate()])
     assert len(server.asked) == FAILURES + 1  # one try
     assert raised.value.retry_seconds == 2 * COOL_SECONDS  # and longer each time
     now = 10.0
-    (path,) = await extend(generator, [Path()])
+    (path,) = await extend(generator, [Candidate()])
     assert path.finished
     server.asked.clear()
-    await asyncio.gather(*(extend(generator, [Path()]) for _ in range(4)))
+    await asyncio.gather(*(extend(generator, [Candidate()]) for _ in range(4)))
     assert len(server.asked) == 4
 
 
 async def test_one_dead_replica_is_not_noticed(server):
     server.bad("a", *["refuse"] * 99)
     generator = server.generator("a", "b")
-    paths = await asyncio.gather(*(extend(generator, [Path()], prompt=f"{i} + {i}") for i in range(12)))
+    paths = await asyncio.gather(*(extend(generator, [Candidate()], prompt=f"{i} + {i}") for i in range(12)))
     assert all(path.finished for (path,) in paths)
     assert sum(host == "a" for host, _, _ in server.asked) <= 12
 
@@ -255,7 +255,8 @@ async def test_work_goes_to_the_least_loaded(server):
     server.latency = 0.01
     generator = server.generator("a", "b")
     await asyncio.gather(
-        extend(generator, [Path()] * 8), *(extend(generator, [Path()] * 2, prompt=f"{i} + 5") for i in range(4))
+        extend(generator, [Candidate()] * 8),
+        *(extend(generator, [Candidate()] * 2, prompt=f"{i} + 5") for i in range(4)),
     )
     rows = {host: sum(body["n"] for each, _, body in server.asked if each == host) for host in "ab"}
     assert rows == {"a": 8, "b": 8}
@@ -263,7 +264,7 @@ async def test_work_goes_to_the_least_loaded(server):
 
 async def test_an_idle_engine_is_asked_again_for_what_it_has_cached(server):
     generator = server.generator("a", "b", "c")
-    path = Path()
+    path = Candidate()
     while path.end is None:
         (path,) = await extend(generator, [path], steps=1)
     assert len(server.asked) > 3
@@ -272,7 +273,7 @@ async def test_an_idle_engine_is_asked_again_for_what_it_has_cached(server):
 
 async def test_hanging_up_ends_the_engines_work(server):
     server.latency = 0.05
-    task = asyncio.create_task(extend(server.generator("a"), [Path()] * 4))
+    task = asyncio.create_task(extend(server.generator("a"), [Candidate()] * 4))
     await asyncio.sleep(0.12)
     assert server.running == 1
     task.cancel()
@@ -284,7 +285,7 @@ async def test_hanging_up_ends_the_engines_work(server):
 async def test_a_deadline_ends_also_a_hopeless_search_for_an_engine(server):
     server.bad("a", *["503"] * 99)
     server.bad("b", *["503"] * 99)
-    (path,) = await extend(server.generator("a", "b"), [Path()], deadline=time.monotonic() + 0.01)
+    (path,) = await extend(server.generator("a", "b"), [Candidate()], deadline=time.monotonic() + 0.01)
     assert path.end == "cut"
 
 
@@ -292,7 +293,7 @@ async def test_a_deadline_ends_also_a_hopeless_search_for_an_engine(server):
 async def test_failures_are_logged_and_prompts_are_not(server, caplog, mood):
     server.bad("a", mood)
     with caplog.at_level(logging.WARNING):
-        await extend(server.generator("a"), [Path()])
+        await extend(server.generator("a"), [Candidate()])
     assert "engine http://a " in caplog.text
     assert "failure 1 in a row" in caplog.text
     assert "47" not in caplog.text  # though the engine quoted it
@@ -307,7 +308,7 @@ async def test_failures_are_logged_and_prompts_are_not(server, caplog, mood):
 async def test_scoring_is_asked_again(server, mood):
     server.bad("c", mood)
     usage = Usage()
-    (path,) = await server.verifier("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=usage)
+    (path,) = await server.verifier("c").score(PROMPT, [Candidate(steps=STEPS)], max_tokens=None, usage=usage)
     assert len(path.scores) == 2
     assert usage.calls == 1
 
@@ -315,19 +316,19 @@ async def test_scoring_is_asked_again(server, mood):
 async def test_scores_that_are_not_one_a_step_are_an_error(server):
     server.bad("c", "short")
     with pytest.raises(EngineUnavailable, match="1 scores for 2 steps"):
-        await server.verifier("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
+        await server.verifier("c").score(PROMPT, [Candidate(steps=STEPS)], max_tokens=None, usage=Usage())
 
 
 @pytest.mark.parametrize("mood", ["nan", "beyond"])
 async def test_scores_that_are_no_probabilities_are_an_error(server, mood):
     server.bad("c", mood)
     with pytest.raises(EngineUnavailable, match="no probability"):
-        await server.verifier("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
+        await server.verifier("c").score(PROMPT, [Candidate(steps=STEPS)], max_tokens=None, usage=Usage())
 
 
 async def test_a_likelihood_is_that_of_the_solution_up_to_each_step(server):
     usage = Usage()
-    paths = [Path(steps=STEPS[:count]) for count in (1, 2, 2)]
+    paths = [Candidate(steps=STEPS[:count]) for count in (1, 2, 2)]
     scored = await server.likelihood("c").score(PROMPT, paths, max_tokens=None, usage=usage)
     ends = [len(STEPS[0]), len("".join(STEPS))]
     likely = [exp(sum(map(log_prob, map(ord, "".join(STEPS)[:end]))) / end) for end in ends]
@@ -341,7 +342,7 @@ async def test_a_likelihood_is_that_of_the_solution_up_to_each_step(server):
 async def test_a_likelihood_that_can_not_be_is_an_error(server, mood):
     server.usual["c"] = mood
     with pytest.raises(EngineUnavailable):
-        await server.likelihood("c").score(PROMPT, [Path(steps=STEPS)], max_tokens=None, usage=Usage())
+        await server.likelihood("c").score(PROMPT, [Candidate(steps=STEPS)], max_tokens=None, usage=Usage())
 
 
 def test_what_vllm_does_not_serve_is_refused():

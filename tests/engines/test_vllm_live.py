@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path as Folder
 
 import pytest
+from router.bundle.models import read_engine
 from typer.testing import CliRunner
 
 from router.attempts.schema import read_attempts
@@ -13,18 +14,17 @@ from router.backends import EMBEDDED, Endpoints, Usage, VerifierSpec
 from router.backends.vllm import load_tokenizer
 from router.backends.vllm.generator import VllmGenerator
 from router.backends.vllm.replicas import Replicas
-from router.bundle.models import read_engine
 from router.cli.main import main
-from strategies import Path
+from strategies import Candidate
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore")]  # servers start first
 
 BUNDLE = Folder(__file__).parent.parent / "models" / "smollm2-135m"
 PROMPT = "State the final answer to the following arithmetic problem: 4 - 1 - 7 ="
 PATHS = [
-    Path(steps=("4 - 1 = 3\n", "3 - 7 = -4\n", "Answer: -4")),
-    Path(steps=("4 - 1 = 5\n", "5 - 7 = 2\n", "Answer: 2")),
-    Path(steps=("Answer: -4",)),
+    Candidate(steps=("4 - 1 = 3\n", "3 - 7 = -4\n", "Answer: -4")),
+    Candidate(steps=("4 - 1 = 5\n", "5 - 7 = 2\n", "Answer: 2")),
+    Candidate(steps=("Answer: -4",)),
 ]
 TOLERANCE = 1.5e-2  # vLLM's own, between itself and transformers
 
@@ -92,7 +92,7 @@ async def test_a_reviser_writes_where_earlier_attempts_are_seen(vllm_servers):
     """Two adapters on one server, each asked for by its own name."""
     tokenizer = load_tokenizer(EMBEDDED)
     spec = replace(read_engine(BUNDLE).generator, max_tokens=12)
-    first, again = Path(), Path(earlier=("4 - 1 = 3\n3 - 7 = 4\nAnswer: 4",))
+    first, again = Candidate(), Candidate(earlier=("4 - 1 = 3\n3 - 7 = 4\nAnswer: 4",))
     texts = {}
     for reviser in (None, "reviser"):
         generator = VllmGenerator(Replicas([vllm_servers.generator]), replace(spec, reviser=reviser), tokenizer)

@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 from router.service import conversion as wire
 from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb
-from strategies import Arm
+from strategies import parse
 from tests.support.fake_vllm import GARBAGE, SPOILT_CHOICES, SPOILT_SCORES
 from tests.support.faults import (
     ROOT,
@@ -202,7 +202,7 @@ async def test_a_verifier_that_hangs_costs_no_more_than_the_deadline(router, eng
                 tally.times += 1
 
                 async def late(number: int, *, partial: bool) -> None:
-                    options = pb.SolveOptions(arm=wire.arm(Arm.parse("best_of_n(n=4)")), allow_partial=partial)
+                    options = pb.SolveOptions(arm=wire.arm(parse("best_of_n(n=4)")), allow_partial=partial)
                     message = pb.SolveRequest(prompt=problem(number)[0], options=options)
                     reply = await caller.ask(
                         f"partial={partial}",
@@ -334,7 +334,7 @@ NARROW = [("grpc.http2.lookahead_bytes", 8192), ("grpc.http2.bdp_probe", 0)]
 async def test_streams_that_are_read_slowly_or_not_at_all(scripted, often, tallied):
     seconds = often(3, 15)
     prompt = " + ".join(["7"] * 33) + " ="
-    arm = wire.arm(Arm.parse("best_of_n(n=64)"))
+    arm = wire.arm(parse("best_of_n(n=64)"))
     message = pb.StreamSolveRequest(prompt=prompt, options=pb.SolveOptions(arm=arm, return_candidates=True))
     with tallied(f"16 streams read for {seconds} s at a message a second, or not at all") as tally:
         async with scripted.channel() as channel:
@@ -654,7 +654,7 @@ async def test_the_wall_clock_jumps(bundles, engines, often, tallied, tmp_path):
             for i in range(often(1, 8)):
                 engines["verifier"].tell("hang")
                 prompt, _ = problem(i)
-                options = pb.SolveOptions(arm=wire.arm(Arm.parse("best_of_n(n=2)")))
+                options = pb.SolveOptions(arm=wire.arm(parse("best_of_n(n=2)")))
                 message = pb.SolveRequest(prompt=prompt, options=options)
                 began = time.monotonic()
                 # The server's own answer: it knows the deadline as well after the jump as before.

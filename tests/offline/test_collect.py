@@ -21,12 +21,12 @@ from router.attempts.schema import read_attempts
 from router.backends import Engines, LogProbability
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest
-from strategies import Arm
+from strategies import BeamSearch, Majority, Revision, Single
 from tests.support.fake_vllm import Double
 
 ROOT = Path(__file__).parent.parent.parent
 PROMPTS = [Prompt(f"p{i}", f"{i} + 5 - 2 =", str(i + 3)) for i in range(6)]
-UNITS = [Unit(prompt, arm, 4) for arm in (None, Arm("beam_search", 4, m=2)) for prompt in PROMPTS]
+UNITS = [Unit(prompt, arm, 4) for arm in (None, BeamSearch(n=4, m=2)) for prompt in PROMPTS]
 
 
 def run(out: Path, units=UNITS, generator=None, settings=None) -> list[Unit]:
@@ -70,7 +70,7 @@ class Seeded(FakeGenerator):
 
 
 def test_an_arm_that_is_to_run_more_often_gets_the_missing_runs(tmp_path):
-    out, arm = tmp_path / "attempts.parquet", Arm("beam_search", 4, m=2)
+    out, arm = tmp_path / "attempts.parquet", BeamSearch(n=4, m=2)
     run(out)
     first = read_attempts([out])
     more = [Unit(prompt, arm, 4, sample) for sample in range(3) for prompt in PROMPTS]
@@ -158,7 +158,7 @@ def test_what_ends_a_worker_ends_the_run_and_loses_nothing(tmp_path, load, says)
 
 
 def test_the_larger_model_is_run_where_its_arm_is_named(tmp_path):
-    run(tmp_path / "a.parquet", [Unit(PROMPTS[1], Arm("larger_model", 3), 4)])
+    run(tmp_path / "a.parquet", [Unit(PROMPTS[1], Single(model="large"), 4)])
     (row,) = read_attempts([tmp_path / "a.parquet"]).to_dict("records")
     assert (row["arm"], row["sample"], row["answer"], row["correct"]) == ("larger_model(n=3)", 0, "4", True)
 
@@ -318,7 +318,7 @@ def test_a_server_is_kept_full_until_nothing_is_left(tmp_path):
 
 def test_no_more_is_asked_of_a_server_than_was_said(tmp_path):
     """Beam search has its own request for each path; the narrow fills the room that the wide leaves."""
-    arms = [None, Arm("beam_search", 6, m=2), Arm("single"), Arm("revision", 4, chains=2), Arm("majority", 3)]
+    arms = [None, BeamSearch(n=6, m=2), Single(), Revision(n=4, chains=2), Majority(n=3)]
     units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 + 3 ="), arm, 4) for i in range(12) for arm in arms]
     server = Double(latency=0.001)
     collect(
@@ -334,7 +334,7 @@ def test_no_more_is_asked_of_a_server_than_was_said(tmp_path):
 
 
 def test_a_unit_that_is_wider_than_all_room_is_refused(tmp_path):
-    units = [*UNITS, Unit(PROMPTS[0], Arm("majority", 9), 0)]
+    units = [*UNITS, Unit(PROMPTS[0], Majority(n=9), 0)]
     with pytest.raises(
         InvalidRequest, match=r"8 attempts at the same time, and majority\(n=9\) needs 9; raise it"
     ) as raised:

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 from router.bundle.bundle import VerifierSpec, digests, read_policy, write_manifest
 from router.cli.main import main
 from router.evaluation.diff import Side, diff, read_side
-from router.policy.table import LEVELS, Cell, Cost, Objective, Policy, Rung
-from strategies import Arm
+from router.policy.objectives import Budget, PricePerFlop, TargetAccuracy
+from router.policy.table import LEVELS, Cell, Cost, Policy, Rung
+from strategies import parse
 
 ARMS = ("majority(n=1)", "majority(n=4)", "beam_search(n=16, m=4)")
 ACCURACY = {1: (0.9, 0.9, 0.9), 2: (0.8, 0.84, 0.86), 3: (0.6, 0.7, 0.75), 4: (0.4, 0.5, 0.6), 5: (0.1, 0.2, 0.5)}
@@ -24,14 +25,14 @@ def cells(arms=ARMS, **changed):
             level, arm, accuracy, accuracy - 0.05, accuracy + 0.05, 60, Cost(arm.budget, 10, 20, 0, 100 * arm.budget, 7)
         )
         for level in LEVELS
-        for i, arm in enumerate(map(Arm.parse, arms))
+        for i, arm in enumerate(map(parse, arms))
         for accuracy in [changed.get(f"l{level}_{i}", ACCURACY[level][i])]
     ]
 
 
 def side(found=None, **options):
     given = {"ladder": [Rung(1.0, 1.0), Rung(5.0, 0.02)], **options}
-    return Side("p", Policy(found or cells(), given.pop("default", Objective("budget", 16)), **given), None)
+    return Side("p", Policy(found or cells(), given.pop("default", Budget(16)), **given), None)
 
 
 def test_nothing_changed():
@@ -58,7 +59,7 @@ def test_a_measurement_that_changes_no_choice_is_still_a_difference():
 
 
 def test_arms_come_and_go_and_budgets_are_refused():
-    found = diff(side(cells(ARMS[:2]), default=Objective("budget", 4)), side(cells()))
+    found = diff(side(cells(ARMS[:2]), default=Budget(4)), side(cells()))
     assert (found["arms_added"], found["arms_removed"]) == (["beam_search(n=16, m=4)"], [])
     refused = [row for row in found["choices"]["changed"] if row["old"] is None]
     assert [(row["level"], row["value"], row["upto"]) for row in refused] == [
@@ -68,8 +69,8 @@ def test_arms_come_and_go_and_budgets_are_refused():
 
 
 def test_other_objectives_are_compared_where_they_are_a_default_or_asked_for():
-    new = side(cells(l4_1=0.7), default=Objective("target_accuracy", 0.6))
-    found = diff(side(), new, [Objective("price_per_flop", 1e-9)])
+    new = side(cells(l4_1=0.7), default=TargetAccuracy(0.6))
+    found = diff(side(), new, [PricePerFlop(1e-9)])
     told = {row["objective"] for row in found["choices"]["changed"]}
     assert {"target_accuracy=0.6", "price_per_flop=1e-09"} <= told
     assert {"name": "default objective", "old": "budget=16", "new": "target_accuracy=0.6"} in found["settings"]
@@ -83,7 +84,7 @@ def other(bundle_folder, tmp_path):
         folder = tmp_path / "other"
         shutil.copytree(bundle_folder, folder)
         manifest, _, policy = read_policy(folder)
-        (folder / "policy.json").write_text(Policy(policy.cells, Objective("budget", 16), ladder=policy.ladder).dumps())
+        (folder / "policy.json").write_text(Policy(policy.cells, Budget(16), ladder=policy.ladder).dumps())
         write_manifest(folder, replace(manifest, files=digests(folder), **changes))
         return folder
 

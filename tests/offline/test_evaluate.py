@@ -5,17 +5,17 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pandas as pd
 import pytest
+from router.bundle.models import read_engine
 from typer.testing import CliRunner
 
 from difficulty import DifficultyModel, levels_of
 from router.attempts.schema import write_attempts
-from router.bundle.models import read_engine
 from router.cli.main import main
 from router.errors import InvalidBundle, InvalidFile
 from router.evaluation.curves import spend_to_match
 from router.evaluation.evaluate import evaluate
 from router.evaluation.page import save_evaluation
-from router.policy.table import Objective
+from router.policy.objectives import TargetAccuracy
 from router.training.difficulty import Training, prompt_statistics, save_training, text_digest
 from router.tuning.tune import finish_bundle, save_tuning, tune
 
@@ -89,7 +89,7 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(bundle):
-    return evaluate(world("held"), bundle, objectives=[Objective("target_accuracy", 0.65)])
+    return evaluate(world("held"), bundle, objectives=[TargetAccuracy(0.65)])
 
 
 def at(report, budget):

@@ -15,7 +15,8 @@ from router.cli.main import main
 from router.errors import InvalidRequest
 from router.evaluation.off_policy import Logged, effective_size, estimate, estimators, importance, intervals, predict
 from router.outcomes import tables as database
-from router.policy.table import LEVELS, Cell, Cost, Objective, Policy
+from router.policy.objectives import Budget
+from router.policy.table import LEVELS, Cell, Cost, Policy
 from router.service.app import Server
 from router.service.bundles import Serving
 from router.service.recorder import Recorder
@@ -23,7 +24,7 @@ from router.solving.driver import Request
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Arm
+from strategies import parse
 
 ARMS = ("majority(n=1)", "majority(n=4)", "beam_search(n=4, m=4)")
 
@@ -132,11 +133,11 @@ def policy(best, default=4):
     """Takes ``best`` at every level, within the budget."""
     return Policy(
         [
-            Cell(level, Arm.parse(arm), 0.9 if arm == best else 0.5, 0.1, 0.95, 60, Cost(1, 10, 20, 0, 100, 0))
+            Cell(level, parse(arm), 0.9 if arm == best else 0.5, 0.1, 0.95, 60, Cost(1, 10, 20, 0, 100, 0))
             for level in LEVELS
             for arm in {*ARMS, best}
         ],
-        Objective("budget", default),
+        Budget(default),
     )
 
 
@@ -364,12 +365,12 @@ async def test_what_a_real_server_wrote_while_exploring_tells_what_another_polic
             await stub.RecordOutcome(learned)
     await server.stop(grace=0)
 
-    wanted = Arm.parse("best_of_n(n=4)")
+    wanted = parse("best_of_n(n=4)")
     cells = [
         Cell(cell.level, cell.arm, 0.99 if cell.arm == wanted else 0.5, 0.4, 1, cell.prompts, cell.cost)
         for cell in bundle.policy.cells
     ]
-    new = Policy(cells, Objective("budget", 4))
+    new = Policy(cells, Budget(4))
     report = estimate(url, new, levels_by=bundle.levels_by)
     truth = []
     for seed in range(2):

@@ -46,7 +46,7 @@ from pathlib import Path
 from router.bundle.models import load_engines, read_engine
 from router.errors import InvalidRequest
 from router.attempts.cluster import Stage, collect_shards
-from strategies import Arm
+from strategies import parse
 
 def slow():
     folder = Path("{BUNDLE}")
@@ -58,7 +58,7 @@ def broken():
     raise InvalidRequest("backend", "broken in a worker", reason="UNSPECIFIED")
 
 address, shards, out, load = sys.argv[1:]
-stage = Stage(4, [Arm.parse("{ARM}")], 1, globals()[load], {{"seed": 0}}, seed=0, concurrency=8)
+stage = Stage(4, [parse("{ARM}")], 1, globals()[load], {{"seed": 0}}, seed=0, concurrency=8)
 try:
     collect_shards(sorted(Path(shards).iterdir()), Path(out), stage, address=address, workers=2)
 except InvalidRequest as error:

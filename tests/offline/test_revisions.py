@@ -3,13 +3,13 @@
 import json
 
 import pytest
+from router.bundle.models import Engine, write_engine
 from typer.testing import CliRunner
 
 from router.attempts.prompts import Prompt
-from router.backends import GeneratorSpec, VerifierSpec
+from router.backends import ModelSpec, VerifierSpec
 from router.backends.fake import FakeGenerator
 from router.backends.template import CHATML
-from router.bundle.models import Engine, write_engine
 from router.cli.main import main
 from router.errors import InvalidFile
 from router.evaluation.revisions import judge_chains, sample_chains
@@ -39,7 +39,7 @@ def test_turns_are_counted_between_neighbours():
 
 
 def test_the_command(tmp_path):
-    generator = GeneratorSpec("fake", None, 1_000, CHATML, temperature=0.8, max_tokens=512)
+    generator = ModelSpec("fake", None, 1_000, CHATML, temperature=0.8, max_tokens=512)
     write_engine(Engine("tiny", generator, VerifierSpec("prm", None, 500)), tmp_path)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text(json.dumps({"prompt": "3 + 4 =", "reference": "7"}) + "\n")

@@ -21,7 +21,7 @@ from router.training.difficulty import prompt_statistics
 from router.tuning.evidence import evidence
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Arm
+from strategies import Majority
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 
@@ -45,7 +45,7 @@ async def served(solver, url, *, prompts=True):
             await solve(EASY, {"correct": True}),
             await solve(EASY, {"correct": False}, seed=1),
             await solve(HARD, None),
-            await solve(HARD, {"correct": False}, arm=wire.arm(Arm("majority", n=2))),
+            await solve(HARD, {"correct": False}, arm=wire.arm(Majority(n=2))),
             await solve(HARD, {"score": 0.5}),
             await solve(HARD, {"correct": False}, max_generated_tokens=3, allow_partial=True),
         ]

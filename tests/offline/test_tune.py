@@ -5,16 +5,16 @@ from itertools import permutations
 import numpy as np
 import pandas as pd
 import pytest
+from router.bundle.models import read_engine
 
 from difficulty import LEVELS
 from router.bundle.bundle import load_bundle
-from router.bundle.models import read_engine
 from router.errors import InvalidBundle, InvalidFile, InvalidRequest
-from router.policy.table import Objective
+from router.policy.objectives import Budget, TargetAccuracy
 from router.training.difficulty import Training, prompt_statistics, read_training, save_training, text_digest, train
 from router.tuning.evidence import evidence, picked_right
 from router.tuning.tune import METHODS, PAPER, finish_bundle, pooled, save_tuning, tune
-from strategies import SELECTIONS, Arm, Path
+from strategies import SELECTIONS, STRATEGIES, Candidate, parse
 
 PARAMETERS = {"generator_parameters": 100, "verifier_parameters": 10}
 ENGINE = {
@@ -126,10 +126,10 @@ def test_an_average_budget_is_spent_where_it_pays():
 
 
 def test_a_default_objective_is_served_and_checked():
-    default = Objective("target_accuracy", 0.9)
+    default = TargetAccuracy(0.9)
     assert tune(*a_world(), [1, 4], **PARAMETERS, default=default).policy.default == default
     with pytest.raises(InvalidRequest, match="budget 64 is outside"):
-        tune(*a_world(), [1, 4], **PARAMETERS, default=Objective("budget", 64))
+        tune(*a_world(), [1, 4], **PARAMETERS, default=Budget(64))
 
 
 def test_costs_are_prompt_once_and_every_sample():
@@ -221,7 +221,7 @@ def test_cross_validation_is_honest_on_noise():
 
 def paths(answers, scores):
     return [
-        Path(steps=("x",), end="stop", answer=answer, scores=None if np.isnan(score) else (score,))
+        Candidate(steps=("x",), end="stop", answer=answer, scores=None if np.isnan(score) else (score,))
         for answer, score in zip(answers, scores, strict=True)
     ]
 
@@ -256,7 +256,7 @@ def test_subsampled_expectation_agrees_with_exact_enumeration(name):
     ]
     table = evidence(frame(rows), [3], draws=20_000).set_index("arm")
     assert 0.1 < np.mean(exact) < 0.9
-    assert table.loc[str(Arm(name, 3)), "accuracy"] == pytest.approx(np.mean(exact), abs=0.015)
+    assert table.loc[str(STRATEGIES[name](n=3)), "accuracy"] == pytest.approx(np.mean(exact), abs=0.015)
 
 
 def test_one_sample_is_measured_exactly():
@@ -275,7 +275,7 @@ def test_an_arm_measured_on_too_few_prompts_is_left_out_and_reported(gone, serve
     attempts, trained = a_world()
     kept = attempts[~((attempts["arm"] != "sample") & attempts["prompt_id"].isin(gone))]
     tuning = tune(kept, trained, [1, 2, 4], **PARAMETERS)
-    assert (Arm.parse("beam_search(n=4, m=4)") in tuning.policy.arms) == served
+    assert (parse("beam_search(n=4, m=4)") in tuning.policy.arms) == served
     assert [entry["arm"] for entry in tuning.report["left_out"]] == ([] if served else ["beam_search(n=4, m=4)"])
     assert tuning.report["prompts"] == 100 - len(gone) * served  # arms are compared on the same prompts
 
@@ -380,8 +380,8 @@ def test_hidden_features_need_a_generator():
     [
         (lambda d: d.pop("verifier"), "exactly the keys"),
         (lambda d: d.update(name=" "), "name must be"),
-        (lambda d: d["generator"].update(parameters="135M"), "GeneratorSpec.parameters must be int"),
-        (lambda d: d["generator"].pop("template"), "GeneratorSpec needs exactly"),
+        (lambda d: d["generator"].update(parameters="135M"), "ModelSpec.parameters must be int"),
+        (lambda d: d["generator"].pop("template"), "ModelSpec needs exactly"),
         (lambda d: d["verifier"].update(colour=1), "VerifierSpec needs exactly"),
     ],
 )

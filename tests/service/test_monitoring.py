@@ -25,7 +25,7 @@ from router.service.bundles import Serving
 from router.service.metrics import Metrics
 from router.service.recorder import Recorder
 from router.v1 import router_pb2 as pb
-from strategies import Arm
+from strategies import BestOfN
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "monitoring"
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
@@ -145,7 +145,7 @@ def wait(done: Callable[[], object], *logs: Path) -> None:
 def traffic(address: str) -> None:
     """Of every kind: decisions, outcomes, searches, streams, pinned arms, refusals, wrong requests."""
     prompts = [" + ".join(["7"] * terms) + " =" for terms in (2, 3, 4, 6, 8)]
-    pinned = pb.SolveOptions(arm=wire.arm(Arm("best_of_n", n=256)))
+    pinned = pb.SolveOptions(arm=wire.arm(BestOfN(n=256)))
     with connect(address) as router:
         for number in range(100):
             call_id = router.Route(pb.RouteRequest(prompt=prompts[number % 5]), timeout=60).call_id

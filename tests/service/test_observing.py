@@ -37,7 +37,7 @@ from router.service.tracing import TracedGenerator, TracedVerifier
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Arm
+from strategies import BestOfN
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 
@@ -139,7 +139,7 @@ async def test_metrics_count_decisions_phases_and_spend(solver, caplog):
         bill = (await observed.stub.Solve(pb.SolveRequest(prompt=EASY))).solution.bill
         await observed.stub.Route(pb.RouteRequest(prompt=EASY))
         for n in (1, 2, 3):
-            options = pb.SolveOptions(arm=wire.arm(Arm("best_of_n", n=n)))
+            options = pb.SolveOptions(arm=wire.arm(BestOfN(n=n)))
             await observed.stub.Solve(pb.SolveRequest(prompt=EASY, options=options))
     assert observed.metric("router_decisions_total", **single) == 2
     assert observed.metric("router_tokens_total", **single, kind="generated") == bill.generated_tokens

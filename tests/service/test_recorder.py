@@ -28,7 +28,7 @@ from sqlalchemy.exc import OperationalError
 from router.bundle.bundle import load_bundle
 from router.errors import InvalidRequest, OutcomesUnavailable
 from router.outcomes import tables as database
-from router.policy.table import Objective
+from router.policy.objectives import Budget
 from router.service import conversion as wire
 from router.service import recorder as outcomes
 from router.service.app import Server
@@ -39,7 +39,7 @@ from router.solving.driver import Request
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Arm
+from strategies import Majority
 from tests.support.postgresql import Cluster
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
@@ -140,7 +140,7 @@ async def test_an_outcome_is_held_against_what_was_promised(solver, recorder, ur
         routed = await stub.Route(pb.RouteRequest(prompt=EASY))
         assert (await verdict(routed.call_id, correct=False)).right is False
         for options in (
-            pb.SolveOptions(arm=wire.arm(Arm("majority", n=2))),
+            pb.SolveOptions(arm=wire.arm(Majority(n=2))),
             pb.SolveOptions(max_generated_tokens=3, allow_partial=True),
         ):
             solution = (await stub.Solve(pb.SolveRequest(prompt=HARD, options=options))).solution
@@ -160,7 +160,7 @@ async def test_a_call_tried_again_under_its_id_is_one_decision(solver, recorder,
 
 async def test_a_pinned_arm_has_no_propensity_and_a_bad_request_no_row(solver, recorder, url):
     async with serving(solver, recorder) as stub:
-        options = pb.SolveOptions(arm=wire.arm(Arm("majority", n=2)))
+        options = pb.SolveOptions(arm=wire.arm(Majority(n=2)))
         await stub.Solve(pb.SolveRequest(prompt=EASY, options=options))
         with pytest.raises(grpc.RpcError):
             await stub.Solve(pb.SolveRequest(prompt=""))
@@ -425,7 +425,7 @@ async def test_prompts_are_kept_by_choice(solver, url):
 @pytest.mark.parametrize(("explore", "budget"), [(0.0, 16), (0.5, 16), (1.0, 16), (1.0, 4)])
 async def test_explored_arms_have_the_probability_that_is_recorded(bundle_folder, generator, verifier, explore, budget):
     bundle = load_bundle(bundle_folder)
-    chosen = await Solver(bundle, generator, verifier).decide(Request(HARD, Objective("budget", budget)))
+    chosen = await Solver(bundle, generator, verifier).decide(Request(HARD, Budget(budget)))
     solver = Solver(bundle, generator, verifier, explore=explore)
     draws = 4000
     drawn: Counter[str] = Counter()
@@ -439,5 +439,5 @@ async def test_explored_arms_have_the_probability_that_is_recorded(bundle_folder
     assert sum(told.values()) == pytest.approx(1)
     for arm, propensity in told.items():
         assert drawn[arm] / draws == pytest.approx(propensity, abs=0.04)
-    decision = await solver.decide(Request(HARD, Objective("budget", budget)))
+    decision = await solver.decide(Request(HARD, Budget(budget)))
     assert decision.propensity == told[str(decision.arm)]

@@ -21,7 +21,7 @@ from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb
 from router.v1.admin_pb2_grpc import AdminServiceStub
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Arm
+from strategies import Dvts, Majority, parse
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 
@@ -32,7 +32,7 @@ def stub(channel) -> RouterServiceStub:
 
 
 def options(arm: str = "majority(n=4)", **limits) -> pb.SolveOptions:
-    return pb.SolveOptions(arm=wire.arm(Arm.parse(arm)), **limits)
+    return pb.SolveOptions(arm=wire.arm(parse(arm)), **limits)
 
 
 async def call(stub: RouterServiceStub, method: str, **fields: object) -> object:
@@ -55,7 +55,7 @@ def details(error: grpc.RpcError) -> dict[str, object]:
 async def test_route_decides_and_runs_nothing(stub, generator):
     reply = await stub.Route(pb.RouteRequest(prompt=HARD, budget=16))
     decision = reply.decision
-    assert (decision.level, wire.arm_of(decision.arm)) == (5, Arm.parse("lookahead(n=8, m=4, k=1)"))
+    assert (decision.level, wire.arm_of(decision.arm)) == (5, parse("lookahead(n=8, m=4, k=1)"))
     assert sum(decision.probabilities) == pytest.approx(1)
     expected = decision.expectation
     assert (expected.accuracy, expected.cost.generations, expected.evidence) == (0.5, 16, pb.EVIDENCE_SUFFICIENT)
@@ -79,14 +79,14 @@ async def test_route_decides_and_runs_nothing(stub, generator):
 )
 async def test_the_objective_chooses_the_arm(stub, objective, arm):
     reply = await stub.Route(pb.RouteRequest(prompt=HARD, **objective))
-    assert wire.arm_of(reply.decision.arm) == Arm.parse(arm)
+    assert wire.arm_of(reply.decision.arm) == parse(arm)
     assert reply.decision.expectation.evidence == pb.EVIDENCE_SUFFICIENT
 
 
 async def test_a_target_beyond_the_evidence_is_said_and_still_solved(stub):
     decision = (await stub.Solve(pb.SolveRequest(prompt=HARD, target_accuracy=0.9))).solution.decision
     assert decision.expectation.evidence == pb.EVIDENCE_INSUFFICIENT
-    assert wire.arm_of(decision.arm) == Arm.parse("lookahead(n=8, m=4, k=1)")
+    assert wire.arm_of(decision.arm) == parse("lookahead(n=8, m=4, k=1)")
 
 
 async def test_solve_answers_with_the_engines_own_count(stub, generator, verifier):
@@ -109,14 +109,14 @@ async def test_candidates_come_with_their_scores(stub):
     assert len(candidates) == 4
     assert all(candidate.finished and candidate.answer for candidate in candidates)
     assert all(step.HasField("score") for candidate in candidates for step in candidate.steps)
-    request.options.arm.CopyFrom(wire.arm(Arm("majority", n=4)))
+    request.options.arm.CopyFrom(wire.arm(Majority(n=4)))
     candidates = (await stub.Solve(request)).solution.candidates
     assert not any(step.HasField("score") for candidate in candidates for step in candidate.steps)
 
 
 async def test_a_pinned_arm_bypasses_the_policy(stub):
     decision = (await stub.Solve(pb.SolveRequest(prompt=HARD, options=options("dvts(n=4, m=2)")))).solution.decision
-    assert (wire.arm_of(decision.arm), decision.HasField("expectation")) == (Arm("dvts", n=4, m=2), False)
+    assert (wire.arm_of(decision.arm), decision.HasField("expectation")) == (Dvts(n=4, m=2), False)
 
 
 async def test_a_stream_is_rounds_and_then_the_solution(stub):

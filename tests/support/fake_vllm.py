@@ -12,16 +12,16 @@ from random import Random
 
 import httpx2
 
-from router.backends import GeneratorSpec, VerifierSpec
+from router.backends import ModelSpec, VerifierSpec
 from router.backends.fake import calculate
 from router.backends.prm import FORMATS, ReadingVerifier, solution
 from router.backends.template import Template
 from router.backends.vllm.generator import VllmGenerator
 from router.backends.vllm.replicas import Replicas
 from router.backends.vllm.verifiers import VllmClassifier, VllmLikelihood
-from strategies import Path
+from strategies import Candidate
 
-GENERATOR = GeneratorSpec("m", None, 1_000, Template("{prompt}|", "|", "\n"), temperature=0.8, max_tokens=512)
+GENERATOR = ModelSpec("m", None, 1_000, Template("{prompt}|", "|", "\n"), temperature=0.8, max_tokens=512)
 VERIFIER = VerifierSpec("qwen2.5-math-prm", None, 500, "m")
 CONTEXT = 2048
 END = 0
@@ -236,7 +236,7 @@ class Double:
         prompt, *_, written = "".join(map(chr, body["prompt"])).split("|")
         *lines, begun = written.split("\n")
         rng = Random(0 if body["temperature"] == 0 else body["seed"] + index)
-        text = calculate(prompt, Path(steps=tuple(f"{line}\n" for line in lines)), rng)[len(begun) :]
+        text = calculate(prompt, Candidate(steps=tuple(f"{line}\n" for line in lines)), rng)[len(begun) :]
         stop = (body.get("stop") or [None])[0]
         if stop and stop in text:
             tokens, reason = [*map(ord, text[: text.index(stop) + len(stop)])], ("stop", stop)

@@ -31,7 +31,7 @@ from router.service import conversion as wire
 from router.v1 import router_pb2 as pb
 from router.v1.admin_pb2_grpc import AdminServiceStub
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Arm
+from strategies import parse
 from tests.support.fake_vllm import CONTEXT, SPECIAL
 
 ROOT = Path(__file__).parent.parent.parent
@@ -320,7 +320,7 @@ class Caller:
     ) -> pb.SolveResponse | None:
         """One problem; a greedy solution must be right, others must have an answer."""
         prompt, answer = problem(number)
-        chosen = pb.SolveOptions(arm=wire.arm(Arm.parse(arm)), seed=number, **options)
+        chosen = pb.SolveOptions(arm=wire.arm(parse(arm)), seed=number, **options)
         message = pb.SolveRequest(prompt=prompt, options=chosen)
 
         def right(reply: pb.SolveResponse) -> bool:

@@ -5,17 +5,17 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from router.bundle.models import Engine, load_engines, read_engine, write_engine
 from typer.testing import CliRunner
 
 from router.attempts.schema import read_attempts
-from router.backends import Calibrated, GeneratorSpec, Usage, VerifierSpec, log_odds, platt
+from router.backends import Calibrated, ModelSpec, Usage, VerifierSpec, log_odds, platt
 from router.backends.fake import FakeVerifier
 from router.backends.template import CHATML
-from router.bundle.models import Engine, load_engines, read_engine, write_engine
 from router.cli.main import main
 from router.errors import InvalidFile
 from router.training import calibration
-from strategies import Path
+from strategies import Candidate
 
 
 def attempts(scores: list[float], right: list[bool]) -> pd.DataFrame:
@@ -51,7 +51,9 @@ async def test_calibrated_scales_every_step_and_leaves_unscored_paths_alone():
     raw = FakeVerifier(judge=lambda prompt, steps: [0.5] * len(steps))
     calibrated = Calibrated(raw, 2.0, 1.0)
     usage = Usage()
-    written, empty = await calibrated.score("?", [Path(steps=("a", "b")), Path()], max_tokens=None, usage=usage)
+    written, empty = await calibrated.score(
+        "?", [Candidate(steps=("a", "b")), Candidate()], max_tokens=None, usage=usage
+    )
     assert written.scores == pytest.approx((platt(0.5, 2.0, 1.0),) * 2)
     assert empty.scores is None
     assert usage.calls == raw.counted.calls == 1
@@ -60,7 +62,7 @@ async def test_calibrated_scales_every_step_and_leaves_unscored_paths_alone():
 
 @pytest.fixture
 def engine_folder(tmp_path):
-    generator = GeneratorSpec("fake", None, 1_000, CHATML, temperature=0.8, max_tokens=512)
+    generator = ModelSpec("fake", None, 1_000, CHATML, temperature=0.8, max_tokens=512)
     write_engine(Engine("tiny", generator, VerifierSpec("prm", None, 500)), tmp_path)
     return tmp_path
 

@@ -10,11 +10,12 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 
 from router import errors
 from router.errors import InvalidRequest, RouterError
-from router.policy.table import OBJECTIVES, Objective
+from router.policy.objectives import Budget
+from router.policy.table import OBJECTIVES
 from router.service import conversion as wire
 from router.solving.driver import Bill, Request, Stop
 from router.v1 import router_pb2 as pb
-from strategies import STRATEGIES, Arm
+from strategies import STRATEGIES, Dvts, parse
 
 ROOT = Folder(__file__).parent.parent.parent
 
@@ -59,7 +60,7 @@ def test_every_reason_is_in_the_contract():
     ],
 )
 def test_arms_survive_the_wire(text):
-    assert wire.arm_of(wire.arm(Arm.parse(text))) == Arm.parse(text)
+    assert wire.arm_of(wire.arm(parse(text))) == parse(text)
 
 
 def test_absent_fields_are_the_defaults():
@@ -69,12 +70,12 @@ def test_absent_fields_are_the_defaults():
 
 def test_a_full_request():
     options = pb.SolveOptions(
-        arm=wire.arm(Arm("dvts", n=8, m=4)), max_generated_tokens=5, max_scored_tokens=6, seed=7, allow_partial=True
+        arm=wire.arm(Dvts(n=8, m=4)), max_generated_tokens=5, max_scored_tokens=6, seed=7, allow_partial=True
     )
     assert wire.request(pb.SolveRequest(prompt="p", budget=0, options=options), 1.5) == Request(
         "p",
-        objective=Objective("budget", 0),
-        arm=Arm("dvts", n=8, m=4),
+        objective=Budget(0),
+        arm=Dvts(n=8, m=4),
         max_generated_tokens=5,
         max_scored_tokens=6,
         seconds=1.5,

@@ -9,14 +9,14 @@ import pytest
 from router.backends import Engines, LogProbability, Usage
 from router.backends.fake import FakeGenerator, FakeVerifier, calculate
 from router.errors import DeadlineExceeded, InvalidRequest, TokenCapReached
-from router.policy.table import Objective
+from router.policy.objectives import Budget
 from router.solving.driver import Bill, Request, Round, Stop, drive
 from router.solving.solver import Solution
-from strategies import STRATEGIES, Arm, Outcome
+from strategies import STRATEGIES, BestOfN, Result, Revision, Single, parse
 
 PROMPT = "What is 38 + 47 - 16 + 29 - 12 ?"
 ARMS = [
-    Arm.parse(text)
+    parse(text)
     for text in (
         "single",
         "majority(n=8)",
@@ -39,14 +39,14 @@ every_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.strategy)
 class Run:
     """One search on fresh engines. ``bill`` is live, also when the search failed."""
 
-    arm: Arm
+    arm: Strategy
     request: Request
     generator: FakeGenerator
     verifier: FakeVerifier
     bill: Bill
     larger: FakeGenerator
 
-    async def finish(self) -> tuple[list[Round], Outcome, Stop]:
+    async def finish(self) -> tuple[list[Round], Result, Stop]:
         *rounds, last = [
             event
             async for event in drive(
@@ -64,7 +64,7 @@ class Run:
         return Usage(self.bill.prompt_tokens, self.bill.generated_tokens, self.bill.scored_tokens, self.bill.calls)
 
 
-def run(arm: Arm, *, latency: float = 0.0, verifier_latency: float = 0.0, write=calculate, **request) -> Run:
+def run(arm: Strategy, *, latency: float = 0.0, verifier_latency: float = 0.0, write=calculate, **request) -> Run:
     return Run(
         arm,
         Request(PROMPT, **request),
@@ -197,7 +197,7 @@ async def test_without_allow_partial_a_limit_is_an_error_with_the_bill(arm, limi
 async def test_a_partial_result_still_has_the_answers_found_by_then():
     # Attempt after attempt takes 21 tokens: the cap falls into the third.
     search = run(
-        Arm("revision", n=4, chains=1),
+        Revision(n=4, chains=1),
         write=lambda prompt, path, rng: "Answer: 86",
         max_generated_tokens=25,
         allow_partial=True,
@@ -249,7 +249,7 @@ async def test_rounds_count_up_to_the_bill(arm):
 
 
 async def test_the_log_probability_verifier_costs_nothing():
-    search = run(Arm("best_of_n", n=8))
+    search = run(BestOfN(n=8))
     search.verifier = LogProbability()
     _, outcome, _ = await search.finish()
     assert search.bill.scored_tokens == 0
@@ -260,7 +260,7 @@ async def test_the_log_probability_verifier_costs_nothing():
 async def test_concurrent_searches_have_separate_bills(solver):
     requests = [
         Request("7 + 7 =", seed=1),
-        Request("7 + 7 + 7 + 7 + 7 + 7 =", seed=2, objective=Objective("budget", 16)),
+        Request("7 + 7 + 7 + 7 + 7 + 7 =", seed=2, objective=Budget(16)),
         Request("7 + 7 ="),
     ]
     together = await asyncio.gather(*map(solver.solve, requests))
@@ -287,7 +287,7 @@ async def test_an_embedding_for_the_prediction_is_on_the_bill(solver, generator)
 
 
 async def test_the_larger_model_writes_and_its_tokens_cost_more():
-    search = run(Arm("larger_model", 12))
+    search = run(Single(model="large"))
     _, outcome, _ = await search.finish()
     assert outcome.answer == "86"
     assert search.generator.counted == Usage()
@@ -297,7 +297,7 @@ async def test_the_larger_model_writes_and_its_tokens_cost_more():
 
 
 async def test_tokens_of_the_generator_itself_keep_their_price_beside_the_larger_one():
-    search = run(Arm("larger_model", 12))
+    search = run(Single(model="large"))
     search.bill.prompt_tokens = 10  # what predicting the level from hidden states took
     await search.finish()
     own, larger = 10, search.bill.larger_tokens
@@ -309,7 +309,7 @@ async def test_tokens_of_the_generator_itself_keep_their_price_beside_the_larger
     [(12, None, "no larger model is served"), (11, 11_400, r"12 times .* ask for larger_model\(n=12\)")],
 )
 async def test_a_larger_model_that_is_not_there_is_refused(n, larger, message):
-    search = run(Arm("larger_model", n))
+    search = run(Single(model="large"))
     search.larger = FakeGenerator(parameters=larger) if larger else None
     with pytest.raises(InvalidRequest, match=message):
         await search.finish()

@@ -4,17 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from router.policy.arrays import Choices
 
 from router.errors import InvalidBundle, InvalidRequest
-from router.policy.arrays import Choices
-from router.policy.table import LEVELS, Cell, Cost, Objective, Policy, Rung
-from strategies import Arm
+from router.policy.objectives import AverageBudget, Budget, TargetAccuracy
+from router.policy.table import LEVELS, Cell, Cost, Policy, Rung
+from strategies import parse
 
 ARMS = ("majority(n=1)", "majority(n=4)", "beam_search(n=16, m=4)")
 EASY, HARD = np.eye(5)[0], np.eye(5)[4]
 # Level 1 gains nothing by spending, level 5 much; those between lie between.
 ACCURACY = {1: (0.9, 0.9, 0.9), 2: (0.8, 0.84, 0.86), 3: (0.6, 0.7, 0.75), 4: (0.4, 0.5, 0.6), 5: (0.1, 0.2, 0.5)}
-DEFAULT = Objective("budget", 16)
+DEFAULT = Budget(16)
 LADDER = [Rung(1.0, 1.0), Rung(5.0, 0.02), Rung(9.0, 0.001)]
 
 
@@ -22,12 +23,12 @@ def cells(margin=0.05):
     return [
         Cell(
             level,
-            Arm.parse(arm),
+            parse(arm),
             accuracy,
             accuracy - margin,
             accuracy + margin,
             60,
-            Cost(Arm.parse(arm).budget, 10, 20 * Arm.parse(arm).budget, 0, 100 * Arm.parse(arm).budget, 0),
+            Cost(parse(arm).budget, 10, 20 * parse(arm).budget, 0, 100 * parse(arm).budget, 0),
         )
         for level in LEVELS
         for arm, accuracy in zip(ARMS, ACCURACY[level], strict=True)
@@ -59,7 +60,7 @@ def chosen(policy, probabilities, kind, value):
 )
 def test_each_objective_takes_its_arm(kind, value, easy, hard):
     found = [chosen(policy(), level, kind, value) for level in (EASY, HARD)]
-    assert found == [str(Arm.parse(ARMS[easy])), str(Arm.parse(ARMS[hard]))]
+    assert found == [str(parse(ARMS[easy])), str(parse(ARMS[hard]))]
 
 
 @pytest.mark.parametrize("deciding", ["mode", "distribution"])
@@ -81,7 +82,7 @@ def test_many_prompts_are_decided_as_each_alone(deciding):
 
 
 def test_of_arms_that_measured_the_same_the_cheapest_wins_then_the_first_by_name():
-    arms = [Arm.parse(arm) for arm in ("weighted_best_of_n(n=2)", "best_of_n(n=8)", "majority(n=8)", "best_of_n(n=16)")]
+    arms = [parse(arm) for arm in ("weighted_best_of_n(n=2)", "best_of_n(n=8)", "majority(n=8)", "best_of_n(n=16)")]
     flops = dict(zip(arms, (100, 50, 50, 80), strict=True))
     same = [Cell(level, arm, 0.5, 0.4, 0.6, 60, Cost(1, 1, 1, 0, flops[arm], 0)) for level in LEVELS for arm in arms]
     table = Policy(same, DEFAULT, ladder=LADDER)
@@ -106,9 +107,9 @@ def test_accuracies_within_the_tolerance_are_a_tie():
 
 
 def test_a_target_out_of_reach_is_insufficient_evidence_and_takes_the_surest_arm():
-    found = policy().decide(HARD, Objective("target_accuracy", 0.48))  # measured at 0.5, known to be 0.45
+    found = policy().decide(HARD, TargetAccuracy(0.48))  # measured at 0.5, known to be 0.45
     assert (found.sufficient, str(found.arm)) == (False, "beam_search(n=16, m=4)")
-    assert policy().decide(HARD, Objective("target_accuracy", 0.45)).sufficient
+    assert policy().decide(HARD, TargetAccuracy(0.45)).sufficient
     assert policy().decide(HARD, DEFAULT).sufficient
 
 
@@ -162,8 +163,8 @@ def test_a_policy_is_read_as_it_was_written():
         (lambda: Policy([*cells(), cells()[0]], DEFAULT), "exactly one cell"),
         (lambda: Policy([], DEFAULT), "exactly one cell"),
         (lambda: policy(deciding="median"), "'median' is none of mode, distribution"),
-        (lambda: Policy(cells(), Objective("budget", 64)), "default objective: budget 64 is outside"),
-        (lambda: Policy(cells(), Objective("average_budget", 4)), "average_budget 4: in this policy it is not tuned"),
+        (lambda: Policy(cells(), Budget(64)), "default objective: budget 64 is outside"),
+        (lambda: Policy(cells(), AverageBudget(4)), "average_budget 4: in this policy it is not tuned"),
         (lambda: Policy.loads("[]"), "expected exactly"),
         (lambda: Policy.loads(policy().dumps().replace('"low"', '"lo"')), "expected exactly"),
         (lambda: Policy.loads(policy().dumps().replace("majority", "plurality")), "unknown strategy"),

@@ -15,7 +15,7 @@ from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.solving.driver import Bill, Request, drive
 from router.tuning.evidence import evidence, picked_right, stopped
-from strategies import Arm, Extend, Outcome, Path
+from strategies import STRATEGIES, BestOfN, Candidate, Dvts, Extend, Majority, Result, WeightedBestOfN
 from strategies.sampling import rounds
 from strategies.selection import best, majority
 from strategies.stopping import keeps_lead, lead, promise
@@ -27,8 +27,8 @@ STOP = st.floats(0.5, 0.999999, exclude_min=True)
 VOTES = st.floats(0, 300)
 
 
-def solved(answer: str | None, score: float | None = None) -> Path:
-    return Path(steps=("x",), end="stop", answer=answer, scores=None if score is None else (score,))
+def solved(answer: str | None, score: float | None = None) -> Candidate:
+    return Candidate(steps=("x",), end="stop", answer=answer, scores=None if score is None else (score,))
 
 
 # The rule
@@ -107,14 +107,14 @@ def test_promise(paths, expected):
 # The search
 
 
-def play(arm: Arm, pool: Iterable[Path]) -> tuple[list[int], Outcome]:
+def play(arm: Strategy, pool: Iterable[Candidate]) -> tuple[list[int], Result]:
     """Run an arm whose n-th sample is ``pool[n]``; how many paths each ask had, and the outcome."""
     search, samples, sizes = arm.search(), iter(pool), []
     ask = next(search)
     while True:
         sizes.append(len(ask.paths))
         if isinstance(ask, Extend):
-            assert set(ask.paths) == {Path()}
+            assert set(ask.paths) == {Candidate()}
             judged = [next(samples) for _ in ask.paths]
             reply = [replace(path, scores=None) for path in judged]
         else:
@@ -138,26 +138,26 @@ def play(arm: Arm, pool: Iterable[Path]) -> tuple[list[int], Outcome]:
 )
 def test_a_vote_goes_on_until_it_is_clear(answers, sizes):
     pool = [solved(None if answer == "." else answer, 0.7) for answer in answers]
-    asked, outcome = play(Arm("majority", 16, stop=0.95), pool)
+    asked, outcome = play(Majority(n=16, stop=0.95), pool)
     assert asked == sizes
     assert [path.answer for path in outcome.candidates] == [path.answer for path in pool[: sum(sizes)]]
-    asked, outcome = play(Arm("weighted_best_of_n", 16, stop=0.95), pool)
+    asked, outcome = play(WeightedBestOfN(n=16, stop=0.95), pool)
     assert asked == [size for size in sizes for _ in ("written", "scored")]
     assert list(outcome.candidates) == pool[: sum(sizes)]
 
 
 def test_scores_decide_when_a_weighted_vote_is_clear():
     doubtful = [solved("1", 0.9), solved("2", 0.1), solved("1", 0.9), solved("1", 0.9)]
-    weighted, _ = play(Arm("weighted_best_of_n", 8, stop=0.85), doubtful * 2)
-    majority, _ = play(Arm("majority", 8, stop=0.85), doubtful * 2)
+    weighted, _ = play(WeightedBestOfN(n=8, stop=0.85), doubtful * 2)
+    majority, _ = play(Majority(n=8, stop=0.85), doubtful * 2)
     assert (weighted, majority) == ([2, 2, 2, 2], [2, 2, 4])
 
 
 def test_best_of_n_goes_on_until_the_verifier_is_sure():
     pool = [solved("1", 0.3), solved("2", 0.5), solved("1", 0.59), solved("3", 0.7), *[solved("2", 0.9)] * 12]
-    asked, outcome = play(Arm("best_of_n", 16, stop=0.6), pool)
+    asked, outcome = play(BestOfN(n=16, stop=0.6), pool)
     assert (asked, outcome.answer) == ([1, 1, 1, 1, 2, 2], "3")
-    assert sum(play(Arm("best_of_n", 16, stop=0.95), pool)[0][::2]) == 16
+    assert sum(play(BestOfN(n=16, stop=0.95), pool)[0][::2]) == 16
 
 
 @pytest.mark.parametrize(("right", "trees"), [(1, 1), (2, 2), (3, 4), (8, 8), (9, 8)])
@@ -175,7 +175,7 @@ async def test_dvts_grows_trees_until_one_has_a_right_solution(right, trees):
         FakeVerifier(judge=lambda prompt, steps: [0.9 if steps[-1].startswith(f"Answer: {right}") else 0.1]),
     )
     bill = Bill()
-    arm = Arm("dvts", 32, m=4, stop=0.6)
+    arm = Dvts(n=32, m=4, stop=0.6)
     *_, (outcome, _) = [event async for event in drive(arm, Request("7 ="), engines, bill)]
     assert len(grown) == 4 * trees
     assert bill.generated_tokens == 4 * trees * len("Answer: 1.")
@@ -198,7 +198,8 @@ async def test_the_bill_is_what_was_drawn(name, answers, drawn, asked):
     verifier = FakeVerifier(judge=lambda prompt, steps: [0.6] * len(steps))
     bill = Bill()
     *_, (outcome, _) = [
-        event async for event in drive(Arm(name, 32, stop=0.95), Request("7 ="), Engines(generator, verifier), bill)
+        event
+        async for event in drive(STRATEGIES[name](n=32, stop=0.95), Request("7 ="), Engines(generator, verifier), bill)
     ]
     assert (outcome.answer, len(outcome.candidates)) == ("7", drawn)
     assert bill.generated_tokens == generator.counted.generated_tokens == drawn * len("Answer: 7.")
@@ -219,7 +220,7 @@ def random_pool(seed: int, size: int = 16):
     return answers, scores, np.array([float(answer == "1") for answer in answers])
 
 
-def run_each(arm: Arm, answers, scores, order) -> list[Outcome]:
+def run_each(arm: Strategy, answers, scores, order) -> list[Result]:
     pool = [solved(answer, None if np.isnan(score) else score) for answer, score in zip(answers, scores, strict=True)]
     return [play(arm, [pool[i] for i in drawn])[1] for drawn in order]
 
@@ -231,7 +232,7 @@ def test_the_replay_stops_where_the_real_strategy_does(name, stop, seed):
     answers, scores, correct = random_pool(seed)
     order = np.random.default_rng(seed).random((60, 16)).argsort(axis=1)
     taken = stopped(name, answers, scores, order, stop)
-    outcomes = run_each(Arm(name, 16, stop=stop), answers, scores, order)
+    outcomes = run_each(STRATEGIES[name](n=16, stop=stop), answers, scores, order)
     assert taken.tolist() == [len(outcome.candidates) for outcome in outcomes]
     right = [
         picked_right(name, answers, correct, scores, run[None, :size])[0]
@@ -244,7 +245,7 @@ def test_the_replay_agrees_where_rounding_decides():
     stop = keeps_lead(10, 6)  # numerical libraries give a little less
     answers = "12" * 6 + "1111" + "12" * 8
     taken = stopped("majority", answers, np.full(32, np.nan), np.arange(32)[None, :], stop)
-    assert taken.tolist() == [16] == [sum(play(Arm("majority", 32, stop=stop), map(solved, answers))[0])]
+    assert taken.tolist() == [16] == [sum(play(Majority(n=32, stop=stop), map(solved, answers))[0])]
 
 
 def table_of(answers, scores, correct, generated, *, budgets, draws=200) -> pd.DataFrame:
@@ -261,7 +262,7 @@ def test_the_replay_pays_for_what_each_run_drew(name):
     answers, scores, correct = random_pool(3)
     generated = np.arange(16) ** 2 + 1  # long ones are rare
     order = np.random.default_rng(0).random((50, 16)).argsort(axis=1)
-    arm = Arm(name, 16, stop=SURE[name])
+    arm = STRATEGIES[name](n=16, stop=SURE[name])
     found = table_of(answers, scores, correct, generated, budgets=[16], draws=50).loc[str(arm)]
     outcomes = run_each(arm, answers, scores, order)
     drawn = [run[: len(outcome.candidates)] for run, outcome in zip(order, outcomes, strict=True)]
@@ -277,14 +278,14 @@ def test_the_replay_pays_for_what_each_run_drew(name):
 @pytest.mark.parametrize(("answers", "samples"), [("1" * 16, 4), ("0123456789abcdef", 16)])
 def test_unanimous_prompts_stop_at_once_and_split_ones_spend_all(name, answers, samples):
     table = table_of(answers, [0.5] * 16, [a == "1" for a in answers], [20] * 16, budgets=[1, 4, 8, 16])
-    found = table.loc[str(Arm(name, 16, stop=0.95))]
+    found = table.loc[str(STRATEGIES[name](n=16, stop=0.95))]
     assert (found["generations"], found["generated_tokens"]) == (samples, 20 * samples)
     assert found["scored_tokens"] == (10 + 19 * samples if name == "weighted_best_of_n" else 0)
 
 
 def test_best_of_n_is_replayed_with_a_stop_at_small_budgets_too():
     table = table_of("12" * 8, [0.7, 0.1] * 8, [True, False] * 8, [20] * 16, budgets=[1, 2, 4])
-    found = [table.loc[str(Arm("best_of_n", n, stop=0.6))] for n in (2, 4)]
+    found = [table.loc[str(BestOfN(n=n, stop=0.6))] for n in (2, 4)]
     assert [row["accuracy"] for row in found] == [table.loc[f"best_of_n(n={n})", "accuracy"] for n in (2, 4)]
     assert 1 < found[0]["generations"] < found[1]["generations"] < 2.5
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies import STRATEGIES, Arm, Extend, InvalidArm, Outcome, Path, Score, Search
+from strategies import STRATEGIES, Candidate, Extend, InvalidArm, Majority, Result, Score, Search, parse
 from strategies.selection import best, majority, weighted, within_then_across
 from strategies.tree_search import survivors
 
 
-def solved(answer: str | None, score: float | None = None, *, end: str = "stop", text: str = "x") -> Path:
-    return Path(
+def solved(answer: str | None, score: float | None = None, *, end: str = "stop", text: str = "x") -> Candidate:
+    return Candidate(
         steps=(text,),
         tokens=(1,),
         token_counts=(1,),
@@ -25,9 +25,9 @@ def solved(answer: str | None, score: float | None = None, *, end: str = "stop",
     )
 
 
-def play(arm: str, replies: Sequence[Sequence[Path]]) -> tuple[list[Extend | Score], Outcome]:
+def play(arm: str, replies: Sequence[Sequence[Candidate]]) -> tuple[list[Extend | Score], Result]:
     """Feed a search from a list of replies; return its asks and its outcome."""
-    search = Arm.parse(arm).search()
+    search = parse(arm).search()
     asks = [next(search)]
     for reply in replies:
         try:
@@ -101,21 +101,21 @@ def test_sampling_asks_once_for_all(arm):
     scored = [replace(path, scores=(score,)) for path, score in zip(written, (0.9, 0.3, 0.3), strict=True)]
     needs_scores = arm != "majority(n=3)"
     asks, outcome = play(arm, [written, scored] if needs_scores else [written])
-    assert asks[0] == Extend((Path(),) * 3)
+    assert asks[0] == Extend((Candidate(),) * 3)
     assert asks[1:] == ([Score(tuple(written))] if needs_scores else [])
     assert outcome.answer == {"majority(n=3)": "2"}.get(arm, "1")
 
 
 def test_the_larger_model_writes_one_greedy_solution_at_the_price_of_n():
     asks, outcome = play("larger_model(n=12)", [[solved("5")]])
-    assert asks == [Extend((Path(),), temperature=0)]
+    assert asks == [Extend((Candidate(),), temperature=0)]
     assert outcome.answer == "5"
-    assert Arm.parse("larger_model(n=12)").budget == 12
+    assert parse("larger_model(n=12)").budget == 12
 
 
 def test_single_is_one_greedy_solution():
     asks, outcome = play("single", [[solved("5")]])
-    assert asks == [Extend((Path(),), temperature=0)]
+    assert asks == [Extend((Candidate(),), temperature=0)]
     assert outcome.answer == "5"
 
 
@@ -130,8 +130,8 @@ class Tree:
         self.scores = scores or {}
         self.log: list[str] = []
 
-    def solve(self, arm: str) -> Outcome:
-        search = Arm.parse(arm).search()
+    def solve(self, arm: str) -> Result:
+        search = parse(arm).search()
         ask = next(search)
         while True:
             reply = self.extend(ask) if isinstance(ask, Extend) else self.score(ask)
@@ -140,13 +140,13 @@ class Tree:
             except StopIteration as done:
                 return done.value
 
-    def extend(self, ask: Extend) -> list[Path]:
+    def extend(self, ask: Extend) -> list[Candidate]:
         letters: dict[str, count] = {}
         paths = [self.write(path, ask, letters) for path in ask.paths]
         self.log.append(f"{'roll' if ask.temperature == 0 else 'extend'} {' '.join(path.text for path in paths)}")
         return paths
 
-    def write(self, path: Path, ask: Extend, letters: dict[str, count]) -> Path:
+    def write(self, path: Candidate, ask: Extend, letters: dict[str, count]) -> Candidate:
         for _ in range(ask.steps or self.depth):
             if path.end:
                 return path
@@ -162,7 +162,7 @@ class Tree:
             )
         return path
 
-    def score(self, ask: Score) -> list[Path]:
+    def score(self, ask: Score) -> list[Candidate]:
         paths = [
             replace(path, scores=tuple(self.scores.get(path.text[: i + 1], 0.1) for i in range(len(path.steps))))
             for path in ask.paths
@@ -191,9 +191,9 @@ def test_tree_equals_golden_file(arm, golden, request):
 def test_trees_never_write_more_than_their_budget(arm):
     tree = Tree(depth=4)
     outcome = tree.solve(arm)
-    assert len(outcome.candidates) == Arm.parse(arm).n
+    assert len(outcome.candidates) == parse(arm).n
     for line in tree.log:
-        assert len(line.split()) - 1 <= Arm.parse(arm).n
+        assert len(line.split()) - 1 <= parse(arm).n
 
 
 def test_lookahead_scores_its_rollouts_and_throws_them_away():
@@ -203,8 +203,8 @@ def test_lookahead_scores_its_rollouts_and_throws_them_away():
     assert tree.log[:4] == ["extend a b", "roll ar br", "score ar=0.1 br=0.8", "extend ba bb"]
 
 
-def open_path(*steps: str) -> Path:
-    return Path(steps=steps, tokens=tuple(map(ord, "".join(steps))))
+def open_path(*steps: str) -> Candidate:
+    return Candidate(steps=steps, tokens=tuple(map(ord, "".join(steps))))
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_survivors(scored, m, slots, kept):
 )
 def test_a_search_whose_paths_are_all_cut_ends_without_an_answer(arm):
     with pytest.raises(StopIteration) as done:
-        cut_everything(Arm.parse(arm).search())
+        cut_everything(parse(arm).search())
     assert done.value.value.answer is None
 
 
@@ -254,12 +254,12 @@ def cut_everything(search: Search) -> None:
 
 
 def test_revision_shows_each_chain_its_own_last_four_attempts():
-    written: list[Path] = []
+    written: list[Candidate] = []
 
-    def attempt(number: int) -> Path:
+    def attempt(number: int) -> Candidate:
         return solved(str(number), text=f"attempt {number}")
 
-    search = Arm.parse("revision(n=12, chains=2)").search()
+    search = parse("revision(n=12, chains=2)").search()
     ask = next(search)
     shown = []
     while isinstance(ask, Extend):
@@ -275,10 +275,10 @@ def test_revision_shows_each_chain_its_own_last_four_attempts():
 
 
 def test_a_cut_attempt_is_not_shown_to_the_next():
-    search = Arm.parse("revision(n=2, chains=1)").search()
+    search = parse("revision(n=2, chains=1)").search()
     next(search)
     ask = search.send([solved(None, end="length")])
-    assert ask.paths == (Path(earlier=()),)
+    assert ask.paths == (Candidate(earlier=()),)
 
 
 # Arms
@@ -312,7 +312,7 @@ def test_a_cut_attempt_is_not_shown_to_the_next():
 )
 def test_invalid_arms_name_the_field(text, field):
     with pytest.raises(InvalidArm) as error:
-        Arm.parse(text)
+        parse(text)
     assert error.value.field == field
 
 
@@ -333,27 +333,27 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("text", EXAMPLES)
 def test_arms_print_as_they_parse(text):
-    assert str(Arm.parse(text)) == text
+    assert str(parse(text)) == text
 
 
 def test_every_strategy_has_an_example():
-    assert {Arm.parse(text).strategy for text in EXAMPLES} == set(STRATEGIES)
+    assert {parse(text).strategy for text in EXAMPLES} == set(STRATEGIES)
 
 
 @given(st.floats(0.5, 1, exclude_min=True, exclude_max=True))
 def test_any_stop_survives_its_text(stop):
-    assert Arm.parse(str(Arm("majority", 8, stop=stop))) == Arm("majority", 8, stop=stop)
+    assert parse(str(Majority(n=8, stop=stop))) == Majority(n=8, stop=stop)
 
 
 def test_arms_with_and_without_a_stop_have_an_order():
     texts = ["majority(n=8)", "majority(n=8, stop=0.8)", "majority(n=8, stop=0.95)", "majority(n=16)"]
-    assert sorted(map(Arm.parse, reversed(texts))) == [*map(Arm.parse, texts)]
+    assert sorted(map(parse, reversed(texts))) == [*map(parse, texts)]
 
 
 def test_a_stop_does_not_change_the_budget():
-    assert Arm.parse("majority(n=32, stop=0.95)").budget == 32
+    assert parse("majority(n=32, stop=0.95)").budget == 32
 
 
 def test_lookahead_costs_its_rollouts():
-    assert Arm.parse("lookahead(n=4, m=2, k=3)").budget == 16
-    assert Arm.parse("beam_search(n=4, m=2)").budget == 4
+    assert parse("lookahead(n=4, m=2, k=3)").budget == 16
+    assert parse("beam_search(n=4, m=2)").budget == 4

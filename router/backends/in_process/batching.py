@@ -1,4 +1,5 @@
-"""Continuous batching for a causal model in process: one worker thread, one batch that paths join and leave any time.
+"""Continuous batching for a causal model in process: one worker thread, one batch that candidates join and leave any
+time.
 
 transformers' own continuous batching is made for GPUs: on a CPU it reached a third of this loop's speed
 (benchmarks/batching.py). Paths of one search that have the same tokens so far share a row of the batch, and part where
@@ -23,20 +24,21 @@ from router.backends import Usage
 from router.backends.in_process.kv import SIZES, Batch, KeyValues, PrefixCache, PrefixKey, prefill, prefill_chunks
 from router.backends.steps import End, StepText, Writing
 from router.errors import EngineUnavailable
-from strategies import Path
+from strategies import Candidate
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
 class ExtendJob:
-    """One call to extend. ``open`` are its paths being written; ``done`` resolves to all of its paths, in order.
+    """One call to extend. ``open`` are its candidates being written; ``done`` resolves to all of its candidates, in
+    order.
 
     prefixes  token ids of the rendered prompt, by the earlier attempts that it shows
     """
 
     prefixes: dict[tuple[str, ...], tuple[int, ...]]
-    paths: list[Path]
+    candidates: list[Candidate]
     steps: int | None
     temperature: float
     tokens_left: int | None
@@ -45,7 +47,7 @@ class ExtendJob:
     usage: Usage
     open: list["_Open"] = field(default_factory=list)
     cancelled: bool = False
-    done: "Future[list[Path]]" = field(default_factory=Future)
+    done: "Future[list[Candidate]]" = field(default_factory=Future)
 
 
 @dataclass(eq=False, slots=True)
@@ -64,7 +66,7 @@ class CallJob:
 
 @dataclass(eq=False, slots=True)
 class _Open:
-    """One path being written."""
+    """One candidate being written."""
 
     job: ExtendJob
     index: int
@@ -76,7 +78,7 @@ class _Open:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        return self.job.prefixes[self.writing.path.earlier] + self.writing.tokens
+        return self.job.prefixes[self.writing.candidate.earlier] + self.writing.tokens
 
     @property
     def cache_key(self) -> PrefixKey:
@@ -84,11 +86,11 @@ class _Open:
         return id(self.job.usage), self.tokens[:-1]
 
 
-_Row = list[_Open]  # paths of one search at one temperature, with the same tokens so far
+_Row = list[_Open]  # candidates of one search at one temperature, with the same tokens so far
 
 
 class Batcher:
-    """Extends paths with ``model``. Thread-safe: submit from anywhere, results come through the job's future."""
+    """Extends candidates with ``model``. Thread-safe: submit from anywhere, results come through the job's future."""
 
     def __init__(self, model: Any, tokenizer: Any, delimiter: str, max_tokens: int):
         self.model = model
@@ -167,15 +169,15 @@ class Batcher:
                 self._calls.append(job)
                 continue
             self.count(job.usage, calls=1)
-            for index, path in enumerate(job.paths):
-                if path.end is None:
-                    room = self.max_tokens - len(path.tokens)
+            for index, candidate in enumerate(job.candidates):
+                if candidate.end is None:
+                    room = self.max_tokens - len(candidate.tokens)
                     rng = random.Random(job.seed * 65_537 + index)
                     steps = float("inf") if job.steps is None else job.steps
-                    job.open.append(_Open(job, index, Writing(self._text, path), steps, room, rng))
+                    job.open.append(_Open(job, index, Writing(self._text, candidate), steps, room, rng))
             self._waiting += job.open
             if not job.open:
-                job.done.set_result(job.paths)
+                job.done.set_result(job.candidates)
 
     def _call(self) -> None:
         """Answer the oldest call, and with it those that wait for the same, as many as are computed at once."""
@@ -208,32 +210,32 @@ class Batcher:
                     )
 
     def _drop_stopped(self) -> None:
-        """Cut the paths of jobs that were cancelled, or can't afford one more token in time or in tokens."""
+        """Cut the candidates of jobs that were cancelled, or can't afford one more token in time or in tokens."""
         next_token = time.monotonic() + self._step_seconds
         cut: set[_Open] = set()
-        for job in {path.job for path in chain(self._waiting, *self._rows)}:
+        for job in {candidate.job for candidate in chain(self._waiting, *self._rows)}:
             if job.cancelled or (job.deadline is not None and next_token >= job.deadline):
                 cut.update(job.open)
             elif job.tokens_left is not None:
                 cut.update(job.open[job.tokens_left :])
-        for path in cut:
-            self._finish(path, "cut")
-        for path in self._waiting:
-            if not path.done and path.tokens_left <= 0:
-                self._finish(path, "length")
-        self._waiting = [path for path in self._waiting if not path.done]
+        for candidate in cut:
+            self._finish(candidate, "cut")
+        for candidate in self._waiting:
+            if not candidate.done and candidate.tokens_left <= 0:
+                self._finish(candidate, "length")
+        self._waiting = [candidate for candidate in self._waiting if not candidate.done]
         if cut:
-            self._rows = [[path for path in row if not path.done] for row in self._rows]
+            self._rows = [[candidate for candidate in row if not candidate.done] for row in self._rows]
             self._remove_empty_rows()
 
     def _join(self) -> None:
-        """Waiting paths join while there is room, equal ones in one row; what is not cached is prefilled."""
+        """Waiting candidates join while there is room, equal ones in one row; what is not cached is prefilled."""
         joining: dict[tuple[float, PrefixKey, int], _Row] = {}
-        for path in self._waiting:
-            key = path.job.temperature, path.cache_key, path.tokens[-1]
+        for candidate in self._waiting:
+            key = candidate.job.temperature, candidate.cache_key, candidate.tokens[-1]
             if key not in joining and len(self._rows) + len(joining) >= self.sizes.rows:
                 break
-            joining.setdefault(key, []).append(path)
+            joining.setdefault(key, []).append(candidate)
         if joining:
             del self._waiting[: sum(map(len, joining.values()))]
             for row, prefix in zip(
@@ -249,15 +251,15 @@ class Batcher:
                 self._rows[i] = self._rows[-1]
                 self._rows.pop()
 
-    def _prefixes_of(self, paths: list[_Open]) -> list[KeyValues]:
-        """Keys and values of each path's tokens but the last. A search pays for each prefix once."""
+    def _prefixes_of(self, candidates: list[_Open]) -> list[KeyValues]:
+        """Keys and values of each candidate's tokens but the last. A search pays for each prefix once."""
         known: dict[PrefixKey, KeyValues] = {}
         missing: dict[PrefixKey, Usage] = {}
-        keys = [path.cache_key for path in paths]
-        for key, path in zip(keys, paths, strict=True):
+        keys = [candidate.cache_key for candidate in candidates]
+        for key, candidate in zip(keys, candidates, strict=True):
             found = self._prefixes.get(key)
             if found is None:
-                missing[key] = path.job.usage
+                missing[key] = candidate.job.usage
             else:
                 known[key] = found
         for chunk in prefill_chunks(sorted(missing, key=lambda key: len(key[1])), self.sizes.prefill):
@@ -269,64 +271,64 @@ class Batcher:
         return [known[key] for key in keys]
 
     def _step(self) -> None:
-        """One forward pass: a token for every path."""
+        """One forward pass: a token for every candidate."""
         logits = self._batch.step(self.model, [row[0].tokens[-1] for row in self._rows])
         for i, (row, drawn) in enumerate(
             zip(list(self._rows), _sample(logits, self._rows, self.sizes.sampled), strict=True)
         ):
             branches: dict[int, _Row] = {}
-            for path, (token, log_prob) in zip(row, drawn, strict=True):
-                self._append(i, path, token, log_prob)
-                if not path.done:
-                    branches.setdefault(token, []).append(path)
+            for candidate, (token, log_prob) in zip(row, drawn, strict=True):
+                self._append(i, candidate, token, log_prob)
+                if not candidate.done:
+                    branches.setdefault(token, []).append(candidate)
             self._rows[i], *others = branches.values() or [[]]
             for other in others:
                 self._batch.copy(i)
                 self._rows.append(other)
         self._remove_empty_rows()
 
-    def _append(self, i: int, path: _Open, token: int, log_prob: float) -> None:
-        """Add a token to a path of row ``i``, and hand the path back where that ends it."""
-        job = path.job
+    def _append(self, i: int, candidate: _Open, token: int, log_prob: float) -> None:
+        """Add a token to a candidate of row ``i``, and hand the candidate back where that ends it."""
+        job = candidate.job
         self.count(job.usage, generated_tokens=1)
-        path.tokens_left -= 1
+        candidate.tokens_left -= 1
         if job.tokens_left is not None:
             job.tokens_left -= 1
         if token in self._eos:
-            self._finish(path, "stop")
+            self._finish(candidate, "stop")
             return
-        if path.writing.append(token, log_prob):
-            path.steps_left -= 1
-        if path.steps_left <= 0:
-            self._prefixes.put(path.cache_key, job.usage, self._batch.take(i).clone())
-            self._finish(path, None)
-        elif path.tokens_left <= 0:
-            self._finish(path, "length")
+        if candidate.writing.append(token, log_prob):
+            candidate.steps_left -= 1
+        if candidate.steps_left <= 0:
+            self._prefixes.put(candidate.cache_key, job.usage, self._batch.take(i).clone())
+            self._finish(candidate, None)
+        elif candidate.tokens_left <= 0:
+            self._finish(candidate, "length")
 
-    def _finish(self, path: _Open, end: End) -> None:
-        """Hand the path back; the job is done with its last one."""
-        path.done = True
-        job = path.job
-        job.paths[path.index] = path.writing.ended(end)
-        job.open.remove(path)
+    def _finish(self, candidate: _Open, end: End) -> None:
+        """Hand the candidate back; the job is done with its last one."""
+        candidate.done = True
+        job = candidate.job
+        job.candidates[candidate.index] = candidate.writing.ended(end)
+        job.open.remove(candidate)
         if not job.open:
-            job.done.set_result(job.paths)
+            job.done.set_result(job.candidates)
 
     def count(self, usage: Usage, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0) -> None:
         for tally in (usage, self.counted):
             tally.add(calls=calls, prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
 
     def _fail_batch(self, message: str) -> None:
-        for job in {path.job for path in chain(self._waiting, *self._rows)}:
+        for job in {candidate.job for candidate in chain(self._waiting, *self._rows)}:
             if not job.done.done():
                 job.done.set_exception(EngineUnavailable(message))
         self._waiting, self._rows, self._batch = [], [], Batch()
 
 
 def _sample(logits: torch.Tensor, rows: list[_Row], at_once: int) -> list[list[tuple[int, float]]]:
-    """A token and its log-probability at temperature 1 for each path of each row.
+    """A token and its log-probability at temperature 1 for each candidate of each row.
 
-    By inverse transform, with the path's own random number: it draws the same token alone and in company.
+    By inverse transform, with the candidate's own random number: it draws the same token alone and in company.
     """
     drawn: list[list[tuple[int, float]]] = []
     for start in range(0, len(rows), at_once):  # each has the vocabulary's size
@@ -340,7 +342,8 @@ def _sample_few(logits: torch.Tensor, rows: list[_Row]) -> list[list[tuple[int, 
     cumulative = (logits / torch.where(greedy, 1.0, temperatures)[:, None]).softmax(-1).cumsum(-1)
     widest = max(map(len, rows))
     draws = torch.tensor(
-        [[path.rng.random() for path in row] + [0.0] * (widest - len(row)) for row in rows], device=logits.device
+        [[candidate.rng.random() for candidate in row] + [0.0] * (widest - len(row)) for row in rows],
+        device=logits.device,
     )
     drawn = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
     tokens = torch.where(greedy[:, None], logits.argmax(-1)[:, None], drawn)

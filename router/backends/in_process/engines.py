@@ -1,347 +1,44 @@
-"""The in-process backend: a causal model as generator, a step-scoring head on the same base as verifier."""
+"""Loads models into this process."""
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from itertools import accumulate, chain, islice
-from math import exp
-from pathlib import Path as FilePath
-from typing import Any
+from pathlib import Path
 
-import torch
-from torch.nn.functional import cross_entropy
-
-from router.backends import Generator, GeneratorSpec, LogProbability, Usage, Verifier, VerifierSpec
-from router.backends.in_process import prm_models
-from router.backends.in_process.batching import Batcher, CallJob, ExtendJob
-from router.backends.in_process.kv import KeyValues, PrefixCache, PrefixKey, join, prefill, prefill_chunks, rows_of
-from router.backends.in_process.weights import load_model
+from router.backends import Generator, Verifier
+from router.backends.in_process import prm_models, weights
+from router.backends.in_process.batching import Batcher
+from router.backends.in_process.generator import TransformersGenerator
+from router.backends.in_process.step_verifier import HEADS, StepVerifier
+from router.backends.log_probability import LogProbability
 from router.backends.prm import FORMATS
-from router.backends.steps import encoded
-from router.backends.template import Template
-from router.errors import InvalidRequest, RouterError
-from strategies import Path
-
-LOGITS = 1024  # rows of the vocabulary's size computed at once
+from router.backends.specs import Deployment, ModelSpec, VerifierSpec
+from router.errors import InvalidFile
 
 
-def load(generator: GeneratorSpec, verifier: VerifierSpec, folder: FilePath) -> tuple[Generator, Verifier]:
-    """The engines, each model on a worker thread; ``folder`` holds the adapters. Raises MissingWeights."""
-
-    solver = _batcher(generator, generator.adapter, folder)
-    reviser = _batcher(generator, generator.reviser, folder) if generator.reviser else None
-    writer = TransformersGenerator(solver, generator, reviser)
-    if verifier.kind == "log_prob":
-        return writer, LogProbability()
-    if verifier.kind in FORMATS:
-        return writer, prm_models.load(verifier)
-    if verifier.kind not in _JUDGES or verifier.adapter is None:
-        known = ", ".join([*(f"{kind} (with an adapter)" for kind in _JUDGES), "log_prob", *FORMATS])
-        raise RouterError(f"unknown verifier kind {verifier.kind!r}; known: {known}")
-    scorer, _ = load_model(generator.model, folder / verifier.adapter, scores_steps=verifier.kind == "prm")
-    return writer, StepVerifier(solver, scorer, generator.template, verifier)
+def load_model(name: str, spec: ModelSpec, folder: Path, deployment: Deployment) -> Generator:
+    """The model on a worker thread of its own; ``folder`` holds its adapters. Raises MissingWeights."""
+    writer = _batcher(spec, spec.adapter, folder)
+    return TransformersGenerator(writer, spec, _batcher(spec, spec.reviser, folder) if spec.reviser else None)
 
 
-def load_larger(spec: GeneratorSpec, folder: FilePath) -> Generator:
-    """The larger model, on a worker thread of its own. Raises MissingWeights."""
-    return TransformersGenerator(_batcher(spec, spec.adapter, folder), spec)
+def load_verifier(
+    spec: VerifierSpec, main: ModelSpec, writer: Generator | None, folder: Path, deployment: Deployment
+) -> Verifier:
+    """What scores; with ``writer``, the reference model in this process, on its thread.
+
+    Raises MissingWeights, InvalidFile where the kind is unknown.
+    """
+    if spec.kind == "log_prob":
+        return LogProbability()
+    if spec.kind in FORMATS:
+        return prm_models.load(spec)
+    if spec.kind not in HEADS or spec.adapter is None:
+        known = ", ".join([*(f"{kind} (with an adapter)" for kind in HEADS), "log_prob", *FORMATS])
+        raise InvalidFile(f"unknown verifier kind {spec.kind!r}; known: {known}")
+    if not isinstance(writer, TransformersGenerator):
+        writer = TransformersGenerator(_batcher(main, main.adapter, folder), main)
+    scorer, _ = weights.load_model(main.model, folder / spec.adapter, scores_steps=spec.kind == "prm")
+    return StepVerifier(writer.batcher, scorer, writer.template, spec)
 
 
-def _batcher(spec: GeneratorSpec, adapter: str | None, folder: FilePath) -> Batcher:
-    model, tokenizer = load_model(spec.model, folder / adapter if adapter else None)
+def _batcher(spec: ModelSpec, adapter: str | None, folder: Path) -> Batcher:
+    model, tokenizer = weights.load_model(spec.model, folder / adapter if adapter else None)
     return Batcher(model, tokenizer, spec.template.delimiter, spec.max_tokens)
-
-
-class TransformersGenerator:
-    """See :class:`router.backends.Generator`. ``reviser`` continues paths with earlier attempts, if there is one."""
-
-    def __init__(self, batcher: Batcher, spec: GeneratorSpec, reviser: Batcher | None = None):
-        self.batcher = batcher
-        self.reviser = reviser or batcher
-        self.spec = spec
-        self.parameters = spec.parameters
-
-    async def extend(
-        self,
-        prompt: str,
-        paths: Sequence[Path],
-        *,
-        steps: int | None,
-        temperature: float | None,
-        max_tokens: int | None,
-        deadline: float | None,
-        seed: int,
-        usage: Usage,
-    ) -> list[Path]:
-        result: list[Path] = list(paths)
-        # Paths differ in their rendered prefix only when they were shown different earlier attempts.
-        job = ExtendJob(
-            prefixes={earlier: self._encode(prompt, earlier) for earlier in {path.earlier for path in paths}},
-            paths=result,
-            steps=steps,
-            temperature=self.spec.temperature if temperature is None else temperature,
-            tokens_left=max_tokens,
-            deadline=deadline,
-            seed=seed,
-            usage=usage,
-        )
-        # The chains of a revision grow together: all of a round's paths have earlier attempts, or none.
-        revised = any(path.earlier for path in paths)
-        paths_back: list[Path] = await _submit(self.reviser if revised else self.batcher, job)
-        return paths_back
-
-    async def embed(self, prompts: Sequence[str], *, usage: Usage) -> list[list[float]]:
-        """Mean over the prompt's tokens of the hidden state three quarters up the model."""
-        encoded = [self._encode(prompt) for prompt in prompts]
-
-        vectors: list[list[float]] = await _submit(self.batcher, CallJob(self._embed, (encoded, usage), len(encoded)))
-        return vectors
-
-    def _embed(self, asks: list[tuple[list[tuple[int, ...]], Usage]]) -> list[list[list[float]]]:
-        for prompts, usage in asks:
-            self.batcher.count(usage, calls=1, prompt_tokens=sum(map(len, prompts)))
-        return [[self._hidden(ids) for ids in prompts] for prompts, _ in asks]
-
-    def _hidden(self, ids: tuple[int, ...]) -> list[float]:
-        states = self.batcher.model.base_model(
-            input_ids=torch.tensor([ids], device=self.batcher.model.device), output_hidden_states=True
-        ).hidden_states
-        mean: list[float] = states[len(states) * 3 // 4][0].mean(0).tolist()
-        return mean
-
-    def _encode(self, prompt: str, earlier: Sequence[str] = ()) -> tuple[int, ...]:
-        """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
-        render = self.spec.template.render
-        for first in range(len(earlier) + 1):
-            ids = self.batcher.tokenizer.encode(render(prompt, earlier[first:]))
-            if len(ids) + self.spec.max_tokens <= self.batcher.context:
-                return tuple(ids)
-        raise _too_long(len(ids), self.batcher.context - self.spec.max_tokens)
-
-    async def close(self) -> None:
-        for batcher in {self.batcher, self.reviser}:
-            await asyncio.to_thread(batcher.close)
-
-
-class StepVerifier:
-    """A fine-tuned model that scores steps. See :class:`router.backends.Verifier`; ``_JUDGES`` has the kinds.
-
-    It shares the generator's tokenizer and worker thread. A search pays for each token once: the next round reads on
-    from where the last one ended, and equal paths are read together.
-    """
-
-    def __init__(self, batcher: Batcher, model: Any, template: Template, spec: VerifierSpec):
-        self.batcher = batcher
-        self.model = model
-        self.template = template
-        self.parameters = spec.parameters
-        self._judge = _JUDGES[spec.kind]
-        self.counted = Usage()  # the engine's own count, over all calls
-        self._read_before: PrefixCache[_Read] = PrefixCache(batcher.sizes.cached)
-
-    async def score(self, prompt: str, paths: Sequence[Path], *, max_tokens: int | None, usage: Usage) -> list[Path]:
-        prefix = tuple(self.batcher.tokenizer.encode(self.template.render(prompt)))
-        steps = {path.steps: _Steps(*encoded(self.batcher.tokenizer, path)) for path in paths if path.steps}
-        for each in steps.values():
-            if len(prefix) + len(each.tokens) > self.batcher.context:
-                raise _too_long(len(prefix), self.batcher.context - len(each.tokens))
-        self._count(usage, 0, calls=1)
-        found: dict[tuple[str, ...], tuple[float, ...]] = {}
-        remaining, spent = iter(steps.items()), usage.scored_tokens
-        # A few paths at a time: others' tokens come in between, and a cancelled call frees the thread soon.
-        while chunk := dict(islice(remaining, self.batcher.sizes.scored)):
-            room = None if max_tokens is None else max_tokens - (usage.scored_tokens - spent)
-            ask = _Ask(prefix, list(chunk.values()), room, usage)
-            scores: list[tuple[float, ...]] = await _submit(self.batcher, CallJob(self._score, ask, len(chunk)))
-            found |= dict(zip(chunk, scores, strict=False))  # shorter where the room ran out
-            if len(scores) < len(chunk):
-                break
-        return [replace(path, scores=found.get(path.steps)) for path in paths]
-
-    # On the worker thread from here on. Counted where the work is done: what is cancelled before that costs nothing.
-
-    def _score(self, asks: list["_Ask"]) -> list[list[tuple[float, ...]]]:
-        """For each ask the step scores of its paths, as many of the first ones as its room can read."""
-        known = [self._affordable(ask) for ask in asks]
-        starts = self._begin([ask for ask, reads in zip(asks, known, strict=True) if None in reads])
-        scored = [
-            [_Reading(ask, path, read or starts[ask.key()]) for path, read in zip(ask.paths, reads, strict=False)]
-            for ask, reads in zip(asks, known, strict=True)
-        ]
-        if unread := [reading for readings in scored for reading in readings if reading.new]:
-            self._read(unread)
-        return [[reading.read.scores for reading in readings] for readings in scored]
-
-    def _affordable(self, ask: "_Ask") -> "list[_Read | None]":
-        """Of the first paths, those that the room can read: what this search has read of each, None for nothing."""
-        start = self._read_before.get(ask.key())
-        known = [self._longest_read(ask, path) or start for path in ask.paths]
-        if ask.room is None:
-            return known
-        new = (len(path.tokens) - (read.written if read else 0) for path, read in zip(ask.paths, known, strict=True))
-        totals = accumulate(new, initial=len(ask.prompt) if None in known else 0)
-        return known[: sum(total <= ask.room for total in islice(totals, 1, None))]
-
-    def _longest_read(self, ask: "_Ask", path: "_Steps") -> "_Read | None":
-        """The path's first steps, as many as this search has read before; None where it has read none."""
-        found = (self._read_before.get(ask.key(path.tokens[:end])) for end in reversed(path.ends))
-        return next(filter(None, found), None)
-
-    def _begin(self, asks: list["_Ask"]) -> "dict[PrefixKey, _Read]":
-        """Read the prompts of searches that have read nothing yet."""
-        fresh = {ask.key(): ask for ask in asks}
-        starts = {}
-        for chunk in prefill_chunks(sorted(fresh, key=lambda key: len(key[1])), self.batcher.sizes.prefill):
-            kept, states = prefill(self.model.base_model, [prompt for _, prompt in chunk])
-            for key, kv, last in zip(chunk, kept, states, strict=True):
-                self._count(fresh[key].usage, len(key[1]))
-                starts[key] = _Read(kv, last.clone(), ())
-                self._read_before.put(key, fresh[key].usage, starts[key])
-        return starts
-
-    def _read(self, readings: list["_Reading"]) -> None:
-        """Read the new tokens of each path after those that are known: left-padded to right-padded."""
-        device = self.model.device
-        known = [reading.read for reading in readings]
-        before, after = max(read.length for read in known), max(len(reading.new) for reading in readings)
-        masks = [
-            [0] * (before - read.length) + [1] * (read.length + len(new)) + [0] * (after - len(new))
-            for read, new in ((reading.read, reading.new) for reading in readings)
-        ]
-        ids = torch.tensor([[*reading.new, *[0] * (after - len(reading.new))] for reading in readings], device=device)
-        cache = join([read.kv for read in known])
-        states = self.model.base_model(
-            input_ids=ids,
-            attention_mask=torch.tensor(masks, device=device),
-            position_ids=torch.tensor([list(range(read.length, read.length + after)) for read in known], device=device),
-            past_key_values=cache,
-        ).last_hidden_state
-        judged = self._judge(self.model, readings, states, ids)
-        kept = rows_of(cache, [slice(before - r.read.length, before + len(r.new)) for r in readings])
-        for i, (reading, kv, (scores, log_prob)) in enumerate(zip(readings, kept, judged, strict=True)):
-            read, new = reading.read, reading.new
-            last = states[i, len(new) - 1].clone()
-            self._count(reading.ask.usage, len(new))
-            reading.read = _Read(kv, last, read.scores + scores, log_prob, read.written + len(new))
-            self._read_before.put(reading.ask.key(reading.path.tokens), reading.ask.usage, reading.read)
-
-    def _count(self, usage: Usage, scored_tokens: int, calls: int = 0) -> None:
-        for tally in (usage, self.counted):
-            tally.add(calls=calls, scored_tokens=scored_tokens)
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self.batcher.close)  # shared with the generator; closing it twice is fine
-
-
-@dataclass(frozen=True, slots=True)
-class _Steps:
-    """A path as the verifier reads it; ``ends``: how many of ``tokens`` come up to the end of each step."""
-
-    tokens: tuple[int, ...]
-    ends: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """Paths of one search that continue one prompt, to be scored with ``room`` more tokens read; None: with any."""
-
-    prompt: tuple[int, ...]
-    paths: list[_Steps]
-    room: int | None
-    usage: Usage
-
-    def key(self, written: tuple[int, ...] = ()) -> PrefixKey:
-        """Of the prompt and what was written after it, as read for this search."""
-        return id(self.usage), self.prompt + written
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """A prompt and the first steps of a path, as the verifier has read them.
-
-    last      hidden state after the last token, [size];  scores  of the steps
-    log_prob  of the steps' ``written`` tokens under the verifier, 0 where it does not look at that
-    """
-
-    kv: KeyValues
-    last: torch.Tensor
-    scores: tuple[float, ...]
-    log_prob: float = 0.0
-    written: int = 0
-
-    @property
-    def length(self) -> int:
-        return self.kv.shape[-2]
-
-
-@dataclass(eq=False, slots=True)
-class _Reading:
-    """A path and how far it has been read."""
-
-    ask: _Ask
-    path: _Steps
-    read: _Read
-
-    @property
-    def new(self) -> tuple[int, ...]:
-        """Its tokens that have not been read."""
-        return self.path.tokens[self.read.written :]
-
-    @property
-    def ends(self) -> list[int]:
-        """Which of the new tokens end a step."""
-        return [end - self.read.written - 1 for end in self.path.ends[len(self.read.scores) :]]
-
-
-_Judged = list[tuple[tuple[float, ...], float]]  # for each reading the scores of its new steps, and the log_prob of all
-
-
-def _head(model: Any, readings: list[_Reading], states: torch.Tensor, ids: torch.Tensor) -> _Judged:
-    """A process reward model's: one logit at the last token of each step."""
-    ends = [reading.ends for reading in readings]
-    rows = [row for row, each in enumerate(ends) for _ in each]
-    scores = iter(model.score(states[rows, list(chain(*ends))])[:, 0].float().sigmoid().tolist())
-    return [(tuple(islice(scores, len(each))), 0.0) for each in ends]
-
-
-def _likelihood(model: Any, readings: list[_Reading], states: torch.Tensor, ids: torch.Tensor) -> _Judged:
-    """A language model's that knows the task better than the generator: how likely it finds the tokens so far.
-
-    The exponentiated mean log-probability, as :class:`router.backends.LogProbability` has it from the generator.
-    """
-    predicting = torch.cat([torch.stack([reading.read.last for reading in readings])[:, None], states[:, :-1]], 1)
-    lengths = torch.tensor([len(reading.new) for reading in readings], device=states.device)
-    new = torch.arange(ids.shape[1], device=states.device)[None] < lengths[:, None]
-    log_probs = iter(
-        chain.from_iterable(
-            (-cross_entropy(model.lm_head(some).float(), tokens, reduction="none")).tolist()
-            for some, tokens in zip(torch.split(predicting[new], LOGITS), torch.split(ids[new], LOGITS), strict=True)
-        )
-    )
-    judged = []
-    for reading in readings:
-        read = reading.read
-        totals = list(accumulate(islice(log_probs, len(reading.new)), initial=read.log_prob))[1:]
-        judged.append((tuple(exp(totals[end] / (read.written + end + 1)) for end in reading.ends), totals[-1]))
-    return judged
-
-
-_JUDGES = {"prm": _head, "likelihood": _likelihood}
-
-
-def _too_long(tokens: int, room: int) -> InvalidRequest:
-    return InvalidRequest(
-        "prompt", f"prompt takes {tokens} tokens; this model has room for {room}", reason="PROMPT_TOO_LONG"
-    )
-
-
-async def _submit(batcher: Batcher, job: Any) -> Any:
-    """Run a job on the worker thread. When cancelled, waits for the thread to let go, so that the bill is final."""
-    batcher.submit(job)
-    future = asyncio.wrap_future(job.done)
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        job.cancelled = True
-        await asyncio.wait([future])
-        raise

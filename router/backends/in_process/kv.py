@@ -19,9 +19,9 @@ ROOM = 32  # columns that a batch can grow before it is copied
 class Sizes:
     """How much is computed at once, and kept.
 
-    rows     paths join a batch while it has fewer rows
+    rows     candidates join a batch while it has fewer rows
     sampled  rows of logits that tokens are drawn from at once
-    scored   paths that a verifier reads at once
+    scored   candidates that a verifier reads at once
     prefill  tokens prefilled at once, padding included
     cached   tokens kept for the next rounds of all searches: 23 KB each for the embedded model in bfloat16
     """

@@ -11,9 +11,10 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2Model, Qwen2PreTrainedModel
 from transformers import logging as transformers_logging
 
-from router.backends import Usage, VerifierSpec
+from router.backends import Usage
 from router.backends.in_process.weights import model_folder
 from router.backends.prm import FORMATS, Reading, ReadingVerifier, label_ids
+from router.backends.specs import VerifierSpec
 from router.errors import MissingWeights
 
 

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForTokenClassification, AutoTokenizer
 from transformers import logging as transformers_logging
 
-from router.backends import EMBEDDED
 from router.backends.in_process.attention import GROUPED
+from router.backends.specs import EMBEDDED
 from router.errors import MissingWeights
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

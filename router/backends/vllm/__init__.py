@@ -1,63 +1,54 @@
-"""Engines on vLLM's OpenAI-compatible server, or on several of them."""
+"""Models on vLLM's OpenAI-compatible server, or on several of them."""
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path as Folder
-from typing import Any
 
-from router.backends import EMBEDDED, Endpoints, Generator, GeneratorSpec, LogProbability, Verifier, VerifierSpec
+from router.backends import Generator, Verifier
+from router.backends.log_probability import LogProbability
 from router.backends.prm import FORMATS, ReadingVerifier, label_ids, solution
+from router.backends.specs import VERIFIER, Deployment, ModelSpec, VerifierSpec
+from router.backends.template import resolved
+from router.backends.tokenizers import load_tokenizer
 from router.backends.vllm.generator import VllmGenerator
 from router.backends.vllm.replicas import Replicas
 from router.backends.vllm.verifiers import VllmClassifier, VllmLabels, VllmLikelihood
 from router.errors import InvalidRequest, MissingWeights
-from router.extras import missing
 
 
-def load(
-    generator: GeneratorSpec, verifier: VerifierSpec, folder: Folder, endpoints: Endpoints
-) -> tuple[Generator, Verifier]:
-    """Engines that answer at ``endpoints``; a published reward model without an endpoint is run in this process.
+def load_model(name: str, spec: ModelSpec, folder: Folder, deployment: Deployment) -> Generator:
+    """A generator that answers at the deployment's URLs for ``name``.
 
-    Adapters are the server's to load: it serves each under the name that the manifest gives its folder.
-    Raises InvalidRequest, MissingWeights.
+    Adapters are the server's to load: it serves each under the name that the bundle gives its folder.
+    Raises InvalidRequest where there is no URL, MissingWeights where the tokenizer is not here.
     """
-    if not endpoints.generator:
-        raise InvalidRequest("generator-url", "--backend vllm needs --generator-url", reason="UNSPECIFIED")
-    log_probs = verifier.kind == "log_prob"  # nobody else reads them
-    writer = _writer(generator, endpoints.generator, endpoints, log_probs=log_probs)
-    return writer, load_verifier(generator, verifier, endpoints)
-
-
-def load_larger(spec: GeneratorSpec, folder: Folder, endpoints: Endpoints) -> Generator:
-    """Raises InvalidRequest, MissingWeights."""
-    if not endpoints.larger:
+    urls = deployment.urls.get(name)
+    if not urls:
         raise InvalidRequest(
-            "larger-url",
-            "the arm larger_model was measured on a second model; say where it is served with --larger-url",
-            reason="UNSPECIFIED",
+            "url", f"say where vLLM serves the model {name!r}: --url {name}=http://host:8000", reason="UNSPECIFIED"
         )
-    return _writer(spec, endpoints.larger, endpoints, log_probs=False)
+    return VllmGenerator(Replicas(urls, deployment.api_key), spec, load_tokenizer(spec.model))
 
 
-def _writer(spec: GeneratorSpec, urls: Sequence[str], endpoints: Endpoints, *, log_probs: bool) -> VllmGenerator:
-    return VllmGenerator(Replicas(urls, endpoints.api_key), spec, load_tokenizer(spec.model), log_probs=log_probs)
-
-
-def load_verifier(generator: GeneratorSpec, spec: VerifierSpec, endpoints: Endpoints) -> Verifier:
-    """Raises InvalidRequest, MissingWeights."""
+def load_verifier(
+    spec: VerifierSpec, main: ModelSpec, writer: Generator | None, folder: Folder, deployment: Deployment
+) -> Verifier:
+    """A published reward model without a URL is run in this process. Raises InvalidRequest, MissingWeights."""
+    if isinstance(writer, VllmGenerator):
+        writer.log_probs = spec.kind == "log_prob"  # nobody else reads them, and the engine has to compute them
     if spec.kind == "log_prob":
         return LogProbability()
+    urls = deployment.urls.get(VERIFIER, ())
     if spec.kind == "likelihood":
-        if not endpoints.verifier:
+        if not urls:
             raise InvalidRequest(
-                "verifier-url",
+                "url",
                 "a likelihood verifier needs a server of its own: write its weights with `router merge verifier`, "
-                "serve them, and name that server with --verifier-url",
+                "serve them, and name that server with --url verifier=http://host:8001",
                 reason="UNSPECIFIED",
             )
-        read = partial(solution, load_tokenizer(generator.model), generator.template)
-        likelihood = VllmLikelihood(Replicas(endpoints.verifier, endpoints.api_key), spec.adapter)
+        tokenizer = load_tokenizer(main.model)
+        read = partial(solution, tokenizer, resolved(main.template, tokenizer))
+        likelihood = VllmLikelihood(Replicas(urls, deployment.api_key), spec.adapter)
         return ReadingVerifier(read, spec.parameters, likelihood)
     if spec.kind not in FORMATS:
         raise InvalidRequest(
@@ -66,35 +57,17 @@ def load_verifier(generator: GeneratorSpec, spec: VerifierSpec, endpoints: Endpo
             "or one of " + ", ".join(FORMATS),
             reason="UNSPECIFIED",
         )
-    if not endpoints.verifier:
+    if not urls:
         from router.backends.in_process import prm_models
 
         return prm_models.load(spec)
     if FORMATS[spec.kind].head == "value":
         raise InvalidRequest(
-            "verifier-url", f"vLLM serves no {spec.kind}: leave --verifier-url out to run it here", reason="UNSPECIFIED"
+            "url", f"vLLM serves no {spec.kind}: leave --url verifier=… out to run it here", reason="UNSPECIFIED"
         )
     if spec.model is None:
         raise MissingWeights(f"a {spec.kind} verifier needs a model, for its tokenizer: a folder or hub id")
     tokenizer = load_tokenizer(spec.model)
-    replicas, labels = Replicas(endpoints.verifier, endpoints.api_key), label_ids(spec.kind, tokenizer)
+    replicas, labels = Replicas(urls, deployment.api_key), label_ids(spec.kind, tokenizer)
     reader = VllmLabels(replicas, labels) if labels else VllmClassifier(replicas)
     return ReadingVerifier(FORMATS[spec.kind].reading(tokenizer), spec.parameters, reader)
-
-
-def load_tokenizer(model: str) -> Any:
-    """Needs no torch, but for the embedded model, which is converted. Raises MissingWeights, MissingDependency."""
-    from transformers import AutoTokenizer
-    from transformers import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()  # that there is no torch is no news
-    if model == EMBEDDED:
-        try:
-            from router.backends.in_process.weights import model_folder
-        except ModuleNotFoundError as error:
-            raise missing(error) or error from error  # the embedded model has to be converted first
-        model = model_folder(model)
-    try:
-        return AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        raise MissingWeights(f"can't load the tokenizer of {model!r}: {error}. Name a folder that has it") from error

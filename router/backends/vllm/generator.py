@@ -1,8 +1,8 @@
 """A generator on vLLM's OpenAI-compatible server: batching, prefix caching and parallelism are its job.
 
-Prefixes are sent as token ids and the ids of what was sampled come back, so that a path continues exactly. Rows with
-equal prefixes are samples of one request. Answers are streamed: what a cancelled or lost request had written is known,
-and paid. Closing the connection makes vLLM abort.
+Prefixes are sent as token ids and the ids of what was sampled come back, so that a candidate continues exactly. Rows
+with equal prefixes are samples of one request. Answers are streamed: what a cancelled or lost request had written is
+known, and paid. Closing the connection makes vLLM abort.
 """
 
 import asyncio
@@ -13,12 +13,16 @@ from math import inf
 from random import Random
 from typing import Any
 
-from router.backends import GeneratorSpec, Usage
+from router.backends import Usage
+from router.backends.prompt_length import check_length, too_long
+from router.backends.specs import ModelSpec
 from router.backends.steps import End, StepText, Writing
+from router.backends.template import encode, resolved
 from router.backends.vllm.replicas import Broken, Lost, Replicas, understood
 from router.backends.vllm.server import PLAIN, Served, look, token_count
 from router.errors import InvalidRequest
-from strategies import Path
+from router.prompt import Prompt
+from strategies import Candidate
 
 LOSSES = 3  # times that answers of one call may break off before the call is given up
 LARGEST_TOKEN = 2**31  # id; vocabularies are far smaller
@@ -27,7 +31,7 @@ PIECE = 16  # tokens a row in one piece of a streamed answer; what a cut row wro
 
 @dataclass(eq=False, slots=True)
 class _Row:
-    """One open path being written. ``cap``: tokens that the present request may add."""
+    """One open candidate being written. ``cap``: tokens that the present request may add."""
 
     index: int
     writing: Writing
@@ -54,12 +58,14 @@ class _Row:
 class VllmGenerator:
     """See :class:`router.backends.Generator`.
 
-    ``log_probs``: whether paths have them. Only a log_prob verifier reads them, and the engine has to compute them.
+    ``log_probs``: whether candidates have them. Only a log_prob verifier reads them, and the engine has to compute
+    them.
     """
 
-    def __init__(self, replicas: Replicas, spec: GeneratorSpec, tokenizer: Any, *, log_probs: bool = True):
+    def __init__(self, replicas: Replicas, spec: ModelSpec, tokenizer: Any, *, log_probs: bool = True):
         self.replicas = replicas
         self.spec = spec
+        self.template = resolved(spec.template, tokenizer)
         self.parameters = spec.parameters
         self.tokenizer = tokenizer
         self.log_probs = log_probs
@@ -69,8 +75,8 @@ class VllmGenerator:
 
     async def extend(
         self,
-        prompt: str,
-        paths: Sequence[Path],
+        prompt: Prompt,
+        candidates: Sequence[Candidate],
         *,
         steps: int | None,
         temperature: float | None,
@@ -78,17 +84,17 @@ class VllmGenerator:
         deadline: float | None,
         seed: int,
         usage: Usage,
-    ) -> list[Path]:
+    ) -> list[Candidate]:
         """See ``backends.Generator``. Greedy rows with equal prefixes are written, and billed, once."""
         rows = [
             _Row(
                 index,
-                Writing(self._text, path),
+                Writing(self._text, candidate),
                 steps_left=float("inf") if steps is None else steps,
-                room=self.spec.max_tokens - len(path.tokens),
+                room=self.spec.max_tokens - len(candidate.tokens),
             )
-            for index, path in enumerate(paths)
-            if path.end is None
+            for index, candidate in enumerate(candidates)
+            if candidate.end is None
         ]
         for row in rows:
             if row.room <= 0:
@@ -108,7 +114,7 @@ class VllmGenerator:
                 await self._write(round_, rows)
         except TimeoutError:
             pass  # what is still open is cut
-        result = list(paths)
+        result = list(candidates)
         for row in rows:
             result[row.index] = row.writing.ended("cut" if row.open else row.end)
         return result
@@ -121,7 +127,7 @@ class VllmGenerator:
             prefixes: dict[tuple[str, ...], tuple[int, ...]] = {}
             groups: dict[tuple[str, tuple[int, ...], int], list[_Row]] = {}
             for row in writing:
-                earlier = row.writing.path.earlier
+                earlier = row.writing.candidate.earlier
                 if earlier not in prefixes:
                     prefixes[earlier] = self._encode(round_.prompt, earlier, served.context)
                 model = (self.spec.reviser if earlier else None) or self.spec.adapter or served.base
@@ -155,7 +161,9 @@ class VllmGenerator:
         if round_.steps_only:
             body |= {"stop": [self.spec.template.delimiter], "include_stop_str_in_output": True}
         left = dict.fromkeys(unfinished, rows[0].cap)
-        async with self.replicas.stream("/v1/completions", body, load=len(rows), affinity=round_.prompt) as events:
+        async with self.replicas.stream(
+            "/v1/completions", body, load=len(rows), affinity=round_.prompt.question
+        ) as events:
             self.count(round_.usage, calls=1, prompt_tokens=len(prefix))
             async for event in events:
                 with understood():
@@ -195,18 +203,17 @@ class VllmGenerator:
         for tally in (usage, self.counted):
             tally.add(calls=calls, prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
 
-    def _encode(self, prompt: str, earlier: Sequence[str], context: int) -> tuple[int, ...]:
+    def _encode(self, prompt: Prompt, earlier: Sequence[str], context: int) -> tuple[int, ...]:
         """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
-        for first in range(len(earlier) + 1):
-            tokens = self.tokenizer.encode(self.spec.template.render(prompt, earlier[first:]))
-            if len(tokens) + self.spec.max_tokens <= context:
-                return tuple(tokens)
         room = context - self.spec.max_tokens
-        raise InvalidRequest(
-            "prompt", f"prompt takes {len(tokens)} tokens; this model has room for {room}", reason="PROMPT_TOO_LONG"
-        )
+        check_length(prompt, room)
+        for first in range(len(earlier) + 1):
+            tokens = encode(self.tokenizer, self.template.parts(prompt, earlier[first:]))
+            if len(tokens) <= room:
+                return tokens
+        raise too_long(len(tokens), room)
 
-    async def embed(self, prompts: Sequence[str], *, usage: Usage) -> list[list[float]]:
+    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
         """Raises InvalidRequest: a generating vLLM server gives no hidden states."""
         raise InvalidRequest(
             "backend",
@@ -222,7 +229,7 @@ class VllmGenerator:
 class _Round:
     """What all rows of one call have in common. ``tokens_left``: of the cap over all of them; None without one."""
 
-    prompt: str
+    prompt: Prompt
     steps_only: bool
     temperature: float
     tokens_left: int | None

@@ -1,0 +1,81 @@
+"""The journal of an unfinished collection: finished units, one a line, beside the attempts file."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pandas as pd
+import pyarrow as pa
+
+from router.attempts.schema import SCHEMA, to_frame
+from router.errors import InvalidFile
+
+Key = tuple[str, str, int]  # of a unit: prompt_id, arm and first sample, as in the attempts file
+
+
+class Journal:
+    """Finished units, one a line, each on disk before it counts. A kill can tear a line: that unit is not in it.
+
+    Several processes append at the same time: the workers of one run, and on a cluster one that was given up too early.
+    A unit counts once, and one whose line joined a torn one is run again.
+    """
+
+    def __init__(self, stream: BinaryIO, path: Path, settings: dict[str, Any]):
+        self.stream = stream
+        head = next(self._lines(), b"")
+        if head and json.loads(head) != {"settings": settings}:
+            raise InvalidFile(
+                f"{path} belongs to a run with other settings ({head.decode()[:200].strip()}); "
+                "run that one to its end, write to another --out, or delete the journal"
+            )
+        self.keys: set[Key] = {_key(unit) for unit in self._units()}
+        stream.truncate(sum(map(len, self._lines())))
+        if not head:
+            append(stream, {"settings": settings})
+
+    def frame(self, *, without: set[Key]) -> pd.DataFrame:
+        """Rows of all units but those, with the columns of an attempts file."""
+        rows, tables = self._rows(set(without)), [SCHEMA.empty_table()]
+        while part := list(islice(rows, 10_000)):
+            tables.append(pa.Table.from_pylist(part, schema=SCHEMA))
+        return to_frame(pa.concat_tables(tables))
+
+    def _rows(self, seen: set[Key]) -> Iterator[dict[str, Any]]:
+        for unit in self._units():
+            if _key(unit) not in seen:
+                seen.add(_key(unit))
+                yield from unit["rows"]
+
+    def _units(self) -> Iterator[dict[str, Any]]:
+        for line in islice(self._lines(), 1, None):
+            try:
+                unit = json.loads(line)
+            except ValueError:  # torn
+                continue
+            yield unit
+
+    def _lines(self) -> Iterator[bytes]:
+        """Those that were ended; the first holds the settings."""
+        self.stream.seek(0)
+        return (line for line in self.stream if line.endswith(b"\n"))
+
+
+def append(journal: BinaryIO, line: dict[str, Any]) -> None:
+    journal.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+    journal.flush()
+    os.fsync(journal.fileno())
+
+
+@contextmanager
+def open_journal(path: Path, settings: dict[str, Any]) -> Iterator[Journal]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as stream:
+        yield Journal(stream, path, settings)
+
+
+def _key(unit: dict[str, Any]) -> Key:
+    return unit["prompt_id"], unit["arm"], unit["rows"][0]["sample"]

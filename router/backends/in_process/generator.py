@@ -1,0 +1,100 @@
+"""A causal model in this process as a generator."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from router.backends import Usage
+from router.backends.in_process.batching import Batcher, CallJob, ExtendJob
+from router.backends.prompt_length import check_length, too_long
+from router.backends.specs import ModelSpec
+from router.backends.template import encode, resolved
+from router.prompt import Prompt
+from strategies import Candidate
+
+
+class TransformersGenerator:
+    """See :class:`router.backends.Generator`. ``reviser``, if there is one, continues what has earlier attempts."""
+
+    def __init__(self, batcher: Batcher, spec: ModelSpec, reviser: Batcher | None = None):
+        self.batcher = batcher
+        self.reviser = reviser or batcher
+        self.spec = spec
+        self.template = resolved(spec.template, batcher.tokenizer)
+        self.parameters = spec.parameters
+
+    async def extend(
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Candidate],
+        *,
+        steps: int | None,
+        temperature: float | None,
+        max_tokens: int | None,
+        deadline: float | None,
+        seed: int,
+        usage: Usage,
+    ) -> list[Candidate]:
+        # Candidates differ in their rendered prefix only when they were shown different earlier attempts.
+        shown = {candidate.earlier for candidate in candidates}
+        job = ExtendJob(
+            prefixes={earlier: self._encode(prompt, earlier) for earlier in shown},
+            candidates=list(candidates),
+            steps=steps,
+            temperature=self.spec.temperature if temperature is None else temperature,
+            tokens_left=max_tokens,
+            deadline=deadline,
+            seed=seed,
+            usage=usage,
+        )
+        # The chains of a revision grow together: all of a round's candidates have earlier attempts, or none.
+        revised = any(candidate.earlier for candidate in candidates)
+        written: list[Candidate] = await submit(self.reviser if revised else self.batcher, job)
+        return written
+
+    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
+        """Mean over the prompt's tokens of the hidden state three quarters up the model."""
+        encoded = [self._encode(prompt) for prompt in prompts]
+
+        vectors: list[list[float]] = await submit(self.batcher, CallJob(self._embed, (encoded, usage), len(encoded)))
+        return vectors
+
+    def _embed(self, asks: list[tuple[list[tuple[int, ...]], Usage]]) -> list[list[list[float]]]:
+        for prompts, usage in asks:
+            self.batcher.count(usage, calls=1, prompt_tokens=sum(map(len, prompts)))
+        return [[self._hidden(ids) for ids in prompts] for prompts, _ in asks]
+
+    def _hidden(self, ids: tuple[int, ...]) -> list[float]:
+        states = self.batcher.model.base_model(
+            input_ids=torch.tensor([ids], device=self.batcher.model.device), output_hidden_states=True
+        ).hidden_states
+        mean: list[float] = states[len(states) * 3 // 4][0].mean(0).tolist()
+        return mean
+
+    def _encode(self, prompt: Prompt, earlier: Sequence[str] = ()) -> tuple[int, ...]:
+        """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
+        room = self.batcher.context - self.spec.max_tokens
+        check_length(prompt, room)
+        for first in range(len(earlier) + 1):
+            ids = encode(self.batcher.tokenizer, self.template.parts(prompt, earlier[first:]))
+            if len(ids) <= room:
+                return ids
+        raise too_long(len(ids), room)
+
+    async def close(self) -> None:
+        for batcher in {self.batcher, self.reviser}:
+            await asyncio.to_thread(batcher.close)
+
+
+async def submit(batcher: Batcher, job: Any) -> Any:
+    """Run a job on the worker thread. When cancelled, waits for the thread to let go, so that the bill is final."""
+    batcher.submit(job)
+    future = asyncio.wrap_future(job.done)
+    try:
+        return await asyncio.shield(future)
+    except asyncio.CancelledError:
+        job.cancelled = True
+        await asyncio.wait([future])
+        raise

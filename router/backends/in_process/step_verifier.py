@@ -1,0 +1,242 @@
+"""A fine-tuned model in this process that scores steps."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain, islice
+from math import exp
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from router.backends import Usage
+from router.backends.in_process.batching import Batcher, CallJob
+from router.backends.in_process.generator import submit
+from router.backends.in_process.kv import KeyValues, PrefixCache, PrefixKey, join, prefill, prefill_chunks, rows_of
+from router.backends.prompt_length import too_long
+from router.backends.specs import VerifierSpec
+from router.backends.steps import encoded
+from router.backends.template import ChatTemplate, Template, encode
+from router.prompt import Prompt
+from strategies import Candidate
+
+LOGITS = 1024  # rows of the vocabulary's size computed at once
+
+
+class StepVerifier:
+    """A fine-tuned model that scores steps. See :class:`router.backends.Verifier`; ``HEADS`` has the kinds.
+
+    It shares the generator's tokenizer and worker thread. A search pays for each token once: the next round reads on
+    from where the last one ended, and equal candidates are read together.
+    """
+
+    def __init__(self, batcher: Batcher, model: Any, template: Template | ChatTemplate, spec: VerifierSpec):
+        self.batcher = batcher
+        self.model = model
+        self.template = template
+        self.parameters = spec.parameters
+        self._judge = HEADS[spec.kind]
+        self.counted = Usage()  # the engine's own count, over all calls
+        self._read_before: PrefixCache[_Read] = PrefixCache(batcher.sizes.cached)
+
+    async def score(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage
+    ) -> list[Candidate]:
+        prefix = encode(self.batcher.tokenizer, self.template.parts(prompt))
+        steps = {
+            candidate.steps: _Steps(*encoded(self.batcher.tokenizer, candidate))
+            for candidate in candidates
+            if candidate.steps
+        }
+        for each in steps.values():
+            if len(prefix) + len(each.tokens) > self.batcher.context:
+                raise too_long(len(prefix), self.batcher.context - len(each.tokens))
+        self._count(usage, 0, calls=1)
+        found: dict[tuple[str, ...], tuple[float, ...]] = {}
+        remaining, spent = iter(steps.items()), usage.scored_tokens
+        # A few candidates at a time: others' tokens come in between, and a cancelled call frees the thread soon.
+        while chunk := dict(islice(remaining, self.batcher.sizes.scored)):
+            room = None if max_tokens is None else max_tokens - (usage.scored_tokens - spent)
+            ask = _Ask(prefix, list(chunk.values()), room, usage)
+            scores: list[tuple[float, ...]] = await submit(self.batcher, CallJob(self._score, ask, len(chunk)))
+            found |= dict(zip(chunk, scores, strict=False))  # shorter where the room ran out
+            if len(scores) < len(chunk):
+                break
+        return [replace(candidate, scores=found.get(candidate.steps)) for candidate in candidates]
+
+    # On the worker thread from here on. Counted where the work is done: what is cancelled before that costs nothing.
+
+    def _score(self, asks: list["_Ask"]) -> list[list[tuple[float, ...]]]:
+        """For each ask the step scores of its candidates, as many of the first ones as its room can read."""
+        known = [self._affordable(ask) for ask in asks]
+        starts = self._begin([ask for ask, reads in zip(asks, known, strict=True) if None in reads])
+        scored = [
+            [
+                _Reading(ask, candidate, read or starts[ask.key()])
+                for candidate, read in zip(ask.candidates, reads, strict=False)
+            ]
+            for ask, reads in zip(asks, known, strict=True)
+        ]
+        if unread := [reading for readings in scored for reading in readings if reading.new]:
+            self._read(unread)
+        return [[reading.read.scores for reading in readings] for readings in scored]
+
+    def _affordable(self, ask: "_Ask") -> "list[_Read | None]":
+        """Of the first candidates those that the room can read: what this search read of each, None for nothing."""
+        start = self._read_before.get(ask.key())
+        known = [self._longest_read(ask, candidate) or start for candidate in ask.candidates]
+        if ask.room is None:
+            return known
+        new = (
+            len(candidate.tokens) - (read.written if read else 0)
+            for candidate, read in zip(ask.candidates, known, strict=True)
+        )
+        totals = accumulate(new, initial=len(ask.prompt) if None in known else 0)
+        return known[: sum(total <= ask.room for total in islice(totals, 1, None))]
+
+    def _longest_read(self, ask: "_Ask", candidate: "_Steps") -> "_Read | None":
+        """The candidate's first steps, as many as this search has read before; None where it has read none."""
+        found = (self._read_before.get(ask.key(candidate.tokens[:end])) for end in reversed(candidate.ends))
+        return next(filter(None, found), None)
+
+    def _begin(self, asks: list["_Ask"]) -> "dict[PrefixKey, _Read]":
+        """Read the prompts of searches that have read nothing yet."""
+        fresh = {ask.key(): ask for ask in asks}
+        starts = {}
+        for chunk in prefill_chunks(sorted(fresh, key=lambda key: len(key[1])), self.batcher.sizes.prefill):
+            kept, states = prefill(self.model.base_model, [prompt for _, prompt in chunk])
+            for key, kv, last in zip(chunk, kept, states, strict=True):
+                self._count(fresh[key].usage, len(key[1]))
+                starts[key] = _Read(kv, last.clone(), ())
+                self._read_before.put(key, fresh[key].usage, starts[key])
+        return starts
+
+    def _read(self, readings: list["_Reading"]) -> None:
+        """Read the new tokens of each candidate after those that are known: left-padded to right-padded."""
+        device = self.model.device
+        known = [reading.read for reading in readings]
+        before, after = max(read.length for read in known), max(len(reading.new) for reading in readings)
+        masks = [
+            [0] * (before - read.length) + [1] * (read.length + len(new)) + [0] * (after - len(new))
+            for read, new in ((reading.read, reading.new) for reading in readings)
+        ]
+        ids = torch.tensor([[*reading.new, *[0] * (after - len(reading.new))] for reading in readings], device=device)
+        cache = join([read.kv for read in known])
+        states = self.model.base_model(
+            input_ids=ids,
+            attention_mask=torch.tensor(masks, device=device),
+            position_ids=torch.tensor([list(range(read.length, read.length + after)) for read in known], device=device),
+            past_key_values=cache,
+        ).last_hidden_state
+        judged = self._judge(self.model, readings, states, ids)
+        kept = rows_of(cache, [slice(before - r.read.length, before + len(r.new)) for r in readings])
+        for i, (reading, kv, (scores, log_prob)) in enumerate(zip(readings, kept, judged, strict=True)):
+            read, new = reading.read, reading.new
+            last = states[i, len(new) - 1].clone()
+            self._count(reading.ask.usage, len(new))
+            reading.read = _Read(kv, last, read.scores + scores, log_prob, read.written + len(new))
+            self._read_before.put(reading.ask.key(reading.candidate.tokens), reading.ask.usage, reading.read)
+
+    def _count(self, usage: Usage, scored_tokens: int, calls: int = 0) -> None:
+        for tally in (usage, self.counted):
+            tally.add(calls=calls, scored_tokens=scored_tokens)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.batcher.close)  # shared with the generator; closing it twice is fine
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """A candidate as the verifier reads it; ``ends``: how many of ``tokens`` come up to the end of each step."""
+
+    tokens: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """Paths of one search that continue one prompt, to be scored with ``room`` more tokens read; None: with any."""
+
+    prompt: tuple[int, ...]
+    candidates: list[_Steps]
+    room: int | None
+    usage: Usage
+
+    def key(self, written: tuple[int, ...] = ()) -> PrefixKey:
+        """Of the prompt and what was written after it, as read for this search."""
+        return id(self.usage), self.prompt + written
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A prompt and the first steps of a candidate, as the verifier has read them.
+
+    last      hidden state after the last token, [size];  scores  of the steps
+    log_prob  of the steps' ``written`` tokens under the verifier, 0 where it does not look at that
+    """
+
+    kv: KeyValues
+    last: torch.Tensor
+    scores: tuple[float, ...]
+    log_prob: float = 0.0
+    written: int = 0
+
+    @property
+    def length(self) -> int:
+        return self.kv.shape[-2]
+
+
+@dataclass(eq=False, slots=True)
+class _Reading:
+    """A candidate and how far it has been read."""
+
+    ask: _Ask
+    candidate: _Steps
+    read: _Read
+
+    @property
+    def new(self) -> tuple[int, ...]:
+        """Its tokens that have not been read."""
+        return self.candidate.tokens[self.read.written :]
+
+    @property
+    def ends(self) -> list[int]:
+        """Which of the new tokens end a step."""
+        return [end - self.read.written - 1 for end in self.candidate.ends[len(self.read.scores) :]]
+
+
+_Judged = list[tuple[tuple[float, ...], float]]  # for each reading the scores of its new steps, and the log_prob of all
+
+
+def _head(model: Any, readings: list[_Reading], states: torch.Tensor, ids: torch.Tensor) -> _Judged:
+    """A process reward model's: one logit at the last token of each step."""
+    ends = [reading.ends for reading in readings]
+    rows = [row for row, each in enumerate(ends) for _ in each]
+    scores = iter(model.score(states[rows, list(chain(*ends))])[:, 0].float().sigmoid().tolist())
+    return [(tuple(islice(scores, len(each))), 0.0) for each in ends]
+
+
+def _likelihood(model: Any, readings: list[_Reading], states: torch.Tensor, ids: torch.Tensor) -> _Judged:
+    """A language model's that knows the task better than the generator: how likely it finds the tokens so far.
+
+    The exponentiated mean log-probability, as :class:`router.backends.LogProbability` has it from the generator.
+    """
+    predicting = torch.cat([torch.stack([reading.read.last for reading in readings])[:, None], states[:, :-1]], 1)
+    lengths = torch.tensor([len(reading.new) for reading in readings], device=states.device)
+    new = torch.arange(ids.shape[1], device=states.device)[None] < lengths[:, None]
+    log_probs = iter(
+        chain.from_iterable(
+            (-cross_entropy(model.lm_head(some).float(), tokens, reduction="none")).tolist()
+            for some, tokens in zip(torch.split(predicting[new], LOGITS), torch.split(ids[new], LOGITS), strict=True)
+        )
+    )
+    judged = []
+    for reading in readings:
+        read = reading.read
+        totals = list(accumulate(islice(log_probs, len(reading.new)), initial=read.log_prob))[1:]
+        judged.append((tuple(exp(totals[end] / (read.written + end + 1)) for end in reading.ends), totals[-1]))
+    return judged
+
+
+HEADS = {"prm": _head, "likelihood": _likelihood}

@@ -1,0 +1,120 @@
+"""Which engines can run a bundle's models, and what each of them can do. To add one: a module, and a line here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+from router.backends import Engines, Generator, Verifier
+from router.backends.calibrated import Calibrated
+from router.backends.specs import VERIFIER, Deployment, Setup
+from router.errors import InvalidRequest
+from router.extras import missing
+from strategies import Strategy
+
+Capability = Literal["steps", "revisions", "log_probs", "hidden_states"]
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A kind of engine.
+
+    module        has ``load_model`` and ``load_verifier``; imported on use, since it may bring heavy libraries
+    capabilities  steps: continues an exact prefix and stops at the end of a step; revisions: shows a model its earlier
+                  attempts; log_probs: says how likely each token was; hidden_states: gives a prompt's
+    """
+
+    module: str
+    capabilities: frozenset[Capability]
+
+
+_BACKENDS: dict[str, Backend] = {
+    "in_process": Backend(
+        "router.backends.in_process.engines",
+        frozenset({"steps", "revisions", "log_probs", "hidden_states"}),
+    ),
+    "vllm": Backend("router.backends.vllm", frozenset({"steps", "revisions", "log_probs"})),
+    "fake": Backend(
+        "router.backends.fake", frozenset({"steps", "revisions", "log_probs", "hidden_states"})
+    ),  # scripted, no model
+}
+BACKENDS: Mapping[str, Backend] = _BACKENDS
+
+
+def register(name: str, backend: Backend) -> None:
+    """Make a backend known by its name in ``models.json`` and in --backend."""
+    _BACKENDS[name] = backend
+
+
+def backend_of(name: str) -> Backend:
+    """Raises InvalidRequest."""
+    if name not in BACKENDS:
+        raise InvalidRequest("backend", f"unknown backend {name!r}; known: {', '.join(BACKENDS)}", reason="UNSPECIFIED")
+    return BACKENDS[name]
+
+
+def load_engines(
+    setup: Setup, folder: Path, deployment: Deployment, *, models: frozenset[str] | None = None
+) -> Engines:
+    """The models of a setup, adapters from ``folder``.
+
+    models  those that are wanted besides the reference model; None: all
+
+    Raises InvalidRequest, MissingDependency, MissingWeights.
+    """
+    check_deployment(setup, deployment)
+    wanted = [name for name in setup.models if models is None or name in models or name == setup.reference]
+    loaded: dict[str, Generator] = {}
+    for name in wanted:
+        spec = setup.models[name]
+        loaded[name] = _module(deployment.backend(name, spec)).load_model(name, spec, folder, deployment)
+    return Engines(loaded, setup.reference, load_verifier(setup, folder, deployment, loaded[setup.reference]))
+
+
+def load_verifier(setup: Setup, folder: Path, deployment: Deployment, writer: Generator | None = None) -> Verifier:
+    """The verifier alone, or beside the reference model that is loaded already. Raises as :func:`load_engines`."""
+    spec = setup.verifier
+    module = _module(deployment.backends.get(VERIFIER) or deployment.backend(setup.reference, setup.main))
+    verifier: Verifier = module.load_verifier(spec, setup.main, writer, folder, deployment)
+    as_it_is = (spec.slope, spec.intercept) == (1, 0)
+    return verifier if as_it_is else Calibrated(verifier, spec.slope, spec.intercept)
+
+
+def check_deployment(setup: Setup, deployment: Deployment) -> None:
+    """Raises InvalidRequest where it names a model that is not there."""
+    for option, names in (("url", deployment.urls), ("backend", deployment.backends)):
+        if unknown := sorted(set(names) - set(setup.models) - {VERIFIER, ""}):
+            known = ", ".join([*setup.models, VERIFIER])
+            raise InvalidRequest(
+                option, f"--{option}: the bundle has no model {unknown[0]!r}; it has {known}", reason="UNSPECIFIED"
+            )
+    for name in {*setup.models, VERIFIER} & set(deployment.urls):
+        spec = setup.models.get(name, setup.main)
+        if deployment.backends.get(name, deployment.backend(name, spec)) in ("in_process", "fake"):
+            raise InvalidRequest(
+                "backend",
+                f"--url {name}=… names a server, and the backend of {name!r} calls none; add --backend vllm",
+                reason="UNSPECIFIED",
+            )
+
+
+def why_not(arm: Strategy, setup: Setup, deployment: Deployment, loaded: Engines | None = None) -> str | None:
+    """Why an arm can't be run; None: it can."""
+    for name in sorted(model or setup.reference for model in arm.models):
+        if name not in setup.models or (loaded and name not in loaded.models):
+            return f"the model {name!r} is not served"
+        backend = deployment.backend(name, setup.models[name])
+        can: frozenset[Any] = backend_of(backend).capabilities
+        for needed, capability in ((arm.needs_steps, "steps"), (arm.revises, "revisions")):
+            if needed and capability not in can:
+                return f"the backend {backend!r} of the model {name!r} lacks the capability {capability!r}"
+    return None
+
+
+def _module(name: str) -> Any:
+    backend = backend_of(name)
+    try:
+        return import_module(backend.module)
+    except ModuleNotFoundError as error:
+        raise missing(error) or error from error

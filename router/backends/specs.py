@@ -1,0 +1,131 @@
+"""What a bundle says of its models: files of the deployment never do, and a bundle never says where they answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+
+from router.backends.template import OwnTemplate, Template
+from router.schema import STRICT, Amount, Count, Finite, Name, Positive
+
+EMBEDDED = "smollm2-135m-instruct"  # the model that comes out of a wheel
+VERIFIER = "verifier"  # where a model is named, the verifier has this name
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A language model that writes.
+
+    model        "smollm2-135m-instruct" for the embedded model, else a folder or hub id that transformers loads
+    parameters   weights that a token passes through, for FLOPs
+    template     text around the messages, or the tokenizer's own chat template
+    temperature  of sampling;  max_tokens  longest solution
+    adapter      folder in the bundle with a LoRA adapter; None without one
+    reviser      another adapter, which writes an attempt in sight of earlier ones; None: the model's own does
+    backend      what runs it unless the deployment says otherwise: a name in ``registry.BACKENDS``
+    input_price, output_price  money for a token that it reads and writes; None where nobody is billed
+    """
+
+    __pydantic_config__ = STRICT
+
+    model: str
+    parameters: Positive
+    template: Template | OwnTemplate
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)]
+    max_tokens: Positive
+    adapter: str | None = None
+    reviser: str | None = None
+    backend: str = "in_process"
+    input_price: Amount | None = None
+    output_price: Amount | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VerifierSpec:
+    """What scores solutions.
+
+    kind     "prm": ``adapter`` is a LoRA and step-scoring head on the reference model's base; "likelihood": ``adapter``
+             makes it a language model that knows the task better than the reference model; "log_prob": the writing
+             model's own log-probability; or a published format (``router.backends.prm.FORMATS``), whose weights are
+             ``model``
+    model    folder or hub id of a published process reward model; None for the other kinds
+    slope, intercept  of the log-odds of its raw scores (Platt, 1999): 1 and 0 leave them as they are. Votes are weighed
+             by scores, so they should be probabilities; `router calibrate` fits both
+    input_price  money for a token that it reads; None where nobody is billed
+    """
+
+    __pydantic_config__ = STRICT
+
+    kind: str
+    adapter: str | None
+    parameters: Count
+    model: str | None = None
+    slope: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    intercept: Finite = 0.0
+    input_price: Amount | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a bundle, also one in the making, is measured on; ``models.json`` in its folder.
+
+    name       of the bundle
+    task       name of the task, or module:object
+    reference  name of the model whose solutions budgets count
+    models     by name: those that an arm may ask
+    """
+
+    __pydantic_config__ = STRICT
+
+    name: Annotated[str, Field(pattern=r"\S")]
+    reference: Name
+    models: Mapping[Name, ModelSpec]
+    verifier: VerifierSpec
+    task: str = "math"
+
+    def __post_init__(self) -> None:
+        if self.reference not in self.models:
+            raise ValueError(f"reference {self.reference!r} is none of the models {', '.join(self.models)}")
+        if VERIFIER in self.models:
+            raise ValueError(f"no model can be named {VERIFIER!r}")
+
+    @property
+    def main(self) -> ModelSpec:
+        """The reference model."""
+        return self.models[self.reference]
+
+    def parameters(self, model: str | None) -> int:
+        return self.models[model or self.reference].parameters
+
+    @property
+    def worth(self) -> dict[str, float]:
+        """What a solution of each model costs, in solutions of the reference model: by price, else by parameters."""
+        return {name: self._weight(spec) / self._weight(self.main) for name, spec in self.models.items()}
+
+    def _weight(self, spec: ModelSpec) -> float:
+        priced = all(each.output_price for each in self.models.values())
+        return float(spec.output_price or 0) if priced else float(spec.parameters)
+
+    @property
+    def adapters(self) -> list[str]:
+        """Folders of the bundle with weights."""
+        writers = [folder for spec in self.models.values() for folder in (spec.adapter, spec.reviser)]
+        return [folder for folder in (*writers, self.verifier.adapter) if folder]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """Where models answer, and what runs them: a matter of the deployment, never of a bundle.
+
+    urls      base URLs by model's name, one a replica; "verifier" is the verifier's
+    backends  a backend by model's name instead of the bundle's; "" is all models'
+    api_key   bearer token that these servers ask for
+    """
+
+    urls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    backends: Mapping[str, str] = field(default_factory=dict)
+    api_key: str | None = None
+
+    def backend(self, name: str, spec: ModelSpec) -> str:
+        return self.backends.get(name) or self.backends.get("") or spec.backend

@@ -1,0 +1,130 @@
+"""The manifest: what a bundle is, and the digest of every file that it serves. Written last."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from router.backends.specs import Setup
+from router.errors import InvalidBundle
+from router.schema import STRICT, Finite, read
+
+FORMAT_VERSION = 3
+MANIFEST = "manifest.json"
+SHORTEST_PIN = 12  # hexadecimal digits of a digest
+Edges = Annotated[tuple[Finite, ...], Field(strict=False, min_length=4, max_length=4)]  # JSON has lists
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What is served, and what it was made from. ``files`` maps each file's path in the bundle to its sha256.
+
+    setup       the models and the task
+    statistic   what levels are quintiles of
+    edges       the four edges between levels, easiest side first, in units of ``statistic``
+    features    what the difficulty model reads: a name in ``solving.features.FEATURES``
+    provenance  git revision, seeds, date: for people
+    """
+
+    __pydantic_config__ = STRICT
+
+    format_version: int
+    setup: Setup
+    statistic: Annotated[str, Field(pattern="^(pass_rate|mean_score)$")]
+    edges: Edges
+    files: Mapping[str, Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]]
+    libraries: Mapping[str, str]
+    features: str = "text"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.setup.name
+
+
+def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, str]:
+    """The manifest and its sha256, after checking every file that it lists. Raises InvalidBundle."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InvalidBundle(
+            f"{folder} is no bundle: it has no {MANIFEST} (written last, so an interrupted build has none). "
+            "Build one with `router train` and `router tune`, or name another folder"
+        )
+    raw = path.read_bytes()
+    found = hashlib.sha256(raw).hexdigest()
+    if digest is not None and len(digest) < SHORTEST_PIN:
+        raise InvalidBundle(f"the pinned digest {digest!r} is too short; give at least its first {SHORTEST_PIN} digits")
+    if digest and not found.startswith(digest.lower()):
+        raise InvalidBundle(f"{path} has digest {found}, but {digest} is pinned; unpin it or restore the pinned bundle")
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise InvalidBundle(f"{path} is not JSON: {error}") from error
+    given = document.get("format_version") if isinstance(document, dict) else None
+    if given != FORMAT_VERSION:
+        raise InvalidBundle(
+            f"{path} has format version {given!r}, this router reads {FORMAT_VERSION}; convert it with `router convert`"
+        )
+    try:
+        manifest: Manifest = read(Manifest, document)
+    except ValueError as error:
+        raise InvalidBundle(f"{path}: {error}") from error
+    weights = (f"{adapter}/adapter_model.safetensors" for adapter in manifest.setup.adapters)
+    for name in ("difficulty.joblib", "policy.json", *weights):
+        if name not in manifest.files:
+            raise InvalidBundle(f"{path} lists no {name}: the bundle is partial; run `router train` and `router tune`")
+    for name, expected in manifest.files.items():
+        file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+            raise InvalidBundle(f"{folder} lacks {name}, which its manifest lists; restore it or rebuild the bundle")
+        if sha256(file) != expected:
+            raise _altered(file)
+    return manifest, found
+
+
+def checked(folder: Path, name: str, manifest: Manifest) -> bytes:
+    """A file's content, digested as it was read: what is opened can't be swapped between the check and the opening."""
+    content = (folder / name).read_bytes()
+    if hashlib.sha256(content).hexdigest() != manifest.files[name]:
+        raise _altered(folder / name)
+    return content
+
+
+def _altered(file: Path) -> InvalidBundle:
+    return InvalidBundle(f"{file} does not match its digest in the manifest; restore it or rebuild the bundle")
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Written last and at once: its existence means that the rest is complete."""
+    partial = folder / (MANIFEST + ".partial")
+    partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
+    partial.replace(folder / MANIFEST)
+
+
+def digests(folder: Path, adapters: Sequence[str] = ()) -> dict[str, str]:
+    """sha256 of every file that a bundle serves: the difficulty model, the policy and the adapters' folders."""
+    names = ["difficulty.joblib", "policy.json", *(f"{adapter}/*" for adapter in adapters)]
+    files = sorted(file for name in names for file in folder.glob(name) if file.is_file())
+    return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that a pickled difficulty model depends on."""
+    return {library: version_of(library) for library in ("scikit-learn", "numpy", "joblib")}
+
+
+def version_of(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return "not installed"

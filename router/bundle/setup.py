@@ -1,0 +1,39 @@
+"""``models.json``: the models that a bundle, also one in the making, is measured on, in its folder."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from router.backends.specs import Setup
+from router.errors import InvalidFile
+from router.schema import read
+
+MODELS = "models.json"
+
+
+def read_setup(folder: Path) -> Setup:
+    """Raises InvalidFile naming what is wrong."""
+    path = folder / MODELS
+    try:
+        setup: Setup = read(Setup, json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        old = " `router convert` makes one of the engine.json there." if (folder / "engine.json").is_file() else ""
+        raise InvalidFile(
+            f"{folder} has no {MODELS}, which says what models the attempts are from; copy one from another bundle and "
+            f"change it.{old}"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidFile(f"{path}: {error}") from error
+    return setup
+
+
+def write_setup(setup: Setup, folder: Path) -> None:
+    """The inverse of :func:`read_setup`, at once: the file is the old one or the new one."""
+    partial = folder / (MODELS + ".partial")
+    partial.write_text(json.dumps(setup_json(setup), indent=2) + "\n")
+    partial.replace(folder / MODELS)
+
+
+def setup_json(setup: Setup) -> dict[str, object]:
+    """As :func:`router.schema.read` reads it back."""
+    return asdict(setup)

@@ -1,0 +1,220 @@
+"""route, solve: call a server, and show its answer."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from router.cli.options import ObjectiveOption, read_arm
+from router.errors import InvalidFile, InvalidRequest
+from router.policy.objectives import parse_objective
+from router.prompt import Prompt as Chat
+
+if TYPE_CHECKING:
+    from router.v1 import router_pb2 as pb
+
+UINT32 = 2**32 - 1
+Prompt = Annotated[
+    str | None, typer.Argument(help="The problem's text; - reads it from standard input.", show_default=False)
+]
+Messages = Annotated[
+    Path | None,
+    typer.Option(help='Chat messages instead of a text: a JSON file of [{"role": "user", "content": "…"}].'),
+]
+Address = Annotated[str, typer.Option(envvar="ROUTER_ADDRESS", help="host:port of the server.")]
+Token = Annotated[
+    str | None, typer.Option(envvar="ROUTER_TOKEN", help="Bearer token; the variable keeps it out of process lists.")
+]
+Tls = Annotated[bool, typer.Option("--tls", envvar="ROUTER_TLS", help="Encrypt; implied by the next three.")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(envvar="ROUTER_TLS_CA", help="Authorities of the server's certificate, PEM.  [default: the usual]"),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option(envvar="ROUTER_TLS_CERT", help="Your own certificate, PEM, for mutual TLS.")
+]
+TlsKey = Annotated[Path | None, typer.Option(envvar="ROUTER_TLS_KEY", help="Its private key, PEM.")]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", envvar="ROUTER_INSECURE", help="Send the token without encryption.")
+]
+Timeout = Annotated[float, typer.Option(envvar="ROUTER_TIMEOUT", min=0.001, help="Deadline of the call, in seconds.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON: one object a line.")]
+
+
+def route(
+    prompt: Prompt = None,
+    *,
+    objective: ObjectiveOption = None,
+    messages: Messages = None,
+    address: Address = "127.0.0.1:50551",
+    token: Token = None,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure: Insecure = False,
+    timeout: Timeout = 60.0,
+    as_json: Json = False,
+) -> None:
+    """Show a prompt's predicted level and the arm that would run, without running it."""
+    from router.client import connect
+    from router.v1 import router_pb2 as pb
+
+    asked: dict[str, Any] = {**_prompt(prompt, messages), "objective": _objective(objective)}
+    with connect(address, token=token, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, insecure=insecure) as stub:
+        reply = stub.Route(pb.RouteRequest(**asked), timeout=timeout)
+    if as_json:
+        _print_json(reply)
+    else:
+        _print_decision(reply.decision)
+
+
+def solve(
+    prompt: Prompt = None,
+    *,
+    objective: ObjectiveOption = None,
+    messages: Messages = None,
+    arm: Annotated[
+        str | None,
+        typer.Option(help='Run this arm instead of the policy\'s choice, e.g. "beam_search(n=16, m=4)".'),
+    ] = None,
+    max_generated_tokens: Annotated[
+        int | None, typer.Option(min=0, max=UINT32, help="Hard cap on generated tokens.  [default: none]")
+    ] = None,
+    max_scored_tokens: Annotated[
+        int | None, typer.Option(min=0, max=UINT32, help="Hard cap on tokens the verifier reads.  [default: none]")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=UINT32, help="Seed of the sampling.")] = 0,
+    allow_partial: Annotated[
+        bool, typer.Option(help="Take what was found when a cap or the deadline ends the search.")
+    ] = False,
+    candidates: Annotated[bool, typer.Option(help="Show every solution that was weighed, with its scores.")] = False,
+    stream: Annotated[bool, typer.Option(help="Show the search's rounds live.")] = False,
+    address: Address = "127.0.0.1:50551",
+    token: Token = None,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    insecure: Insecure = False,
+    timeout: Timeout = 600.0,
+    as_json: Json = False,
+) -> None:
+    """Route a prompt, run the arm, and print the answer with its bill."""
+    from router.client import connect
+    from router.v1 import router_pb2 as pb
+
+    asked: dict[str, Any] = {**_prompt(prompt, messages), "objective": _objective(objective)}
+    options = pb.SolveOptions(
+        arm=str(read_arm(arm)) if arm else "",
+        max_generated_tokens=max_generated_tokens,
+        max_scored_tokens=max_scored_tokens,
+        seed=seed,
+        allow_partial=allow_partial,
+        return_candidates=candidates,
+    )
+    with connect(address, token=token, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, insecure=insecure) as stub:
+        if not stream:
+            reply = stub.Solve(pb.SolveRequest(**asked, options=options), timeout=timeout)
+            return _print_json(reply) if as_json else _print_solution(reply.solution)
+        request = pb.StreamSolveRequest(**asked, options=options)
+        for event in stub.StreamSolve(request, timeout=timeout):
+            if as_json:
+                _print_json(event)
+            elif event.HasField("round"):
+                _print_round(event.round)
+            else:
+                _print_solution(event.solution)
+    return None
+
+
+def _prompt(prompt: str | None, messages: Path | None) -> dict[str, Any]:
+    """As fields of a request. Raises InvalidRequest."""
+    from router.v1 import router_pb2 as pb
+
+    if (prompt is None) == (messages is None):
+        raise InvalidRequest("prompt", "give either the problem's text or --messages FILE", reason="PROMPT_INVALID")
+    if messages is None:
+        return {"prompt": sys.stdin.read() if prompt == "-" else prompt}
+    try:
+        read = Chat.read(json.loads(messages.read_text()))
+    except (OSError, ValueError) as error:
+        raise InvalidFile(f"{messages}: {error}") from error
+    return {"messages": [pb.Message(role=each.role, content=each.text) for each in read.messages]}
+
+
+def _objective(text: str | None) -> "pb.Objective | None":
+    from router.v1 import router_pb2 as pb
+
+    if text is None:
+        return None
+    objective = parse_objective(text)
+    return pb.Objective(**{objective.kind: objective.value})
+
+
+def _print_json(message: "pb.RouteResponse | pb.SolveResponse | pb.StreamSolveResponse") -> None:
+    from google.protobuf.json_format import MessageToJson
+
+    print(
+        MessageToJson(
+            message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=None
+        ),
+        flush=True,
+    )
+
+
+def _print_decision(decision: "pb.Decision") -> None:
+    from router.v1 import router_pb2 as pb
+
+    levels = "  ".join(f"{level}: {p:.2f}" for level, p in enumerate(decision.probabilities, start=1))
+    print(f"level       {decision.level} of 5   ({levels})")
+    print(f"arm         {decision.arm.text}")
+    if decision.HasField("expectation"):
+        expected, cost = decision.expectation, decision.expectation.cost
+        print(
+            f"expected    accuracy {expected.accuracy:.2f} [{expected.accuracy_low:.2f}, {expected.accuracy_high:.2f}],"
+            f" {cost.generations:.1f} generations, {cost.generated_tokens:.0f} tokens generated,"
+            f" {cost.scored_tokens:.0f} scored"
+        )
+        if expected.evidence == pb.EVIDENCE_INSUFFICIENT:
+            print("evidence    insufficient: no measured arm is known to reach the target on this prompt")
+    print(f"bundle      {decision.bundle_id}")
+
+
+def _print_round(progress: "pb.Round") -> None:
+    leader = f", leading answer {progress.answer} ({progress.share:.0%})" if progress.HasField("answer") else ""
+    print(
+        f"round {progress.number}: {progress.alive} candidates open, {progress.finished} finished,"
+        f" {progress.generated_tokens} tokens generated, {progress.scored_tokens} scored{leader}",
+        flush=True,
+    )
+
+
+def _print_solution(solution: "pb.Solution") -> None:
+    from router.v1 import router_pb2 as pb
+
+    for number, candidate in enumerate(solution.candidates, start=1):
+        end = "" if candidate.finished else ", cut"
+        print(f"candidate {number}: {candidate.tokens} tokens{end}, answer {_answer(candidate)}")
+        for step in candidate.steps:
+            score = f"{step.score:.3f}" if step.HasField("score") else "  -  "
+            print(f"    {score}  {step.text.rstrip()}")
+    _print_decision(solution.decision)
+    bill = solution.bill
+    print(
+        f"bill        {bill.prompt_tokens} prompt, {bill.generated_tokens} generated, {bill.scored_tokens} scored"
+        f" tokens; {bill.generator_flops + bill.verifier_flops:.3g} FLOPs; {bill.engine_calls} engine calls;"
+        f" {bill.route_seconds:.2f} s routing, {bill.generate_seconds:.2f} generating, {bill.score_seconds:.2f} scoring"
+    )
+    if solution.stop_reason != pb.STOP_REASON_COMPLETE:
+        name = pb.StopReason.Name(solution.stop_reason).removeprefix("STOP_REASON_").lower()
+        print(f"stopped     early, by {name}: a partial result")
+    if solution.text:
+        print("solution\n" + "".join(f"    {line}\n" for line in solution.text.splitlines()), end="")
+    print(f"answer      {_answer(solution)}" + (f" ({solution.share:.0%} of votes)" if solution.text else ""))
+
+
+def _answer(message: "pb.Solution | pb.Candidate") -> str:
+    return message.answer if message.HasField("answer") else "none"

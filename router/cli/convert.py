@@ -1,0 +1,158 @@
+"""convert, rejudge: files of an earlier version, and attempts judged anew."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from router.errors import InvalidFile
+
+_SPELT = ("tuning.json", "judged.jsonl", "evaluation.json")  # hold arms' names
+
+
+def convert(
+    old: Annotated[Path, typer.Argument(help="A bundle's folder, an attempts file, a policy.json or an engine.json.")],
+    out: Annotated[Path, typer.Option(help="What to write: a folder for a folder, a file for a file.")],
+) -> None:
+    """Convert files of version 0.1 (bundle format 2) to this version.
+
+    engine.json becomes models.json, with the models named small and large; the arm larger_model(n=12) becomes
+    single(model=large). What is measured stays the same, digit by digit. Files that did not change are copied.
+    """
+    if not old.exists():
+        raise InvalidFile(f"{old} does not exist")
+    if out.exists():
+        raise InvalidFile(f"{out} is there already; write to another --out")
+    if old.is_dir():
+        for file in sorted(path for path in old.rglob("*") if path.is_file()):
+            _convert_file(file, out / file.relative_to(old))
+        for folder in [out, *(path for path in out.rglob("*") if path.is_dir())]:
+            _finish(folder)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        _convert_file(old, out)
+    typer.echo(f"wrote {out}")
+
+
+def _convert_file(file: Path, out: Path) -> None:
+    from router.bundle import convert as to_format_3
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if file.suffix == ".parquet":
+        _convert_attempts(file, out)
+    elif file.name == "manifest.json":
+        pass  # written last, see _finish
+    elif file.suffix == ".json":
+        document = _read(file)
+        if {"generator", "verifier"} <= set(document):
+            name = "models" + file.name.removeprefix("engine")
+            out = out.with_name(name) if file.name.startswith("engine") else out
+            document = to_format_3.setup(document)
+        elif "ladder" in document:
+            document = to_format_3.policy(document, _worth(file.parent))
+            out.write_text(_policy_text(document))
+            return
+        elif "comparison" in document and "features" not in document:  # training.json
+            from router.training.difficulty import dumps
+
+            hidden = str(document["chosen"]).startswith("hidden")
+            out.write_text(dumps({**document, "features": "hidden" if hidden else "text"}))
+            return
+        elif file.name in _SPELT:
+            out.write_text(json.dumps(to_format_3.arms(document), indent=1) + "\n")
+            return
+        else:
+            shutil.copy(file, out)
+            return
+        out.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    else:
+        shutil.copy(file, out)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise InvalidFile(f"{file}: {error}") from error
+    return document if isinstance(document, dict) else {}
+
+
+def _worth(folder: Path) -> dict[str, float]:
+    """Of the models beside a policy; an old policy alone does not say what they are."""
+    engine = next((path for path in (folder / "engine.json", folder / "manifest.json") if path.exists()), None)
+    old = _read(engine) if engine else {}
+    if not old.get("larger"):
+        return {"small": 1.0}
+    return {"small": 1.0, "large": old["larger"]["parameters"] / old["generator"]["parameters"]}
+
+
+def _policy_text(document: dict[str, Any]) -> str:
+    from router.policy.table import Policy
+
+    return Policy.loads(json.dumps(document)).dumps()
+
+
+def _convert_attempts(file: Path, out: Path) -> None:
+    import pandas as pd
+
+    from router.attempts.schema import SCHEMA, write_attempts
+    from router.bundle.convert import arms
+
+    frame = pd.read_parquet(file)
+    if not {"prompt_id", "arm", "text"} <= set(frame.columns):
+        shutil.copy(file, out)
+        return
+    frame["arm"] = frame["arm"].map({arm: arms(arm) for arm in frame["arm"].unique()})
+    frame = frame.assign(**{name: None for name in SCHEMA.names if name not in frame})
+    write_attempts(frame, out)
+
+
+def _finish(folder: Path) -> None:
+    """A manifest where the parts of a bundle lie together."""
+    if not all(
+        (folder / name).is_file() for name in ("models.json", "training.json", "difficulty.joblib", "policy.json")
+    ):
+        return
+    from router.bundle.setup import read_setup
+    from router.tuning.finish import finish_bundle
+
+    finish_bundle(folder, read_setup(folder), {"converted_from": "format 2"})
+
+
+def rejudge(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files; their texts are read again.")],
+    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
+    *,
+    task: Annotated[
+        str, typer.Option(help="Task that finds and compares the answers, by name or as module:object.")
+    ] = "math",
+    prompts: Annotated[
+        list[Path] | None, typer.Option(help="Prompts files with references, instead of the attempts' own.")
+    ] = None,
+) -> None:
+    """Find, compare and judge the answers of existing attempts again, from their texts."""
+    import asyncio
+
+    from router.attempts.prompts import read_prompts
+    from router.attempts.rejudge import rejudge as judge_again
+    from router.attempts.schema import read_attempts, write_attempts
+    from router.tasks import load_task
+
+    frame = read_attempts(attempts)
+    given = [problem for path in prompts or () for problem in read_prompts(path)]
+    references = {problem.id: problem.reference for problem in given} if prompts else None
+    judged = asyncio.run(judge_again(frame, load_task(task), references))
+    write_attempts(judged, out)
+    known = judged["correct"].notna()
+    typer.echo(
+        f"{len(judged)} attempts: {judged['answer'].isna().mean():.1%} without an answer, "
+        + (
+            f"{judged.loc[known, 'correct'].astype(float).mean():.1%} right of {known.sum()} judged"
+            if known.any()
+            else ""
+        )
+        + f", {int((judged['answer'].fillna('') != frame['answer'].fillna('')).sum())} answers changed"
+    )
+    typer.echo(f"wrote {out}")

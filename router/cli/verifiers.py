@@ -1,0 +1,172 @@
+"""score, judge, judge-reviser, calibrate: what scores are worth."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from router.cli.options import (
+    ApiKey,
+    Backend,
+    Models,
+    Overwrite,
+    Seed,
+    Url,
+    Written,
+    check_unfinished,
+    deployment,
+    unfinish,
+)
+from router.errors import InvalidFile
+
+
+def score(
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files; only pooled attempts are scored.")],
+    out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
+    *,
+    bundle: Models,
+    backend: Backend = None,
+    url: Url = None,
+    engine_api_key: ApiKey = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Score the attempts at so many prompts only, drawn at random.")
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Score pooled attempts with the bundle's verifier, also those sampled elsewhere."""
+    import asyncio
+
+    from router.attempts.schema import read_attempts, write_attempts
+    from router.backends.registry import load_verifier
+    from router.backends.tokenizers import splitter
+    from router.bundle.setup import read_setup
+    from router.evaluation import judge
+
+    frame = read_attempts(attempts)
+    if limit is not None:
+        prompts = frame["prompt_id"].drop_duplicates()
+        frame = frame[frame["prompt_id"].isin(prompts.sample(min(limit, len(prompts)), random_state=seed))]
+    setup = read_setup(bundle)
+    if setup.verifier.kind == "log_prob":
+        raise InvalidFile(
+            f"{bundle}/models.json: a log_prob verifier knows only what its generator just sampled; `router collect` "
+            "scores with it, and here a prm is needed"
+        )
+    where = deployment(backend, url, engine_api_key)
+    verifier, split = load_verifier(setup, bundle, where), splitter(setup, where)
+
+    async def run() -> None:
+        try:
+            write_attempts(await judge.score(frame, verifier, split), out)
+        finally:
+            await verifier.close()
+
+    asyncio.run(run())
+    typer.echo(f"wrote {out}")
+
+
+def judge(
+    attempts: Annotated[list[Path], typer.Argument(help="Scored attempts; each file is judged by itself.")],
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
+) -> None:
+    """Judge a verifier by its scores: AUC within prompts, and best-of-N against majority on the same attempts.
+
+    A good AUC over all attempts is not enough: it may only tell hard prompts from easy ones.
+    """
+    from json import dumps
+
+    from router.attempts.schema import read_attempts
+    from router.evaluation.judge import judge as measure
+
+    for path in attempts:
+        result = measure(read_attempts([path]))
+        if json:
+            typer.echo(dumps({"file": str(path), **result}))
+            continue
+        typer.echo(
+            f"{path}: {result['prompts']} prompts, {result['mixed_prompts']} with right and wrong attempts; "
+            f"AUC {result['auc']:.3f}, within prompts {result['auc_within']:.3f}; calibration error {result['ece']:.3f}"
+        )
+        if result["by_step"]:
+            typer.echo("  AUC within prompts by step " + " ".join(f"{auc:.3f}" for auc in result["by_step"]))
+        for n, row in result["best_of"].items():
+            typer.echo(f"  N={n:3} " + "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in row.items()))
+
+
+def judge_reviser(
+    prompts: Annotated[list[Path], typer.Option(help="Prompts with references, none that the reviser learned from.")],
+    *,
+    bundle: Models,
+    backend: Backend = None,
+    url: Url = None,
+    engine_api_key: ApiKey = None,
+    chains: Annotated[int, typer.Option(min=1, help="Chains of attempts for each prompt.")] = 4,
+    length: Annotated[int, typer.Option(min=2, help="Attempts in a chain.")] = 4,
+    seed: Seed = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Judge a reviser: pass rate along chains of attempts, and how often right turns wrong and wrong right."""
+    import asyncio
+    from dataclasses import replace
+    from json import dumps
+
+    from router.attempts.prompts import read_prompts
+    from router.backends.registry import load_engines
+    from router.backends.specs import VerifierSpec
+    from router.bundle.setup import read_setup
+    from router.evaluation.revisions import judge_chains, sample_chains
+    from router.tasks import load_task
+
+    problems = [prompt for path in prompts for prompt in read_prompts(path)]
+    setup = replace(read_setup(bundle), verifier=VerifierSpec("log_prob", None, 0))
+    where = deployment(backend, url, engine_api_key)
+    generator = load_engines(setup, bundle, where, models=frozenset()).main
+
+    async def run() -> list[list[bool]]:
+        try:
+            return await sample_chains(
+                problems, generator, load_task(setup.task), chains=chains, length=length, seed=seed
+            )
+        finally:
+            await generator.close()
+
+    result = judge_chains(asyncio.run(run()))
+    if json:
+        typer.echo(dumps(result))
+        return
+    typer.echo(f"{result['chains']} chains; pass rate by position " + " ".join(f"{r:.3f}" for r in result["pass_rate"]))
+    for name in ("right_to_wrong", "wrong_to_right"):
+        typer.echo(f"{name.replace('_', ' ')}: {'never seen' if result[name] is None else format(result[name], '.3f')}")
+
+
+def calibrate(
+    attempts: Annotated[
+        list[Path],
+        typer.Argument(help="Attempts scored by this bundle's verifier, on prompts that nothing is evaluated on."),
+    ],
+    *,
+    bundle: Written,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make the bundle's verifier give probabilities: fit slope and intercept, and write them to models.json.
+
+    Votes are weighed by scores. The order of scores does not change, so best-of-N and the kept beams do not either.
+    """
+    check_unfinished(bundle, overwrite)
+    from dataclasses import replace
+
+    from router.attempts.schema import read_attempts
+    from router.bundle.setup import read_setup, write_setup
+    from router.training import calibration
+
+    setup = read_setup(bundle)
+    if (setup.verifier.slope, setup.verifier.intercept) != (1, 0):
+        raise InvalidFile(
+            f"{bundle}/models.json: the verifier is calibrated already; set slope to 1 and intercept to 0, and score "
+            "the attempts again"
+        )
+    slope, intercept = calibration.fit(read_attempts(attempts))
+    unfinish(bundle)
+    write_setup(replace(setup, verifier=replace(setup.verifier, slope=slope, intercept=intercept)), bundle)
+    typer.echo(f"wrote slope {slope:.3f} and intercept {intercept:.3f} to {bundle}/models.json")

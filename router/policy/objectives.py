@@ -1,0 +1,257 @@
+"""What an arm is chosen for. To add an objective: a class like these, and a line in ``register``.
+
+An objective decides on what was measured of each arm (:class:`Measurements`), for one prompt in plain arithmetic and
+for many at once as arrays: between two calls a server does much else, and numpy's code is slow until the processor has
+it in its caches again, while tuning decides tens of thousands of times. Both say which arms are *good enough*; of those
+the cheapest is taken, in one place for all objectives.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from router.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ROUNDING = 1e-9  # accuracies closer than this are equal
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPoint:
+    """Charging ``price`` (in right answers) for each generation makes the training prompts spend ``generations`` on
+    average: the Lagrangian of Snell et al.'s equation 1 with an average budget."""
+
+    generations: float
+    price: float
+
+
+class Measurements(Protocol):
+    """What a policy knows of its arms, budgets rising; expectations over a prompt's level probabilities.
+
+    budgets        of each arm, in solutions of the reference model
+    budget_points  average budgets with their prices, rising
+    tolerance      under a fixed budget, accuracies this close are a tie
+    """
+
+    @property
+    def budgets(self) -> Sequence[float]: ...
+
+    @property
+    def budget_points(self) -> Sequence[BudgetPoint]: ...
+
+    @property
+    def tolerance(self) -> float: ...
+
+    def expected(self, of: str, weights: Any) -> Any:
+        """(arms,) or (n, arms) expectations of accuracy, low, generations or flops."""
+
+
+class Objective(Protocol):
+    """``value`` in the unit of its kind.
+
+    kind  name in ``--objective kind=value``, in policy.json and in the proto
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    def value(self) -> float: ...
+
+    def check(self, policy: Measurements) -> None:
+        """Raises InvalidRequest, naming the objective as its field, where nothing measured can serve it."""
+
+    def good(self, policy: Measurements, weights: Sequence[float]) -> list[int]:
+        """Which arms are good enough for a prompt of these level probabilities."""
+
+    def good_of_many(self, policy: Measurements, weights: "NDArray[np.float64]") -> "NDArray[np.bool_]":
+        """(n, arms) the same for (n, 5) probabilities."""
+
+    def sufficient(self, low: float) -> bool:
+        """Whether an arm with this lower end of its accuracy is known to serve the objective."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Valued:
+    value: float
+
+    kind: ClassVar[str]
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.value:g}"
+
+    def sufficient(self, low: float) -> bool:
+        return True
+
+    def _refuse(self, why: str, reason: str) -> InvalidRequest:
+        return InvalidRequest(f"objective.{self.kind}", why, reason=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Budget(_Valued):
+    """The most accurate arm of at most so many complete solutions, for this prompt (Snell et al., section 3.2)."""
+
+    kind: ClassVar[str] = "budget"
+
+    __str__ = _Valued.__str__
+
+    def check(self, policy: Measurements) -> None:
+        smallest, largest = policy.budgets[0], policy.budgets[-1]
+        if not smallest <= self.value <= largest:
+            raise self._refuse(
+                f"budget {self.value:g} is outside this policy's {smallest:g} to {largest:g}; "
+                "leave it out for the default, or tune a policy with larger budgets",
+                "BUDGET_OUT_OF_RANGE",
+            )
+
+    def good(self, policy: Measurements, weights: Sequence[float]) -> list[int]:
+        accuracy = policy.expected("accuracy", weights)[: bisect_right(policy.budgets, self.value)]
+        return _best(accuracy, policy.tolerance)
+
+    def good_of_many(self, policy: Measurements, weights: "NDArray[np.float64]") -> "NDArray[np.bool_]":
+        accuracy = policy.expected("accuracy", weights)
+        accuracy[:, bisect_right(policy.budgets, self.value) :] = -math.inf
+        return _best_of_many(accuracy, policy.tolerance)
+
+
+@dataclass(frozen=True, slots=True)
+class AverageBudget(_Valued):
+    """As accurate as possible with so many solutions on average over prompts like the training prompts: more where it
+    pays, less where it does not."""
+
+    kind: ClassVar[str] = "average_budget"
+
+    __str__ = _Valued.__str__
+
+    def check(self, policy: Measurements) -> None:
+        points = policy.budget_points
+        if not (points and points[0].generations <= self.value < math.inf):
+            least = f"at least {points[0].generations:g}" if points else "not tuned for"
+            raise self._refuse(f"average_budget {self.value:g}: in this policy it is {least}", "BUDGET_OUT_OF_RANGE")
+
+    def good(self, policy: Measurements, weights: Sequence[float]) -> list[int]:
+        return _worth(policy, weights, self._price(policy), "generations")
+
+    def good_of_many(self, policy: Measurements, weights: "NDArray[np.float64]") -> "NDArray[np.bool_]":
+        return at_price(policy, weights, self._price(policy), "generations")
+
+    def _price(self, policy: Measurements) -> float:
+        """What a generation is charged, in right answers, so that prompts spend at most so many on average."""
+        points = policy.budget_points
+        return points[bisect_right(points, self.value, key=lambda point: point.generations) - 1].price
+
+
+@dataclass(frozen=True, slots=True)
+class TargetAccuracy(_Valued):
+    """The cheapest arm that is right with at least this probability, by the lower end of its interval."""
+
+    kind: ClassVar[str] = "target_accuracy"
+
+    __str__ = _Valued.__str__
+
+    def check(self, policy: Measurements) -> None:
+        if not 0 < self.value <= 1:
+            raise self._refuse(
+                f"target_accuracy {self.value:g} must be above 0 and at most 1", "OBJECTIVE_OUT_OF_RANGE"
+            )
+
+    def good(self, policy: Measurements, weights: Sequence[float]) -> list[int]:
+        low = policy.expected("low", weights)
+        return [i for i, each in enumerate(low) if each >= self.value] or _best(low)
+
+    def good_of_many(self, policy: Measurements, weights: "NDArray[np.float64]") -> "NDArray[np.bool_]":
+        import numpy as np
+
+        low = policy.expected("low", weights)
+        enough = low >= self.value
+        return np.where(enough.any(axis=1, keepdims=True), enough, _best_of_many(low))
+
+    def sufficient(self, low: float) -> bool:
+        return low >= self.value
+
+
+@dataclass(frozen=True, slots=True)
+class PricePerFlop(_Valued):
+    """The arm of the largest accuracy less price: what a FLOP costs, a right answer being worth 1."""
+
+    kind: ClassVar[str] = "price_per_flop"
+
+    __str__ = _Valued.__str__
+
+    def check(self, policy: Measurements) -> None:
+        if not 0 <= self.value < math.inf:
+            raise self._refuse(
+                f"price_per_flop {self.value:g} must be at least 0: it is what a FLOP costs when a right answer is "
+                "worth 1",
+                "OBJECTIVE_OUT_OF_RANGE",
+            )
+
+    def good(self, policy: Measurements, weights: Sequence[float]) -> list[int]:
+        return _worth(policy, weights, self.value, "flops")
+
+    def good_of_many(self, policy: Measurements, weights: "NDArray[np.float64]") -> "NDArray[np.bool_]":
+        return at_price(policy, weights, self.value, "flops")
+
+
+_OBJECTIVES: dict[str, type[Any]] = {}
+OBJECTIVES: Mapping[str, type[Any]] = _OBJECTIVES  # by kind
+
+
+def register(*kinds: type[Any]) -> None:
+    """Make objectives known to commands, files and the service."""
+    for kind in kinds:
+        _OBJECTIVES[kind.kind] = kind
+
+
+register(Budget, AverageBudget, TargetAccuracy, PricePerFlop)
+
+
+def objective_of(kind: str, value: float) -> Objective:
+    """Raises InvalidRequest where there is no such kind."""
+    if kind not in OBJECTIVES:
+        raise InvalidRequest(
+            "objective", f"unknown objective {kind!r}; known: {', '.join(OBJECTIVES)}", reason="OBJECTIVE_OUT_OF_RANGE"
+        )
+    found: Objective = OBJECTIVES[kind](value)
+    return found
+
+
+def parse_objective(text: str) -> Objective:
+    """Read ``average_budget=4``. Raises InvalidRequest."""
+    kind, _, value = text.partition("=")
+    try:
+        number = float(value)
+    except ValueError:
+        number = math.nan
+    if math.isnan(number):
+        raise InvalidRequest(
+            "objective",
+            f"can't read objective {text!r}; write one of {', '.join(f'{known}=…' for known in OBJECTIVES)}",
+            reason="OBJECTIVE_OUT_OF_RANGE",
+        )
+    return objective_of(kind.strip().replace("-", "_"), number)
+
+
+def at_price(policy: Measurements, weights: "NDArray[np.float64]", price: float, spent: str) -> "NDArray[np.bool_]":
+    """(n, arms) which are best where a unit of what is spent costs ``price`` right answers."""
+    return _best_of_many(policy.expected("accuracy", weights) - price * policy.expected(spent, weights))
+
+
+def _worth(policy: Measurements, weights: Sequence[float], price: float, spent: str) -> list[int]:
+    pairs = zip(policy.expected("accuracy", weights), policy.expected(spent, weights), strict=True)
+    return _best([gain - price * cost for gain, cost in pairs])
+
+
+def _best(worth: Sequence[float], tolerance: float = 0.0) -> list[int]:
+    """Which are as good as the best."""
+    least = max(worth) - tolerance - ROUNDING
+    return [i for i, each in enumerate(worth) if each >= least]
+
+
+def _best_of_many(worth: "NDArray[np.float64]", tolerance: float = 0.0) -> "NDArray[np.bool_]":
+    found: NDArray[np.bool_] = worth >= worth.max(axis=1, keepdims=True) - tolerance - ROUNDING
+    return found

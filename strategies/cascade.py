@@ -1,0 +1,120 @@
+"""A cascade: arms tried in turn until the answer is believed (Yue et al., arXiv 2310.03094).
+
+``single @0.7 > beam_search(n=4, m=4) @0.7 > single(model=large)`` writes one greedy solution and ends there if it is
+right with a confidence of 0.7; else it runs the beam search, and at last asks the larger model.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from strategies.requests import Candidate, Result, Score, Search
+from strategies.selection import answered
+from strategies.stopping import lead
+from strategies.strategy import InvalidArm, Strategy
+
+if TYPE_CHECKING:
+    from strategies.replay import Recorded, Runs
+
+LONGEST = 8  # stages
+
+
+@dataclass(frozen=True)
+class Cascade(Strategy):
+    """Arms in turn; after each but the last the cascade ends if its answer's confidence is at least the threshold.
+
+    stages      two to eight arms, none of them a cascade; each keeps its own model
+    thresholds  one for each stage but the last, in (0, 1]
+
+    The confidence of an answer is the verifier's calibrated score of the solution that stands for it; where nothing
+    scores, the probability that the leading answer keeps its lead. The last stage's answer is returned where it has
+    one, else the most confident of the earlier ones.
+    """
+
+    name: ClassVar[str] = "cascade"
+
+    stages: tuple[Strategy, ...] = ()
+    thresholds: tuple[float, ...] = ()
+
+    def check(self) -> None:
+        if not 2 <= len(self.stages) <= LONGEST:
+            raise InvalidArm("stages", f"a cascade has two to {LONGEST} stages, got {len(self.stages)}")
+        if any(isinstance(stage, Cascade) for stage in self.stages):
+            raise InvalidArm("stages", "a stage of a cascade can't be a cascade; write all stages in a row")
+        if self.model is not None:
+            raise InvalidArm("model", "each stage of a cascade names its own model")
+        if len(self.thresholds) != len(self.stages) - 1:
+            raise InvalidArm("confidence", "each stage of a cascade but the last has a confidence that ends it")
+        for threshold in self.thresholds:
+            if not 0 < threshold <= 1:
+                raise InvalidArm("confidence", f"a confidence lies above 0 and at most at 1, got {threshold}")
+
+    @property
+    def needs_steps(self) -> bool:  # type: ignore[override]  # of its stages
+        return any(stage.needs_steps for stage in self.stages)
+
+    @property
+    def needs_scores(self) -> bool:  # type: ignore[override]
+        return any(stage.needs_scores for stage in self.stages)
+
+    @property
+    def revises(self) -> bool:  # type: ignore[override]
+        return any(stage.revises for stage in self.stages)
+
+    @property
+    def solutions(self) -> dict[str | None, int]:
+        total: Counter[str | None] = Counter()
+        for stage in self.stages:
+            total.update(stage.solutions)
+        return dict(total)
+
+    @property
+    def rows(self) -> int:
+        return max(stage.rows for stage in self.stages)
+
+    def referring(self, reference: str) -> Self:
+        return replace(self, stages=tuple(stage.referring(reference) for stage in self.stages))
+
+    def search(self) -> Search:
+        written: tuple[Candidate, ...] = ()
+        kept, most = Result(), -1.0
+        for stage, threshold in zip(self.stages, (*self.thresholds, None), strict=True):
+            found = yield from stage.search()
+            written += found.candidates
+            if threshold is None:
+                kept = found if found.best else kept
+                break
+            if found.best and found.best.score is None:
+                (scored,) = yield Score((found.best,))
+                found = replace(found, best=scored)
+            sure = confidence(found)
+            if found.best and sure > most:
+                kept, most = found, sure
+            if sure >= threshold:
+                break
+        return replace(kept, candidates=written)
+
+    def replay(self, recorded: "Recorded") -> "Runs | None":
+        from strategies.replay import in_turn
+
+        return in_turn(self, recorded)
+
+    def __str__(self) -> str:
+        *earlier, last = map(str, self.stages)
+        ended = [f"{stage} @{_shown(threshold)}" for stage, threshold in zip(earlier, self.thresholds, strict=True)]
+        return " > ".join([*ended, last])
+
+    @property
+    def _order(self) -> tuple[Any, ...]:
+        return "~cascade", tuple((stage._order) for stage in self.stages), self.thresholds  # after all other arms
+
+
+def confidence(found: Result) -> float:
+    """How much a stage's answer is believed, 0 where it has none."""
+    if found.best is None or not answered(found.best):
+        return 0.0
+    return lead(found.candidates) if found.best.score is None else found.best.score
+
+
+def _shown(threshold: float) -> str:
+    return str(float(threshold)).removesuffix(".0")

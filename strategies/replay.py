@@ -1,0 +1,335 @@
+"""What runs of an arm would have given at one prompt, from recorded attempts: many runs at once, as arrays.
+
+The search itself is the reference: :func:`by_search` drives it over the recorded attempts and is right for every
+strategy that only samples. Votes are counted tens of thousands of times while a policy is tuned, so the strategies that
+are used most have the same in numpy beside it; a test holds each of them against :func:`by_search`, to the bit.
+
+Needs numpy, which the strategies themselves don't: they import this where they replay.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.requests import Candidate, Extend, Result
+from strategies.stopping import keeps_lead, lead
+
+if TYPE_CHECKING:
+    from strategies.cascade import Cascade
+    from strategies.sampling import Sampling
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+_DOUBT = 1e-9  # far more than two ways to compute a probability differ by
+
+
+@dataclass(frozen=True)
+class Pool:
+    """S independent attempts of one model at one prompt.
+
+    answers  final answers by the task's key, None for no answer;  correct (S,) 0 or 1
+    scores   (S,) last-step score, NaN where unscored
+    prompt_tokens, generated_tokens, scored_tokens  (S,) as in the attempts file
+    order    (R, S) the order in which each of R runs meets the attempts: ties go to the answer that comes first
+    """
+
+    answers: Sequence[str | None]
+    correct: Floats
+    scores: Floats
+    prompt_tokens: Floats
+    generated_tokens: Floats
+    scored_tokens: Floats
+    order: Ints
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    @cached_property
+    def reads(self) -> bool:
+        """Whether the verifier reads tokens; then it reads the prompt, too, once a run."""
+        return bool(self.scored_tokens.any())
+
+    @cached_property
+    def groups(self) -> Ints:
+        """(S,) which of the different answers each attempt gives, in order of appearance; -1 for none."""
+        names = {answer: i for i, answer in enumerate(dict.fromkeys(a for a in self.answers if a is not None))}
+        return np.array([-1 if answer is None else names[answer] for answer in self.answers], dtype=np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """R runs of an arm at one prompt.
+
+    correct     (R,) 0 or 1; between them where equal answers are recorded as right and wrong
+    prompt_tokens, generated_tokens  (R,) by the model that read or wrote them;  scored_tokens (R,) of the verifier
+    confidence  (R,) how much a cascade would believe the answer; NaN where that is unknown, 0 without an answer
+    check_tokens  (R,) what the verifier would read besides to find that out
+    answered    (R,) whether there is an answer
+    """
+
+    correct: Floats
+    prompt_tokens: Mapping[str | None, Floats]
+    generated_tokens: Mapping[str | None, Floats]
+    scored_tokens: Floats
+    confidence: Floats
+    check_tokens: Floats
+    answered: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was recorded at one prompt: a pool by model, and complete runs by arm, as ``str`` spells it.
+
+    verified  whether a verifier scores: then a confidence without a score is unknown
+    """
+
+    pools: Mapping[str | None, Pool]
+    runs: Mapping[str, Runs]
+    verified: bool = True
+
+
+def by_search(strategy: "Sampling", recorded: Recorded) -> Runs | None:
+    """By the search itself, run by run. None where the pool is too small, or lacks the scores that it chooses by."""
+    pool = _pool(strategy, recorded)
+    if pool is None:
+        return None
+    runs = []
+    for order in pool.order:
+        drew, found = _driven(strategy, pool, order)
+        picked = int(found.best.text) if found.best else -1
+        alike = [i for i, answer in enumerate(pool.answers) if picked >= 0 and answer == pool.answers[picked]]
+        correct = pool.correct[alike].mean() if alike else 0.0
+        runs.append((correct, picked, drew, lead(found.candidates)))
+    correct, chosen, taken, leads = zip(*runs, strict=True)
+    drawn = np.arange(len(pool)) < np.array(taken)[:, None]
+    return _runs(strategy, pool, np.array(correct, dtype=float), np.array(chosen), np.array(leads), drawn)
+
+
+def by_votes(strategy: "Sampling", recorded: Recorded) -> Runs | None:
+    """Majority and weighted best-of-N: as :func:`by_search`, for all runs at once."""
+    pool = _pool(strategy, recorded)
+    if pool is None:
+        return None
+    group, weighs = pool.groups, strategy.needs_scores
+    taken = np.full(len(pool.order), strategy.n)
+    for total in reversed(strategy.rounds()[:-1]):
+        drawn = pool.order[:, :total]
+        taken[_leads(_tally(weighs, group[drawn], pool.scores[drawn]), strategy.stop) >= strategy.stop] = total
+    correct, picked, leads = np.zeros(len(taken)), np.full(len(taken), -1), np.full(len(taken), 0.5)
+    for total in np.unique(taken):
+        runs = taken == total
+        order = pool.order[runs, :total]
+        correct[runs], picked[runs], leads[runs] = _voted(pool, group, order, weighs)
+    return _runs(strategy, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
+
+
+def by_highest_score(strategy: "Sampling", recorded: Recorded) -> Runs | None:
+    """Best-of-N: as :func:`by_search`, for all runs at once."""
+    pool = _pool(strategy, recorded)
+    if pool is None:
+        return None
+    group = pool.groups
+    score = np.where(group >= 0, pool.scores, np.nan)
+    taken = np.full(len(pool.order), strategy.n)
+    for total in reversed(strategy.rounds()[:-1]):
+        taken[np.nan_to_num(score[pool.order[:, :total]]).max(axis=1) >= strategy.stop] = total
+    correct, picked, leads = np.zeros(len(taken)), np.full(len(taken), -1), np.full(len(taken), 0.5)
+    for total in np.unique(taken):
+        runs = taken == total
+        order = pool.order[runs, :total]
+        ranked = np.where(np.isnan(score[order]), -np.inf, score[order])
+        winner = order[np.arange(len(order)), ranked.argmax(axis=1)]
+        scored = ranked.max(axis=1) > -np.inf
+        found = np.flatnonzero(runs)
+        if not scored.all():  # a vote, where none is scored
+            correct[runs], picked[runs], leads[runs] = _voted(pool, group, order, weighs=False)
+        if scored.any():
+            correct[found[scored]] = _right(pool, group)[group[winner[scored]]]
+            picked[found[scored]] = winner[scored]
+    return _runs(strategy, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
+
+
+def in_turn(cascade: "Cascade", recorded: Recorded) -> Runs | None:
+    """A cascade, from the runs of its stages; None where a stage has none, or its confidence is unknown.
+
+    Which run of one stage meets which of the next is shifted, so that stages that drew the same attempts in the same
+    order count as independent. A model that reads the prompt again finds it prefilled.
+    """
+    stages = [stage.replay(recorded) for stage in cascade.stages]
+    if any(runs is None for runs in stages):
+        return None
+    known: list[Runs] = [runs for runs in stages if runs is not None]
+    if any(np.isnan(runs.confidence).any() for runs in known[:-1]):
+        return None
+    count = max(map(len, known))
+    open_runs = np.ones(count, dtype=bool)
+    correct, most, check = np.zeros(count), np.full(count, -1.0), np.zeros(count)
+    answered = np.zeros(count, dtype=bool)
+    prompt: dict[str | None, Floats] = {}
+    generated: dict[str | None, Floats] = {}
+    scored, confidence = np.zeros(count), np.zeros(count)
+    for i, runs in enumerate(known):
+        at = (np.arange(count) + i * max(1, len(runs) // len(known))) % len(runs)
+        last = i == len(known) - 1
+        for model, tokens in runs.prompt_tokens.items():
+            again = recorded.pools[model].prompt_tokens.mean() if model in prompt and model in recorded.pools else 0.0
+            spent = np.maximum(tokens[at] - again, 0.0) * open_runs
+            prompt[model] = prompt.get(model, np.zeros(count)) + spent
+        for model, tokens in runs.generated_tokens.items():
+            generated[model] = generated.get(model, np.zeros(count)) + tokens[at] * open_runs
+        scored += (runs.scored_tokens[at] + (0.0 if last else runs.check_tokens[at])) * open_runs
+        check = np.where(open_runs, runs.check_tokens[at] if last else 0.0, check)
+        better = open_runs & runs.answered[at] & ((runs.confidence[at] > most) | last)
+        correct = np.where(better, runs.correct[at], correct)
+        confidence = np.where(better, runs.confidence[at], confidence)
+        most = np.where(better, runs.confidence[at], most)
+        answered |= better
+        if not last:
+            open_runs &= ~(runs.confidence[at] >= cascade.thresholds[i])
+    return Runs(correct, prompt, generated, scored, confidence, check, answered)
+
+
+def _pool(strategy: "Sampling", recorded: Recorded) -> Pool | None:
+    """The pool that it draws from, where that is large enough and has the scores that it needs."""
+    pool = recorded.pools.get(strategy.model)
+    if pool is None or strategy.n > len(pool) or (strategy.needs_scores and np.isnan(pool.scores).all()):
+        return None
+    if strategy.n == 1:  # of one sample the expectation is known exactly
+        return replace(pool, order=np.arange(len(pool))[:, None])
+    return pool
+
+
+def _runs(  # noqa: PLR0917
+    strategy: "Sampling", pool: Pool, correct: Floats, picked: Ints, leads: Floats, drawn: NDArray[np.bool_]
+) -> Runs:
+    """``drawn``: (R, S) of each run's order, what it drew."""
+    runs, width = pool.order.shape
+    drawn = drawn[:, :width]
+
+    def spent(tokens: Floats) -> Floats:
+        """Of a run that takes all n samples the expectation; of one that may stop, what it drew."""
+        if not strategy.stop:
+            return np.full(runs, strategy.n * tokens.mean())
+        return np.asarray((tokens[pool.order] * drawn).sum(axis=1))
+
+    prompt = pool.prompt_tokens.mean()
+    reads = strategy.needs_scores and pool.reads
+    answered = picked >= 0
+    score = np.where(answered, pool.scores[picked], np.nan)
+    check = np.zeros(runs) if strategy.needs_scores else (prompt + pool.scored_tokens[picked]) * answered * pool.reads
+    return Runs(
+        correct=correct,
+        prompt_tokens={strategy.model: np.full(runs, prompt)},  # once: later rounds find it prefilled
+        generated_tokens={strategy.model: spent(pool.generated_tokens)},
+        scored_tokens=prompt + spent(pool.scored_tokens) if reads else np.zeros(runs),
+        confidence=np.where(answered, np.where(np.isnan(score), leads, score), 0.0),
+        check_tokens=check,
+        answered=answered,
+    )
+
+
+def _driven(strategy: "Sampling", pool: Pool, order: Ints) -> tuple[int, Result]:
+    """How many samples the search drew in this order, and what it found; a candidate's text is its index."""
+    search, remaining = strategy.search(), iter(order)
+    taken = 0
+    request = next(search)
+    while True:
+        answer: list[Candidate] = []
+        for candidate in request.candidates:
+            if isinstance(request, Extend):
+                i = int(next(remaining))
+                taken += 1
+                answer.append(replace(candidate, steps=(str(i),), end="stop", answer=pool.answers[i]))
+            else:
+                score = float(pool.scores[int(candidate.text)])
+                answer.append(candidate if np.isnan(score) else replace(candidate, scores=(score,)))
+        try:
+            request = search.send(answer)
+        except StopIteration as done:
+            return taken, done.value
+
+
+@dataclass(frozen=True, slots=True)
+class _Tally:
+    """Of many runs over a pool with A different answers.
+
+    votes  (R, A) summed weights by answer;  first (R, A) place of each answer's first vote, n where it has none
+    total, squares  (R,) sums of all weights, and of their squares
+    """
+
+    votes: Floats
+    first: Ints
+    total: Floats
+    squares: Floats
+
+
+def _tally(weighs: bool, group: Ints, score: Floats) -> _Tally:
+    """``selection.weights_of`` and ``tally`` of (R, n) attempts; sums run in the order of the draw."""
+    runs, n = group.shape
+    answered = group >= 0
+    ranked = answered & ~np.isnan(score)
+    scored = ranked.any(axis=1, keepdims=True) & weighs
+    run, place = np.nonzero(np.where(scored, ranked, answered))
+    answer, weight = group[run, place], np.where(scored, score, 1.0)[run, place]
+    width = int(group.max(initial=0)) + 1
+    first = np.full((runs, width), n)
+    first[run[::-1], answer[::-1]] = place[::-1]  # of an answer's places the last one written stays
+    return _Tally(
+        votes=_sums(run * width + answer, weight, runs * width).reshape(runs, width),
+        first=first,
+        total=_sums(run, weight, runs),
+        squares=_sums(run, weight * weight, runs),
+    )
+
+
+def _leads(tally: _Tally, threshold: float | None) -> Floats:
+    """(R,) ``stopping.lead``; where it is too close to ``threshold`` to tell, by the original."""
+    from scipy.special import betainc
+
+    leader, runner_up = np.sort(np.pad(tally.votes, ((0, 0), (2, 0))), axis=1)[:, :-3:-1].T
+    scale = np.divide(tally.total, tally.squares, out=np.zeros(len(leader)), where=tally.squares > 0)
+    leads: Floats = 1 - betainc(leader * scale + 1, runner_up * scale + 1, 0.5)
+    if threshold is not None:
+        for run in np.flatnonzero(np.abs(leads - threshold) < _DOUBT):
+            leads[run] = keeps_lead(float(leader[run] * scale[run]), float(runner_up[run] * scale[run]))
+    return leads
+
+
+def _voted(pool: Pool, group: Ints, order: Ints, weighs: bool) -> tuple[Floats, Ints, Floats]:
+    """(R,) whether the vote's answer is right, which attempt stands for it (-1: none), and how sure the lead is."""
+    if not (group >= 0).any():
+        return np.zeros(len(order)), np.full(len(order), -1), np.full(len(order), 0.5)
+    mine = group[order]
+    tally = _tally(weighs, mine, pool.scores[order])
+    never = order.shape[1]
+    votes = np.where(tally.first < never, tally.votes, -np.inf)
+    winner = np.where(votes == votes.max(axis=1, keepdims=True), tally.first, never).argmin(axis=1)
+    found = (tally.first < never).any(axis=1)
+    support = mine == winner[:, None]
+    score = pool.scores[order] if weighs else np.zeros(order.shape)
+    standing = np.where(support, np.where(np.isnan(score), -1.0, score), -2.0).argmax(axis=1)
+    picked = np.where(found, order[np.arange(len(order)), standing], -1)
+    # Where each has a score, nobody asks how sure the lead is.
+    leads = _leads(tally, None) if np.isnan(pool.scores).any() else np.full(len(order), np.nan)
+    return np.where(found, _right(pool, group)[winner], 0.0), picked, leads
+
+
+def _right(pool: Pool, group: Ints) -> Floats:
+    """(A,) share of right attempts among those that give each answer: 0 or 1 unless a file says otherwise."""
+    stated = np.flatnonzero(group >= 0)
+    counts = np.bincount(group[stated])
+    rights: Floats = np.bincount(group[stated], pool.correct[stated]) / np.maximum(counts, 1)
+    return rights
+
+
+def _sums(keys: Ints, weights: Floats, count: int) -> Floats:
+    """(count,) sums of the weights of each key, added in the order given."""
+    sums: Any = np.bincount(keys, weights, count)
+    return np.asarray(sums, dtype=np.float64)
