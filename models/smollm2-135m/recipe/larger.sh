@@ -17,7 +17,7 @@ mkdir -p "$attempts"
 
 stage "the larger model, from the package index; this bundle's attempts"
 .venv/bin/python $recipe/larger.py --model
-[ -f "$folder/engine.json" ] || .venv/bin/python $recipe/larger.py "$folder"
+[ -f "$folder/models.json" ] || .venv/bin/python $recipe/larger.py "$folder"
 
 stage "the larger model, greedy, on all prompts, on a vLLM whose prefix cache holds the worked examples (20 minutes)"
 # Of these engines only the larger model is asked: its arm needs no other.
@@ -29,9 +29,9 @@ VLLM_CPU_KVCACHE_SPACE=1 TORCHDYNAMO_DISABLE=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/p
 trap 'kill %1' EXIT
 until curl --fail --silent $server/health; do kill -0 %1; sleep 2; done
 for set in tune heldout middling; do
-  $router collect --engine "$folder" --prompts $recipe/data/$set.jsonl --attempts 64 --out "$attempts/$set.parquet" \
-    --arm "larger_model(n=12)" --concurrency 64 \
-    --backend vllm --generator-url $server --verifier-url $server --larger-url $server
+  $router collect --bundle "$folder" --prompts $recipe/data/$set.jsonl --attempts 64 --out "$attempts/$set.parquet" \
+    --arm "single(model=large)" --concurrency 64 \
+    --backend vllm --url small=$server --url verifier=$server --url large=$server
 done
 
 stage "policy and report"
