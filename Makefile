@@ -78,6 +78,8 @@ check: install $(BUF)  ## Format, lint, types, import layers, proto lint, genera
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BUF) lint proto
+# From the release on the API only grows.
+	$(BUF) breaking proto --against tests/contract/router-0.2.0.binpb
 	$(MAKE) --no-print-directory generate
 	git diff --exit-code -- router/v1
 

@@ -13,7 +13,7 @@ from router.outcomes import tables as database
 from router.prompt import Prompt
 
 _WANTED = (
-    *("method", "prompt", "prompt_sha256", "arm", "propensity", "choice", "code", "stop", "answer", "text"),
+    *("method", "prompt", "messages", "prompt_sha256", "arm", "propensity", "choice", "code", "stop", "answer", "text"),
     *("prompt_tokens", "generated_tokens", "scored_tokens", "correct", "score"),
 )
 
@@ -62,10 +62,9 @@ def served_attempts(url: str) -> Served:
         sample=kept.groupby(["prompt_id", "arm"]).cumcount(),
         text=kept["text"].fillna(""),
         scores=None,
-        messages=None,
         usage=None,
     )
-    prompts = [Problem(row.prompt_id, Prompt.of(row.prompt), row.answer) for row in right.itertuples()]
+    prompts = [Problem(row.prompt_id, Prompt.read(row.messages or row.prompt), row.answer) for row in right.itertuples()]
     explored = (kept["choice"].notna() & (kept["choice"] != kept["arm"])).sum()
     return Served(attempts[SCHEMA.names].reset_index(drop=True), prompts, len(frame), int(explored), left_out)
 

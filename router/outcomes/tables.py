@@ -24,10 +24,10 @@ decisions = sql.Table(
     sql.Column("caller", sql.String(256)),
     sql.Column("bundle", sql.String(256), nullable=False),
     sql.Column("prompt_sha256", sql.String(64), nullable=False, index=True),
-    sql.Column("prompt", sql.Text),  # this, answer and text by choice
+    sql.Column("prompt", sql.Text),  # what is asked; this, messages, answer and text by choice
     sql.Column("level", sql.Integer, nullable=False),
     sql.Column("probabilities", sql.JSON, nullable=False),  # of levels 1 to 5
-    sql.Column("arm", sql.String(128), nullable=False),
+    sql.Column("arm", sql.String(1000), nullable=False),
     sql.Column("propensity", sql.Float),  # the arm's probability of being chosen; null: the caller pinned it
     sql.Column("expected", sql.Float),  # the accuracy that was promised; null: none was, see Call.promised
     sql.Column("code", sql.String(32), nullable=False),
@@ -41,12 +41,13 @@ decisions = sql.Table(
     sql.Column("objective", sql.String(32)),  # kind and value of what was decided for; null: the caller pinned the arm
     sql.Column("objective_value", sql.Float),
     sql.Column("objective_given", sql.Boolean),  # by the caller; else it was the bundle's default
-    sql.Column("choice", sql.String(128)),  # the policy's; the arm is another where it was drawn to explore
+    sql.Column("choice", sql.String(1000)),  # the policy's; the arm is another where it was drawn to explore
     sql.Column("explore", sql.Float),  # share of arms that were drawn then
     sql.Column("levels_by", sql.String(12)),  # the difficulty model: its sha256's first digits
     sql.Column("stop", sql.String(16)),  # why the search ended; null: no search, or it gave no answer
     sql.Column("answer", sql.Text),
     sql.Column("text", sql.Text),
+    sql.Column("messages", sql.JSON(none_as_null=True)),  # all of them; null where the prompt is one of the user
 )
 
 outcomes = sql.Table(

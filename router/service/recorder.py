@@ -192,6 +192,7 @@ def _row(call: Call, prompts: bool) -> dict[str, Any]:
         "bundle": decision.bundle_id,
         "prompt_sha256": call.request.prompt.digest,
         "prompt": call.request.prompt.question if prompts else None,
+        "messages": call.request.prompt.json if prompts and not call.request.prompt.plain else None,
         "level": decision.level,
         "probabilities": list(decision.probabilities),
         "arm": str(decision.arm),
