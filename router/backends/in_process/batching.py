@@ -2,9 +2,9 @@
 time.
 
 transformers' own continuous batching is made for GPUs: on a CPU it reached a third of this loop's speed
-(benchmarks/batching.py). Paths of one search that have the same tokens so far share a row of the batch, and part where
-their samples differ: many samples of an easy prompt cost little more than one. Each draws its own random numbers, so
-sharing changes no sample, and the bill counts every sample's tokens, as any other engine would.
+(benchmarks/batching.py). Candidates of one search that have the same tokens so far share a row of the batch, and part
+where their samples differ: many samples of an easy prompt cost little more than one. Each draws its own random numbers,
+so sharing changes no sample, and the bill counts every sample's tokens, as any other engine would.
 """
 
 import logging
@@ -22,6 +22,7 @@ import torch
 
 from router.backends import Usage
 from router.backends.in_process.kv import SIZES, Batch, KeyValues, PrefixCache, PrefixKey, prefill, prefill_chunks
+from router.backends.in_process.sampling import sample
 from router.backends.steps import End, StepText, Writing
 from router.errors import EngineUnavailable
 from strategies import Candidate
@@ -273,9 +274,10 @@ class Batcher:
     def _step(self) -> None:
         """One forward pass: a token for every candidate."""
         logits = self._batch.step(self.model, [row[0].tokens[-1] for row in self._rows])
-        for i, (row, drawn) in enumerate(
-            zip(list(self._rows), _sample(logits, self._rows, self.sizes.sampled), strict=True)
-        ):
+        temperatures = [row[0].job.temperature for row in self._rows]
+        numbers = [[candidate.rng.random() for candidate in row] for row in self._rows]
+        sampled = sample(logits, temperatures, numbers, self.sizes.sampled)
+        for i, (row, drawn) in enumerate(zip(list(self._rows), sampled, strict=True)):
             branches: dict[int, _Row] = {}
             for candidate, (token, log_prob) in zip(row, drawn, strict=True):
                 self._append(i, candidate, token, log_prob)
@@ -323,32 +325,3 @@ class Batcher:
             if not job.done.done():
                 job.done.set_exception(EngineUnavailable(message))
         self._waiting, self._rows, self._batch = [], [], Batch()
-
-
-def _sample(logits: torch.Tensor, rows: list[_Row], at_once: int) -> list[list[tuple[int, float]]]:
-    """A token and its log-probability at temperature 1 for each candidate of each row.
-
-    By inverse transform, with the candidate's own random number: it draws the same token alone and in company.
-    """
-    drawn: list[list[tuple[int, float]]] = []
-    for start in range(0, len(rows), at_once):  # each has the vocabulary's size
-        drawn += _sample_few(logits[start : start + at_once].float(), rows[start : start + at_once])
-    return drawn
-
-
-def _sample_few(logits: torch.Tensor, rows: list[_Row]) -> list[list[tuple[int, float]]]:
-    temperatures = torch.tensor([row[0].job.temperature for row in rows], device=logits.device)
-    greedy = temperatures == 0
-    cumulative = (logits / torch.where(greedy, 1.0, temperatures)[:, None]).softmax(-1).cumsum(-1)
-    widest = max(map(len, rows))
-    draws = torch.tensor(
-        [[candidate.rng.random() for candidate in row] + [0.0] * (widest - len(row)) for row in rows],
-        device=logits.device,
-    )
-    drawn = torch.searchsorted(cumulative, draws * cumulative[:, -1:], right=True).clamp(max=logits.shape[1] - 1)
-    tokens = torch.where(greedy[:, None], logits.argmax(-1)[:, None], drawn)
-    log_probs = logits.gather(1, tokens) - logits.logsumexp(-1)[:, None]
-    return [
-        list(zip(row_tokens, row_log_probs, strict=True))[: len(row)]
-        for row, row_tokens, row_log_probs in zip(rows, tokens.tolist(), log_probs.tolist(), strict=True)
-    ]

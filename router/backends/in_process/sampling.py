@@ -1,0 +1,65 @@
+"""Draws tokens from logits, each draw with a random number of its own."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn.functional import pad
+
+BLOCK = 64  # tokens of the vocabulary whose weights are summed first
+_BELOW = 1 - 2**-52  # a number of 64 bits times this is smaller, whatever the rounding
+
+
+def sample(
+    logits: torch.Tensor, temperatures: Sequence[float], numbers: Sequence[Sequence[float]], at_once: int
+) -> list[list[tuple[int, float]]]:
+    """Tokens, each with its log-probability at temperature 1: for every row one a random number.
+
+    logits        [rows, vocabulary]
+    temperatures  one a row; 0 is greedy
+    numbers       in [0, 1), any count a row
+    at_once       rows that are computed together: each takes memory of the vocabulary's size
+
+    By inverse transform: a number draws the same token alone and in company.
+    """
+    drawn: list[list[tuple[int, float]]] = []
+    for start in range(0, len(numbers), at_once):
+        few = slice(start, start + at_once)
+        drawn += _sample(logits[few].float(), temperatures[few], numbers[few])
+    return drawn
+
+
+def _sample(
+    logits: torch.Tensor, temperatures: Sequence[float], numbers: Sequence[Sequence[float]]
+) -> list[list[tuple[int, float]]]:
+    """Weights are summed in blocks first: a draw then looks at the blocks' running sums and at one block.
+
+    Running sums over a vocabulary of 150,000 would take as long as a quarter of a small model's forward pass.
+    """
+    device, rows = logits.device, len(numbers)
+    largest, likeliest = logits.max(-1)
+    less = logits - largest[:, None]
+    if rest := -logits.shape[1] % BLOCK:
+        less = pad(less, (0, rest), value=-torch.inf)
+    weights = less.exp()
+    log_total = weights.sum(-1).log()  # at temperature 1
+    divisors = torch.tensor([[temperature or 1.0] for temperature in temperatures], device=device)
+    blocks = torch.div(less, divisors, out=weights).exp_().view(rows, -1, BLOCK)
+    ends = blocks.sum(-1).cumsum(-1, dtype=torch.float64)
+
+    widest = max(map(len, numbers))
+    padded = [[*row, *[0.0] * (widest - len(row))] for row in numbers]
+    draws = torch.tensor(padded, device=device, dtype=torch.float64).clamp(max=_BELOW) * ends[:, -1:]
+    block = torch.searchsorted(ends, draws, right=True).clamp(max=ends.shape[1] - 1)
+    begins = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
+    inside = blocks[torch.arange(rows, device=device)[:, None], block].cumsum(-1, dtype=torch.float64)
+    # Blocks are summed in 32 bits, their tokens in 64: what lies between the two sums is the block's last likely token.
+    left = torch.minimum(draws - begins, inside[..., -1] * _BELOW)
+    drawn = block * BLOCK + torch.searchsorted(inside, left[..., None], right=True)[..., 0].clamp(max=BLOCK - 1)
+
+    greedy = torch.tensor([[temperature == 0] for temperature in temperatures], device=device)
+    tokens = torch.where(greedy, likeliest[:, None], drawn)
+    log_probs = less.gather(1, tokens) - log_total[:, None]
+    return [
+        list(zip(row_tokens, row_log_probs, strict=True))[: len(row)]
+        for row, row_tokens, row_log_probs in zip(numbers, tokens.tolist(), log_probs.tolist(), strict=True)
+    ]
