@@ -14,19 +14,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from difficulty import DifficultyModel
-from router.backends import ModelSpec, VerifierSpec
+from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
+from router.backends.specs import ModelSpec, Setup, VerifierSpec
 from router.backends.template import CHATML
-from router.bundle.bundle import (
-    FORMAT_VERSION,
-    Manifest,
-    digests,
-    library_versions,
-    load_bundle,
-    write_manifest,
-)
-from router.policy.objectives import Budget
-from router.policy.table import LEVELS, Cell, Cost, Policy, Rung
+from router.bundle.bundle import load_bundle
+from router.bundle.manifest import FORMAT_VERSION, Manifest, digests, library_versions, write_manifest
+from router.policy.objectives import Budget, BudgetPoint
+from router.policy.table import LEVELS, Cell, Cost, Policy
 from router.service.app import Server
 from router.service.bundles import Serving
 from router.solving.solver import Solver
@@ -43,6 +38,12 @@ ARMS = {
     4: ["single", "majority(n=4)", "best_of_n(n=4)", "weighted_best_of_n(n=4)", "revision(n=4, chains=2)"],
     16: ["single", "majority(n=8)", "dvts(n=16, m=4)", "beam_search(n=16, m=4)", "lookahead(n=8, m=4, k=1)"],
 }
+SETUP = Setup(
+    "tiny",
+    "small",
+    {"small": ModelSpec("fake", 1_000, CHATML, temperature=0.8, max_tokens=512)},
+    VerifierSpec("prm", None, 500),
+)
 
 
 @pytest.fixture(scope="session")
@@ -57,25 +58,23 @@ def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = []
     for i, level in enumerate(LEVELS):
         for arm in arms:
-            best = [str(arm) == str(parse(ARMS[budget][i])) for budget in (4, 16)]
+            best = [arm == parse(ARMS[budget][i]) for budget in (4, 16)]
             accuracy = 1 - level / 10 - 0.05 * (not best[1]) if any(best) else 0.01
-            cost = Cost(arm.budget, 10, 20 * arm.budget, 30, 40 * arm.budget, 50)
+            budget = arm.budget()
+            cost = Cost(budget, 10, 20 * budget, 30, 40 * budget, 50)
             cells.append(Cell(level, arm, accuracy, max(0, accuracy - 0.2), 0.95, prompts=60, cost=cost))
-    ladder = [Rung(1, 1.0), Rung(4, 0.001)]
-    policy = Policy(cells, Budget(4), ladder=ladder, deciding="mode")
+    points = [BudgetPoint(1, 1.0), BudgetPoint(4, 0.001)]
+    policy = Policy(cells, Budget(4), budget_points=points, deciding="mode", worth=SETUP.worth)
     (folder / "policy.json").write_text(policy.dumps())
     write_manifest(
         folder,
         Manifest(
             FORMAT_VERSION,
-            "tiny",
-            ModelSpec("fake", None, 1_000, CHATML, temperature=0.8, max_tokens=512),
-            VerifierSpec("prm", None, 500),
+            SETUP,
             statistic="pass_rate",
             edges=(0.8, 0.6, 0.4, 0.2),
             files=digests(folder),
             libraries=library_versions(),
-            provenance={},
         ),
     )
     return folder
@@ -93,7 +92,7 @@ def verifier() -> FakeVerifier:
 
 @pytest.fixture
 def solver(bundle_folder: Path, generator: FakeGenerator, verifier: FakeVerifier) -> Solver:
-    return Solver(load_bundle(bundle_folder), generator, verifier)
+    return Solver(load_bundle(bundle_folder), Engines({"small": generator}, "small", verifier))
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ from pathlib import Path
 import joblib
 import pytest
 
-from router.backends.template import CHATML
 from router.bundle import bundle
-from router.bundle.bundle import digests, load_bundle, read_manifest, sha256
-from router.errors import InvalidBundle, MissingWeights
+from router.bundle.bundle import load_bundle
+from router.bundle.manifest import digests, read_manifest, sha256
+from router.bundle.setup import read_setup, setup_json, write_setup
+from router.errors import InvalidBundle, InvalidFile, MissingWeights
+from tests.conftest import SETUP
 
 
 @pytest.fixture
@@ -60,15 +62,26 @@ def test_a_joblib_swapped_after_the_check_is_never_opened(folder, tmp_path, monk
     assert not (tmp_path / "exploded").exists()
 
 
+MODEL = setup_json(SETUP)["models"]["small"]
+
+
+def setup(**values) -> dict[str, object]:
+    return {"setup": setup_json(SETUP) | values}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"format_version": 1}, "format version 1, this router reads 2"),
-        ({"files": {}}, "lists no difficulty.joblib"),
-        ({"files": []}, "files and libraries must be objects"),
-        ({"surprise": 1}, "Manifest needs exactly"),
-        ({"verifier": {"kind": "prm", "adapter": "verifier", "parameters": 1}}, "lists no verifier/adapter_model"),
-        ({"verifier": {"kind": "prm", "adapter": 7, "parameters": 1}}, "VerifierSpec.adapter"),
+        ({"format_version": 2}, "format version 2, this router reads 3; convert it with `router convert`"),
+        ({"files": {}}, r"lists no difficulty\.joblib"),
+        ({"files": []}, "files: "),
+        ({"surprise": 1}, "surprise: is no known key"),
+        ({"edges": [0.8, 0.6, 0.4]}, "edges: "),
+        (setup(verifier={"kind": "prm", "adapter": "verifier", "parameters": 1}), "lists no verifier/adapter_model"),
+        (setup(verifier={"kind": "prm", "adapter": 7, "parameters": 1}), r"setup\.verifier\.adapter: "),
+        (setup(models={"small": MODEL | {"reviser": "reviser"}}), "lists no reviser/adapter_model"),
+        (setup(models={"small": MODEL | {"parameters": 0}}), r"setup\.models\.small\.parameters: .* found 0"),
+        (setup(reference="large"), "reference 'large' is none of the models small"),
     ],
 )
 def test_a_bad_manifest_is_refused(folder, values, message):
@@ -107,20 +120,41 @@ def test_a_joblib_of_other_library_versions_is_a_clear_error(folder):
         load_bundle(folder)
 
 
-# Templates and weights
+# The description of the models
 
 
-def test_a_prompt_is_rendered_raw():
-    prompt = "  {prompt} and {0}: what is {x}?\n"
-    assert CHATML.render(prompt) == f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+def test_a_setup_is_read_as_it_was_written(tmp_path):
+    write_setup(SETUP, tmp_path)
+    assert read_setup(tmp_path) == SETUP
 
 
-def test_earlier_attempts_keep_every_character():
-    rendered = CHATML.render("1 + 1?", ["1 + 1 = 3\n", "Answer: 3"])
-    assert (
-        rendered
-        == CHATML.prompt.replace("{prompt}", "1 + 1?") + "1 + 1 = 3\n" + CHATML.retry + "Answer: 3" + CHATML.retry
-    )
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"surprise": 1}, "surprise: is no known key"),
+        ({"name": " "}, "name: "),
+        ({"models": {"small model": MODEL}}, "small model: "),
+        ({"models": {"small": MODEL, "verifier": MODEL}}, "no model can be named 'verifier'"),
+        ({"models": {"small": MODEL | {"template": {"user": "{text}"}}}}, "template"),
+        ({"models": {"small": MODEL | {"temperature": -1}}}, r"models\.small\.temperature: .* found -1"),
+        ({"models": {"small": MODEL | {"input_price": -1}}}, r"models\.small\.input_price: .* found -1"),
+    ],
+)
+def test_a_bad_setup_is_refused(tmp_path, values, message):
+    (tmp_path / "models.json").write_text(json.dumps(setup_json(SETUP) | values))
+    with pytest.raises(InvalidFile, match=message):
+        read_setup(tmp_path)
+
+
+def test_a_folder_without_a_setup_says_so(tmp_path):
+    with pytest.raises(InvalidFile, match=r"has no models\.json"):
+        read_setup(tmp_path)
+    (tmp_path / "engine.json").write_text("{}")
+    with pytest.raises(InvalidFile, match="`router convert` makes one"):
+        read_setup(tmp_path)
+
+
+# Weights
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers' own
