@@ -64,7 +64,9 @@ def served_attempts(url: str) -> Served:
         scores=None,
         usage=None,
     )
-    prompts = [Problem(row.prompt_id, Prompt.read(row.messages or row.prompt), row.answer) for row in right.itertuples()]
+    prompts = [
+        Problem(row.prompt_id, Prompt.read(row.messages or row.prompt), row.answer) for row in right.itertuples()
+    ]
     explored = (kept["choice"].notna() & (kept["choice"] != kept["arm"])).sum()
     return Served(attempts[SCHEMA.names].reset_index(drop=True), prompts, len(frame), int(explored), left_out)
 

@@ -121,11 +121,15 @@ class Deployment:
     urls      base URLs by model's name, one a replica; "verifier" is the verifier's
     backends  a backend by model's name instead of the bundle's; "" is all models'
     api_key   bearer token that these servers ask for
+    memory    GiB that keys and values of the models in this process may take; None: by what is free
+    sharing   how many models in this process share that
     """
 
     urls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     backends: Mapping[str, str] = field(default_factory=dict)
     api_key: str | None = None
+    memory: float | None = None
+    sharing: int = 1
 
     def backend(self, name: str, spec: ModelSpec) -> str:
         return self.backends.get(name) or self.backends.get("") or spec.backend

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import ApiKey, Backend, Models, Seed, Url, deployment, read_arm
+from router.cli.options import ApiKey, Backend, Memory, Models, Seed, Url, deployment, read_arm
 from router.errors import InvalidFile, InvalidRequest
 
 
@@ -17,6 +17,7 @@ def collect(  # noqa: PLR0915  the options of one command
     backend: Backend = None,
     url: Url = None,
     engine_api_key: ApiKey = None,
+    memory: Memory = None,
     prompts: Annotated[
         list[Path] | None,
         typer.Option(
@@ -123,7 +124,7 @@ def collect(  # noqa: PLR0915  the options of one command
     arms = [read_arm(text).referring(setup.reference) for text in arm or []]
     pools = {None: attempts, **_pools(pool or [], setup.reference)}
     workers = workers or (2 if ray else 1)
-    where = deployment(backend, url, engine_api_key)
+    where = deployment(backend, url, engine_api_key, memory)
     for each in arms:
         if reason := why_not(each, setup, where):
             raise InvalidRequest("arm", f"--arm {each}: {reason}", reason="ARM_INVALID")

@@ -73,10 +73,21 @@ ApiKey = Annotated[
     str | None,
     typer.Option(envvar="ROUTER_ENGINE_API_KEY", help="Bearer token that the models' servers ask for."),
 ]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        envvar="ROUTER_MEMORY",
+        min=0.25,
+        help="GiB that keys and values of the models in this process may take; what does not fit waits.  [default: "
+        "half of what is free, less 2 GiB]",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; equal seeds repeat a run.")]
 
 
-def deployment(backends: list[str] | None, urls: list[str] | None, api_key: str | None = None) -> Deployment:
+def deployment(
+    backends: list[str] | None, urls: list[str] | None, api_key: str | None = None, memory: float | None = None
+) -> Deployment:
     """Raises InvalidRequest where a URL is none, or a backend is unknown."""
     by_name: dict[str, tuple[str, ...]] = {}
     for given in urls or ():
@@ -93,7 +104,7 @@ def deployment(backends: list[str] | None, urls: list[str] | None, api_key: str 
         name, equals, backend = given.partition("=")
         backend_of(backend if equals else name)  # raises where it is unknown
         chosen[name if equals else ""] = backend if equals else name
-    return Deployment(by_name, chosen, api_key)
+    return Deployment(by_name, chosen, api_key, memory)
 
 
 def check_unfinished(folder: Path, overwrite: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import ApiKey, Backend, Served, Url, deployment
+from router.cli.options import ApiKey, Backend, Memory, Served, Url, deployment
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def serve(
     backend: Backend = None,
     url: Url = None,
     engine_api_key: ApiKey = None,
+    memory: Memory = None,
     host: Annotated[
         str,
         typer.Option(
@@ -153,7 +154,7 @@ def serve(
     logs.configure()
     credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
-    where = deployment(backend, url, engine_api_key)
+    where = deployment(backend, url, engine_api_key, memory)
     engines = partial(_engines, where)
     loaded = load_bundle(bundle, bundle_digest)
     solver = Solver(loaded, engines(loaded), where, explore=explore)

@@ -12,7 +12,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import chain
@@ -21,7 +21,9 @@ from typing import Any
 import torch
 
 from router.backends import Usage
-from router.backends.in_process.kv import SIZES, Batch, KeyValues, PrefixCache, PrefixKey, prefill, prefill_chunks
+from router.backends.in_process.kv import SIZES, Batch, KeyValues, PrefixCache, PrefixKey
+from router.backends.in_process.memory import budget
+from router.backends.in_process.prefill import Reading, bytes_a_token, read_piece
 from router.backends.in_process.sampling import sample
 from router.backends.steps import End, StepText, Writing
 from router.errors import EngineUnavailable
@@ -55,10 +57,12 @@ class ExtendJob:
 class CallJob:
     """Any other work for the thread that owns the models: ``call`` answers all arguments that wait for it at once.
 
+    It is a generator that yields after each piece of work, so that others' tokens come in between.
+
     size  of its argument; together those of one call are not much larger than what the device computes at once
     """
 
-    call: Callable[[list[Any]], list[Any]]
+    call: Callable[[list[Any]], Generator[None, None, list[Any]]]
     argument: Any
     size: int = 1
     cancelled: bool = False
@@ -82,6 +86,11 @@ class _Open:
         return self.job.prefixes[self.writing.candidate.earlier] + self.writing.tokens
 
     @property
+    def longest(self) -> int:
+        """Tokens that it may have in the end, its prompt's included."""
+        return len(self.job.prefixes[self.writing.candidate.earlier]) + len(self.writing.tokens) + self.tokens_left
+
+    @property
     def cache_key(self) -> PrefixKey:
         """All of its tokens but the last, whose keys and values are computed with the next token."""
         return id(self.job.usage), self.tokens[:-1]
@@ -93,7 +102,8 @@ _Row = list[_Open]  # candidates of one search at one temperature, with the same
 class Batcher:
     """Extends candidates with ``model``. Thread-safe: submit from anywhere, results come through the job's future."""
 
-    def __init__(self, model: Any, tokenizer: Any, delimiter: str, max_tokens: int):
+    def __init__(self, model: Any, tokenizer: Any, delimiter: str, max_tokens: int, memory: int | None = None):
+        """memory: bytes that keys and values may take; None: see ``memory.budget``."""
         self.model = model
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -105,11 +115,17 @@ class Batcher:
         self._text = StepText(tokenizer, delimiter)
         self._jobs: queue.SimpleQueue[ExtendJob | CallJob | None] = queue.SimpleQueue()
         self._calls: list[CallJob] = []
+        self._calling: tuple[list[CallJob], Generator[None, None, list[Any]]] | None = None  # the one in progress
         self._waiting: list[_Open] = []
         self._rows: list[_Row] = []
         self._batch = Batch()  # its rows are those of ``_rows``
+        self._reading: dict[PrefixKey, Reading] = {}  # prefixes that candidates wait for
+        self._turn = 0
         self._step_seconds = 0.0
-        self._prefixes: PrefixCache[KeyValues] = PrefixCache(self.sizes.cached)
+        # Half for the batch, which is copied when it grows, and a quarter for prefixes that later rounds continue.
+        room = (budget(None) if memory is None else memory) // bytes_a_token(model)
+        self.room = max(self.context, room // 4)  # tokens of the batch: rows times the longest of them
+        self._prefixes: PrefixCache[KeyValues] = PrefixCache(min(self.sizes.cached, room // 4))
         self._open = threading.Lock()  # held to add a job, and to stop adding jobs
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="batcher", daemon=True)
@@ -132,17 +148,18 @@ class Batcher:
     def _work(self) -> None:
         try:
             while self._receive():
-                while self._calls:
+                if self._calls or self._calling:
                     self._call()
                 started = time.monotonic()
                 try:
                     self._drop_stopped()
+                    self._read()
                     self._join()
                     if self._rows:
                         self._step()
                 except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
                     log.exception("a batch failed")
-                    self._fail_batch(f"the in-process engine failed on this batch: {error}")
+                    self._fail_batch(_failed(error))
                 self._step_seconds = time.monotonic() - started
         finally:  # whatever ended the thread: nobody waits for it for ever
             with self._open:
@@ -151,13 +168,13 @@ class Batcher:
                 job = self._jobs.get()
                 if job is not None:
                     job.done.set_exception(EngineUnavailable("the in-process engine stopped before this call"))
-            for job in self._calls:
+            for job in [*self._calls, *(self._calling[0] if self._calling else [])]:
                 job.done.set_exception(EngineUnavailable("the in-process engine stopped before this call"))
             self._fail_batch("the in-process engine stopped while it worked on this call")
 
     def _receive(self) -> bool:
         """Take in new jobs; wait for one when there is nothing to do. False to end."""
-        idle = not self._rows and not self._waiting
+        idle = not self._rows and not self._waiting and not self._calls and self._calling is None
         while True:
             try:
                 job = self._jobs.get(block=idle)
@@ -181,34 +198,50 @@ class Batcher:
                 job.done.set_result(job.candidates)
 
     def _call(self) -> None:
-        """Answer the oldest call, and with it those that wait for the same, as many as are computed at once."""
-        for job in self._calls:
-            if job.cancelled:
-                job.done.set_result(None)
-        waiting = [job for job in self._calls if not job.done.done()]
+        """Do a piece of the oldest call, and of those that wait for the same, as many as are computed at once."""
+        if self._calling is None:
+            self._begin_call()
+        if self._calling is None:
+            return
+        together, work = self._calling
+        if all(job.cancelled for job in together):
+            work.close()
+            self._end_call([None] * len(together))
+            return
+        try:
+            next(work)
+        except StopIteration as done:
+            self._end_call(done.value)
+        except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
+            log.exception("a call failed")
+            self._end_call(error=EngineUnavailable(_failed(error)))
+        except BaseException:  # a bug: it ends the thread, but leaves no one waiting
+            self._end_call(error=EngineUnavailable("the in-process engine stopped while it worked on this call"))
+            raise
+
+    def _begin_call(self) -> None:
         together: list[CallJob] = []
-        self._calls = []
+        waiting, self._calls = self._calls, []
         room = self.sizes.scored
         for job in waiting:
-            if job.call == waiting[0].call and (not together or job.size <= room):
+            if job.cancelled:
+                job.done.set_result(None)
+            elif not together or (job.call == together[0].call and job.size <= room):
                 together.append(job)
                 room -= job.size
             else:
                 self._calls.append(job)
-        try:
-            results = together[0].call([job.argument for job in together]) if together else []
-            for job, result in zip(together, results, strict=True):
-                job.done.set_result(result)
-        except (RuntimeError, ValueError, IndexError, MemoryError) as error:  # what torch raises
-            log.exception("a call failed")
-            for job in together:
-                job.done.set_exception(EngineUnavailable(f"the in-process engine failed: {error}"))
-        finally:
-            for job in together:
-                if not job.done.done():  # anything else is a bug and ends the thread, but leaves no one waiting
-                    job.done.set_exception(
-                        EngineUnavailable("the in-process engine stopped while it worked on this call")
-                    )
+        if together:
+            self._calling = together, together[0].call([job.argument for job in together])
+
+    def _end_call(self, results: Sequence[Any] = (), error: EngineUnavailable | None = None) -> None:
+        assert self._calling
+        (together, _), self._calling = self._calling, None
+        for i, job in enumerate(together):
+            if error:
+                job.done.set_exception(error)
+            else:
+                job.done.set_result(results[i])
 
     def _drop_stopped(self) -> None:
         """Cut the candidates of jobs that were cancelled, or can't afford one more token in time or in tokens."""
@@ -229,21 +262,60 @@ class Batcher:
             self._rows = [[candidate for candidate in row if not candidate.done] for row in self._rows]
             self._remove_empty_rows()
 
-    def _join(self) -> None:
-        """Waiting candidates join while there is room, equal ones in one row; what is not cached is prefilled."""
-        joining: dict[tuple[float, PrefixKey, int], _Row] = {}
+    def _read(self) -> None:
+        """One piece of the prefixes that candidates wait for: short ones first, and every other time the oldest.
+
+        In between others get their next token, and what nobody waits for any more is dropped.
+        """
+        wanted = {candidate.cache_key: candidate.job.usage for candidate in self._joining()}
+        self._reading = {key: each for key, each in self._reading.items() if key in wanted}
+        for key, usage in wanted.items():
+            if key not in self._reading:
+                found = self._prefixes.get(key)
+                self._reading[key] = Reading(key[1], usage, found, done=found is not None)
+        self._turn += 1
+        unread = [each for each in self._reading.values() if not each.done]
+        if self._turn % 2:
+            unread.sort(key=lambda each: each.left)
+        for reading, tokens in read_piece(self.model.base_model, unread, self.sizes.prefill):
+            # The prefix's last token, which the first decoding step reads, is counted with the others.
+            self.count(reading.usage, prompt_tokens=tokens + reading.done)
+
+    def _joining(self) -> list[_Open]:
+        """Waiting candidates that there is room for, in the order in which they came.
+
+        Equal ones begin in one row, but each may need a row of its own in the end.
+        """
+        open_now = sum(map(len, self._rows))
+        longest = max((candidate.longest for row in self._rows for candidate in row), default=0)
+        taken: list[_Open] = []
+        rows: set[tuple[PrefixKey, int]] = set()
         for candidate in self._waiting:
-            key = candidate.job.temperature, candidate.cache_key, candidate.tokens[-1]
-            if key not in joining and len(self._rows) + len(joining) >= self.sizes.rows:
+            longest = max(longest, candidate.longest)
+            full = len(self._rows) + len(rows) >= self.sizes.rows or (open_now + len(taken) + 1) * longest > self.room
+            if full and (taken or open_now):
                 break
-            joining.setdefault(key, []).append(candidate)
-        if joining:
-            del self._waiting[: sum(map(len, joining.values()))]
-            for row, prefix in zip(
-                joining.values(), self._prefixes_of([row[0] for row in joining.values()]), strict=True
-            ):
-                self._batch.add(prefix)
-                self._rows.append(row)
+            taken.append(candidate)
+            rows.add((candidate.cache_key, candidate.tokens[-1]))
+        return taken
+
+    def _join(self) -> None:
+        """Waiting candidates whose prefix is read join, equal ones in one row."""
+        joining: dict[tuple[float, PrefixKey, int], _Row] = {}
+        for candidate in self._joining():
+            if self._reading[candidate.cache_key].done:
+                same = candidate.job.temperature, candidate.cache_key, candidate.tokens[-1]
+                joining.setdefault(same, []).append(candidate)
+        if not joining:
+            return
+        joined = {id(candidate) for row in joining.values() for candidate in row}
+        self._waiting = [candidate for candidate in self._waiting if id(candidate) not in joined]
+        for (_, key, _), row in joining.items():
+            prefix = self._reading[key].kv
+            assert prefix is not None
+            self._prefixes.put(key, row[0].job.usage, prefix)
+            self._batch.add(prefix)
+            self._rows.append(row)
 
     def _remove_empty_rows(self) -> None:
         for i in reversed(range(len(self._rows))):
@@ -251,25 +323,8 @@ class Batcher:
                 self._batch.remove(i)
                 self._rows[i] = self._rows[-1]
                 self._rows.pop()
-
-    def _prefixes_of(self, candidates: list[_Open]) -> list[KeyValues]:
-        """Keys and values of each candidate's tokens but the last. A search pays for each prefix once."""
-        known: dict[PrefixKey, KeyValues] = {}
-        missing: dict[PrefixKey, Usage] = {}
-        keys = [candidate.cache_key for candidate in candidates]
-        for key, candidate in zip(keys, candidates, strict=True):
-            found = self._prefixes.get(key)
-            if found is None:
-                missing[key] = candidate.job.usage
-            else:
-                known[key] = found
-        for chunk in prefill_chunks(sorted(missing, key=lambda key: len(key[1])), self.sizes.prefill):
-            computed, _ = prefill(self.model.base_model, [prefix for _, prefix in chunk])
-            for key, kv in zip(chunk, computed, strict=True):
-                known[key] = kv
-                self._prefixes.put(key, missing[key], kv)
-                self.count(missing[key], prompt_tokens=len(key[1]) + 1)
-        return [known[key] for key in keys]
+        if not self._rows:
+            self._batch = Batch()  # its memory goes back, and its width changes nobody's floating point
 
     def _step(self) -> None:
         """One forward pass: a token for every candidate."""
@@ -324,4 +379,11 @@ class Batcher:
         for job in {candidate.job for candidate in chain(self._waiting, *self._rows)}:
             if not job.done.done():
                 job.done.set_exception(EngineUnavailable(message))
-        self._waiting, self._rows, self._batch = [], [], Batch()
+        self._waiting, self._rows, self._batch, self._reading = [], [], Batch(), {}
+
+
+def _failed(error: BaseException) -> str:
+    """What a caller is told: an allocator's words say nothing to it."""
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return "the in-process engine ran out of memory on this batch; try again, or give it less (see serve --memory)"
+    return "the in-process engine failed on this batch; its log says more"

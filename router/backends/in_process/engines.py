@@ -6,6 +6,7 @@ from router.backends import Generator, Verifier
 from router.backends.in_process import prm_models, weights
 from router.backends.in_process.batching import Batcher
 from router.backends.in_process.generator import TransformersGenerator
+from router.backends.in_process.memory import budget
 from router.backends.in_process.step_verifier import HEADS, StepVerifier
 from router.backends.log_probability import LogProbability
 from router.backends.prm import FORMATS
@@ -15,8 +16,9 @@ from router.errors import InvalidFile
 
 def load_model(name: str, spec: ModelSpec, folder: Path, deployment: Deployment) -> Generator:
     """The model on a worker thread of its own; ``folder`` holds its adapters. Raises MissingWeights."""
-    writer = _batcher(spec, spec.adapter, folder)
-    return TransformersGenerator(writer, spec, _batcher(spec, spec.reviser, folder) if spec.reviser else None)
+    writer = _batcher(spec, spec.adapter, folder, deployment)
+    reviser = _batcher(spec, spec.reviser, folder, deployment) if spec.reviser else None
+    return TransformersGenerator(writer, spec, reviser)
 
 
 def load_verifier(
@@ -34,11 +36,12 @@ def load_verifier(
         known = ", ".join([*(f"{kind} (with an adapter)" for kind in HEADS), "log_prob", *FORMATS])
         raise InvalidFile(f"unknown verifier kind {spec.kind!r}; known: {known}")
     if not isinstance(writer, TransformersGenerator):
-        writer = TransformersGenerator(_batcher(main, main.adapter, folder), main)
+        writer = TransformersGenerator(_batcher(main, main.adapter, folder, deployment), main)
     scorer, _ = weights.load_model(main.model, folder / spec.adapter, scores_steps=spec.kind == "prm")
     return StepVerifier(writer.batcher, scorer, writer.template, spec)
 
 
-def _batcher(spec: ModelSpec, adapter: str | None, folder: Path) -> Batcher:
+def _batcher(spec: ModelSpec, adapter: str | None, folder: Path, deployment: Deployment) -> Batcher:
     model, tokenizer = weights.load_model(spec.model, folder / adapter if adapter else None)
-    return Batcher(model, tokenizer, spec.template.delimiter, spec.max_tokens)
+    memory = budget(deployment.memory) // deployment.sharing
+    return Batcher(model, tokenizer, spec.template.delimiter, spec.max_tokens, memory)

@@ -1,13 +1,13 @@
 """A causal model in this process as a generator."""
 
 import asyncio
+from collections.abc import Generator as IteratorGenerator
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from router.backends import Usage
 from router.backends.in_process.batching import Batcher, CallJob, ExtendJob
+from router.backends.in_process.prefill import PIECE, extended
 from router.backends.prompt_length import check_length, too_long
 from router.backends.specs import ModelSpec
 from router.backends.template import encode, resolved
@@ -61,16 +61,29 @@ class TransformersGenerator:
         vectors: list[list[float]] = await submit(self.batcher, CallJob(self._embed, (encoded, usage), len(encoded)))
         return vectors
 
-    def _embed(self, asks: list[tuple[list[tuple[int, ...]], Usage]]) -> list[list[list[float]]]:
+    def _embed(
+        self, asks: list[tuple[list[tuple[int, ...]], Usage]]
+    ) -> IteratorGenerator[None, None, list[list[list[float]]]]:
+        found = []
         for prompts, usage in asks:
             self.batcher.count(usage, calls=1, prompt_tokens=sum(map(len, prompts)))
-        return [[self._hidden(ids) for ids in prompts] for prompts, _ in asks]
+            vectors = []
+            for ids in prompts:
+                vectors.append((yield from self._hidden(ids)))
+            found.append(vectors)
+        return found
 
-    def _hidden(self, ids: tuple[int, ...]) -> list[float]:
-        states = self.batcher.model.base_model(
-            input_ids=torch.tensor([ids], device=self.batcher.model.device), output_hidden_states=True
-        ).hidden_states
-        mean: list[float] = states[len(states) * 3 // 4][0].mean(0).tolist()
+    def _hidden(self, ids: tuple[int, ...]) -> IteratorGenerator[None, None, list[float]]:
+        total, kv = None, None
+        for start in range(0, len(ids), PIECE):
+            piece = ids[start : start + PIECE]
+            kv, output = extended(self.batcher.model.base_model, kv, piece, output_hidden_states=True)
+            states = output.hidden_states
+            summed = states[len(states) * 3 // 4][0].float().sum(0)
+            total = summed if total is None else total + summed
+            yield
+        assert total is not None
+        mean: list[float] = (total / len(ids)).tolist()
         return mean
 
     def _encode(self, prompt: Prompt, earlier: Sequence[str] = ()) -> tuple[int, ...]:

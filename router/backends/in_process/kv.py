@@ -1,7 +1,7 @@
 """Keys and values of a causal model in process: prefilled, decoded as one batch, kept for later."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -126,7 +126,9 @@ class Batch:
         """Copy the last ``columns`` columns into a store with room for more rows and columns."""
         layers, two, heads, _, size = like.shape
         rows = (
-            max(16, 2 * len(self)) if self._store is None or len(self) == self._store.shape[2] else self._store.shape[2]
+            len(self) + max(16, len(self) // 4)  # not twice as many: that would be twice the memory
+            if self._store is None or len(self) == self._store.shape[2]
+            else self._store.shape[2]
         )
         # Zeros, not empty: what is masked is multiplied by 0, and garbage may be NaN.
         store = torch.zeros((layers, two, rows, heads, columns + ROOM, size), dtype=like.dtype, device=like.device)
@@ -163,18 +165,6 @@ def join(prefixes: Sequence[KeyValues]) -> DynamicCache:
     columns = max(prefix.shape[-2] for prefix in prefixes)
     rows = torch.stack([pad(prefix, (0, 0, columns - prefix.shape[-2], 0)) for prefix in prefixes], dim=2)
     return DynamicCache([(keys, values) for keys, values in rows])
-
-
-def prefill_chunks(keys: list[PrefixKey], tokens: int) -> Iterator[list[PrefixKey]]:
-    """Runs of keys, shortest prefix first, that fit a prefill of ``tokens`` when padded to their longest."""
-    chunk: list[PrefixKey] = []
-    for key in keys:
-        if chunk and (len(chunk) + 1) * len(key[1]) > tokens:
-            yield chunk
-            chunk = []
-        chunk.append(key)
-    if chunk:
-        yield chunk
 
 
 class PrefixCache(Generic[T]):

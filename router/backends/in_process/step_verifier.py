@@ -1,7 +1,7 @@
 """A fine-tuned model in this process that scores steps."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain, islice
 from math import exp
@@ -13,7 +13,8 @@ from torch.nn.functional import cross_entropy
 from router.backends import Usage
 from router.backends.in_process.batching import Batcher, CallJob
 from router.backends.in_process.generator import submit
-from router.backends.in_process.kv import KeyValues, PrefixCache, PrefixKey, join, prefill, prefill_chunks, rows_of
+from router.backends.in_process.kv import KeyValues, PrefixCache, PrefixKey, join, prefill, rows_of
+from router.backends.in_process.prefill import PIECE, extended
 from router.backends.prompt_length import too_long
 from router.backends.specs import VerifierSpec
 from router.backends.steps import encoded
@@ -67,10 +68,10 @@ class StepVerifier:
 
     # On the worker thread from here on. Counted where the work is done: what is cancelled before that costs nothing.
 
-    def _score(self, asks: list["_Ask"]) -> list[list[tuple[float, ...]]]:
+    def _score(self, asks: list["_Ask"]) -> Generator[None, None, list[list[tuple[float, ...]]]]:
         """For each ask the step scores of its candidates, as many of the first ones as its room can read."""
         known = [self._affordable(ask) for ask in asks]
-        starts = self._begin([ask for ask, reads in zip(asks, known, strict=True) if None in reads])
+        starts = yield from self._begin([ask for ask, reads in zip(asks, known, strict=True) if None in reads])
         scored = [
             [
                 _Reading(ask, candidate, read or starts[ask.key()])
@@ -100,17 +101,35 @@ class StepVerifier:
         found = (self._read_before.get(ask.key(candidate.tokens[:end])) for end in reversed(candidate.ends))
         return next(filter(None, found), None)
 
-    def _begin(self, asks: list["_Ask"]) -> "dict[PrefixKey, _Read]":
-        """Read the prompts of searches that have read nothing yet."""
-        fresh = {ask.key(): ask for ask in asks}
-        starts = {}
-        for chunk in prefill_chunks(sorted(fresh, key=lambda key: len(key[1])), self.batcher.sizes.prefill):
-            kept, states = prefill(self.model.base_model, [prompt for _, prompt in chunk])
-            for key, kv, last in zip(chunk, kept, states, strict=True):
-                self._count(fresh[key].usage, len(key[1]))
-                starts[key] = _Read(kv, last.clone(), ())
-                self._read_before.put(key, fresh[key].usage, starts[key])
+    def _begin(self, asks: list["_Ask"]) -> "Generator[None, None, dict[PrefixKey, _Read]]":
+        """Read the prompts of searches that have read nothing yet: short ones together, a long one in pieces."""
+        starts: dict[PrefixKey, _Read] = {}
+        fresh = sorted({ask.key(): ask for ask in asks}.values(), key=lambda ask: len(ask.prompt))
+        short = [ask for ask in fresh if len(ask.prompt) <= PIECE]
+        at_once = max(1, self.batcher.sizes.prefill // PIECE)
+        for some in (short[i : i + at_once] for i in range(0, len(short), at_once)):
+            kept, states = prefill(self.model.base_model, [ask.prompt for ask in some])
+            for ask, kv, last in zip(some, kept, states, strict=True):
+                self._count(ask.usage, len(ask.prompt))
+                starts[ask.key()] = _Read(kv, last.clone(), ())
+            yield
+        for ask in fresh[len(short) :]:
+            starts[ask.key()] = yield from self._begin_long(ask)
+        for ask in fresh:
+            self._read_before.put(ask.key(), ask.usage, starts[ask.key()])
         return starts
+
+    def _begin_long(self, ask: "_Ask") -> "Generator[None, None, _Read]":
+        kv = last = None
+        for start in range(0, len(ask.prompt), PIECE):
+            piece = ask.prompt[start : start + PIECE]
+            kv, output = extended(self.model.base_model, kv, piece)
+            last = output.last_hidden_state[0, -1].clone()
+            self._count(ask.usage, len(piece))
+            yield
+        assert kv is not None
+        assert last is not None
+        return _Read(kv, last, ())
 
     def _read(self, readings: list["_Reading"]) -> None:
         """Read the new tokens of each candidate after those that are known: left-padded to right-padded."""

@@ -1,0 +1,88 @@
+"""Reading prefixes in pieces: a long one takes many steps, and others get their next token in between."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from router.backends import Usage
+from router.backends.in_process.kv import KeyValues, join, prefill, rows_of
+
+PIECE = 256  # tokens of a long prefix that are read at once
+
+
+@dataclass(eq=False, slots=True)
+class Reading:
+    """A prefix, and what was read of it: ``kv`` has the keys and values of its first tokens."""
+
+    tokens: tuple[int, ...]
+    usage: Usage
+    kv: KeyValues | None = None
+    done: bool = False
+
+    @property
+    def read(self) -> int:
+        return 0 if self.kv is None else self.kv.shape[-2]
+
+    @property
+    def left(self) -> int:
+        return len(self.tokens) - self.read
+
+
+def read_piece(model: Any, unread: Sequence[Reading], most: int) -> Iterator[tuple[Reading, int]]:
+    """Read a piece of the first ones, in this order; each with how many tokens were read of it.
+
+    Short prefixes that fit ``most`` tokens together, padding included, are read whole and at once; a long one by
+    itself, a piece of it.
+    """
+    together: list[Reading] = []
+    for reading in unread:
+        if reading.left > PIECE or reading.kv is not None:
+            if not together:
+                yield reading, _continue(model, reading)
+                return
+            continue
+        longest = max([len(reading.tokens), *(len(each.tokens) for each in together)])
+        if together and (len(together) + 1) * longest > most:
+            break
+        together.append(reading)
+    if together:
+        kept, _ = prefill(model, [reading.tokens for reading in together])
+        for reading, kv in zip(together, kept, strict=True):
+            reading.kv, reading.done = kv, True
+            yield reading, len(reading.tokens)
+
+
+def _continue(model: Any, reading: Reading) -> int:
+    """Read the next piece of one prefix."""
+    start = reading.read
+    piece = reading.tokens[start : start + PIECE]
+    reading.kv, _ = extended(model, reading.kv, piece)
+    reading.done = reading.left == 0
+    return len(piece)
+
+
+def extended(model: Any, kv: KeyValues | None, piece: Sequence[int], **options: Any) -> tuple[KeyValues, Any]:
+    """Keys and values with those of ``piece`` after them, and the model's output on it."""
+    start = 0 if kv is None else kv.shape[-2]
+    cache = None if kv is None else join([kv])
+    device = model.device
+    output = model(
+        input_ids=torch.tensor([list(piece)], device=device),
+        position_ids=torch.arange(start, start + len(piece), device=device)[None],
+        attention_mask=torch.ones((1, start + len(piece)), dtype=torch.long, device=device),
+        past_key_values=cache,
+        use_cache=True,
+        **options,
+    )
+    (grown,) = rows_of(output.past_key_values, [slice(0, start + len(piece))])
+    return grown, output
+
+
+def bytes_a_token(model: Any) -> int:
+    """Of keys and values."""
+    config = model.config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * model.dtype.itemsize)
