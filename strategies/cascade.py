@@ -14,7 +14,7 @@ from strategies.stopping import lead
 from strategies.strategy import InvalidArm, Strategy
 
 if TYPE_CHECKING:
-    from strategies.replay import Recorded, Runs
+    from strategies.records import Recorded, Runs
 
 LONGEST = 8  # stages
 
@@ -97,7 +97,7 @@ class Cascade(Strategy):
     def replay(self, recorded: "Recorded") -> "Runs | None":
         from strategies.replay import in_turn
 
-        return in_turn(self, recorded)
+        return in_turn([stage.replay(recorded) for stage in self.stages], self.thresholds, recorded)
 
     def __str__(self) -> str:
         *earlier, last = map(str, self.stages)

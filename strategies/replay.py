@@ -7,95 +7,21 @@ are used most have the same in numpy beside it; a test holds each of them agains
 Needs numpy, which the strategies themselves don't: they import this where they replay.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from strategies.records import Floats, Ints, Pool, Recorded, Runs, Samples
 from strategies.requests import Candidate, Extend, Result
 from strategies.stopping import keeps_lead, lead
 
-if TYPE_CHECKING:
-    from strategies.cascade import Cascade
-    from strategies.sampling import Sampling
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 _DOUBT = 1e-9  # far more than two ways to compute a probability differ by
 
 
-@dataclass(frozen=True)
-class Pool:
-    """S independent attempts of one model at one prompt.
-
-    answers  final answers by the task's key, None for no answer;  correct (S,) 0 or 1
-    scores   (S,) last-step score, NaN where unscored
-    prompt_tokens, generated_tokens, scored_tokens  (S,) as in the attempts file
-    order    (R, S) the order in which each of R runs meets the attempts: ties go to the answer that comes first
-    """
-
-    answers: Sequence[str | None]
-    correct: Floats
-    scores: Floats
-    prompt_tokens: Floats
-    generated_tokens: Floats
-    scored_tokens: Floats
-    order: Ints
-
-    def __len__(self) -> int:
-        return len(self.answers)
-
-    @cached_property
-    def reads(self) -> bool:
-        """Whether the verifier reads tokens; then it reads the prompt, too, once a run."""
-        return bool(self.scored_tokens.any())
-
-    @cached_property
-    def groups(self) -> Ints:
-        """(S,) which of the different answers each attempt gives, in order of appearance; -1 for none."""
-        names = {answer: i for i, answer in enumerate(dict.fromkeys(a for a in self.answers if a is not None))}
-        return np.array([-1 if answer is None else names[answer] for answer in self.answers], dtype=np.int64)
-
-
-@dataclass(frozen=True, slots=True)
-class Runs:
-    """R runs of an arm at one prompt.
-
-    correct     (R,) 0 or 1; between them where equal answers are recorded as right and wrong
-    prompt_tokens, generated_tokens  (R,) by the model that read or wrote them;  scored_tokens (R,) of the verifier
-    confidence  (R,) how much a cascade would believe the answer; NaN where that is unknown, 0 without an answer
-    check_tokens  (R,) what the verifier would read besides to find that out
-    answered    (R,) whether there is an answer
-    """
-
-    correct: Floats
-    prompt_tokens: Mapping[str | None, Floats]
-    generated_tokens: Mapping[str | None, Floats]
-    scored_tokens: Floats
-    confidence: Floats
-    check_tokens: Floats
-    answered: NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.correct)
-
-
-@dataclass(frozen=True, slots=True)
-class Recorded:
-    """What was recorded at one prompt: a pool by model, and complete runs by arm, as ``str`` spells it.
-
-    verified  whether a verifier scores: then a confidence without a score is unknown
-    """
-
-    pools: Mapping[str | None, Pool]
-    runs: Mapping[str, Runs]
-    verified: bool = True
-
-
-def by_search(strategy: "Sampling", recorded: Recorded) -> Runs | None:
+def by_search(strategy: Samples, recorded: Recorded) -> Runs | None:
     """By the search itself, run by run. None where the pool is too small, or lacks the scores that it chooses by."""
     pool = _pool(strategy, recorded)
     if pool is None:
@@ -112,7 +38,7 @@ def by_search(strategy: "Sampling", recorded: Recorded) -> Runs | None:
     return _runs(strategy, pool, np.array(correct, dtype=float), np.array(chosen), np.array(leads), drawn)
 
 
-def by_votes(strategy: "Sampling", recorded: Recorded) -> Runs | None:
+def by_votes(strategy: Samples, recorded: Recorded) -> Runs | None:
     """Majority and weighted best-of-N: as :func:`by_search`, for all runs at once."""
     pool = _pool(strategy, recorded)
     if pool is None:
@@ -130,7 +56,7 @@ def by_votes(strategy: "Sampling", recorded: Recorded) -> Runs | None:
     return _runs(strategy, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
 
 
-def by_highest_score(strategy: "Sampling", recorded: Recorded) -> Runs | None:
+def by_highest_score(strategy: Samples, recorded: Recorded) -> Runs | None:
     """Best-of-N: as :func:`by_search`, for all runs at once."""
     pool = _pool(strategy, recorded)
     if pool is None:
@@ -156,17 +82,14 @@ def by_highest_score(strategy: "Sampling", recorded: Recorded) -> Runs | None:
     return _runs(strategy, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
 
 
-def in_turn(cascade: "Cascade", recorded: Recorded) -> Runs | None:
+def in_turn(stages: Sequence[Runs | None], thresholds: Sequence[float], recorded: Recorded) -> Runs | None:
     """A cascade, from the runs of its stages; None where a stage has none, or its confidence is unknown.
 
     Which run of one stage meets which of the next is shifted, so that stages that drew the same attempts in the same
     order count as independent. A model that reads the prompt again finds it prefilled.
     """
-    stages = [stage.replay(recorded) for stage in cascade.stages]
-    if any(runs is None for runs in stages):
-        return None
-    known: list[Runs] = [runs for runs in stages if runs is not None]
-    if any(np.isnan(runs.confidence).any() for runs in known[:-1]):
+    known = [runs for runs in stages if runs is not None]
+    if len(known) < len(stages) or any(np.isnan(runs.confidence).any() for runs in known[:-1]):
         return None
     count = max(map(len, known))
     open_runs = np.ones(count, dtype=bool)
@@ -192,11 +115,11 @@ def in_turn(cascade: "Cascade", recorded: Recorded) -> Runs | None:
         most = np.where(better, runs.confidence[at], most)
         answered |= better
         if not last:
-            open_runs &= ~(runs.confidence[at] >= cascade.thresholds[i])
+            open_runs &= ~(runs.confidence[at] >= thresholds[i])
     return Runs(correct, prompt, generated, scored, confidence, check, answered)
 
 
-def _pool(strategy: "Sampling", recorded: Recorded) -> Pool | None:
+def _pool(strategy: Samples, recorded: Recorded) -> Pool | None:
     """The pool that it draws from, where that is large enough and has the scores that it needs."""
     pool = recorded.pools.get(strategy.model)
     if pool is None or strategy.n > len(pool) or (strategy.needs_scores and np.isnan(pool.scores).all()):
@@ -207,7 +130,7 @@ def _pool(strategy: "Sampling", recorded: Recorded) -> Pool | None:
 
 
 def _runs(  # noqa: PLR0917
-    strategy: "Sampling", pool: Pool, correct: Floats, picked: Ints, leads: Floats, drawn: NDArray[np.bool_]
+    strategy: Samples, pool: Pool, correct: Floats, picked: Ints, leads: Floats, drawn: NDArray[np.bool_]
 ) -> Runs:
     """``drawn``: (R, S) of each run's order, what it drew."""
     runs, width = pool.order.shape
@@ -235,7 +158,7 @@ def _runs(  # noqa: PLR0917
     )
 
 
-def _driven(strategy: "Sampling", pool: Pool, order: Ints) -> tuple[int, Result]:
+def _driven(strategy: Samples, pool: Pool, order: Ints) -> tuple[int, Result]:
     """How many samples the search drew in this order, and what it found; a candidate's text is its index."""
     search, remaining = strategy.search(), iter(order)
     taken = 0

@@ -10,7 +10,7 @@ from strategies.stopping import doubling, lead, promise, unanimous
 from strategies.strategy import Strategy
 
 if TYPE_CHECKING:
-    from strategies.replay import Recorded, Runs
+    from strategies.records import Recorded, Runs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from strategies.requests import Search
 
 if TYPE_CHECKING:
-    from strategies.replay import Recorded, Runs
+    from strategies.records import Recorded, Runs
 
 LARGEST = 4096  # solutions that an arm may sample: far beyond any measured budget, well within memory
 ALIKE: Mapping[str, float] = MappingProxyType({})  # every model's solution is worth one of the reference model's

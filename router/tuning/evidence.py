@@ -19,7 +19,7 @@ from router.backends.specs import Setup
 from router.errors import InvalidFile
 from router.policy.table import Cost
 from strategies import STRATEGIES, Sampling, Strategy, parse
-from strategies.replay import Pool, Recorded, Runs
+from strategies.records import Pool, Recorded, Runs
 
 Floats = NDArray[np.float64]
 DRAWS = 200
