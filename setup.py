@@ -12,6 +12,7 @@ setup(
     packages=[*find_packages(include=["router*", "difficulty*", "strategies*"]), "router._bundles"],
     package_dir={"router._bundles": "models"},
     package_data={
+        **dict.fromkeys(("router", "strategies", "difficulty"), ["py.typed"]),
         "router.evaluation": ["report.html"],
         "router.outcomes.migrations": ["script.py.mako"],
         "router._bundles": [f"{BUNDLE}/{name}" for name in ("manifest.json", "models.json", "card.md", *served)],
