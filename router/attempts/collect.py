@@ -233,6 +233,9 @@ async def _attempts(unit: Unit, engines: Engines, task: Task, seed: int) -> list
             for i, attempt in enumerate(result.candidates)
         ]
     total = Usage(bill.prompt_tokens, bill.generated_tokens, bill.scored_tokens)
+    if result.best and result.best.scores is None:  # beyond the arm's own bill: a cascade would look at it
+        (best,) = await engines.verifier.score(request.prompt, [result.best], max_tokens=None, usage=Usage())
+        result = replace(result, best=best)
     row = await _row(unit, unit.sample, result.best or Candidate(), task, total)
     return [row | {"usage": _lines(bill) if len(arm.models) > 1 else None}]
 

@@ -25,11 +25,13 @@ def collect(  # noqa: PLR0915  the options of one command
             "solution. A folder stands for its files. Repeatable."
         ),
     ] = None,
-    task: Annotated[
+    generate: Annotated[
         list[str] | None,
-        typer.Option(help='A reasoning-gym task with its knobs, e.g. "chain_sum:min_terms=2,max_terms=4". Repeatable.'),
+        typer.Option(
+            help='Generate prompts of a reasoning-gym task with its knobs, e.g. "chain_sum:min_terms=2,max_terms=4". Repeatable.'
+        ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", min=1, help="Prompts to generate for each --task.")] = 100,
+    count: Annotated[int, typer.Option("--count", min=1, help="Prompts to generate for each --generate.")] = 100,
     attempts: Annotated[
         int,
         typer.Option(
@@ -114,12 +116,12 @@ def collect(  # noqa: PLR0915  the options of one command
     from router.backends.registry import load_engines, why_not
     from router.bundle.setup import read_setup
 
-    if not prompts and not task:
+    if not prompts and not generate:
         raise InvalidRequest(
-            "prompts", "nothing to collect on: name --prompts FILE or --task TASK", reason="UNSPECIFIED"
+            "prompts", "nothing to collect on: name --prompts FILE or --generate TASK", reason="UNSPECIFIED"
         )
-    if ray and task:
-        raise InvalidRequest("task", "--ray takes files of --prompts, not a --task", reason="UNSPECIFIED")
+    if ray and generate:
+        raise InvalidRequest("generate", "--ray takes files of --prompts, not --generate", reason="UNSPECIFIED")
     setup = read_setup(bundle)
     arms = [read_arm(text).referring(setup.reference) for text in arm or []]
     pools = {None: attempts, **_pools(pool or [], setup.reference)}
@@ -170,7 +172,7 @@ def collect(  # noqa: PLR0915  the options of one command
             collect_shards(files, out, stage, address=ray, workers=workers, on_start=on_start, on_shard=on_units)
         else:
             problems = [prompt for file in files for prompt in read_prompts(file)]
-            problems += [prompt for text in task or [] for prompt in generate_prompts(text, count, seed)]
+            problems += [prompt for text in generate or [] for prompt in generate_prompts(text, count, seed)]
             if len({problem.id for problem in problems}) < len(problems):
                 raise InvalidFile("two prompts have the same id; give the prompts files ids of their own")
             units = stage.units(problems)

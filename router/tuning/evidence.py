@@ -74,15 +74,13 @@ def evidence(
     # Prompts with a pool first: what is drawn at random for one does not depend on the others' runs.
     order = attempts.assign(pool=attempts["arm"] != SAMPLE).sort_values("pool", kind="stable")
     for prompt_id, rows in order.groupby("prompt_id", sort=False):
+        groups = dict(list(rows.groupby("arm", sort=False)))
         pools: dict[str | None, Pool] = {}
-        runs: dict[str, Runs] = {}
-        for arm, group in rows.groupby("arm", sort=False):
-            if is_pool(arm):
-                model = model_of(arm)
-                rng = generators.setdefault(model, _generator(seed, model))
-                pools[model] = _pool(group, draws, rng)
-            else:
-                runs[arm] = _run(group, parse(arm), reference)
+        for name in filter(is_pool, groups):
+            model = model_of(name)
+            pools[model] = _pool(groups[name], draws, generators.setdefault(model, _generator(seed, model)))
+        reads = any(pool.reads for pool in pools.values())
+        runs = {name: _run(groups[name], parse(name), reference, reads) for name in groups if not is_pool(name)}
         tried = _tried(pools, runs, budgets, arms)
         recorded = Recorded(pools, runs, verified)
         replayed = ((arm, arm.replay(recorded)) for arm in tried)
@@ -122,8 +120,8 @@ def _pool(rows: pd.DataFrame, draws: int, rng: np.random.Generator) -> Pool:
     )
 
 
-def _run(rows: pd.DataFrame, arm: Strategy, reference: str) -> Runs:
-    """Complete runs of one arm at one prompt."""
+def _run(rows: pd.DataFrame, arm: Strategy, reference: str, reads: bool) -> Runs:
+    """Complete runs of one arm at one prompt; ``reads``: whether the verifier reads what models write."""
     prompt: dict[str | None, Floats] = {}
     generated: dict[str | None, Floats] = {}
     if len(arm.models) == 1:
@@ -143,9 +141,16 @@ def _run(rows: pd.DataFrame, arm: Strategy, reference: str) -> Runs:
         generated_tokens=generated,
         scored_tokens=rows["scored_tokens"].to_numpy(dtype=float),
         confidence=np.where(answered, scores, 0.0),
-        check_tokens=np.zeros(len(rows)),
+        check_tokens=_check_tokens(rows, arm, reads),
         answered=answered,
     )
+
+
+def _check_tokens(rows: pd.DataFrame, arm: Strategy, reads: bool) -> Floats:
+    """What the verifier would read besides, to score the solution of an arm that scores nothing itself."""
+    if arm.needs_scores or not reads or (rows["scored_tokens"] > 0).any():
+        return np.zeros(len(rows))
+    return (rows["prompt_tokens"] + rows["generated_tokens"]).to_numpy(dtype=float)
 
 
 def _by_model(lines: Any, reference: str) -> dict[str | None, tuple[float, float]]:
