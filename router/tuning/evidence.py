@@ -150,7 +150,8 @@ def _check_tokens(rows: pd.DataFrame, arm: Strategy, reads: bool) -> Floats:
     """What the verifier would read besides, to score the solution of an arm that scores nothing itself."""
     if arm.needs_scores or not reads or (rows["scored_tokens"] > 0).any():
         return np.zeros(len(rows))
-    return (rows["prompt_tokens"] + rows["generated_tokens"]).to_numpy(dtype=float)
+    tokens: Floats = (rows["prompt_tokens"] + rows["generated_tokens"]).to_numpy(dtype=float)
+    return tokens
 
 
 def _by_model(lines: Any, reference: str) -> dict[str | None, tuple[float, float]]:
