@@ -12,7 +12,7 @@ setup(
     packages=[*find_packages(include=["router*", "difficulty*", "strategies*"]), "router._bundles"],
     package_dir={"router._bundles": "models"},
     package_data={
-        "router.evaluation": ["report.html"],
+        "router.evaluation": ["templates/*"],
         "router.outcomes.migrations": ["script.py.mako"],
         "router._bundles": [f"{BUNDLE}/{name}" for name in ("manifest.json", "models.json", "card.md", *served)],
     },
