@@ -27,7 +27,7 @@ def arm_names(measured: Measured) -> list[str]:
 
 def budgets_of(measured: Measured) -> list[float]:
     """(K,) the most that each arm spends, in complete solutions; whole numbers as such."""
-    return [int(budget) if budget == int(budget) else budget for budget in measured.budgets.tolist()]
+    return [int(budget) if budget == int(budget) else round(budget, 3) for budget in measured.budgets.tolist()]
 
 
 def fixed(measured: Measured, column: int) -> PerPrompt:

@@ -1,6 +1,7 @@
 """The plots of a report: at most eight lines each, told apart by colour, marker and dashes alike."""
 
 import io
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,13 +21,13 @@ from router.evaluation.words import curve as label_of
 
 MOST_LINES = 8
 # Okabe and Ito's colours, which people with any kind of colour blindness tell apart, and darker ones beside them.
-_POLICIES: dict[str, dict[str, Any]] = {
+POLICIES: dict[str, dict[str, Any]] = {
     "predicted": {"color": "#d55e00", "marker": "o", "ls": "-", "lw": 2.4, "zorder": 6},
     "predicted_average": {"color": "#e69f00", "marker": "D", "ls": "-", "lw": 1.8, "zorder": 5},
     "oracle": {"color": "#cc79a7", "marker": "h", "ls": "--", "lw": 1.6, "zorder": 4},
     "best_fixed": {"color": "#000000", "marker": "x", "ls": ":", "lw": 1.8, "zorder": 7},
 }
-_FIXED: list[dict[str, Any]] = [
+FIXED: list[dict[str, Any]] = [
     {"color": color, "marker": marker, "ls": ls, "lw": 1.3}
     for color, marker, ls in (
         ("#0072b2", "s", "-"),
@@ -64,9 +65,10 @@ def svg(figure: Figure, name: str, description: str) -> str:
     """To be put into a page; ``name`` keeps the ids of several figures apart, ``description`` is read out."""
     text = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": name}):
+    with mpl.rc_context(_STYLE | {"svg.hashsalt": "report"}):
         figure.savefig(text, format="svg", metadata=nothing)
-    return f'<svg role="img" aria-label="{description}"' + text.getvalue().partition("<svg")[2]
+    own = re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", text.getvalue().partition("<svg")[2])
+    return f'<svg role="img" aria-label="{description}"{own}'
 
 
 def fixed_curves(report: Report, most: int) -> list[str]:
@@ -92,14 +94,14 @@ def fixed_curves(report: Report, most: int) -> list[str]:
 
 def shown_curves(report: Report) -> list[str]:
     """The curves of the plots of accuracy against compute."""
-    policies = [name for name in _POLICIES if report.curves[name]]
+    policies = [name for name in POLICIES if report.curves[name]]
     return [*policies, *fixed_curves(report, MOST_LINES - len(policies))]
 
 
 def _styles(report: Report) -> dict[str, dict[str, Any]]:
     """The same line for the same curve in every plot."""
     fixed = fixed_curves(report, MOST_LINES)
-    return _POLICIES | {name: dict(style) for name, style in zip(fixed, _FIXED, strict=False)}
+    return POLICIES | {name: dict(style) for name, style in zip(fixed, FIXED, strict=False)}
 
 
 def _curves(report: Report, x: str) -> Figure:
@@ -170,7 +172,7 @@ def _revisions(report: Report) -> Figure:
         errors = [[row.accuracy - row.low for row in points], [row.high - row.accuracy for row in points]]
         errors = [[max(0.0, each) for each in side] for side in errors]
         label = f"level {level}{_HARDNESS.get(level, '')}"
-        axes.errorbar(at, [row.accuracy for row in points], errors, label=label, capsize=2, elinewidth=0.8, **_FIXED[i])
+        axes.errorbar(at, [row.accuracy for row in points], errors, label=label, capsize=2, elinewidth=0.8, **FIXED[i])
     n = rows[0].n
     axes.set_xticks(range(len(chains)), [_split(n, count) for count in chains])
     axes.set(xlabel=f"how {n} solutions are written", ylabel="accuracy", ylim=(-0.03, 1.05))
@@ -190,7 +192,7 @@ def _split(n: int, chains: int) -> str:
 def _larger(found: LargerModel) -> Figure:
     """A panel a group of prompts, and one for the legend."""
     groups = list(dict.fromkeys(point.group for point in found.curve))
-    small, large = _POLICIES["predicted"], _FIXED[0]
+    small, large = POLICIES["predicted"], FIXED[0]
     figure = Figure(figsize=(_WIDTH, 2.1 * -(-(len(groups) + 1) // 2)), layout="constrained")
     grid = figure.subplots(-(-(len(groups) + 1) // 2), 2, sharey=True).ravel().tolist()
     allowed = [each.allowed for each in found.comparisons]
