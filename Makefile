@@ -97,14 +97,14 @@ evaluate: install  ## Tune and evaluate again from the checked-in attempts, into
 	rm -rf build/evaluate && mkdir -p build/evaluate
 	cd $(BUNDLE) && cp -r models.json generator verifier reviser judged.jsonl difficulty.joblib training.json $(CURDIR)/build/evaluate/
 	$(BIN)/router tune $(BUNDLE)/attempts/tune.parquet --bundle build/evaluate --default budget=16
-	$(BIN)/router evaluate $(BUNDLE)/attempts/heldout.parquet --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl
+	$(BIN)/router evaluate $(BUNDLE)/attempts/heldout.parquet --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl --goals $(RECIPE)/goals.json
 
 evaluate-larger: install  ## Compare thinking longer with a larger model, from the checked-in attempts, into build/evaluate-larger
 	rm -rf build/evaluate-larger && mkdir -p build/evaluate-larger
 	cp -r $(BUNDLE)/larger/attempts build/evaluate-larger/
 	$(BIN)/python $(RECIPE)/larger.py build/evaluate-larger
 	$(BIN)/router tune build/evaluate-larger/attempts/tune.parquet --bundle build/evaluate-larger --default budget=16
-	$(BIN)/router evaluate build/evaluate-larger/attempts/heldout.parquet build/evaluate-larger/attempts/middling.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report
+	$(BIN)/router evaluate build/evaluate-larger/attempts/heldout.parquet build/evaluate-larger/attempts/middling.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report --goals $(RECIPE)/goals.json
 
 bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: minutes on a GPU, a day without; resumable
 	$(RECIPE)/build.sh build/smollm2-135m

@@ -13,7 +13,7 @@ setup(
     package_dir={"router._bundles": "models"},
     package_data={
         **dict.fromkeys(("router", "strategies", "difficulty"), ["py.typed"]),
-        "router.evaluation": ["report.html"],
+        "router.evaluation": ["templates/*"],
         "router.outcomes.migrations": ["script.py.mako"],
         "router._bundles": [f"{BUNDLE}/{name}" for name in ("manifest.json", "models.json", "card.md", *served)],
     },

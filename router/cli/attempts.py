@@ -28,7 +28,8 @@ def collect(  # noqa: PLR0915  the options of one command
     generate: Annotated[
         list[str] | None,
         typer.Option(
-            help='Generate prompts of a reasoning-gym task with its knobs, e.g. "chain_sum:min_terms=2,max_terms=4". Repeatable.'
+            help='Generate prompts of a reasoning-gym task with its knobs, e.g. "chain_sum:min_terms=2,max_terms=4". '
+            "Repeatable."
         ),
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="Prompts to generate for each --generate.")] = 100,

@@ -2,81 +2,90 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from router.evaluation.report import Estimate, GapRecovered, Point, Saving, Times, TimesAt
 from router.tuning.evidence import interval
-from strategies import Arm
 
-REFERENCES = ("weighted_best_of_n", "majority")
-UNITS = ("generations", "flops")
+REFERENCES = ("weighted_best_of_n", "majority")  # the strategies that savings are counted against
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
-    """(P,) one arm on each prompt: accuracy, generations (complete solutions' worth), FLOPs (the estimator's too)."""
+class PerPrompt:
+    """One arm on each of P prompts; every array is (P,).
+
+    accuracy     expected share of right answers;  generations in complete solutions;  flops of all models
+    """
 
     accuracy: NDArray[np.float64]
     generations: NDArray[np.float64]
     flops: NDArray[np.float64]
 
-    def point(self, draws: NDArray[np.float64]) -> dict[str, float]:
-        spent = {"generations": round(float(self.generations.mean()), 3), "flops": round(float(self.flops.mean()))}
-        return interval(self.accuracy, draws) | spent
+    def on(self, rows: NDArray[np.int64]) -> "PerPrompt":
+        """Some of the prompts."""
+        return PerPrompt(self.accuracy[rows], self.generations[rows], self.flops[rows])
+
+    def point(self, draws: NDArray[np.float64]) -> Point:
+        """Means over the prompts; ``draws`` (R, P) are the weights of R bootstrap resamples."""
+        found = estimate(self.accuracy, draws)
+        spent = round(float(self.generations.mean()), 3), round(float(self.flops.mean()))
+        return Point(found.value, found.low, found.high, *spent)
 
 
-Curve = Mapping[float, Runs]  # by budget, in rising order
+Curve = Mapping[float, PerPrompt]  # by budget, in rising order
 
 
-def savings(points: Curve, fixed: Mapping[str, Curve], draws: NDArray[np.float64]) -> dict[str, Any]:
-    """Times less compute for the best accuracy of each reference curve.
+def estimate(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Estimate:
+    """The mean of (P,) values with its interval over (R, P) resamples."""
+    found = interval(values, draws)
+    return Estimate(found["accuracy"], found["low"], found["high"])
 
-    The target is the reference's best budget. A resample in which the curve never reaches it counts as 0 times.
+
+def saving(curve: Curve, name: str, reference: Curve, draws: NDArray[np.float64]) -> Saving:
+    """How many times less ``curve`` spends for the highest accuracy of ``reference``, the curve of strategy ``name``.
+
+    A resample in which ``curve`` never reaches that accuracy counts as 0 times.
     """
-    results = {}
-    for name in REFERENCES:
-        reference = fixed.get(name, {})
-        if not reference or not points:
-            results[name] = {"target": None, "reason": "not measured on these attempts"}
-            continue
-        best = max(reference, key=lambda budget: (round(float(reference[budget].accuracy.mean()), 9), -budget))
-        result: dict[str, Any] = {
-            "target": {
-                "arm": str(Arm(name, int(best))) if best > 1 else "majority(n=1)",
-                **reference[best].point(draws),
-            }
-        }
-        everyone = np.full((1, draws.shape[1]), 1 / draws.shape[1])
-        for unit in UNITS:
-            exact = float(_times_less(points, reference[best], unit, everyone)[0])
-            spread = _times_less(points, reference[best], unit, draws)
-            low, high = np.quantile(spread, [0.025, 0.975])
-            result[unit] = {
-                "times": round(exact, 3),
-                "low": round(float(low), 3),
-                "high": round(float(high), 3),
-                "reached": round(float((spread > 0).mean()), 3),
-            }
-        result["by_budget"] = [
-            {
-                "budget": budget,
-                **{unit: round(float(_times_less(points, runs, unit, everyone)[0]), 3) for unit in UNITS},
-            }
-            for budget, runs in reference.items()
-        ]
-        if not result["generations"]["times"]:
-            top = max(float(runs.accuracy.mean()) for runs in points.values())
-            result["reason"] = f"its highest accuracy {top:.4f} stays below {result['target']['accuracy']:.4f}"
-        results[name] = result
-    return {**results[REFERENCES[0]], "majority": results["majority"]}
+    if not reference or not curve:
+        return Saving(None, None, None, None, (), "not measured on these attempts")
+    best = max(reference, key=lambda budget: (round(float(reference[budget].accuracy.mean()), 9), -budget))
+    everyone = np.full((1, draws.shape[1]), 1 / draws.shape[1])
+    generations, flops = (_times(curve, reference[best], unit, everyone, draws) for unit in ("generations", "flops"))
+    by_budget = tuple(
+        TimesAt(
+            budget,
+            round(float(_times_less(curve, runs, "generations", everyone)[0]), 3),
+            round(float(_times_less(curve, runs, "flops", everyone)[0]), 3),
+        )
+        for budget, runs in reference.items()
+    )
+    target, reason = reference[best].point(draws), None
+    if not generations.times:
+        highest = max(float(runs.accuracy.mean()) for runs in curve.values())
+        reason = f"its highest accuracy {highest:.4f} stays below {target.accuracy:.4f}"
+    arm = f"{name}(n={best:g})" if best > 1 else "majority(n=1)"  # one sample leaves nothing to select
+    return Saving(arm, target, generations, flops, by_budget, reason)
 
 
-def _times_less(points: Curve, target: Runs, unit: str, draws: NDArray[np.float64]) -> NDArray[np.float64]:
+def _times(
+    curve: Curve, target: PerPrompt, unit: str, everyone: NDArray[np.float64], draws: NDArray[np.float64]
+) -> Times:
+    spread = _times_less(curve, target, unit, draws)
+    low, high = np.quantile(spread, [0.025, 0.975])
+    return Times(
+        times=round(float(_times_less(curve, target, unit, everyone)[0]), 3),
+        low=round(float(low), 3),
+        high=round(float(high), 3),
+        reached=round(float((spread > 0).mean()), 3),
+    )
+
+
+def _times_less(curve: Curve, target: PerPrompt, unit: str, draws: NDArray[np.float64]) -> NDArray[np.float64]:
     """(R,) the target's spend over the curve's for the same accuracy, on each resample; 0 where never reached."""
-    accuracy = np.stack([draws @ runs.accuracy for runs in points.values()], axis=1)
-    spend = np.stack([draws @ getattr(runs, unit) for runs in points.values()], axis=1)
+    accuracy = np.stack([draws @ runs.accuracy for runs in curve.values()], axis=1)
+    spend = np.stack([draws @ getattr(runs, unit) for runs in curve.values()], axis=1)
     goals, spent = draws @ target.accuracy, draws @ getattr(target, unit)
     matched = [spend_to_match(x, y, goal) for x, y, goal in zip(spend, accuracy, goals, strict=True)]
     return np.array([0.0 if x is None else total / x for x, total in zip(matched, spent, strict=True)])
@@ -93,20 +102,21 @@ def spend_to_match(spend: Sequence[float], accuracy: Sequence[float], goal: floa
     return None
 
 
-def gain_kept(policies: Mapping[str, Curve], reference: Curve, draws: NDArray[np.float64]) -> dict[str, Any]:
+def gap_recovered(predicted: Curve, oracle: Curve, reference: Curve, draws: NDArray[np.float64]) -> GapRecovered:
     """Mean gain over the budgets that all three were measured at, and the ratio of the two."""
-    shared = [budget for budget in reference if budget in policies["predicted"] and budget in policies["oracle"]]
+    shared = [budget for budget in reference if budget in predicted and budget in oracle]
     if not shared:
-        return {"value": None, "reason": "not measured on these attempts"}
-    predicted, oracle = (
-        np.mean([policies[name][budget].accuracy - reference[budget].accuracy for budget in shared], axis=0)
-        for name in ("predicted", "oracle")
+        return GapRecovered(None, None, None, None, None, "not measured on these attempts")
+    mine, most = (
+        np.mean([curve[budget].accuracy - reference[budget].accuracy for budget in shared], axis=0)
+        for curve in (predicted, oracle)
     )
-    result: dict[str, Any] = {"predicted": interval(predicted, draws), "oracle": interval(oracle, draws)}
-    if oracle.mean() <= 0:
-        return {"value": None, "reason": "with oracle levels there is no gain to keep"} | result
-    gains = draws @ oracle
-    ratios = np.where(gains > 0, (draws @ predicted) / np.where(gains > 0, gains, 1), np.nan)
+    both = estimate(mine, draws), estimate(most, draws)
+    if most.mean() <= 0:
+        return GapRecovered(None, None, None, *both, "on measured levels there is no gain either")
+    gains = draws @ most
+    ratios = np.where(gains > 0, (draws @ mine) / np.where(gains > 0, gains, 1), np.nan)
     low, high = np.nanquantile(ratios, [0.025, 0.975])
-    value = round(float(predicted.mean() / oracle.mean()), 3)
-    return {"value": value, "low": round(float(low), 3), "high": round(float(high), 3)} | result
+    return GapRecovered(
+        round(float(mine.mean() / most.mean()), 3), round(float(low), 3), round(float(high), 3), *both, None
+    )

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from router.backends.specs import VERIFIER, ModelSpec, VerifierSpec
 from router.bundle.bundle import read_policy
 from router.bundle.manifest import Manifest
 from router.errors import InvalidBundle, InvalidFile, InvalidRequest
@@ -92,11 +93,8 @@ def _models(old: Manifest, new: Manifest) -> list[dict[str, Any]]:
 def _described(manifest: Manifest) -> dict[str, Any]:
     """What must agree for a level, and an arm's accuracy there, to mean the same."""
     setup = manifest.setup
-    models = {
-        f"{name} {field}": value
-        for name, spec in (*setup.models.items(), ("verifier", setup.verifier))
-        for field, value in asdict(spec).items()
-    }
+    specs: Mapping[str, ModelSpec | VerifierSpec] = {**setup.models, VERIFIER: setup.verifier}
+    models = {f"{name} {field}": value for name, spec in specs.items() for field, value in asdict(spec).items()}
     weights = {name: digest[:12] for name, digest in manifest.files.items() if name not in _OWN}
     return {
         "statistic": manifest.statistic,

@@ -1,48 +1,53 @@
 """The report as files: evaluation.json, and one HTML page that needs nothing else."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from router.evaluation.plots import draw, svg
+from router.evaluation import words
+from router.evaluation.plots import draw, shown_curves, svg
+from router.evaluation.report import Report
+
+_FILTERS = ("interval", "value", "bounds", "difference", "signed", "times", "gap", "si", "number", "arm", "curve")
+_DESCRIPTIONS = {
+    "generations": "Accuracy against generations, a line for each way to choose arms",
+    "flops": "Accuracy against FLOPs, a line for each way to choose arms",
+    "levels": "Accuracy against budget at each level, a line for each strategy",
+    "revisions": "Accuracy of solutions written one after the other and of independent ones, by level",
+    "larger": "Accuracy of the small model by the solutions it writes, and of the larger model, by group of prompts",
+}
 
 
-def save_evaluation(report: Mapping[str, Any], out: Path) -> list[Path]:
+def save_evaluation(report: Report, out: Path) -> list[Path]:
     """Write both into the folder; returns their paths."""
     out.mkdir(parents=True, exist_ok=True)
-    files = {"evaluation.json": json.dumps(report, indent=1) + "\n", "report.html": page(report)}
+    files = {"evaluation.json": report.to_json(), "report.html": page(report)}
     for name, text in files.items():
-        (out / name).write_text(text)
+        (out / name).write_text(text, encoding="utf-8")
     return [out / name for name in files]
 
 
-def page(report: Mapping[str, Any]) -> str:
-    """HTML with its plots inlined as SVG."""
+def page(report: Report) -> str:
+    """HTML with its style and plots in it."""
+    figures = draw(report)
+    return render(
+        "report.html",
+        report=report,
+        plots={name: svg(figure, name, _DESCRIPTIONS[name]) for name, figure in figures.items()},
+        shown=shown_curves(report),
+    )
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this package, with what ``words`` defines; HTML is escaped."""
     environment = Environment(
-        loader=PackageLoader("router.evaluation", "."),
-        autoescape=True,
+        loader=PackageLoader("router.evaluation", "templates"),
+        autoescape=template.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    environment.filters |= {"interval": interval, "times": times}
-    plots = {name: svg(figure, name) for name, figure in draw(report).items()}
-    return environment.get_template("report.html").render(report=report, plots=plots)
-
-
-def interval(point: Mapping[str, Any] | None) -> str:
-    """``0.650 [0.537, 0.750]``"""
-    return f"{point['accuracy']:.3f} [{point['low']:.3f}, {point['high']:.3f}]" if point else "not measured"
-
-
-def times(saved: Mapping[str, Any], unit: str) -> str:
-    """``4.20× [2.10, 6.00]`` fewer of a unit, or why not."""
-    found = saved.get(unit)
-    if not found:
-        return "not measured"
-    if not found["times"]:
-        return f"never reached, or in {found['reached']:.0%} of resamples"
-    return f"{found['times']:.2f}× [{found['low']:.2f}, {found['high']:.2f}]"
+    environment.filters |= {name: getattr(words, name) for name in _FILTERS}
+    return environment.get_template(template).render(words=words, **values)

@@ -74,4 +74,5 @@ finished || $router train "$attempts/tune.parquet" --bundle "$bundle"
 finished || $router tune "$attempts/tune.parquet" --bundle "$bundle" --default budget=16
 
 stage "report and card, on the held-out prompts"
-$router evaluate "$attempts/heldout.parquet" --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl"
+$router evaluate "$attempts/heldout.parquet" --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl" \
+  --goals $recipe/goals.json

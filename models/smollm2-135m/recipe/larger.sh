@@ -36,4 +36,5 @@ done
 
 stage "policy and report"
 $router tune "$attempts/tune.parquet" --bundle "$folder" --default budget=16
-$router evaluate "$attempts/heldout.parquet" "$attempts/middling.parquet" --bundle "$folder" --out "$folder/report"
+$router evaluate "$attempts/heldout.parquet" "$attempts/middling.parquet" --bundle "$folder" --out "$folder/report" \
+  --goals $recipe/goals.json

@@ -1,0 +1,117 @@
+"""The report's tables: a row a budget, an arm and level, a choice, an objective, a split into chains."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.evaluation.arms import SAMPLING, arm_names, budgets_of, curve_name, least_average
+from router.evaluation.curves import REFERENCES, Curve, PerPrompt, estimate
+from router.evaluation.report import AtBudget, Chains, Choice, Estimate, LevelAccuracy, ObjectiveResult
+from router.policy.objectives import AverageBudget, Budget, Objective
+from router.policy.table import LEVELS, Policy
+from router.tuning.evidence import Measured, resamples
+from strategies import Revision
+
+
+def at_budget(
+    budget: int,
+    fixed: Mapping[str, Curve],
+    policies: Mapping[str, Curve],
+    best_fixed_arm: str,
+    draws: NDArray[np.float64],
+) -> AtBudget:
+    """Every curve at one budget."""
+    found = {name: fixed.get(name, {}).get(budget) for name in SAMPLING}
+    found |= {name: points.get(budget) for name, points in policies.items()}
+    for name in ("predicted_average", "oracle_average"):  # the least that can be spent on average may be a little more
+        if policies[name] and budget < min(policies[name]) < budget * 1.5:
+            found[name] = policies[name][min(policies[name])]
+
+    def minus_best_fixed(name: str) -> Estimate | None:
+        mine, theirs = found[name], found["best_fixed"]
+        return estimate(mine.accuracy - theirs.accuracy, draws) if mine and theirs else None
+
+    return AtBudget(
+        budget=budget,
+        best_fixed_arm=best_fixed_arm,
+        predicted_minus_best_fixed=minus_best_fixed("predicted"),
+        predicted_average_minus_best_fixed=minus_best_fixed("predicted_average"),
+        **{name: runs.point(draws) if runs else None for name, runs in found.items()},
+    )
+
+
+def objective_result(
+    policy: Policy,
+    probabilities: NDArray[np.float64],
+    objective: Objective,
+    runs: PerPrompt,
+    draws: NDArray[np.float64],
+) -> ObjectiveResult:
+    """What one objective gave, beside what the policy expected of it by (P, 5) level probabilities."""
+    expected = [policy.decide(row, objective) for row in probabilities.tolist()]
+    enough = np.array([each.sufficient for each in expected])
+    target = objective.kind == "target_accuracy"
+    where = None
+    if target and enough.sum() > 1:
+        where = estimate(runs.accuracy[enough], resamples(int(enough.sum()), np.random.default_rng(0)))
+    return ObjectiveResult(
+        kind=objective.kind,
+        value=objective.value,
+        expected=round(float(np.mean([each.accuracy for each in expected])), 4),
+        measured=runs.point(draws),
+        sufficient=round(float(enough.mean()), 4) if target else None,
+        where_sufficient=where,
+    )
+
+
+def per_level(measured: Measured, levels: NDArray[np.int64], seed: int) -> list[LevelAccuracy]:
+    """Each arm on the prompts of each of (P,) measured levels that has at least two prompts."""
+    rows = []
+    for level in LEVELS:
+        here = np.flatnonzero(levels == level)
+        if len(here) < 2:
+            continue
+        draws = resamples(len(here), np.random.default_rng(seed))
+        for k, (arm, budget) in enumerate(zip(arm_names(measured), budgets_of(measured), strict=True)):
+            found = estimate(measured.accuracy[here, k], draws)
+            rows.append(LevelAccuracy(level, arm, curve_name(arm), budget, found.value, found.low, found.high))
+    return rows
+
+
+def revisions(measured: Measured, accuracies: Sequence[LevelAccuracy]) -> list[Chains]:
+    """Accuracy by the number of parallel chains, at the n with the most splits, of equals the largest; chains = n is
+    plain sampling (Snell et al., section 6.2).
+
+    accuracies  as :func:`per_level` made them
+    """
+    run = [arm for arm in measured.arms if isinstance(arm, Revision) and arm.model is None]
+    if not run:
+        return []
+    run_at = Counter(arm.n for arm in run)
+    n = max(run_at, key=lambda n: (run_at[n], n))
+    splits = {arm.chains: str(arm) for arm in run if arm.n == n}
+    parallel = [arm for arm in (f"{name}(n={n})" for name in REFERENCES) if arm in arm_names(measured)]
+    if parallel:
+        splits[n] = parallel[0]
+    return [
+        Chains(n, chains, row.level, row.arm, row.accuracy, row.low, row.high)
+        for chains, arm in sorted(splits.items())
+        for row in accuracies
+        if row.arm == arm
+    ]
+
+
+def choices(policy: Policy, budgets: Sequence[int]) -> list[Choice]:
+    """What the policy runs for a prompt whose level is certain, under fixed and under average budgets."""
+    rows = []
+    for average in (False, True):
+        for budget in budgets:
+            least = least_average(policy) if average else 0.0
+            objective = AverageBudget(max(float(budget), least)) if average else Budget(budget)
+            for level, certain in zip(LEVELS, np.eye(len(LEVELS)), strict=True):
+                found = policy.decide(certain.tolist(), objective)
+                accuracy = round(found.accuracy, 4)
+                rows.append(Choice(objective.kind, budget, level, str(found.arm), accuracy, found.cost.generations))
+    return rows

@@ -1,0 +1,221 @@
+"""How a report's names and numbers are written for its readers."""
+
+import re
+from collections.abc import Iterable
+
+from markupsafe import Markup, escape
+
+import strategies
+from router.evaluation.report import Diagnosis, Estimate, GapRecovered, MethodResult, Point, Report, Times
+
+CURVES = {
+    "predicted": "policy, fixed budget",
+    "predicted_average": "policy, average budget",
+    "oracle": "policy on measured levels, fixed budget",
+    "oracle_average": "policy on measured levels, average budget",
+    "best_fixed": "best fixed arm",
+}
+STRATEGIES = {
+    "single": "one solution, written without randomness",
+    "majority": "n independent solutions; the most frequent answer",
+    "best_of_n": "n independent solutions; the one that the verifier scores highest",
+    "weighted_best_of_n": "n independent solutions; the answer whose solutions have the largest sum of verifier scores",
+    "beam_search": "n solutions grown step by step; after each step the verifier keeps the best n/m, and each of those "
+    "is continued m times",
+    "dvts": "diverse verifier tree search: n/m independent beam searches that each keep one",
+    "lookahead": "beam search that judges a step by where k further steps lead",
+    "revision": "n solutions in parallel chains; each is written in sight of the chain's earlier ones",
+    "cascade": "arms tried in turn until an answer is believed; @p ends it at a confidence of p",
+}
+PARAMETERS = {
+    "stop": "ends early once it is that sure of its answer; n is then an upper bound",
+    "model": "that model writes, and not the reference model, whose solutions budgets count",
+}
+MEASURES = {
+    "savings_fixed_budget": "times fewer generations than weighted best-of-N, fixed budget",
+    "savings_average_budget": "times fewer generations than weighted best-of-N, average budget",
+    "gap_recovered": "gain on predicted levels ÷ gain on measured levels",
+    "budgets_below_best_fixed": "budgets at which the policy is clearly below the best fixed arm",
+}
+PARTS = {
+    "generator": "no sample is right",
+    "verifier": "a sample is right, and another one is chosen",
+    "estimator": "the level is predicted wrongly",
+    "policy": "the level is known, and another arm would have been better",
+}
+STATISTICS = {
+    "pass_rate": "pass rate: the share of a prompt's sampled solutions that are right",
+    "mean_score": "mean score: the mean of the verifier's final scores of a prompt's sampled solutions",
+}
+QUALITIES = {
+    "log_loss": "log-loss",
+    "ece": "calibration error",
+    "kappa": "kappa",
+    "spearman": "rank correlation",
+    "accuracy": "right level",
+}
+OBJECTIVES = {
+    "budget": "fixed budget",
+    "average_budget": "average budget",
+    "target_accuracy": "target accuracy",
+    "price_per_flop": "price of a FLOP",
+}
+
+
+_Measured = Point | Estimate | MethodResult
+
+
+def interval(found: _Measured | None) -> str:
+    """``0.650 [0.537, 0.750]``"""
+    return "not measured" if found is None else f"{value(found)} {bounds(found)}"
+
+
+def value(found: _Measured) -> str:
+    """``0.650``"""
+    return _minus(f"{found.value if isinstance(found, Estimate) else found.accuracy:.3f}")
+
+
+def bounds(found: _Measured) -> str:
+    """``[0.537, 0.750]``"""
+    return _minus(f"[{found.low:.3f}, {found.high:.3f}]")
+
+
+def difference(found: Estimate | None) -> str:
+    """``+0.012 [−0.010, 0.031]``"""
+    return "not measured" if found is None else f"{signed(found)} {bounds(found)}"
+
+
+def signed(found: Estimate) -> str:
+    """``+0.012``; 0 has no sign."""
+    text = _minus(f"{found.value:+.3f}")
+    return "0.000" if text[1:] == "0.000" else text
+
+
+def times(found: Times | None) -> str:
+    """``4.20 [2.10, 6.00] times fewer``, less the last two words; or why not."""
+    if found is None:
+        return "not measured"
+    if not found.times:
+        return "not reached: 0"
+    return f"{found.times:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def gap(found: GapRecovered) -> str:
+    """``0.95 [0.80, 1.10]``, or why there is none."""
+    if found.value is None:
+        return f"none: {found.reason}"
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def si(value: float) -> str:
+    """``18.5 G``: three digits with k, M, G, T, P or E."""
+    for prefix in ("", "k", "M", "G", "T", "P"):
+        if abs(value) < 999.5:
+            return f"{value:.3g} {prefix}".rstrip()
+        value /= 1000
+    return f"{value:.3g} E"
+
+
+def number(found: float | None) -> str:
+    """``4.96``, ``8``, ``0.9``: at most two decimals."""
+    return "" if found is None else _minus(f"{found:.2f}".rstrip("0").rstrip("."))
+
+
+def arm(text: str) -> Markup:
+    """An arm that may be broken at its parentheses and underscores only."""
+    return Markup(escape(text).replace("(", Markup("(<wbr>")).replace("_", Markup("_<wbr>")))
+
+
+def objective(kind: str, value: float) -> str:
+    """``target accuracy 0.9``"""
+    return f"{OBJECTIVES.get(kind, kind)} {value:g}"
+
+
+def curve(name: str) -> str:
+    return CURVES.get(name, name)
+
+
+def strategies_in(arms: Iterable[str]) -> dict[str, str]:
+    """The strategies and parameters that occur in arms' texts, each with what it means."""
+    text = " ".join(arms)
+    words = set(re.findall(r"\w+", text)) | ({"cascade"} if ">" in text else set())
+    others = {name: _first_line(kind) for name, kind in strategies.STRATEGIES.items() if name not in STRATEGIES}
+    found = {name: meaning for name, meaning in (STRATEGIES | others).items() if name in words}
+    return found | {f"{name}=": meaning for name, meaning in PARAMETERS.items() if name in words}
+
+
+def _first_line(of: type) -> str:
+    return (of.__doc__ or "").strip().partition("\n")[0].replace("``", "")
+
+
+def edges(found: Iterable[float]) -> str:
+    """``0.742, 0.32, 0.133, 0.0391``"""
+    return ", ".join(f"{edge:.3g}" for edge in found)
+
+
+def two_digits(found: Iterable[float]) -> str:
+    """``0.65 0.76``"""
+    return " ".join(f"{each:.2f}" for each in found)
+
+
+def arms_of(report: Report) -> list[str]:
+    """Every arm of the report, once."""
+    return list(dict.fromkeys(row.arm for row in report.per_level))
+
+
+def in_short(report: Report) -> list[str]:
+    """What the report says, a sentence each."""
+    return [*_against_best_fixed(report), *_saved(report), limits(report.diagnosis), _levels(report)]
+
+
+def _against_best_fixed(report: Report) -> list[str]:
+    lines = []
+    for kind in ("fixed", "average"):
+        field = "predicted_minus_best_fixed" if kind == "fixed" else "predicted_average_minus_best_fixed"
+        found = [getattr(row, field) for row in report.budgets]
+        found = [each for each in found if each]
+        more, less = sum(each.low > 0 for each in found), sum(each.high < 0 for each in found)
+        article = "a" if kind == "fixed" else "an"
+        lines.append(
+            f"Under {article} {kind} budget the policy is clearly more accurate than the best fixed arm at {more} of "
+            f"{len(found)} budgets, clearly less accurate at {less}. At {len(found) - more - less} there is no clear "
+            "difference."
+        )
+    return lines
+
+
+def _saved(report: Report) -> list[str]:
+    found = {policy: by_reference["weighted_best_of_n"] for policy, by_reference in report.savings.items()}
+    target = found["predicted"].target
+    if target is None:
+        return []
+    policies = ("predicted", "predicted_average", "best_fixed")
+    fixed, average, best = (times(found[policy].generations) for policy in policies)
+    return [
+        "Weighted best-of-N is a vote on N solutions in which the verifier's scores count. At its best its accuracy is "
+        f"{target.accuracy:.3f}, with {target.generations:g} solutions a prompt. For that accuracy the policy needs "
+        f"{fixed} times fewer under a fixed budget and {average} times fewer under an average budget. The best fixed "
+        f"arm needs {best} times fewer; what it saves as well is not due to the prediction of levels."
+    ]
+
+
+def limits(diagnosis: Diagnosis) -> str:
+    """Which part loses most."""
+    lost = getattr(diagnosis, diagnosis.limit)
+    text = f"Most accuracy is lost at the {diagnosis.limit}: {interval(lost)} at a budget of {diagnosis.budget}"
+    if diagnosis.runner_up is None or diagnosis.margin is None:
+        return text + "."
+    clear = "clearly more" if diagnosis.margin.low > 0 else "but not clearly more"
+    second = getattr(diagnosis, diagnosis.runner_up)
+    return f"{text}, {clear} than at the {diagnosis.runner_up}: {interval(second)}."
+
+
+def _levels(report: Report) -> str:
+    return (
+        f"The difficulty model finds the measured one of the five levels for {report.difficulty.accuracy:.0%} of the "
+        "held-out prompts."
+    )
+
+
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
