@@ -12,7 +12,7 @@ setup(
     packages=[*find_packages(include=["router*", "difficulty*", "strategies*"]), "router._bundles"],
     package_dir={"router._bundles": "models"},
     package_data={
-        **dict.fromkeys(("router", "strategies", "difficulty"), ["py.typed"]),
+        **{name: ["py.typed"] for name in ("router", "strategies", "difficulty")},
         "router.evaluation": ["templates/*"],
         "router.outcomes.migrations": ["script.py.mako"],
         "router._bundles": [f"{BUNDLE}/{name}" for name in ("manifest.json", "models.json", "card.md", *served)],
