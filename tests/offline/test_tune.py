@@ -18,7 +18,7 @@ from router.tuning.evidence import Measured, evidence, measure
 from router.tuning.finish import finish_bundle, save_tuning
 from router.tuning.tune import METHODS, PAPER, pooled, tune
 from strategies import STRATEGIES, Candidate, Sampling, parse
-from strategies.replay import Pool, Recorded
+from strategies.records import Pool, Recorded
 
 SMALL = ModelSpec("tiny", 100, Template("{text}", "", "", "\n"), temperature=0.8, max_tokens=64)
 SETUP = Setup("tiny", "small", {"small": SMALL}, VerifierSpec("prm", None, 10))

@@ -19,7 +19,7 @@ from router.solving.driver import Request, drive
 from router.tasks import load_task
 from router.tuning.evidence import Point, evidence
 from strategies import STRATEGIES, BestOfN, Candidate, Dvts, Extend, Majority, Result, Strategy, WeightedBestOfN, parse
-from strategies.replay import Pool, Recorded
+from strategies.records import Pool, Recorded
 from strategies.stopping import keeps_lead, lead, promise
 
 both = pytest.mark.parametrize("name", ["majority", "weighted_best_of_n"])  # that vote
