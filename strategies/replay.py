@@ -35,7 +35,7 @@ def by_search(strategy: Samples, recorded: Recorded) -> Runs | None:
         runs.append((correct, picked, drew, lead(found.candidates)))
     correct, chosen, taken, leads = zip(*runs, strict=True)
     drawn = np.arange(len(pool)) < np.array(taken)[:, None]
-    return _runs(strategy, pool, np.array(correct, dtype=float), np.array(chosen), np.array(leads), drawn)
+    return _runs(strategy, recorded, pool, np.array(correct, dtype=float), np.array(chosen), np.array(leads), drawn)
 
 
 def by_votes(strategy: Samples, recorded: Recorded) -> Runs | None:
@@ -52,8 +52,8 @@ def by_votes(strategy: Samples, recorded: Recorded) -> Runs | None:
     for total in np.unique(taken):
         runs = taken == total
         order = pool.order[runs, :total]
-        correct[runs], picked[runs], leads[runs] = _voted(pool, group, order, weighs)
-    return _runs(strategy, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
+        correct[runs], picked[runs], leads[runs] = _voted(recorded, pool, group, order, weighs)
+    return _runs(strategy, recorded, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
 
 
 def by_highest_score(strategy: Samples, recorded: Recorded) -> Runs | None:
@@ -75,11 +75,11 @@ def by_highest_score(strategy: Samples, recorded: Recorded) -> Runs | None:
         scored = ranked.max(axis=1) > -np.inf
         found = np.flatnonzero(runs)
         if not scored.all():  # a vote, where none is scored
-            correct[runs], picked[runs], leads[runs] = _voted(pool, group, order, weighs=False)
+            correct[runs], picked[runs], leads[runs] = _voted(recorded, pool, group, order, weighs=False)
         if scored.any():
             correct[found[scored]] = _right(pool, group)[group[winner[scored]]]
             picked[found[scored]] = winner[scored]
-    return _runs(strategy, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
+    return _runs(strategy, recorded, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
 
 
 def in_turn(stages: Sequence[Runs | None], thresholds: Sequence[float], recorded: Recorded) -> Runs | None:
@@ -130,7 +130,13 @@ def _pool(strategy: Samples, recorded: Recorded) -> Pool | None:
 
 
 def _runs(  # noqa: PLR0917
-    strategy: Samples, pool: Pool, correct: Floats, picked: Ints, leads: Floats, drawn: NDArray[np.bool_]
+    strategy: Samples,
+    recorded: Recorded,
+    pool: Pool,
+    correct: Floats,
+    picked: Ints,
+    leads: Floats,
+    drawn: NDArray[np.bool_],
 ) -> Runs:
     """``drawn``: (R, S) of each run's order, what it drew."""
     runs, width = pool.order.shape
@@ -146,13 +152,14 @@ def _runs(  # noqa: PLR0917
     reads = strategy.needs_scores and pool.reads
     answered = picked >= 0
     score = np.where(answered, pool.scores[picked], np.nan)
+    unscored = np.nan if recorded.verified else leads  # a cascade would have it scored, and nobody knows what that gave
     check = np.zeros(runs) if strategy.needs_scores else (prompt + pool.scored_tokens[picked]) * answered * pool.reads
     return Runs(
         correct=correct,
         prompt_tokens={strategy.model: np.full(runs, prompt)},  # once: later rounds find it prefilled
         generated_tokens={strategy.model: spent(pool.generated_tokens)},
         scored_tokens=prompt + spent(pool.scored_tokens) if reads else np.zeros(runs),
-        confidence=np.where(answered, np.where(np.isnan(score), leads, score), 0.0),
+        confidence=np.where(answered, np.where(np.isnan(score), unscored, score), 0.0),
         check_tokens=check,
         answered=answered,
     )
@@ -212,21 +219,29 @@ def _tally(weighs: bool, group: Ints, score: Floats) -> _Tally:
     )
 
 
-def _leads(tally: _Tally, threshold: float | None) -> Floats:
+def _sides(tally: _Tally) -> tuple[Floats, Floats]:
+    """(R,) votes of the leading answer and of the runner-up, scaled as in ``stopping.lead``."""
+    leader, runner_up = np.sort(np.pad(tally.votes, ((0, 0), (2, 0))), axis=1)[:, :-3:-1].T
+    scale = np.divide(tally.total, tally.squares, out=np.zeros(len(leader)), where=tally.squares > 0)
+    return leader * scale, runner_up * scale
+
+
+def _leads(tally: _Tally, threshold: float) -> Floats:
     """(R,) ``stopping.lead``; where it is too close to ``threshold`` to tell, by the original."""
     from scipy.special import betainc
 
-    leader, runner_up = np.sort(np.pad(tally.votes, ((0, 0), (2, 0))), axis=1)[:, :-3:-1].T
-    scale = np.divide(tally.total, tally.squares, out=np.zeros(len(leader)), where=tally.squares > 0)
-    leads: Floats = 1 - betainc(leader * scale + 1, runner_up * scale + 1, 0.5)
-    if threshold is not None:
-        for run in np.flatnonzero(np.abs(leads - threshold) < _DOUBT):
-            leads[run] = keeps_lead(float(leader[run] * scale[run]), float(runner_up[run] * scale[run]))
+    leader, runner_up = _sides(tally)
+    leads: Floats = 1 - betainc(leader + 1, runner_up + 1, 0.5)
+    for run in np.flatnonzero(np.abs(leads - threshold) < _DOUBT):
+        leads[run] = keeps_lead(float(leader[run]), float(runner_up[run]))
     return leads
 
 
-def _voted(pool: Pool, group: Ints, order: Ints, weighs: bool) -> tuple[Floats, Ints, Floats]:
-    """(R,) whether the vote's answer is right, which attempt stands for it (-1: none), and how sure the lead is."""
+def _voted(recorded: Recorded, pool: Pool, group: Ints, order: Ints, weighs: bool) -> tuple[Floats, Ints, Floats]:
+    """(R,) whether the vote's answer is right, which attempt stands for it (-1: none), and how sure the lead is.
+
+    Where a verifier scores, nobody asks how sure the lead is.
+    """
     if not (group >= 0).any():
         return np.zeros(len(order)), np.full(len(order), -1), np.full(len(order), 0.5)
     mine = group[order]
@@ -239,8 +254,9 @@ def _voted(pool: Pool, group: Ints, order: Ints, weighs: bool) -> tuple[Floats, 
     score = pool.scores[order] if weighs else np.zeros(order.shape)
     standing = np.where(support, np.where(np.isnan(score), -1.0, score), -2.0).argmax(axis=1)
     picked = np.where(found, order[np.arange(len(order)), standing], -1)
-    # Where each has a score, nobody asks how sure the lead is.
-    leads = _leads(tally, None) if np.isnan(pool.scores).any() else np.full(len(order), np.nan)
+    leads = np.full(len(order), np.nan)
+    if not recorded.verified:
+        leads = np.array([keeps_lead(*sides) for sides in zip(*map(np.ndarray.tolist, _sides(tally)), strict=True)])
     return np.where(found, _right(pool, group)[winner], 0.0), picked, leads
 
 

@@ -21,4 +21,4 @@ def model_of(arm: str) -> str | None:
 
 
 def is_pool(arm: str) -> bool:
-    return arm == SAMPLE or arm.startswith(f"{SAMPLE}(")
+    return arm.partition("(")[0].strip() == SAMPLE

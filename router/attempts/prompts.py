@@ -66,12 +66,14 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
 
 def _problem(row: dict[str, Any], where: str, named: "Counter[str]") -> Problem:
     """``named``: how often each text was named after itself so far."""
+    if unknown := [key for key in row if key not in _KEYS]:
+        raise InvalidFile(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
+    row = {key: value for key, value in row.items() if value is not None}  # a row of a table has all columns
     for key, value in row.items():
-        if key not in _KEYS:
-            raise InvalidFile(f"{where}: unknown key {key!r}; the keys are {', '.join(_KEYS)}")
-        if key != "messages" and not (isinstance(value, str) or (value is None and key != "prompt")):
-            raise InvalidFile(f"{where}: {key} must be a string, got {json.dumps(value)[:60]}")
-    if ("prompt" in row) == (row.get("messages") is not None):
+        wanted, kind = (list, "a list") if key == "messages" else (str, "a string")
+        if not isinstance(value, wanted):
+            raise InvalidFile(f"{where}: {key} must be {kind}, got {json.dumps(value)[:60]}")
+    if ("prompt" in row) == ("messages" in row):
         raise InvalidFile(f"{where}: needs either prompt or messages; write the line like {_EXAMPLE}")
     try:
         prompt = Prompt.read(row.get("prompt", row.get("messages")))

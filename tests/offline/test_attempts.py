@@ -6,9 +6,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from router.attempts.prompts import generate_prompts, read_prompts
-from router.attempts.schema import SCHEMA, read_attempts, write_attempts
+from router.attempts.pools import is_pool, model_of, pool_of
+from router.attempts.prompts import generate_prompts, problem_json, read_prompts
+from router.attempts.schema import SCHEMA, prompts_of, read_attempts, write_attempts
 from router.errors import InvalidFile
+from router.prompt import Prompt
 
 ROW = {
     "prompt_id": "p1",
@@ -60,6 +62,38 @@ def test_the_probability_of_a_served_call_may_be_there(tmp_path):
     assert read_attempts([tmp_path / "without.parquet"])["propensity"].isna().all()
 
 
+CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 3 = ?"}]
+
+
+def test_messages_and_the_bill_of_several_models_may_be_there(tmp_path):
+    spent = [
+        {"model": "large", "role": "generator", "prompt_tokens": 9, "generated_tokens": 12, "scored_tokens": 0},
+        {"model": "verifier", "role": "verifier", "prompt_tokens": 0, "generated_tokens": 0, "scored_tokens": 12},
+    ]
+    cascade = "single @0.7 > single(model=large)"
+    rows = [{**ROW, "messages": CHAT}, {**ROW, "messages": CHAT, "arm": cascade, "usage": spent}]
+    write_attempts(pd.DataFrame(rows), tmp_path / "a.parquet")
+    frame = read_attempts([tmp_path / "a.parquet"])
+    pd.testing.assert_frame_equal(frame, read_attempts([jsonl(tmp_path / "a.jsonl", *rows)]))
+    assert prompts_of(frame) == {"p1": Prompt.read(CHAT)}
+    assert frame["arm"].tolist() == ["sample", cascade]
+    assert [dict(line) for line in frame["usage"][1]] == spent
+    assert frame["usage"].isna().tolist() == [True, False]
+
+
+def test_a_prompt_without_messages_is_its_text(tmp_path):
+    assert prompts_of(read_attempts([jsonl(tmp_path / "a.jsonl", ROW)])) == {"p1": Prompt.of("2 + 3 = ?")}
+
+
+def test_every_model_has_a_pool_of_its_own(tmp_path):
+    rows = [ROW, {**ROW, "arm": " sample( model = large )"}, {**ROW, "arm": "majority(n=4 ,model=large)"}]
+    frame = read_attempts([jsonl(tmp_path / "a.jsonl", *rows)])
+    assert frame["arm"].tolist() == ["sample", "sample(model=large)", "majority(n=4, model=large)"]
+    assert [is_pool(arm) for arm in frame["arm"]] == [True, True, False]
+    assert [model_of(arm) for arm in frame["arm"][:2]] == [None, "large"]
+    assert [pool_of(model) for model in (None, "large")] == frame["arm"][:2].tolist()
+
+
 def test_files_are_concatenated_and_arms_respelled(tmp_path):
     one = jsonl(tmp_path / "one.jsonl", ROW)
     two = jsonl(tmp_path / "two.jsonl", "", {**ROW, "arm": "beam_search( m=4,n=16 )"})
@@ -95,6 +129,10 @@ def test_parquet_from_elsewhere_may_have_other_widths(tmp_path):
         ([ROW, {**ROW, "sample": 1, "reference": "6"}], ["line 2", "another reference"]),
         ([{**ROW, "arm": "beam_search(n=5, m=4)"}], ["line 1", "divisible"]),
         ([{**ROW, "arm": "magic"}], ["line 1", "unknown strategy"]),
+        ([{**ROW, "arm": "sample(n=4)"}], ["line 1", "sample(n=4)", "sample(model=NAME)"]),
+        ([{**ROW, "arm": "sample(model=)"}], ["line 1", "sample(model=NAME)"]),
+        ([{**ROW, "messages": "2 + 3 = ?"}], ["line 1", "messages", "a list of messages or null"]),
+        ([{**ROW, "usage": 3}], ["line 1", "usage", "a list of lines of a bill or null"]),
         ([], ["no attempts"]),
     ],
 )
@@ -150,13 +188,24 @@ def test_prompts_are_read_and_named(tmp_path):
     assert [prompt.id for prompt in read_prompts(other)][1:] == [one.id, f"{one.id}-2"]
 
 
+def test_prompts_of_several_messages_are_read_and_written(tmp_path):
+    rows = [{"id": "x", "messages": CHAT, "reference": "5"}, {"id": "y", "prompt": "1 + 1?", "solution": "2"}]
+    problems = read_prompts(jsonl(tmp_path / "p.jsonl", *rows))
+    assert [problem.prompt for problem in problems] == [Prompt.read(CHAT), Prompt.of("1 + 1?")]
+    assert [problem_json(problem) for problem in problems] == rows
+    unnamed = [{"messages": CHAT}, {"messages": [CHAT[1]]}, {"prompt": "2 + 3 = ?"}]
+    chat, same, plain = read_prompts(jsonl(tmp_path / "q.jsonl", *unnamed))
+    assert (plain.id, same.prompt) == (f"{same.id}-2", plain.prompt)
+    assert chat.id != same.id
+
+
 def test_prompts_are_read_from_parquet_alike(tmp_path):
-    rows = [{"id": "x", "prompt": "1 + 1?", "reference": "2"}, {"prompt": "2 + 2?"}]
+    rows = [{"id": "x", "prompt": "1 + 1?", "reference": "2"}, {"prompt": "2 + 2?"}, {"messages": CHAT}]
     table = tmp_path / "p.parquet"
     pd.DataFrame(rows).to_parquet(table)
     assert read_prompts(table) == read_prompts(jsonl(tmp_path / "p.jsonl", *rows))
     pd.DataFrame([{"prompt": "1 + 1?"}, {"prompt": " "}]).to_parquet(table)
-    with pytest.raises(InvalidFile, match="row 1: prompt is missing or blank"):
+    with pytest.raises(InvalidFile, match="row 1: prompt is blank"):
         read_prompts(table)
     table.write_text("{}")
     with pytest.raises(InvalidFile, match=r"can't be read as Parquet.*\.jsonl"):
@@ -181,8 +230,14 @@ def test_a_folder_stands_for_its_files(tmp_path):
     ("rows", "message"),
     [
         ([{"prompt": "a"}, "{"], "line 2: not JSON"),
-        ([{"prompt": " "}], "line 1: prompt is missing or blank"),
-        ([{"reference": "3"}], "line 1: prompt is missing or blank"),
+        ([{"prompt": " "}], "line 1: prompt is blank"),
+        ([{"reference": "3"}], "line 1: needs either prompt or messages"),
+        ([{"prompt": "a", "messages": [{"role": "user", "content": "a"}]}], "line 1: needs either prompt or messages"),
+        ([{"messages": [{"role": "assistant", "content": "a"}]}], "line 1: the last message must be the user's"),
+        ([{"messages": [{"role": "user", "content": " "}]}], "line 1: prompt is blank"),
+        ([{"messages": "a"}], 'line 1: messages must be a list, got "a"'),
+        ([{"prompt": None}], "line 1: needs either prompt or messages"),
+        ([{"prompt": ["a"]}], "line 1: prompt must be a string"),
         ([{"prompt": "a", "answer": "3"}], "line 1: unknown key 'answer'"),
         ([{"prompt": "a", "reference": 3}], "line 1: reference must be a string, got 3"),
         ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "line 2: id 'x' is there already"),

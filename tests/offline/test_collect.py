@@ -16,17 +16,29 @@ import psutil
 import pytest
 
 from router.attempts.collect import Unit, collect
-from router.attempts.prompts import Prompt
+from router.attempts.prompts import Problem
 from router.attempts.schema import read_attempts
-from router.backends import Engines, LogProbability
+from router.backends import Engines, Generator
 from router.backends.fake import FakeGenerator, FakeVerifier
+from router.backends.log_probability import LogProbability
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest
-from strategies import BeamSearch, Majority, Revision, Single
-from tests.support.fake_vllm import Double
+from router.prompt import Prompt
+from strategies import BeamSearch, Majority, Revision, Single, parse
+from tests.support.fake_vllm import FakeVllm
 
 ROOT = Path(__file__).parent.parent.parent
-PROMPTS = [Prompt(f"p{i}", f"{i} + 5 - 2 =", str(i + 3)) for i in range(6)]
-UNITS = [Unit(prompt, arm, 4) for arm in (None, BeamSearch(n=4, m=2)) for prompt in PROMPTS]
+
+
+def problem(i: int, text: str = "{i} + 5 - 2 =", reference: str | None = None) -> Problem:
+    return Problem(f"p{i}", Prompt.of(text.format(i=i)), reference)
+
+
+PROBLEMS = [problem(i, reference=str(i + 3)) for i in range(6)]
+UNITS = [Unit(each, arm, 4) for arm in (None, BeamSearch(n=4, m=2)) for each in PROBLEMS]
+
+
+def engines(generator: Generator | None = None, verifier=None, **models: Generator) -> Engines:
+    return Engines({"small": generator or FakeGenerator(), **models}, "small", verifier or FakeVerifier())
 
 
 def run(out: Path, units=UNITS, generator=None, settings=None) -> list[Unit]:
@@ -34,7 +46,7 @@ def run(out: Path, units=UNITS, generator=None, settings=None) -> list[Unit]:
     ran: list[Unit] = []
     collect(
         units,
-        lambda: Engines(generator or FakeGenerator(), FakeVerifier(), FakeGenerator(parameters=2_500)),
+        lambda: engines(generator, large=FakeGenerator(parameters=2_500)),
         out,
         settings=settings or {"seed": 0},
         concurrency=8,  # two units: an interruption finds some finished, some under way and some not begun
@@ -54,7 +66,7 @@ def test_rows_are_the_pool_and_the_runs_with_their_bills(tmp_path):
     assert pool["scores"].map(len).tolist() == pool["text"].str.split("\n").map(len).tolist()
     beam = frame[frame["arm"] != "sample"].iloc[0]
     assert beam["generated_tokens"] > len(beam["text"])  # the whole search's bill, not the winner's
-    assert beam["scored_tokens"] > beam["generated_tokens"]  # each round reads the whole path again
+    assert beam["scored_tokens"] > beam["generated_tokens"]  # each round reads the whole candidate again
 
 
 class Seeded(FakeGenerator):
@@ -62,7 +74,7 @@ class Seeded(FakeGenerator):
 
     def __init__(self):
         super().__init__()
-        self.seeds: list[tuple[str, int]] = []
+        self.seeds: list[tuple[Prompt, int]] = []
 
     async def extend(self, prompt, *args, seed, **kwargs):
         self.seeds.append((prompt, seed))
@@ -73,13 +85,13 @@ def test_an_arm_that_is_to_run_more_often_gets_the_missing_runs(tmp_path):
     out, arm = tmp_path / "attempts.parquet", BeamSearch(n=4, m=2)
     run(out)
     first = read_attempts([out])
-    more = [Unit(prompt, arm, 4, sample) for sample in range(3) for prompt in PROMPTS]
+    more = [Unit(problem, arm, 4, sample) for sample in range(3) for problem in PROBLEMS]
     generator = Seeded()
     assert {unit.sample for unit in run(out, more, generator)} == {1, 2}
     assert len(generator.seeds) == len(set(generator.seeds))  # each run is drawn anew
     frame = read_attempts([out])
     runs = frame[frame["arm"] == str(arm)]
-    assert runs.groupby("prompt_id")["sample"].apply(list).tolist() == [[0, 1, 2]] * len(PROMPTS)
+    assert runs.groupby("prompt_id")["sample"].apply(list).tolist() == [[0, 1, 2]] * len(PROBLEMS)
     assert frame.drop(runs.index[runs["sample"] > 0]).reset_index(drop=True).equals(first)
 
 
@@ -96,7 +108,7 @@ class DiesAfter(FakeGenerator):
 
 
 def scripted() -> Engines:
-    return Engines(FakeGenerator(), FakeVerifier())
+    return engines()
 
 
 def dying() -> Engines:
@@ -104,7 +116,7 @@ def dying() -> Engines:
 
 
 def broken() -> Engines:
-    return Engines(DiesAfter(), FakeVerifier())
+    return engines(DiesAfter())
 
 
 def test_workers_share_the_units_and_draw_the_same_attempts(tmp_path):
@@ -141,7 +153,7 @@ def test_a_torn_line_costs_its_unit_and_the_next(tmp_path):
 
 
 def test_workers_end_that_needed_a_process_to_compare_answers(tmp_path):
-    units = [Unit(replace(prompt, reference="x + 1"), None, 2) for prompt in PROMPTS]
+    units = [Unit(replace(problem, reference="x + 1"), None, 2) for problem in PROBLEMS]
     collect(units, scripted, tmp_path / "a.parquet", settings={}, concurrency=8, workers=2)
     assert not read_attempts([tmp_path / "a.parquet"])["correct"].any()
 
@@ -157,10 +169,35 @@ def test_what_ends_a_worker_ends_the_run_and_loses_nothing(tmp_path, load, says)
     assert read_attempts([out]).equals(read_attempts([tmp_path / "whole.parquet"]))
 
 
-def test_the_larger_model_is_run_where_its_arm_is_named(tmp_path):
-    run(tmp_path / "a.parquet", [Unit(PROMPTS[1], Single(model="large"), 4)])
-    (row,) = read_attempts([tmp_path / "a.parquet"]).to_dict("records")
-    assert (row["arm"], row["sample"], row["answer"], row["correct"]) == ("larger_model(n=3)", 0, "4", True)
+def test_another_model_is_run_where_its_arm_or_its_pool_is_named(tmp_path):
+    units = [Unit(PROBLEMS[1], Single(model="large"), 4), Unit(PROBLEMS[1], None, 4, model="large")]
+    run(tmp_path / "a.parquet", units)
+    frame = read_attempts([tmp_path / "a.parquet"])
+    assert Counter(frame["arm"]) == {"single(model=large)": 1, "sample(model=large)": 4}
+    single = frame[frame["arm"] == "single(model=large)"].iloc[0]
+    assert (single["sample"], single["answer"], single["correct"], single["usage"]) == (0, "4", True, None)
+    assert frame[frame["arm"] == "sample(model=large)"]["scores"].notna().all()
+
+
+def test_a_run_that_asks_several_models_has_its_bill_by_model(tmp_path):
+    cascade = parse("majority(n=2) @1 > single(model=large)")
+    run(tmp_path / "a.parquet", [Unit(each, cascade, 4) for each in PROBLEMS])
+    for row in read_attempts([tmp_path / "a.parquet"]).to_dict("records"):
+        lines = {(line["model"], line["role"]): line for line in row["usage"]}
+        assert set(lines) == {("small", "generator"), ("verifier", "verifier"), ("large", "generator")}
+        for column in ("prompt_tokens", "generated_tokens", "scored_tokens"):
+            assert row[column] == sum(line[column] for line in lines.values())
+        assert lines["large", "generator"]["generated_tokens"] > 0
+
+
+def test_all_messages_of_a_prompt_are_kept(tmp_path):
+    prompt = Prompt.read([{"role": "system", "content": "Be short."}, {"role": "user", "content": "3 + 4 ="}])
+    run(tmp_path / "a.parquet", [Unit(Problem("chat", prompt, "7"), None, 2)])
+    frame = read_attempts([tmp_path / "a.parquet"])
+    assert frame["prompt"].tolist() == ["3 + 4 ="] * 2
+    assert [[dict(message) for message in messages] for messages in frame["messages"]] == [prompt.json] * 2
+    assert frame["correct"].all()
+    assert frame["prompt_tokens"].tolist() == [len("Be short.3 + 4 =")] * 2
 
 
 def test_a_run_goes_on_where_the_last_one_stopped(tmp_path):
@@ -215,7 +252,7 @@ def test_pools_of_another_size_are_not_mixed(tmp_path):
     out = tmp_path / "attempts.parquet"
     run(out)
     with pytest.raises(InvalidFile, match=r"4 attempts.*8 were asked"):
-        run(out, [Unit(PROMPTS[0], None, 8)])
+        run(out, [Unit(PROBLEMS[0], None, 8)])
 
 
 def test_a_journal_of_other_settings_is_not_continued(tmp_path):
@@ -251,7 +288,7 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path, delay):
 
 
 def slow() -> Engines:
-    return Engines(FakeGenerator(latency=0.5), FakeVerifier())
+    return engines(FakeGenerator(latency=0.5))
 
 
 def test_workers_end_with_the_process_that_began_them(tmp_path):
@@ -278,7 +315,7 @@ def test_workers_end_with_the_process_that_began_them(tmp_path):
 # How much is under way
 
 
-class Patient(Double):
+class Patient(FakeVllm):
     """A server that answers only while it is full, or has been asked for everything, and then the oldest request."""
 
     def __init__(self, full: int, samples: int):
@@ -303,11 +340,11 @@ class Patient(Double):
 @pytest.mark.timeout(120)
 def test_a_server_is_kept_full_until_nothing_is_left(tmp_path):
     """Were it ever left with less than it may have while there is work, it would wait for ever."""
-    units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 ="), None, 4) for i in range(40)]
+    units = [Unit(problem(i), None, 4) for i in range(40)]
     server = Patient(full=16, samples=160)
     collect(
         units,
-        lambda: Engines(server.generator(), LogProbability()),
+        lambda: engines(server.generator(), LogProbability()),
         tmp_path / "a.parquet",
         settings={},
         concurrency=16,
@@ -317,13 +354,13 @@ def test_a_server_is_kept_full_until_nothing_is_left(tmp_path):
 
 
 def test_no_more_is_asked_of_a_server_than_was_said(tmp_path):
-    """Beam search has its own request for each path; the narrow fills the room that the wide leaves."""
+    """Beam search has its own request for each candidate; the narrow fills the room that the wide leaves."""
     arms = [None, BeamSearch(n=6, m=2), Single(), Revision(n=4, chains=2), Majority(n=3)]
-    units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 + 3 ="), arm, 4) for i in range(12) for arm in arms]
-    server = Double(latency=0.001)
+    units = [Unit(problem(i, "{i} + 5 - 2 + 3 ="), arm, 4) for i in range(12) for arm in arms]
+    server = FakeVllm(latency=0.001)
     collect(
         units,
-        lambda: Engines(server.generator(), LogProbability()),
+        lambda: engines(server.generator(), LogProbability()),
         tmp_path / "a.parquet",
         settings={},
         concurrency=10,
@@ -334,7 +371,7 @@ def test_no_more_is_asked_of_a_server_than_was_said(tmp_path):
 
 
 def test_a_unit_that_is_wider_than_all_room_is_refused(tmp_path):
-    units = [*UNITS, Unit(PROMPTS[0], Majority(n=9), 0)]
+    units = [*UNITS, Unit(PROBLEMS[0], Majority(n=9), 0)]
     with pytest.raises(
         InvalidRequest, match=r"8 attempts at the same time, and majority\(n=9\) needs 9; raise it"
     ) as raised:
@@ -345,17 +382,15 @@ def test_a_unit_that_is_wider_than_all_room_is_refused(tmp_path):
 class Long(FakeGenerator):
     """Writes 20,000 characters a sample at once."""
 
-    async def extend(self, prompt, paths, **options):
+    async def extend(self, prompt, candidates, **options):
         await asyncio.sleep(0)
-        text = f"{prompt}\n".ljust(20_000, ".")
-        return [
-            replace(path, steps=(text,), tokens=(1,), token_counts=(1,), log_probs=(-1.0,), end="stop")
-            for path in paths
-        ]
+        text = f"{prompt.question}\n".ljust(20_000, ".")
+        written = {"steps": (text,), "tokens": (1,), "token_counts": (1,), "log_probs": (-1.0,), "end": "stop"}
+        return [replace(candidate, **written) for candidate in candidates]
 
 
 def test_memory_does_not_grow_with_what_was_collected(tmp_path):
-    units = [Unit(Prompt(f"p{i}", f"{i} + 5 ="), None, 4) for i in range(300)]
+    units = [Unit(problem(i, "{i} + 5 ="), None, 4) for i in range(300)]
     held, tasks = [], []
 
     def on_unit(unit: Unit, tokens: int) -> None:
@@ -366,7 +401,7 @@ def test_memory_does_not_grow_with_what_was_collected(tmp_path):
     try:
         collect(
             units,
-            lambda: Engines(Long(), LogProbability()),
+            lambda: engines(Long(), LogProbability()),
             tmp_path / "a.parquet",
             settings={},
             concurrency=16,

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from router.bundle.bundle import VerifierSpec, digests, read_policy, write_manifest
+from router.backends.specs import VerifierSpec
+from router.bundle.bundle import read_policy
+from router.bundle.manifest import digests, write_manifest
 from router.cli.main import main
 from router.evaluation.diff import Side, diff, read_side
-from router.policy.objectives import Budget, PricePerFlop, TargetAccuracy
-from router.policy.table import LEVELS, Cell, Cost, Policy, Rung
+from router.policy.objectives import Budget, BudgetPoint, PricePerFlop, TargetAccuracy
+from router.policy.table import LEVELS, Cell, Cost, Policy
 from strategies import parse
 
 ARMS = ("majority(n=1)", "majority(n=4)", "beam_search(n=16, m=4)")
@@ -22,7 +24,13 @@ def cells(arms=ARMS, **changed):
     """``changed``: accuracy at "level_arm number"."""
     return [
         Cell(
-            level, arm, accuracy, accuracy - 0.05, accuracy + 0.05, 60, Cost(arm.budget, 10, 20, 0, 100 * arm.budget, 7)
+            level,
+            arm,
+            accuracy,
+            accuracy - 0.05,
+            accuracy + 0.05,
+            60,
+            Cost(arm.budget(), 10, 20, 0, 100 * arm.budget(), 7),
         )
         for level in LEVELS
         for i, arm in enumerate(map(parse, arms))
@@ -31,7 +39,7 @@ def cells(arms=ARMS, **changed):
 
 
 def side(found=None, **options):
-    given = {"ladder": [Rung(1.0, 1.0), Rung(5.0, 0.02)], **options}
+    given = {"budget_points": [BudgetPoint(1.0, 1.0), BudgetPoint(5.0, 0.02)], **options}
     return Side("p", Policy(found or cells(), given.pop("default", Budget(16)), **given), None)
 
 
@@ -84,8 +92,11 @@ def other(bundle_folder, tmp_path):
         folder = tmp_path / "other"
         shutil.copytree(bundle_folder, folder)
         manifest, _, policy = read_policy(folder)
-        (folder / "policy.json").write_text(Policy(policy.cells, Budget(16), ladder=policy.ladder).dumps())
-        write_manifest(folder, replace(manifest, files=digests(folder), **changes))
+        (folder / "policy.json").write_text(
+            Policy(policy.cells, Budget(16), budget_points=policy.budget_points, worth=policy.worth).dumps()
+        )
+        setup = replace(manifest.setup, verifier=changes.pop("verifier", manifest.setup.verifier))
+        write_manifest(folder, replace(manifest, setup=setup, files=digests(folder), **changes))
         return folder
 
     return make

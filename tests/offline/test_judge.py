@@ -11,7 +11,15 @@ def attempts(prompts: int, score) -> pd.DataFrame:
     """Four attempts a prompt, the first one right; ``score(prompt, sample)`` are each one's step scores."""
     tokens = {"prompt_tokens": 1, "generated_tokens": 1, "scored_tokens": 1, "arm": "sample", "text": ""}
     rows = [
-        {"prompt_id": f"p{p}", "prompt": "?", "reference": "1", "sample": s, "answer": "12"[s > 0], "correct": s == 0}
+        {
+            "prompt_id": f"p{p}",
+            "prompt": "?",
+            "messages": None,
+            "reference": "1",
+            "sample": s,
+            "answer": "12"[s > 0],
+            "correct": s == 0,
+        }
         | tokens
         | {"scores": score(p, s)}
         for p in range(prompts)

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sql
 from typer.testing import CliRunner
 
+from router.backends import Engines
 from router.bundle.bundle import load_bundle
 from router.cli.main import main
 from router.errors import InvalidRequest
@@ -17,6 +18,7 @@ from router.evaluation.off_policy import Logged, effective_size, estimate, estim
 from router.outcomes import tables as database
 from router.policy.objectives import Budget
 from router.policy.table import LEVELS, Cell, Cost, Policy
+from router.prompt import Prompt
 from router.service.app import Server
 from router.service.bundles import Serving
 from router.service.recorder import Recorder
@@ -352,7 +354,7 @@ async def test_what_a_real_server_wrote_while_exploring_tells_what_another_polic
     sums = [" + ".join(map(str, rng.integers(10, 99, size=2 + i % 4))) for i in range(200)]
     prompts, right = [f"{hard}{each} =" for each in sums], [str(sum(map(int, each.split(" + ")))) for each in sums]
     bundle = load_bundle(bundle_folder)
-    solver = Solver(bundle, generator, verifier, explore=0.5)
+    solver = Solver(bundle, Engines({"small": generator}, "small", verifier), explore=0.5)
     recorder = Recorder(url)
     server = Server(Serving(solver), "127.0.0.1", 0, recorder=recorder)
     await server.start()
@@ -375,8 +377,8 @@ async def test_what_a_real_server_wrote_while_exploring_tells_what_another_polic
     truth = []
     for seed in range(2):
         for prompt, reference in zip(prompts, right, strict=True):
-            solution = await solver.solve(Request(prompt, arm=wanted, seed=10_000 + seed))
-            truth.append((solution.outcome.answer == reference, solution.bill.generated_tokens))
+            solution = await solver.solve(Request(Prompt.of(prompt), arm=wanted, seed=10_000 + seed))
+            truth.append((solution.result.answer == reference, solution.bill.generated_tokens))
     accuracy, tokens = np.mean(truth, axis=0)
     assert 0.5 < accuracy < 0.95
     assert (report["used"], report["unsupported"]["share"]) == (200, 0.0)

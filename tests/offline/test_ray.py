@@ -43,22 +43,24 @@ cluster.shutdown()
 RUN = f"""
 import sys
 from pathlib import Path
-from router.bundle.models import load_engines, read_engine
-from router.errors import InvalidRequest
 from router.attempts.cluster import Stage, collect_shards
+from router.backends.registry import load_engines
+from router.backends.specs import Deployment
+from router.bundle.setup import read_setup
+from router.errors import InvalidRequest
 from strategies import parse
 
 def slow():
     folder = Path("{BUNDLE}")
-    engines = load_engines("fake", read_engine(folder), folder)
-    engines.generator.latency = 0.03
+    engines = load_engines(read_setup(folder), folder, Deployment(backends={{"": "fake"}}))
+    engines.main.latency = 0.03
     return engines
 
 def broken():
     raise InvalidRequest("backend", "broken in a worker", reason="UNSPECIFIED")
 
 address, shards, out, load = sys.argv[1:]
-stage = Stage(4, [parse("{ARM}")], 1, globals()[load], {{"seed": 0}}, seed=0, concurrency=8)
+stage = Stage({{None: 4}}, "math", [parse("{ARM}")], 1, globals()[load], {{"seed": 0}}, seed=0, concurrency=8)
 try:
     collect_shards(sorted(Path(shards).iterdir()), Path(out), stage, address=address, workers=2)
 except InvalidRequest as error:

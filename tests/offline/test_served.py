@@ -1,7 +1,6 @@
 """The outcome log as attempts: what a real server recorded, and what can't be made of it."""
 
 import asyncio
-import json
 
 import grpc
 import pytest
@@ -10,10 +9,11 @@ from typer.testing import CliRunner
 
 from router.attempts.prompts import read_prompts
 from router.attempts.schema import read_attempts
+from router.bundle.setup import write_setup
 from router.cli.main import main
 from router.errors import InvalidFile
 from router.outcomes.tables import read
-from router.service import conversion as wire
+from router.prompt import Prompt
 from router.service.app import Server
 from router.service.bundles import Serving
 from router.service.recorder import Recorder
@@ -21,7 +21,7 @@ from router.training.difficulty import prompt_statistics
 from router.tuning.evidence import evidence
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Majority
+from tests.conftest import SETUP
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 
@@ -45,7 +45,7 @@ async def served(solver, url, *, prompts=True):
             await solve(EASY, {"correct": True}),
             await solve(EASY, {"correct": False}, seed=1),
             await solve(HARD, None),
-            await solve(HARD, {"correct": False}, arm=wire.arm(Majority(n=2))),
+            await solve(HARD, {"correct": False}, arm="majority(n=2)"),
             await solve(HARD, {"score": 0.5}),
             await solve(HARD, {"correct": False}, max_generated_tokens=3, allow_partial=True),
         ]
@@ -79,7 +79,7 @@ async def test_each_call_with_prompt_and_outcome_is_a_run_of_its_arm(solver, url
         assert words in shown.stdout
     frame = read_attempts([tmp_path / "logged.parquet"])
     assert frame["prompt"].tolist() == [EASY, EASY, HARD]
-    assert frame["arm"].tolist() == ["single(n=1)", "single(n=1)", "majority(n=2)"]
+    assert frame["arm"].tolist() == ["single", "single", "majority(n=2)"]
     assert frame["sample"].tolist() == [0, 1, 0]
     assert frame["correct"].tolist() == [True, False, False]
     assert frame["reference"].tolist()[:2] == ["14", "14"]
@@ -88,33 +88,28 @@ async def test_each_call_with_prompt_and_outcome_is_a_run_of_its_arm(solver, url
     assert frame["propensity"].tolist()[:2] == [1, 1]
     assert frame["propensity"].isna().tolist() == [False, False, True]
     (prompt,) = read_prompts(tmp_path / "logged.prompts.jsonl")
-    assert (prompt.id, prompt.prompt, prompt.reference) == (frame["prompt_id"][0], EASY, "14")
+    assert (prompt.id, prompt.prompt, prompt.reference) == (frame["prompt_id"][0], Prompt.of(EASY), "14")
 
 
 async def test_it_is_evidence_on_arms_and_none_on_levels(solver, url, tmp_path):
     await served(solver, url)
     collect(url, tmp_path / "logged.parquet")
     frame = read_attempts([tmp_path / "logged.parquet"])
-    table = evidence(frame, [1])
-    assert dict(zip(table["arm"], table["accuracy"], strict=True)) == {"single(n=1)": 0.5, "majority(n=2)": 0}
+    found = {str(arm): point.accuracy for points in evidence(frame, [1]).values() for arm, point in points.items()}
+    assert found == {"single": 0.5, "majority(n=2)": 0}
     with pytest.raises(InvalidFile, match="levels come from"):
         prompt_statistics(frame, "pass_rate")
 
 
-async def test_more_is_sampled_at_its_prompts_into_the_same_file(solver, url, tmp_path, bundle_folder):
+async def test_more_is_sampled_at_its_prompts_into_the_same_file(solver, url, tmp_path):
     await served(solver, url)
     collect(url, tmp_path / "logged.parquet")
-    (tmp_path / "engine.json").write_text(
-        json.dumps(
-            {"name": "x"}
-            | {key: json.loads((bundle_folder / "manifest.json").read_text())[key] for key in ("generator", "verifier")}
-        )
-    )
-    arguments = ["collect", "--backend", "fake", "--engine", str(tmp_path), "--attempts", "4", "--arm", "single"]
+    write_setup(SETUP, tmp_path)
+    arguments = ["collect", "--backend", "fake", "--bundle", str(tmp_path), "--attempts", "4", "--arm", "single"]
     files = ["--prompts", str(tmp_path / "logged.prompts.jsonl"), "--out", str(tmp_path / "logged.parquet")]
     assert (await asyncio.to_thread(CliRunner().invoke, main, [*arguments, *files])).exit_code == 0
     frame = read_attempts([tmp_path / "logged.parquet"])
-    assert frame["arm"].value_counts().to_dict() == {"sample": 4, "single(n=1)": 2, "majority(n=2)": 1}
+    assert frame["arm"].value_counts().to_dict() == {"sample": 4, "single": 2, "majority(n=2)": 1}
     assert frame.loc[frame["arm"] == "sample", "propensity"].isna().all()
     assert prompt_statistics(frame, "pass_rate")["attempts"].tolist() == [4]
 

@@ -1,40 +1,35 @@
-import json
+from dataclasses import replace
 from functools import cache
 from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
-from router.bundle.models import read_engine
 
 from difficulty import LEVELS
+from router.backends.specs import ModelSpec, Setup, VerifierSpec
+from router.backends.template import Template
 from router.bundle.bundle import load_bundle
 from router.errors import InvalidBundle, InvalidFile, InvalidRequest
-from router.policy.objectives import Budget, TargetAccuracy
+from router.policy.objectives import Budget, TargetAccuracy, objective_of
+from router.prompt import Prompt
 from router.training.difficulty import Training, prompt_statistics, read_training, save_training, text_digest, train
-from router.tuning.evidence import evidence, picked_right
-from router.tuning.tune import METHODS, PAPER, finish_bundle, pooled, save_tuning, tune
-from strategies import SELECTIONS, STRATEGIES, Candidate, parse
+from router.tuning.evidence import Measured, evidence, measure
+from router.tuning.finish import finish_bundle, save_tuning
+from router.tuning.tune import METHODS, PAPER, pooled, tune
+from strategies import STRATEGIES, Candidate, Sampling, parse
+from strategies.records import Pool, Recorded
 
-PARAMETERS = {"generator_parameters": 100, "verifier_parameters": 10}
-ENGINE = {
-    "name": "tiny",
-    "generator": {
-        "model": "tiny",
-        "adapter": None,
-        "parameters": 100,
-        "template": {"prompt": "{prompt}", "retry": "", "delimiter": "\n"},
-        "temperature": 0.8,
-        "max_tokens": 64,
-    },
-    "verifier": {"kind": "log_prob", "adapter": None, "parameters": 0},
-}
+SMALL = ModelSpec("tiny", 100, Template("{text}", "", "", "\n"), temperature=0.8, max_tokens=64)
+SETUP = Setup("tiny", "small", {"small": SMALL}, VerifierSpec("prm", None, 10))
+SAMPLING = [name for name, strategy in STRATEGIES.items() if issubclass(strategy, Sampling)]
 
 
 def row(prompt, sample=0, *, arm="sample", answer="1", correct=True, score=0.5, tokens=(10, 20, 20)):
     return {
         "prompt_id": prompt,
         "prompt": f"prompt {prompt}",
+        "messages": None,
         "reference": "1",
         "sample": sample,
         "text": "",
@@ -45,6 +40,7 @@ def row(prompt, sample=0, *, arm="sample", answer="1", correct=True, score=0.5, 
         "generated_tokens": tokens[1],
         "scored_tokens": tokens[2],
         "arm": arm,
+        "usage": None,
     }
 
 
@@ -56,7 +52,7 @@ def training(levels):
     """As if training had predicted these levels, {prompt_id: level}, and the oracle agreed."""
     ids = pd.Index(list(levels), name="prompt_id")
     chosen = np.array(list(levels.values()))
-    prompts = pd.DataFrame({"digest": [text_digest(f"prompt {i}") for i in ids]}, index=ids)
+    prompts = pd.DataFrame({"digest": [text_digest(Prompt.of(f"prompt {i}")) for i in ids]}, index=ids)
     prompts = prompts.assign(attempts=4, statistic=1 - chosen / 5, level=chosen)
     for level in LEVELS:
         prompts[f"p{level}"] = np.where(chosen == level, 0.8, 0.05)
@@ -83,7 +79,7 @@ def a_world(prompts_a_level=20):
 
 
 def chosen(policy, level, kind="budget", value=4):
-    return str(policy.decide(np.eye(5)[level - 1], Objective(kind, value)).arm)
+    return str(policy.decide(np.eye(5)[level - 1], objective_of(kind, value)).arm)
 
 
 def cell(policy, level, arm):
@@ -91,7 +87,7 @@ def cell(policy, level, arm):
 
 
 def test_tune_finds_the_arm_that_each_level_needs():
-    tuning = tune(*a_world(), [1, 2, 4], **PARAMETERS)
+    tuning = tune(*a_world(), [1, 2, 4], setup=SETUP)
     policy = tuning.policy
     assert [chosen(policy, level) for level in LEVELS] == [
         "majority(n=1)",
@@ -111,29 +107,29 @@ def test_tune_finds_the_arm_that_each_level_needs():
 
 def test_an_average_budget_is_spent_where_it_pays():
     """Levels 2, 3 and 4 need four solutions, 1 and 5 are as well served by one: 2.8 on average buys everything."""
-    policy = tune(*a_world(), [1, 2, 4], **PARAMETERS).policy
-    assert policy.ladder[0].generations == pytest.approx(1)
-    assert policy.ladder[-1].generations == pytest.approx((1 + 4 + 4 + 4.5 + 1) / 5, abs=0.01)
+    policy = tune(*a_world(), [1, 2, 4], setup=SETUP).policy
+    assert policy.budget_points[0].generations == pytest.approx(1)
+    assert policy.budget_points[-1].generations == pytest.approx((1 + 4 + 4 + 4.5 + 1) / 5, abs=0.01)
     assert [chosen(policy, level, "average_budget", 3) for level in (1, 3, 4, 5)] == [
         "majority(n=1)",
         "best_of_n(n=4)",
         "beam_search(n=4, m=4)",
         "majority(n=1)",
     ]
-    spent = [rung.generations for rung in policy.ladder]
-    prices = [rung.price for rung in policy.ladder]
+    spent = [point.generations for point in policy.budget_points]
+    prices = [point.price for point in policy.budget_points]
     assert (spent, prices) == (sorted(spent), sorted(prices, reverse=True))
 
 
 def test_a_default_objective_is_served_and_checked():
     default = TargetAccuracy(0.9)
-    assert tune(*a_world(), [1, 4], **PARAMETERS, default=default).policy.default == default
+    assert tune(*a_world(), [1, 4], setup=SETUP, default=default).policy.default == default
     with pytest.raises(InvalidRequest, match="budget 64 is outside"):
-        tune(*a_world(), [1, 4], **PARAMETERS, default=Budget(64))
+        tune(*a_world(), [1, 4], setup=SETUP, default=Budget(64))
 
 
 def test_costs_are_prompt_once_and_every_sample():
-    policy = tune(*a_world(), [1, 2, 4], **PARAMETERS).policy
+    policy = tune(*a_world(), [1, 2, 4], setup=SETUP).policy
     cost = cell(policy, 3, "best_of_n(n=4)").cost
     assert (cost.prompt_tokens, cost.generated_tokens, cost.scored_tokens) == (10, 80, 90)
     assert (cost.generator_flops, cost.verifier_flops, cost.generations) == (2 * 100 * 90, 2 * 10 * 90, 4)
@@ -147,19 +143,28 @@ def test_generations_are_what_was_really_spent():
     """An arm that stops early spends less than its budget, in units of the prompt's own samples."""
     rows = [row("a", i, tokens=(10, 20, 0)) for i in range(4)] + [row("b", i, tokens=(10, 50, 0)) for i in range(4)]
     rows += [row(prompt, arm="beam_search(n=4, m=4)", tokens=(10, 50, 0)) for prompt in "ab"]
-    table = evidence(frame(rows), [1, 4]).set_index(["arm", "prompt_id"])["generations"]
-    assert table["majority(n=4)"].tolist() == [4, 4]
-    assert table["beam_search(n=4, m=4)"].tolist() == [2.5, 1]
+    measured = measure(frame(rows), pd.Index(["a", "b"]), [1, 4], SETUP)
+    assert column(measured, "majority(n=4)", measured.generations) == [4, 4]
+    assert column(measured, "beam_search(n=4, m=4)", measured.generations) == [2.5, 1]
+
+
+def column(measured: Measured, arm: str, values: np.ndarray) -> list[float]:
+    return values[:, measured.arms.index(parse(arm))].tolist()
+
+
+def points(rows, budgets, **options):
+    """The evidence on prompt "a"."""
+    return evidence(frame(rows), budgets, reference="small", **options)["a"]
 
 
 def test_a_verifier_that_reads_nothing_reads_no_prompt_either():
-    table = evidence(frame([row("a", i, tokens=(10, 20, 0)) for i in range(2)]), [2])
-    assert table.set_index("arm").loc["best_of_n(n=2)", "scored_tokens"] == 0
+    found = points([row("a", i, tokens=(10, 20, 0)) for i in range(2)], [2])
+    assert found[parse("best_of_n(n=2)")].scored_tokens == 0
 
 
 def test_cells_say_what_was_measured():
     attempts, trained = a_world()
-    measured = cell(tune(attempts, trained, [1, 4], **PARAMETERS).policy, 2, "majority(n=1)")
+    measured = cell(tune(attempts, trained, [1, 4], setup=SETUP).policy, 2, "majority(n=1)")
     assert measured.prompts == pytest.approx(20)
     assert measured.low <= measured.accuracy <= measured.high
     assert measured.accuracy == pytest.approx(0.75, abs=0.02)  # three of four attempts at every prompt
@@ -210,7 +215,7 @@ def test_cross_validation_is_honest_on_noise():
         levels[f"p{i}"] = int(weights[i].argmax()) + 1
         rows.append(row(f"p{i}", 0, correct=False))
         rows += [row(f"p{i}", arm=arm, correct=bool(accuracy[i, k])) for k, arm in enumerate(arms)]
-    report = tune(frame(rows), training(levels), [1, 50], **PARAMETERS, tolerance=0).report
+    report = tune(frame(rows), training(levels), [1, 50], setup=SETUP, tolerance=0).report
     top = report["budgets"][-1]
     assert top["policy"]["accuracy"] == pytest.approx(0.5, abs=0.04)
     assert len(report["methods"]) == len(METHODS)
@@ -219,7 +224,7 @@ def test_cross_validation_is_honest_on_noise():
     assert worth[str(PAPER)] < 0.03  # noise of one sample of prompts
 
 
-def paths(answers, scores):
+def candidates(answers, scores):
     return [
         Candidate(steps=("x",), end="stop", answer=answer, scores=None if np.isnan(score) else (score,))
         for answer, score in zip(answers, scores, strict=True)
@@ -233,48 +238,116 @@ def random_pool(seed, size):
     return answers, scores, np.array([float(answer == "1") for answer in answers])
 
 
-@pytest.mark.parametrize("name", SELECTIONS)
+def choose(name, answers, scores):
+    return STRATEGIES[name](n=len(answers)).choose(candidates(answers, scores)).answer
+
+
+@pytest.mark.parametrize("name", SAMPLING)
 @pytest.mark.parametrize("seed", range(20))
 def test_replay_picks_what_the_real_selection_picks(name, seed):
     answers, scores, correct = random_pool(seed, 6)
-    order = np.random.default_rng(seed).random((50, 6)).argsort(axis=1)[:, : 1 + seed % 6]
-    for drawn, right in zip(order, picked_right(name, answers, correct, scores, order), strict=True):
-        outcome = SELECTIONS[name](paths([answers[i] for i in drawn], scores[drawn]))
-        assert right == (outcome.answer == "1")
+    n = 1 + seed % 6
+    order = np.random.default_rng(seed).random((50, 6)).argsort(axis=1)
+    drawn = order[:, :n] if n > 1 else np.arange(6)[:, None]  # of one sample each is replayed once
+    zero = np.zeros(6)
+    runs = STRATEGIES[name](n=n).replay(
+        Recorded({None: Pool(answers, correct, scores, zero, zero, zero, order)}, {}, verified=True)
+    )
+    expected = [choose(name, [answers[i] for i in run], scores[run]) == "1" for run in drawn]
+    assert runs.correct.tolist() == expected
 
 
-@pytest.mark.parametrize("name", SELECTIONS)
+@pytest.mark.parametrize("name", SAMPLING)
 def test_subsampled_expectation_agrees_with_exact_enumeration(name):
     answers, scores, correct = random_pool(9, 6)
     exact = [
-        SELECTIONS[name](paths([answers[i] for i in drawn], scores[list(drawn)])).answer == "1"
-        for drawn in permutations(range(6), 3)
+        choose(name, [answers[i] for i in drawn], scores[list(drawn)]) == "1" for drawn in permutations(range(6), 3)
     ]
     rows = [
         row("a", i, answer=answer, correct=bool(right), score=None if np.isnan(score) else score)
         for i, (answer, right, score) in enumerate(zip(answers, correct, scores, strict=True))
     ]
-    table = evidence(frame(rows), [3], draws=20_000).set_index("arm")
+    found = points(rows, [3], draws=20_000)
     assert 0.1 < np.mean(exact) < 0.9
-    assert table.loc[str(STRATEGIES[name](n=3)), "accuracy"] == pytest.approx(np.mean(exact), abs=0.015)
+    assert found[STRATEGIES[name](n=3)].accuracy == pytest.approx(np.mean(exact), abs=0.015)
 
 
 def test_one_sample_is_measured_exactly():
-    table = evidence(frame([row("a", i, correct=i == 0) for i in range(7)]), [1, 2])
-    assert table.set_index("arm").loc["majority(n=1)", "accuracy"] == pytest.approx(1 / 7)
+    found = points([row("a", i, correct=i == 0) for i in range(7)], [1, 2])
+    assert found[parse("majority(n=1)")].accuracy == pytest.approx(1 / 7)
 
 
-def test_arms_without_evidence_are_not_in_the_table():
-    rows = [row("a", i, score=None) for i in range(3)] + [row("a", arm="single(n=1)", correct=False)]
-    table = evidence(frame(rows), [1, 2, 4])
-    assert table["arm"].tolist() == ["majority(n=1)", "majority(n=2)", "single(n=1)"]
+def test_arms_without_evidence_are_not_measured():
+    rows = [row("a", i, score=None) for i in range(3)] + [row("a", arm="single", correct=False)]
+    assert [str(arm) for arm in points(rows, [1, 2, 4])] == ["majority(n=1)", "majority(n=2)", "single"]
+
+
+# Several models
+
+LARGE = replace(SMALL, parameters=1000)
+PRICED = Setup(
+    "tiny",
+    "small",
+    {
+        "small": replace(SMALL, input_price=1.0, output_price=2.0),
+        "large": replace(LARGE, input_price=10.0, output_price=6.0),
+    },
+    VerifierSpec("prm", None, 10, input_price=0.5),
+)
+BOTH = replace(PRICED, models={"small": SMALL, "large": LARGE})
+
+
+def two_pools():
+    rows = [row(prompt, i, correct=i > 1, answer=str(i > 1)) for prompt in "ab" for i in range(4)]
+    rows += [row(p, i, arm="sample(model=large)", tokens=(8, 10, 12)) for p in "ab" for i in range(4)]
+    return rows + [row(prompt, arm="single(model=large)", tokens=(8, 10, 0)) for prompt in "ab"]
+
+
+def test_each_models_pool_is_replayed_and_its_solutions_count_what_they_are_worth():
+    measured = measure(frame(two_pools()), pd.Index(["a", "b"]), [1, 2], BOTH)
+    assert BOTH.worth == {"small": 1, "large": 10}
+    for arm, generations, budget in [
+        ("majority(n=2)", 2, 2),
+        ("majority(n=2, model=large)", 2 * 10 * 10 / 20, 20),
+        ("single(model=large)", 10 * 10 / 20, 10),
+    ]:
+        assert column(measured, arm, measured.generations) == [generations] * 2
+        assert measured.budgets[measured.arms.index(parse(arm))] == budget
+    assert column(measured, "majority(n=2, model=large)", measured.accuracy) == [1, 1]
+    read = 8 + 2 * 12
+    flops = 2 * (1000 * (8 + 2 * 10) + 10 * read)
+    assert column(measured, "best_of_n(n=2, model=large)", measured.flops) == [flops] * 2
+
+
+def test_money_counts_where_models_have_prices():
+    measured = measure(frame(two_pools()), pd.Index(["a", "b"]), [1, 2], PRICED)
+    assert PRICED.worth == {"small": 1, "large": 3}
+    costs = dict(zip(measured.arms, measured.costs(np.array([0.5, 0.5])), strict=True))
+    assert costs[parse("majority(n=2)")].money == 10 * 1 + 2 * 20 * 2
+    assert costs[parse("best_of_n(n=2, model=large)")].money == 8 * 10 + 2 * 10 * 6 + 0.5 * (8 + 2 * 12)
+    unpriced = measure(frame(two_pools()), pd.Index(["a", "b"]), [1, 2], BOTH)
+    assert {cost.money for cost in unpriced.costs(np.array([0.5, 0.5]))} == {None}
+
+
+def test_a_model_that_the_setup_does_not_describe_is_refused():
+    with pytest.raises(InvalidFile, match=r"'sample\(model=large\)'.*must describe the model 'large', it has small"):
+        measure(frame(two_pools()), pd.Index(["a", "b"]), [1, 2], SETUP)
+
+
+def test_cascades_are_measured_when_they_are_asked_for():
+    attempts, trained = a_world()
+    cascade = parse("majority(n=1) @0.5 > best_of_n(n=4)")
+    tuning = tune(attempts, trained, [1, 4], setup=SETUP, arms=[cascade])
+    assert cascade in tuning.policy.arms
+    assert tuning.policy.budget(cascade) == 5
+    assert cascade not in tune(attempts, trained, [1, 4], setup=SETUP).policy.arms
 
 
 @pytest.mark.parametrize(("gone", "served"), [(["4-0", "4-1"], True), ([f"4-{i}" for i in range(10)], False)])
 def test_an_arm_measured_on_too_few_prompts_is_left_out_and_reported(gone, served):
     attempts, trained = a_world()
     kept = attempts[~((attempts["arm"] != "sample") & attempts["prompt_id"].isin(gone))]
-    tuning = tune(kept, trained, [1, 2, 4], **PARAMETERS)
+    tuning = tune(kept, trained, [1, 2, 4], setup=SETUP)
     assert (parse("beam_search(n=4, m=4)") in tuning.policy.arms) == served
     assert [entry["arm"] for entry in tuning.report["left_out"]] == ([] if served else ["beam_search(n=4, m=4)"])
     assert tuning.report["prompts"] == 100 - len(gone) * served  # arms are compared on the same prompts
@@ -283,7 +356,7 @@ def test_an_arm_measured_on_too_few_prompts_is_left_out_and_reported(gone, serve
 def test_a_level_of_few_prompts_is_measured_on_all():
     attempts, trained = a_world()
     few = trained.prompts.assign(level=trained.prompts["level"].clip(upper=4))
-    tuning = tune(attempts, Training("pass_rate", 0, trained.edges, "text_logistic", {}, few), [1, 4], **PARAMETERS)
+    tuning = tune(attempts, Training("pass_rate", 0, trained.edges, "text_logistic", {}, few), [1, 4], setup=SETUP)
     assert tuning.report["levels"]["oracle"] == [20, 20, 20, 40, 0]
     everywhere = attempts.loc[attempts["arm"] == "beam_search(n=4, m=4)", "correct"].mean()
     assert cell(tuning.oracle, 5, "beam_search(n=4, m=4)").accuracy == pytest.approx(everywhere, abs=0.05)
@@ -300,7 +373,7 @@ def test_a_level_of_few_prompts_is_measured_on_all():
 def test_attempts_that_do_not_fit_are_refused(change, message):
     attempts, trained = a_world()
     with pytest.raises(InvalidFile, match=message):
-        tune(change(attempts), trained, [1, 4], **PARAMETERS)
+        tune(change(attempts), trained, [1, 4], setup=SETUP)
 
 
 def pools(n=120, size=8, prefix="p"):
@@ -319,17 +392,16 @@ def pools(n=120, size=8, prefix="p"):
 
 @cache
 def trained_on_pools():
-    return train(pools(), features="text")
+    return train(pools())
 
 
 def test_a_bundle_is_trained_tuned_finished_and_served(tmp_path):
     attempts = pools()
-    (tmp_path / "engine.json").write_text(json.dumps(ENGINE))
     model, trained = trained_on_pools()
     save_training(model, trained, tmp_path)
     pd.testing.assert_frame_equal(read_training(tmp_path).prompts, trained.prompts, atol=1e-6)
-    save_tuning(tune(attempts, read_training(tmp_path), [1, 2, 4], **PARAMETERS), tmp_path)
-    finish_bundle(tmp_path, read_engine(tmp_path))
+    save_tuning(tune(attempts, read_training(tmp_path), [1, 2, 4], setup=SETUP), tmp_path)
+    finish_bundle(tmp_path, SETUP)
     bundle = load_bundle(tmp_path)
     assert bundle.manifest.edges == trained.edges
     easy, hard = bundle.difficulty.predict(["p0 word", "p9 " + "word " * 10])
@@ -338,12 +410,11 @@ def test_a_bundle_is_trained_tuned_finished_and_served(tmp_path):
 
 
 def test_training_again_takes_the_manifest_away(tmp_path):
-    (tmp_path / "engine.json").write_text(json.dumps(ENGINE))
     attempts = pools()
     model, trained = trained_on_pools()
     save_training(model, trained, tmp_path)
-    save_tuning(tune(attempts, trained, [1], **PARAMETERS), tmp_path)
-    finish_bundle(tmp_path, read_engine(tmp_path))
+    save_tuning(tune(attempts, trained, [1], setup=SETUP), tmp_path)
+    finish_bundle(tmp_path, SETUP)
     save_training(model, trained, tmp_path)
     with pytest.raises(InvalidBundle, match="no manifest"):
         load_bundle(tmp_path)
@@ -352,7 +423,7 @@ def test_training_again_takes_the_manifest_away(tmp_path):
 def test_train_on_mean_score_needs_no_truth():
     attempts = pools().assign(correct=pd.array([None] * (120 * 8), dtype="boolean"))
     with pytest.raises(InvalidFile, match=r"120 prompts have no pass_rate, first 'p0'.*mean_score"):
-        train(attempts, features="text")
+        train(attempts)
     statistics = prompt_statistics(attempts, "mean_score")["statistic"]
     assert statistics["p0"] > statistics["p9"]
     assert statistics.between(0.399, 0.601).all()
@@ -367,30 +438,21 @@ def test_unscored_attempts_are_not_scored_zero():
 def test_training_on_tied_pass_rates_says_what_to_do():
     attempts = frame([row(f"p{i}", s, correct=i < 10) for i in range(30) for s in range(4)])
     with pytest.raises(InvalidFile, match=r"2 different values.*Collect more attempts"):
-        train(attempts, features="text")
+        train(attempts)
 
 
-def test_hidden_features_need_a_generator():
-    with pytest.raises(InvalidFile, match="need the generator"):
-        train(pools(), features="hidden")
+def test_vectors_are_asked_for_every_prompt_and_named():
+    asked = []
 
+    def vectors(prompts):
+        asked.extend(prompts)
+        return np.array([[len(prompt.question), 1.0] for prompt in prompts])
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda d: d.pop("verifier"), "exactly the keys"),
-        (lambda d: d.update(name=" "), "name must be"),
-        (lambda d: d["generator"].update(parameters="135M"), "ModelSpec.parameters must be int"),
-        (lambda d: d["generator"].pop("template"), "ModelSpec needs exactly"),
-        (lambda d: d["verifier"].update(colour=1), "VerifierSpec needs exactly"),
-    ],
-)
-def test_a_wrong_engine_file_is_refused(tmp_path, change, message):
-    document = json.loads(json.dumps(ENGINE))
-    change(document)
-    (tmp_path / "engine.json").write_text(json.dumps(document))
-    with pytest.raises(InvalidFile, match=message):
-        read_engine(tmp_path)
+    model, trained = train(pools(), vectors, features="hidden")
+    assert len(asked) == 120
+    assert "hidden_logistic" in trained.comparison
+    assert trained.features == model.input
+    assert "hidden_logistic" not in trained_on_pools()[1].comparison
 
 
 def test_tuning_before_training_says_so(tmp_path):

@@ -1,21 +1,25 @@
-"""Scores as probabilities: fitted, written to engine.json, applied to what the verifier says."""
+"""Scores as probabilities: fitted, written to models.json, applied to what the verifier says."""
 
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
-from router.bundle.models import Engine, load_engines, read_engine, write_engine
 from typer.testing import CliRunner
 
 from router.attempts.schema import read_attempts
-from router.backends import Calibrated, ModelSpec, Usage, VerifierSpec, log_odds, platt
+from router.backends import Usage
+from router.backends.calibrated import Calibrated, log_odds, platt
 from router.backends.fake import FakeVerifier
-from router.backends.template import CHATML
+from router.backends.registry import load_engines
+from router.backends.specs import Deployment
+from router.bundle.setup import read_setup, write_setup
 from router.cli.main import main
 from router.errors import InvalidFile
+from router.prompt import Prompt
 from router.training import calibration
 from strategies import Candidate
+from tests.conftest import SETUP
 
 
 def attempts(scores: list[float], right: list[bool]) -> pd.DataFrame:
@@ -47,12 +51,12 @@ def test_fit_needs_both_outcomes_and_a_verifier_that_is_better_than_none():
         calibration.fit(attempts([0.9, 0.8, 0.3, 0.2], [False, False, True, True]))
 
 
-async def test_calibrated_scales_every_step_and_leaves_unscored_paths_alone():
+async def test_calibrated_scales_every_step_and_leaves_unscored_candidates_alone():
     raw = FakeVerifier(judge=lambda prompt, steps: [0.5] * len(steps))
     calibrated = Calibrated(raw, 2.0, 1.0)
     usage = Usage()
     written, empty = await calibrated.score(
-        "?", [Candidate(steps=("a", "b")), Candidate()], max_tokens=None, usage=usage
+        Prompt.of("?"), [Candidate(steps=("a", "b")), Candidate()], max_tokens=None, usage=usage
     )
     assert written.scores == pytest.approx((platt(0.5, 2.0, 1.0),) * 2)
     assert empty.scores is None
@@ -61,9 +65,8 @@ async def test_calibrated_scales_every_step_and_leaves_unscored_paths_alone():
 
 
 @pytest.fixture
-def engine_folder(tmp_path):
-    generator = ModelSpec("fake", None, 1_000, CHATML, temperature=0.8, max_tokens=512)
-    write_engine(Engine("tiny", generator, VerifierSpec("prm", None, 500)), tmp_path)
+def bundle(tmp_path):
+    write_setup(SETUP, tmp_path)
     return tmp_path
 
 
@@ -73,11 +76,11 @@ def row(prompt: str, sample: int, scores: list[float] | None, correct: bool) -> 
     return json.dumps(values | tokens | {"sample": sample, "scores": scores, "correct": correct}) + "\n"
 
 
-def test_scoring_may_be_limited_to_some_prompts(engine_folder):
-    file = engine_folder / "attempts.jsonl"
+def test_scoring_may_be_limited_to_some_prompts(bundle):
+    file = bundle / "attempts.jsonl"
     file.write_text("".join(row(prompt, sample, None, True) for prompt in "abc" for sample in (0, 1)))
-    out = engine_folder / "scored.parquet"
-    score = ["score", str(file), "--engine", str(engine_folder), "--backend", "fake", "--limit", "2"]
+    out = bundle / "scored.parquet"
+    score = ["score", str(file), "--bundle", str(bundle), "--backend", "fake", "--limit", "2"]
     result = CliRunner().invoke(main, [*score, "--out", str(out)])
     assert result.exit_code == 0, result.output
     scored = read_attempts([out])
@@ -86,17 +89,17 @@ def test_scoring_may_be_limited_to_some_prompts(engine_folder):
     assert [list(scores) for scores in scored["scores"]] == [pytest.approx([0.9, 0.9])] * 4
 
 
-def test_the_command_writes_what_the_engine_then_uses(engine_folder):
+def test_the_command_writes_what_its_engines_then_use(bundle):
     rows = [(0.9, True), (0.8, True), (0.7, False), (0.6, True), (0.4, False), (0.2, False)]
-    file = engine_folder / "scored.jsonl"
+    file = bundle / "scored.jsonl"
     file.write_text("".join(row("p", i, [score], correct) for i, (score, correct) in enumerate(rows)))
 
-    calibrate = ["calibrate", str(file), "--engine", str(engine_folder)]
+    calibrate = ["calibrate", str(file), "--bundle", str(bundle)]
     result = CliRunner().invoke(main, calibrate)
     assert result.exit_code == 0, result.output
-    spec = read_engine(engine_folder)
-    assert spec.verifier.slope > 0
-    verifier = load_engines("fake", spec, engine_folder).verifier
+    setup = read_setup(bundle)
+    assert setup.verifier.slope > 0
+    verifier = load_engines(setup, bundle, Deployment(backends={"": "fake"})).verifier
     assert isinstance(verifier, Calibrated)
 
     again = CliRunner().invoke(main, calibrate)

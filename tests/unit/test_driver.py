@@ -2,19 +2,25 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
-from router.backends import Engines, LogProbability, Usage
+from router.backends import Engines, Usage
 from router.backends.fake import FakeGenerator, FakeVerifier, calculate
+from router.backends.log_probability import LogProbability
+from router.backends.specs import VERIFIER
 from router.errors import DeadlineExceeded, InvalidRequest, TokenCapReached
 from router.policy.objectives import Budget
-from router.solving.driver import Bill, Request, Round, Stop, drive
+from router.prompt import Prompt
+from router.solving.bill import Bill, Rate
+from router.solving.driver import Request, Round, StopReason, drive
+from router.solving.features import features_of
 from router.solving.solver import Solution
-from strategies import STRATEGIES, BestOfN, Result, Revision, Single, parse
+from router.tasks import load_task
+from strategies import STRATEGIES, BestOfN, Cascade, Result, Revision, Single, Strategy, parse
 
-PROMPT = "What is 38 + 47 - 16 + 29 - 12 ?"
+PROMPT = Prompt.of("What is 38 + 47 - 16 + 29 - 12 ?")
 ARMS = [
     parse(text)
     for text in (
@@ -28,11 +34,13 @@ ARMS = [
         "dvts(n=8, m=4)",
         "lookahead(n=8, m=4, k=2)",
         "revision(n=8, chains=2)",
-        "larger_model(n=12)",
+        "single(model=large)",
+        "majority(n=8, model=large) @1 > beam_search(n=8, m=4)",
     )
 ]
-UNSCORED = {"single", "majority", "larger_model"}  # these ask no verifier
-every_arm = pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.strategy)
+RATES = {"small": Rate(1000), "large": Rate(11_400), VERIFIER: Rate(500)}
+UNSCORED = {arm for arm in ARMS if arm.name in {"single", "majority"}}  # these ask no verifier
+every_arm = pytest.mark.parametrize("arm", ARMS, ids=str)
 
 
 @dataclass
@@ -41,70 +49,70 @@ class Run:
 
     arm: Strategy
     request: Request
-    generator: FakeGenerator
-    verifier: FakeVerifier
+    engines: Engines
     bill: Bill
-    larger: FakeGenerator
 
-    async def finish(self) -> tuple[list[Round], Result, Stop]:
+    async def finish(self) -> tuple[list[Round], Result, StopReason]:
         *rounds, last = [
-            event
-            async for event in drive(
-                self.arm, self.request, Engines(self.generator, self.verifier, self.larger), self.bill
-            )
+            event async for event in drive(self.arm, self.request, self.engines, load_task("math"), self.bill)
         ]
         return rounds, *last
 
-    def counted(self) -> Usage:
-        mine = (self.larger if self.arm.larger else self.generator).counted
-        theirs = self.verifier.counted
-        return Usage(mine.prompt_tokens, mine.generated_tokens, theirs.scored_tokens, mine.calls + theirs.calls)
+    def counted(self) -> dict[tuple[str, str], Usage]:
+        """What each model counted by itself, as the bill has it."""
+        writers = {(name, "generator"): model.counted for name, model in self.engines.models.items()}
+        counted = writers | {(VERIFIER, "verifier"): self.engines.verifier.counted}
+        return {line: replace(usage) for line, usage in counted.items() if usage != Usage()}
 
-    def billed(self) -> Usage:
-        return Usage(self.bill.prompt_tokens, self.bill.generated_tokens, self.bill.scored_tokens, self.bill.calls)
+    def billed(self) -> dict[tuple[str, str], Usage]:
+        return {line: replace(usage) for line, usage in self.bill.lines.items() if usage != Usage()}
 
 
 def run(arm: Strategy, *, latency: float = 0.0, verifier_latency: float = 0.0, write=calculate, **request) -> Run:
-    return Run(
-        arm,
-        Request(PROMPT, **request),
-        FakeGenerator(write=write, latency=latency),
-        FakeVerifier(latency=verifier_latency),
-        Bill(generator_parameters=1000, verifier_parameters=500, larger_parameters=11_400),
-        FakeGenerator(write=write, latency=latency, parameters=11_400),
-    )
+    models = {
+        name: FakeGenerator(write=write, latency=latency, parameters=RATES[name].parameters)
+        for name in ("small", "large")
+    }
+    engines = Engines(models, "small", FakeVerifier(latency=verifier_latency))
+    return Run(arm, Request(PROMPT, **request), engines, Bill(RATES))
 
 
-def ponder(prompt, path, rng):
+def ponder(prompt, candidate, rng):
     """A model that takes its time: 40 steps, then an answer."""
-    return ("Let me think about that.\n" * 40 + "Answer: 86")[len(path.text) :]
+    return ("Let me think about that.\n" * 40 + "Answer: 86")[len(candidate.text) :]
 
 
 def test_every_strategy_is_tested():
-    assert {arm.strategy for arm in ARMS} == set(STRATEGIES)
+    assert {arm.name for arm in ARMS} == {*STRATEGIES, Cascade.name}
 
 
 @every_arm
 async def test_the_bill_equals_the_engines_own_count(arm):
     search = run(arm)
-    _, outcome, stop = await search.finish()
-    assert stop is Stop.COMPLETE
+    _, result, stop = await search.finish()
+    assert stop is StopReason.COMPLETE
     assert search.billed() == search.counted()
     assert search.bill.generated_tokens > 0
-    assert (search.bill.scored_tokens > 0) == (arm.strategy not in UNSCORED)
-    parameters = 11_400 if arm.larger else 1000
-    assert search.bill.generator_flops == 2 * parameters * (search.bill.prompt_tokens + search.bill.generated_tokens)
-    assert search.bill.verifier_flops == 2 * 500 * search.bill.scored_tokens
-    assert outcome.answer is not None
+    assert (search.bill.scored_tokens > 0) == (arm not in UNSCORED)
+    models = {model or "small" for model in arm.models}
+    writers = [search.bill.line(model, "generator") for model in sorted(models)]
+    assert {model for model, role in search.bill.lines if role == "generator"} == models
+    read = [usage.prompt_tokens + usage.generated_tokens for usage in writers]
+    flops = sum(2 * RATES[model].parameters * tokens for model, tokens in zip(sorted(models), read, strict=True))
+    assert search.bill.flops(role="generator") == flops
+    assert search.bill.flops(role="verifier") == 2 * 500 * search.bill.scored_tokens
+    assert search.bill.flops() == search.bill.flops(role="generator") + search.bill.flops(role="verifier")
+    assert search.bill.money is None
+    assert result.answer is not None
 
 
 @every_arm
 async def test_every_strategy_finds_the_answer_of_a_model_that_is_never_wrong(arm):
-    _, outcome, _ = await run(
-        arm, write=lambda prompt, path, rng: "38 + 47 = 85\nAnswer: 86"[len(path.text) :]
+    _, result, _ = await run(
+        arm, write=lambda prompt, candidate, rng: "38 + 47 = 85\nAnswer: 86"[len(candidate.text) :]
     ).finish()
-    assert outcome.answer == "86"
-    assert outcome.share == pytest.approx(1.0 if arm.strategy != "best_of_n" else 1 / 8)
+    assert result.answer == "86"
+    assert result.share == pytest.approx(1 / 8 if arm.name == "best_of_n" else 1.0)
 
 
 @every_arm
@@ -112,17 +120,17 @@ async def test_every_strategy_finds_the_answer_of_a_model_that_is_never_wrong(ar
 async def test_a_cap_on_generated_tokens_is_never_passed(arm, cap):
     search = run(arm, max_generated_tokens=cap, allow_partial=True, write=ponder)
     _, _, stop = await search.finish()
-    assert stop is Stop.TOKEN_CAP
+    assert stop is StopReason.TOKEN_CAP
     assert search.bill.generated_tokens == cap
     assert search.billed() == search.counted()
 
 
 @pytest.mark.parametrize("cap", [1, 50, 200, 333])
-@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.strategy not in UNSCORED], ids=str)
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm not in UNSCORED], ids=str)
 async def test_a_cap_on_scored_tokens_is_never_passed(arm, cap):
     search = run(arm, max_scored_tokens=cap, allow_partial=True, write=ponder)
     _, _, stop = await search.finish()
-    assert stop is Stop.TOKEN_CAP
+    assert stop is StopReason.TOKEN_CAP
     assert search.bill.scored_tokens <= cap
     assert search.billed() == search.counted()
 
@@ -136,7 +144,7 @@ async def test_a_cap_that_is_not_reached_changes_nothing(arm):
 @every_arm
 @pytest.mark.parametrize(("generating", "scoring"), [(0.001, 0.0), (0.0, 10.0)])
 async def test_cancelling_frees_the_engine_and_leaves_an_exact_bill(arm, generating, scoring):
-    if scoring and arm.strategy in UNSCORED:
+    if scoring and arm in UNSCORED:
         generating = 0.001
     search = run(arm, latency=generating, verifier_latency=scoring, write=ponder)
     task = asyncio.create_task(search.finish())
@@ -155,34 +163,33 @@ async def test_cancelling_frees_the_engine_and_leaves_an_exact_bill(arm, generat
 async def test_a_deadline_returns_what_there_is_in_time(arm, generating, scoring):
     started = time.monotonic()
     search = run(arm, latency=generating, verifier_latency=scoring, write=ponder, seconds=0.2, allow_partial=True)
-    _, outcome, stop = await search.finish()
+    _, result, stop = await search.finish()
     assert time.monotonic() - started < 1.0  # with room for a busy machine; that it is kept is what ``stop`` says
-    assert stop is Stop.DEADLINE
+    assert stop is StopReason.DEADLINE
     assert search.billed() == search.counted()
-    assert outcome.answer is None
+    assert result.answer is None
 
 
 @every_arm
 async def test_a_deadline_holds_for_an_engine_that_ignores_it(arm):
     class Stubborn(FakeGenerator):
-        async def extend(self, prompt, paths, **options):
-            return await super().extend(prompt, paths, **{**options, "deadline": None})
+        async def extend(self, prompt, candidates, **options):
+            return await super().extend(prompt, candidates, **{**options, "deadline": None})
 
     search = run(arm, seconds=0.2, allow_partial=True)
-    search.generator, search.larger = (
-        Stubborn(write=ponder, latency=0.001, parameters=parameters) for parameters in (1000, 11_400)
-    )
+    stubborn = {name: Stubborn(write=ponder, latency=0.001) for name in search.engines.models}
+    search.engines = replace(search.engines, models=stubborn)
     started = time.monotonic()
     _, _, stop = await search.finish()
     assert time.monotonic() - started < 1.0  # with room for a busy machine; that it is kept is what ``stop`` says
-    assert stop is Stop.DEADLINE
+    assert stop is StopReason.DEADLINE
     assert search.billed() == search.counted()
 
 
 @every_arm
 @pytest.mark.parametrize(
     ("limit", "error"),
-    [({"max_generated_tokens": 50}, TokenCapReached), ({"seconds": 0.1}, DeadlineExceeded)],
+    [({"max_generated_tokens": 50}, TokenCapReached), ({"seconds": 0.3}, DeadlineExceeded)],
     ids=["cap", "deadline"],
 )
 async def test_without_allow_partial_a_limit_is_an_error_with_the_bill(arm, limit, error):
@@ -198,43 +205,43 @@ async def test_a_partial_result_still_has_the_answers_found_by_then():
     # Attempt after attempt takes 21 tokens: the cap falls into the third.
     search = run(
         Revision(n=4, chains=1),
-        write=lambda prompt, path, rng: "Answer: 86",
+        write=lambda prompt, candidate, rng: "Answer: 86",
         max_generated_tokens=25,
         allow_partial=True,
     )
-    _, outcome, stop = await search.finish()
-    assert stop is Stop.TOKEN_CAP
-    assert outcome.answer == "86"
-    assert [path.finished for path in outcome.candidates] == [True, True, False, False]
+    _, result, stop = await search.finish()
+    assert stop is StopReason.TOKEN_CAP
+    assert result.answer == "86"
+    assert [candidate.finished for candidate in result.candidates] == [True, True, False, False]
 
 
 @every_arm
 async def test_equal_seeds_reproduce(arm):
-    def guess(prompt, path, rng):
+    def guess(prompt, candidate, rng):
         return f"Answer: {rng.randrange(1000)}"
 
     result = await run(arm, seed=1, write=guess).finish()
     assert result == await run(arm, seed=1, write=guess).finish()
     others = [await run(arm, seed=seed, write=guess).finish() for seed in (2, 3, 4)]
-    assert all(other == result for other in others) == (arm.strategy in {"single", "larger_model"})  # greedy
+    assert all(other == result for other in others) == (arm.name == "single")  # greedy
 
 
 @every_arm
 @pytest.mark.parametrize("text", ["I don't know.", "hm\nhm\n", ""], ids=["one step", "steps", "nothing"])
 async def test_a_model_that_never_answers_is_an_honest_no_answer(arm, text):
-    search = run(arm, write=lambda prompt, path, rng: text[len(path.text) :])
-    _, outcome, stop = await search.finish()
-    assert (outcome.best, outcome.answer, outcome.share, stop) == (None, None, 0.0, Stop.COMPLETE)
+    search = run(arm, write=lambda prompt, candidate, rng: text[len(candidate.text) :])
+    _, result, stop = await search.finish()
+    assert (result.best, result.answer, result.share, stop) == (None, None, 0.0, StopReason.COMPLETE)
     assert search.billed() == search.counted()
     assert search.bill.generated_tokens > 0
 
 
 @every_arm
 async def test_a_model_that_never_stops_is_cut_and_has_no_say(arm):
-    search = run(arm, write=lambda prompt, path, rng: "Answer: 5\n" * 1000)
-    _, outcome, _ = await search.finish()
-    assert outcome.answer is None
-    assert not any(path.finished for path in outcome.candidates)
+    search = run(arm, write=lambda prompt, candidate, rng: "Answer: 5\n" * 1000)
+    _, result, _ = await search.finish()
+    assert result.answer is None
+    assert not any(candidate.finished for candidate in result.candidates)
 
 
 @every_arm
@@ -250,18 +257,18 @@ async def test_rounds_count_up_to_the_bill(arm):
 
 async def test_the_log_probability_verifier_costs_nothing():
     search = run(BestOfN(n=8))
-    search.verifier = LogProbability()
-    _, outcome, _ = await search.finish()
+    search.engines = replace(search.engines, verifier=LogProbability())
+    _, result, _ = await search.finish()
     assert search.bill.scored_tokens == 0
-    assert all(len(path.scores) == len(path.steps) for path in outcome.candidates)
-    assert all(0 < score < 1 for path in outcome.candidates for score in path.scores)
+    assert all(len(candidate.scores) == len(candidate.steps) for candidate in result.candidates)
+    assert all(0 < score < 1 for candidate in result.candidates for score in candidate.scores)
 
 
 async def test_concurrent_searches_have_separate_bills(solver):
     requests = [
-        Request("7 + 7 =", seed=1),
-        Request("7 + 7 + 7 + 7 + 7 + 7 =", seed=2, objective=Budget(16)),
-        Request("7 + 7 ="),
+        Request(Prompt.of("7 + 7 ="), seed=1),
+        Request(Prompt.of("7 + 7 + 7 + 7 + 7 + 7 ="), seed=2, objective=Budget(16)),
+        Request(Prompt.of("7 + 7 =")),
     ]
     together = await asyncio.gather(*map(solver.solve, requests))
     alone = [await solver.solve(request) for request in requests]
@@ -269,48 +276,54 @@ async def test_concurrent_searches_have_separate_bills(solver):
     def spent(solution: Solution) -> tuple[int, int, int]:
         return solution.bill.prompt_tokens, solution.bill.generated_tokens, solution.bill.scored_tokens
 
-    assert [(s.outcome, spent(s)) for s in together] == [(s.outcome, spent(s)) for s in alone]
+    assert [(s.result, spent(s)) for s in together] == [(s.result, spent(s)) for s in alone]
 
 
-async def test_an_embedding_for_the_prediction_is_on_the_bill(solver, generator):
+async def test_hidden_states_for_the_prediction_are_on_the_bill(solver):
     class Constant:
-        input = "embedding"
-
         def probabilities(self, hidden):
             assert hidden == [7.0, 2.0, 2.0]
             return [0.1, 0.6, 0.1, 0.1, 0.1]
 
     object.__setattr__(solver.bundle, "difficulty", Constant())
+    solver.features = features_of("hidden")
     bill = solver.new_bill()
-    decision = await solver.decide(Request("7 + 7 ="), bill)
+    decision = await solver.decide(Request(Prompt.of("7 + 7 =")), bill)
     assert (decision.level, bill.prompt_tokens, bill.calls) == (2, 7, 1)
+    assert list(bill.lines) == [("small", "generator")]
 
 
-async def test_the_larger_model_writes_and_its_tokens_cost_more():
+async def test_another_model_writes_and_its_tokens_cost_more():
     search = run(Single(model="large"))
-    _, outcome, _ = await search.finish()
-    assert outcome.answer == "86"
-    assert search.generator.counted == Usage()
-    bill = search.bill
-    assert bill.larger_tokens == bill.prompt_tokens + bill.generated_tokens > 0
-    assert bill.generator_flops == 2 * 11_400 * bill.larger_tokens
+    rounds, result, _ = await search.finish()
+    assert result.answer == "86"
+    assert [progress.model for progress in rounds] == ["large"]
+    assert list(search.bill.lines) == [("large", "generator")]
+    tokens = search.bill.prompt_tokens + search.bill.generated_tokens
+    assert search.bill.flops(role="generator") == 2 * 11_400 * tokens > 0
 
 
-async def test_tokens_of_the_generator_itself_keep_their_price_beside_the_larger_one():
+async def test_tokens_of_the_reference_model_keep_their_price_beside_another():
     search = run(Single(model="large"))
-    search.bill.prompt_tokens = 10  # what predicting the level from hidden states took
+    search.bill.line("small", "generator").prompt_tokens = 10  # what predicting the level from hidden states took
     await search.finish()
-    own, larger = 10, search.bill.larger_tokens
-    assert search.bill.generator_flops == 2 * (1000 * own + 11_400 * larger)
+    large = search.bill.line("large", "generator")
+    read = large.prompt_tokens + large.generated_tokens
+    assert search.bill.flops(role="generator") == 2 * (1000 * 10 + 11_400 * read)
 
 
-@pytest.mark.parametrize(
-    ("n", "larger", "message"),
-    [(12, None, "no larger model is served"), (11, 11_400, r"12 times .* ask for larger_model\(n=12\)")],
-)
-async def test_a_larger_model_that_is_not_there_is_refused(n, larger, message):
-    search = run(Single(model="large"))
-    search.larger = FakeGenerator(parameters=larger) if larger else None
-    with pytest.raises(InvalidRequest, match=message):
+@pytest.mark.parametrize("arm", ["single(model=huge)", "single @0.7 > single(model=huge)"])
+async def test_a_model_that_is_not_there_is_refused(arm):
+    search = run(parse(arm))
+    with pytest.raises(InvalidRequest, match=r"asks the model 'huge', which is not served; served are small, large"):
         await search.finish()
-    assert search.billed() == Usage()
+    assert search.billed() == {}
+
+
+async def test_the_fake_engines_read_every_message():
+    messages = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "7 + 7 ="}]
+    search = run(Single())
+    search.request = Request(Prompt.read(messages))
+    _, result, _ = await search.finish()
+    assert result.answer == "14"
+    assert search.bill.prompt_tokens == len("Be short.7 + 7 =")

@@ -1,6 +1,9 @@
 import pytest
 
-from router.tasks import math as answers
+from router.errors import InvalidRequest
+from router.tasks import TASKS, load_task
+
+TASK = load_task("math")
 
 
 @pytest.mark.parametrize(
@@ -21,8 +24,8 @@ from router.tasks import math as answers
         ("", None),
     ],
 )
-def test_find(text, found):
-    assert answers.find(text) == found
+def test_the_last_stated_answer_is_found(text, found):
+    assert TASK.extract(text) == found
 
 
 @pytest.mark.parametrize(
@@ -42,16 +45,46 @@ def test_find(text, found):
         ("\\sqrt{8}", "2\\sqrt{2}"),
     ],
 )
-async def test_same(one, other):
-    assert await answers.same(one, other)
+async def test_equal_answers_have_one_key(one, other):
+    key = await TASK.key(one)
+    assert key == await TASK.key(other)
+    assert await TASK.right(one, other)
+    assert await TASK.right(key, other)  # also what is recorded, the key
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [("7", "8"), ("0.333", "1/3"), ("-3", "3"), ("1/0", "0"), ("x + 1", "x + 2"), (None, "0")]
+    ("one", "other"), [("7", "8"), ("0.333", "1/3"), ("-3", "3"), ("1/0", "0"), ("x + 1", "x + 2"), ("", "0")]
 )
-async def test_not_same(one, other):
-    assert not await answers.same(one, other)
+async def test_different_answers_have_different_keys(one, other):
+    assert await TASK.key(one) != await TASK.key(other)
+    assert not await TASK.right(one, other)
+
+
+@pytest.mark.parametrize("nothing", ["$", " ", "**", "."])
+async def test_decoration_is_no_answer(nothing):
+    assert await TASK.key(nothing) == ""
 
 
 async def test_a_hostile_expression_costs_seconds_at_most_and_is_its_own_spelling():
-    assert await answers.canonical("9^{9^{9^{9^9}}}") == "9^{9^{9^{9^9}}}"
+    assert await TASK.key("9^{9^{9^{9^9}}}") == "9^{9^{9^{9^9}}}"
+
+
+def test_a_task_is_made_once():
+    assert "math" in TASKS
+    assert load_task("math") is TASK
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("poetry", "unknown task 'poetry'; known: math, or your own as module:object"),
+        ("router.tasks.math:", "unknown task"),
+        ("no.such.module:Task", "can't import the task"),
+        ("router.tasks.math:NoSuchTask", "can't import the task"),
+        ("router.tasks.math:canonical", "it has no method extract"),
+    ],
+)
+def test_what_is_no_task_is_refused(name, message):
+    with pytest.raises(InvalidRequest, match=message) as raised:
+        load_task(name)
+    assert raised.value.field == "task"

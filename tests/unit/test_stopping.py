@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 
 from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
-from router.solving.driver import Bill, Request, drive
-from router.tuning.evidence import evidence, picked_right, stopped
-from strategies import STRATEGIES, BestOfN, Candidate, Dvts, Extend, Majority, Result, WeightedBestOfN
-from strategies.sampling import rounds
-from strategies.selection import best, majority
+from router.prompt import Prompt
+from router.solving.bill import Bill
+from router.solving.driver import Request, drive
+from router.tasks import load_task
+from router.tuning.evidence import Point, evidence
+from strategies import STRATEGIES, BestOfN, Candidate, Dvts, Extend, Majority, Result, Strategy, WeightedBestOfN, parse
+from strategies.records import Pool, Recorded
 from strategies.stopping import keeps_lead, lead, promise
 
 both = pytest.mark.parametrize("name", ["majority", "weighted_best_of_n"])  # that vote
@@ -25,6 +27,11 @@ SURE = {"majority": 0.95, "weighted_best_of_n": 0.95, "best_of_n": 0.6}
 each = pytest.mark.parametrize("name", SURE)
 STOP = st.floats(0.5, 0.999999, exclude_min=True)
 VOTES = st.floats(0, 300)
+REQUEST = Request(Prompt.of("7 ="))
+
+
+def engines_of(generator: FakeGenerator, verifier: FakeVerifier) -> Engines:
+    return Engines({"small": generator}, "small", verifier)
 
 
 def solved(answer: str | None, score: float | None = None) -> Candidate:
@@ -57,7 +64,7 @@ def test_fractions_of_votes_lie_between_whole_ones():
 
 
 @pytest.mark.parametrize(
-    ("paths", "expected"),
+    ("candidates", "expected"),
     [
         ([], 0.5),
         ([solved(None)] * 8, 0.5),  # no answer is no vote
@@ -70,8 +77,8 @@ def test_fractions_of_votes_lie_between_whole_ones():
         ([solved("1", 1.0), *[solved("2", 0.0)] * 9], 0.75),  # one solution with all of the score is one vote
     ],
 )
-def test_lead(paths, expected):
-    assert lead(paths) == pytest.approx(expected)
+def test_lead(candidates, expected):
+    assert lead(candidates) == pytest.approx(expected)
 
 
 @given(st.lists(st.tuples(st.sampled_from("123"), st.floats(0.01, 1)), min_size=1, max_size=12), st.floats(0.1, 1))
@@ -81,8 +88,8 @@ def test_a_verifier_that_is_generous_by_habit_ends_nothing_earlier(votes, factor
 
 @given(st.integers(1, 500), STOP)
 def test_rounds_grow_from_the_first_that_could_end(n, stop):
-    assert rounds(n, best, stop)[0] == 1
-    totals = rounds(n, majority, stop)
+    assert BestOfN(n=n, stop=stop).rounds()[0] == 1
+    totals = Majority(n=n, stop=stop).rounds()
     assert totals[-1] == n
     assert all(now < later <= 2 * now for now, later in pairwise(totals))
     if len(totals) > 1:
@@ -91,7 +98,7 @@ def test_rounds_grow_from_the_first_that_could_end(n, stop):
 
 
 @pytest.mark.parametrize(
-    ("paths", "expected"),
+    ("candidates", "expected"),
     [
         ([], 0),
         ([solved("1", 0.2), solved("2", 0.7)], 0.7),
@@ -100,28 +107,30 @@ def test_rounds_grow_from_the_first_that_could_end(n, stop):
         ([solved("1")], 0),
     ],
 )
-def test_promise(paths, expected):
-    assert promise(paths) == expected
+def test_promise(candidates, expected):
+    assert promise(candidates) == expected
 
 
 # The search
 
 
 def play(arm: Strategy, pool: Iterable[Candidate]) -> tuple[list[int], Result]:
-    """Run an arm whose n-th sample is ``pool[n]``; how many paths each ask had, and the outcome."""
+    """Run an arm whose n-th sample is ``pool[n]``; how many candidates each request had, and the result."""
     search, samples, sizes = arm.search(), iter(pool), []
-    ask = next(search)
+    request = next(search)
     while True:
-        sizes.append(len(ask.paths))
-        if isinstance(ask, Extend):
-            assert set(ask.paths) == {Candidate()}
-            judged = [next(samples) for _ in ask.paths]
-            reply = [replace(path, scores=None) for path in judged]
+        sizes.append(len(request.candidates))
+        if isinstance(request, Extend):
+            assert set(request.candidates) == {Candidate()}
+            judged = [next(samples) for _ in request.candidates]
+            reply = [replace(candidate, scores=None) for candidate in judged]
         else:
-            assert [replace(path, scores=None) for path in judged] == list(ask.paths)  # each is scored once
+            assert [replace(candidate, scores=None) for candidate in judged] == list(
+                request.candidates
+            )  # each is scored once
             reply = judged
         try:
-            ask = search.send(reply)
+            request = search.send(reply)
         except StopIteration as done:
             return sizes, done.value
 
@@ -138,12 +147,14 @@ def play(arm: Strategy, pool: Iterable[Candidate]) -> tuple[list[int], Result]:
 )
 def test_a_vote_goes_on_until_it_is_clear(answers, sizes):
     pool = [solved(None if answer == "." else answer, 0.7) for answer in answers]
-    asked, outcome = play(Majority(n=16, stop=0.95), pool)
+    asked, result = play(Majority(n=16, stop=0.95), pool)
     assert asked == sizes
-    assert [path.answer for path in outcome.candidates] == [path.answer for path in pool[: sum(sizes)]]
-    asked, outcome = play(WeightedBestOfN(n=16, stop=0.95), pool)
+    assert [candidate.answer for candidate in result.candidates] == [
+        candidate.answer for candidate in pool[: sum(sizes)]
+    ]
+    asked, result = play(WeightedBestOfN(n=16, stop=0.95), pool)
     assert asked == [size for size in sizes for _ in ("written", "scored")]
-    assert list(outcome.candidates) == pool[: sum(sizes)]
+    assert list(result.candidates) == pool[: sum(sizes)]
 
 
 def test_scores_decide_when_a_weighted_vote_is_clear():
@@ -155,8 +166,8 @@ def test_scores_decide_when_a_weighted_vote_is_clear():
 
 def test_best_of_n_goes_on_until_the_verifier_is_sure():
     pool = [solved("1", 0.3), solved("2", 0.5), solved("1", 0.59), solved("3", 0.7), *[solved("2", 0.9)] * 12]
-    asked, outcome = play(BestOfN(n=16, stop=0.6), pool)
-    assert (asked, outcome.answer) == ([1, 1, 1, 1, 2, 2], "3")
+    asked, result = play(BestOfN(n=16, stop=0.6), pool)
+    assert (asked, result.answer) == ([1, 1, 1, 1, 2, 2], "3")
     assert sum(play(BestOfN(n=16, stop=0.95), pool)[0][::2]) == 16
 
 
@@ -166,20 +177,20 @@ async def test_dvts_grows_trees_until_one_has_a_right_solution(right, trees):
     begun = count()
     grown = []
 
-    def write(prompt, path, rng):
+    def write(prompt, candidate, rng):
         grown.append(next(begun))
         return f"Answer: {grown[-1] // 4 + 1}"
 
-    engines = Engines(
+    engines = engines_of(
         FakeGenerator(write=write),
         FakeVerifier(judge=lambda prompt, steps: [0.9 if steps[-1].startswith(f"Answer: {right}") else 0.1]),
     )
     bill = Bill()
     arm = Dvts(n=32, m=4, stop=0.6)
-    *_, (outcome, _) = [event async for event in drive(arm, Request("7 ="), engines, bill)]
+    *_, (result, _) = [event async for event in drive(arm, REQUEST, engines, load_task("math"), bill)]
     assert len(grown) == 4 * trees
     assert bill.generated_tokens == 4 * trees * len("Answer: 1.")
-    assert outcome.answer == str(right if right <= 8 else 1)
+    assert result.answer == str(right if right <= 8 else 1)
 
 
 # The bill
@@ -188,7 +199,7 @@ async def test_dvts_grows_trees_until_one_has_a_right_solution(right, trees):
 def one(answers: Sequence[str]):
     """A model whose i-th sample states ``answers[i]``."""
     numbers = count()
-    return lambda prompt, path, rng: f"Answer: {answers[next(numbers)]}"
+    return lambda prompt, candidate, rng: f"Answer: {answers[next(numbers)]}"
 
 
 @both
@@ -197,11 +208,13 @@ async def test_the_bill_is_what_was_drawn(name, answers, drawn, asked):
     generator = FakeGenerator(write=one(answers))
     verifier = FakeVerifier(judge=lambda prompt, steps: [0.6] * len(steps))
     bill = Bill()
-    *_, (outcome, _) = [
+    *_, (result, _) = [
         event
-        async for event in drive(STRATEGIES[name](n=32, stop=0.95), Request("7 ="), Engines(generator, verifier), bill)
+        async for event in drive(
+            STRATEGIES[name](n=32, stop=0.95), REQUEST, engines_of(generator, verifier), load_task("math"), bill
+        )
     ]
-    assert (outcome.answer, len(outcome.candidates)) == ("7", drawn)
+    assert (result.answer, len(result.candidates)) == ("7", drawn)
     assert bill.generated_tokens == generator.counted.generated_tokens == drawn * len("Answer: 7.")
     assert bill.scored_tokens == verifier.counted.scored_tokens
     assert generator.counted.calls == asked
@@ -225,36 +238,42 @@ def run_each(arm: Strategy, answers, scores, order) -> list[Result]:
     return [play(arm, [pool[i] for i in drawn])[1] for drawn in order]
 
 
+def recorded(answers, scores, correct, order) -> Recorded:
+    """Attempts of one token each, so that what a run generates is what it drew."""
+    one = np.ones(len(answers))
+    pool = Pool(list(answers), np.asarray(correct, float), np.asarray(scores, float), one, one, 0 * one, order)
+    return Recorded({None: pool}, {})
+
+
 @each
 @pytest.mark.parametrize("stop", [0.6, 0.75, 0.8, 0.95, 0.96875])  # the last is exactly a unanimous vote of four
 @pytest.mark.parametrize("seed", range(8))
 def test_the_replay_stops_where_the_real_strategy_does(name, stop, seed):
     answers, scores, correct = random_pool(seed)
     order = np.random.default_rng(seed).random((60, 16)).argsort(axis=1)
-    taken = stopped(name, answers, scores, order, stop)
-    outcomes = run_each(STRATEGIES[name](n=16, stop=stop), answers, scores, order)
-    assert taken.tolist() == [len(outcome.candidates) for outcome in outcomes]
-    right = [
-        picked_right(name, answers, correct, scores, run[None, :size])[0]
-        for run, size in zip(order, taken, strict=True)
-    ]
-    assert right == [outcome.answer == "1" for outcome in outcomes]
+    arm = STRATEGIES[name](n=16, stop=stop)
+    runs = arm.replay(recorded(answers, scores, correct, order))
+    results = run_each(arm, answers, scores, order)
+    assert runs.generated_tokens[None].tolist() == [len(result.candidates) for result in results]
+    assert runs.correct.tolist() == [result.answer == "1" for result in results]
 
 
 def test_the_replay_agrees_where_rounding_decides():
     stop = keeps_lead(10, 6)  # numerical libraries give a little less
     answers = "12" * 6 + "1111" + "12" * 8
-    taken = stopped("majority", answers, np.full(32, np.nan), np.arange(32)[None, :], stop)
-    assert taken.tolist() == [16] == [sum(play(Majority(n=32, stop=stop), map(solved, answers))[0])]
+    arm = Majority(n=32, stop=stop)
+    runs = arm.replay(recorded(answers, [np.nan] * 32, [0] * 32, np.arange(32)[None, :]))
+    assert runs.generated_tokens[None].tolist() == [16] == [sum(play(arm, map(solved, answers))[0])]
 
 
-def table_of(answers, scores, correct, generated, *, budgets, draws=200) -> pd.DataFrame:
+def points_of(answers, scores, correct, generated, *, budgets, draws=200) -> dict[Strategy, Point]:
     rows = [
         {"prompt_id": "a", "arm": "sample", "answer": answer, "correct": bool(right), "prompt_tokens": 10}
         | {"scores": None if np.isnan(score) else [score], "generated_tokens": tokens, "scored_tokens": tokens - 1}
         for answer, score, right, tokens in zip(answers, scores, correct, generated, strict=True)
     ]
-    return evidence(pd.DataFrame(rows).astype({"correct": "boolean"}), budgets, draws=draws).set_index("arm")
+    frame = pd.DataFrame(rows).astype({"correct": "boolean"})
+    return evidence(frame, budgets, reference="small", draws=draws)["a"]
 
 
 @each
@@ -263,35 +282,42 @@ def test_the_replay_pays_for_what_each_run_drew(name):
     generated = np.arange(16) ** 2 + 1  # long ones are rare
     order = np.random.default_rng(0).random((50, 16)).argsort(axis=1)
     arm = STRATEGIES[name](n=16, stop=SURE[name])
-    found = table_of(answers, scores, correct, generated, budgets=[16], draws=50).loc[str(arm)]
-    outcomes = run_each(arm, answers, scores, order)
-    drawn = [run[: len(outcome.candidates)] for run, outcome in zip(order, outcomes, strict=True)]
+    found = points_of(answers, scores, correct, generated, budgets=[16], draws=50)[arm]
+    results = run_each(arm, answers, scores, order)
+    drawn = [run[: len(result.candidates)] for run, result in zip(order, results, strict=True)]
     assert len({len(each) for each in drawn}) > 1
     read = [10 + (generated - 1)[each].sum() for each in drawn]
-    assert found["generated_tokens"] == pytest.approx(np.mean([generated[each].sum() for each in drawn]))
-    assert found["scored_tokens"] == (0 if name == "majority" else pytest.approx(np.mean(read)))
-    assert found["accuracy"] == np.mean([outcome.answer == "1" for outcome in outcomes])
-    assert found["prompt_tokens"] == 10
+    assert found.generated_tokens == {"small": pytest.approx(np.mean([generated[each].sum() for each in drawn]))}
+    assert found.scored_tokens == (0 if name == "majority" else pytest.approx(np.mean(read)))
+    assert found.accuracy == np.mean([result.answer == "1" for result in results])
+    assert found.prompt_tokens == {"small": 10}
 
 
 @both
 @pytest.mark.parametrize(("answers", "samples"), [("1" * 16, 4), ("0123456789abcdef", 16)])
 def test_unanimous_prompts_stop_at_once_and_split_ones_spend_all(name, answers, samples):
-    table = table_of(answers, [0.5] * 16, [a == "1" for a in answers], [20] * 16, budgets=[1, 4, 8, 16])
-    found = table.loc[str(STRATEGIES[name](n=16, stop=0.95))]
-    assert (found["generations"], found["generated_tokens"]) == (samples, 20 * samples)
-    assert found["scored_tokens"] == (10 + 19 * samples if name == "weighted_best_of_n" else 0)
+    points = points_of(answers, [0.5] * 16, [a == "1" for a in answers], [20] * 16, budgets=[1, 4, 8, 16])
+    found = points[STRATEGIES[name](n=16, stop=0.95)]
+    assert found.generated_tokens == {"small": 20 * samples}
+    assert found.scored_tokens == (10 + 19 * samples if name == "weighted_best_of_n" else 0)
 
 
 def test_best_of_n_is_replayed_with_a_stop_at_small_budgets_too():
-    table = table_of("12" * 8, [0.7, 0.1] * 8, [True, False] * 8, [20] * 16, budgets=[1, 2, 4])
-    found = [table.loc[str(BestOfN(n=n, stop=0.6))] for n in (2, 4)]
-    assert [row["accuracy"] for row in found] == [table.loc[f"best_of_n(n={n})", "accuracy"] for n in (2, 4)]
-    assert 1 < found[0]["generations"] < found[1]["generations"] < 2.5
+    points = points_of("12" * 8, [0.7, 0.1] * 8, [True, False] * 8, [20] * 16, budgets=[1, 2, 4])
+    found = [points[BestOfN(n=n, stop=0.6)] for n in (2, 4)]
+    assert [point.accuracy for point in found] == [points[BestOfN(n=n)].accuracy for n in (2, 4)]
+    spent = [point.generated_tokens["small"] / 20 for point in found]
+    assert 1 < spent[0] < spent[1] < 2.5
 
 
 def test_budgets_of_eight_and_more_are_replayed_with_a_stop():
-    table = table_of("1" * 16, [np.nan] * 16, [True] * 16, [20] * 16, budgets=[1, 4, 8, 16])
-    assert [arm for arm in table.index if "stop" in arm] == [
+    points = points_of("1" * 16, [np.nan] * 16, [True] * 16, [20] * 16, budgets=[1, 4, 8, 16])
+    assert [str(arm) for arm in points if arm.parameters["stop"]] == [
         f"majority(n={n}, stop={stop})" for n in (8, 16) for stop in (0.8, 0.95)
     ]
+
+
+def test_one_sample_leaves_nothing_to_select():
+    points = points_of("1" * 16, [0.5] * 16, [True] * 16, [20] * 16, budgets=[1, 2])
+    assert parse("majority(n=1)") in points
+    assert not {parse("best_of_n(n=1)"), parse("weighted_best_of_n(n=1)")} & set(points)

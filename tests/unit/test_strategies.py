@@ -1,4 +1,4 @@
-"""Strategies against tables of asks and replies: no engine, no driver."""
+"""Strategies against tables of requests and replies: no engine, no driver."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,22 +26,22 @@ def solved(answer: str | None, score: float | None = None, *, end: str = "stop",
 
 
 def play(arm: str, replies: Sequence[Sequence[Candidate]]) -> tuple[list[Extend | Score], Result]:
-    """Feed a search from a list of replies; return its asks and its outcome."""
+    """Feed a search from a list of replies; return its requests and its result."""
     search = parse(arm).search()
-    asks = [next(search)]
+    requests = [next(search)]
     for reply in replies:
         try:
-            asks.append(search.send(list(reply)))
+            requests.append(search.send(list(reply)))
         except StopIteration as done:
-            return asks, done.value
-    raise AssertionError(f"the search still asks: {asks[-1]}")
+            return requests, done.value
+    raise AssertionError(f"the search still asks: {requests[-1]}")
 
 
 # Selection
 
 
 @pytest.mark.parametrize(
-    ("select", "paths", "answer"),
+    ("select", "candidates", "answer"),
     [
         (majority, [solved("1"), solved("2"), solved("2")], "2"),
         (majority, [solved("2"), solved("1")], "2"),  # a tie goes to the answer seen first
@@ -60,15 +60,15 @@ def play(arm: str, replies: Sequence[Sequence[Candidate]]) -> tuple[list[Extend 
         (weighted, [], None),
     ],
 )
-def test_selection(select, paths, answer):
-    outcome = select(paths)
-    assert outcome.answer == answer
-    assert outcome.candidates == tuple(paths)
+def test_selection(select, candidates, answer):
+    result = select(candidates)
+    assert result.answer == answer
+    assert result.candidates == tuple(candidates)
 
 
 def test_votes_report_their_share_and_return_the_best_text():
-    outcome = weighted([solved("1", 0.2, text="poor"), solved("1", 0.4, text="good"), solved("2", 0.2)])
-    assert (outcome.best.text, outcome.weight, outcome.share) == ("good", pytest.approx(0.6), pytest.approx(0.75))
+    result = weighted([solved("1", 0.2, text="poor"), solved("1", 0.4, text="good"), solved("2", 0.2)])
+    assert (result.best.text, result.weight, result.share) == ("good", pytest.approx(0.6), pytest.approx(0.75))
 
 
 def test_chains_choose_within_then_across():
@@ -98,32 +98,45 @@ def test_unscored_chains_are_one_flat_majority():
 @pytest.mark.parametrize("arm", ["majority(n=3)", "best_of_n(n=3)", "weighted_best_of_n(n=3)"])
 def test_sampling_asks_once_for_all(arm):
     written = [solved("1"), solved("2"), solved("2")]
-    scored = [replace(path, scores=(score,)) for path, score in zip(written, (0.9, 0.3, 0.3), strict=True)]
+    scored = [replace(candidate, scores=(score,)) for candidate, score in zip(written, (0.9, 0.3, 0.3), strict=True)]
     needs_scores = arm != "majority(n=3)"
-    asks, outcome = play(arm, [written, scored] if needs_scores else [written])
-    assert asks[0] == Extend((Candidate(),) * 3)
-    assert asks[1:] == ([Score(tuple(written))] if needs_scores else [])
-    assert outcome.answer == {"majority(n=3)": "2"}.get(arm, "1")
+    requests, result = play(arm, [written, scored] if needs_scores else [written])
+    assert requests[0] == Extend((Candidate(),) * 3)
+    assert requests[1:] == ([Score(tuple(written))] if needs_scores else [])
+    assert result.answer == {"majority(n=3)": "2"}.get(arm, "1")
 
 
-def test_the_larger_model_writes_one_greedy_solution_at_the_price_of_n():
-    asks, outcome = play("larger_model(n=12)", [[solved("5")]])
-    assert asks == [Extend((Candidate(),), temperature=0)]
-    assert outcome.answer == "5"
-    assert parse("larger_model(n=12)").budget == 12
+@pytest.mark.parametrize("arm", ["single(model=large)", "majority(n=3, model=large)", "best_of_n(n=2, model=large)"])
+def test_every_candidate_names_the_model_that_writes_it(arm):
+    requests, _ = play(arm, [[solved("5")]] * (2 if "best" in arm else 1))
+    assert requests[0].model == "large"
+    assert {candidate.model for candidate in requests[0].candidates} == {"large"}
+
+
+def test_another_models_solution_costs_what_it_is_worth():
+    arm = parse("majority(n=3, model=large)")
+    assert (arm.budget(), arm.budget({"large": 12.5}), arm.budget({"small": 1.0})) == (3, 37.5, 3)
+    assert arm.models == {"large"}
+    assert parse("majority(n=3)").models == {None}
+
+
+def test_the_reference_model_has_one_spelling():
+    arm = parse("majority(n=3, model=small)")
+    assert arm.referring("small") == parse("majority(n=3)")
+    assert arm.referring("large") == arm
 
 
 def test_single_is_one_greedy_solution():
-    asks, outcome = play("single", [[solved("5")]])
-    assert asks == [Extend((Candidate(),), temperature=0)]
-    assert outcome.answer == "5"
+    requests, result = play("single", [[solved("5")]])
+    assert requests == [Extend((Candidate(),), temperature=0)]
+    assert result.answer == "5"
 
 
 # Trees
 
 
 class Tree:
-    """A scripted world: each path's step is its parent's text and a letter; ``scores`` gives a text its score."""
+    """A scripted world: each candidate's step is its parent's text and a letter; ``scores`` gives a text its score."""
 
     def __init__(self, depth: int, scores: dict[str, float] | None = None):
         self.depth = depth
@@ -132,43 +145,48 @@ class Tree:
 
     def solve(self, arm: str) -> Result:
         search = parse(arm).search()
-        ask = next(search)
+        request = next(search)
         while True:
-            reply = self.extend(ask) if isinstance(ask, Extend) else self.score(ask)
+            reply = self.extend(request) if isinstance(request, Extend) else self.score(request)
             try:
-                ask = search.send(reply)
+                request = search.send(reply)
             except StopIteration as done:
                 return done.value
 
-    def extend(self, ask: Extend) -> list[Candidate]:
+    def extend(self, request: Extend) -> list[Candidate]:
         letters: dict[str, count] = {}
-        paths = [self.write(path, ask, letters) for path in ask.paths]
-        self.log.append(f"{'roll' if ask.temperature == 0 else 'extend'} {' '.join(path.text for path in paths)}")
-        return paths
+        candidates = [self.write(candidate, request, letters) for candidate in request.candidates]
+        self.log.append(
+            f"{'roll' if request.temperature == 0 else 'extend'} {' '.join(candidate.text for candidate in candidates)}"
+        )
+        return candidates
 
-    def write(self, path: Candidate, ask: Extend, letters: dict[str, count]) -> Candidate:
-        for _ in range(ask.steps or self.depth):
-            if path.end:
-                return path
-            letter = "r" if ask.temperature == 0 else chr(97 + next(letters.setdefault(path.text, count())))
-            text = path.text + letter
+    def write(self, candidate: Candidate, request: Extend, letters: dict[str, count]) -> Candidate:
+        for _ in range(request.steps or self.depth):
+            if candidate.end:
+                return candidate
+            letter = "r" if request.temperature == 0 else chr(97 + next(letters.setdefault(candidate.text, count())))
+            text = candidate.text + letter
             done = len(text) == self.depth
-            path = replace(
-                path,
+            candidate = replace(
+                candidate,
                 steps=tuple(text),
                 tokens=tuple(map(ord, text)),
                 end="stop" if done else None,
                 answer=text if done else None,
             )
-        return path
+        return candidate
 
-    def score(self, ask: Score) -> list[Candidate]:
-        paths = [
-            replace(path, scores=tuple(self.scores.get(path.text[: i + 1], 0.1) for i in range(len(path.steps))))
-            for path in ask.paths
+    def score(self, request: Score) -> list[Candidate]:
+        candidates = [
+            replace(
+                candidate,
+                scores=tuple(self.scores.get(candidate.text[: i + 1], 0.1) for i in range(len(candidate.steps))),
+            )
+            for candidate in request.candidates
         ]
-        self.log.append("score " + " ".join(f"{path.text}={path.score:.1f}" for path in paths))
-        return paths
+        self.log.append("score " + " ".join(f"{candidate.text}={candidate.score:.1f}" for candidate in candidates))
+        return candidates
 
 
 # The two best first steps share a tree of DVTS, which therefore goes on with b and d where beam search keeps b and a.
@@ -178,9 +196,9 @@ SCORES = {"a": 0.7, "b": 0.8, "d": 0.3, "bb": 0.9, "ab": 0.6, "da": 0.6, "bba": 
 @pytest.mark.parametrize(("arm", "golden"), [("beam_search(n=4, m=2)", "beam"), ("dvts(n=4, m=2)", "dvts")])
 def test_tree_equals_golden_file(arm, golden, request):
     tree = Tree(depth=3, scores=SCORES)
-    outcome = tree.solve(arm)
+    result = tree.solve(arm)
     drawn = "\n".join(
-        [*tree.log, f"candidates {' '.join(p.text for p in outcome.candidates)}", f"answer {outcome.answer}"]
+        [*tree.log, f"candidates {' '.join(p.text for p in result.candidates)}", f"answer {result.answer}"]
     )
     assert drawn + "\n" == (request.path.parent / "golden" / f"{golden}.txt").read_text()
 
@@ -190,8 +208,8 @@ def test_tree_equals_golden_file(arm, golden, request):
 )
 def test_trees_never_write_more_than_their_budget(arm):
     tree = Tree(depth=4)
-    outcome = tree.solve(arm)
-    assert len(outcome.candidates) == parse(arm).n
+    result = tree.solve(arm)
+    assert len(result.candidates) == parse(arm).n
     for line in tree.log:
         assert len(line.split()) - 1 <= parse(arm).n
 
@@ -203,7 +221,7 @@ def test_lookahead_scores_its_rollouts_and_throws_them_away():
     assert tree.log[:4] == ["extend a b", "roll ar br", "score ar=0.1 br=0.8", "extend ba bb"]
 
 
-def open_path(*steps: str) -> Candidate:
+def open_candidate(*steps: str) -> Candidate:
     return Candidate(steps=steps, tokens=tuple(map(ord, "".join(steps))))
 
 
@@ -221,10 +239,10 @@ def open_path(*steps: str) -> Candidate:
 )
 def test_survivors(scored, m, slots, kept):
     pairs = [
-        (open_path(text), replace(open_path(text), scores=None if score is None else (score,)))
+        (open_candidate(text), replace(open_candidate(text), scores=None if score is None else (score,)))
         for text, score in scored
     ]
-    assert " ".join(path.text for path in survivors(pairs, m, slots)) == kept
+    assert " ".join(candidate.text for candidate in survivors(pairs, m, slots)) == kept
 
 
 @pytest.mark.parametrize(
@@ -245,9 +263,14 @@ def test_a_search_whose_paths_are_all_cut_ends_without_an_answer(arm):
 
 
 def cut_everything(search: Search) -> None:
-    ask = next(search)
+    request = next(search)
     for _ in range(10):
-        ask = search.send([replace(path, end="length") if isinstance(ask, Extend) else path for path in ask.paths])
+        request = search.send(
+            [
+                replace(candidate, end="length") if isinstance(request, Extend) else candidate
+                for candidate in request.candidates
+            ]
+        )
 
 
 # Revision
@@ -260,25 +283,25 @@ def test_revision_shows_each_chain_its_own_last_four_attempts():
         return solved(str(number), text=f"attempt {number}")
 
     search = parse("revision(n=12, chains=2)").search()
-    ask = next(search)
+    request = next(search)
     shown = []
-    while isinstance(ask, Extend):
-        shown.append([path.earlier for path in ask.paths])
+    while isinstance(request, Extend):
+        shown.append([candidate.earlier for candidate in request.candidates])
         reply = [attempt(len(written) + i) for i in range(2)]
         written += reply
-        ask = search.send(reply)
+        request = search.send(reply)
     assert [len(chain) for chain in shown[-1]] == [4, 4]
     assert shown[0] == [(), ()]
     assert shown[2] == [("attempt 0", "attempt 2"), ("attempt 1", "attempt 3")]
     assert shown[-1][0] == tuple(f"attempt {n}" for n in (2, 4, 6, 8))
-    assert len(ask.paths) == 12
+    assert len(request.candidates) == 12
 
 
 def test_a_cut_attempt_is_not_shown_to_the_next():
     search = parse("revision(n=2, chains=1)").search()
     next(search)
-    ask = search.send([solved(None, end="length")])
-    assert ask.paths == (Candidate(earlier=()),)
+    request = search.send([solved(None, end="length")])
+    assert request.candidates == (Candidate(earlier=()),)
 
 
 # Arms
@@ -291,8 +314,10 @@ def test_a_cut_attempt_is_not_shown_to_the_next():
         ("majority(n=0)", "n"),
         ("majority(n=4097)", "n"),
         ("lookahead(n=2048, m=4, k=2)", "n"),
-        ("majority(n=99999999999)", "strategy"),
+        ("majority(n=99999999999)", "n"),
+        ("majority(n=999999999999999999999999999)", "n"),
         ("single(n=2)", "n"),
+        ("single(n=1)", "n"),
         ("beam_search(n=6, m=4)", "n"),
         ("dvts(n=6, m=4)", "n"),
         ("revision(n=6, chains=4)", "n"),
@@ -300,11 +325,25 @@ def test_a_cut_attempt_is_not_shown_to_the_next():
         ("lookahead(n=4, m=2)", "k"),
         ("majority(n=4, m=2)", "m"),
         ("majority(n=4, n=4)", "strategy"),
-        ("majority(x=4)", "strategy"),
-        ("majority(n=4.0)", "strategy"),
+        ("majority(n=4", "strategy"),
+        ("majority n=4", "strategy"),
+        ("majority(n)", "strategy"),
+        ("majority(x=4)", "x"),
+        ("majority(n=4.0)", "n"),
+        ("majority(n=-4)", "n"),
+        ("majority(n=٤)", "n"),
+        ("majority(n=1_0)", "n"),
+        ("majority(n=)", "n"),
+        ("majority(n=4, model=)", "model"),
+        ("majority(n=4, model=a b)", "model"),
+        ("majority(n=4, model=-a)", "model"),
+        ("larger_model(n=12)", "strategy"),
         ("majority(n=8, stop=0.5)", "stop"),
         ("majority(n=8, stop=1)", "stop"),
-        ("majority(n=8, stop=95)", "strategy"),
+        ("majority(n=8, stop=95)", "stop"),
+        ("majority(n=8, stop=nan)", "stop"),
+        ("majority(n=8, stop=inf)", "stop"),
+        ("majority(n=8, stop=0.9.5)", "stop"),
         ("single(stop=0.9)", "stop"),
         ("beam_search(n=8, m=4, stop=0.9)", "stop"),
         ("", "strategy"),
@@ -317,17 +356,19 @@ def test_invalid_arms_name_the_field(text, field):
 
 
 EXAMPLES = [
-    "single(n=1)",
+    "single",
+    "single(model=large)",
     "majority(n=4)",
+    "majority(n=4, model=large)",
     "majority(n=32, stop=0.95)",
     "best_of_n(n=4)",
     "weighted_best_of_n(n=4)",
     "weighted_best_of_n(n=16, stop=0.8)",
     "beam_search(n=16, m=4)",
     "dvts(n=8, m=4)",
+    "dvts(n=8, m=4, stop=0.9, model=qwen2.5-1.5b_it)",
     "lookahead(n=4, m=2, k=3)",
     "revision(n=8, chains=2)",
-    "larger_model(n=12)",
 ]
 
 
@@ -337,12 +378,31 @@ def test_arms_print_as_they_parse(text):
 
 
 def test_every_strategy_has_an_example():
-    assert {parse(text).strategy for text in EXAMPLES} == set(STRATEGIES)
+    assert {parse(text).name for text in EXAMPLES} == set(STRATEGIES)
 
 
 @given(st.floats(0.5, 1, exclude_min=True, exclude_max=True))
 def test_any_stop_survives_its_text(stop):
     assert parse(str(Majority(n=8, stop=stop))) == Majority(n=8, stop=stop)
+
+
+@pytest.mark.parametrize("text", [" single ", "single()", "majority ( n = 4 , model=large )", "majority(n=4,)"])
+def test_blanks_are_free(text):
+    assert parse(str(parse(text))) == parse(text)
+
+
+def test_what_is_quoted_in_a_message_stays_short():
+    for text in ("x" * 900, "majority(" + "n" * 900 + "=4)", "majority(n=" + "9" * 900 + ")"):
+        with pytest.raises(InvalidArm) as error:
+            parse(text)
+        assert len(str(error.value)) < 400
+
+
+def test_a_strategy_without_a_parameter_that_it_needs_is_refused_in_code_too():
+    with pytest.raises(InvalidArm, match="m of at least 1"):
+        STRATEGIES["beam_search"](n=4)
+    with pytest.raises(InvalidArm, match="at most 4096"):
+        STRATEGIES["majority"](n=5000)
 
 
 def test_arms_with_and_without_a_stop_have_an_order():
@@ -351,9 +411,9 @@ def test_arms_with_and_without_a_stop_have_an_order():
 
 
 def test_a_stop_does_not_change_the_budget():
-    assert parse("majority(n=32, stop=0.95)").budget == 32
+    assert parse("majority(n=32, stop=0.95)").budget() == 32
 
 
 def test_lookahead_costs_its_rollouts():
-    assert parse("lookahead(n=4, m=2, k=3)").budget == 16
-    assert parse("beam_search(n=4, m=2)").budget == 4
+    assert parse("lookahead(n=4, m=2, k=3)").budget() == 16
+    assert parse("beam_search(n=4, m=2)").budget() == 4
