@@ -11,7 +11,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-model test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo test test-model test-wheel test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -42,6 +42,9 @@ test: install  ## Run the fast tests
 
 test-model: install  ## Run the tests on the real model: every strategy, a collection, the demo
 	$(BIN)/python -m pytest -m slow
+
+test-wheel: install  ## Install the built wheel into an empty environment, and run the demo from an empty folder
+	$(BIN)/python -m pytest -m wheel
 
 test-faults: install  ## Break everything around a running server many times; the table of docs/reliability.md
 	$(BIN)/python -m pytest -m faults tests/faults
