@@ -84,14 +84,15 @@ check: install $(BUF)  ## Format, lint, types, import layers, proto lint, genera
 # From the release on the API only grows.
 	$(BUF) breaking proto --against tests/contract/router-0.2.0.binpb
 	$(MAKE) --no-print-directory generate
-	git diff --exit-code -- router/v1
+	git diff --exit-code -- router/v1 docs/settings.md
 
 format: install  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: install  ## Generate router/v1 from proto/
+generate: install  ## Generate router/v1 from proto/, and docs/settings.md from the commands
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. proto/router/v1/*.proto
+	$(BIN)/python -m router.cli.settings > docs/settings.md
 
 $(BUF):
 	npm install --silent --no-fund --no-audit --prefix .cache/buf @bufbuild/buf@$(BUF_VERSION)
