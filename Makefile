@@ -11,7 +11,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-model test-wheel test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -37,8 +37,19 @@ $(VENV)/.installed: $(VENV)/.serving
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
 	$(BIN)/router demo --bundle $(BUNDLE)
 
+# With COVERAGE=1 a target adds what its tests ran to .coverage.
+PYTEST = $(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-append --cov-report=)
+
 test: install  ## Run the fast tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-processes: install  ## Run the tests that start or kill processes
+	$(PYTEST) -m "processes and not (slow or vllm or faults or ray or postgresql)"
+
+coverage: install  ## Run both, and print which lines no test runs
+	rm -f .coverage
+	$(MAKE) --no-print-directory test test-processes COVERAGE=1
+	$(BIN)/coverage report
 
 test-model: install  ## Run the tests on the real model: every strategy, a collection, the demo
 	$(BIN)/python -m pytest -m slow

@@ -144,6 +144,7 @@ async def test_serve_on_a_port_in_use(server, bundle_folder):
     assert f"can't listen on 127.0.0.1:{server.port}" in result.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_serve_prints_its_port_answers_and_drains_on_a_signal(bundle_folder, signum):
     with serve("--backend", "fake", "--bundle", bundle_folder) as server:
@@ -153,6 +154,7 @@ def test_serve_prints_its_port_answers_and_drains_on_a_signal(bundle_folder, sig
     assert "answer      14" in answered.stdout
 
 
+@pytest.mark.processes
 def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -184,6 +186,7 @@ def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
     assert "--token" in refused.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("bundle", ["tiny", "missing"])
 def test_the_demo_shows_every_problem_or_why_not(bundle_folder, bundle, tmp_path):
     folder = bundle_folder if bundle == "tiny" else tmp_path
@@ -200,6 +203,7 @@ def test_the_demo_shows_every_problem_or_why_not(bundle_folder, bundle, tmp_path
         assert shown.stderr.count("\n") == 1
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["route", EASY, "--address", "127.0.0.1:1"]])
 def test_commands_import_nothing_heavy(arguments):
     code = (
