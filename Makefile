@@ -11,7 +11,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-model test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -37,11 +37,25 @@ $(VENV)/.installed: $(VENV)/.serving
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
 	$(BIN)/router demo --bundle $(BUNDLE)
 
+# With COVERAGE=1 a target adds what its tests ran to .coverage.
+PYTEST = $(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-append --cov-report=)
+
 test: install  ## Run the fast tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+test-processes: install  ## Run the tests that start or kill processes
+	$(PYTEST) -m "processes and not (slow or vllm or faults or ray or postgresql)"
+
+coverage: install  ## Run both, and print which lines no test runs
+	rm -f .coverage
+	$(MAKE) --no-print-directory test test-processes COVERAGE=1
+	$(BIN)/coverage report
 
 test-model: install  ## Run the tests on the real model: every strategy, a collection, the demo
 	$(BIN)/python -m pytest -m slow
+
+test-wheel: install  ## Install the built wheel into an empty environment, and run the demo from an empty folder
+	$(BIN)/python -m pytest -m wheel
 
 test-faults: install  ## Break everything around a running server many times; the table of docs/reliability.md
 	$(BIN)/python -m pytest -m faults tests/faults
@@ -81,14 +95,15 @@ check: install $(BUF)  ## Format, lint, types, import layers, proto lint, genera
 # From the release on the API only grows.
 	$(BUF) breaking proto --against tests/contract/router-0.2.0.binpb
 	$(MAKE) --no-print-directory generate
-	git diff --exit-code -- router/v1
+	git diff --exit-code -- router/v1 docs/settings.md
 
 format: install  ## Format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: install  ## Generate router/v1 from proto/
+generate: install  ## Generate router/v1 from proto/, and docs/settings.md from the commands
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. proto/router/v1/*.proto
+	$(BIN)/python -m router.cli.settings > docs/settings.md
 
 $(BUF):
 	npm install --silent --no-fund --no-audit --prefix .cache/buf @bufbuild/buf@$(BUF_VERSION)

@@ -64,7 +64,7 @@ def demo(
     signal.signal(signal.SIGTERM, _exit)  # so that the server is stopped then, too
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
-        console.print(f"starting the server with {bundle}; loading the models takes a while")
+        console.print(f"starting the server with {bundle}; loading the models takes a while", soft_wrap=True)
         try:
             with console.status("starting the server") as status, _server(bundle, backend, log) as process:
                 address = _address(process, log, status)

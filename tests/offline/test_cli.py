@@ -14,6 +14,7 @@ import trustme
 from typer.testing import CliRunner
 
 from router.cli.main import main
+from tests.support.processes import serve
 
 SHIPPED = Path(__file__).parent.parent.parent / "models" / "smollm2-135m"
 EASY = "7 + 7 ="
@@ -143,17 +144,17 @@ async def test_serve_on_a_port_in_use(server, bundle_folder):
     assert f"can't listen on 127.0.0.1:{server.port}" in result.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_serve_prints_its_port_answers_and_drains_on_a_signal(bundle_folder, signum):
-    command = [sys.executable, "-m", "router.cli", "serve", "--backend", "fake", "--port", "0"]
-    with subprocess.Popen([*command, "--bundle", bundle_folder], stdout=subprocess.PIPE, text=True) as process:
-        address = re.fullmatch(r"serving tiny@\w{12} on (\S+)\n", process.stdout.readline())[1]
-        answered = CliRunner().invoke(main, ["solve", EASY, "--address", address])
-        process.send_signal(signum)
-        assert process.wait(timeout=60) == 0
+    with serve("--backend", "fake", "--bundle", bundle_folder) as server:
+        answered = CliRunner().invoke(main, ["solve", EASY, "--address", server.address])
+        server.process.send_signal(signum)
+        assert server.process.wait(timeout=60) == 0
     assert "answer      14" in answered.stdout
 
 
+@pytest.mark.processes
 def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
@@ -166,18 +167,16 @@ def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
     (tmp_path / "tokens.toml").write_text(table)
     ours = {"ROUTER_TLS_CERT": "server.crt", "ROUTER_TLS_KEY": "server.key", "ROUTER_TLS_CLIENT_CA": "ca.pem"}
     environment = {name: str(tmp_path / file) for name, file in ours.items()}
-    command = [sys.executable, "-m", "router.cli", "serve", "--backend", "fake", "--port", "0", "--host", "localhost"]
-    command += ["--bundle", str(bundle_folder), "--tokens", str(tmp_path / "tokens.toml")]
-    pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | environment) as process:
-        address = re.search(r" on (\S+)\n", process.stdout.readline())[1]
+    arguments = ["--host", "localhost", "--bundle", str(bundle_folder), "--tokens", str(tmp_path / "tokens.toml")]
+    with serve("--backend", "fake", *arguments, stderr=subprocess.PIPE, env=os.environ | environment) as server:
         files = {"--tls-ca": "ca.pem", "--tls-cert": "client.crt", "--tls-key": "client.key"}
-        options = [part for name, file in files.items() for part in (name, str(tmp_path / file))]
-        solved = CliRunner().invoke(main, ["solve", EASY, "--address", address, *options], env={"ROUTER_TOKEN": secret})
-        refused = CliRunner().invoke(main, ["route", EASY, "--address", address, *options])
-        process.terminate()
-        logged = [json.loads(line) for line in process.communicate(timeout=60)[1].splitlines()]
-    assert process.returncode == 0
+        options = ["--address", server.address]
+        options += [part for name, file in files.items() for part in (name, str(tmp_path / file))]
+        solved = CliRunner().invoke(main, ["solve", EASY, *options], env={"ROUTER_TOKEN": secret})
+        refused = CliRunner().invoke(main, ["route", EASY, *options])
+        server.process.terminate()
+        logged = [json.loads(line) for line in server.process.communicate(timeout=60)[1].splitlines()]
+    assert server.process.returncode == 0
     assert [(line["call"]["caller"], line["call"]["code"]) for line in logged if "call" in line] == [
         ("a team", "OK"),
         (None, "UNAUTHENTICATED"),
@@ -187,6 +186,7 @@ def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
     assert "--token" in refused.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("bundle", ["tiny", "missing"])
 def test_the_demo_shows_every_problem_or_why_not(bundle_folder, bundle, tmp_path):
     folder = bundle_folder if bundle == "tiny" else tmp_path
@@ -203,6 +203,7 @@ def test_the_demo_shows_every_problem_or_why_not(bundle_folder, bundle, tmp_path
         assert shown.stderr.count("\n") == 1
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("arguments", [["--help"], ["serve", "--help"], ["route", EASY, "--address", "127.0.0.1:1"]])
 def test_commands_import_nothing_heavy(arguments):
     code = (

@@ -119,6 +119,7 @@ def broken() -> Engines:
     return engines(DiesAfter())
 
 
+@pytest.mark.processes
 def test_workers_share_the_units_and_draw_the_same_attempts(tmp_path):
     run(tmp_path / "one.parquet")
     finished: list[tuple[Unit, int]] = []
@@ -152,12 +153,14 @@ def test_a_torn_line_costs_its_unit_and_the_next(tmp_path):
     assert read_attempts([out]).equals(read_attempts([tmp_path / "whole.parquet"]))
 
 
+@pytest.mark.processes
 def test_workers_end_that_needed_a_process_to_compare_answers(tmp_path):
     units = [Unit(replace(problem, reference="x + 1"), None, 2) for problem in PROBLEMS]
     collect(units, scripted, tmp_path / "a.parquet", settings={}, concurrency=8, workers=2)
     assert not read_attempts([tmp_path / "a.parquet"])["correct"].any()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(("load", "says"), [(dying, "2 of 2 workers died"), (broken, "gone")])
 def test_what_ends_a_worker_ends_the_run_and_loses_nothing(tmp_path, load, says):
     out = tmp_path / "a.parquet"
@@ -264,6 +267,7 @@ def test_a_journal_of_other_settings_is_not_continued(tmp_path):
     assert len(run(out)) > 0  # and is still there for its own run
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("delay", [0.3, 0.8])
 def test_kill_9_loses_and_repeats_nothing(tmp_path, delay):
     out = tmp_path / "attempts.parquet"
@@ -291,6 +295,7 @@ def slow() -> Engines:
     return engines(FakeGenerator(latency=0.5))
 
 
+@pytest.mark.processes
 def test_workers_end_with_the_process_that_began_them(tmp_path):
     script = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r});"

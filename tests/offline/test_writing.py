@@ -6,7 +6,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from router.bundle.bundle import MANIFEST
+from router.bundle.manifest import MANIFEST
 from router.cli.main import main
 
 COMMANDS = typer.main.get_command(main).commands
@@ -19,16 +19,16 @@ WRITERS = {
     "train-reviser": ["x.parquet"],
     "train-verifier": ["x.parquet"],
 }
-READERS = {"serve", "demo", "collect", "score", "judge-reviser"}
+READERS = {"serve", "demo", "collect", "score", "judge-reviser", "merge"}
 
 
 def folder_option(command: str):
     """The option that names a bundle's folder; None where a command has none."""
-    found = [option for option in COMMANDS[command].params if {"--bundle", "--engine"} & set(option.opts)]
+    found = [option for option in COMMANDS[command].params if "--bundle" in option.opts]
     return found[0] if found else None
 
 
-@pytest.mark.parametrize("command", [*WRITERS, "merge", "evaluate"])
+@pytest.mark.parametrize("command", [*WRITERS, "evaluate"])
 def test_what_writes_has_no_default_folder(command):
     option = folder_option(command)
     assert option.required
@@ -44,7 +44,7 @@ def test_only_what_reads_has_a_default_folder():
 def test_a_finished_bundle_is_not_changed_unasked(command, bundle_folder, tmp_path):
     folder = shutil.copytree(bundle_folder, tmp_path / "bundle")
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    result = CliRunner().invoke(main, [command, *WRITERS[command], folder_option(command).opts[0], str(folder)])
+    result = CliRunner().invoke(main, [command, *WRITERS[command], "--bundle", str(folder)])
     assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
     assert "holds a finished bundle" in result.stderr
     assert "--overwrite" in result.stderr

@@ -321,6 +321,7 @@ def test_metrics_over_http(solver):
     assert 'router_decisions_total{arm="single(n=1)",level="1"} 0.0' in text
 
 
+@pytest.mark.processes
 def test_serve_sends_its_traces_to_a_collector(bundle_folder):
     received = []
 

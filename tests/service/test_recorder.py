@@ -285,6 +285,7 @@ def test_a_file_that_was_moved_away_acknowledges_nothing(tmp_path, monkeypatch, 
     assert {row["call_id"] for row in rows(f"sqlite:///{file}", database.outcomes)} == {"before", "after"}
 
 
+@pytest.mark.processes
 def test_a_kill_loses_no_acknowledged_outcome(url):
     code = (
         "import sys\nfrom router.service.recorder import Outcome, Recorder\nrecorder = Recorder(sys.argv[1])\n"

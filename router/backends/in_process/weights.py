@@ -35,8 +35,9 @@ def model_folder(model: str) -> str:
         return model
     folder = cache_folder() / f"{EMBEDDED}-{_SHA256[:12]}"
     if not (folder / "model.safetensors").is_file():
+        source = _wheel_file()
         log.info("converting %s to %s, once, about half a minute", EMBEDDED, folder)
-        convert(_wheel_file(), folder, torch.float32)
+        convert(source, folder, torch.float32)
     return str(folder)
 
 
