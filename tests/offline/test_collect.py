@@ -22,7 +22,7 @@ from router.backends import Engines, LogProbability
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest
 from strategies import BeamSearch, Majority, Revision, Single
-from tests.support.fake_vllm import Double
+from tests.support.fake_vllm import FakeVllm
 
 ROOT = Path(__file__).parent.parent.parent
 PROMPTS = [Prompt(f"p{i}", f"{i} + 5 - 2 =", str(i + 3)) for i in range(6)]
@@ -278,7 +278,7 @@ def test_workers_end_with_the_process_that_began_them(tmp_path):
 # How much is under way
 
 
-class Patient(Double):
+class Patient(FakeVllm):
     """A server that answers only while it is full, or has been asked for everything, and then the oldest request."""
 
     def __init__(self, full: int, samples: int):
@@ -320,7 +320,7 @@ def test_no_more_is_asked_of_a_server_than_was_said(tmp_path):
     """Beam search has its own request for each path; the narrow fills the room that the wide leaves."""
     arms = [None, BeamSearch(n=6, m=2), Single(), Revision(n=4, chains=2), Majority(n=3)]
     units = [Unit(Prompt(f"p{i}", f"{i} + 5 - 2 + 3 ="), arm, 4) for i in range(12) for arm in arms]
-    server = Double(latency=0.001)
+    server = FakeVllm(latency=0.001)
     collect(
         units,
         lambda: Engines(server.generator(), LogProbability()),
