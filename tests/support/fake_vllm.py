@@ -12,6 +12,7 @@ from random import Random
 
 import httpx2
 
+from router.backends import Generator, Usage
 from router.backends.fake import calculate
 from router.backends.prm import FORMATS, ReadingVerifier, solution
 from router.backends.specs import ModelSpec, VerifierSpec
@@ -19,8 +20,11 @@ from router.backends.template import Template
 from router.backends.vllm.generator import VllmGenerator
 from router.backends.vllm.replicas import Replicas
 from router.backends.vllm.verifiers import VllmClassifier, VllmLikelihood
+from router.prompt import Prompt
 from strategies import Candidate
 
+TEXT = "11 + 47 - 16 + 29"
+PROMPT = Prompt.of(TEXT)
 TEMPLATE = Template(user="{text}|", answer="", retry="|", delimiter="\n")
 GENERATOR = ModelSpec("m", 1_000, TEMPLATE, temperature=0.8, max_tokens=512)
 VERIFIER = VerifierSpec("qwen2.5-math-prm", None, 500, "m")
@@ -277,6 +281,14 @@ class FakeVllm:
         if len(tokens) > body["max_tokens"]:
             return tokens[: body["max_tokens"]], "length", None
         return tokens, *reason
+
+
+async def extend(
+    generator: Generator, candidates: list[Candidate], usage: Usage | None = None, prompt: Prompt = PROMPT, **options
+) -> list[Candidate]:
+    defaults = {"steps": None, "temperature": None, "max_tokens": None, "deadline": None, "seed": 0}
+    usage = Usage() if usage is None else usage
+    return await generator.extend(prompt, candidates, **{**defaults, **options}, usage=usage)
 
 
 def _known(failure: str) -> str:
