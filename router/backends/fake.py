@@ -27,7 +27,9 @@ Write = Callable[[str, Candidate, Random], str]
 Judge = Callable[[str, Sequence[str]], Sequence[float]]
 
 
-def load_model(name: str, spec: ModelSpec, folder: Folder, deployment: Deployment) -> "FakeGenerator":
+def load_model(
+    name: str, spec: ModelSpec, folder: Folder, deployment: Deployment, *, log_probs: bool = True
+) -> "FakeGenerator":
     """A generator of the size that a bundle names, so that bills have its FLOPs. No weights are read."""
     return FakeGenerator(parameters=spec.parameters, name=name)
 

@@ -20,7 +20,8 @@ Capability = Literal["steps", "revisions", "log_probs", "hidden_states"]
 class Backend:
     """A kind of engine.
 
-    module        has ``load_model`` and ``load_verifier``; imported on use, since it may bring heavy libraries
+    module        has ``load_model`` and ``load_verifier`` as ``router.backends.vllm`` has them; imported on use, since
+                  it may bring heavy libraries
     capabilities  steps: continues an exact prefix and stops at the end of a step; revisions: shows a model its earlier
                   attempts; log_probs: says how likely each token was; hidden_states: gives a prompt's
     """
@@ -70,7 +71,8 @@ def load_engines(
     loaded: dict[str, Generator] = {}
     for name in wanted:
         spec = setup.models[name]
-        loaded[name] = _module(deployment.backend(name, spec)).load_model(name, spec, folder, deployment)
+        module = _module(deployment.backend(name, spec))
+        loaded[name] = module.load_model(name, spec, folder, deployment, log_probs=setup.verifier.kind == "log_prob")
     return Engines(loaded, setup.reference, load_verifier(setup, folder, deployment, loaded[setup.reference]))
 
 

@@ -1,32 +1,32 @@
 """What every generator and every verifier must do: one suite for all backends.
 
-On the scripted engine and on a stand-in for vLLM's server always; on the real model in process with `-m slow`; on a
-real vLLM with `-m vllm` (`make test-vllm`).
+On the scripted engine and on a fake vLLM server always; on the real model in process with `-m slow`; on a real vLLM
+with `-m vllm` (`make test-vllm`).
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from itertools import accumulate, count
-from pathlib import Path as Folder
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from router.backends import Generator, Usage, Verifier
-from router.backends.fake import FakeGenerator, FakeVerifier
+from router.backends import Engines, Usage
+from router.backends.fake import FakeGenerator
 from router.bundle.bundle import load_bundle
 from router.errors import InvalidRequest
-from router.solving.driver import Request, Stop
+from router.prompt import Message, Prompt
+from router.solving.driver import Request, StopReason
 from router.solving.solver import Solver
 from strategies import Candidate, parse
-from tests.support.fake_vllm import Characters, Double
+from tests.support.pairs import Pair, fake, fake_vllm, in_process, spent, vllm
 
 if TYPE_CHECKING:
-    from tests.support.vllm_servers import Servers
+    pass
 
-BUNDLE = Folder(__file__).parent.parent / "models" / "smollm2-135m"
 ARMS = [
     "single",
     "majority(n=4)",
@@ -40,130 +40,23 @@ ARMS = [
 _fresh = count(11)
 
 
-@dataclass
-class Engines:
-    """A pair under test, and what is known of it from outside.
-
-    counted  the engines' own count so far
-    shorten  sets the longest solution
-    slow     makes a token take a while, where it does not anyway
-    idle     waits until no engine works on anything
-    """
-
-    generator: Generator
-    verifier: Verifier
-    encode: Callable[[str], Sequence[int]]
-    decode: Callable[[Sequence[int]], str]
-    counted: Callable[[], Usage]
-    shorten: Callable[[int], None]
-    slow: Callable[[], None] = lambda: None
-    idle: Callable[[], Awaitable[None]] = field(default=lambda: asyncio.sleep(0))
-
-    async def extend(
-        self, prompt: str, paths: list[Candidate], usage: Usage | None = None, **options
-    ) -> list[Candidate]:
-        defaults = {"steps": None, "temperature": None, "max_tokens": None, "deadline": None, "seed": 0}
-        usage = Usage() if usage is None else usage
-        return await self.generator.extend(prompt, paths, **{**defaults, **options}, usage=usage)
-
-    async def score(
-        self, prompt: str, paths: list[Candidate], usage: Usage | None = None, **options
-    ) -> list[Candidate]:
-        usage = Usage() if usage is None else usage
-        return await self.verifier.score(prompt, paths, **{"max_tokens": None, **options}, usage=usage)
-
-
-def fake() -> Engines:
-    generator, verifier = FakeGenerator(), FakeVerifier()
-    return Engines(
-        generator,
-        verifier,
-        encode=lambda prompt: list(map(ord, prompt)),
-        decode=lambda tokens: "".join(map(chr, tokens)),
-        counted=lambda: total(generator.counted, verifier.counted),
-        shorten=lambda n: setattr(generator, "longest", n),
-        slow=lambda: setattr(generator, "latency", 0.05),
-    )
-
-
-def double() -> Engines:
-    server = Double()
-    generator, verifier = server.generator("a", "b"), server.verifier("c")
-
-    async def idle() -> None:
-        assert server.running == 0
-
-    return Engines(
-        generator,
-        verifier,
-        encode=lambda prompt: Characters().encode(generator.spec.template.render(prompt)),
-        decode=Characters().decode,
-        counted=lambda: total(generator.counted, verifier.counted),
-        shorten=lambda n: setattr(generator, "spec", replace(generator.spec, max_tokens=n)),
-        slow=lambda: setattr(server, "latency", 0.3),
-        idle=idle,
-    )
-
-
-def transformers() -> Engines:
-    import torch
-
-    from router.backends.in_process.engines import load
-
-    manifest = load_bundle(BUNDLE).manifest
-    with pytest.MonkeyPatch.context() as patch:  # float32: equal computations batched in different ways agree
-        patch.setattr("router.backends.in_process.weights.fastest_dtype", lambda: torch.float32)
-        generator, verifier = load(manifest.generator, manifest.verifier, BUNDLE)
-    return Engines(
-        generator,
-        verifier,
-        encode=lambda prompt: generator.batcher.tokenizer.encode(generator.spec.template.render(prompt)),
-        decode=generator.batcher.tokenizer.decode,
-        counted=lambda: total(generator.batcher.counted, generator.reviser.counted, verifier.counted),
-        shorten=lambda n: setattr(generator.batcher, "max_tokens", n),
-    )
-
-
-def vllm(servers: "Servers") -> Engines:
-    from router.backends import Endpoints, VerifierSpec
-    from router.backends.vllm import load
-
-    spec = VerifierSpec("qwen2.5-math-prm", None, 1_000, str(servers.tiny_prm))
-    where = Endpoints((servers.generator,), (servers.verifier,))
-    generator, verifier = load(load_bundle(BUNDLE).manifest.generator, spec, BUNDLE, where)
-    generator.log_probs = True  # as for a log_prob verifier: no other one reads them
-    return Engines(
-        generator,
-        verifier,
-        encode=lambda prompt: generator.tokenizer.encode(generator.spec.template.render(prompt)),
-        decode=generator.tokenizer.decode,
-        counted=lambda: total(generator.counted, verifier.counted),
-        shorten=lambda n: setattr(generator, "spec", replace(generator.spec, max_tokens=n)),
-        idle=servers.idle,
-    )
-
-
-def total(*parts: Usage) -> Usage:
-    return Usage(*(sum(getattr(part, name) for part in parts) for name in Usage.__slots__))
-
-
-BUILD = {"fake": fake, "double": double, "transformers": transformers, "vllm": vllm}
+BUILD = {"fake": fake, "fake_vllm": fake_vllm, "in_process": in_process, "vllm": vllm}
 MARKS = {
-    "transformers": [pytest.mark.slow],
+    "in_process": [pytest.mark.slow],
     "vllm": [pytest.mark.vllm, pytest.mark.timeout(1200)],
 }  # servers start first
-_shared: dict[str, Engines] = {}
+_shared: dict[str, Pair] = {}
 
 
 @pytest.fixture(
     params=[pytest.param(name, marks=[*MARKS.get(name, []), pytest.mark.filterwarnings("ignore")]) for name in BUILD]
 )
-async def engines(request) -> AsyncIterator[Engines]:
+async def engines(request) -> AsyncIterator[Pair]:
     """Fresh ones; a model in process is loaded once."""
     name = request.param
-    if name == "transformers":
+    if name == "in_process":
         if name not in _shared:
-            _shared[name] = transformers()
+            _shared[name] = in_process()
         yield _shared[name]
         return
     engines = BUILD[name](*([request.getfixturevalue("vllm_servers")] if name == "vllm" else []))
@@ -189,18 +82,18 @@ def prompt() -> str:
 
 
 @pytest.mark.parametrize("limits", [{}, {"steps": 1}, {"steps": 2}, {"max_tokens": 37}, {"max_tokens": 3}])
-async def test_the_parts_of_a_path_agree(engines, prompt, limits):
-    paths = await engines.extend(prompt, [Candidate()] * 4, **limits)
-    assert any(log_prob < 0 for path in paths for log_prob in path.log_probs)
-    for path in paths:
-        assert engines.decode(path.tokens) == path.text
-        assert len(path.log_probs) == len(path.token_counts) == len(path.steps)
-        assert sum(path.token_counts) == len(path.tokens)
-        ends = list(accumulate(path.token_counts))
-        for step, begin, end in zip(path.steps, [0, *ends], ends, strict=False):
-            assert engines.decode(path.tokens[begin:end]) == step
-        assert all("\n" in step for step in path.steps[:-1])
-        assert all(log_prob <= 0 for log_prob in path.log_probs)
+async def test_the_parts_of_a_candidate_agree(engines, prompt, limits):
+    candidates = await engines.extend(prompt, [Candidate()] * 4, **limits)
+    assert any(log_prob < 0 for candidate in candidates for log_prob in candidate.log_probs)
+    for candidate in candidates:
+        assert engines.decode(candidate.tokens) == candidate.text
+        assert len(candidate.log_probs) == len(candidate.token_counts) == len(candidate.steps)
+        assert sum(candidate.token_counts) == len(candidate.tokens)
+        ends = list(accumulate(candidate.token_counts))
+        for step, begin, end in zip(candidate.steps, [0, *ends], ends, strict=False):
+            assert engines.decode(candidate.tokens[begin:end]) == step
+        assert all("\n" in step for step in candidate.steps[:-1])
+        assert all(log_prob <= 0 for log_prob in candidate.log_probs)
 
 
 async def test_steps_one_by_one_equal_a_solution_at_once(engines, prompt):
@@ -208,21 +101,21 @@ async def test_steps_one_by_one_equal_a_solution_at_once(engines, prompt):
         pytest.skip("the script draws anew from each prefix")
     (whole,) = await engines.extend(prompt, [Candidate()], temperature=0)
     assert whole.end == "stop"
-    path = Candidate()
-    while path.end is None:
-        (longer,) = await engines.extend(prompt, [path], steps=1, temperature=0)
-        assert longer.tokens[: len(path.tokens)] == path.tokens
-        assert len(longer.steps) - len(path.steps) == (longer.end is None or longer.tokens != path.tokens)
-        path = longer
-    assert (path.tokens, path.steps, path.end) == (whole.tokens, whole.steps, whole.end)
-    assert path.log_probs == pytest.approx(whole.log_probs, abs=1e-2)
+    candidate = Candidate()
+    while candidate.end is None:
+        (longer,) = await engines.extend(prompt, [candidate], steps=1, temperature=0)
+        assert longer.tokens[: len(candidate.tokens)] == candidate.tokens
+        assert len(longer.steps) - len(candidate.steps) == (longer.end is None or longer.tokens != candidate.tokens)
+        candidate = longer
+    assert (candidate.tokens, candidate.steps, candidate.end) == (whole.tokens, whole.steps, whole.end)
+    assert candidate.log_probs == pytest.approx(whole.log_probs, abs=1e-2)
 
 
-async def test_the_end_of_sequence_is_billed_but_no_token_of_the_path(engines, prompt):
+async def test_the_end_of_sequence_is_billed_but_no_token_of_the_candidate(engines, prompt):
     usage = Usage()
-    paths = await engines.extend(prompt, [Candidate()] * 3, usage)
-    assert all(path.finished for path in paths)
-    assert usage.generated_tokens == sum(path.cost for path in paths)
+    candidates = await engines.extend(prompt, [Candidate()] * 3, usage)
+    assert all(candidate.finished for candidate in candidates)
+    assert usage.generated_tokens == sum(candidate.cost for candidate in candidates)
 
 
 async def test_a_shared_prefix_is_prefilled_once(engines, prompt):
@@ -231,55 +124,64 @@ async def test_a_shared_prefix_is_prefilled_once(engines, prompt):
     assert 0 < usage.prompt_tokens <= len(engines.encode(prompt))
 
 
+async def test_all_messages_of_a_prompt_are_read(engines, prompt):
+    conversation = Prompt((Message("user", "7 + 8 ="), Message("assistant", "Answer: 15"), Message("user", prompt)))
+    usage = Usage()
+    (candidate,) = await engines.extend(conversation, [Candidate()], usage)
+    assert usage.prompt_tokens > len(engines.encode(prompt))
+    (scored,) = await engines.score(conversation, [candidate])
+    assert len(scored.scores) == len(candidate.steps)
+
+
 async def test_earlier_attempts_are_read(engines, prompt):
     first, again = Usage(), Usage()
-    (path,) = await engines.extend(prompt, [Candidate()], first)
-    (retried,) = await engines.extend(prompt, [Candidate(earlier=(path.text,))], again)
-    assert retried.earlier == (path.text,)
+    (candidate,) = await engines.extend(prompt, [Candidate()], first)
+    (retried,) = await engines.extend(prompt, [Candidate(earlier=(candidate.text,))], again)
+    assert retried.earlier == (candidate.text,)
     assert retried.steps
     assert again.prompt_tokens + again.generated_tokens > 0
 
 
 @pytest.mark.parametrize("cap", [0, 1, 10, 30])
-async def test_the_cap_is_over_all_paths_together(engines, prompt, cap):
+async def test_the_cap_is_over_all_candidates_together(engines, prompt, cap):
     usage = Usage()
-    paths = await engines.extend(prompt, [Candidate()] * 4, usage, max_tokens=cap)
-    assert usage.generated_tokens == cap == sum(len(path.tokens) for path in paths)
-    assert [path.end for path in paths] == ["cut"] * 4
+    candidates = await engines.extend(prompt, [Candidate()] * 4, usage, max_tokens=cap)
+    assert usage.generated_tokens == cap == sum(len(candidate.tokens) for candidate in candidates)
+    assert [candidate.end for candidate in candidates] == ["cut"] * 4
 
 
-async def test_tokens_that_one_path_leaves_others_may_spend(engines, prompt):
+async def test_tokens_that_one_candidate_leaves_others_may_spend(engines, prompt):
     usage = Usage()
-    paths = await engines.extend(prompt, [Candidate()] * 3, usage)
+    candidates = await engines.extend(prompt, [Candidate()] * 3, usage)
     exact = Usage()
     (begun,) = await engines.extend(prompt, [Candidate()], temperature=0, steps=2)
     (rest,) = await engines.extend(prompt, [begun], Usage(), temperature=0)
     (whole,) = await engines.extend(prompt, [begun], exact, temperature=0, max_tokens=rest.cost - len(begun.tokens))
     assert whole.finished
     assert exact.generated_tokens == rest.cost - len(begun.tokens)
-    assert usage.generated_tokens == sum(path.cost for path in paths)
+    assert usage.generated_tokens == sum(candidate.cost for candidate in candidates)
 
 
 async def test_the_longest_solution_is_cut(engines, prompt):
     engines.shorten(12)
     try:
-        paths = await engines.extend(prompt, [Candidate()] * 2)
+        candidates = await engines.extend(prompt, [Candidate()] * 2)
     finally:
         engines.shorten(160)
-    assert [(path.end, len(path.tokens)) for path in paths] == [("length", 12)] * 2
+    assert [(candidate.end, len(candidate.tokens)) for candidate in candidates] == [("length", 12)] * 2
 
 
 async def test_a_deadline_brings_back_what_there_is(engines, prompt):
     engines.slow()
     started = time.monotonic()
     seconds = 0.6
-    paths = await engines.extend(prompt * 3, [Candidate()] * 32, deadline=started + seconds)
+    candidates = await engines.extend(prompt * 3, [Candidate()] * 32, deadline=started + seconds)
     assert time.monotonic() - started < seconds + 5.0  # far less than they would take
-    assert {path.end for path in paths} == {"cut"}
+    assert {candidate.end for candidate in candidates} == {"cut"}
     await engines.idle()
 
 
-async def test_ended_paths_come_back_as_they_are(engines, prompt):
+async def test_ended_candidates_come_back_as_they_are(engines, prompt):
     ended = [Candidate(steps=("Answer: 1",), end="stop"), Candidate(end="length")]
     usage = Usage()
     assert await engines.extend(prompt, ended, usage) == ended
@@ -288,22 +190,24 @@ async def test_ended_paths_come_back_as_they_are(engines, prompt):
 
 async def test_seeds_and_temperature(engines, prompt):
     first = await engines.extend(prompt, [Candidate()] * 8, seed=1)
-    assert [path.text for path in first] == [
-        path.text for path in await engines.extend(prompt, [Candidate()] * 8, seed=1)
+    assert [candidate.text for candidate in first] == [
+        candidate.text for candidate in await engines.extend(prompt, [Candidate()] * 8, seed=1)
     ]
-    assert [path.text for path in first] != [
-        path.text for path in await engines.extend(prompt, [Candidate()] * 8, seed=2)
+    assert [candidate.text for candidate in first] != [
+        candidate.text for candidate in await engines.extend(prompt, [Candidate()] * 8, seed=2)
     ]
-    assert len({path.text for path in first}) > 1
+    assert len({candidate.text for candidate in first}) > 1
     greedy = await engines.extend(prompt, [Candidate()] * 4, seed=1, temperature=0)
-    assert len({path.text for path in greedy}) == 1
+    assert len({candidate.text for candidate in greedy}) == 1
 
 
 async def test_searches_at_the_same_time_do_not_mix(engines, prompt):
     prompts = [prompt, prompt.replace("47", "3"), prompt.replace("16", "5")]
     alone = [await engines.extend(each, [Candidate()], temperature=0) for each in prompts]
     together = await asyncio.gather(*(engines.extend(each, [Candidate()], temperature=0) for each in prompts))
-    assert [[path.text for path in paths] for paths in together] == [[path.text for path in paths] for paths in alone]
+    assert [[candidate.text for candidate in candidates] for candidates in together] == [
+        [candidate.text for candidate in candidates] for candidates in alone
+    ]
 
 
 async def test_cancelling_frees_the_engine_and_leaves_an_exact_bill(engines, prompt):
@@ -334,37 +238,37 @@ STEPS = ("11 + 47 = 58\n", "58 - 16 = 42\n", "42 + 29 = 71\n", "Answer: 71")
 
 
 async def test_a_step_has_one_score_alone_and_among_others(engines, prompt):
-    paths = [
+    candidates = [
         Candidate(steps=STEPS),
         Candidate(steps=STEPS[:1]),
         Candidate(steps=("11 + 47 = 59\n", "59")),
         Candidate(steps=STEPS),
     ]
-    together = await engines.score(prompt, paths)
-    assert [len(path.scores) for path in together] == [4, 1, 2, 4]
-    assert all(0 <= score <= 1 for path in together for score in path.scores)
+    together = await engines.score(prompt, candidates)
+    assert [len(candidate.scores) for candidate in together] == [4, 1, 2, 4]
+    assert all(0 <= score <= 1 for candidate in together for score in candidate.scores)
     assert together[0].scores == together[3].scores
     assert together[0].scores[:1] == pytest.approx(together[1].scores, abs=1e-3)
-    for path, scored in zip(paths, together, strict=True):
-        (alone,) = await engines.score(prompt, [path])
+    for candidate, scored in zip(candidates, together, strict=True):
+        (alone,) = await engines.score(prompt, [candidate])
         assert scored.scores == pytest.approx(alone.scores, abs=1e-3)
 
 
-async def test_a_generated_path_can_be_scored(engines, prompt):
+async def test_a_generated_candidate_can_be_scored(engines, prompt):
     scored = await engines.score(prompt, await engines.extend(prompt, [Candidate()] * 4))
-    assert all(len(path.scores) == len(path.steps) for path in scored)
+    assert all(len(candidate.scores) == len(candidate.steps) for candidate in scored)
 
 
-async def test_a_path_that_cannot_be_scored_is_not_scored_zero(engines, prompt):
-    usage, path = Usage(), Candidate(steps=STEPS[:2], tokens=tuple(engines.encode("".join(STEPS[:2]))))
-    path = replace(path, token_counts=(len(path.tokens) - 1, 1))
-    await engines.score(prompt, [path], usage)
+async def test_a_candidate_that_cannot_be_scored_is_not_scored_zero(engines, prompt):
+    usage, candidate = Usage(), Candidate(steps=STEPS[:2], tokens=tuple(engines.encode("".join(STEPS[:2]))))
+    candidate = replace(candidate, token_counts=(len(candidate.tokens) - 1, 1))
+    await engines.score(prompt, [candidate], usage)
     exact, cap = Usage(), usage.scored_tokens
-    scored = await engines.score(prompt, [path, Candidate(), Candidate(steps=STEPS)], exact, max_tokens=cap)
-    assert [path.scores is None for path in scored] == [False, True, True]
+    scored = await engines.score(prompt, [candidate, Candidate(), Candidate(steps=STEPS)], exact, max_tokens=cap)
+    assert [candidate.scores is None for candidate in scored] == [False, True, True]
     assert exact.scored_tokens == cap
     none = Usage()
-    scored = await engines.score(prompt, [path], none, max_tokens=cap - 1)
+    scored = await engines.score(prompt, [candidate], none, max_tokens=cap - 1)
     assert scored[0].scores is None
     assert none.scored_tokens == 0
 
@@ -374,12 +278,14 @@ async def test_a_path_that_cannot_be_scored_is_not_scored_zero(engines, prompt):
 
 @pytest.mark.parametrize("arm", ARMS)
 async def test_every_strategy_solves_and_bills_to_the_token(engines, prompt, bundle_folder, arm):
-    solver = Solver(load_bundle(bundle_folder), engines.generator, engines.verifier)
+    solver = solver_on(bundle_folder, engines)
     before = replace(engines.counted())
-    solution = await solver.solve(Request(prompt, arm=parse(arm), seed=1))
-    assert solution.stop is Stop.COMPLETE
-    assert solution.outcome.answer is not None
-    assert all(len(path.scores) == len(path.steps) for path in solution.outcome.candidates if path.scores)
+    solution = await solver.solve(Request(Prompt.of(prompt), arm=parse(arm), seed=1))
+    assert solution.stop is StopReason.COMPLETE
+    assert solution.result.answer is not None
+    assert all(
+        len(candidate.scores) == len(candidate.steps) for candidate in solution.result.candidates if candidate.scores
+    )
     bill = solution.bill
     assert Usage(bill.prompt_tokens, bill.generated_tokens, bill.scored_tokens, bill.calls) == spent(
         before, engines.counted()
@@ -388,12 +294,12 @@ async def test_every_strategy_solves_and_bills_to_the_token(engines, prompt, bun
 
 @pytest.mark.parametrize("arm", ["majority(n=4)", "beam_search(n=4, m=2)"])
 async def test_a_search_never_passes_its_cap(engines, prompt, bundle_folder, arm):
-    solver = Solver(load_bundle(bundle_folder), engines.generator, engines.verifier)
-    request = Request(prompt, arm=parse(arm), max_generated_tokens=30, allow_partial=True)
+    solver = solver_on(bundle_folder, engines)
+    request = Request(Prompt.of(prompt), arm=parse(arm), max_generated_tokens=30, allow_partial=True)
     solution = await solver.solve(request)
-    assert solution.stop is Stop.TOKEN_CAP
+    assert solution.stop is StopReason.TOKEN_CAP
     assert solution.bill.generated_tokens <= 30
 
 
-def spent(before: Usage, after: Usage) -> Usage:
-    return Usage(*(getattr(after, name) - getattr(before, name) for name in Usage.__slots__))
+def solver_on(bundle_folder: Path, engines: Pair) -> Solver:
+    return Solver(load_bundle(bundle_folder), Engines({"small": engines.generator}, "small", engines.verifier))

@@ -6,29 +6,24 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from router.backends.template import Template
+from router.backends.template import Template, encode
 from router.errors import InvalidFile
+from router.prompt import Prompt
 from router.training.chains import LONGEST, chains
 from router.training.examples import Example, LabelledSteps
 from router.training.finetune import train_generator
 from router.training.finetune_verifier import pack_trees, train_verifier, tree
 from tests.support import tiny_models as tiny
-
-
-class Characters:
-    """A tokenizer whose tokens are characters."""
-
-    @staticmethod
-    def encode(text: str, add_special_tokens: bool = True) -> list[int]:
-        return [ord(character) for character in text]
+from tests.support.fake_vllm import Characters
 
 
 def grow(*attempts: LabelledSteps) -> dict:
-    return tree(Characters(), "?", attempts)
+    return tree(Characters(), [ord("?")], attempts)
 
 
-RIGHT = LabelledSteps("p", ("a\n", "b"), (1.0, 1.0), count=3)
-WRONG = LabelledSteps("p", ("a\n", "c"), (1.0, 0.0), count=1)
+P = Prompt.of("p")
+RIGHT = LabelledSteps(P, ("a\n", "b"), (1.0, 1.0), count=3)
+WRONG = LabelledSteps(P, ("a\n", "c"), (1.0, 0.0), count=1)
 
 
 def test_attempts_share_the_tokens_that_they_begin_with():
@@ -45,12 +40,12 @@ def test_right_and_wrong_weigh_the_same_and_agreement_teaches_nothing():
 
 
 def test_attempts_weigh_by_how_often_they_were_sampled():
-    row = grow(RIGHT, WRONG, LabelledSteps("p", ("a\n", "d"), (1.0, 0.0), count=4))
+    row = grow(RIGHT, WRONG, LabelledSteps(P, ("a\n", "d"), (1.0, 0.0), count=4))
     assert row["wrong_weights"][-2:] == pytest.approx([0.1, 0.4])
 
 
 def test_soft_labels_count_on_both_sides():
-    row = grow(LabelledSteps("p", ("a",), (0.75,)), LabelledSteps("p", ("b",), (0.25,)))
+    row = grow(LabelledSteps(P, ("a",), (0.75,)), LabelledSteps(P, ("b",), (0.25,)))
     assert row["right_weights"][1:] == pytest.approx([0.375, 0.125])
     assert row["wrong_weights"][1:] == pytest.approx([0.125, 0.375])
 
@@ -74,8 +69,12 @@ def test_packed_trees_share_no_step_number():
     assert packed["written"].tolist() == [[False, True, True, True, True] * 2]
 
 
-TEMPLATE = Template(prompt="{prompt} ", retry="", delimiter="\n")
-SUMS = [(f"{a} + {b} ?", f"{a} + {b} = {a + b}", f"{a} - {b} = {a - b}") for a in range(2, 12) for b in range(2, 12)]
+TEMPLATE = Template(user="{text} ", answer="", retry="", delimiter="\n")
+SUMS = [
+    (Prompt.of(f"{a} + {b} ?"), f"{a} + {b} = {a + b}", f"{a} - {b} = {a - b}")
+    for a in range(2, 12)
+    for b in range(2, 12)
+]
 JUDGED = [
     LabelledSteps(prompt, (text,), (label,))
     for prompt, right, wrong in SUMS
@@ -88,13 +87,13 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.rlhflow_prm(tmp_path_factory.mktemp("tiny") / "base")
 
 
-def mean_log_probs(base: Path, adapter: Path | None, texts: list[tuple[str, str]]) -> torch.Tensor:
+def mean_log_probs(base: Path, adapter: Path | None, texts: list[tuple[Prompt, str]]) -> torch.Tensor:
     tokenizer = AutoTokenizer.from_pretrained(base)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     model = peft.PeftModel.from_pretrained(model, str(adapter)) if adapter else model
     means = []
     for prompt, text in texts:
-        context = tokenizer.encode(TEMPLATE.render(prompt))
+        context = list(encode(tokenizer, TEMPLATE.parts(prompt)))
         target = tokenizer.encode(text, add_special_tokens=False)
         logits = model(torch.tensor([context + target])).logits[0, len(context) - 1 : -1]
         means.append(logits.log_softmax(-1).gather(1, torch.tensor(target)[:, None]).mean())
@@ -125,7 +124,14 @@ def test_a_likelihood_verifier_learns_to_rank(base, tmp_path):
 def attempts(*rows: tuple[str, str | None, bool | None]) -> pd.DataFrame:
     return pd.DataFrame(
         [
-            {"prompt_id": "p", "prompt": "1 + 1?", "text": text, "answer": answer, "correct": correct}
+            {
+                "prompt_id": "p",
+                "prompt": "1 + 1?",
+                "messages": None,
+                "text": text,
+                "answer": answer,
+                "correct": correct,
+            }
             for text, answer, correct in rows
         ]
     )

@@ -1,20 +1,22 @@
 """Published reward models: each family's format on an example written out by hand, and the checks around it."""
 
-import json
-
 import pytest
 from transformers import AutoTokenizer
 
-from router.backends import Usage, VerifierSpec
+from router.backends import Usage
 from router.backends.in_process import prm_models
 from router.backends.prm import FORMATS, label_ids
+from router.backends.specs import VerifierSpec
 from router.errors import InvalidRequest, MissingWeights
+from router.prompt import Message, Prompt
+from router.schema import read
 from strategies import Candidate
 from tests.support import tiny_models as tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
-PROMPT = "What is 2 + 3 * 4 ?"
+TEXT = "What is 2 + 3 * 4 ?"
+PROMPT = Prompt.of(TEXT)
 STEPS = ("3 * 4 = 12\n", "2 + 12 = 14\n", "Answer: 14")
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 BUILD = {
@@ -26,19 +28,19 @@ BUILD = {
 # What the model reads, each scored token between guillemets.
 GOLDEN = {
     "qwen2.5-math-prm": (
-        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{PROMPT}<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{TEXT}<|im_end|>\n<|im_start|>assistant\n"
         "3 * 4 = 12«<extra_0>»2 + 12 = 14«<extra_0>»Answer: 14«<extra_0>»<|im_end|>\n"
     ),
-    "skywork-o1-open-prm": f"<|endoftext|>{PROMPT}\n3 * 4 = 12«\n»2 + 12 = 14«\n»Answer: 14«\n»",
+    "skywork-o1-open-prm": f"<|endoftext|>{TEXT}\n3 * 4 = 12«\n»2 + 12 = 14«\n»Answer: 14«\n»",
     "rlhflow-prm": (
-        f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{PROMPT} 3 * 4 = 12<|eot_id|>"
+        f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{TEXT} 3 * 4 = 12<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n«\n»+<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\n2 + 12 = 14<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n«\n»+<|eot_id|>"
         "<|start_header_id|>user<|end_header_id|>\n\nAnswer: 14<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n«\n»+<|eot_id|>"
     ),
-    "math-shepherd-prm": f"<s> {PROMPT} 3 * 4 = 12« ки»\n2 + 12 = 14« ки»\nAnswer: 14« ки»",
+    "math-shepherd-prm": f"<s> {TEXT} 3 * 4 = 12« ки»\n2 + 12 = 14« ки»\nAnswer: 14« ки»",
 }
 
 
@@ -60,7 +62,7 @@ def verifier(verifiers, request):
 @pytest.mark.parametrize("kind", BUILD)
 def test_a_format_is_what_its_authors_documented(folders, kind):
     tokenizer = AutoTokenizer.from_pretrained(folders[kind])
-    reading = FORMATS[kind].read(tokenizer, PROMPT, STEPS)
+    reading = FORMATS[kind].read(tokenizer, TEXT, STEPS)
     marked, begun = "", 0
     for at in reading.at:
         before, through = (tokenizer.decode(reading.tokens[:end]) for end in (at, at + 1))
@@ -71,21 +73,21 @@ def test_a_format_is_what_its_authors_documented(folders, kind):
 async def test_a_step_has_one_score_and_does_not_see_what_follows(verifier):
     whole, part, other = Candidate(steps=STEPS), Candidate(steps=STEPS[:2]), Candidate(steps=("3 * 4 = 13\n",))
     scored = await verifier.score(PROMPT, [whole, part, other, Candidate(), whole], max_tokens=None, usage=Usage())
-    assert [len(path.scores) if path.scores else None for path in scored] == [3, 2, 1, None, 3]
+    assert [len(candidate.scores) if candidate.scores else None for candidate in scored] == [3, 2, 1, None, 3]
     assert scored[0].scores[:2] == pytest.approx(scored[1].scores, abs=1e-4)
     assert scored[4].scores == scored[0].scores
-    assert all(0 < score < 1 for path in scored for score in path.scores or ())
-    assert len({round(score, 3) for path in scored[:3] for score in path.scores}) >= 3
+    assert all(0 < score < 1 for candidate in scored for score in candidate.scores or ())
+    assert len({round(score, 3) for candidate in scored[:3] for score in candidate.scores}) >= 3
 
 
 async def test_reading_is_billed_once_and_capped(verifier):
-    usage, path = Usage(), Candidate(steps=STEPS)
-    length = len(verifier.read(PROMPT, path).tokens)
-    await verifier.score(PROMPT, [path, path], max_tokens=None, usage=usage)
+    usage, candidate = Usage(), Candidate(steps=STEPS)
+    length = len(verifier.read(PROMPT, candidate).tokens)
+    await verifier.score(PROMPT, [candidate, candidate], max_tokens=None, usage=usage)
     assert (usage.calls, usage.scored_tokens) == (1, length)
-    scored = await verifier.score(PROMPT, [path, Candidate(steps=STEPS[:1])], max_tokens=length, usage=usage)
-    assert [path.scores is None for path in scored] == [False, True]
-    scored = await verifier.score(PROMPT, [path], max_tokens=length - 1, usage=usage)
+    scored = await verifier.score(PROMPT, [candidate, Candidate(steps=STEPS[:1])], max_tokens=length, usage=usage)
+    assert [candidate.scores is None for candidate in scored] == [False, True]
+    scored = await verifier.score(PROMPT, [candidate], max_tokens=length - 1, usage=usage)
     assert scored[0].scores is None
     assert usage.scored_tokens == 2 * length
 
@@ -93,19 +95,21 @@ async def test_reading_is_billed_once_and_capped(verifier):
 @pytest.mark.parametrize("mark", ["<extra_0>", "<|im_end|>", "\n"])
 async def test_what_looks_like_a_mark_in_a_text_is_text(verifiers, mark):
     for kind in ("qwen2.5-math-prm", "skywork-o1-open-prm"):
-        paths = [Candidate(steps=(f"3 {mark} 4 = 12\n", f"14 {mark}"))]
-        (scored,) = await verifiers[kind].score(f"What {mark} ?", paths, max_tokens=None, usage=Usage())
+        candidates = [Candidate(steps=(f"3 {mark} 4 = 12\n", f"14 {mark}"))]
+        (scored,) = await verifiers[kind].score(Prompt.of(f"What {mark} ?"), candidates, max_tokens=None, usage=Usage())
         assert len(scored.scores) == 2
 
 
 async def test_a_text_that_can_not_be_told_from_a_mark_is_refused(verifiers):
     with pytest.raises(InvalidRequest, match="1 steps have 2 places"):
-        await verifiers["math-shepherd-prm"].score("ру ки", [Candidate(steps=("1",))], max_tokens=None, usage=Usage())
+        await verifiers["math-shepherd-prm"].score(
+            Prompt.of("ру ки"), [Candidate(steps=("1",))], max_tokens=None, usage=Usage()
+        )
 
 
 async def test_a_solution_longer_than_the_context_is_refused(verifier):
     with pytest.raises(InvalidRequest, match="room for 1024") as raised:
-        await verifier.score(PROMPT * 300, [Candidate(steps=STEPS)], max_tokens=None, usage=Usage())
+        await verifier.score(Prompt.of(TEXT * 300), [Candidate(steps=STEPS)], max_tokens=None, usage=Usage())
     assert raised.value.reason == "PROMPT_TOO_LONG"
 
 
@@ -133,12 +137,14 @@ def test_weights_that_lack_the_head_are_refused(tmp_path):
         prm_models.load(VerifierSpec("qwen2.5-math-prm", None, 1))
 
 
-def test_a_manifest_without_a_model_reads_as_before():
-    from router.bundle.bundle import specs
-
-    template = {"prompt": "{prompt}", "retry": "", "delimiter": "\n"}
-    generator = json.loads(json.dumps({"model": "m", "adapter": None, "parameters": 1, "template": template}))
-    generator |= {"temperature": 0.8, "max_tokens": 9}
+def test_a_verifier_without_a_model_is_read():
     verifier = {"kind": "log_prob", "adapter": None, "parameters": 0}
-    assert specs(generator, verifier)[1].model is None
-    assert specs(generator, {**verifier, "model": "folder"})[1].model == "folder"
+    assert read(VerifierSpec, verifier).model is None
+    assert read(VerifierSpec, {**verifier, "model": "folder"}).model == "folder"
+
+
+async def test_a_reward_model_reads_the_question_alone(verifier):
+    asked = Prompt((Message("user", "Hello"), Message("assistant", "Hello!"), Message("user", TEXT)))
+    candidates = [Candidate(steps=STEPS)]
+    scored = [await verifier.score(each, candidates, max_tokens=None, usage=Usage()) for each in (PROMPT, asked)]
+    assert scored[0] == scored[1]

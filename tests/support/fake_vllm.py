@@ -1,7 +1,7 @@
-"""A stand-in for vLLM's server, in process: its API as far as the router uses it, answered by the fake engine's script.
+"""A fake vLLM server, in process: its API as far as the router uses it, answered by the fake engine's script.
 
-For the caller's own logic (retries, failover, cancelling); `make test-vllm` checks what vLLM really answers. Each token
-is a character, as in the fake engine.
+It fails in the ways that its failure modes name, for the caller's own logic (retries, failover, cancelling); `make
+test-vllm` checks what vLLM really answers. Each token is a character, as in the fake engine.
 """
 
 import asyncio
@@ -12,57 +12,85 @@ from random import Random
 
 import httpx2
 
-from router.backends import ModelSpec, VerifierSpec
+from router.backends import Generator, Usage
 from router.backends.fake import calculate
 from router.backends.prm import FORMATS, ReadingVerifier, solution
+from router.backends.specs import ModelSpec, VerifierSpec
 from router.backends.template import Template
 from router.backends.vllm.generator import VllmGenerator
 from router.backends.vllm.replicas import Replicas
 from router.backends.vllm.verifiers import VllmClassifier, VllmLikelihood
+from router.prompt import Prompt
 from strategies import Candidate
 
-GENERATOR = ModelSpec("m", None, 1_000, Template("{prompt}|", "|", "\n"), temperature=0.8, max_tokens=512)
+TEXT = "11 + 47 - 16 + 29"
+PROMPT = Prompt.of(TEXT)
+TEMPLATE = Template(user="{text}|", answer="", retry="|", delimiter="\n")
+GENERATOR = ModelSpec("m", 1_000, TEMPLATE, temperature=0.8, max_tokens=512)
 VERIFIER = VerifierSpec("qwen2.5-math-prm", None, 500, "m")
 CONTEXT = 2048
 END = 0
 SPECIAL = {"<|im_start|>": 0xE001, "<|im_end|>": 0xE002, "<extra_0>": 0xE003}
 NAN = float("nan")
 
-# Moods in which the answer is garbage: the whole body or event, the scores' rows of pairs, or a streamed choice.
-GARBAGE = {
-    "garbage": b"garbage",
-    "empty": b"",
-    "binary": bytes(range(128, 256)),
-    "list": b"[]",
-    "keyless": b"{}",
-    "nulls": b'{"data": null, "choices": null, "usage": null}',
+# Failure modes: what a server does instead of answering well. Any HTTP status ("503") is one, too.
+CONNECTION_FAILURES = (
+    "refuse connection",
+    "close connection",  # without an answer
+    "never answer",
+    "truncate answer",  # and close the connection
+)
+STREAM_FAILURES = (
+    "reset stream",  # the connection, after the first piece
+    "error event",  # after the first piece, then the stream's end
+    "abort samples",  # with the finish_reason "abort"
+    "omit end",  # neither usage nor [DONE]
+    "never end",
+    "cached tokens",  # no failure: two of the prompt are reported as found in the prefix cache
+    "impossible usage",
+)
+MALFORMED_BODIES = {  # of an answer, or of each event of a stream
+    "no json": b"garbage",
+    "empty body": b"",
+    "binary body": bytes(range(128, 256)),
+    "json list": b"[]",
+    "empty object": b"{}",
+    "null fields": b'{"data": null, "choices": null, "usage": null}',
 }
-SPOILT_SCORES: dict[str, Callable[[list], list]] = {
-    "short": lambda rows: [row[1:] for row in rows],
-    "long": lambda rows: [[*row, row[0]] for row in rows],
+MALFORMED_SCORES: dict[str, Callable[[list], list]] = {  # rows of pairs
+    "too few scores": lambda rows: [row[1:] for row in rows],
+    "too many scores": lambda rows: [[*row, row[0]] for row in rows],
     "nan": lambda rows: [[[NAN, NAN] for _ in row] for row in rows],
-    "beyond": lambda rows: [[[-0.5, 1.5] for _ in row] for row in rows],
-    "words": lambda rows: [[["bad", "good"] for _ in row] for row in rows],
-    "flat": lambda rows: [[good for _, good in row] for row in rows],
+    "out of range": lambda rows: [[[-0.5, 1.5] for _ in row] for row in rows],
+    "strings": lambda rows: [[["bad", "good"] for _ in row] for row in rows],
+    "no pairs": lambda rows: [[good for _, good in row] for row in rows],
     "fewer rows": lambda rows: rows[1:],
     "more rows": lambda rows: [*rows, rows[0]],
 }
-SPOILT_POSITIONS: dict[str, Callable[[int], object]] = {
+MALFORMED_LOG_PROBS: dict[str, Callable[[int], object]] = {  # of a token that is read
     "nan": lambda token: NAN,
-    "beyond": lambda token: 1.0,
-    "words": lambda token: "likely",
+    "out of range": lambda token: 1.0,
+    "strings": lambda token: "likely",
 }
-SPOILT_CHOICES: dict[str, Callable[[dict], dict]] = {
+MALFORMED_CHOICES: dict[str, Callable[[dict], dict]] = {  # of a stream
     "no keys": lambda choice: {},
-    "strange index": lambda choice: choice | {"index": 99},
+    "index out of range": lambda choice: choice | {"index": 99},
     "negative index": lambda choice: choice | {"index": -1},
-    "words": lambda choice: choice | {"token_ids": ["a"] * len(choice["token_ids"])},
+    "strings": lambda choice: choice | {"token_ids": ["a"] * len(choice["token_ids"])},
     "negative token": lambda choice: choice | {"token_ids": [-5] * len(choice["token_ids"])},
     "huge token": lambda choice: choice | {"token_ids": [2**40] * len(choice["token_ids"])},
     "no logprobs": lambda choice: choice | {"logprobs": None},
     "fewer logprobs": lambda choice: choice | {"logprobs": {"token_logprobs": choice["token_ids"][1:]}},
     "nan": lambda choice: choice | {"logprobs": {"token_logprobs": [NAN] * len(choice["token_ids"])}},
-    "strange reason": lambda choice: choice | {"finish_reason": 7},
+    "numeric reason": lambda choice: choice | {"finish_reason": 7},
+}
+FAILURE_MODES = {
+    *CONNECTION_FAILURES,
+    *STREAM_FAILURES,
+    *MALFORMED_BODIES,
+    *MALFORMED_SCORES,
+    *MALFORMED_LOG_PROBS,
+    *MALFORMED_CHOICES,
 }
 
 
@@ -102,13 +130,13 @@ class _Closing(httpx2.AsyncByteStream):
         await self.pieces.aclose()
 
 
-class Double:
-    """Servers by URL. ``mood`` says what one does next: see :meth:`_answer`."""
+class FakeVllm:
+    """Servers by URL. Each answers well, but where a failure mode was set."""
 
     def __init__(self, latency: float = 0.0):
         self.latency = latency  # seconds a piece of an answer takes
-        self.moods: dict[str, list[str]] = {}
-        self.usual: dict[str, str] = {}  # what a host does otherwise; "well" where it is not said
+        self._next: dict[str, list[str]] = {}
+        self._always: dict[str, str] = {}
         self.models: dict = {"data": [{"id": "m", "max_model_len": CONTEXT}, {"id": "lora"}, {"id": "again"}]}
         self.asked: list[tuple[str, str, dict]] = []  # host, path, body
         self.running = 0  # requests
@@ -116,9 +144,13 @@ class Double:
         self.most = (0, 0)  # requests and samples at the same time
         self.read_to_the_end = 0  # streams; only their connections can be used again
 
-    def bad(self, host: str, *moods: str) -> None:
-        """What ``host`` does with its next requests to generate or score; then it is well again."""
-        self.moods[host] = list(moods)
+    def fail(self, host: str, *failures: str) -> None:
+        """How ``host`` fails at its next requests to generate or score; then it answers well again."""
+        self._next[host] = list(map(_known, failures))
+
+    def fail_always(self, host: str, failure: str | None) -> None:
+        """How it fails at all others; None: it does not."""
+        self._always[host] = _known(failure) if failure else ""
 
     def generator(self, *hosts: str, log_probs: bool = True, **options) -> VllmGenerator:
         return VllmGenerator(self.replicas(*hosts, **options), GENERATOR, Characters(), log_probs=log_probs)
@@ -128,55 +160,59 @@ class Double:
         return ReadingVerifier(read, VERIFIER.parameters, VllmClassifier(self.replicas(*hosts)))
 
     def likelihood(self, *hosts: str) -> ReadingVerifier:
-        read = partial(solution, Characters(), GENERATOR.template)
+        read = partial(solution, Characters(), TEMPLATE)
         return ReadingVerifier(read, VERIFIER.parameters, VllmLikelihood(self.replicas(*hosts), "lora"))
 
     def replicas(self, *hosts: str, **options) -> Replicas:
         urls = [f"http://{host}" for host in hosts or ("a",)]
-        return Replicas(urls, transport=httpx2.MockTransport(self._answer), **options)
+        return Replicas(urls, transport=httpx2.MockTransport(self.answer), **options)
 
-    async def _answer(self, request: httpx2.Request) -> httpx2.Response:
+    async def answer(self, request: httpx2.Request) -> httpx2.Response:
         host, path = request.url.host, request.url.path
         if path == "/v1/models":
             return httpx2.Response(200, json=self.models)
         body = json.loads(request.content)
         self.asked.append((host, path, body))
-        mood = self.moods[host].pop(0) if self.moods.get(host) else self.usual.get(host, "well")
-        if mood == "refuse":
+        failure = self._next[host].pop(0) if self._next.get(host) else self._always.get(host, "")
+        if failure == "refuse connection":
             raise httpx2.ConnectError("refused")
-        if mood == "hang up":
+        if failure == "close connection":
             raise httpx2.RemoteProtocolError("hung up")
-        if mood == "hang":
+        if failure == "never answer":
             await asyncio.sleep(3600)
-        if mood.isdigit():
-            return httpx2.Response(int(mood), text=f"no: {body}")  # as vLLM quotes what it does not take
+        if failure.isdigit():
+            return httpx2.Response(int(failure), text=f"no: {body}")  # as vLLM quotes what it does not take
         if path == "/pooling" or "prompt_logprobs" in body:
             scored = self._scored if path == "/pooling" else self._likely
-            answer = GARBAGE[mood] if mood in GARBAGE else json.dumps(scored(body, mood)).encode()
-            return httpx2.Response(200, stream=_Closing(_halved(answer)) if mood == "half" else None, content=answer)
-        return httpx2.Response(200, stream=_Closing(self._stream(body, mood)))
+            answer = (
+                MALFORMED_BODIES[failure] if failure in MALFORMED_BODIES else json.dumps(scored(body, failure)).encode()
+            )
+            return httpx2.Response(
+                200, stream=_Closing(_halved(answer)) if failure == "truncate answer" else None, content=answer
+            )
+        return httpx2.Response(200, stream=_Closing(self._stream(body, failure)))
 
-    def _scored(self, body: dict, mood: str) -> dict:
+    def _scored(self, body: dict, failure: str) -> dict:
         def pairs(tokens: list[int]) -> list[list[float]]:
             ends = [i for i, token in enumerate(tokens) if token == SPECIAL["<extra_0>"]]
             scores = [Random(str(tokens[: end + 1])).random() for end in ends]
             return [[1 - score, score] for score in scores]
 
-        rows = SPOILT_SCORES.get(mood, list)([pairs(tokens) for tokens in body["input"]])
+        rows = MALFORMED_SCORES.get(failure, list)([pairs(tokens) for tokens in body["input"]])
         data = [{"index": i, "data": row} for i, row in enumerate(rows)]
-        usage = {"prompt_tokens": "many" if mood == "strange usage" else sum(map(len, body["input"]))}
+        usage = {"prompt_tokens": "many" if failure == "impossible usage" else sum(map(len, body["input"]))}
         return {"data": data, "usage": usage}
 
-    def _likely(self, body: dict, mood: str) -> dict:
+    def _likely(self, body: dict, failure: str) -> dict:
         def position(token: int) -> dict:
-            return {str(token): {"logprob": SPOILT_POSITIONS.get(mood, log_prob)(token), "rank": 1}}
+            return {str(token): {"logprob": MALFORMED_LOG_PROBS.get(failure, log_prob)(token), "rank": 1}}
 
-        prompts = body["prompt"][mood == "fewer rows" :]
-        rows = [[None, *map(position, tokens[1 + (mood == "short") :])] for tokens in prompts]
+        prompts = body["prompt"][failure == "fewer rows" :]
+        rows = [[None, *map(position, tokens[1 + (failure == "too few scores") :])] for tokens in prompts]
         choices = [{"index": i, "prompt_logprobs": row} for i, row in enumerate(rows)]
         return {"choices": choices[::-1], "usage": {"prompt_tokens": sum(map(len, body["prompt"]))}}
 
-    async def _stream(self, body: dict, mood: str) -> AsyncGenerator[bytes, None]:
+    async def _stream(self, body: dict, failure: str) -> AsyncGenerator[bytes, None]:
         assert body["temperature"] > 0 or body["n"] == 1
         assert len(body["prompt"]) + body["max_tokens"] <= CONTEXT
         self.running += 1
@@ -188,35 +224,35 @@ class Double:
             piece = body["stream_interval"]
             for begin in range(0, max(len(tokens) for tokens, *_ in solutions), piece):
                 await asyncio.sleep(self.latency)
-                if mood == "die" and begin:
+                if failure == "reset stream" and begin:
                     raise httpx2.ReadError("died")
-                if mood == "fail" and begin:
+                if failure == "error event" and begin:
                     yield b'data: {"error": {"message": "engine dead"}}\n\n'
                     return
-                if mood in GARBAGE:
-                    yield b"data: " + GARBAGE[mood] + b"\n\n"
-                if mood == "half" and begin:
+                if failure in MALFORMED_BODIES:
+                    yield b"data: " + MALFORMED_BODIES[failure] + b"\n\n"
+                if failure == "truncate answer" and begin:
                     raise httpx2.RemoteProtocolError("half an answer")
                 for index, (tokens, reason, stopped_by) in enumerate(solutions):
                     part = tokens[begin : begin + piece]
                     if not part:
                         continue
-                    last = begin + piece >= len(tokens) and mood != "endless"
+                    last = begin + piece >= len(tokens) and failure != "never end"
                     choice = {
                         "index": index,
                         "token_ids": part,
                         "logprobs": {"token_logprobs": [-0.1] * len(part)} if body["logprobs"] == 0 else None,
-                        "finish_reason": ("abort" if mood == "abort" else reason) if last else None,
+                        "finish_reason": ("abort" if failure == "abort samples" else reason) if last else None,
                         "stop_reason": stopped_by if last else None,
                     }
-                    choice = SPOILT_CHOICES.get(mood, dict)(choice)
+                    choice = MALFORMED_CHOICES.get(failure, dict)(choice)
                     yield f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
-            while mood == "endless":
+            while failure == "never end":
                 choice = {"index": 0, "token_ids": [55], "logprobs": {"token_logprobs": [-0.1]}, "finish_reason": None}
                 yield f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
                 await asyncio.sleep(0.001)
-            if mood != "cut":
-                cached = {"cached": 2, "strange usage": 10**12}.get(mood, 0)
+            if failure != "omit end":
+                cached = {"cached tokens": 2, "impossible usage": 10**12}.get(failure, 0)
                 usage = {"prompt_tokens_details": {"cached_tokens": cached}}
                 yield f"data: {json.dumps({'choices': [], 'usage': usage})}\n\ndata: [DONE]\n\n".encode()
                 self.read_to_the_end += 1
@@ -245,6 +281,19 @@ class Double:
         if len(tokens) > body["max_tokens"]:
             return tokens[: body["max_tokens"]], "length", None
         return tokens, *reason
+
+
+async def extend(
+    generator: Generator, candidates: list[Candidate], usage: Usage | None = None, prompt: Prompt = PROMPT, **options
+) -> list[Candidate]:
+    defaults = {"steps": None, "temperature": None, "max_tokens": None, "deadline": None, "seed": 0}
+    usage = Usage() if usage is None else usage
+    return await generator.extend(prompt, candidates, **{**defaults, **options}, usage=usage)
+
+
+def _known(failure: str) -> str:
+    assert failure in FAILURE_MODES or failure.isdigit(), f"no failure mode is called {failure!r}"
+    return failure
 
 
 async def _halved(answer: bytes) -> AsyncGenerator[bytes, None]:

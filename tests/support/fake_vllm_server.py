@@ -1,9 +1,9 @@
-"""The double of vLLM as a server of its own over TCP, so that it can be killed: ``python engine.py PORT LATENCY``.
+"""The fake vLLM server on its own, over TCP, so that it can be killed.
 
-It listens once it is given a line on standard input.
+``python -m tests.support.fake_vllm_server PORT LATENCY`` listens once it is given a line on standard input.
 
-``POST /double`` with ``{"usual": mood, "next": [mood], "latency": seconds}`` tells it how to behave from now on, ``GET
-/double`` says what it works on.
+``POST /behaviour`` with ``{"failure": mode or null, "latency": seconds}`` says how it behaves from now on, ``GET
+/behaviour`` how many requests it works on.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ import sys
 import h11
 import httpx2
 
-from tests.support.fake_vllm import Double
+from tests.support.fake_vllm import FakeVllm
 
 
 class Connection:
     """One connection of a client: requests one after the other, until either side hangs up."""
 
-    def __init__(self, double: Double, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
-        self.double = double
+    def __init__(self, vllm: FakeVllm, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
+        self.vllm = vllm
         self.reader = reader
         self.writer = writer
         self.http = h11.Connection(h11.SERVER)
@@ -41,7 +41,7 @@ class Connection:
                 self.http.start_next_cycle()
         except (ConnectionError, h11.RemoteProtocolError):
             pass
-        except httpx2.TransportError as error:  # a mood: an abrupt end, or a polite one in the middle
+        except httpx2.TransportError as error:  # a failure mode: an abrupt end, or a polite one in the middle
             if not isinstance(error, httpx2.RemoteProtocolError):
                 self.writer.transport.abort()
         finally:
@@ -63,7 +63,7 @@ class Connection:
                 return None
 
     async def _answer(self, request: httpx2.Request) -> None:
-        response = self._told(request) if request.url.path == "/double" else await self.double._answer(request)
+        response = self._behaviour(request) if request.url.path == "/behaviour" else await self.vllm.answer(request)
         await self._send(h11.Response(status_code=response.status_code, headers=[("transfer-encoding", "chunked")]))
         try:
             async for piece in response.stream:
@@ -72,13 +72,12 @@ class Connection:
         finally:
             await response.stream.aclose()
 
-    def _told(self, request: httpx2.Request) -> httpx2.Response:
+    def _behaviour(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "POST":
-            told = json.loads(request.content)
-            self.double.usual["engine"] = told.get("usual", "well")
-            self.double.bad("engine", *told.get("next", ()))
-            self.double.latency = told.get("latency", self.double.latency)
-        return httpx2.Response(200, json={"running": self.double.running, "asked": len(self.double.asked)})
+            wanted = json.loads(request.content)
+            self.vllm.fail_always("engine", wanted["failure"])
+            self.vllm.latency = wanted["latency"]
+        return httpx2.Response(200, json={"running": self.vllm.running})
 
     async def _send(self, event: h11.Event) -> None:
         self.writer.write(self.http.send(event))
@@ -86,9 +85,9 @@ class Connection:
 
 
 async def main(port: int, latency: float) -> None:
-    double = Double(latency)
+    vllm = FakeVllm(latency)
     server = await asyncio.start_server(
-        lambda reader, writer: Connection(double, reader, writer).serve(), "127.0.0.1", port
+        lambda reader, writer: Connection(vllm, reader, writer).serve(), "127.0.0.1", port
     )
     async with server:
         print("ready", flush=True)

@@ -86,8 +86,8 @@ def random_head(folder: Path) -> Path:
     import peft
     from transformers import AutoModelForTokenClassification
 
-    from router.backends import EMBEDDED
     from router.backends.in_process.weights import model_folder
+    from router.backends.specs import EMBEDDED
     from router.training.finetune import RANK, fresh_lora
 
     torch.manual_seed(0)

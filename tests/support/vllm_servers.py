@@ -53,7 +53,8 @@ class Servers:
 
 def start(folder: Path, stack: ExitStack) -> Servers:
     """Start all; they are stopped when ``stack`` is closed. folder: for the tiny model and the servers' logs."""
-    from router.backends.in_process.weights import EMBEDDED, merge, model_folder
+    from router.backends.in_process.weights import merge, model_folder
+    from router.backends.specs import EMBEDDED
 
     embedded = Path(model_folder(EMBEDDED))
     tiny_prm = tiny.qwen_math_prm(folder / "tiny-prm")

@@ -14,7 +14,9 @@ from router.backends.specs import Deployment, ModelSpec, VerifierSpec
 from router.errors import InvalidFile
 
 
-def load_model(name: str, spec: ModelSpec, folder: Path, deployment: Deployment) -> Generator:
+def load_model(
+    name: str, spec: ModelSpec, folder: Path, deployment: Deployment, *, log_probs: bool = True
+) -> Generator:
     """The model on a worker thread of its own; ``folder`` holds its adapters. Raises MissingWeights."""
     writer = _batcher(spec, spec.adapter, folder, deployment)
     reviser = _batcher(spec, spec.reviser, folder, deployment) if spec.reviser else None

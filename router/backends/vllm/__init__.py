@@ -15,10 +15,13 @@ from router.backends.vllm.verifiers import VllmClassifier, VllmLabels, VllmLikel
 from router.errors import InvalidRequest, MissingWeights
 
 
-def load_model(name: str, spec: ModelSpec, folder: Folder, deployment: Deployment) -> Generator:
+def load_model(
+    name: str, spec: ModelSpec, folder: Folder, deployment: Deployment, *, log_probs: bool = True
+) -> Generator:
     """A generator that answers at the deployment's URLs for ``name``.
 
     Adapters are the server's to load: it serves each under the name that the bundle gives its folder.
+    log_probs: whether candidates have log-probabilities, which the server has to compute.
     Raises InvalidRequest where there is no URL, MissingWeights where the tokenizer is not here.
     """
     urls = deployment.urls.get(name)
@@ -26,15 +29,14 @@ def load_model(name: str, spec: ModelSpec, folder: Folder, deployment: Deploymen
         raise InvalidRequest(
             "url", f"say where vLLM serves the model {name!r}: --url {name}=http://host:8000", reason="UNSPECIFIED"
         )
-    return VllmGenerator(Replicas(urls, deployment.api_key), spec, load_tokenizer(spec.model))
+    replicas = Replicas(urls, deployment.api_key)
+    return VllmGenerator(replicas, spec, load_tokenizer(spec.model), log_probs=log_probs)
 
 
 def load_verifier(
     spec: VerifierSpec, main: ModelSpec, writer: Generator | None, folder: Folder, deployment: Deployment
 ) -> Verifier:
     """A published reward model without a URL is run in this process. Raises InvalidRequest, MissingWeights."""
-    if isinstance(writer, VllmGenerator):
-        writer.log_probs = spec.kind == "log_prob"  # nobody else reads them, and the engine has to compute them
     if spec.kind == "log_prob":
         return LogProbability()
     urls = deployment.urls.get(VERIFIER, ())
