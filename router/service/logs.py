@@ -5,7 +5,7 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
-from router.service.middleware import Call
+from router.service.middleware.call import CallRecord
 
 _log = logging.getLogger(__name__)
 
@@ -27,16 +27,16 @@ def formatter() -> logging.Formatter:
     return JsonFormatter("{asctime}{levelname}{name}{message}", style="{", rename_fields=names)
 
 
-def log_call(call: Call, *, text: bool = False) -> None:
+def log_call(call: CallRecord, *, text: bool = False) -> None:
     """One line of a finished call; with ``text`` its prompt and answer, too."""
     _log.info("call", extra={"call": fields(call, text=text)})
 
 
-def fields(call: Call, *, text: bool) -> dict[str, Any]:
+def fields(call: CallRecord, *, text: bool) -> dict[str, Any]:
     record: dict[str, Any] = {
         "id": call.id,
         "method": call.method,
-        "caller": call.caller.name if call.caller else None,
+        "caller": call.caller,
         "code": call.code,
         "reason": call.reason or None,
         "seconds": round(call.seconds, 4),
@@ -50,7 +50,7 @@ def fields(call: Call, *, text: bool) -> dict[str, Any]:
         }
     if call.bill:
         record |= {
-            "queue_seconds": round(call.queued, 4),
+            "queue_seconds": round(call.queue_seconds, 4),
             **{f"{phase}_seconds": round(seconds, 4) for phase, seconds in call.bill.seconds.items()},
             "prompt_tokens": call.bill.prompt_tokens,
             "generated_tokens": call.bill.generated_tokens,
