@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from router.backends.specs import Deployment
     from router.bundle.bundle import Bundle
 
+_OBSERVER_SECONDS = 0.02  # that a finished call may wait until it is logged and counted
+
 
 def serve(
     *,
@@ -141,7 +143,6 @@ def serve(
     from router.service.auth.reload import Reloaded
     from router.service.bundle_manager import BundleManager
     from router.service.metrics import Metrics, expose
-    from router.service.middleware.observation import BatchingObserver
     from router.service.recorder import Recorder
     from router.solving.solver import Solver
 
@@ -170,8 +171,6 @@ def serve(
         measured = Metrics(bundles, admission, recorder)
         if metrics:
             expose(measured, metrics)
-        observer = BatchingObserver(measured.observe, partial(logs.log_call, text=log_text))
-        ending.callback(observer.flush)
         return server.Server(
             bundles,
             host,
@@ -181,7 +180,8 @@ def serve(
             insecure=insecure,
             share_port=share_port,
             admission=admission,
-            observers=[observer],
+            observers=[measured.observe, partial(logs.log_call, text=log_text)],
+            observer_seconds=_OBSERVER_SECONDS,
             recorder=recorder,
             tracer=tracer,
         )

@@ -16,7 +16,7 @@ from router.service.grpc_door import MAX_OTHER_CALLS, WRITE_SECONDS, GrpcDoor
 from router.service.middleware.authentication import Authentication
 from router.service.middleware.chain import Middleware
 from router.service.middleware.error_status import ErrorStatus
-from router.service.middleware.observation import Observation, Observer
+from router.service.middleware.observation import Observation, Observer, ObserverBatch
 from router.service.middleware.search_admission import SearchAdmission
 from router.service.middleware.shutdown import ShutdownRefusal
 from router.service.middleware.tracing import Tracing
@@ -41,6 +41,7 @@ class Server:
         share_port: bool = False,
         admission: Admission | None = None,
         observers: Sequence[Observer] = (),
+        observer_seconds: float = 0.0,
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
         middleware: Sequence[Middleware] = (),
@@ -53,7 +54,7 @@ class Server:
         share_port     with other servers that also do; each connection goes to one of them. No AdminService then,
                        which would swap the bundle of one and leave the others
         admission      how many searches may run and wait; None: Admission's defaults
-        observers      are shown every finished call
+        observers      are shown every finished call, within ``observer_seconds``: several at a time cost less
         recorder       of decisions and outcomes; None: neither is recorded
         tracer         makes the spans of calls and searches; None: there are none
         middleware     one's own, around the calls whose caller is known, the first outermost
@@ -61,15 +62,16 @@ class Server:
         """
         check_exposure(host, encrypted=credentials is not None, insecure=insecure)
         admission = admission or Admission()
-        if recorder:
-            observers = (*observers, recorder.record_decision)
         self._stopping = asyncio.Event()
         self._bundles = bundles
         self._recorder = recorder
+        # Decisions are recorded without delay: their outcomes may come soon.
+        self._batches = [ObserverBatch([recorder.record_decision])] if recorder else []
+        self._batches += [ObserverBatch(observers, observer_seconds)] if observers else []
         around: list[Middleware] = [
             ErrorStatus(),
             *([Tracing(tracer)] if tracer else []),
-            Observation(observers),
+            Observation(*self._batches),
             ShutdownRefusal(self._stopping),
             Authentication(tokens, admin_services={ADMIN}),
             *middleware,
@@ -98,6 +100,8 @@ class Server:
         self._stopping.set()
         await asyncio.sleep(min(grace, DRAIN_SECONDS))
         await self._door.stop(grace)
+        for batch in self._batches:
+            batch.flush()
         await self._bundles.close()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)

@@ -3,7 +3,7 @@
 import logging
 from typing import Any
 
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 from router.service.middleware.call import CallRecord
 
@@ -24,7 +24,13 @@ def configure() -> None:
 
 def formatter() -> logging.Formatter:
     names = {"asctime": "time", "levelname": "severity", "name": "logger"}
-    return JsonFormatter("{asctime}{levelname}{name}{message}", style="{", rename_fields=names)
+    encode = JsonEncoder().encode  # made once: the formatter makes one for every line
+    return JsonFormatter(
+        "{asctime}{levelname}{name}{message}",
+        style="{",
+        rename_fields=names,
+        json_serializer=lambda data, **options: encode(data),
+    )
 
 
 def log_call(call: CallRecord, *, text: bool = False) -> None:
@@ -45,7 +51,7 @@ def fields(call: CallRecord, *, text: bool) -> dict[str, Any]:
         record |= {
             "bundle": call.decision.bundle_id,
             "level": call.decision.level,
-            "arm": str(call.decision.arm),
+            "arm": call.arm,
             "pinned": call.request.arm is not None,
         }
     if call.bill:

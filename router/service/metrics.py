@@ -115,7 +115,7 @@ class Metrics:
                 self._of(self._seconds, call.method, phase).observe(seconds)
         if call.decision and call.bill and call.request:
             # A pinned arm's numbers are the caller's: as a label they would grow without end.
-            arm = str(call.decision.arm) if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
+            arm = call.arm or "" if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
             if call.decision.bundle_id == self._bundle:
                 self._levels.append(call.decision.level)
             self._of(self._decisions, str(call.decision.level), arm).inc()

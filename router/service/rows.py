@@ -47,7 +47,7 @@ def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
         "messages": call.request.prompt.json if prompts and not call.request.prompt.plain else None,
         "level": decision.level,
         "probabilities": list(decision.probabilities),
-        "arm": str(decision.arm),
+        "arm": call.arm,
         "propensity": None if call.request.arm else decision.propensity,
         "expected": call.promised,
         "code": call.code,

@@ -32,7 +32,7 @@ from router.service.bundle_manager import BundleManager
 from router.service.drift import calibration_error, stability, training_counts
 from router.service.metrics import Metrics, expose
 from router.service.middleware.call import CallRecord, Verdict
-from router.service.middleware.observation import BATCH_SECONDS, BatchingObserver
+from router.service.middleware.observation import ObserverBatch
 from router.service.recorder import Recorder
 from router.service.tracing import traced
 from router.solving.solver import Solver
@@ -172,14 +172,14 @@ async def test_calls_that_are_batched_are_all_shown_in_a_moment_or_at_once(caplo
         return CallRecord("1", "router.v1.RouterService", method, None, "OK", "", 0.5)
 
     seen = []
-    observer = BatchingObserver(lambda call: 1 / 0, seen.append)
+    batch = ObserverBatch([lambda call: 1 / 0, seen.append], seconds=0.02)
     for method in ("Route", "Solve"):
-        observer(record(method))
+        batch.add(record(method))
     assert not seen
-    await asyncio.sleep(5 * BATCH_SECONDS)
+    await asyncio.sleep(0.1)
     assert [call.method for call in seen] == ["Route", "Solve"]  # whatever befalls another observer
-    observer(record("GetBundle"))
-    observer.flush()
+    batch.add(record("GetBundle"))
+    batch.flush()
     assert [call.method for call in seen] == ["Route", "Solve", "GetBundle"]
     assert caplog.text.count("could not be shown") == 3
 

@@ -17,7 +17,7 @@ from router.service.bundle_manager import BundleManager
 from router.service.middleware.call import Call, CallRecord
 from router.service.middleware.chain import Handler, Middleware, chain, streaming
 from router.service.middleware.error_status import ErrorStatus
-from router.service.middleware.observation import Observation
+from router.service.middleware.observation import Observation, ObserverBatch
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
@@ -122,7 +122,7 @@ async def test_a_door_needs_no_grpc() -> None:
     async def send(event: object) -> None:
         sent.append(event)
 
-    middleware = [ErrorStatus(), Observation([records.append]), Named("outer"), Named("inner")]
+    middleware = [ErrorStatus(), Observation(ObserverBatch([records.append])), Named("outer"), Named("inner")]
     handle = chain(middleware, "letters", "Spell", streaming(letters))
     began = time.monotonic()
     await handle(Call("mine-1", "letters", "Spell", {}, Peer("ipv4:10.0.0.1"), began, None, "abc", send))

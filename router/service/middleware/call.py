@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from secrets import token_hex
 from typing import Any
 
@@ -15,6 +16,7 @@ from router.solving.solver import Decision, Solution
 
 REQUEST_ID = "x-request-id"  # the metadata entry that carries a call's id, in both directions
 _CALL_ID = re.compile(CALL_ID)
+_arm_name = lru_cache(1024)(str)  # of a policy's arms, and of some that callers pin
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,11 @@ class CallRecord:
     bill: Bill | None = None
     solution: Solution | None = None
     verdict: Verdict | None = None
+
+    @property
+    def arm(self) -> str | None:
+        """The name of the arm that was decided for."""
+        return _arm_name(self.decision.arm) if self.decision else None
 
     @property
     def promised(self) -> float | None:

@@ -10,7 +10,6 @@ from router.errors import RouterError
 from router.service.middleware.call import Call, CallRecord
 from router.service.middleware.chain import Handler
 
-BATCH_SECONDS = 0.02  # that a finished call may wait for others, to be shown together with them
 _log = logging.getLogger(__name__)
 
 Observer = Callable[[CallRecord], None]
@@ -18,13 +17,10 @@ Observer = Callable[[CallRecord], None]
 
 
 class Observation:
-    """Makes the record of every call that ends, however it ends, and shows it to the observers.
+    """Makes the record of every call that ends, however it ends, and has it shown to the observers."""
 
-    They see it once the event loop is free: the caller does not wait for them.
-    """
-
-    def __init__(self, observers: Sequence[Observer]):
-        self._observers = observers
+    def __init__(self, *batches: "ObserverBatch"):
+        self._batches = batches
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
         async def handle(call: Call) -> Any:
@@ -42,41 +38,43 @@ class Observation:
                 raise
             finally:
                 record = call.progress.record = _record(call, code, reason)
-                if self._observers:
-                    asyncio.get_running_loop().call_soon(show, self._observers, (record,))
+                for batch in self._batches:
+                    batch.add(record)
 
         return handle
 
 
-class BatchingObserver:
-    """An observer that shows finished calls to others a few at a time: code that runs again at once is still in the
-    processor's caches, and takes a third of the time."""
+class ObserverBatch:
+    """Shows finished calls to observers, several at a time: code that runs again at once is still in the processor's
+    caches, and takes a third of the time.
 
-    def __init__(self, *observers: Observer, seconds: float = BATCH_SECONDS):
-        """``seconds`` is how long a call may wait for others."""
+    seconds  how long a call may wait for others; 0: until the event loop is free, so that its caller need not wait
+    """
+
+    def __init__(self, observers: Sequence[Observer], seconds: float = 0.0):
         self._observers = observers
         self._seconds = seconds
-        self._pending: list[CallRecord] = []
+        self._records: list[CallRecord] = []
 
-    def __call__(self, record: CallRecord) -> None:
-        if not self._pending:
-            asyncio.get_running_loop().call_later(self._seconds, self.flush)
-        self._pending.append(record)
+    def add(self, record: CallRecord) -> None:
+        """Show a call within ``seconds``."""
+        if not self._records:
+            loop = asyncio.get_running_loop()
+            if self._seconds:
+                loop.call_later(self._seconds, self.flush)
+            else:
+                loop.call_soon(self.flush)  # before any call that comes in later, as a timer would not be
+        self._records.append(record)
 
     def flush(self) -> None:
         """Show at once what waits."""
-        records, self._pending = self._pending, []
-        show(self._observers, records)
-
-
-def show(observers: Sequence[Observer], records: Sequence[CallRecord]) -> None:
-    """Show all records to one observer, then to the next."""
-    for observe in observers:
-        for record in records:
-            try:
-                observe(record)
-            except Exception as error:
-                _log.error("a finished call could not be shown: %s", type(error).__name__)
+        records, self._records = self._records, []
+        for observe in self._observers:
+            for record in records:
+                try:
+                    observe(record)
+                except Exception as error:
+                    _log.error("a finished call could not be shown: %s", type(error).__name__)
 
 
 def _record(call: Call, code: str, reason: str) -> CallRecord:

@@ -43,6 +43,6 @@ def _describe(current: Span, record: CallRecord) -> None:
             {
                 "router.bundle": record.decision.bundle_id,
                 "router.level": record.decision.level,
-                "router.arm": str(record.decision.arm),
+                "router.arm": record.arm or "",
             }
         )
