@@ -32,8 +32,8 @@ from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle.bundle import load_bundle
 from router.service.admission import Admission
 from router.service.app import Server
-from router.service.auth import read_tokens
-from router.service.bundles import Serving
+from router.service.auth.callers import read_tokens
+from router.service.bundle_manager import BundleManager
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
@@ -79,7 +79,9 @@ def serve(pipe: Connection, bundle: Path, tokens: Path, latency: float) -> None:
     async def run() -> None:
         solver = Solver(load_bundle(bundle), FakeGenerator(latency=latency), FakeVerifier())
         known = read_tokens(tokens)
-        server = Server(Serving(solver), "127.0.0.1", 0, tokens=lambda: known, admission=Admission(CONCURRENCY, QUEUE))
+        server = Server(
+            BundleManager(solver), "127.0.0.1", 0, tokens=lambda: known, admission=Admission(CONCURRENCY, QUEUE)
+        )
         await server.start()
         pipe.send(server.port)
         await asyncio.Event().wait()

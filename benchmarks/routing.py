@@ -39,7 +39,7 @@ import pandas as pd
 import psutil
 
 from router.bundle.bundle import Bundle, load_bundle
-from router.service.app import LARGEST_MESSAGE, OTHER_CALLS
+from router.service.grpc_door import MAX_MESSAGE_BYTES, MAX_OTHER_CALLS
 from router.v1 import router_pb2 as pb
 from router.v1 import router_pb2_grpc
 
@@ -155,8 +155,8 @@ async def echo(reply: pb.RouteResponse) -> None:
             return reply
 
     server = grpc.aio.server(
-        maximum_concurrent_rpcs=OTHER_CALLS,
-        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", LARGEST_MESSAGE)],
+        maximum_concurrent_rpcs=MAX_OTHER_CALLS,
+        options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES)],
     )
     router_pb2_grpc.add_RouterServiceServicer_to_server(Echo(), server)
     port = server.add_insecure_port("127.0.0.1:0")

@@ -6,7 +6,6 @@ has it in its caches again.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from operator import mul
 from typing import Any, Self
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 
 from difficulty.features import description, phrases
+
+_COUNTS = 8  # a phrase that comes as often as this in a prompt, or more often, has its row computed anew
 
 
 class TextLogistic:
@@ -42,8 +43,12 @@ class TextLogistic:
         self._arrays = {"described": described, "phrases": phrases, "rarity": rarity, "bias": bias}
         self._vocabulary = vocabulary
         self._described = list(zip(described.T.tolist(), bias.tolist(), strict=True))
-        # A row a phrase: its weights and, last, its rarity; all of them grow with its count.
-        self._phrases: list[list[float]] = np.column_stack([rarity[:, None] * phrases, rarity]).tolist()
+        # For each count of a phrase in a prompt, a row a phrase: its weights and, last, its rarity, times what tf-idf
+        # makes of the count.
+        rows = np.column_stack([rarity[:, None] * phrases, rarity]).tolist()
+        self._phrases: list[list[list[float]]] = [
+            [_repeated(row, count) for row in rows] if count else [] for count in range(_COUNTS)
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
         return self._arrays | {"vocabulary": self._vocabulary}
@@ -76,13 +81,17 @@ class TextLogistic:
         described = description(prompt)
         logits = [sum(map(mul, described, weights), bias) for weights, bias in self._described]
         # Phrases by tf-idf, with logarithmic counts and unit length.
-        counts = Counter(map(self._vocabulary.get, phrases(prompt)))
-        rows = [
-            self._phrases[row] if count == 1 else _repeated(self._phrases[row], count)
-            for row, count in counts.items()
-            if row is not None
-        ]
-        if rows:
+        counts: dict[int, int] = {}
+        row_of = self._vocabulary.get
+        for phrase in phrases(prompt):
+            row = row_of(phrase)
+            if row is not None:
+                counts[row] = counts.get(row, 0) + 1
+        if counts:
+            rows = [
+                self._phrases[count][row] if count < _COUNTS else _repeated(self._phrases[1][row], count)
+                for row, count in counts.items()
+            ]
             *columns, shares = zip(*rows, strict=True)
             length = math.sqrt(sum(map(mul, shares, shares)))
             logits = [logit + sum(column) / length for logit, column in zip(logits, columns, strict=True)]

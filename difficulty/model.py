@@ -123,7 +123,7 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
     def _spread(self, found: Sequence[float]) -> list[float]:
         """The probabilities of the levels that training saw, over all five."""
         probabilities = [_FLOOR / len(LEVELS)] * len(LEVELS)
-        for level, probability in zip(self.seen_, found, strict=True):
+        for level, probability in zip(self.seen_.tolist(), found, strict=True):  # iterating an array is slow
             probabilities[level - 1] += (1 - _FLOOR) * probability
         return probabilities
 

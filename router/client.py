@@ -30,7 +30,7 @@ from router.errors import (
     RouterError,
 )
 from router.service import conversion as wire
-from router.service.auth import is_loopback
+from router.service.auth.addresses import is_loopback
 from router.v1.router_pb2_grpc import RouterServiceStub
 
 _RETRIES = json.dumps(

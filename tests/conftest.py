@@ -23,7 +23,7 @@ from router.bundle.manifest import FORMAT_VERSION, Manifest, digests, library_ve
 from router.policy.objectives import Budget, BudgetPoint
 from router.policy.table import LEVELS, Cell, Cost, Policy
 from router.service.app import Server
-from router.service.bundles import Serving
+from router.service.bundle_manager import BundleManager
 from router.solving.solver import Solver
 from strategies import parse
 
@@ -97,7 +97,7 @@ def solver(bundle_folder: Path, generator: FakeGenerator, verifier: FakeVerifier
 
 @pytest.fixture
 async def server(solver: Solver) -> AsyncIterator[Server]:
-    server = Server(Serving(solver), "127.0.0.1", 0)
+    server = Server(BundleManager(solver), "127.0.0.1", 0)
     await server.start()
     yield server
     await server.stop(grace=0)

@@ -9,9 +9,13 @@ from router.cli.options import ApiKey, Backend, Memory, Served, Url, deployment
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
+
     from router.backends import Engines
     from router.backends.specs import Deployment
     from router.bundle.bundle import Bundle
+
+_OBSERVER_SECONDS = 0.02  # that a finished call may wait until it is logged and counted
 
 
 def serve(
@@ -133,16 +137,16 @@ def serve(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's core has to say, our own errors say better
     from router.bundle.bundle import load_bundle
     from router.service import app as server
-    from router.service import auth as access
     from router.service import logs, tracing
     from router.service.admission import Admission
-    from router.service.bundles import Serving
+    from router.service.auth import addresses, callers, certificates
+    from router.service.auth.reload import Reloaded
+    from router.service.bundle_manager import BundleManager
     from router.service.metrics import Metrics, expose
-    from router.service.middleware import Together
     from router.service.recorder import Recorder
     from router.solving.solver import Solver
 
-    access.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
+    addresses.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
         raise InvalidRequest(
             "tls_cert", "--tls-cert and --tls-key go together, and --tls-client-ca needs both", reason="UNSPECIFIED"
@@ -152,24 +156,23 @@ def serve(
             "explore", "--explore spends answers to learn from them, which needs --outcomes", reason="UNSPECIFIED"
         )
     logs.configure()
-    credentials = access.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
-    reloaded = access.Reloaded(partial(access.read_tokens, tokens), tokens) if tokens else None
+    credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    reloaded = Reloaded(partial(callers.read_tokens, tokens), tokens) if tokens else None
+    tracer, end_tracing = tracing.exporter(traces) if traces else (None, lambda: None)
     where = deployment(backend, url, engine_api_key, memory)
-    engines = partial(_engines, where)
+    engines = partial(_engines, where, tracer)
     loaded = load_bundle(bundle, bundle_digest)
     solver = Solver(loaded, engines(loaded), where, explore=explore)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
     admission = Admission(concurrency, queue)
 
     def make() -> server.Server:
-        serving = Serving(solver, bundle.resolve().parent, engines, where)
-        measured = Metrics(serving, admission, recorder)
+        bundles = BundleManager(solver, bundle.resolve().parent, engines, where)
+        measured = Metrics(bundles, admission, recorder)
         if metrics:
             expose(measured, metrics)
-        together = Together(measured.observe, partial(logs.log_call, text=log_text))
-        ending.callback(together.show)
         return server.Server(
-            serving,
+            bundles,
             host,
             port,
             credentials=credentials,
@@ -177,16 +180,17 @@ def serve(
             insecure=insecure,
             share_port=share_port,
             admission=admission,
-            observers=[together],
+            observers=[measured.observe, partial(logs.log_call, text=log_text)],
+            observer_seconds=_OBSERVER_SECONDS,
             recorder=recorder,
+            tracer=tracer,
         )
 
     def started(port: int) -> None:
         print(f"serving {solver.bundle.id} on {host}:{port}", flush=True)
 
     with ExitStack() as ending:
-        if traces:
-            ending.callback(tracing.export(traces))
+        ending.callback(end_tracing)
         asyncio.run(server.serve(make, grace=grace, started=started))
 
 
@@ -203,7 +207,7 @@ def token(
     import json
     import secrets
 
-    from router.service.auth import digest_of
+    from router.service.auth.callers import digest_of
 
     made = secrets.token_urlsafe(32)
     print(f'{made}\n\n[{json.dumps(name, ensure_ascii=False)}]\nsha256 = "{digest_of(made).hex()}"')
@@ -211,11 +215,10 @@ def token(
         print("admin = true")
 
 
-def _engines(where: "Deployment", bundle: "Bundle") -> "Engines":
+def _engines(where: "Deployment", tracer: "Tracer | None", bundle: "Bundle") -> "Engines":
     """The models of a bundle that its policy may ask and that are served. Raises InvalidRequest."""
-    from router.backends import Engines
     from router.backends.registry import backend_of, load_engines
-    from router.service.tracing import TracedGenerator, TracedVerifier
+    from router.service.tracing import traced
     from router.solving.features import features_of
 
     setup = bundle.setup
@@ -234,5 +237,4 @@ def _engines(where: "Deployment", bundle: "Bundle") -> "Engines":
     engines = load_engines(
         setup, bundle.folder, where, models=frozenset(served | (set(where.urls) & set(setup.models)))
     )
-    models = {name: TracedGenerator(model) for name, model in engines.models.items()}
-    return Engines(models, engines.reference, TracedVerifier(engines.verifier))
+    return traced(engines, tracer) if tracer else engines

@@ -29,7 +29,7 @@ decisions = sql.Table(
     sql.Column("probabilities", sql.JSON, nullable=False),  # of levels 1 to 5
     sql.Column("arm", sql.String(1000), nullable=False),
     sql.Column("propensity", sql.Float),  # the arm's probability of being chosen; null: the caller pinned it
-    sql.Column("expected", sql.Float),  # the accuracy that was promised; null: none was, see Call.promised
+    sql.Column("expected", sql.Float),  # the accuracy that was promised; null: none was, see CallRecord.promised
     sql.Column("code", sql.String(32), nullable=False),
     sql.Column("reason", sql.String(64), nullable=False),
     sql.Column("prompt_tokens", sql.BigInteger, nullable=False),

@@ -1,25 +1,23 @@
-"""The AdminService: parse, call, render. Who may call it is decided in router.service.middleware."""
+"""The AdminService: parse, call, render. Who may call it is decided in router.service.middleware.authentication."""
 
 import asyncio
 
-import grpc
-
-from router.service.bundles import Serving
+from router.service.bundle_manager import BundleManager
+from router.service.middleware.call import Call
 from router.v1 import admin_pb2 as pb
-from router.v1 import admin_pb2_grpc
 
 ADMIN = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
 
 
-class AdminService(admin_pb2_grpc.AdminServiceServicer):
-    def __init__(self, serving: Serving):
-        self.serving = serving
+class AdminService:
+    """Lists, activates, rolls back and shadows bundles."""
 
-    async def ListBundles(
-        self, message: pb.ListBundlesRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ListBundlesResponse:
-        bundles = await asyncio.to_thread(self.serving.list)
-        active = self.serving.active.bundle.digest
+    def __init__(self, bundles: BundleManager):
+        self.bundles = bundles
+
+    async def ListBundles(self, message: pb.ListBundlesRequest, call: Call) -> pb.ListBundlesResponse:
+        bundles = await asyncio.to_thread(self.bundles.list)
+        active = self.bundles.active.bundle.digest
         return pb.ListBundlesResponse(
             bundles=[
                 pb.BundleSummary(
@@ -33,18 +31,12 @@ class AdminService(admin_pb2_grpc.AdminServiceServicer):
             ]
         )
 
-    async def ActivateBundle(
-        self, message: pb.ActivateBundleRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ActivateBundleResponse:
-        bundle, previous = await self.serving.activate(message.name, message.digest)
+    async def ActivateBundle(self, message: pb.ActivateBundleRequest, call: Call) -> pb.ActivateBundleResponse:
+        bundle, previous = await self.bundles.activate(message.name, message.digest)
         return pb.ActivateBundleResponse(id=bundle.id, previous_id=previous.id)
 
-    async def RollBackBundle(
-        self, message: pb.RollBackBundleRequest, context: grpc.aio.ServicerContext
-    ) -> pb.RollBackBundleResponse:
-        return pb.RollBackBundleResponse(id=(await self.serving.roll_back()).id)
+    async def RollBackBundle(self, message: pb.RollBackBundleRequest, call: Call) -> pb.RollBackBundleResponse:
+        return pb.RollBackBundleResponse(id=(await self.bundles.roll_back()).id)
 
-    async def ShadowBundle(
-        self, message: pb.ShadowBundleRequest, context: grpc.aio.ServicerContext
-    ) -> pb.ShadowBundleResponse:
-        return pb.ShadowBundleResponse(id=await self.serving.cast(message.name, message.digest))
+    async def ShadowBundle(self, message: pb.ShadowBundleRequest, call: Call) -> pb.ShadowBundleResponse:
+        return pb.ShadowBundleResponse(id=await self.bundles.set_shadow(message.name, message.digest))

@@ -2,9 +2,11 @@
 
 import asyncio
 import random
+import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 from router.errors import Overloaded
 
@@ -18,12 +20,13 @@ class Admission:
     room. So a caller who floods the server is refused, and the others hardly notice.
     """
 
-    def __init__(self, concurrency: int = 16, queue: int = 8):
+    def __init__(self, concurrency: int = 16, queue: int = 8, *, search_seconds: float = 0.0):
+        """``search_seconds`` is how long a search is expected to take, until the first one has ended."""
         self.concurrency = concurrency
         self.queue = queue
         self.running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # least lately served first; no empty queues
-        self._mean = 0.0  # seconds that a search takes
+        self._mean = search_seconds
 
     @property
     def waiting(self) -> int:
@@ -37,18 +40,14 @@ class Admission:
         ahead = own + sum(min(len(queue), own + 1) for name, queue in self._waiting.items() if name != caller)
         return (ahead + 1) * self._mean / self.concurrency
 
-    @asynccontextmanager
-    async def place(self, caller: str, seconds: float | None) -> AsyncIterator[None]:
-        """Holds one of the places, once there is one; ``seconds`` are left for the call. Raises Overloaded."""
+    async def place(self, caller: str, seconds: float | None) -> "Place":
+        """Waits for a place to search; ``seconds`` are left for the call. Raises Overloaded.
+
+        with await admission.place("search-team", 10.0):
+            ...
+        """
         await self._enter(caller, seconds)
-        clock = asyncio.get_running_loop().time
-        started = clock()
-        try:
-            yield
-        finally:
-            took = clock() - started
-            self._mean = took if not self._mean else (1 - _WEIGHT) * self._mean + _WEIGHT * took
-            self._leave(caller)
+        return Place(partial(self._release, caller))
 
     @property
     def _full(self) -> bool:
@@ -81,8 +80,13 @@ class Admission:
         self._forget(most, place)
         place.set_exception(self._refusal(most, "the queue is full, and other callers have fewer calls in it"))
 
+    def _release(self, caller: str, seconds: float) -> None:
+        """A search of ``caller`` ended, which took so long."""
+        self._mean = seconds if not self._mean else (1 - _WEIGHT) * self._mean + _WEIGHT * seconds
+        self._leave(caller)
+
     def _leave(self, caller: str) -> None:
-        """Frees a place and gives it to the next in turn."""
+        """Free a place and give it to the next in turn."""
         self.running[caller] -= 1
         self.running += Counter()  # drops what is zero
         while self._waiting and not self._full:
@@ -109,3 +113,21 @@ class Admission:
             f"{self.running.total()} searches run and {self.waiting} wait: {why}; try again in {seconds:.1f} s",
             retry_seconds=seconds,
         )
+
+
+class Place(AbstractContextManager["Place"]):
+    """A place to search. Leaving the ``with`` block gives it back, if :meth:`release` did not before."""
+
+    def __init__(self, give_back: Callable[[float], None]):
+        """``give_back`` is called once, with the seconds that the place was held."""
+        self._give_back = give_back
+        self._started: float | None = time.monotonic()
+
+    def __exit__(self, *raised: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the place back; doing so again does nothing."""
+        if self._started is not None:
+            seconds, self._started = time.monotonic() - self._started, None
+            self._give_back(seconds)

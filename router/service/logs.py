@@ -3,9 +3,9 @@
 import logging
 from typing import Any
 
-from pythonjsonlogger.json import JsonFormatter
+from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
-from router.service.middleware import Call
+from router.service.middleware.call import CallRecord
 
 _log = logging.getLogger(__name__)
 
@@ -24,19 +24,25 @@ def configure() -> None:
 
 def formatter() -> logging.Formatter:
     names = {"asctime": "time", "levelname": "severity", "name": "logger"}
-    return JsonFormatter("{asctime}{levelname}{name}{message}", style="{", rename_fields=names)
+    encode = JsonEncoder().encode  # made once: the formatter makes one for every line
+    return JsonFormatter(
+        "{asctime}{levelname}{name}{message}",
+        style="{",
+        rename_fields=names,
+        json_serializer=lambda data, **options: encode(data),
+    )
 
 
-def log_call(call: Call, *, text: bool = False) -> None:
+def log_call(call: CallRecord, *, text: bool = False) -> None:
     """One line of a finished call; with ``text`` its prompt and answer, too."""
     _log.info("call", extra={"call": fields(call, text=text)})
 
 
-def fields(call: Call, *, text: bool) -> dict[str, Any]:
+def fields(call: CallRecord, *, text: bool) -> dict[str, Any]:
     record: dict[str, Any] = {
         "id": call.id,
         "method": call.method,
-        "caller": call.caller.name if call.caller else None,
+        "caller": call.caller,
         "code": call.code,
         "reason": call.reason or None,
         "seconds": round(call.seconds, 4),
@@ -45,12 +51,12 @@ def fields(call: Call, *, text: bool) -> dict[str, Any]:
         record |= {
             "bundle": call.decision.bundle_id,
             "level": call.decision.level,
-            "arm": str(call.decision.arm),
+            "arm": call.arm,
             "pinned": call.request.arm is not None,
         }
     if call.bill:
         record |= {
-            "queue_seconds": round(call.queued, 4),
+            "queue_seconds": round(call.queue_seconds, 4),
             **{f"{phase}_seconds": round(seconds, 4) for phase, seconds in call.bill.seconds.items()},
             "prompt_tokens": call.bill.prompt_tokens,
             "generated_tokens": call.bill.generated_tokens,

@@ -3,23 +3,23 @@
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cache
 
 import prometheus_client as prometheus
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from router.errors import AddressUnavailable
-from router.policy.table import LEVELS, Policy
+from router.policy.table import LEVELS
 from router.service.admission import Admission
-from router.service.bundles import Serving
-from router.service.middleware import Call, Verdict
+from router.service.bundle_manager import BundleManager
+from router.service.drift import calibration_error, stability, training_counts
+from router.service.middleware.call import CallRecord, Verdict
 from router.service.recorder import Recorder
 from router.solving.bill import Bill
 
 WINDOW = 1000  # latest decisions, and latest verdicts, that drift and calibration are computed on
 _FEWEST = 100  # of them that it is worth doing for
-_BINS = 10  # of expected accuracy
 _log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -27,9 +27,9 @@ _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 class Metrics:
     """``observe`` takes a finished call; ``registry`` is what is scraped."""
 
-    def __init__(self, serving: Serving, admission: Admission, recorder: Recorder | None = None):
+    def __init__(self, bundles: BundleManager, admission: Admission, recorder: Recorder | None = None):
         self.registry = prometheus.CollectorRegistry()
-        self._serving, self._admission, self._recorder = serving, admission, recorder
+        self._bundles, self._admission, self._recorder = bundles, admission, recorder
         self._levels: deque[int] = deque(maxlen=WINDOW)
         self._verdicts: deque[Verdict] = deque(maxlen=WINDOW)
         self._bundle = ""
@@ -64,7 +64,7 @@ class Metrics:
 
     def collect(self) -> Iterator[Metric]:
         """What is looked up when it is scraped."""
-        admission, bundle = self._admission, self._serving.active.bundle
+        admission, bundle = self._admission, self._bundles.active.bundle
         yield GaugeMetricFamily("router_running", "Searches that run.", admission.running.total())
         yield GaugeMetricFamily("router_running_limit", "Searches that may run.", admission.concurrency)
         yield GaugeMetricFamily("router_waiting", "Searches that wait for a place.", admission.waiting)
@@ -104,18 +104,18 @@ class Metrics:
             calibration_error(verdicts) if len(verdicts) >= _FEWEST else math.nan,
         )
 
-    def observe(self, call: Call) -> None:
+    def observe(self, call: CallRecord) -> None:
         self._follow()
         self._of(self._calls, call.method, call.code, call.reason).inc()
         if call.reason != "OVERLOADED":  # refused at once: many of them would hide how long the others take
             self._of(self._seconds, call.method, "total").observe(call.seconds)
         if call.bill:
-            self._of(self._seconds, call.method, "queue").observe(call.queued)
+            self._of(self._seconds, call.method, "queue").observe(call.queue_seconds)
             for phase, seconds in call.bill.seconds.items():
                 self._of(self._seconds, call.method, phase).observe(seconds)
         if call.decision and call.bill and call.request:
             # A pinned arm's numbers are the caller's: as a label they would grow without end.
-            arm = str(call.decision.arm) if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
+            arm = call.arm or "" if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
             if call.decision.bundle_id == self._bundle:
                 self._levels.append(call.decision.level)
             self._of(self._decisions, str(call.decision.level), arm).inc()
@@ -130,7 +130,7 @@ class Metrics:
     def _follow(self) -> None:
         """Begin again where another bundle decides: its levels mean something else. What it may decide is shown as 0
         before the first call, so that what gets no traffic can be seen."""
-        solver = self._serving.active
+        solver = self._bundles.active
         bundle = solver.bundle
         if bundle.id == self._bundle:
             return
@@ -167,32 +167,3 @@ def expose(metrics: Metrics, address: str) -> int:
     bound = int(server.server_port)
     _log.info("metrics on http://%s:%d/metrics", host or "127.0.0.1", bound)
     return bound
-
-
-def training_counts(policy: Policy) -> list[float]:
-    """How many of the prompts that a policy was tuned on were predicted to be at each level."""
-    return [max((cell.prompts for cell in policy.cells if cell.level == level), default=0) for level in LEVELS]
-
-
-def stability(counts: Sequence[float], expected: Sequence[float]) -> float:
-    """Population stability index of two histograms: sum of (p - q) ln(p / q). Below 0.1 alike, above 0.25 shifted.
-
-    Half a count is added to each bin, so that an empty one counts much, and not infinitely.
-    """
-
-    def shares(bins: Sequence[float]) -> list[float]:
-        return [(count + 0.5) / (sum(bins) + len(bins) / 2) for count in bins]
-
-    return sum((p - q) * math.log(p / q) for p, q in zip(shares(counts), shares(expected), strict=True))
-
-
-def calibration_error(verdicts: Sequence[Verdict]) -> float:
-    """Expected calibration error (Naeini et al. 2015): mean distance, over ten equal bins of expected accuracy weighed
-    by their verdicts, between what was expected there and the share that was right; 0 to 1.
-
-    It is never quite 0: 1000 verdicts of a perfectly calibrated policy give 0.01 to 0.03, 100 of them up to 0.1.
-    """
-    gaps = [0.0] * _BINS
-    for verdict in verdicts:
-        gaps[min(int(verdict.expected * _BINS), _BINS - 1)] += verdict.right - verdict.expected
-    return sum(map(abs, gaps)) / len(verdicts)

@@ -8,71 +8,66 @@ queued before: what was acknowledged survives the process.
 import logging
 import queue
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
 from router.errors import OutcomesUnavailable
-from router.outcomes.tables import connect, decisions, outcomes
-from router.service.middleware import Call, Verdict
+from router.outcomes.tables import connect
+from router.service import rows
+from router.service.middleware.call import CallRecord
+from router.service.rows import Outcome, Recorded
 
-QUEUE = 10_000  # decisions that wait to be written
 _BATCH = 500  # rows of one transaction
-_RETRY_SECONDS = 1.0  # between attempts, while the database is away
-_CLOSE_SECONDS = 10.0  # for what is queued when the server stops
 _IDLE_SECONDS = 0.2  # between looks whether to stop
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a caller learned of a call's answer; at least one of ``correct`` and ``score``, 0 to 1, is given."""
-
-    call_id: str
-    correct: bool | None = None
-    score: float | None = None
-
-
-class Recorded(NamedTuple):
-    """``changed``: False where the same was recorded before. ``verdict``: see Call."""
-
-    changed: bool
-    verdict: Verdict | None = None
-
-
 class Recorder:
-    """``decided`` takes a finished call, ``record`` an outcome.
+    """``record_decision`` takes a finished call, ``record`` an outcome.
 
     dropped   decisions that were not recorded: no room, refused by the database, or it was away at the end
     failures  attempts to write that the database did not answer
     """
 
-    def __init__(self, url: str, *, prompts: bool = False):
+    def __init__(
+        self,
+        url: str,
+        *,
+        prompts: bool = False,
+        queue_size: int = 10_000,
+        retry_seconds: float = 1.0,
+        close_seconds: float = 10.0,
+        write: Callable[[sql.Connection, Outcome | Mapping[str, Any]], Recorded] = rows.write,
+    ):
         """Brings the database's tables up to date. Raises InvalidRequest.
 
-        prompts  keep prompts and solutions, too, not only the prompts' digests
+        prompts        keep prompts and solutions, too, not only the prompts' digests
+        queue_size     decisions and outcomes that may wait to be written
+        retry_seconds  between attempts, while the database is away
+        close_seconds  for what is queued when the server stops
+        write          writes one row in a transaction
         """
         self.dropped = 0
         self.failures = 0
         self._prompts = prompts
+        self._retry_seconds, self._close_seconds, self._write_row = retry_seconds, close_seconds, write
         self._engine = connect(url)
-        self._queue: queue.Queue[_Item] = queue.Queue(QUEUE)
+        self._queue: queue.Queue[_Item] = queue.Queue(queue_size)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="outcomes", daemon=True)
         self._thread.start()
 
-    def decided(self, call: Call) -> None:
+    def record_decision(self, call: CallRecord) -> None:
         """Queue a call's decision, if it came to one. Never waits, never fails."""
         if not (call.decision and call.request and call.bill):
             return
         try:
-            self._queue.put_nowait(_Item(_row(call, self._prompts)))
+            self._queue.put_nowait(_Item(rows.decision_row(call, prompts=self._prompts)))
         except queue.Full:
             self.dropped += 1
 
@@ -93,7 +88,7 @@ class Recorder:
     def close(self) -> None:
         """Write what is queued, if the database is there and answers."""
         self._stopping.set()
-        self._thread.join(_CLOSE_SECONDS)
+        self._thread.join(self._close_seconds)
         if self._thread.is_alive():
             _log.error("the outcome database does not answer: at least %d decisions are lost", self._queue.qsize())
             return
@@ -115,7 +110,7 @@ class Recorder:
                     self.dropped += len(items) + self._queue.qsize()
                     _log.error("%d decisions are lost", len(items) + self._queue.qsize())
                     return
-                self._stopping.wait(_RETRY_SECONDS)
+                self._stopping.wait(self._retry_seconds)
             except Exception:  # whatever it is, the thread must live on
                 for item in items:
                     self._write_alone(item)
@@ -137,10 +132,10 @@ class Recorder:
         items = sorted(items, key=lambda item: item.order)
         try:
             with self._engine.begin() as connection:
-                recorded = [_write(connection, item.content) for item in items]
+                recorded = [self._write_row(connection, item.content) for item in items]
         except IntegrityError:  # another server wrote the same row at the same time: now it is there to be found
             with self._engine.begin() as connection:
-                recorded = [_write(connection, item.content) for item in items]
+                recorded = [self._write_row(connection, item.content) for item in items]
         for item, each in zip(items, recorded, strict=True):
             item.done.set_result(each)
 
@@ -177,77 +172,3 @@ class _Item:
         if isinstance(self.content, Outcome):
             return True, self.content.call_id
         return False, self.content["call_id"]
-
-
-def _row(call: Call, prompts: bool) -> dict[str, Any]:
-    assert call.decision
-    assert call.request
-    assert call.bill
-    decision, result = call.decision, call.solution.result if call.solution else None
-    return {
-        "call_id": call.id,
-        "at": datetime.now(UTC),
-        "method": call.method,
-        "caller": call.caller.name if call.caller else None,
-        "bundle": decision.bundle_id,
-        "prompt_sha256": call.request.prompt.digest,
-        "prompt": call.request.prompt.question if prompts else None,
-        "messages": call.request.prompt.json if prompts and not call.request.prompt.plain else None,
-        "level": decision.level,
-        "probabilities": list(decision.probabilities),
-        "arm": str(decision.arm),
-        "propensity": None if call.request.arm else decision.propensity,
-        "expected": call.promised,
-        "code": call.code,
-        "reason": call.reason,
-        "prompt_tokens": call.bill.prompt_tokens,
-        "generated_tokens": call.bill.generated_tokens,
-        "scored_tokens": call.bill.scored_tokens,
-        "flops": call.bill.flops(),
-        "seconds": call.seconds,
-        "objective": decision.objective.kind if decision.objective else None,
-        "objective_value": decision.objective.value if decision.objective else None,
-        "objective_given": call.request.objective is not None if decision.objective else None,
-        "choice": str(decision.choice) if decision.choice else None,
-        "explore": decision.explore if decision.choice else None,
-        "levels_by": decision.levels_by,
-        "stop": call.solution.stop.value if call.solution else None,
-        "answer": result.answer if result and prompts else None,
-        "text": result.best.text if result and result.best and prompts else None,
-    }
-
-
-def _write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> Recorded:
-    if isinstance(content, Outcome):
-        recorded = _compared(connection, content)
-        if not recorded.changed:
-            return recorded
-        row: Mapping[str, Any] = {
-            "call_id": content.call_id,
-            "at": datetime.now(UTC),
-            "correct": content.correct,
-            "score": content.score,
-        }
-        table = outcomes
-    else:
-        recorded, row, table = Recorded(changed=True), content, decisions
-    # A call that was tried again under its id, or an outcome that was corrected: the last word counts.
-    connection.execute(sql.delete(table).where(table.c.call_id == row["call_id"]))
-    connection.execute(sql.insert(table), [dict(row)])
-    return recorded
-
-
-def _compared(connection: sql.Connection, outcome: Outcome) -> Recorded:
-    """With what is recorded already. The first word is a verdict: counters can't take a correction back."""
-    same = sql.select(outcomes.c.correct, outcomes.c.score).where(outcomes.c.call_id == outcome.call_id)
-    before = connection.execute(same).one_or_none()
-    if before == (outcome.correct, outcome.score):
-        return Recorded(changed=False)
-    if outcome.correct is None or (before and before.correct is not None):
-        return Recorded(changed=True)
-    its = sql.select(decisions).where(decisions.c.call_id == outcome.call_id, decisions.c.expected.is_not(None))
-    decision = connection.execute(its).one_or_none()
-    if decision is None:
-        return Recorded(changed=True)
-    verdict = Verdict(decision.level, decision.arm, decision.bundle, decision.expected, outcome.correct)
-    return Recorded(changed=True, verdict=verdict)

@@ -20,7 +20,7 @@ from router.policy.objectives import Budget
 from router.policy.table import LEVELS, Cell, Cost, Policy
 from router.prompt import Prompt
 from router.service.app import Server
-from router.service.bundles import Serving
+from router.service.bundle_manager import BundleManager
 from router.service.recorder import Recorder
 from router.solving.driver import Request
 from router.solving.solver import Solver
@@ -356,7 +356,7 @@ async def test_what_a_real_server_wrote_while_exploring_tells_what_another_polic
     bundle = load_bundle(bundle_folder)
     solver = Solver(bundle, Engines({"small": generator}, "small", verifier), explore=0.5)
     recorder = Recorder(url)
-    server = Server(Serving(solver), "127.0.0.1", 0, recorder=recorder)
+    server = Server(BundleManager(solver), "127.0.0.1", 0, recorder=recorder)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = RouterServiceStub(channel)

@@ -15,7 +15,7 @@ from router.errors import InvalidFile
 from router.outcomes.tables import read
 from router.prompt import Prompt
 from router.service.app import Server
-from router.service.bundles import Serving
+from router.service.bundle_manager import BundleManager
 from router.service.recorder import Recorder
 from router.training.difficulty import prompt_statistics
 from router.tuning.evidence import evidence
@@ -29,7 +29,7 @@ EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 async def served(solver, url, *, prompts=True):
     """Two calls at one prompt, one of an arm of the caller's, and four that are no attempts."""
     recorder = Recorder(url, prompts=prompts)
-    server = Server(Serving(solver), "127.0.0.1", 0, recorder=recorder)
+    server = Server(BundleManager(solver), "127.0.0.1", 0, recorder=recorder)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = RouterServiceStub(channel)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from router.errors import Overloaded
 from router.service.admission import Admission
 from router.service.app import Server
-from router.service.bundles import Serving
+from router.service.bundle_manager import BundleManager
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -23,27 +23,27 @@ EASY = "7 + 7 ="
 class Searches:
     """Searches that end when they are told to. ``log`` has their names in the order that they started."""
 
-    def __init__(self, concurrency: int, queue: int):
-        self.admission = Admission(concurrency, queue)
+    def __init__(self, concurrency: int, queue: int, search_seconds: float = 0.0):
+        self.admission = Admission(concurrency, queue, search_seconds=search_seconds)
         self.log: list[str] = []
-        self._ends: dict[str, asyncio.Event] = {}
+        self.ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
 
     async def ask(self, *names: str, seconds: float | None = None) -> None:
         """``a1`` is a search of caller ``a``."""
         for name in names:
-            self._ends[name] = asyncio.Event()
+            self.ends[name] = asyncio.Event()
             self.tasks[name] = asyncio.create_task(self._search(name, seconds))
             await settle()
 
     async def _search(self, name: str, seconds: float | None) -> None:
-        async with self.admission.place(name[0], seconds):
+        with await self.admission.place(name[0], seconds):
             self.log.append(name)
-            await self._ends[name].wait()
+            await self.ends[name].wait()
 
     async def end(self, *names: str) -> None:
         for name in names:
-            self._ends[name].set()
+            self.ends[name].set()
             await settle()
 
     def refused(self) -> set[str]:
@@ -85,8 +85,7 @@ async def test_a_full_queue_takes_from_the_caller_with_the_most():
 
 
 async def test_a_search_that_would_wait_past_its_deadline_is_refused_at_once():
-    searches = Searches(concurrency=1, queue=10)
-    searches.admission._mean = 2.0
+    searches = Searches(concurrency=1, queue=10, search_seconds=2.0)
     await searches.ask("a1", seconds=0.5)  # nothing runs: no wait
     await searches.ask("a2", seconds=3.0)
     await searches.ask("a3", seconds=3.0)  # behind a1 and a2: four seconds
@@ -112,7 +111,7 @@ async def test_a_search_that_ends_badly_gives_its_place_back(ending):
     admission, started = Admission(1, 0), asyncio.Event()
 
     async def search() -> None:
-        async with admission.place("a", None):
+        with await admission.place("a", None):
             started.set()
             if ending == "fail":
                 raise ValueError
@@ -129,7 +128,7 @@ async def test_a_search_that_ends_badly_gives_its_place_back(ending):
 async def test_a_place_given_to_a_cancelled_search_is_passed_on():
     searches = Searches(concurrency=1, queue=2)
     await searches.ask("a1", "a2", "b1")
-    searches._ends["a1"].set()
+    searches.ends["a1"].set()
     await asyncio.sleep(0)  # a1 ends and gives its place to a2, which has not noticed yet
     assert searches.admission.running == {"a": 1}
     searches.tasks["a2"].cancel()
@@ -171,7 +170,7 @@ def test_places_are_never_lost_nor_given_twice(concurrency, queue, steps):
 
 async def test_callers_see_a_refusal_with_a_time_to_retry(solver, generator):
     generator.latency = 0.05
-    server = Server(Serving(solver), "127.0.0.1", 0, admission=Admission(1, 0))
+    server = Server(BundleManager(solver), "127.0.0.1", 0, admission=Admission(1, 0))
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = RouterServiceStub(channel)

@@ -14,10 +14,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from router.client import connect
 from router.errors import InvalidFile, InvalidRequest, Unauthenticated
-from router.service import auth as access
-from router.service.app import LARGEST_MESSAGE, Server
-from router.service.auth import Caller, Reloaded, bearer, read_tokens, server_credentials
-from router.service.bundles import Serving
+from router.service.app import Server
+from router.service.auth.addresses import check_exposure
+from router.service.auth.callers import Caller, bearer, caller_of, read_tokens
+from router.service.auth.certificates import server_credentials
+from router.service.auth.reload import Reloaded
+from router.service.bundle_manager import BundleManager
+from router.service.grpc_door import MAX_MESSAGE_BYTES, peer_of
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -58,7 +61,7 @@ def issue(authority: trustme.CA, folder: Path, name: str) -> tuple[Path, Path]:
 
 @asynccontextmanager
 async def serving(solver, **options) -> AsyncIterator[Server]:
-    server = Server(Serving(solver), "127.0.0.1", 0, **options)
+    server = Server(BundleManager(solver), "127.0.0.1", 0, **options)
     await server.start()
     yield server
     await server.stop(grace=0)
@@ -79,15 +82,15 @@ async def route(channel: grpc.aio.Channel, token: str | None = None) -> pb.Route
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost"])
 def test_loopback_needs_no_encryption(host):
-    access.check_exposure(host, encrypted=False, insecure=False)
+    check_exposure(host, encrypted=False, insecure=False)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "10.0.0.1", "router.internal", "localhost.evil", ""])
 def test_another_address_needs_encryption_or_to_be_asked_for_by_name(solver, host):
     with pytest.raises(InvalidRequest, match=r"--tls-cert.*--insecure"):
-        Server(Serving(solver), host, 0)
-    access.check_exposure(host, encrypted=True, insecure=False)
-    access.check_exposure(host, encrypted=False, insecure=True)
+        Server(BundleManager(solver), host, 0)
+    check_exposure(host, encrypted=True, insecure=False)
+    check_exposure(host, encrypted=False, insecure=True)
 
 
 # Tokens
@@ -218,8 +221,10 @@ def test_certificates_that_do_not_fit_are_a_clear_error(authority, tmp_path):
 
 
 def test_a_caller_without_a_token_is_its_certificate_or_its_address():
-    assert access.peer("ipv4:10.0.0.1:5555", {"x509_common_name": [b"billing"]}) == Caller("billing")
-    assert access.peer("ipv4:10.0.0.1:5555", {}) == access.peer("ipv4:10.0.0.1:7777", {}) == Caller("ipv4:10.0.0.1")
+    certified = peer_of("ipv4:10.0.0.1:5555", {"x509_common_name": [b"billing"]})
+    one, another = peer_of("ipv4:10.0.0.1:5555", {}), peer_of("ipv4:10.0.0.1:7777", {})
+    assert caller_of(certified) == Caller("billing")
+    assert caller_of(one) == caller_of(another) == Caller("ipv4:10.0.0.1")
 
 
 # Bounds
@@ -228,7 +233,7 @@ def test_a_caller_without_a_token_is_its_certificate_or_its_address():
 async def test_messages_and_arms_have_bounds(channel, generator):
     stub = RouterServiceStub(channel)
     with pytest.raises(grpc.RpcError) as raised:
-        await stub.Route(pb.RouteRequest(prompt="x" * LARGEST_MESSAGE))
+        await stub.Route(pb.RouteRequest(prompt="x" * MAX_MESSAGE_BYTES))
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     largest = pb.RouteRequest(prompt="\N{MATHEMATICAL BOLD CAPITAL A}" * 8000)
     assert (await stub.Route(largest)).decision.level

@@ -18,8 +18,8 @@ from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle.bundle import load_bundle, read_manifest, sha256
 from router.errors import InvalidBundle, InvalidRequest
 from router.service.app import Server
-from router.service.auth import Caller, Token
-from router.service.bundles import Serving
+from router.service.auth.callers import Caller, Token
+from router.service.bundle_manager import BundleManager
 from router.solving.driver import Request
 from router.solving.solver import Solver
 from router.v1 import admin_pb2 as admin
@@ -72,31 +72,39 @@ def generators() -> list[Closing]:
 
 
 @pytest.fixture
-def serving(root: Path, generators: list[Closing]) -> Serving:
+def bundles(root: Path, generators: list[Closing]) -> BundleManager:
     def load(bundle):
         generators.append(Closing(parameters=bundle.manifest.generator.parameters))
         return generators[-1], FakeVerifier()
 
-    return Serving(Solver(load_bundle(root / "one"), generators[0], FakeVerifier()), root, load)
+    return BundleManager(Solver(load_bundle(root / "one"), generators[0], FakeVerifier()), root, load)
 
 
 @pytest.fixture
-async def channel(serving: Serving) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(bundles: BundleManager) -> AsyncIterator[grpc.aio.Channel]:
     tokens = [
         Token(hashlib.sha256(name.encode()).digest(), Caller(name, admin=name == "ops")) for name in ("ops", "app")
     ]
-    server = Server(serving, "127.0.0.1", 0, tokens=lambda: tokens)
+    server = Server(bundles, "127.0.0.1", 0, tokens=lambda: tokens)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield channel
     await server.stop(grace=0)
 
 
+async def shadow_decision(caplog) -> dict[str, object]:
+    """The one that is logged, some time soon."""
+    while not (found := [record.shadow for record in caplog.records if hasattr(record, "shadow")]):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    (shadow,) = found
+    return shadow
+
+
 def sent_by(name: str) -> list[tuple[str, str]]:
     return [("authorization", f"Bearer {name}")]
 
 
-async def test_only_an_admin_may_change_what_is_served(channel, serving, root):
+async def test_only_an_admin_may_change_what_is_served(channel, bundles, root):
     stub = AdminServiceStub(channel)
     request = admin.ActivateBundleRequest(name="two", digest=digest_of(root / "two"))
     for metadata, reason in ((sent_by("app"), "PERMISSION_DENIED"), (None, "UNAUTHENTICATED")):
@@ -105,7 +113,7 @@ async def test_only_an_admin_may_change_what_is_served(channel, serving, root):
         info = ErrorInfo()
         assert rpc_status.from_call(raised.value).details[0].Unpack(info)
         assert (info.reason, raised.value.code().name) == (reason, reason)
-    assert serving.active.bundle.manifest.name == "one"
+    assert bundles.active.bundle.manifest.name == "one"
 
 
 async def test_without_tokens_nobody_is_an_admin(server, root):
@@ -143,7 +151,7 @@ async def test_activate_and_roll_back_over_the_wire(channel, root):
         await stub.RollBackBundle(admin.RollBackBundleRequest(), metadata=sent_by("ops"))
 
 
-async def test_a_swap_under_load_fails_no_call(channel, serving, root):
+async def test_a_swap_under_load_fails_no_call(channel, bundles, root):
     stub, ended, decided = RouterServiceStub(channel), asyncio.Event(), set()
 
     async def call() -> None:
@@ -154,9 +162,9 @@ async def test_a_swap_under_load_fails_no_call(channel, serving, root):
 
     calls = [asyncio.create_task(call()) for _ in range(8)]
     for name in ("two", "three", "larger", "one"):
-        await serving.activate(name, digest_of(root / name))
+        await bundles.activate(name, digest_of(root / name))
         await asyncio.sleep(0.1)
-    await serving.roll_back()
+    await bundles.roll_back()
     ended.set()
     await asyncio.gather(*calls)
     assert {"two", "three", "larger", "one"} <= decided
@@ -176,41 +184,41 @@ async def test_a_swap_under_load_fails_no_call(channel, serving, root):
         ("", "0" * 64, InvalidRequest),
     ],
 )
-async def test_a_bad_bundle_is_refused_and_the_old_one_keeps_serving(serving, root, name, digest, error):
+async def test_a_bad_bundle_is_refused_and_the_old_one_keeps_serving(bundles, root, name, digest, error):
     with pytest.raises(error):
-        await serving.activate(name, digest_of(root / name) if digest is None else digest)
-    with serving.solver() as solver:
+        await bundles.activate(name, digest_of(root / name) if digest is None else digest)
+    with bundles.solver() as solver:
         assert solver.bundle.manifest.name == "one"
         assert (await solver.decide(Request(EASY))).level == 1
     with pytest.raises(InvalidBundle):
-        await serving.roll_back()
+        await bundles.roll_back()
 
 
-async def test_engines_that_do_not_load_are_a_refusal(serving, root):
+async def test_engines_that_do_not_load_are_a_refusal(root):
     def load(bundle):
         raise MemoryError("no room")
 
-    serving._load_engines = load
+    bundles = BundleManager(Solver(load_bundle(root / "one"), FakeGenerator(), FakeVerifier()), root, load)
     with pytest.raises(InvalidBundle, match="no room"):
-        await serving.activate("larger", digest_of(root / "larger"))
-    assert serving.active.bundle.manifest.name == "one"
+        await bundles.activate("larger", digest_of(root / "larger"))
+    assert bundles.active.bundle.manifest.name == "one"
 
 
-async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_call(serving, root, generators):
-    await serving.activate("two", digest_of(root / "two"))
+async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_call(bundles, root, generators):
+    await bundles.activate("two", digest_of(root / "two"))
     assert len(generators) == 1
-    with serving.solver() as solver:
-        await serving.activate("larger", digest_of(root / "larger"))
-        await serving.activate("larger", digest_of(root / "larger"))
+    with bundles.solver() as solver:
+        await bundles.activate("larger", digest_of(root / "larger"))
+        await bundles.activate("larger", digest_of(root / "larger"))
         await asyncio.sleep(0)
         assert (len(generators), solver.engines.generator.closed) == (2, False)
     await asyncio.sleep(0.01)
     assert [generator.closed for generator in generators] == [True, False]
-    await serving.close()
+    await bundles.close()
     assert generators[1].closed
 
 
-async def test_the_shadow_decides_too_and_is_only_logged(channel, serving, root, caplog):
+async def test_the_shadow_decides_too_and_is_only_logged(channel, bundles, root, caplog):
     document = json.loads((root / "two" / "policy.json").read_text().replace("single", "majority"))
     (root / "two" / "policy.json").write_text(json.dumps(document))
     changed(root / "two")
@@ -219,22 +227,20 @@ async def test_the_shadow_decides_too_and_is_only_logged(channel, serving, root,
     assert (await stub.ShadowBundle(request, metadata=sent_by("ops"))).id.startswith("two@")
     with caplog.at_level(logging.INFO):
         reply = await router.Solve(pb.SolveRequest(prompt=EASY), metadata=sent_by("app"))
-        await asyncio.gather(*serving._tasks)
+        shadow = await shadow_decision(caplog)
     assert reply.solution.decision.bundle_id.startswith("one@")
-    (shadow,) = [record.shadow for record in caplog.records if hasattr(record, "shadow")]
     assert (shadow["arm"], shadow["shadow_arm"], shadow["agree"]) == ("single(n=1)", "majority(n=1)", False)
     assert EASY not in str(shadow)
     assert (await stub.ShadowBundle(admin.ShadowBundleRequest(), metadata=sent_by("ops"))).id == ""
-    assert serving.shadow is None
+    assert bundles.shadow is None
 
 
-async def test_a_shadow_that_fails_harms_nobody(serving, root, caplog):
-    await serving.cast("two", digest_of(root / "two"))
-    serving.shadow.decide = lambda request: 1 / 0
+async def test_a_shadow_that_fails_harms_nobody(bundles, root, caplog):
+    await bundles.set_shadow("two", digest_of(root / "two"))
+    bundles.shadow.decide = lambda request: 1 / 0
     with caplog.at_level(logging.INFO):
-        serving.compare(Request(EASY), await serving.active.decide(Request(EASY)))
-        await asyncio.gather(*serving._tasks)
-    assert "ZeroDivisionError" in caplog.records[-1].shadow["shadow_error"]
+        bundles.compare(Request(EASY), await bundles.active.decide(Request(EASY)))
+        assert (await shadow_decision(caplog))["shadow_error"] == "ZeroDivisionError"
 
 
 def test_bundles_of_the_same_engines_are_recognised(root):

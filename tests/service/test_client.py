@@ -9,8 +9,8 @@ from router.client import connect, connect_aio
 from router.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest, TokenCapReached, Unauthenticated
 from router.service.admission import Admission
 from router.service.app import Server
-from router.service.auth import Caller, Token
-from router.service.bundles import Serving
+from router.service.auth.callers import Caller, Token
+from router.service.bundle_manager import BundleManager
 from router.v1 import router_pb2 as pb
 
 EASY = "7 + 7 ="
@@ -22,7 +22,12 @@ async def seen(solver):
     """Finished calls of a server that runs one search at a time, lets none wait, and wants a token."""
     calls = []
     server = Server(
-        Serving(solver), "127.0.0.1", 0, tokens=lambda: [TOKEN], admission=Admission(1, 0), observers=[calls.append]
+        BundleManager(solver),
+        "127.0.0.1",
+        0,
+        tokens=lambda: [TOKEN],
+        admission=Admission(1, 0),
+        observers=[calls.append],
     )
     await server.start()
     yield calls, f"127.0.0.1:{server.port}"

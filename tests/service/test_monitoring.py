@@ -19,9 +19,9 @@ from prometheus_client import generate_latest
 
 from router.client import connect
 from router.errors import InvalidRequest
-from router.service import conversion as wire
+from router.service import conversion
 from router.service.admission import Admission
-from router.service.bundles import Serving
+from router.service.bundle_manager import BundleManager
 from router.service.metrics import Metrics
 from router.service.recorder import Recorder
 from router.v1 import router_pb2 as pb
@@ -37,7 +37,7 @@ START_SECONDS = 120  # on a busy machine
 
 def test_every_metric_that_is_shown_or_alerted_on_exists_and_none_goes_unseen(solver, tmp_path):
     recorder = Recorder(f"sqlite:///{tmp_path}/outcomes.db")
-    text = generate_latest(Metrics(Serving(solver), Admission(), recorder).registry).decode()
+    text = generate_latest(Metrics(BundleManager(solver), Admission(), recorder).registry).decode()
     recorder.close()
     kinds = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
     exported = {
@@ -145,7 +145,7 @@ def wait(done: Callable[[], object], *logs: Path) -> None:
 def traffic(address: str) -> None:
     """Of every kind: decisions, outcomes, searches, streams, pinned arms, refusals, wrong requests."""
     prompts = [" + ".join(["7"] * terms) + " =" for terms in (2, 3, 4, 6, 8)]
-    pinned = pb.SolveOptions(arm=wire.arm(BestOfN(n=256)))
+    pinned = pb.SolveOptions(arm=conversion.arm(BestOfN(n=256)))
     with connect(address) as router:
         for number in range(100):
             call_id = router.Route(pb.RouteRequest(prompt=prompts[number % 5]), timeout=60).call_id

@@ -25,15 +25,16 @@ from router.bundle.bundle import load_bundle
 from router.client import connect
 from router.errors import AddressUnavailable, EngineUnavailable
 from router.policy.table import LEVELS
-from router.service import conversion as wire
-from router.service import logs, tracing
+from router.service import conversion, logs
 from router.service.admission import Admission
 from router.service.app import Server
-from router.service.bundles import Serving
-from router.service.metrics import Metrics, calibration_error, expose, stability, training_counts
-from router.service.middleware import SHOWN_SECONDS, Call, Together, Verdict
+from router.service.bundle_manager import BundleManager
+from router.service.drift import calibration_error, stability, training_counts
+from router.service.metrics import Metrics, expose
+from router.service.middleware.call import CallRecord, Verdict
+from router.service.middleware.observation import ObserverBatch
 from router.service.recorder import Recorder
-from router.service.tracing import TracedGenerator, TracedVerifier
+from router.service.tracing import traced
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
@@ -42,33 +43,24 @@ from strategies import BestOfN
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 
 
-@pytest.fixture
-def spans(monkeypatch):
-    exporter, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("tests"))
-    return exporter
-
-
 class Observed:
     """A server with everything watched, and what was seen."""
 
     def __init__(self, solver: Solver, caplog, *, text: bool = False, recorder: Recorder | None = None):
-        solver = Solver(
-            solver.bundle, TracedGenerator(solver.engines.generator), TracedVerifier(solver.engines.verifier)
-        )
-        self.solver = solver
-        admission, serving = Admission(), Serving(solver)
-        self.admission = admission
-        self.serving = serving
-        self.metrics = Metrics(serving, admission, recorder)
+        self.spans, provider = InMemorySpanExporter(), TracerProvider()
+        provider.add_span_processor(SimpleSpanProcessor(self.spans))
+        tracer = provider.get_tracer("tests")
+        self.bundles = BundleManager(Solver(solver.bundle, *traced(solver.engines, tracer)))
+        self.admission = Admission()
+        self.metrics = Metrics(self.bundles, self.admission, recorder)
         self.server = Server(
-            serving,
+            self.bundles,
             "127.0.0.1",
             0,
-            admission=admission,
+            admission=self.admission,
             observers=[self.metrics.observe, partial(logs.log_call, text=text)],
             recorder=recorder,
+            tracer=tracer,
         )
         self.caplog = caplog
 
@@ -139,7 +131,7 @@ async def test_metrics_count_decisions_phases_and_spend(solver, caplog):
         bill = (await observed.stub.Solve(pb.SolveRequest(prompt=EASY))).solution.bill
         await observed.stub.Route(pb.RouteRequest(prompt=EASY))
         for n in (1, 2, 3):
-            options = pb.SolveOptions(arm=wire.arm(BestOfN(n=n)))
+            options = pb.SolveOptions(arm=conversion.arm(BestOfN(n=n)))
             await observed.stub.Solve(pb.SolveRequest(prompt=EASY, options=options))
     assert observed.metric("router_decisions_total", **single) == 2
     assert observed.metric("router_tokens_total", **single, kind="generated") == bill.generated_tokens
@@ -167,7 +159,7 @@ async def test_the_engines_health(solver, generator, caplog):
 
 
 async def test_an_observer_that_fails_harms_no_call(solver, caplog):
-    server = Server(Serving(solver), "127.0.0.1", 0, observers=[lambda call: 1 / 0])
+    server = Server(BundleManager(solver), "127.0.0.1", 0, observers=[lambda call: 1 / 0])
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         assert (await RouterServiceStub(channel).Route(pb.RouteRequest(prompt=EASY))).decision.level == 1
@@ -175,26 +167,29 @@ async def test_an_observer_that_fails_harms_no_call(solver, caplog):
     assert "could not be shown: ZeroDivisionError" in caplog.text
 
 
-async def test_calls_shown_together_are_all_shown_in_a_moment_or_at_once(caplog):
+async def test_calls_that_are_batched_are_all_shown_in_a_moment_or_at_once(caplog):
+    def record(method: str) -> CallRecord:
+        return CallRecord("1", "router.v1.RouterService", method, None, "OK", "", 0.5)
+
     seen = []
-    together = Together(lambda call: 1 / 0, seen.append)
+    batch = ObserverBatch([lambda call: 1 / 0, seen.append], seconds=0.02)
     for method in ("Route", "Solve"):
-        together(Call("router.v1.RouterService", method, {}, "1"))
+        batch.add(record(method))
     assert not seen
-    await asyncio.sleep(5 * SHOWN_SECONDS)
+    await asyncio.sleep(0.1)
     assert [call.method for call in seen] == ["Route", "Solve"]  # whatever befalls another observer
-    together(Call("router.v1.RouterService", "GetBundle", {}, "1"))
-    together.show()
+    batch.add(record("GetBundle"))
+    batch.flush()
     assert [call.method for call in seen] == ["Route", "Solve", "GetBundle"]
     assert caplog.text.count("could not be shown") == 3
 
 
-async def test_a_trace_spans_route_rounds_and_engine_calls(solver, caplog, spans):
+async def test_a_trace_spans_route_rounds_and_engine_calls(solver, caplog):
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with Observed(solver, caplog) as observed:
         call = observed.stub.Solve(pb.SolveRequest(prompt=EASY, budget=4), metadata=[("traceparent", traceparent)])
         await call
-    found = {span.context.span_id: span for span in spans.get_finished_spans()}
+    found = {span.context.span_id: span for span in observed.spans.get_finished_spans()}
     tree = {
         (span.name, found[span.parent.span_id].name if span.parent.span_id in found else None)
         for span in found.values()
@@ -207,7 +202,7 @@ async def test_a_trace_spans_route_rounds_and_engine_calls(solver, caplog, spans
 
 
 @pytest.mark.parametrize("text", [False, True])
-async def test_prompts_and_answers_are_logged_only_when_asked_for(solver, generator, caplog, spans, text):
+async def test_prompts_and_answers_are_logged_only_when_asked_for(solver, generator, caplog, text):
     async def quoting(*args, **options):
         raise ValueError(f"can't do {args}")
 
@@ -222,7 +217,7 @@ async def test_prompts_and_answers_are_logged_only_when_asked_for(solver, genera
     formatter = logs.formatter()
     logged = "".join(formatter.format(record) for record in caplog.records)
     told = generate_latest(observed.metrics.registry).decode() + "".join(
-        span.to_json() for span in spans.get_finished_spans()
+        span.to_json() for span in observed.spans.get_finished_spans()
     )
     for words in ("SECRET", "777777777"):  # no timestamp or id has nine sevens
         assert words not in told
@@ -246,7 +241,7 @@ async def test_a_bundle_that_takes_over_begins_anew(solver, bundle_folder, caplo
             await observed.stub.Route(pb.RouteRequest(prompt=EASY))
         assert observed.metric("router_bundle", bundle=solver.bundle.id) == 1
         other = replace(load_bundle(bundle_folder), digest="1" * 64)
-        observed.serving.active = Solver(other, solver.engines.generator, solver.engines.verifier)
+        observed.bundles.active = Solver(other, solver.engines.generator, solver.engines.verifier)
         await observed.stub.Route(pb.RouteRequest(prompt=EASY))
         assert math.isnan(observed.metric("router_level_drift"))
         assert observed.metric("router_bundle", bundle=solver.bundle.id) is None
@@ -310,7 +305,7 @@ def test_training_counts(solver):
 
 def test_metrics_over_http(solver):
     async def scrape() -> str:
-        metrics = Metrics(Serving(solver), Admission())
+        metrics = Metrics(BundleManager(solver), Admission())
         port = expose(metrics, "127.0.0.1:0")
         with pytest.raises(AddressUnavailable, match="host:port"):
             expose(metrics, f"127.0.0.1:{port}")

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,12 +30,12 @@ from router.bundle.bundle import load_bundle
 from router.errors import InvalidRequest, OutcomesUnavailable
 from router.outcomes import tables as database
 from router.policy.objectives import Budget
-from router.service import conversion as wire
-from router.service import recorder as outcomes
+from router.service import conversion
 from router.service.app import Server
-from router.service.bundles import Serving
-from router.service.middleware import Verdict
-from router.service.recorder import Outcome, Recorder
+from router.service.bundle_manager import BundleManager
+from router.service.middleware.call import Verdict
+from router.service.recorder import Recorder
+from router.service.rows import Outcome, write
 from router.solving.driver import Request
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
@@ -77,7 +78,7 @@ def rows(url: str, table: sql.Table) -> list[sql.RowMapping]:
 
 @contextlib.asynccontextmanager
 async def serving(solver: Solver, recorder: Recorder | None):
-    server = Server(Serving(solver), "127.0.0.1", 0, recorder=recorder)
+    server = Server(BundleManager(solver), "127.0.0.1", 0, recorder=recorder)
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield RouterServiceStub(channel)
@@ -122,7 +123,7 @@ async def test_recording_again_changes_nothing_and_a_correction_counts(solver, r
 
 async def test_an_outcome_is_held_against_what_was_promised(solver, recorder, url):
     seen = []
-    server = Server(Serving(solver), "127.0.0.1", 0, recorder=recorder, observers=[seen.append])
+    server = Server(BundleManager(solver), "127.0.0.1", 0, recorder=recorder, observers=[seen.append])
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         stub = RouterServiceStub(channel)
@@ -140,7 +141,7 @@ async def test_an_outcome_is_held_against_what_was_promised(solver, recorder, ur
         routed = await stub.Route(pb.RouteRequest(prompt=EASY))
         assert (await verdict(routed.call_id, correct=False)).right is False
         for options in (
-            pb.SolveOptions(arm=wire.arm(Majority(n=2))),
+            pb.SolveOptions(arm=conversion.arm(Majority(n=2))),
             pb.SolveOptions(max_generated_tokens=3, allow_partial=True),
         ):
             solution = (await stub.Solve(pb.SolveRequest(prompt=HARD, options=options))).solution
@@ -160,7 +161,7 @@ async def test_a_call_tried_again_under_its_id_is_one_decision(solver, recorder,
 
 async def test_a_pinned_arm_has_no_propensity_and_a_bad_request_no_row(solver, recorder, url):
     async with serving(solver, recorder) as stub:
-        options = pb.SolveOptions(arm=wire.arm(Majority(n=2)))
+        options = pb.SolveOptions(arm=conversion.arm(Majority(n=2)))
         await stub.Solve(pb.SolveRequest(prompt=EASY, options=options))
         with pytest.raises(grpc.RpcError):
             await stub.Solve(pb.SolveRequest(prompt=""))
@@ -198,18 +199,16 @@ async def test_without_a_database_outcomes_are_refused(solver):
     assert info.reason == "OUTCOMES_OFF"
 
 
-async def test_a_database_that_is_away_holds_up_no_call_and_comes_back(solver, recorder, url, monkeypatch):
+async def test_a_database_that_is_away_holds_up_no_call_and_comes_back(solver, url):
     away = threading.Event()
     away.set()
-    write = outcomes._write
 
     def failing(connection, content):
         if away.is_set():
             raise OperationalError("insert", {}, Exception("disk full"))
         return write(connection, content)
 
-    monkeypatch.setattr(outcomes, "_write", failing)
-    monkeypatch.setattr(outcomes, "_RETRY_SECONDS", 0.01)
+    recorder = Recorder(url, write=failing, retry_seconds=0.01)
     async with serving(solver, recorder) as stub:
         answered = [(await stub.Solve(pb.SolveRequest(prompt=EASY))).solution for _ in range(3)]
         with pytest.raises(grpc.RpcError) as raised:
@@ -221,10 +220,9 @@ async def test_a_database_that_is_away_holds_up_no_call_and_comes_back(solver, r
     assert recorder.dropped == 0
 
 
-async def test_a_full_queue_drops_decisions_and_refuses_outcomes(solver, recorder, monkeypatch):
+async def test_a_full_queue_drops_decisions_and_refuses_outcomes(solver, url):
     blocked = threading.Event()
-    monkeypatch.setattr(outcomes, "_write", lambda *args: blocked.wait(120))
-    monkeypatch.setattr(recorder, "_queue", outcomes.queue.Queue(2))
+    recorder = Recorder(url, write=lambda *args: blocked.wait(120), queue_size=2)
     async with serving(solver, recorder) as stub:
         for _ in range(6):
             await stub.Route(pb.RouteRequest(prompt=EASY))
@@ -235,41 +233,40 @@ async def test_a_full_queue_drops_decisions_and_refuses_outcomes(solver, recorde
 
 
 @pytest.mark.parametrize("refusal", [sql.exc.DataError("insert", {}, Exception("NUL")), OverflowError("too large")])
-def test_a_row_that_the_database_refuses_spoils_no_other(recorder, url, monkeypatch, refusal):
-    write = outcomes._write
-
+def test_a_row_that_the_database_refuses_spoils_no_other(url, refusal):
     def picky(connection, content):
         if content.call_id == "poison":
             raise refusal
         return write(connection, content)
 
-    monkeypatch.setattr(outcomes, "_write", picky)
+    recorder = Recorder(url, write=picky)
     waiting = {name: recorder.record(Outcome(name, correct=True)) for name in ("a", "poison", "b")}
     assert waiting["a"].result(10).changed
     assert waiting["b"].result(10).changed
     with pytest.raises(OutcomesUnavailable):
         waiting["poison"].result(10)
+    recorder.close()
 
 
-def test_a_database_that_hangs_holds_up_no_ending(tmp_path, monkeypatch):
+def test_a_database_that_hangs_holds_up_no_ending(tmp_path, caplog):
     hanging = threading.Event()
-    monkeypatch.setattr(outcomes, "_write", lambda *args: hanging.wait(60))
-    monkeypatch.setattr(outcomes, "_CLOSE_SECONDS", 0.1)
-    recorder = Recorder(f"sqlite:///{tmp_path}/hanging.db")
+    url = f"sqlite:///{tmp_path}/hanging.db"
+    recorder = Recorder(url, write=lambda *args: hanging.wait(60), close_seconds=0.1)
     recorder.record(Outcome("a", correct=True))
     recorder.close()
+    assert "decisions are lost" in caplog.text
     hanging.set()
-    recorder._thread.join()
-    recorder._engine.dispose()
+    while any(thread.name == "outcomes" for thread in threading.enumerate()):
+        time.sleep(0.01)
+    recorder.close()
 
 
 @pytest.mark.parametrize("becomes", ["gone", "another"])
-def test_a_file_that_was_moved_away_acknowledges_nothing(tmp_path, monkeypatch, becomes):
-    monkeypatch.setattr(outcomes, "_RETRY_SECONDS", 0.01)
+def test_a_file_that_was_moved_away_acknowledges_nothing(tmp_path, becomes):
     folder, away = tmp_path / "data", tmp_path / "away"
     folder.mkdir()
     file = folder / "outcomes.db"
-    recorder = Recorder(f"sqlite:///{file}")
+    recorder = Recorder(f"sqlite:///{file}", retry_seconds=0.01)
     assert recorder.record(Outcome("before", correct=True)).result(60).changed
     folder.rename(away)
     if becomes == "another":
@@ -288,7 +285,8 @@ def test_a_file_that_was_moved_away_acknowledges_nothing(tmp_path, monkeypatch, 
 @pytest.mark.processes
 def test_a_kill_loses_no_acknowledged_outcome(url):
     code = (
-        "import sys\nfrom router.service.recorder import Outcome, Recorder\nrecorder = Recorder(sys.argv[1])\n"
+        "import sys\nfrom router.service.recorder import Recorder\nfrom router.service.rows import Outcome\n"
+        "recorder = Recorder(sys.argv[1])\n"
         "for number in range(100_000):\n"
         "    recorder.record(Outcome(f'call-{number}', correct=True)).result()\n"
         "    print(number, flush=True)\n"
@@ -301,9 +299,11 @@ def test_a_kill_loses_no_acknowledged_outcome(url):
     assert {f"call-{number}" for number in acknowledged} <= found
 
 
-def test_migrations_lead_to_the_tables_that_are_used(recorder):
-    with recorder._engine.connect() as connection:
+def test_migrations_lead_to_the_tables_that_are_used(recorder, url):
+    engine = sql.create_engine(url)
+    with engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), database.tables) == []
+    engine.dispose()
 
 
 def test_a_database_of_the_first_version_is_read_as_it_is_and_brought_up_to_date_by_a_server(tmp_path):

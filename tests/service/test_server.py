@@ -12,11 +12,11 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_status import rpc_status
 
 from router.errors import AddressUnavailable, EngineUnavailable
-from router.service import conversion as wire
-from router.service import middleware as calls
+from router.service import conversion
 from router.service.admission import Admission
-from router.service.app import SERVICE, Server
-from router.service.bundles import Serving
+from router.service.app import Server
+from router.service.bundle_manager import BundleManager
+from router.service.router_service import ROUTER
 from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb
 from router.v1.admin_pb2_grpc import AdminServiceStub
@@ -32,7 +32,7 @@ def stub(channel) -> RouterServiceStub:
 
 
 def options(arm: str = "majority(n=4)", **limits) -> pb.SolveOptions:
-    return pb.SolveOptions(arm=wire.arm(parse(arm)), **limits)
+    return pb.SolveOptions(arm=conversion.arm(parse(arm)), **limits)
 
 
 async def call(stub: RouterServiceStub, method: str, **fields: object) -> object:
@@ -55,7 +55,7 @@ def details(error: grpc.RpcError) -> dict[str, object]:
 async def test_route_decides_and_runs_nothing(stub, generator):
     reply = await stub.Route(pb.RouteRequest(prompt=HARD, budget=16))
     decision = reply.decision
-    assert (decision.level, wire.arm_of(decision.arm)) == (5, parse("lookahead(n=8, m=4, k=1)"))
+    assert (decision.level, conversion.arm_of(decision.arm)) == (5, parse("lookahead(n=8, m=4, k=1)"))
     assert sum(decision.probabilities) == pytest.approx(1)
     expected = decision.expectation
     assert (expected.accuracy, expected.cost.generations, expected.evidence) == (0.5, 16, pb.EVIDENCE_SUFFICIENT)
@@ -79,14 +79,14 @@ async def test_route_decides_and_runs_nothing(stub, generator):
 )
 async def test_the_objective_chooses_the_arm(stub, objective, arm):
     reply = await stub.Route(pb.RouteRequest(prompt=HARD, **objective))
-    assert wire.arm_of(reply.decision.arm) == parse(arm)
+    assert conversion.arm_of(reply.decision.arm) == parse(arm)
     assert reply.decision.expectation.evidence == pb.EVIDENCE_SUFFICIENT
 
 
 async def test_a_target_beyond_the_evidence_is_said_and_still_solved(stub):
     decision = (await stub.Solve(pb.SolveRequest(prompt=HARD, target_accuracy=0.9))).solution.decision
     assert decision.expectation.evidence == pb.EVIDENCE_INSUFFICIENT
-    assert wire.arm_of(decision.arm) == parse("lookahead(n=8, m=4, k=1)")
+    assert conversion.arm_of(decision.arm) == parse("lookahead(n=8, m=4, k=1)")
 
 
 async def test_solve_answers_with_the_engines_own_count(stub, generator, verifier):
@@ -109,14 +109,14 @@ async def test_candidates_come_with_their_scores(stub):
     assert len(candidates) == 4
     assert all(candidate.finished and candidate.answer for candidate in candidates)
     assert all(step.HasField("score") for candidate in candidates for step in candidate.steps)
-    request.options.arm.CopyFrom(wire.arm(Majority(n=4)))
+    request.options.arm.CopyFrom(conversion.arm(Majority(n=4)))
     candidates = (await stub.Solve(request)).solution.candidates
     assert not any(step.HasField("score") for candidate in candidates for step in candidate.steps)
 
 
 async def test_a_pinned_arm_bypasses_the_policy(stub):
     decision = (await stub.Solve(pb.SolveRequest(prompt=HARD, options=options("dvts(n=4, m=2)")))).solution.decision
-    assert (wire.arm_of(decision.arm), decision.HasField("expectation")) == (Dvts(n=4, m=2), False)
+    assert (conversion.arm_of(decision.arm), decision.HasField("expectation")) == (Dvts(n=4, m=2), False)
 
 
 async def test_a_stream_is_rounds_and_then_the_solution(stub):
@@ -221,7 +221,7 @@ async def test_cancelling_a_call_frees_the_engine(stub, generator, method):
 @pytest.mark.parametrize("method", ["Route", "Solve", "StreamSolve", "GetBundle", "RecordOutcome"])
 async def test_bytes_that_are_no_message_are_a_clear_error(channel, caplog, method):
     make = channel.unary_stream if method == "StreamSolve" else channel.unary_unary
-    call = make(f"/{SERVICE}/{method}")(b"\x0a\xff\xff")
+    call = make(f"/{ROUTER}/{method}")(b"\x0a\xff\xff")
     with pytest.raises(grpc.RpcError) as raised:
         await (call.read() if method == "StreamSolve" else call)
     assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -238,10 +238,9 @@ async def test_bytes_that_are_no_message_are_a_clear_error(channel, caplog, meth
         ("beam_search(n=4, m=2)", 1000, True),
     ],
 )
-async def test_who_does_not_read_a_stream_keeps_no_place(solver, monkeypatch, arm, seconds, reads):
-    monkeypatch.setattr(calls, "UNREAD_SECONDS", seconds)
+async def test_who_does_not_read_a_stream_keeps_no_place(solver, arm, seconds, reads):
     admission = Admission()
-    server = Server(Serving(solver), "127.0.0.1", 0, admission=admission)
+    server = Server(BundleManager(solver), "127.0.0.1", 0, admission=admission, write_seconds=seconds)
     await server.start()
     narrow = [("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0)]
     request = pb.StreamSolveRequest(prompt=HARD * 4, options=options(arm, return_candidates=True))
@@ -291,7 +290,7 @@ async def test_the_bundle_that_is_served(stub, solver):
 
 async def test_health_is_serving_until_the_server_drains(server, channel):
     health = health_pb2_grpc.HealthStub(channel)
-    watch = health.Watch(health_pb2.HealthCheckRequest(service=SERVICE))
+    watch = health.Watch(health_pb2.HealthCheckRequest(service=ROUTER))
     assert (await watch.read()).status == health_pb2.HealthCheckResponse.SERVING
     assert (await health.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
     stopping = asyncio.create_task(server.stop(grace=0.2))
@@ -329,23 +328,23 @@ async def test_reflection_describes_the_service(server):
     def describe() -> tuple[list[str], list[str], str]:
         with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
-            service = DescriptorPool(database).FindServiceByName(SERVICE)
+            service = DescriptorPool(database).FindServiceByName(ROUTER)
             prompt = service.methods_by_name["Solve"].input_type.fields[0].name
             return list(database.get_services()), [method.name for method in service.methods], prompt
 
     services, methods, prompt = await asyncio.to_thread(describe)
-    assert {SERVICE, "grpc.health.v1.Health"} <= set(services)
+    assert {ROUTER, "grpc.health.v1.Health"} <= set(services)
     assert (methods, prompt) == (["Route", "Solve", "StreamSolve", "GetBundle", "RecordOutcome"], "prompt")
 
 
 async def test_a_port_in_use_is_a_clear_error(server, solver):
     with pytest.raises(AddressUnavailable, match=rf"127.0.0.1:{server.port}.*in use.*--port"):
-        Server(Serving(solver), "127.0.0.1", server.port)
+        Server(BundleManager(solver), "127.0.0.1", server.port)
 
 
 async def test_servers_that_share_a_port_answer_for_each_other(solver):
-    first = Server(Serving(solver), "127.0.0.1", 0, share_port=True)
-    second = Server(Serving(solver), "127.0.0.1", first.port, share_port=True)
+    first = Server(BundleManager(solver), "127.0.0.1", 0, share_port=True)
+    second = Server(BundleManager(solver), "127.0.0.1", first.port, share_port=True)
     await first.start()
     await second.start()
     for server in (first, second):

@@ -1,11 +1,12 @@
-"""Which bundle decides: swapped in one assignment, the one before kept for a way back, a second one in its shadow."""
+"""Which bundle decides. Another one is loaded and swapped in by one assignment, and the one before is kept for a way
+back. A shadow bundle may decide the same requests, for the log only."""
 
 import asyncio
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,13 @@ from router.prompt import Prompt
 from router.solving.driver import Request
 from router.solving.solver import Decision, Solver
 
-_TRIAL = Request(Prompt.of("1 + 1 ="))
-_MOST_COMPARISONS = 100  # pending; beyond that shadow decisions are skipped, so that they never hold anything up
+_TEST_REQUEST = Request(Prompt.of("1 + 1 ="))  # that a bundle must decide before it is activated
+_MAX_COMPARISONS = 100  # pending; beyond that shadow decisions are skipped, so that they never hold anything up
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class BundleListing:
     """A bundle's folder; ``problem`` says why it can't be served, then there is no digest."""
 
     name: str
@@ -34,11 +35,13 @@ class Listed:
     problem: str
 
 
-class Serving:
-    """Holds the solver that decides. A call keeps the one it began with, and engines close after their last call.
+class BundleManager:
+    """Holds the solver that decides. A call keeps the solver it began with, and engines close after their last call.
 
-    root  the folder whose subfolders may be activated; None: no other bundle
-    load  a bundle's engines, where they are not the ones that run already
+    active      the solver of the bundle that decides
+    shadow      the solver of the bundle that decides for the log only; None: there is none
+    root        the folder whose subfolders may be activated; None: no other bundle
+    load        loads a bundle's engines, where they are not the ones that run already
     deployment  where models answer, and what runs them
     """
 
@@ -59,21 +62,13 @@ class Serving:
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @contextmanager
-    def solver(self) -> Iterator[Solver]:
-        """The solver that decides now, kept open for as long as it is used."""
-        solver = self.active
-        self._calls[solver] += 1
-        try:
-            yield solver
-        finally:
-            self._calls[solver] -= 1
-            if solver is not self.active:
-                self._retire(solver)
+    def solver(self) -> "_SolverInUse":
+        """The solver that decides now, kept open within a ``with`` block."""
+        return _SolverInUse(self, self.active)
 
     # Changes
 
-    def list(self) -> Sequence[Listed]:
+    def list(self) -> Sequence[BundleListing]:
         """Every bundle that could be activated, its files checked. Reads files: not for the event loop."""
         folders = sorted(path.parent for path in self._root.glob("*/manifest.json")) if self._root else []
         return [_listed(folder) for folder in folders]
@@ -99,8 +94,9 @@ class Serving:
             _log.info("%s decides again, %s is rolled back", self.active.bundle.id, left.bundle.id)
             return self.active.bundle
 
-    async def cast(self, name: str, digest: str) -> str:
-        """Let a second bundle decide too, or none where ``name`` is empty; its id. Raises as :meth:`activate`."""
+    async def set_shadow(self, name: str, digest: str) -> str:
+        """Let another bundle decide in the shadow, or none where ``name`` is empty; its id. Raises as :meth:`activate`
+        does."""
         async with self._changing:
             left, self.shadow = self.shadow, await self._loaded(name, digest) if name else None
             if left:
@@ -119,7 +115,7 @@ class Serving:
         except Exception as error:  # a pickle may raise anything
             raise InvalidBundle(f"{name} does not load ({error!r}); rebuild it") from error
         try:
-            await solver.decide(_TRIAL)
+            await solver.decide(_TEST_REQUEST)
         except Exception as error:
             self._retire(solver)
             raise InvalidBundle(f"{name} loads and then fails to decide ({error!r}); rebuild it") from error
@@ -138,7 +134,7 @@ class Serving:
 
     def compare(self, request: Request, decision: Decision) -> None:
         """Have the shadow decide the same request, some time soon, and log both decisions."""
-        if self.shadow and request.arm is None and len(self._tasks) < _MOST_COMPARISONS:
+        if self.shadow and request.arm is None and len(self._tasks) < _MAX_COMPARISONS:
             self._begin(self._compare(self.shadow, request, decision))
 
     async def _compare(self, shadow: Solver, request: Request, decision: Decision) -> None:
@@ -178,9 +174,27 @@ class Serving:
         task.add_done_callback(self._tasks.discard)
 
 
-def _listed(folder: Path) -> Listed:
+class _SolverInUse(AbstractContextManager[Solver]):
+    """A class of its own, since a generator's context manager takes several times as long, at every call."""
+
+    __slots__ = ("_manager", "_solver")
+
+    def __init__(self, manager: BundleManager, solver: Solver):
+        self._manager, self._solver = manager, solver
+
+    def __enter__(self) -> Solver:
+        self._manager._calls[self._solver] += 1
+        return self._solver
+
+    def __exit__(self, *raised: object) -> None:
+        self._manager._calls[self._solver] -= 1
+        if self._solver is not self._manager.active:
+            self._manager._retire(self._solver)
+
+
+def _listed(folder: Path) -> BundleListing:
     try:
         manifest, digest = read_manifest(folder)
     except InvalidBundle as error:
-        return Listed(folder.name, "", "", str(error))
-    return Listed(folder.name, digest, f"{manifest.name}@{digest[:12]}", "")
+        return BundleListing(folder.name, "", "", str(error))
+    return BundleListing(folder.name, digest, f"{manifest.name}@{digest[:12]}", "")

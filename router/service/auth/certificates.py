@@ -1,0 +1,38 @@
+"""TLS and mutual TLS from PEM files, which may be replaced while the server runs."""
+
+import ssl
+from functools import partial
+from pathlib import Path
+
+import grpc
+
+from router.errors import InvalidFile
+from router.service.auth.reload import Reloaded
+
+
+def server_credentials(cert: Path, key: Path, client_ca: Path | None = None) -> grpc.ServerCredentials:
+    """TLS from PEM files; with ``client_ca`` only callers with a certificate of that authority connect (mutual TLS).
+
+    New connections use new certificates as soon as the files change. Raises InvalidFile.
+    """
+    files = [cert, key, *([client_ca] if client_ca else [])]
+    configuration = Reloaded(partial(_read_certificates, cert, key, client_ca), *files)
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(), configuration.changed, require_client_authentication=client_ca is not None
+    )
+
+
+def _read_certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCertificateConfiguration:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key)  # gRPC itself reports a wrong pair at the first handshake, to the caller
+        if client_ca:
+            context.load_verify_locations(client_ca)
+        roots = client_ca.read_bytes() if client_ca else None
+        return grpc.ssl_server_certificate_configuration([(key.read_bytes(), cert.read_bytes())], roots)
+    except OSError as error:  # ssl.SSLError is one
+        named = f"{cert}, {key}" + (f", {client_ca}" if client_ca else "")
+        raise InvalidFile(
+            f"can't use the certificates {named} ({error}); they must be PEM, and the key without a password "
+            "the certificate's own"
+        ) from error

@@ -1,0 +1,39 @@
+"""Finds out who is calling, and refuses who may not."""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Any
+
+from router.errors import PermissionDenied
+from router.service.auth.callers import Caller, Token, bearer, caller_of
+from router.service.middleware.call import Call
+from router.service.middleware.chain import Handler
+
+
+class Authentication:
+    """The caller is known by its bearer token where there are tokens, else by its certificate or its address.
+
+    tokens          the tokens that are valid now; None: everybody who can connect may call
+    admin_services  only callers with ``admin`` may call these
+    """
+
+    def __init__(self, tokens: Callable[[], Sequence[Token]] | None, admin_services: Collection[str]):
+        self._tokens = tokens
+        self._admin_services = admin_services
+
+    def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
+        admin_only = service in self._admin_services
+
+        def handle(call: Call) -> Awaitable[Any]:
+            caller = call.progress.caller = self._caller(call)
+            if admin_only and not caller.admin:
+                raise PermissionDenied(
+                    f"{method} needs a bearer token with admin = true; see `router token --help` and `serve --tokens`"
+                )
+            return proceed(call)
+
+        return handle
+
+    def _caller(self, call: Call) -> Caller:
+        if self._tokens:
+            return bearer(self._tokens(), str(call.metadata.get("authorization", "")))
+        return caller_of(call.peer)

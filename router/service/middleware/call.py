@@ -1,0 +1,125 @@
+"""One call: what came in, what is known of it while it runs, and its record once it is finished."""
+
+import re
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from secrets import token_hex
+from typing import Any
+
+from router.service.auth.callers import Caller, Peer
+from router.service.conversion import CALL_ID
+from router.solving.bill import Bill
+from router.solving.driver import Request, StopReason
+from router.solving.solver import Decision, Solution
+
+REQUEST_ID = "x-request-id"  # the metadata entry that carries a call's id, in both directions
+_CALL_ID = re.compile(CALL_ID)
+_arm_name = lru_cache(1024)(str)  # of a policy's arms, and of some that callers pin
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a caller reported of a decision: ``expected`` is the accuracy it promised, ``right`` what came of it."""
+
+    level: int
+    arm: str
+    bundle_id: str
+    expected: float
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CallRecord:
+    """A finished call: what the log, the metrics, the trace and the recorder read.
+
+    caller          its name; None: it was refused before it was known
+    code, reason    the names of its gRPC status and of its ErrorReason, which is empty where it succeeded
+    seconds         from its arrival to its end
+    queue_seconds   of these, waiting for a place to search
+    verdict         of RecordOutcome, where the outcome is the first of a decision that promised an accuracy
+
+    The others are None where the call did not come so far.
+    """
+
+    id: str
+    service: str
+    method: str
+    caller: str | None
+    code: str
+    reason: str
+    seconds: float
+    queue_seconds: float = 0.0
+    request: Request | None = None
+    decision: Decision | None = None
+    bill: Bill | None = None
+    solution: Solution | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def arm(self) -> str | None:
+        """The name of the arm that was decided for."""
+        return _arm_name(self.decision.arm) if self.decision else None
+
+    @property
+    def promised(self) -> float | None:
+        """The accuracy that the decision promised; None: the arm was not the policy's choice, or did not run whole."""
+        whole = self.solution.stop is StopReason.COMPLETE if self.solution else self.method == "Route"
+        return self.decision.expectation.accuracy if self.decision and self.decision.expectation and whole else None
+
+
+@dataclass(slots=True)
+class Progress:
+    """What is known of a call while it runs. Middleware and the service's methods fill it in; others get the record.
+
+    release_place  gives the place to search back before the call ends; calling it again does nothing
+    record         set once the call is finished
+    """
+
+    caller: Caller | None = None
+    queue_seconds: float = 0.0
+    release_place: Callable[[], None] | None = None
+    request: Request | None = None
+    decision: Decision | None = None
+    bill: Bill | None = None
+    solution: Solution | None = None
+    verdict: Verdict | None = None
+    record: CallRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An inbound call.
+
+    id               the caller's own, or one made here; see :func:`call_id`
+    service, method  e.g. "router.v1.RouterService", "Solve"
+    metadata         what was sent beside the request: gRPC metadata or HTTP headers, by lower-case name
+    started          when it came in, by time.monotonic()
+    deadline         when its caller stops waiting, by the same clock; None: never
+    request          a decoded message of the method's request type, or an asynchronous iterator of such messages
+    send             sends an event of a method that answers with a stream, and waits until the connection takes it
+    progress         what is known of it so far
+    """
+
+    id: str
+    service: str
+    method: str
+    metadata: Mapping[str, str | bytes]
+    peer: Peer
+    started: float
+    deadline: float | None
+    request: Any
+    send: Callable[[Any], Awaitable[None]]
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the deadline, at least 0; None: there is no deadline."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+
+def call_id(metadata: Mapping[str, str | bytes]) -> str:
+    """The caller's ``x-request-id`` where it is a valid id, else a new one, which nobody can guess."""
+    given = metadata.get(REQUEST_ID)
+    return given if isinstance(given, str) and _CALL_ID.fullmatch(given) else token_hex(16)

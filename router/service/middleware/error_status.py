@@ -1,0 +1,32 @@
+"""Gives every failure a status."""
+
+import logging
+import traceback
+from typing import Any
+
+from router.errors import InternalError, RouterError
+from router.service.middleware.call import Call
+from router.service.middleware.chain import Handler
+
+_log = logging.getLogger(__name__)
+
+
+class ErrorStatus:
+    """Lets RouterErrors pass, which carry their status. Any other exception is a bug: it is logged, and the caller is
+    told InternalError."""
+
+    def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
+        async def handle(call: Call) -> Any:
+            try:
+                return await proceed(call)
+            except RouterError:
+                raise
+            except Exception as error:
+                # Where it was raised, and not its text, which could quote a prompt.
+                lines = "".join(traceback.format_tb(error.__traceback__))
+                _log.error(
+                    "%s failed: %s", method, type(error).__name__, extra={"call_id": call.id, "traceback": lines}
+                )
+                raise InternalError("internal error; the server's log says more") from None
+
+        return handle

@@ -1,0 +1,34 @@
+"""Lets a call that searches wait for its place, or refuses it."""
+
+import time
+from collections.abc import Collection
+from typing import Any
+
+from router.service.admission import Admission
+from router.service.middleware.call import Call
+from router.service.middleware.chain import Handler
+
+
+class SearchAdmission:
+    """Stands within Authentication: places are shared out fairly between callers.
+
+    methods  whose calls search; calls of others need no place
+    """
+
+    def __init__(self, admission: Admission, methods: Collection[str]):
+        self._admission = admission
+        self._methods = methods
+
+    def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
+        if method not in self._methods:
+            return proceed
+
+        async def handle(call: Call) -> Any:
+            progress, arrived = call.progress, time.monotonic()
+            assert progress.caller
+            with await self._admission.place(progress.caller.name, call.seconds_left) as place:
+                progress.queue_seconds = time.monotonic() - arrived
+                progress.release_place = place.release
+                return await proceed(call)
+
+        return handle

@@ -1,0 +1,117 @@
+"""The RouterService: parse, call the solver, render. What all calls share stands around it, as middleware."""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+
+from opentelemetry.trace import Tracer
+
+from router.errors import OutcomesOff, OutcomesUnavailable
+from router.service import conversion
+from router.service.bundle_manager import BundleManager
+from router.service.middleware.call import Call
+from router.service.recorder import Recorder
+from router.service.rows import Outcome
+from router.service.tracing import traced_search
+from router.solving.driver import Round
+from router.solving.solver import Decision, Solution, Solver
+from router.v1 import router_pb2 as pb
+
+ROUTER = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
+SEARCH_METHODS = frozenset({"Solve", "StreamSolve"})
+_ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
+
+
+class RouterService:
+    """Cancelling a call cancels its coroutine, and with it the search and the engine's work.
+
+    recorder  of outcomes; None: they are refused
+    tracer    makes the spans of searches; None: there are none
+    """
+
+    def __init__(self, bundles: BundleManager, recorder: Recorder | None = None, tracer: Tracer | None = None):
+        self.bundles = bundles
+        self.recorder = recorder
+        self.tracer = tracer
+
+    async def Route(self, message: pb.RouteRequest, call: Call) -> pb.RouteResponse:
+        progress = call.progress
+        request = progress.request = conversion.request(message, call.seconds_left)
+        with self.bundles.solver() as solver:
+            bill = progress.bill = solver.new_bill()
+            started = time.monotonic()
+            decision = progress.decision = await solver.decide(request, bill)
+            bill.seconds["route"] = time.monotonic() - started
+        self.bundles.compare(request, decision)
+        return pb.RouteResponse(decision=conversion.decision(decision), bill=conversion.bill(bill), call_id=call.id)
+
+    async def Solve(self, message: pb.SolveRequest, call: Call) -> pb.SolveResponse:
+        with self.bundles.solver() as solver:
+            async with aclosing(self._search(solver, message, call)) as events:
+                async for event in events:
+                    if isinstance(event, Solution):
+                        return pb.SolveResponse(solution=_rendered(event, solver, message, call))
+        raise AssertionError("a search ends with its solution")
+
+    async def StreamSolve(
+        self, message: pb.StreamSolveRequest, call: Call
+    ) -> AsyncGenerator[pb.StreamSolveResponse, None]:
+        with self.bundles.solver() as solver:
+            async with aclosing(self._search(solver, message, call)) as events:
+                async for event in events:
+                    if isinstance(event, Round):
+                        yield pb.StreamSolveResponse(round=conversion.progress(event))
+                    elif isinstance(event, Solution):
+                        yield pb.StreamSolveResponse(solution=_rendered(event, solver, message, call))
+
+    async def GetBundle(self, message: pb.GetBundleRequest, call: Call) -> pb.GetBundleResponse:
+        active = self.bundles.active
+        return pb.GetBundleResponse(bundle=conversion.served(active.bundle, active.policy))
+
+    async def RecordOutcome(self, message: pb.RecordOutcomeRequest, call: Call) -> pb.RecordOutcomeResponse:
+        if self.recorder is None:
+            raise OutcomesOff("this server records no outcomes; start it with --outcomes sqlite:///outcomes.db")
+        conversion.check_outcome(message)
+        outcome = Outcome(
+            message.call_id,
+            correct=message.correct if message.HasField("correct") else None,
+            score=message.score if message.HasField("score") else None,
+        )
+        try:
+            async with asyncio.timeout(_ACKNOWLEDGE_SECONDS):
+                recorded = await asyncio.wrap_future(self.recorder.record(outcome))
+        except TimeoutError:
+            raise OutcomesUnavailable("the outcome database does not answer; try again later") from None
+        call.progress.verdict = recorded.verdict
+        return pb.RecordOutcomeResponse(changed=recorded.changed)
+
+    async def _search(
+        self, solver: Solver, message: pb.SolveRequest | pb.StreamSolveRequest, call: Call
+    ) -> AsyncGenerator[Decision | Round | Solution, None]:
+        """The events of a search, each noted in the call's progress."""
+        progress = call.progress
+        request = progress.request = conversion.request(message, call.seconds_left)
+        bill = progress.bill = solver.new_bill()
+        search = solver.stream(request, bill)
+        async with aclosing(traced_search(self.tracer, search) if self.tracer else search) as events:
+            async for event in events:
+                if isinstance(event, Decision):
+                    progress.decision = event
+                    self.bundles.compare(request, event)
+                elif isinstance(event, Solution):
+                    progress.solution = event
+                    if progress.release_place:
+                        progress.release_place()  # however long the caller takes to read it
+                yield event
+
+
+def _rendered(
+    solution: Solution, solver: Solver, message: pb.SolveRequest | pb.StreamSolveRequest, call: Call
+) -> pb.Solution:
+    return conversion.solution(
+        solution,
+        reference=solver.engines.reference,
+        candidates=message.options.return_candidates,
+        call_id=call.id,
+    )
