@@ -54,7 +54,7 @@ from router.service import conversion as wire
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import Candidate as Solution
-from strategies import parse
+from strategies import Strategy, parse
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = 4  # a call, where throughput is measured
