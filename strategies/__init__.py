@@ -41,7 +41,7 @@ __all__ = [
 _STRATEGIES: dict[str, type[Strategy]] = {}
 STRATEGIES: Mapping[str, type[Strategy]] = _STRATEGIES  # by the name in an arm's text
 LONGEST_TEXT = 1000  # characters of an arm
-_LONGEST_NUMBER = 20
+_LONGEST_NUMBER = 24  # characters: as many as any float between 0 and 1 has
 
 
 def register(*strategies: type[Strategy]) -> None:
@@ -102,11 +102,14 @@ def _arm(text: str, whole: str) -> Strategy:
 
 
 def _number(name: str, value: str, kind: type, whole: str) -> float:
-    plain = value.replace(".", "", 1) if kind is float else value
-    if not (plain.isascii() and plain.isdigit() and len(value) <= _LONGEST_NUMBER):
+    digits = "0123456789" if kind is int else "0123456789.e-"
+    try:
+        if len(value) > _LONGEST_NUMBER or not set(value) <= set(digits):
+            raise ValueError
+        number: float = kind(value)
+    except ValueError:
         wanted = "a whole number" if kind is int else "a number like 0.95"
-        raise InvalidArm(name, f"{name} must be {wanted}, got {_quoted(value)} in arm {_quoted(whole)}")
-    number: float = kind(value)
+        raise InvalidArm(name, f"{name} must be {wanted}, got {_quoted(value)} in arm {_quoted(whole)}") from None
     return number
 
 

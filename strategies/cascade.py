@@ -97,7 +97,8 @@ class Cascade(Strategy):
     def replay(self, recorded: "Recorded") -> "Runs | None":
         from strategies.replay import in_turn
 
-        return in_turn([stage.replay(recorded) for stage in self.stages], self.thresholds, recorded)
+        stages = [stage.replay(recorded) for stage in self.stages]
+        return in_turn(stages, self.thresholds, recorded) or super().replay(recorded)
 
     def __str__(self) -> str:
         *earlier, last = map(str, self.stages)

@@ -1,0 +1,193 @@
+"""Cascades replayed from recorded attempts and runs: what driving them would have given, on average."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from strategies import Candidate, Cascade, Extend, Result, Strategy, parse
+from strategies.records import Pool, Recorded, Runs
+
+
+def recorded_pool(seed: int, *, right: float, size: int = 12, runs: int = 240, scored: bool = True) -> Pool:
+    """Attempts that are right or wrong in two ways, or unanswered; the verifier mostly sees which."""
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(["1", "2", "3", "."], size, p=[right, 0.7 * (0.9 - right), 0.3 * (0.9 - right), 0.1])
+    correct = (kinds == "1").astype(float)
+    score = np.round(np.clip(0.3 + 0.4 * correct + rng.normal(0, 0.2, size), 0, 1), 2)
+    return Pool(
+        [None if kind == "." else str(kind) for kind in kinds],
+        correct,
+        score if scored else np.full(size, np.nan),
+        np.full(size, 7.0),
+        rng.integers(5, 40, size).astype(float),
+        rng.integers(5, 40, size).astype(float) * scored,
+        rng.random((runs, size)).argsort(axis=1),
+    )
+
+
+def recorded_runs(seed: int, *, model: str | None, right: float, count: int = 6) -> Runs:
+    """Complete, scored runs of an arm that is no sampling one."""
+    rng = np.random.default_rng(seed)
+    correct = (rng.random(count) < right).astype(float)
+    answered = rng.random(count) < 0.9
+    return Runs(
+        correct=correct * answered,
+        prompt_tokens={model: np.full(count, 9.0)},
+        generated_tokens={model: rng.integers(50, 90, count).astype(float)},
+        scored_tokens=rng.integers(50, 90, count).astype(float),
+        confidence=np.where(answered, np.round(rng.random(count), 2), 0.0),
+        check_tokens=np.zeros(count),
+        answered=answered,
+    )
+
+
+class Replayed:
+    """The slow way: drives the cascade's own search once over recorded attempts, each stage in an order of its own.
+
+    An arm that was run is one of its runs, whose candidate is told apart by its text.
+    """
+
+    def __init__(self, cascade: Cascade, recorded: Recorded, rng: np.random.Generator):
+        self.recorded, self.rng = recorded, rng
+        self.correct, self.generated, self.scored = 0.0, dict.fromkeys(cascade.models, 0.0), 0.0
+        self.prompt: dict[str | None, float] = {}
+        found, most = None, -1.0
+        for stage, threshold in zip(cascade.stages, (*cascade.thresholds, None), strict=True):
+            right, answered, sure = (
+                self.run_of(stage) if str(stage) in recorded.runs else self.search_of(stage, last=threshold is None)
+            )
+            if answered and (threshold is None or sure > most):
+                found, most = right, sure
+            if threshold is not None and sure >= threshold:
+                break
+        self.correct = found or 0.0
+
+    def run_of(self, stage: Strategy) -> tuple[float, bool, float]:
+        runs = self.recorded.runs[str(stage)]
+        i = self.rng.integers(len(runs))
+        (model,) = stage.models
+        self.generated[model] += runs.generated_tokens[model][i]
+        # What the model has read already is prefilled; what the run read beyond the prompt is not.
+        prefilled = self.recorded.pools[model].prompt_tokens[0] if model in self.prompt else 0.0
+        self.prompt[model] = self.prompt.get(model, 0.0) + runs.prompt_tokens[model][i] - prefilled
+        self.scored += runs.scored_tokens[i]
+        return runs.correct[i], runs.answered[i], runs.confidence[i]
+
+    def search_of(self, stage: Strategy, *, last: bool) -> tuple[float, bool, float]:
+        """Its real search; where it is not the last, its answer is scored as a cascade has it scored."""
+        pool = self.recorded.pools[stage.model]
+        order = iter(self.rng.permutation(len(pool)))
+        self.prompt.setdefault(stage.model, pool.prompt_tokens[0])
+        search, asked, read = stage.search(), 0, False
+        request = next(search)
+        while True:
+            reply = []
+            for candidate in request.candidates:
+                if isinstance(request, Extend):
+                    i = int(next(order))
+                    asked += 1
+                    self.generated[stage.model] += pool.generated_tokens[i]
+                    reply.append(replace(candidate, steps=(str(i),), end="stop", answer=pool.answers[i]))
+                else:
+                    reply.append(self.judged(candidate, pool, first=not read))
+                    read = True
+            try:
+                request = search.send(reply)
+            except StopIteration as done:
+                found: Result = done.value
+                break
+        if found.best is None:
+            return 0.0, False, 0.0
+        best = found.best
+        if best.score is None and not last:
+            best = self.judged(best, pool, first=True)
+        return pool.correct[int(best.text)], True, 0.0 if last else best.score
+
+    def judged(self, candidate: Candidate, pool: Pool, *, first: bool) -> Candidate:
+        """Scored, and read: the prompt once a request, as pools are billed."""
+        i = int(candidate.text)
+        self.scored += pool.scored_tokens[i] + first * pool.prompt_tokens[i]
+        return replace(candidate, scores=(float(pool.scores[i]),))
+
+
+CASCADES = [
+    "majority(n=3) @0.6 > majority(n=4, model=large)",
+    "best_of_n(n=3) @0.7 > weighted_best_of_n(n=4, model=large)",
+    "majority(n=3, model=large) @0.5 > best_of_n(n=4)",
+    "majority(n=8, stop=0.8) @0.6 > best_of_n(n=4, model=large)",
+    "beam_search(n=4, m=2) @0.5 > majority(n=4)",
+    "majority(n=4) @0.65 > beam_search(n=4, m=2) @0.5 > best_of_n(n=4, model=large)",
+]
+
+
+@pytest.mark.parametrize("text", CASCADES)
+def test_the_replay_is_what_driving_the_search_gives_on_average(text):
+    """Over prompts whose attempts differ: stages are independent, and nobody knows in which order they would come."""
+    cascade, rng = parse(text), np.random.default_rng(0)
+    differences = []
+    for seed in range(40):
+        right = [0.15, 0.4, 0.6][seed % 3]
+        recorded = Recorded(
+            {None: recorded_pool(seed, right=right), "large": recorded_pool(seed + 1000, right=right + 0.25)},
+            {"beam_search(n=4, m=2)": recorded_runs(seed, model=None, right=right)},
+        )
+        found = cascade.replay(recorded)
+        driven = [Replayed(cascade, recorded, rng) for _ in range(120)]
+        pairs = [(found.correct, [each.correct for each in driven])]
+        pairs += [(found.scored_tokens, [each.scored for each in driven])]
+        for model in sorted(cascade.models, key=str):
+            pairs += [(found.generated_tokens[model], [each.generated[model] for each in driven])]
+            pairs += [(found.prompt_tokens[model], [each.prompt.get(model, 0.0) for each in driven])]
+        differences.append([mine.mean() - np.mean(theirs) for mine, theirs in pairs])
+    table = np.array(differences)
+    error = table.std(axis=0) / np.sqrt(len(table))
+    assert (np.abs(table.mean(axis=0)) < 3.5 * error + 1e-9).all(), (table.mean(axis=0), error)
+
+
+@pytest.mark.parametrize("text", CASCADES)
+def test_the_replay_is_exact_where_every_run_is_alike(text):
+    """All attempts alike: no luck is left, and every token must be accounted for."""
+    for score in (0.1, 0.9):
+        pools = {
+            model: replace(
+                recorded_pool(0, right=0.5),
+                answers=["1"] * 12,
+                correct=np.ones(12),
+                scores=np.full(12, score),
+                generated_tokens=np.full(12, tokens),
+                scored_tokens=np.full(12, tokens - 1),
+            )
+            for model, tokens in ((None, 20.0), ("large", 30.0))
+        }
+        run = recorded_runs(0, model=None, right=1.0, count=1)
+        run = replace(run, confidence=np.array([score]), answered=np.array([True]), correct=np.array([1.0]))
+        recorded = Recorded(pools, {"beam_search(n=4, m=2)": run})
+        found = parse(text).replay(recorded)
+        driven = Replayed(parse(text), recorded, np.random.default_rng(0))
+        assert set(found.correct) == {driven.correct} == {1.0}
+        assert found.scored_tokens == pytest.approx(driven.scored)
+        for model in parse(text).models:
+            assert found.generated_tokens[model] == pytest.approx(driven.generated[model])
+            assert found.prompt_tokens[model] == pytest.approx(driven.prompt.get(model, 0.0))
+
+
+def test_a_stage_that_was_not_recorded_leaves_only_the_cascades_own_runs():
+    cascade = parse("single @0.7 > majority(n=4)")
+    pools = {None: recorded_pool(0, right=0.5)}
+    assert cascade.replay(Recorded(pools, {})) is None
+    own = recorded_runs(0, model=None, right=0.5)
+    assert cascade.replay(Recorded(pools, {str(cascade): own})) is own
+    stage = recorded_runs(1, model=None, right=0.5)
+    assert cascade.replay(Recorded(pools, {"single": stage, str(cascade): own})) is not own
+
+
+def test_a_confidence_that_nobody_knows_is_not_made_up():
+    cascade = parse("majority(n=3) @0.7 > majority(n=4)")
+    recorded = Recorded({None: recorded_pool(0, right=0.5, scored=False)}, {})
+    assert cascade.replay(recorded) is None
+    assert cascade.replay(replace(recorded, verified=False)) is not None
+    unscored = replace(recorded_runs(0, model=None, right=0.5), confidence=np.full(6, np.nan))
+    scored = Recorded({None: recorded_pool(0, right=0.5)}, {"single": unscored})
+    assert parse("single @0.7 > majority(n=4)").replay(scored) is None
+    assert parse("majority(n=4) @0.7 > single").replay(scored) is not None  # the last one's is not asked for
