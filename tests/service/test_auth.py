@@ -235,11 +235,11 @@ async def test_messages_and_arms_have_bounds(channel, generator):
     with pytest.raises(grpc.RpcError) as raised:
         await stub.Route(pb.RouteRequest(prompt="x" * MAX_MESSAGE_BYTES))
     assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    largest = pb.RouteRequest(prompt="\N{MATHEMATICAL BOLD CAPITAL A}" * 8000)
+    largest = pb.RouteRequest(prompt="\N{MATHEMATICAL BOLD CAPITAL A}" * 200_000)
     assert (await stub.Route(largest)).decision.level
-    arm = pb.Arm(strategy="STRATEGY_LOOKAHEAD", n=128, m=4, k=2)
+    options = pb.SolveOptions(arm="lookahead(n=128, m=4, k=2)")
     with pytest.raises(grpc.RpcError, match="384 solutions; at most 256"):
-        await stub.Solve(pb.SolveRequest(prompt=EASY, options=pb.SolveOptions(arm=arm)))
+        await stub.Solve(pb.SolveRequest(prompt=EASY, options=options))
     assert generator.counted.calls == 0
 
 

@@ -14,9 +14,12 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 
+from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
-from router.bundle.bundle import load_bundle, read_manifest, sha256
+from router.bundle.bundle import load_bundle
+from router.bundle.manifest import read_manifest, sha256
 from router.errors import InvalidBundle, InvalidRequest
+from router.prompt import Prompt
 from router.service.app import Server
 from router.service.auth.callers import Caller, Token
 from router.service.bundle_manager import BundleManager
@@ -37,10 +40,15 @@ class Closing(FakeGenerator):
         self.closed = True
 
 
-def changed(folder: Path, **manifest) -> Path:
-    """The bundle with another manifest, and the digests that its files have now."""
+def engines(generator: FakeGenerator) -> Engines:
+    return Engines({"small": generator}, "small", FakeVerifier())
+
+
+def changed(folder: Path, **setup) -> Path:
+    """The bundle with another setup in its manifest, and the digests that its files have now."""
     path = folder / "manifest.json"
-    document = json.loads(path.read_text()) | manifest
+    document = json.loads(path.read_text())
+    document["setup"] |= setup
     document["files"] = {name: sha256(folder / name) for name in document["files"]}
     path.write_text(json.dumps(document))
     return folder
@@ -60,8 +68,8 @@ def root(bundle_folder: Path, tmp_path: Path) -> Path:
     (root / "altered" / "policy.json").write_text("{}")
     joblib.dump({"no": "model"}, root / "senseless" / "difficulty.joblib")
     changed(root / "senseless")
-    generator = json.loads((root / "larger" / "manifest.json").read_text())["generator"]
-    changed(root / "larger", generator=generator | {"parameters": 7})
+    models = json.loads((root / "larger" / "manifest.json").read_text())["setup"]["models"]
+    changed(root / "larger", models={"small": models["small"] | {"parameters": 7}})
     (root / "notes").mkdir()
     return root
 
@@ -74,10 +82,10 @@ def generators() -> list[Closing]:
 @pytest.fixture
 def bundles(root: Path, generators: list[Closing]) -> BundleManager:
     def load(bundle):
-        generators.append(Closing(parameters=bundle.manifest.generator.parameters))
-        return generators[-1], FakeVerifier()
+        generators.append(Closing(parameters=bundle.setup.main.parameters))
+        return engines(generators[-1])
 
-    return BundleManager(Solver(load_bundle(root / "one"), generators[0], FakeVerifier()), root, load)
+    return BundleManager(Solver(load_bundle(root / "one"), engines(generators[0])), root, load)
 
 
 @pytest.fixture
@@ -189,7 +197,7 @@ async def test_a_bad_bundle_is_refused_and_the_old_one_keeps_serving(bundles, ro
         await bundles.activate(name, digest_of(root / name) if digest is None else digest)
     with bundles.solver() as solver:
         assert solver.bundle.manifest.name == "one"
-        assert (await solver.decide(Request(EASY))).level == 1
+        assert (await solver.decide(Request(Prompt.of(EASY)))).level == 1
     with pytest.raises(InvalidBundle):
         await bundles.roll_back()
 
@@ -198,7 +206,7 @@ async def test_engines_that_do_not_load_are_a_refusal(root):
     def load(bundle):
         raise MemoryError("no room")
 
-    bundles = BundleManager(Solver(load_bundle(root / "one"), FakeGenerator(), FakeVerifier()), root, load)
+    bundles = BundleManager(Solver(load_bundle(root / "one"), engines(FakeGenerator())), root, load)
     with pytest.raises(InvalidBundle, match="no room"):
         await bundles.activate("larger", digest_of(root / "larger"))
     assert bundles.active.bundle.manifest.name == "one"
@@ -211,7 +219,7 @@ async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_
         await bundles.activate("larger", digest_of(root / "larger"))
         await bundles.activate("larger", digest_of(root / "larger"))
         await asyncio.sleep(0)
-        assert (len(generators), solver.engines.generator.closed) == (2, False)
+        assert (len(generators), solver.engines.main.closed) == (2, False)
     await asyncio.sleep(0.01)
     assert [generator.closed for generator in generators] == [True, False]
     await bundles.close()
@@ -219,7 +227,7 @@ async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_
 
 
 async def test_the_shadow_decides_too_and_is_only_logged(channel, bundles, root, caplog):
-    document = json.loads((root / "two" / "policy.json").read_text().replace("single", "majority"))
+    document = json.loads((root / "two" / "policy.json").read_text().replace("single", "majority(n=2)"))
     (root / "two" / "policy.json").write_text(json.dumps(document))
     changed(root / "two")
     stub, router = AdminServiceStub(channel), RouterServiceStub(channel)
@@ -229,7 +237,7 @@ async def test_the_shadow_decides_too_and_is_only_logged(channel, bundles, root,
         reply = await router.Solve(pb.SolveRequest(prompt=EASY), metadata=sent_by("app"))
         shadow = await shadow_decision(caplog)
     assert reply.solution.decision.bundle_id.startswith("one@")
-    assert (shadow["arm"], shadow["shadow_arm"], shadow["agree"]) == ("single(n=1)", "majority(n=1)", False)
+    assert (shadow["arm"], shadow["shadow_arm"], shadow["agree"]) == ("single", "majority(n=2)", False)
     assert EASY not in str(shadow)
     assert (await stub.ShadowBundle(admin.ShadowBundleRequest(), metadata=sent_by("ops"))).id == ""
     assert bundles.shadow is None
@@ -239,11 +247,11 @@ async def test_a_shadow_that_fails_harms_nobody(bundles, root, caplog):
     await bundles.set_shadow("two", digest_of(root / "two"))
     bundles.shadow.decide = lambda request: 1 / 0
     with caplog.at_level(logging.INFO):
-        bundles.compare(Request(EASY), await bundles.active.decide(Request(EASY)))
+        bundles.compare(Request(Prompt.of(EASY)), await bundles.active.decide(Request(Prompt.of(EASY))))
         assert (await shadow_decision(caplog))["shadow_error"] == "ZeroDivisionError"
 
 
 def test_bundles_of_the_same_engines_are_recognised(root):
-    engines = {name: load_bundle(root / name).engines for name in ("one", "two", "larger")}
-    assert engines["one"] == engines["two"] != engines["larger"]
+    served_by = {name: load_bundle(root / name).served_by for name in ("one", "two", "larger")}
+    assert served_by["one"] == served_by["two"] != served_by["larger"]
     assert read_manifest(root / "two")[0].name == "two"

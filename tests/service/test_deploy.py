@@ -74,7 +74,10 @@ def test_what_the_image_needs_is_sent_to_its_build():
     docker = (DEPLOY / "Dockerfile").read_text()
     sources = {word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", docker, re.M) for word in line.split()}
     ignored = (DEPLOY / "Dockerfile.dockerignore").read_text()
-    assert sources == set(re.findall(r"^!(.*)$", ignored, re.M))
+    sent = {Path(name) for name in re.findall(r"^!(.*)$", ignored, re.M)}
+    needed = {Path(name) for name in sources}
+    assert {path for path in sent if not {path, *path.parents} & needed} == set()
+    assert {path for path in needed if not any(path in {each, *each.parents} for each in sent)} == set()
     assert all((DEPLOY.parent.parent / source).exists() for source in sources)
 
 

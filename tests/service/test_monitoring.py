@@ -19,13 +19,11 @@ from prometheus_client import generate_latest
 
 from router.client import connect
 from router.errors import InvalidRequest
-from router.service import conversion
 from router.service.admission import Admission
 from router.service.bundle_manager import BundleManager
 from router.service.metrics import Metrics
 from router.service.recorder import Recorder
 from router.v1 import router_pb2 as pb
-from strategies import BestOfN
 
 FOLDER = Path(__file__).parent.parent.parent / "docs" / "monitoring"
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
@@ -145,7 +143,7 @@ def wait(done: Callable[[], object], *logs: Path) -> None:
 def traffic(address: str) -> None:
     """Of every kind: decisions, outcomes, searches, streams, pinned arms, refusals, wrong requests."""
     prompts = [" + ".join(["7"] * terms) + " =" for terms in (2, 3, 4, 6, 8)]
-    pinned = pb.SolveOptions(arm=conversion.arm(BestOfN(n=256)))
+    pinned = pb.SolveOptions(arm="best_of_n(n=256)")
     with connect(address) as router:
         for number in range(100):
             call_id = router.Route(pb.RouteRequest(prompt=prompts[number % 5]), timeout=60).call_id

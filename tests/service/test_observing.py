@@ -25,7 +25,7 @@ from router.bundle.bundle import load_bundle
 from router.client import connect
 from router.errors import AddressUnavailable, EngineUnavailable
 from router.policy.table import LEVELS
-from router.service import conversion, logs
+from router.service import logs
 from router.service.admission import Admission
 from router.service.app import Server
 from router.service.bundle_manager import BundleManager
@@ -38,7 +38,6 @@ from router.service.tracing import traced
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import BestOfN
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 
@@ -50,7 +49,7 @@ class Observed:
         self.spans, provider = InMemorySpanExporter(), TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(self.spans))
         tracer = provider.get_tracer("tests")
-        self.bundles = BundleManager(Solver(solver.bundle, *traced(solver.engines, tracer)))
+        self.bundles = BundleManager(Solver(solver.bundle, traced(solver.engines, tracer)))
         self.admission = Admission()
         self.metrics = Metrics(self.bundles, self.admission, recorder)
         self.server = Server(
@@ -126,12 +125,12 @@ async def test_failed_and_cancelled_calls_have_their_line_and_their_spend(solver
 
 async def test_metrics_count_decisions_phases_and_spend(solver, caplog):
     async with Observed(solver, caplog) as observed:
-        single = {"level": "1", "arm": "single(n=1)"}
+        single = {"level": "1", "arm": "single"}
         assert observed.metric("router_decisions_total", **single) == 0  # no traffic can be told from no series
         bill = (await observed.stub.Solve(pb.SolveRequest(prompt=EASY))).solution.bill
         await observed.stub.Route(pb.RouteRequest(prompt=EASY))
         for n in (1, 2, 3):
-            options = pb.SolveOptions(arm=conversion.arm(BestOfN(n=n)))
+            options = pb.SolveOptions(arm=f"best_of_n(n={n})")
             await observed.stub.Solve(pb.SolveRequest(prompt=EASY, options=options))
     assert observed.metric("router_decisions_total", **single) == 2
     assert observed.metric("router_tokens_total", **single, kind="generated") == bill.generated_tokens
@@ -187,7 +186,8 @@ async def test_calls_that_are_batched_are_all_shown_in_a_moment_or_at_once(caplo
 async def test_a_trace_spans_route_rounds_and_engine_calls(solver, caplog):
     traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     async with Observed(solver, caplog) as observed:
-        call = observed.stub.Solve(pb.SolveRequest(prompt=EASY, budget=4), metadata=[("traceparent", traceparent)])
+        request = pb.SolveRequest(prompt=EASY, objective=pb.Objective(budget=4))
+        call = observed.stub.Solve(request, metadata=[("traceparent", traceparent)])
         await call
     found = {span.context.span_id: span for span in observed.spans.get_finished_spans()}
     tree = {
@@ -241,7 +241,7 @@ async def test_a_bundle_that_takes_over_begins_anew(solver, bundle_folder, caplo
             await observed.stub.Route(pb.RouteRequest(prompt=EASY))
         assert observed.metric("router_bundle", bundle=solver.bundle.id) == 1
         other = replace(load_bundle(bundle_folder), digest="1" * 64)
-        observed.bundles.active = Solver(other, solver.engines.generator, solver.engines.verifier)
+        observed.bundles.active = Solver(other, solver.engines)
         await observed.stub.Route(pb.RouteRequest(prompt=EASY))
         assert math.isnan(observed.metric("router_level_drift"))
         assert observed.metric("router_bundle", bundle=solver.bundle.id) is None
@@ -257,7 +257,7 @@ async def test_what_was_promised_and_what_callers_report(solver, caplog, tmp_pat
             assert math.isnan(observed.metric("router_calibration_error"))
             await observed.stub.RecordOutcome(pb.RecordOutcomeRequest(call_id=reply.call_id, correct=number % 4 == 1))
         error = observed.metric("router_calibration_error")
-        easy, hard = ({"level": "1", "arm": "single(n=1)"}, {"level": "5", "arm": "revision(n=4, chains=2)"})
+        easy, hard = ({"level": "1", "arm": "single"}, {"level": "5", "arm": "revision(n=4, chains=2)"})
         for cell, right, expected in ((easy, 25, promised[1::2]), (hard, 0, promised[::2])):
             assert observed.metric("router_outcomes_total", **cell) == 50
             assert observed.metric("router_outcomes_right_total", **cell) == right
@@ -313,7 +313,7 @@ def test_metrics_over_http(solver):
 
     text = asyncio.run(scrape())
     assert "# HELP router_decisions_total" in text
-    assert 'router_decisions_total{arm="single(n=1)",level="1"} 0.0' in text
+    assert 'router_decisions_total{arm="single",level="1"} 0.0' in text
 
 
 @pytest.mark.processes

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,11 +25,12 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from grpc_status import rpc_status
 from sqlalchemy.exc import OperationalError
 
+from router.backends import Engines
 from router.bundle.bundle import load_bundle
 from router.errors import InvalidRequest, OutcomesUnavailable
 from router.outcomes import tables as database
 from router.policy.objectives import Budget
-from router.service import conversion
+from router.prompt import Prompt
 from router.service.app import Server
 from router.service.bundle_manager import BundleManager
 from router.service.middleware.call import Verdict
@@ -40,7 +40,6 @@ from router.solving.driver import Request
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Majority
 from tests.support.postgresql import Cluster
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
@@ -141,7 +140,7 @@ async def test_an_outcome_is_held_against_what_was_promised(solver, recorder, ur
         routed = await stub.Route(pb.RouteRequest(prompt=EASY))
         assert (await verdict(routed.call_id, correct=False)).right is False
         for options in (
-            pb.SolveOptions(arm=conversion.arm(Majority(n=2))),
+            pb.SolveOptions(arm="majority(n=2)"),
             pb.SolveOptions(max_generated_tokens=3, allow_partial=True),
         ):
             solution = (await stub.Solve(pb.SolveRequest(prompt=HARD, options=options))).solution
@@ -161,7 +160,7 @@ async def test_a_call_tried_again_under_its_id_is_one_decision(solver, recorder,
 
 async def test_a_pinned_arm_has_no_propensity_and_a_bad_request_no_row(solver, recorder, url):
     async with serving(solver, recorder) as stub:
-        options = pb.SolveOptions(arm=conversion.arm(Majority(n=2)))
+        options = pb.SolveOptions(arm="majority(n=2)")
         await stub.Solve(pb.SolveRequest(prompt=EASY, options=options))
         with pytest.raises(grpc.RpcError):
             await stub.Solve(pb.SolveRequest(prompt=""))
@@ -251,13 +250,14 @@ def test_a_row_that_the_database_refuses_spoils_no_other(url, refusal):
 def test_a_database_that_hangs_holds_up_no_ending(tmp_path, caplog):
     hanging = threading.Event()
     url = f"sqlite:///{tmp_path}/hanging.db"
+    others = threading.enumerate()
     recorder = Recorder(url, write=lambda *args: hanging.wait(60), close_seconds=0.1)
     recorder.record(Outcome("a", correct=True))
     recorder.close()
     assert "decisions are lost" in caplog.text
     hanging.set()
-    while any(thread.name == "outcomes" for thread in threading.enumerate()):
-        time.sleep(0.01)
+    for thread in set(threading.enumerate()) - set(others):
+        thread.join()
     recorder.close()
 
 
@@ -426,13 +426,16 @@ async def test_prompts_are_kept_by_choice(solver, url):
 @pytest.mark.parametrize(("explore", "budget"), [(0.0, 16), (0.5, 16), (1.0, 16), (1.0, 4)])
 async def test_explored_arms_have_the_probability_that_is_recorded(bundle_folder, generator, verifier, explore, budget):
     bundle = load_bundle(bundle_folder)
-    chosen = await Solver(bundle, generator, verifier).decide(Request(HARD, Budget(budget)))
-    solver = Solver(bundle, generator, verifier, explore=explore)
+    engines = Engines({"small": generator}, "small", verifier)
+    request = Request(Prompt.of(HARD), Budget(budget))
+    chosen = await Solver(bundle, engines).decide(request)
+    solver = Solver(bundle, engines, explore=explore)
     draws = 4000
     drawn: Counter[str] = Counter()
     told: dict[str, float] = {}
-    for decision in (solver._explored(chosen, budget) for _ in range(draws)):
-        assert decision.arm.budget <= budget
+    for _ in range(draws):
+        decision = await solver.decide(request)
+        assert decision.arm.budget() <= budget
         assert decision.choice == chosen.arm
         assert (decision.expectation is None) == (decision.arm != chosen.arm)
         drawn[str(decision.arm)] += 1
@@ -440,5 +443,3 @@ async def test_explored_arms_have_the_probability_that_is_recorded(bundle_folder
     assert sum(told.values()) == pytest.approx(1)
     for arm, propensity in told.items():
         assert drawn[arm] / draws == pytest.approx(propensity, abs=0.04)
-    decision = await solver.decide(Request(HARD, Budget(budget)))
-    assert decision.propensity == told[str(decision.arm)]

@@ -12,7 +12,6 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from grpc_status import rpc_status
 
 from router.errors import AddressUnavailable, EngineUnavailable
-from router.service import conversion
 from router.service.admission import Admission
 from router.service.app import Server
 from router.service.bundle_manager import BundleManager
@@ -21,7 +20,7 @@ from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb
 from router.v1.admin_pb2_grpc import AdminServiceStub
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Dvts, Majority, parse
+from strategies import Dvts, parse
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 
@@ -32,7 +31,7 @@ def stub(channel) -> RouterServiceStub:
 
 
 def options(arm: str = "majority(n=4)", **limits) -> pb.SolveOptions:
-    return pb.SolveOptions(arm=conversion.arm(parse(arm)), **limits)
+    return pb.SolveOptions(arm=arm, **limits)
 
 
 async def call(stub: RouterServiceStub, method: str, **fields: object) -> object:
@@ -53,9 +52,9 @@ def details(error: grpc.RpcError) -> dict[str, object]:
 
 
 async def test_route_decides_and_runs_nothing(stub, generator):
-    reply = await stub.Route(pb.RouteRequest(prompt=HARD, budget=16))
+    reply = await stub.Route(pb.RouteRequest(prompt=HARD, objective=pb.Objective(budget=16)))
     decision = reply.decision
-    assert (decision.level, conversion.arm_of(decision.arm)) == (5, parse("lookahead(n=8, m=4, k=1)"))
+    assert (decision.level, parse(decision.arm.text)) == (5, parse("lookahead(n=8, m=4, k=1)"))
     assert sum(decision.probabilities) == pytest.approx(1)
     expected = decision.expectation
     assert (expected.accuracy, expected.cost.generations, expected.evidence) == (0.5, 16, pb.EVIDENCE_SUFFICIENT)
@@ -66,31 +65,32 @@ async def test_route_decides_and_runs_nothing(stub, generator):
 @pytest.mark.parametrize(
     ("objective", "arm"),
     [
-        ({}, "revision(n=4, chains=2)"),  # the default is a budget of 4
-        ({"budget": 4}, "revision(n=4, chains=2)"),
-        ({"budget": 15}, "revision(n=4, chains=2)"),
-        ({"budget": 16}, "lookahead(n=8, m=4, k=1)"),
-        ({"average_budget": 1.5}, "single"),
-        ({"average_budget": 100.0}, "lookahead(n=8, m=4, k=1)"),
-        ({"target_accuracy": 0.25}, "revision(n=4, chains=2)"),
-        ({"price_per_flop": 1e-3}, "revision(n=4, chains=2)"),
-        ({"price_per_flop": 1.0}, "single"),
+        (None, "revision(n=4, chains=2)"),  # the default is a budget of 4
+        (pb.Objective(budget=4), "revision(n=4, chains=2)"),
+        (pb.Objective(budget=15), "revision(n=4, chains=2)"),
+        (pb.Objective(budget=16), "lookahead(n=8, m=4, k=1)"),
+        (pb.Objective(average_budget=1.5), "single"),
+        (pb.Objective(average_budget=100.0), "lookahead(n=8, m=4, k=1)"),
+        (pb.Objective(target_accuracy=0.25), "revision(n=4, chains=2)"),
+        (pb.Objective(price_per_flop=1e-3), "revision(n=4, chains=2)"),
+        (pb.Objective(price_per_flop=1.0), "single"),
     ],
 )
 async def test_the_objective_chooses_the_arm(stub, objective, arm):
-    reply = await stub.Route(pb.RouteRequest(prompt=HARD, **objective))
-    assert conversion.arm_of(reply.decision.arm) == parse(arm)
+    reply = await stub.Route(pb.RouteRequest(prompt=HARD, objective=objective))
+    assert parse(reply.decision.arm.text) == parse(arm)
     assert reply.decision.expectation.evidence == pb.EVIDENCE_SUFFICIENT
 
 
 async def test_a_target_beyond_the_evidence_is_said_and_still_solved(stub):
-    decision = (await stub.Solve(pb.SolveRequest(prompt=HARD, target_accuracy=0.9))).solution.decision
+    request = pb.SolveRequest(prompt=HARD, objective=pb.Objective(target_accuracy=0.9))
+    decision = (await stub.Solve(request)).solution.decision
     assert decision.expectation.evidence == pb.EVIDENCE_INSUFFICIENT
-    assert conversion.arm_of(decision.arm) == parse("lookahead(n=8, m=4, k=1)")
+    assert parse(decision.arm.text) == parse("lookahead(n=8, m=4, k=1)")
 
 
 async def test_solve_answers_with_the_engines_own_count(stub, generator, verifier):
-    solution = (await stub.Solve(pb.SolveRequest(prompt=HARD, budget=16))).solution
+    solution = (await stub.Solve(pb.SolveRequest(prompt=HARD, objective=pb.Objective(budget=16)))).solution
     assert (solution.answer, solution.stop_reason) == ("56", pb.STOP_REASON_COMPLETE)
     assert solution.text.startswith("7 + 7 = 14\n")
     bill, mine, theirs = solution.bill, generator.counted, verifier.counted
@@ -109,24 +109,24 @@ async def test_candidates_come_with_their_scores(stub):
     assert len(candidates) == 4
     assert all(candidate.finished and candidate.answer for candidate in candidates)
     assert all(step.HasField("score") for candidate in candidates for step in candidate.steps)
-    request.options.arm.CopyFrom(conversion.arm(Majority(n=4)))
+    request.options.arm = "majority(n=4)"
     candidates = (await stub.Solve(request)).solution.candidates
     assert not any(step.HasField("score") for candidate in candidates for step in candidate.steps)
 
 
 async def test_a_pinned_arm_bypasses_the_policy(stub):
     decision = (await stub.Solve(pb.SolveRequest(prompt=HARD, options=options("dvts(n=4, m=2)")))).solution.decision
-    assert (conversion.arm_of(decision.arm), decision.HasField("expectation")) == (Dvts(n=4, m=2), False)
+    assert (parse(decision.arm.text), decision.HasField("expectation")) == (Dvts(n=4, m=2), False)
 
 
 async def test_a_stream_is_rounds_and_then_the_solution(stub):
-    request = pb.StreamSolveRequest(prompt=HARD, budget=16)
+    request = pb.StreamSolveRequest(prompt=HARD, objective=pb.Objective(budget=16))
     *rounds, last = [event async for event in stub.StreamSolve(request)]
     assert len(rounds) > 2
     assert [event.round.number for event in rounds] == list(range(1, len(rounds) + 1))
     assert rounds[-1].round.generated_tokens == last.solution.bill.generated_tokens
     assert rounds[-1].round.answer == last.solution.answer == "56"
-    solved = await stub.Solve(pb.SolveRequest(prompt=HARD, budget=16))
+    solved = await stub.Solve(pb.SolveRequest(prompt=HARD, objective=pb.Objective(budget=16)))
     assert solved.solution.text == last.solution.text
 
 
@@ -143,15 +143,15 @@ async def test_no_answer_is_absent_not_empty(stub, generator):
     [
         ({"prompt": ""}, "prompt", "PROMPT_EMPTY"),
         ({"prompt": " \n"}, "prompt", "PROMPT_EMPTY"),
-        ({"prompt": "x" * 8001}, "prompt", "PROMPT_TOO_LONG"),
-        ({"budget": 0}, "budget", "BUDGET_OUT_OF_RANGE"),
-        ({"budget": 17}, "budget", "BUDGET_OUT_OF_RANGE"),
-        ({"budget": 17, "options": options()}, "budget", "BUDGET_OUT_OF_RANGE"),
-        ({"average_budget": 0.5}, "average_budget", "BUDGET_OUT_OF_RANGE"),
-        ({"target_accuracy": 2.0}, "target_accuracy", "OBJECTIVE_OUT_OF_RANGE"),
-        ({"price_per_flop": -1.0}, "price_per_flop", "OBJECTIVE_OUT_OF_RANGE"),
-        ({"options": pb.SolveOptions(arm=pb.Arm(strategy=77))}, "options.arm.strategy", "ARM_INVALID"),
-        ({"options": pb.SolveOptions(arm=pb.Arm(strategy=5, n=10, m=4))}, "options.arm.n", "ARM_INVALID"),
+        ({"prompt": "x" * 400_001}, "prompt", "PROMPT_TOO_LONG"),
+        ({"objective": pb.Objective(budget=0)}, "objective.budget", "BUDGET_OUT_OF_RANGE"),
+        ({"objective": pb.Objective(budget=17)}, "objective.budget", "BUDGET_OUT_OF_RANGE"),
+        ({"objective": pb.Objective(budget=17), "options": options()}, "objective.budget", "BUDGET_OUT_OF_RANGE"),
+        ({"objective": pb.Objective(average_budget=0.5)}, "objective.average_budget", "BUDGET_OUT_OF_RANGE"),
+        ({"objective": pb.Objective(target_accuracy=2.0)}, "objective.target_accuracy", "OBJECTIVE_OUT_OF_RANGE"),
+        ({"objective": pb.Objective(price_per_flop=-1.0)}, "objective.price_per_flop", "OBJECTIVE_OUT_OF_RANGE"),
+        ({"options": options("guess")}, "options.arm", "ARM_INVALID"),
+        ({"options": options("beam_search(n=10, m=4)")}, "options.arm", "ARM_INVALID"),
         ({"options": options(max_generated_tokens=0)}, "options.max_generated_tokens", "CAP_OUT_OF_RANGE"),
         ({"options": options(max_scored_tokens=0)}, "options.max_scored_tokens", "CAP_OUT_OF_RANGE"),
     ],
@@ -283,9 +283,10 @@ async def test_a_bug_is_logged_here_and_hidden_there(stub, solver, caplog, metho
 async def test_the_bundle_that_is_served(stub, solver):
     bundle = (await stub.GetBundle(pb.GetBundleRequest())).bundle
     assert (bundle.id, bundle.digest) == (solver.bundle.id, solver.bundle.digest)
-    assert (bundle.default_budget, bundle.WhichOneof("default")) == (4, "default_budget")
+    assert bundle.default_objective == pb.Objective(budget=4)
     assert (len(bundle.cells), len(bundle.edges)) == (45, 4)
-    assert (bundle.generator.parameters, bundle.verifier.kind) == (1000, "prm")
+    assert [(model.name, model.parameters) for model in bundle.models] == [("small", 1000)]
+    assert (bundle.reference, bundle.verifier.kind, bundle.task) == ("small", "prm", "math")
 
 
 async def test_health_is_serving_until_the_server_drains(server, channel):
