@@ -22,7 +22,10 @@ _DOUBT = 1e-9  # far more than two ways to compute a probability differ by
 
 
 def by_search(strategy: Samples, recorded: Recorded) -> Runs | None:
-    """By the search itself, run by run. None where the pool is too small, or lacks the scores that it chooses by."""
+    """By the search itself, run by run. None where the pool is too small, or lacks the scores that it chooses by.
+
+    Of each candidate the search sees the answer, the score and the length in tokens; what it says is not recorded.
+    """
     pool = _pool(strategy, recorded)
     if pool is None:
         return None
@@ -176,7 +179,8 @@ def _driven(strategy: Samples, pool: Pool, order: Ints) -> tuple[int, Result]:
             if isinstance(request, Extend):
                 i = int(next(remaining))
                 taken += 1
-                answer.append(replace(candidate, steps=(str(i),), end="stop", answer=pool.answers[i]))
+                tokens = (0,) * int(pool.generated_tokens[i] - 1)  # without the one that ends it
+                answer.append(replace(candidate, steps=(str(i),), tokens=tokens, end="stop", answer=pool.answers[i]))
             else:
                 score = float(pool.scores[int(candidate.text)])
                 answer.append(candidate if np.isnan(score) else replace(candidate, scores=(score,)))
@@ -209,11 +213,12 @@ def _tally(weighs: bool, group: Ints, score: Floats) -> _Tally:
     run, place = np.nonzero(np.where(scored, ranked, answered))
     answer, weight = group[run, place], np.where(scored, score, 1.0)[run, place]
     width = int(group.max(initial=0)) + 1
-    first = np.full((runs, width), n)
-    first[run[::-1], answer[::-1]] = place[::-1]  # of an answer's places the last one written stays
+    vote = run * width + answer
+    first = np.full(runs * width, n)
+    np.minimum.at(first, vote, place)
     return _Tally(
-        votes=_sums(run * width + answer, weight, runs * width).reshape(runs, width),
-        first=first,
+        votes=_sums(vote, weight, runs * width).reshape(runs, width),
+        first=first.reshape(runs, width),
         total=_sums(run, weight, runs),
         squares=_sums(run, weight * weight, runs),
     )

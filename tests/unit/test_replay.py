@@ -28,7 +28,7 @@ def pools(draw: st.DrawFn) -> Pool:
     runs = draw(st.integers(1, 12))
     order = np.random.default_rng(draw(st.integers(0, 2**16))).random((runs, size)).argsort(axis=1)
     return Pool(
-        each(st.sampled_from(["1", "2", "3", None])),
+        each(st.sampled_from(["1", "2", "3", None][: draw(st.integers(1, 4))])),
         np.array(each(st.sampled_from([0.0, 1.0]))),  # also where equal answers are recorded as right and wrong
         np.array(scores) if draw(st.booleans()) else np.full(size, draw(st.sampled_from([np.nan, 0.5]))),
         *tokens,
@@ -68,6 +68,13 @@ def pool(answers: str, scores: list[float] | None = None, runs: int = 4) -> Pool
         np.full(size, 9.0 if scores else 0.0),
         np.random.default_rng(0).random((runs, size)).argsort(axis=1),
     )
+
+
+@pytest.mark.parametrize("name", ["majority", "weighted_best_of_n"])
+def test_a_tie_goes_to_the_answer_that_came_first(name):
+    """Also where another one had its last vote before."""
+    in_turn = replace(pool("2112.", [0.5] * 5), order=np.array([[0, 1, 2, 3, 4], [1, 0, 3, 2, 4], [4, 3, 2, 1, 0]]))
+    assert SAMPLING[name](n=5).replay(Recorded({None: in_turn}, {})).correct.tolist() == [0, 1, 0]
 
 
 @pytest.mark.parametrize("name", SAMPLING)
