@@ -1,7 +1,7 @@
 """Searches through Solve beside raw requests to the same vLLM, and beside search-and-learn's algorithms, in one run.
 
 Usage: python -m benchmarks.engine [--json]
-       python -m benchmarks.engine --generator-url URL --verifier-url URL --bundle FOLDER [--tokens 512] [--json]
+       python -m benchmarks.engine --bundle FOLDER --url small=URL --url verifier=URL [--tokens 512] [--json]
 
 Without addresses vLLM is started on the CPU, from .venv-vllm (`make test-vllm` makes it), with the models of the
 shipped bundle. Servers of your own need VLLM_SERVER_DEV_MODE=1, since prefix caches are emptied before each
@@ -45,16 +45,19 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks import search_and_learn
 from benchmarks.search_and_learn import Beam
-from router.backends import Endpoints, ModelSpec, Usage, Verifier, VerifierSpec
-from router.backends.vllm import load_tokenizer, load_verifier
-from router.bundle.bundle import digests, read_manifest, write_manifest
+from router.backends import Usage, Verifier
+from router.backends.specs import VERIFIER, Deployment, ModelSpec, Setup
+from router.backends.template import encode, resolved
+from router.backends.tokenizers import load_tokenizer
+from router.backends.vllm import load_verifier
+from router.bundle.manifest import digests, read_manifest, write_manifest
+from router.cli.options import deployment
 from router.client import connect_aio
 from router.errors import RouterError
-from router.service import conversion as wire
+from router.prompt import Prompt
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from strategies import Candidate as Solution
-from strategies import Strategy, parse
+from strategies import Candidate, Strategy, parse
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = 4  # a call, where throughput is measured
@@ -71,8 +74,13 @@ QUERIES, HITS, GENERATED = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--generator-url", help="vLLM that serves the bundle's generator")
-    parser.add_argument("--verifier-url", help="vLLM that serves the bundle's reward model; without it, it is run here")
+    parser.add_argument(
+        "--url",
+        action="append",
+        metavar="NAME=URL",
+        help="vLLM that serves the bundle's reference model, by its name, or verifier=… for its reward model, which "
+        "without one is run here",
+    )
     parser.add_argument("--bundle", type=Path, default=ROOT / "models" / "smollm2-135m")
     parser.add_argument("--tokens", type=int, default=64, help="longest solution")
     parser.add_argument("--rounds", type=int, default=1, help="of throughput: raw, Solve, Solve, raw")
@@ -83,17 +91,20 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         manifest, _ = read_manifest(options.bundle)
-        generator, verifier = replace(manifest.generator, max_tokens=options.tokens), manifest.verifier
-        endpoints = Endpoints((options.generator_url,), (options.verifier_url,) if options.verifier_url else ())
-        if not options.generator_url:
+        setup = manifest.setup
+        where = deployment(["vllm"], options.url)
+        if not options.url:
             servers = start_vllm(folder, stack)
-            endpoints = Endpoints((servers.generator,), (servers.likelihood,))
+            where = replace(where, urls={setup.reference: (servers.generator,), VERIFIER: (servers.likelihood,)})
+        if setup.reference not in where.urls:
+            raise SystemExit(f"name the server of the reference model: --url {setup.reference}=http://host:8000")
         bundle = folder / "bundle"
         shutil.copytree(options.bundle, bundle, ignore=shutil.ignore_patterns("attempts", "larger", "report", "recipe"))
-        files = digests(bundle, generator.adapter, generator.reviser, verifier.adapter)
-        write_manifest(bundle, replace(manifest, generator=generator, verifier=verifier, files=files))
-        address, process = stack.enter_context(router(bundle, endpoints))
-        work = run(address, process, generator=generator, verifier=verifier, endpoints=endpoints, options=options)
+        shortened = replace(setup.main, max_tokens=options.tokens)
+        setup = replace(setup, models={**setup.models, setup.reference: shortened})
+        write_manifest(bundle, replace(manifest, setup=setup, files=digests(bundle, setup.adapters)))
+        address, process = stack.enter_context(router(bundle, where))
+        work = run(address, process, setup=setup, where=where, options=options)
         try:
             report = asyncio.run(work)
         except (RouterError, httpx2.HTTPError) as error:
@@ -105,23 +116,21 @@ def main() -> None:
 
 
 def start_vllm(folder: Path, stack: ExitStack) -> Any:
-    sys.path.append(str(ROOT / "tests"))
-    import live
+    from tests.support import vllm_servers
 
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"
-    if not Path(live.VLLM[0]).exists():
+    if not Path(vllm_servers.VLLM[0]).exists():
         raise SystemExit(
-            "there is no vLLM to start: `make .venv-vllm/.installed` installs it, or name a --generator-url"
+            "there is no vLLM to start: `make .venv-vllm/.installed` installs it, or name servers by --url"
         )
-    return live.start(folder, stack)
+    return vllm_servers.start(folder, stack)
 
 
 @contextmanager
-def router(bundle: Path, endpoints: Endpoints) -> Iterator[tuple[str, psutil.Process]]:
+def router(bundle: Path, where: Deployment) -> Iterator[tuple[str, psutil.Process]]:
     """`router serve` on a free port: its address, and its process."""
     command = [sys.executable, "-m", "router.cli", "serve", "--bundle", str(bundle), "--backend", "vllm", "--port", "0"]
-    command += ["--generator-url", *endpoints.generator]
-    command += ["--verifier-url", *endpoints.verifier] if endpoints.verifier else []
+    command += [f"--url={name}={url}" for name, urls in where.urls.items() for url in urls]
     command += ["--concurrency", "1000"]  # nobody waits here: the engine's queue is the only one
     log = bundle.parent / "router.log"
     with log.open("wb") as output, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=output) as process:
@@ -204,9 +213,8 @@ async def run(
     address: str,
     process: psutil.Process,
     *,
-    generator: ModelSpec,
-    verifier: VerifierSpec,
-    endpoints: Endpoints,
+    setup: Setup,
+    where: Deployment,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     limits = httpx2.Limits(max_keepalive_connections=max(CALLERS), keepalive_expiry=3)  # vLLM hangs up after 5 s
@@ -214,14 +222,14 @@ async def run(
         httpx2.AsyncClient(timeout=600, limits=limits, trust_env=False) as client,
         connect_aio(address) as stub,
     ):
-        engine = Engine(endpoints.generator[0].rstrip("/"), generator, client, process)
+        engine = Engine(where.urls[setup.reference][0].rstrip("/"), setup.main, client, process)
         await engine.look()
         report = await throughput(engine, stub, options.rounds)
         if not options.prompts:
             return report
-        if verifier.kind == "log_prob":
+        if setup.verifier.kind == "log_prob":
             return report | await side_by_side(engine, stub, None, options.prompts)
-        async with closing(load_verifier(generator, verifier, endpoints)) as reader:
+        async with closing(load_verifier(setup.verifier, setup.main, None, options.bundle, where)) as reader:
             return report | await side_by_side(engine, stub, reader, options.prompts)
 
 
@@ -230,12 +238,13 @@ async def run(
 
 async def throughput(engine: Engine, stub: RouterServiceStub, rounds: int) -> dict[str, Any]:
     tokenizer = load_tokenizer(engine.spec.model)
-    arm = wire.arm(parse(f"majority(n={SAMPLES})"))
+    template = resolved(engine.spec.template, tokenizer)
+    arm = f"majority(n={SAMPLES})"
 
     async def raw(prompt: str, seed: int) -> None:
         # Seeded as Solve's first request is, so that the same samples come of it.
         drawn = Random(f"{seed * 1_000_003 + 1}/1/0").getrandbits(62)
-        tokens = tokenizer.encode(engine.spec.template.render(prompt))
+        tokens = encode(tokenizer, template.parts(Prompt.of(prompt)))
         await engine.complete(tokens, n=SAMPLES, max_tokens=engine.spec.max_tokens, seed=drawn)
 
     async def solve(prompt: str, seed: int) -> None:
@@ -334,7 +343,7 @@ async def side_by_side(
 
 
 async def solve_all(stub: RouterServiceStub, arm: Strategy, prompts: Sequence[str], seed: int, usage: Usage) -> None:
-    options = pb.SolveOptions(arm=wire.arm(arm), seed=seed)
+    options = pb.SolveOptions(arm=str(arm), seed=seed)
     calls = (stub.Solve(pb.SolveRequest(prompt=prompt, options=options), timeout=600) for prompt in prompts)
     for response in await asyncio.gather(*calls):
         bill = response.solution.bill
@@ -346,11 +355,11 @@ class Asking:
 
     def __init__(self, engine: Engine, verifier: Verifier, usage: Usage):
         self.engine, self.verifier, self.usage = engine, verifier, usage
+        self.template = resolved(engine.spec.template, load_tokenizer(engine.spec.model))
 
     async def write(self, beams: Sequence[Beam], whole: bool) -> list[Beam]:
-        template = self.engine.spec.template
-        stop = {} if whole else {"stop": [template.delimiter], "include_stop_str_in_output": True}
-        texts = [template.render(beam.prompt) + beam.text for beam in beams]
+        stop = {} if whole else {"stop": [self.template.delimiter], "include_stop_str_in_output": True}
+        texts = [self.template.render(Prompt.of(beam.prompt)) + beam.text for beam in beams]
         longest = self.engine.spec.max_tokens
         choices = await self.engine.complete(texts, n=1, max_tokens=longest, return_token_ids=True, **stop)
         self.usage.add(calls=len(beams))
@@ -362,13 +371,13 @@ class Asking:
         return written
 
     async def read(self, beams: Sequence[Beam]) -> list[float]:
-        delimiter = self.engine.spec.template.delimiter
+        delimiter = self.template.delimiter
 
         async def of(prompt: str) -> list[float]:
             texts = [beam.text for beam in beams if beam.prompt == prompt]
-            paths = [Solution(steps=tuple(filter(str.strip, text.split(delimiter)))) for text in texts]
-            scored = await self.verifier.score(prompt, paths, max_tokens=None, usage=self.usage)
-            return [0.0 if path.score is None else path.score for path in scored]
+            solutions = [Candidate(steps=tuple(filter(str.strip, text.split(delimiter)))) for text in texts]
+            scored = await self.verifier.score(Prompt.of(prompt), solutions, max_tokens=None, usage=self.usage)
+            return [0.0 if solution.score is None else solution.score for solution in scored]
 
         prompts = list(dict.fromkeys(beam.prompt for beam in beams))
         scores = {

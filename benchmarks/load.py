@@ -28,6 +28,7 @@ from pathlib import Path
 import grpc
 import psutil
 
+from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle.bundle import load_bundle
 from router.service.admission import Admission
@@ -40,10 +41,7 @@ from router.v1.router_pb2_grpc import RouterServiceStub
 
 CONCURRENCY, QUEUE = 8, 4
 PROMPTS = ["7 + 7 =", "12 + 30 - 5 =", "3 + 4 + 5 + 6 =", "71 - 46 + 58 ="]
-REQUESTS = [
-    pb.SolveRequest(prompt=prompt, options=pb.SolveOptions(arm=pb.Arm(strategy="STRATEGY_MAJORITY", n=4)))
-    for prompt in PROMPTS
-]
+REQUESTS = [pb.SolveRequest(prompt=prompt, options=pb.SolveOptions(arm="majority(n=4)")) for prompt in PROMPTS]
 
 
 def main() -> None:
@@ -77,7 +75,10 @@ def main() -> None:
 
 def serve(pipe: Connection, bundle: Path, tokens: Path, latency: float) -> None:
     async def run() -> None:
-        solver = Solver(load_bundle(bundle), FakeGenerator(latency=latency), FakeVerifier())
+        served = load_bundle(bundle)
+        reference = served.setup.reference
+        engines = Engines({reference: FakeGenerator(latency=latency)}, reference, FakeVerifier())
+        solver = Solver(served, engines)
         known = read_tokens(tokens)
         server = Server(
             BundleManager(solver), "127.0.0.1", 0, tokens=lambda: known, admission=Admission(CONCURRENCY, QUEUE)
