@@ -181,6 +181,8 @@ class Policy:
 
     def _cheapest(self, weights: Sequence[float], rows: Sequence[int]) -> int:
         """The row of fewest FLOPs, the most accurate of equally cheap ones, then the first of ``arms``."""
+        if len(rows) == 1:
+            return rows[0]
         flops = _expected(weights, [self._rows["flops"][row] for row in rows])
         accuracy = _expected(weights, [self._rows["accuracy"][row] for row in rows])
         ranked = zip(flops, [-each for each in accuracy], [self._order[row] for row in rows], rows, strict=True)

@@ -141,8 +141,9 @@ class _Registry:
                 except DecodeError:
                     handle = refuse
             metadata = dict(context.invocation_metadata() or ())
-            seconds, send = context.time_remaining(), partial(_send, context, self._write_seconds)
+            seconds = context.time_remaining()
             deadline = None if seconds is None else started + seconds
+            send = partial(_send, context, self._write_seconds) if handler.response_streaming else _send_nothing
             call = Call(
                 call_id(metadata), service, method, metadata, self._peer(context), started, deadline, request, send
             )
@@ -167,6 +168,10 @@ def peer_of(address: str, certificate: Mapping[str, Sequence[bytes]]) -> Peer:
 
 def _refuse_malformed(call: Call) -> Awaitable[Any]:
     raise InvalidRequest("", "what was sent is not a message of this method's request type", reason="MESSAGE_MALFORMED")
+
+
+async def _send_nothing(event: Any) -> None:
+    raise TypeError("a method with one reply sends no events")
 
 
 async def _send(context: grpc.aio.ServicerContext, seconds: float, event: Any) -> None:

@@ -44,7 +44,7 @@ class RouterService:
             decision = progress.decision = await solver.decide(request, bill)
             bill.seconds["route"] = time.monotonic() - started
         self.bundles.compare(request, decision)
-        return pb.RouteResponse(decision=conversion.decision(decision), bill=conversion.bill(bill), call_id=call.id)
+        return conversion.routed(decision, bill, call_id=call.id)
 
     async def Solve(self, message: pb.SolveRequest, call: Call) -> pb.SolveResponse:
         with self.bundles.solver() as solver:

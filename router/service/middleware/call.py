@@ -1,11 +1,11 @@
 """One call: what came in, what is known of it while it runs, and its record once it is finished."""
 
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from secrets import token_hex
 from typing import Any
 
 from router.service.auth.callers import Caller, Peer
@@ -122,4 +122,4 @@ class Call:
 def call_id(metadata: Mapping[str, str | bytes]) -> str:
     """The caller's ``x-request-id`` where it is a valid id, else a new one, which nobody can guess."""
     given = metadata.get(REQUEST_ID)
-    return given if isinstance(given, str) and _CALL_ID.fullmatch(given) else token_hex(16)
+    return given if isinstance(given, str) and _CALL_ID.fullmatch(given) else os.urandom(16).hex()
