@@ -10,6 +10,8 @@ from router.v1 import router_pb2 as pb
 from tests.support.fake_vllm import MALFORMED_BODIES, MALFORMED_CHOICES, MALFORMED_SCORES
 from tests.support.faults import Caller, many_calls, problem, settled
 
+pytestmark = pytest.mark.processes
+
 
 async def test_one_of_two_engines_is_killed_in_mid_search(router, engines, often, tallied):
     with tallied("one of two engines killed (kill -9) in mid-search, and started again") as tally:

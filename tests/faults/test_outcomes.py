@@ -14,6 +14,8 @@ from router.v1 import router_pb2 as pb
 from tests.support.breakable import PostgreSQL, Router
 from tests.support.faults import Caller, Tally, recorded, settled
 
+pytestmark = pytest.mark.processes
+
 
 async def recording(router: Router, tally: Tally, times: int, breaks: Callable, mends: Callable) -> None:
     """Calls and outcomes while the database is broken and mended: what is acknowledged must be there in the end."""

@@ -6,6 +6,7 @@ import struct
 import time
 
 import grpc
+import pytest
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb
 from tests.support.faults import ARMS, Caller, Tally
+
+pytestmark = pytest.mark.processes
 
 
 def methods() -> list[tuple[str, MethodDescriptor]]:

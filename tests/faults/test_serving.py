@@ -16,6 +16,8 @@ from router.v1 import router_pb2 as pb
 from tests.support.breakable import Router, on_vllm
 from tests.support.faults import ARMS, Caller, many_calls, problem, recorded, settled, told_nothing
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="libfaketime's wheel is for x86-64")
 async def test_the_wall_clock_jumps(bundles, engines, often, tallied, tmp_path):
