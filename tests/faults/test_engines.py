@@ -21,7 +21,7 @@ async def test_one_of_two_engines_is_killed_in_mid_search(router, engines, often
                 victim = engines["ab"[i % 2]]
                 calls = [asyncio.create_task(many_calls(caller, 10, first=10 * i))]
                 # Since its last death it may be left alone for half a minute, longer than ten calls take.
-                while not await settled(lambda victim=victim: victim.running() > 0, seconds=1):
+                while not await settled(lambda victim=victim: victim.running() > 0, seconds=1):  # type: ignore[misc]
                     assert len(calls) < 60
                     calls.append(asyncio.create_task(many_calls(caller, 10, first=10 * i)))
                 await asyncio.sleep(random.uniform(0, 0.2))

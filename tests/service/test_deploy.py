@@ -9,14 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 
-from router.cli.main import main
+from tests.support.commands import COMMANDS
 
 DEPLOY = Path(__file__).parent.parent.parent / "docs" / "deploy"
 PAGE = (DEPLOY / "README.md").read_text()
-COMMANDS = typer.main.get_command(main).commands
 
 
 class _Loader(yaml.SafeLoader):
