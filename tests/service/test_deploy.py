@@ -79,7 +79,7 @@ def test_what_the_image_needs_is_sent_to_its_build():
     assert all((DEPLOY.parent.parent / source).exists() for source in sources)
 
 
-async def health(port: int) -> tuple[int, str]:
+async def health(port: int) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         DEPLOY / "health.py",
