@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from itertools import accumulate, count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -40,7 +40,7 @@ ARMS = [
 _fresh = count(11)
 
 
-BUILD = {"fake": fake, "fake_vllm": fake_vllm, "in_process": in_process, "vllm": vllm}
+BUILD: dict[str, Any] = {"fake": fake, "fake_vllm": fake_vllm, "in_process": in_process, "vllm": vllm}
 MARKS = {
     "in_process": [pytest.mark.slow],
     "vllm": [pytest.mark.vllm, pytest.mark.timeout(1200)],

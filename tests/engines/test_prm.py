@@ -115,8 +115,9 @@ async def test_a_solution_longer_than_the_context_is_refused(verifier):
 
 def test_labels_that_are_one_token_are_refused(folders):
     tokenizer = AutoTokenizer.from_pretrained(folders["skywork-o1-open-prm"])
-    good, bad = label_ids("rlhflow-prm", tokenizer)
-    assert tokenizer.decode([good]), tokenizer.decode([bad]) == ("+", "-")
+    ids = label_ids("rlhflow-prm", tokenizer)
+    assert ids is not None
+    assert [tokenizer.decode([each]) for each in ids] == ["+", "-"]
 
     class Same:
         unk_token_id = 0

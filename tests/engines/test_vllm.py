@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from math import exp
+from typing import Any
 
 import pytest
 
@@ -75,7 +76,7 @@ def test_only_the_verifier_that_reads_log_probabilities_has_them_asked_for(kind,
     deployment = Deployment(
         {name: (f"http://{name}",) for name in ("small", "large", "verifier")}, backends={"": "vllm"}
     )
-    engines = load_engines(setup, tmp_path, deployment)
+    engines: Any = load_engines(setup, tmp_path, deployment)
     assert {name: model.log_probs for name, model in engines.models.items()} == dict.fromkeys(
         ("small", "large"), kind == "log_prob"
     )

@@ -1,6 +1,6 @@
 """A router on fake vLLM servers, one on scripted engines, and the tally of each fault.
 
-Each fault is made a few times in `make test`, and often by `make test-faults`, which writes the table in
+Each fault is made a few times in `make test-processes`, and often by `make test-faults`, which writes the table in
 docs/reliability.md.
 """
 
@@ -26,7 +26,7 @@ _tallies: list[Tally] = []
 
 @pytest.fixture(params=["few", pytest.param("many", marks=pytest.mark.faults)])
 def often(request) -> Often:
-    """How often something is done: the first number in `make test`, the second in `make test-faults`."""
+    """How often something is done: the first number in `make test-processes`, the second in `make test-faults`."""
     return lambda few, many: few if request.param == "few" else many
 
 

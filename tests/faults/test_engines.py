@@ -10,6 +10,8 @@ from router.v1 import router_pb2 as pb
 from tests.support.fake_vllm import MALFORMED_BODIES, MALFORMED_CHOICES, MALFORMED_SCORES
 from tests.support.faults import Caller, many_calls, problem, settled
 
+pytestmark = pytest.mark.processes
+
 
 async def test_one_of_two_engines_is_killed_in_mid_search(router, engines, often, tallied):
     with tallied("one of two engines killed (kill -9) in mid-search, and started again") as tally:
@@ -19,7 +21,7 @@ async def test_one_of_two_engines_is_killed_in_mid_search(router, engines, often
                 victim = engines["ab"[i % 2]]
                 calls = [asyncio.create_task(many_calls(caller, 10, first=10 * i))]
                 # Since its last death it may be left alone for half a minute, longer than ten calls take.
-                while not await settled(lambda victim=victim: victim.running() > 0, seconds=1):
+                while not await settled(lambda victim=victim: victim.running() > 0, seconds=1):  # type: ignore[misc]
                     assert len(calls) < 60
                     calls.append(asyncio.create_task(many_calls(caller, 10, first=10 * i)))
                 await asyncio.sleep(random.uniform(0, 0.2))

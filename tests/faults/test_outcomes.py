@@ -14,6 +14,8 @@ from router.v1 import router_pb2 as pb
 from tests.support.breakable import PostgreSQL, Router
 from tests.support.faults import Caller, Tally, recorded, settled
 
+pytestmark = pytest.mark.processes
+
 
 async def recording(router: Router, tally: Tally, times: int, breaks: Callable, mends: Callable) -> None:
     """Calls and outcomes while the database is broken and mended: what is acknowledged must be there in the end."""
@@ -109,7 +111,7 @@ async def test_a_killed_server_loses_no_acknowledged_outcome(bundle_folder, ofte
 
                 writers = [asyncio.create_task(outcomes(caller, f"{i}.{j}")) for j in range(8)]
                 await asyncio.sleep(random.uniform(0.2, 1.0))
-                assert await settled(lambda i=i: any(each.startswith(f"{i}.") for each in acknowledged))
+                assert await settled(lambda i=i: any(each.startswith(f"{i}.") for each in acknowledged))  # type: ignore[misc]
                 router.process.kill()
                 tally.times += 1
                 await asyncio.gather(*writers)

@@ -4,8 +4,10 @@ import asyncio
 import random
 import struct
 import time
+from typing import Any
 
 import grpc
+import pytest
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -17,6 +19,8 @@ from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb
 from tests.support.faults import ARMS, Caller, Tally
 
+pytestmark = pytest.mark.processes
+
 
 def methods() -> list[tuple[str, MethodDescriptor]]:
     """Paths and descriptors of all methods of both services."""
@@ -26,7 +30,7 @@ def methods() -> list[tuple[str, MethodDescriptor]]:
     return [(f"/{service.full_name}/{method.name}", method) for service in services for method in service.methods]
 
 
-VALID = {
+VALID: dict[str, list[Any]] = {
     "Route": [
         pb.RouteRequest(prompt="7 + 7 =", objective=pb.Objective(budget=4)),
         pb.RouteRequest(
@@ -133,19 +137,19 @@ async def still_well(channel: grpc.aio.Channel, tally: Tally) -> None:
 
 def messages(cls: type[Message]) -> st.SearchStrategy[Message]:
     """Any message of a type, in range or not."""
-    kinds = {
+    kinds: dict[int, Any] = {
         FieldDescriptor.TYPE_STRING: st.text(max_size=30) | st.text(min_size=1000, max_size=9000),
         FieldDescriptor.TYPE_BOOL: st.booleans(),
         FieldDescriptor.TYPE_DOUBLE: st.floats() | st.floats(0, 1),
         FieldDescriptor.TYPE_UINT32: st.integers(0, 20) | st.integers(0, 2**32 - 1),
         FieldDescriptor.TYPE_ENUM: st.integers(0, 9) | st.integers(-(2**31), 2**31 - 1),
     }
-    sensible = {
+    sensible: dict[str, Any] = {
         "arm": st.sampled_from([*ARMS, "single @0.7 > majority(n=4)", "majority(n=2, model=large)"]),
         "role": st.sampled_from(["system", "user", "assistant"]),
     }
 
-    def values(field: FieldDescriptor) -> st.SearchStrategy[object]:
+    def values(field: Any) -> st.SearchStrategy[object]:
         one = messages(GetMessageClass(field.message_type)) if field.message_type else kinds[field.type]
         one = sensible.get(field.name, one) | one
         return st.lists(one, max_size=3) if field.is_repeated else one

@@ -5,6 +5,7 @@ import importlib.util
 import platform
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -16,10 +17,12 @@ from router.v1 import router_pb2 as pb
 from tests.support.breakable import Router, on_vllm
 from tests.support.faults import ARMS, Caller, many_calls, problem, recorded, settled, told_nothing
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="libfaketime's wheel is for x86-64")
 async def test_the_wall_clock_jumps(bundles, engines, often, tallied, tmp_path):
-    package = importlib.util.find_spec("libfaketime").origin
+    package = importlib.util.find_spec("libfaketime").origin or ""
     clock = tmp_path / "clock"
     clock.write_text("+0")
     env = {
@@ -95,11 +98,11 @@ async def test_bundles_are_swapped_under_full_load(router, bundles, engines, oft
                 to = ("two", "one")[i % 2]
                 history.append((time.monotonic(), set(ids.values())))
                 if i % 2:
-                    call = lambda: ops.admin.RollBackBundle(admin.RollBackBundleRequest(), metadata=ops.metadata)  # noqa: E731
+                    call = partial(ops.admin.RollBackBundle, admin.RollBackBundleRequest(), metadata=ops.metadata)
                 else:
                     request = admin.ActivateBundleRequest(name=to, digest=digest_of(bundles / to))
-                    call = lambda request=request: ops.admin.ActivateBundle(request, metadata=ops.metadata)  # noqa: E731
-                await ops.ask("a swap", call, lambda reply, to=to: reply.id == ids[to])
+                    call = partial(ops.admin.ActivateBundle, request, metadata=ops.metadata)
+                await ops.ask("a swap", call, lambda reply, to=to: reply.id == ids[to])  # type: ignore[misc]
                 history.append((time.monotonic(), {ids[to]}))
                 tally.times += 1
             ended.set()
@@ -115,7 +118,7 @@ async def test_sigterm_lets_running_calls_finish(bundles, engines, often, tallie
             async with router.channel() as channel, router.channel() as other:
                 caller = Caller(channel, tally)
                 calls = asyncio.create_task(many_calls(caller, 20, again=False))
-                assert await settled(lambda router=router: router.busy() > 5)
+                assert await settled(lambda router=router: router.busy() > 5)  # type: ignore[misc]
                 router.process.signal(signal.SIGTERM)
                 tally.times += 1
 

@@ -11,14 +11,13 @@ import typer
 
 import strategies
 from router.backends.specs import Setup
-from router.cli.main import main
 from router.schema import read
 from router.tasks import load_task
 from strategies import Candidate
+from tests.support.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-COMMANDS = typer.main.get_command(main).commands
 
 
 def blocks(page: Path, language: str) -> list[str]:

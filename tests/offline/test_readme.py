@@ -7,11 +7,9 @@ import json
 import re
 from pathlib import Path
 
-import typer
-
 from router import client
-from router.cli.main import main
 from router.v1 import router_pb2 as pb
+from tests.support.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -50,5 +48,5 @@ def test_the_retries_that_other_languages_are_told_of_are_our_own():
 
 
 def test_every_command_is_named():
-    for name in typer.main.get_command(main).commands:
+    for name in COMMANDS:
         assert f"router {name}" in PAGES or f"`{name}`" in PAGES, name

@@ -19,6 +19,7 @@ from router.tuning.finish import finish_bundle, save_tuning
 from router.tuning.tune import METHODS, PAPER, pooled, tune
 from strategies import STRATEGIES, Candidate, Sampling, parse
 from strategies.records import Pool, Recorded
+from tests.support.searches import named
 
 SMALL = ModelSpec("tiny", 100, Template("{text}", "", "", "\n"), temperature=0.8, max_tokens=64)
 SETUP = Setup("tiny", "small", {"small": SMALL}, VerifierSpec("prm", None, 10))
@@ -59,7 +60,7 @@ def training(levels):
     return Training("pass_rate", 0, (0.7, 0.5, 0.3, 0.1), "text_logistic", {}, prompts)
 
 
-def a_world(prompts_a_level=20):
+def a_world(prompts_a_level=20) -> tuple[pd.DataFrame, Training]:
     """Level decides: 1 one sample, 2 majority, 3 best-of-n, 4 beam search, 5 nothing helps."""
     rows, levels = [], {}
     for level in LEVELS:
@@ -239,7 +240,7 @@ def random_pool(seed, size):
 
 
 def choose(name, answers, scores):
-    return STRATEGIES[name](n=len(answers)).choose(candidates(answers, scores)).answer
+    return named(name, n=len(answers)).choose(candidates(answers, scores)).answer
 
 
 @pytest.mark.parametrize("name", SAMPLING)
@@ -250,7 +251,7 @@ def test_replay_picks_what_the_real_selection_picks(name, seed):
     order = np.random.default_rng(seed).random((50, 6)).argsort(axis=1)
     drawn = order[:, :n] if n > 1 else np.arange(6)[:, None]  # of one sample each is replayed once
     zero = np.zeros(6)
-    runs = STRATEGIES[name](n=n).replay(
+    runs = named(name, n=n).replay(
         Recorded({None: Pool(answers, correct, scores, zero, zero, zero, order)}, {}, verified=True)
     )
     expected = [choose(name, [answers[i] for i in run], scores[run]) == "1" for run in drawn]
@@ -269,7 +270,7 @@ def test_subsampled_expectation_agrees_with_exact_enumeration(name):
     ]
     found = points(rows, [3], draws=20_000)
     assert 0.1 < np.mean(exact) < 0.9
-    assert found[STRATEGIES[name](n=3)].accuracy == pytest.approx(np.mean(exact), abs=0.015)
+    assert found[named(name, n=3)].accuracy == pytest.approx(np.mean(exact), abs=0.015)
 
 
 def test_one_sample_is_measured_exactly():

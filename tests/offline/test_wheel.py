@@ -31,11 +31,12 @@ class Installed:
         self.environment = kept | {"XDG_CACHE_HOME": str(folder / "cache")}  # no weights that were converted before
 
     def pip(self, *arguments: str) -> None:
-        command = [self.bin / "python", "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
-        subprocess.run([*command, *arguments], check=True, env=self.environment, cwd=self.empty)
+        command = [str(self.bin / "python"), "-m", "pip", "install", "--quiet"]
+        command += ["--constraint", str(ROOT / "constraints.txt"), *arguments]
+        subprocess.run(command, check=True, env=self.environment, cwd=self.empty)
 
     def router(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [self.bin / "router", *arguments]
+        command = [str(self.bin / "router"), *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, check=False, env=self.environment, cwd=self.empty
         )

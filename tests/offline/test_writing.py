@@ -3,13 +3,12 @@
 import shutil
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
 from router.bundle.manifest import MANIFEST
 from router.cli.main import main
+from tests.support.commands import COMMANDS
 
-COMMANDS = typer.main.get_command(main).commands
 # Command → what else it needs to get as far as its check.
 WRITERS = {
     "train": ["x.parquet"],

@@ -153,8 +153,8 @@ def test_places_are_never_lost_nor_given_twice(concurrency, queue, steps):
             elif step == "cancel" and mine:
                 searches.tasks[mine[-1]].cancel()
                 await settle()
-            elif step == "end" and (running := [name for name in mine if name in searches.log]):
-                await searches.end(running[0])
+            elif step == "end" and (begun := [name for name in mine if name in searches.log]):
+                await searches.end(begun[0])
             open_tasks = [name for name, task in searches.tasks.items() if not task.done()]
             running = sum(name in searches.log for name in open_tasks)
             assert searches.admission.running.total() == running <= concurrency

@@ -68,8 +68,9 @@ async def serving(solver, **options) -> AsyncIterator[Server]:
 
 
 def channel_to(server: Server, ca: Path, *pair: Path) -> grpc.aio.Channel:
-    roots, cert, key = ca.read_bytes(), *([file.read_bytes() for file in pair] or [None, None])
-    return grpc.aio.secure_channel(f"localhost:{server.port}", grpc.ssl_channel_credentials(roots, key, cert))
+    cert, key = [file.read_bytes() for file in pair] if pair else [None, None]
+    credentials = grpc.ssl_channel_credentials(ca.read_bytes(), key, cert)
+    return grpc.aio.secure_channel(f"localhost:{server.port}", credentials)
 
 
 async def route(channel: grpc.aio.Channel, token: str | None = None) -> pb.RouteResponse:

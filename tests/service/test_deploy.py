@@ -9,14 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 
-from router.cli.main import main
+from tests.support.commands import COMMANDS
 
 DEPLOY = Path(__file__).parent.parent.parent / "docs" / "deploy"
 PAGE = (DEPLOY / "README.md").read_text()
-COMMANDS = typer.main.get_command(main).commands
 
 
 class _Loader(yaml.SafeLoader):
@@ -81,7 +79,7 @@ def test_what_the_image_needs_is_sent_to_its_build():
     assert all((DEPLOY.parent.parent / source).exists() for source in sources)
 
 
-async def health(port: int) -> tuple[int, str]:
+async def health(port: int) -> tuple[int | None, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         DEPLOY / "health.py",

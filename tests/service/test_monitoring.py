@@ -163,7 +163,7 @@ def traffic(address: str) -> None:
 def test_every_panel_and_every_rule_works_on_a_real_server(scraped):
     for number in (1, 2):  # twice: a rate is one of a series that was there before
         traffic(scraped.server)
-        wait(lambda number=number: scraped.values('router_calls_total{reason="PROMPT_EMPTY"}') == [number])
+        wait(lambda number=number: scraped.values('router_calls_total{reason="PROMPT_EMPTY"}') == [number])  # type: ignore[misc]
     assert scraped.values('router_calls_total{reason="OVERLOADED"}')[0] > 0
     seen = {title: [value for value in scraped.values(query) if not math.isnan(value)] for title, query in QUERIES}
     assert [title for title, values in seen.items() if not values] == []

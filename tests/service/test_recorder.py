@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -84,7 +85,7 @@ async def serving(solver: Solver, recorder: Recorder | None):
     await server.stop(grace=0)
 
 
-async def record(stub: RouterServiceStub, call_id: str, **learned: object) -> bool:
+async def record(stub: RouterServiceStub, call_id: str, **learned: Any) -> bool:
     return (await stub.RecordOutcome(pb.RecordOutcomeRequest(call_id=call_id, **learned))).changed
 
 
@@ -219,9 +220,14 @@ async def test_a_database_that_is_away_holds_up_no_call_and_comes_back(solver, u
     assert recorder.dropped == 0
 
 
+def waits(event: threading.Event) -> Any:
+    """A database that does not answer before the event."""
+    return lambda *args: event.wait(120)
+
+
 async def test_a_full_queue_drops_decisions_and_refuses_outcomes(solver, url):
     blocked = threading.Event()
-    recorder = Recorder(url, write=lambda *args: blocked.wait(120), queue_size=2)
+    recorder = Recorder(url, write=waits(blocked), queue_size=2)
     async with serving(solver, recorder) as stub:
         for _ in range(6):
             await stub.Route(pb.RouteRequest(prompt=EASY))
@@ -251,7 +257,7 @@ def test_a_database_that_hangs_holds_up_no_ending(tmp_path, caplog):
     hanging = threading.Event()
     url = f"sqlite:///{tmp_path}/hanging.db"
     others = threading.enumerate()
-    recorder = Recorder(url, write=lambda *args: hanging.wait(60), close_seconds=0.1)
+    recorder = Recorder(url, write=waits(hanging), close_seconds=0.1)
     recorder.record(Outcome("a", correct=True))
     recorder.close()
     assert "decisions are lost" in caplog.text
@@ -336,7 +342,7 @@ def test_a_database_of_the_first_version_keeps_its_rows(url):
     engine = sql.create_engine(url)
     database.upgrade(engine, "0001")
     old = sql.Table("decisions", sql.MetaData(), autoload_with=engine)
-    row = {column.name: 1 for column in old.columns if isinstance(column.type, sql.Integer | sql.Float)}
+    row: dict[str, Any] = {column.name: 1 for column in old.columns if isinstance(column.type, sql.Integer | sql.Float)}
     row |= {"call_id": "old", "at": datetime(2026, 1, 1, tzinfo=UTC), "probabilities": [0.2] * 5}
     with engine.begin() as connection:
         connection.execute(sql.insert(old), [{column.name: "" for column in old.columns} | row])
@@ -354,7 +360,7 @@ def test_servers_that_start_together_make_the_tables_once(cluster):
         "for line in sys.stdin:\n    Recorder(line.strip()).close()\n    print('made', flush=True)\n"
     )
     with contextlib.ExitStack() as stack:
-        piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        piped: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         servers = [stack.enter_context(subprocess.Popen([sys.executable, "-c", code], **piped)) for _ in range(4)]
         assert [server.stdout.readline() for server in servers] == ["ready\n"] * 4
         for url in [cluster.database() for _ in range(3)]:  # the first time their imports spread them out

@@ -122,7 +122,12 @@ async def test_a_door_needs_no_grpc() -> None:
     async def send(event: object) -> None:
         sent.append(event)
 
-    middleware = [ErrorStatus(), Observation(ObserverBatch([records.append])), Named("outer"), Named("inner")]
+    middleware: list[Middleware] = [
+        ErrorStatus(),
+        Observation(ObserverBatch([records.append])),
+        Named("outer"),
+        Named("inner"),
+    ]
     handle = chain(middleware, "letters", "Spell", streaming(letters))
     began = time.monotonic()
     await handle(Call("mine-1", "letters", "Spell", {}, Peer("ipv4:10.0.0.1"), began, None, "abc", send))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 import grpc
 import pytest
@@ -42,7 +43,7 @@ async def call(stub: RouterServiceStub, method: str, **fields: object) -> object
     )
 
 
-def details(error: grpc.RpcError) -> dict[str, object]:
+def details(error: grpc.RpcError) -> dict[str, Any]:
     found = {}
     for packed in rpc_status.from_call(error).details:
         for message in (ErrorInfo(), BadRequest(), RetryInfo(), pb.Bill()):

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -183,7 +184,7 @@ class PostgreSQL:
 
     def __init__(self, folder: Path, binaries: Path):
         self._folder, self._binaries = folder, binaries
-        self._user = {"user": "postgres"} if os.getuid() == 0 else {}
+        self._user: dict[str, Any] = {"user": "postgres"} if os.getuid() == 0 else {}
         if self._user:
             shutil.chown(folder, **self._user)
         with socket.socket() as probe:

@@ -80,7 +80,7 @@ class Connection:
         return httpx2.Response(200, json={"running": self.vllm.running})
 
     async def _send(self, event: h11.Event) -> None:
-        self.writer.write(self.http.send(event))
+        self.writer.write(self.http.send(event) or b"")
         await self.writer.drain()
 
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import grpc
 import sqlalchemy as sql
@@ -19,6 +20,8 @@ from tests.support.breakable import Router
 
 PATIENCE = 120  # seconds that a caller keeps trying
 ARMS = ["single", "best_of_n(n=4)", "majority(n=4)", "beam_search(n=4, m=2)", "revision(n=4, chains=2)"]
+
+Reply = TypeVar("Reply")
 
 
 @dataclass
@@ -62,12 +65,12 @@ class Caller:
     async def ask(
         self,
         what: str,
-        call: Callable[[], Awaitable[object]],
-        right: Callable[[object], bool] = lambda reply: True,
+        call: Callable[[], Awaitable[Reply]],
+        right: Callable[[Reply], bool] = lambda reply: True,
         *,
         also: grpc.StatusCode | None = None,
         again: bool = True,
-    ) -> object | None:
+    ) -> Reply | None:
         """The reply, or None: then it is counted as lost, unless the status is ``also``, which is an answer, too.
 
         again  whether who is told to try again does
@@ -97,7 +100,7 @@ class Caller:
             self.tally.slowest = max(self.tally.slowest, time.monotonic() - began)
 
     async def solve(
-        self, number: int, arm: str, timeout: float = 100, *, again: bool = True, **options: object
+        self, number: int, arm: str, timeout: float = 100, *, again: bool = True, **options: Any
     ) -> pb.SolveResponse | None:
         """One problem; a greedy solution must be right, others must have an answer."""
         prompt, answer = problem(number)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -100,8 +100,8 @@ def in_process() -> Pair:
     setup = read_setup(BUNDLE)
     with pytest.MonkeyPatch.context() as patch:  # float32: equal computations batched in different ways agree
         patch.setattr("router.backends.in_process.weights.fastest_dtype", lambda: torch.float32)
-        generator = load_model("small", setup.main, BUNDLE, Deployment())
-        verifier = load_verifier(setup.verifier, setup.main, generator, BUNDLE, Deployment())
+        generator: Any = load_model("small", setup.main, BUNDLE, Deployment())
+        verifier: Any = load_verifier(setup.verifier, setup.main, generator, BUNDLE, Deployment())
     tokenizer = generator.batcher.tokenizer
     return Pair(
         generator,
@@ -118,9 +118,9 @@ def vllm(servers: "Servers") -> Pair:
 
     main = read_setup(BUNDLE).main
     deployment = Deployment({"small": (servers.generator,), "verifier": (servers.verifier,)})
-    generator = load_model("small", main, BUNDLE, deployment)
+    generator: Any = load_model("small", main, BUNDLE, deployment)
     spec = VerifierSpec("qwen2.5-math-prm", None, 1_000, str(servers.tiny_prm))
-    verifier = load_verifier(spec, main, generator, BUNDLE, deployment)
+    verifier: Any = load_verifier(spec, main, generator, BUNDLE, deployment)
     return Pair(
         generator,
         verifier,

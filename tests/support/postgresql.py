@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sql
 
@@ -21,7 +22,7 @@ class Cluster:
         debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # not on the PATH there
         self._programs = debian[-1] if debian else Path(shutil.which("initdb") or "initdb").parent
         self._folder = Path(tempfile.mkdtemp(prefix="router-postgresql-"))
-        self._as: dict[str, object] = {}
+        self._as: dict[str, Any] = {}
         if os.geteuid() == 0:
             user = pwd.getpwnam(USER)
             os.chown(self._folder, user.pw_uid, user.pw_gid)
@@ -58,7 +59,7 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str) -> None:
         with (self._folder / "output").open("ab") as output:
-            command = [self._programs / program, *arguments]
+            command = [str(self._programs / program), *arguments]
             done = subprocess.run(
                 command,
                 cwd=self._folder,

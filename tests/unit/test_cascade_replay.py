@@ -102,7 +102,7 @@ class Replayed:
         best = found.best
         if best.score is None and not last:
             best = self.judged(best, pool, first=True)
-        return pool.correct[int(best.text)], True, 0.0 if last else best.score
+        return pool.correct[int(best.text)], True, 0.0 if last or best.score is None else best.score
 
     def judged(self, candidate: Candidate, pool: Pool, *, first: bool) -> Candidate:
         """Scored, and read: the prompt once a request, as pools are billed."""
@@ -121,10 +121,16 @@ CASCADES = [
 ]
 
 
+def cascade_of(text: str) -> Cascade:
+    arm = parse(text)
+    assert isinstance(arm, Cascade)
+    return arm
+
+
 @pytest.mark.parametrize("text", CASCADES)
 def test_the_replay_is_what_driving_the_search_gives_on_average(text):
     """Over prompts whose attempts differ: stages are independent, and nobody knows in which order they would come."""
-    cascade, rng = parse(text), np.random.default_rng(0)
+    cascade, rng = cascade_of(text), np.random.default_rng(0)
     differences = []
     for seed in range(40):
         right = [0.15, 0.4, 0.6][seed % 3]
@@ -164,7 +170,7 @@ def test_the_replay_is_exact_where_every_run_is_alike(text):
         run = replace(run, confidence=np.array([score]), answered=np.array([True]), correct=np.array([1.0]))
         recorded = Recorded(pools, {"beam_search(n=4, m=2)": run})
         found = parse(text).replay(recorded)
-        driven = Replayed(parse(text), recorded, np.random.default_rng(0))
+        driven = Replayed(cascade_of(text), recorded, np.random.default_rng(0))
         assert set(found.correct) == {driven.correct} == {1.0}
         assert found.scored_tokens == pytest.approx(driven.scored)
         for model in parse(text).models:
@@ -174,7 +180,7 @@ def test_the_replay_is_exact_where_every_run_is_alike(text):
 
 def test_a_stage_that_was_not_recorded_leaves_only_the_cascades_own_runs():
     cascade = parse("single @0.7 > majority(n=4)")
-    pools = {None: recorded_pool(0, right=0.5)}
+    pools: dict[str | None, Pool] = {None: recorded_pool(0, right=0.5)}
     assert cascade.replay(Recorded(pools, {})) is None
     own = recorded_runs(0, model=None, right=0.5)
     assert cascade.replay(Recorded(pools, {str(cascade): own})) is own

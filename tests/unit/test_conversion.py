@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path as Folder
+from typing import Any
 
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
@@ -22,7 +23,7 @@ from strategies import STRATEGIES, Dvts, parse
 ROOT = Folder(__file__).parent.parent.parent
 
 
-def subclasses(cls: type) -> list[type]:
+def subclasses(cls: type[Any]) -> list[type[Any]]:
     return [cls, *(each for child in cls.__subclasses__() for each in subclasses(child))]
 
 
@@ -166,7 +167,7 @@ def test_a_wrong_arm_names_its_field(arm):
     assert (raised.value.field, raised.value.reason) == ("options.arm", "ARM_INVALID")
 
 
-def details(error: RouterError) -> dict[str, object]:
+def details(error: RouterError) -> dict[str, Any]:
     found = {}
     for packed in conversion.status(error).details:
         for message in (ErrorInfo(), BadRequest(), RetryInfo(), pb.Bill()):
@@ -200,6 +201,7 @@ def test_an_invalid_request_names_the_field_of_the_message(field, named):
     (violation,) = details(error)["BadRequest"].field_violations
     assert (violation.field, violation.description, violation.reason) == (named, "too much", "CAP_OUT_OF_RANGE")
     received = conversion.error(conversion.status(error))
+    assert isinstance(received, InvalidRequest)
     assert (received.field, str(received), received.reason) == (named, "too much", "CAP_OUT_OF_RANGE")
 
 

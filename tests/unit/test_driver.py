@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from router.solving.features import features_of
 from router.solving.solver import Solution
 from router.tasks import load_task
 from strategies import STRATEGIES, BestOfN, Cascade, Result, Revision, Single, Strategy, parse
+from tests.support.searches import finished
 
 PROMPT = Prompt.of("What is 38 + 47 - 16 + 29 - 12 ?")
 ARMS = [
@@ -53,15 +55,13 @@ class Run:
     bill: Bill
 
     async def finish(self) -> tuple[list[Round], Result, StopReason]:
-        *rounds, last = [
-            event async for event in drive(self.arm, self.request, self.engines, load_task("math"), self.bill)
-        ]
-        return rounds, *last
+        return await finished(drive(self.arm, self.request, self.engines, load_task("math"), self.bill))
 
     def counted(self) -> dict[tuple[str, str], Usage]:
         """What each model counted by itself, as the bill has it."""
-        writers = {(name, "generator"): model.counted for name, model in self.engines.models.items()}
-        counted = writers | {(VERIFIER, "verifier"): self.engines.verifier.counted}
+        engines: Any = self.engines  # fakes, which count
+        writers = {(name, "generator"): model.counted for name, model in engines.models.items()}
+        counted = writers | {(VERIFIER, "verifier"): engines.verifier.counted}
         return {line: replace(usage) for line, usage in counted.items() if usage != Usage()}
 
     def billed(self) -> dict[tuple[str, str], Usage]:
@@ -260,7 +260,7 @@ async def test_the_log_probability_verifier_costs_nothing():
     search.engines = replace(search.engines, verifier=LogProbability())
     _, result, _ = await search.finish()
     assert search.bill.scored_tokens == 0
-    assert all(len(candidate.scores) == len(candidate.steps) for candidate in result.candidates)
+    assert all(len(candidate.scores or ()) == len(candidate.steps) for candidate in result.candidates)
     assert all(0 < score < 1 for candidate in result.candidates for score in candidate.scores)
 
 

@@ -56,14 +56,13 @@ async def test_engines_count_for_themselves(generator, verifier):
 
 
 async def test_all_messages_are_read_and_the_last_one_is_answered(generator, verifier):
-    said = [("user", "1 + 1 ="), ("assistant", "2"), ("user", "3 + 4 =")]
-    prompt = Prompt(tuple(Message(role, text) for role, text in said))
+    prompt = Prompt((Message("user", "1 + 1 ="), Message("assistant", "2"), Message("user", "3 + 4 =")))
     usage = Usage()
     (written,) = await generator.extend(
         prompt, [Candidate()], steps=None, temperature=0, max_tokens=None, deadline=None, seed=0, usage=usage
     )
-    assert usage.prompt_tokens == sum(len(text) for _, text in said)
+    assert usage.prompt_tokens == sum(len(message.text) for message in prompt.messages)
     assert written.text.endswith("Answer: 2")  # it works out the first expression that it sees
     assert await generator.embed([prompt], usage=usage) == [[7.0, 2.0, 2.0]]
     await verifier.score(prompt, [written], max_tokens=None, usage=usage)
-    assert usage.scored_tokens == sum(len(text) for _, text in said) + len(written.text)
+    assert usage.scored_tokens == sum(len(message.text) for message in prompt.messages) + len(written.text)

@@ -11,6 +11,7 @@ from router.policy.objectives import (
     AverageBudget,
     Budget,
     BudgetPoint,
+    Objective,
     PricePerFlop,
     TargetAccuracy,
     at_price,
@@ -85,7 +86,7 @@ def test_many_prompts_are_decided_as_each_alone(deciding):
     def alone(objective):
         return [table.arms.index(table.decide(row, objective).arm) for row in probabilities.tolist()]
 
-    objectives = [
+    objectives: list[Objective] = [
         *[Budget(budget) for budget in (1, 4, 16)],
         *[AverageBudget(point.generations) for point in POINTS],
         *[TargetAccuracy(target) for target in (0.1, 0.5, 0.9)],

@@ -28,8 +28,8 @@ def test_a_conversation_asks_its_last_message():
 def conversations(draw: st.DrawFn) -> Prompt:
     text = st.text(max_size=20)
     system = [Message("system", draw(text))] if draw(st.booleans()) else []
-    turns = draw(st.lists(st.tuples(st.sampled_from(["user", "assistant"]), text), max_size=4))
-    return Prompt((*system, *(Message(*turn) for turn in turns), Message("user", draw(text))))
+    turns = draw(st.lists(st.builds(Message, st.sampled_from(["user", "assistant"]), text), max_size=4))
+    return Prompt((*system, *turns, Message("user", draw(text))))
 
 
 @given(conversations())

@@ -24,14 +24,16 @@ def pools(draw: st.DrawFn) -> Pool:
         return draw(st.lists(values, min_size=size, max_size=size))
 
     scores = each(st.sampled_from([0.0, 0.25, 0.3, 0.5, 0.9, 1.0, np.nan]))
-    tokens = [np.array(each(st.integers(0, 50)), dtype=float) for _ in range(3)]
+    prompt, generated, scored = (np.array(each(st.integers(0, 50)), dtype=float) for _ in range(3))
     runs = draw(st.integers(1, 12))
     order = np.random.default_rng(draw(st.integers(0, 2**16))).random((runs, size)).argsort(axis=1)
     return Pool(
         each(st.sampled_from(["1", "2", "3", None][: draw(st.integers(1, 4))])),
         np.array(each(st.sampled_from([0.0, 1.0]))),  # also where equal answers are recorded as right and wrong
         np.array(scores) if draw(st.booleans()) else np.full(size, draw(st.sampled_from([np.nan, 0.5]))),
-        *tokens,
+        prompt,
+        generated,
+        scored,
         order,
     )
 
@@ -89,6 +91,7 @@ def test_a_pool_that_is_too_small_or_of_another_model_says_nothing(name):
 def test_what_was_run_stands_where_no_pool_does(name):
     arm = SAMPLING[name](n=3)
     run = SAMPLING[name](n=1).replay(Recorded({None: pool("1", [0.5])}, {}))
+    assert run is not None
     assert arm.replay(Recorded({}, {str(arm): run})) is run
 
 
@@ -102,6 +105,7 @@ def test_arms_that_choose_by_scores_need_some():
 @pytest.mark.parametrize("text", ["single", "beam_search(n=4, m=2)", "revision(n=4, chains=2)"])
 def test_other_arms_are_known_only_from_their_runs(text):
     arm, runs = parse(text), parse("majority(n=1)").replay(Recorded({None: pool("12")}, {}))
+    assert runs is not None
     assert arm.replay(Recorded({None: pool("1111")}, {})) is None
     assert arm.replay(Recorded({None: pool("1111")}, {text: runs})) is runs
 

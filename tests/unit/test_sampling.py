@@ -39,7 +39,8 @@ def test_rows_may_differ_in_temperature_and_in_the_number_of_draws(vocabulary):
     for row, drawn in enumerate(together):
         for number, (token, log_prob) in zip(numbers[row], drawn, strict=True):
             ((alone,),) = sample(logits[row : row + 1], temperatures[row : row + 1], [[number]], at_once=1)
-            assert (token, log_prob) == (alone[0], pytest.approx(alone[1], abs=1e-6))
+            assert token == alone[0]
+            assert log_prob == pytest.approx(alone[1], abs=1e-6)
 
 
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)

@@ -26,10 +26,11 @@ from router.training.difficulty import Training
 from router.tuning.evidence import evidence
 from router.tuning.tune import tune
 from router.v1 import router_pb2 as pb
-from strategies import Candidate, Extend, InvalidArm, Result, Sampling, Search, Strategy, parse, register
+from strategies import Candidate, Cascade, Extend, InvalidArm, Result, Sampling, Search, Strategy, parse, register
 from strategies.records import Pool, Recorded
 from strategies.selection import answered, majority
 from tests.conftest import SETUP
+from tests.support.searches import finished
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def test_the_parser_knows_them():
     for text in ("longest(n=4)", "longest(n=8, stop=0.9, model=large)", "until_agreed(n=8, votes=3)"):
         assert str(parse(text)) == text
     assert parse("until_agreed(n=8)") == UntilAgreed(n=8, votes=2)
-    assert parse("longest(n=4) @0.5 > until_agreed(n=4)").stages == (Longest(n=4), UntilAgreed(n=4))
+    cascade = parse("longest(n=4) @0.5 > until_agreed(n=4)")
+    assert isinstance(cascade, Cascade)
+    assert cascade.stages == (Longest(n=4), UntilAgreed(n=4))
     for text, field in [("longest(n=0)", "n"), ("longest(n=4, stop=0.2)", "stop"), ("until_agreed(n=4, m=2)", "m")]:
         with pytest.raises(InvalidArm) as raised:
             parse(text)
@@ -99,7 +102,7 @@ async def run(text: str, answers: Sequence[str]) -> tuple[Result, FakeGenerator]
     model = FakeGenerator(write=lambda prompt, candidate, rng: next(said))
     engines = Engines({"small": model}, "small", FakeVerifier())
     request = Request(Prompt.of("1 + 1 ="))
-    *_, (result, _) = [each async for each in drive(parse(text), request, engines, load_task("math"), Bill())]
+    _, result, _ = await finished(drive(parse(text), request, engines, load_task("math"), Bill()))
     return result, model
 
 
@@ -151,9 +154,9 @@ def attempts(prompts_a_level: int = 15) -> tuple[pd.DataFrame, Training]:
             rows.append(row(prompt, 0, str(UntilAgreed(n=4)), level == 5, 60, "1" if level == 5 else None))
     frame = pd.DataFrame(rows).astype({"correct": "boolean"})
     index = pd.Index(list(levels), name="prompt_id")
-    level = np.array(list(levels.values()))
-    prompts = pd.DataFrame({"digest": "", "attempts": 4, "statistic": 1 - level / 5, "level": level}, index=index)
-    prompts = prompts.assign(**{f"p{each}": np.where(level == each, 0.8, 0.05) for each in LEVELS})
+    of_each = np.array(list(levels.values()))
+    prompts = pd.DataFrame({"digest": "", "attempts": 4, "statistic": 1 - of_each / 5, "level": of_each}, index=index)
+    prompts = prompts.assign(**{f"p{each}": np.where(of_each == each, 0.8, 0.05) for each in LEVELS})
     return frame, Training("pass_rate", 0, (0.7, 0.5, 0.3, 0.1), "text_logistic", {}, prompts)
 
 

@@ -3,10 +3,8 @@
 import re
 from pathlib import Path
 
-import typer
-
-from router.cli.main import main
 from router.cli.settings import page
+from tests.support.commands import COMMANDS
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "settings.md"
 
@@ -16,10 +14,9 @@ def test_the_page_is_up_to_date():
 
 
 def test_every_command_option_and_variable_is_there():
-    commands = typer.main.get_command(main).commands
     sections = dict(re.findall(r"## router (\S+)\n(.*?)(?=\n## |\Z)", page(), re.S))
-    assert sections.keys() == commands.keys()
-    for name, command in commands.items():
+    assert sections.keys() == COMMANDS.keys()
+    for name, command in COMMANDS.items():
         for option in command.params:
             assert option.name == "help" or max(option.opts, key=len).upper() in sections[name].upper()
             assert not option.envvar or f"`{option.envvar}`" in sections[name]

@@ -18,9 +18,10 @@ from router.solving.bill import Bill
 from router.solving.driver import Request, drive
 from router.tasks import load_task
 from router.tuning.evidence import Point, evidence
-from strategies import STRATEGIES, BestOfN, Candidate, Dvts, Extend, Majority, Result, Strategy, WeightedBestOfN, parse
+from strategies import BestOfN, Candidate, Dvts, Extend, Majority, Result, Strategy, WeightedBestOfN, parse
 from strategies.records import Pool, Recorded
 from strategies.stopping import keeps_lead, lead, promise
+from tests.support.searches import finished, named
 
 both = pytest.mark.parametrize("name", ["majority", "weighted_best_of_n"])  # that vote
 SURE = {"majority": 0.95, "weighted_best_of_n": 0.95, "best_of_n": 0.6}
@@ -187,7 +188,7 @@ async def test_dvts_grows_trees_until_one_has_a_right_solution(right, trees):
     )
     bill = Bill()
     arm = Dvts(n=32, m=4, stop=0.6)
-    *_, (result, _) = [event async for event in drive(arm, REQUEST, engines, load_task("math"), bill)]
+    _, result, _ = await finished(drive(arm, REQUEST, engines, load_task("math"), bill))
     assert len(grown) == 4 * trees
     assert bill.generated_tokens == 4 * trees * len("Answer: 1.")
     assert result.answer == str(right if right <= 8 else 1)
@@ -208,12 +209,9 @@ async def test_the_bill_is_what_was_drawn(name, answers, drawn, asked):
     generator = FakeGenerator(write=one(answers))
     verifier = FakeVerifier(judge=lambda prompt, steps: [0.6] * len(steps))
     bill = Bill()
-    *_, (result, _) = [
-        event
-        async for event in drive(
-            STRATEGIES[name](n=32, stop=0.95), REQUEST, engines_of(generator, verifier), load_task("math"), bill
-        )
-    ]
+    _, result, _ = await finished(
+        drive(named(name, n=32, stop=0.95), REQUEST, engines_of(generator, verifier), load_task("math"), bill)
+    )
     assert (result.answer, len(result.candidates)) == ("7", drawn)
     assert bill.generated_tokens == generator.counted.generated_tokens == drawn * len("Answer: 7.")
     assert bill.scored_tokens == verifier.counted.scored_tokens
@@ -251,7 +249,7 @@ def recorded(answers, scores, correct, order) -> Recorded:
 def test_the_replay_stops_where_the_real_strategy_does(name, stop, seed):
     answers, scores, correct = random_pool(seed)
     order = np.random.default_rng(seed).random((60, 16)).argsort(axis=1)
-    arm = STRATEGIES[name](n=16, stop=stop)
+    arm = named(name, n=16, stop=stop)
     runs = arm.replay(recorded(answers, scores, correct, order))
     results = run_each(arm, answers, scores, order)
     assert runs.generated_tokens[None].tolist() == [len(result.candidates) for result in results]
@@ -281,7 +279,7 @@ def test_the_replay_pays_for_what_each_run_drew(name):
     answers, scores, correct = random_pool(3)
     generated = np.arange(16) ** 2 + 1  # long ones are rare
     order = np.random.default_rng(0).random((50, 16)).argsort(axis=1)
-    arm = STRATEGIES[name](n=16, stop=SURE[name])
+    arm = named(name, n=16, stop=SURE[name])
     found = points_of(answers, scores, correct, generated, budgets=[16], draws=50)[arm]
     results = run_each(arm, answers, scores, order)
     drawn = [run[: len(result.candidates)] for run, result in zip(order, results, strict=True)]
@@ -297,7 +295,7 @@ def test_the_replay_pays_for_what_each_run_drew(name):
 @pytest.mark.parametrize(("answers", "samples"), [("1" * 16, 4), ("0123456789abcdef", 16)])
 def test_unanimous_prompts_stop_at_once_and_split_ones_spend_all(name, answers, samples):
     points = points_of(answers, [0.5] * 16, [a == "1" for a in answers], [20] * 16, budgets=[1, 4, 8, 16])
-    found = points[STRATEGIES[name](n=16, stop=0.95)]
+    found = points[named(name, n=16, stop=0.95)]
     assert found.generated_tokens == {"small": 20 * samples}
     assert found.scored_tokens == (10 + 19 * samples if name == "weighted_best_of_n" else 0)
 

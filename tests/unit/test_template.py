@@ -1,11 +1,13 @@
 """Templates: how messages become a model's text and tokens, and that a caller's text stays text."""
 
+from collections.abc import Sequence
+
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from router.backends.template import CHATML, ChatTemplate, OwnTemplate, Part, Template, encode, resolved
 from router.errors import InvalidRequest
-from router.prompt import Message, Prompt
+from router.prompt import Message, Prompt, Role
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
@@ -47,7 +49,7 @@ def made_up(chat_template: str = "", *, begins: bool = False):
     return fast
 
 
-CONVERSATIONS = [
+CONVERSATIONS: list[list[tuple[Role, str]]] = [
     [("user", "3 + 4?")],
     [("system", "Be short."), ("user", "3 + 4?")],
     [("user", "3 + 4?"), ("assistant", "7"), ("user", "5 + 6?")],
@@ -56,7 +58,7 @@ CONVERSATIONS = [
 conversations = pytest.mark.parametrize("said", CONVERSATIONS)
 
 
-def asked(said: list[tuple[str, str]]) -> Prompt:
+def asked(said: Sequence[tuple[Role, str]]) -> Prompt:
     return Prompt(tuple(Message(role, text) for role, text in said))
 
 
@@ -108,7 +110,7 @@ def test_earlier_attempts_keep_every_character():
 
 def test_earlier_attempts_are_turns_of_the_tokenizers_own_template():
     template = ChatTemplate(made_up(QWEN), retry="Try again.", delimiter="\n")
-    messages = [("user", "1 + 1?"), ("assistant", "It is 3\n"), ("user", "Try again.")]
+    messages: list[tuple[Role, str]] = [("user", "1 + 1?"), ("assistant", "It is 3\n"), ("user", "Try again.")]
     assert template.render(Prompt.of("1 + 1?"), ["It is 3\n"]) == template.render(asked(messages))
 
 
@@ -144,7 +146,7 @@ def test_control_tokens_in_what_the_model_wrote_earlier_are_text():
 
 def test_marks_in_a_callers_text_are_text():
     """The tokenizer's template is rendered around marks: a caller can't move a message by writing one."""
-    said = [("user", "\x021\x03 \x020\x03"), ("assistant", "\x022\x03"), ("user", "\x020\x03")]
+    said: list[tuple[Role, str]] = [("user", "\x021\x03 \x020\x03"), ("assistant", "\x022\x03"), ("user", "\x020\x03")]
     tokenizer = made_up(QWEN)
     expected = tokenizer.apply_chat_template(asked(said).json, add_generation_prompt=True, tokenize=False)
     assert ChatTemplate(tokenizer, "", "\n").render(asked(said)) == expected
