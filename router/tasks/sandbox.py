@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from router.errors import InvalidRequest, MissingDependency
 from router.tasks import runtime, seccomp
+from router.tasks.cgroup import ControlGroups
 from router.tasks.inside import messages
 
 _MEBIBYTE = 1 << 20
@@ -40,6 +41,8 @@ sys.path.append('/packages')
 os.environ['OPENBLAS_NUM_THREADS'] = '1'
 """
 _READ = 1 << 16
+_OWN_MEMORY = 128 * _MEBIBYTE  # of bubblewrap, the judge and the files
+_OWN_PROCESSES = 8
 
 
 class SandboxUnavailable(MissingDependency):
@@ -86,6 +89,7 @@ class Sandbox:
     allow_code  must be said by whoever starts the service: there is no sandbox otherwise
     python      the interpreter for the code; at least 3.11
     packages    installed packages that the code may import, e.g. numpy
+    cgroups     folders of control groups that it may make groups in, see ControlGroups
 
     Raises InvalidRequest without ``allow_code``, SandboxUnavailable where the code would not be isolated.
     """
@@ -97,14 +101,17 @@ class Sandbox:
         at_once: int = 2,
         python: str = sys.executable,
         packages: Sequence[str] = (),
+        cgroups: Sequence[str] = (),
     ):
         if not allow_code:
             raise InvalidRequest("task", "running code is not allowed here: see --allow-code", reason="UNSPECIFIED")
         self.at_once = at_once
         self._packages = tuple(packages)
+        self._cgroups = tuple(cgroups)
         self._slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
         self._user: int | None = None
         self._bwrap, self._options = _bubblewrap()
+        self._first_to_go = ["choom", "-n", "1000", "--"] if shutil.which("choom") else []
         self._runtime = runtime.find(python, packages)
         # Quietly: where the folder can't be written, each start compiles them anew.
         compileall.compile_dir(Path(runtime.__file__).parent / "inside", quiet=2)
@@ -118,21 +125,26 @@ class Sandbox:
     def check(self) -> None:
         """Try to escape. Raises SandboxUnavailable where the sandbox does not start, or anything gets out."""
         users = [_NOBODY, None] if os.geteuid() == 0 else [None]
-        for self._user in users:  # root's code runs as nobody, where nobody can read the interpreter
-            command, payload = self._command("program"), self._settings(Limits(), code=_PROBE)
+        said = ""
+        for self._user in users:  # root's code runs as nobody, where it may and nobody can read the interpreter
+            groups = self._groups(Limits())
+            command, payload = self._command("program", groups), self._settings(Limits(), code=_PROBE)
             try:
                 tried = subprocess.run(
                     command, input=payload, capture_output=True, timeout=60, check=False, **self._identity()
                 )
             except (OSError, subprocess.TimeoutExpired) as error:
-                raise SandboxUnavailable(f"bubblewrap does not run: {error}") from error
+                said = f"bubblewrap does not run: {error}"
+                continue
+            finally:
+                groups.remove()
             if not tried.returncode:
-                break
-        if tried.returncode:
-            raise SandboxUnavailable(_advice(tried.stderr.decode(errors="replace")))
-        escaped = json.loads(tried.stdout)
-        if escaped:
-            raise SandboxUnavailable(f"code in the sandbox could get out: {', '.join(escaped)}")
+                escaped = json.loads(tried.stdout)
+                if escaped:
+                    raise SandboxUnavailable(f"code in the sandbox could get out: {', '.join(escaped)}")
+                return
+            said = tried.stderr.decode(errors="replace")
+        raise SandboxUnavailable(_advice(said))
 
     async def run(self, code: str, stdin: bytes = b"", limits: Limits | None = None) -> Outcome:
         """Run a program to its end, or to the first limit; cancelling kills it at once. Raises SandboxUnavailable."""
@@ -148,30 +160,40 @@ class Sandbox:
     async def start(self, entry: str, payload: bytes, limits: Limits, wall_seconds: float) -> Outcome:
         """Run one of the programs of ``inside``, with the payload as its standard input."""
         async with self._slot():
-            began = time.monotonic()
-            started, told = os.pipe()
-            with os.fdopen(started, "rb") as started_file:
-                try:
-                    process = await asyncio.create_subprocess_exec(
-                        *self._command(entry, told),
-                        stdin=subprocess.PIPE,
-                        stdout=subprocess.PIPE,
-                        stderr=subprocess.PIPE,
-                        pass_fds=[told],
-                        start_new_session=True,
-                        **self._identity(),
-                    )
-                finally:
-                    os.close(told)
-                try:
-                    stdout, stderr, ended = await _converse(process, payload, limits.output_bytes, wall_seconds)
-                finally:
-                    _kill(process)
-                    await asyncio.shield(process.wait())
-                if ended == "itself" and b"exit-code" not in started_file.read(4096):
-                    raise SandboxUnavailable(_advice(stderr.decode(errors="replace")))
-            status = process.returncode if ended == "itself" else None
-            return Outcome(stdout, stderr, status, ended, time.monotonic() - began)
+            groups = self._groups(limits)
+            try:
+                return await self._run(entry, groups, payload, limits, wall_seconds)
+            finally:
+                if self._cgroups:
+                    await asyncio.shield(asyncio.to_thread(groups.remove))
+
+    async def _run(
+        self, entry: str, groups: ControlGroups, payload: bytes, limits: Limits, wall_seconds: float
+    ) -> Outcome:
+        began = time.monotonic()
+        started, told = os.pipe()
+        with os.fdopen(started, "rb") as started_file:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command(entry, groups, told),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    pass_fds=[told],
+                    start_new_session=True,
+                    **self._identity(),
+                )
+            finally:
+                os.close(told)
+            try:
+                stdout, stderr, ended = await _converse(process, payload, limits.output_bytes, wall_seconds)
+            finally:
+                _kill(process)
+                await asyncio.shield(process.wait())
+            if ended == "itself" and b"exit-code" not in started_file.read(4096):
+                raise SandboxUnavailable(_advice(stderr.decode(errors="replace")))
+        status = process.returncode if ended == "itself" else None
+        return Outcome(stdout, stderr, status, ended, time.monotonic() - began)
 
     def _slot(self) -> asyncio.Semaphore:
         loop = asyncio.get_running_loop()
@@ -183,10 +205,16 @@ class Sandbox:
         filter_ = b64encode(seccomp.program(threads=self.threads)).decode()
         return messages.pack({"limits": asdict(limits), "seccomp": filter_, **more})
 
-    def _identity(self) -> dict[str, Any]:
-        return {} if self._user is None else {"user": self._user, "group": self._user, "extra_groups": []}
+    def _groups(self, limits: Limits) -> ControlGroups:
+        memory = 2 * limits.memory_bytes + _OWN_MEMORY  # of a solution and its test
+        return ControlGroups(self._cgroups, memory, 2 * limits.threads + _OWN_PROCESSES)
 
-    def _command(self, entry: str, status: int | None = None) -> list[str]:
+    def _identity(self) -> dict[str, Any]:
+        return (
+            {} if self._user is None or self._cgroups else {"user": self._user, "group": self._user, "extra_groups": []}
+        )
+
+    def _command(self, entry: str, groups: ControlGroups, status: int | None = None) -> list[str]:
         command = [self._bwrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--clearenv"]
         command += ["--uid", str(_NOBODY), "--gid", str(_NOBODY), "--hostname", "sandbox"]
         for name, value in _ENVIRONMENT.items():  # Python forgets it before it runs any code
@@ -204,7 +232,9 @@ class Sandbox:
         if status is not None:
             command += ["--json-status-fd", str(status)]
         boot = _ENTRY.format(entry, _WITH_PACKAGES if self._packages else "")
-        return [*command, "--", self._runtime.program, "-SsPB", "-Xutf8", "-c", boot]
+        command += ["--", self._runtime.program, "-SsPB", "-Xutf8", "-c", boot]
+        # The kernel, out of memory, kills these first.
+        return groups.command([*self._first_to_go, *command], self._user)
 
 
 async def _converse(
@@ -289,6 +319,10 @@ _ADVICE = (
         ("No permissions to create", "Creating new namespace failed", "clone: Operation not permitted"),
         "allow unprivileged user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone), "
         "in a container also its seccomp profile",
+    ),
+    (
+        ("setting up uid map: Operation not permitted",),
+        "root without its capabilities may not make user namespaces: run as another user",
     ),
     (
         ("setting up uid map", "RTM_NEWADDR"),

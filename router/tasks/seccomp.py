@@ -6,7 +6,7 @@ namespaces, no mounts, and no memory that rlimits don't count (memfd, System V).
 """
 
 import errno
-import tempfile
+import os
 from functools import cache
 from typing import Any
 
@@ -63,7 +63,7 @@ def program(*, threads: bool) -> bytes:
     process = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, 0)
     _add(rules, pyseccomp.ALLOW if threads else pyseccomp.ERRNO(errno.EPERM), "clone", thread)
     _add(rules, pyseccomp.ERRNO(errno.EPERM), "clone", process)  # clone3, whose flags can't be read, falls back to it
-    with tempfile.TemporaryFile() as file:
+    with os.fdopen(os.memfd_create("seccomp"), "w+b", buffering=0) as file:  # there may be no folder to write to
         rules.export_bpf(file)
         file.seek(0)
         return file.read()
