@@ -52,6 +52,8 @@ class CodeTask:
 
         Raises InvalidRequest.
         """
+        for name in inputs.keys() - {"tests", "inputs"}:
+            raise InvalidRequest(name, f"the task code takes no {name}: tests, inputs", reason="UNSPECIFIED")
         task = CodeTask(self.sandbox, self._limits)
         task._tests = _statements("tests", inputs.get("tests", ()))
         task._inputs = _statements("inputs", inputs.get("inputs", ()))

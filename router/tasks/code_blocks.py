@@ -6,6 +6,7 @@ import re
 import symtable
 import textwrap
 import warnings
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -58,17 +59,23 @@ def find(text: str, wanted: Collection[str] = ()) -> str | None:
 
 
 def _joined(blocks: Sequence[Block], places: set[int]) -> str:
-    """These blocks, and those that make what they need: the latest one before them, else the first one after."""
-    while True:
-        makes = frozenset().union(*(blocks[i].makes for i in places))
-        more = set()
-        for name in frozenset().union(*(blocks[i].needs for i in places)) - makes:
-            makers = [i for i, block in enumerate(blocks) if name in block.makes and not block.broken]
-            before = [i for i in makers if i < max(places)]
-            more |= {before[-1] if before else makers[0]} if makers else set()
-        if more <= places:
-            return "\n\n".join(blocks[i].text.strip("\n") for i in sorted(places)) + "\n"
-        places = places | more
+    """These blocks, and those that make what they need: the latest one before their last, else the first one after."""
+    makers: dict[str, list[int]] = {}
+    for i, block in enumerate(blocks):
+        for name in () if block.broken else block.makes:
+            makers.setdefault(name, []).append(i)
+    places, last = set(places), max(places)
+    made = {name for i in places for name in blocks[i].makes}
+    todo = [*places]
+    while todo:
+        for name in blocks[todo.pop()].needs - made:
+            if makes := makers.get(name):
+                place = makes[max(0, bisect_left(makes, last) - 1)]
+                made |= blocks[place].makes
+                if place not in places:
+                    places.add(place)
+                    todo.append(place)
+    return "\n\n".join(blocks[i].text.strip("\n") for i in sorted(places)) + "\n"
 
 
 def _fenced(text: str) -> Iterator[Block]:

@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import time
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -202,7 +201,7 @@ class Sandbox:
         return self._slots[1]
 
     def _settings(self, limits: Limits, **more: object) -> bytes:
-        filter_ = b64encode(seccomp.program(threads=self.threads)).decode()
+        filter_ = seccomp.program(threads=self.threads).hex()
         return messages.pack({"limits": asdict(limits), "seccomp": filter_, **more})
 
     def _groups(self, limits: Limits) -> ControlGroups:

@@ -2,7 +2,6 @@
 
 import sys
 import types
-from base64 import b64decode
 
 from .confine import confine
 from .messages import read
@@ -15,5 +14,5 @@ def main() -> None:
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     sys.argv[:] = ["program.py"]
-    confine(settings["limits"], b64decode(settings["seccomp"]))
+    confine(settings["limits"], bytes.fromhex(settings["seccomp"]))
     exec(compile(settings["code"], "program.py", "exec", dont_inherit=True), vars(module))

@@ -1,6 +1,7 @@
 """Replies as models write them, and the code in each."""
 
 import ast
+import time
 
 import pytest
 
@@ -148,13 +149,26 @@ def test_without_fences_constants_and_imports_come_along() -> None:
     assert "Done" not in code
 
 
-def test_hostile_texts_take_no_time() -> None:
-    for text in (
-        "```" * 30_000,
-        "```python\n" * 9_000,
-        "def f(" * 15_000,
-        "(" * 99_000,
-        "```\n" * 20_000,
-        "def f():\n" * 9_000,
-    ):
-        find(text)
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "```",
+        "```python\n",
+        "```\n",
+        "def f(",
+        "(",
+        "def f():\n",
+        "x = 1\nand so on\n",
+        "```python\ndef f{i}(): return f{next}()\n```\n",
+        "```python\ndef f{next}(): return f{i}()\n```\n",
+        "def f{i}():\n    return f{next}()\nand\n",
+    ],
+)
+def test_time_grows_with_the_length(piece: str) -> None:
+    seconds = []
+    for length in (10_000, 80_000):
+        pieces = [piece.replace("{i}", str(i)).replace("{next}", str(i + 1)) for i in range(length // len(piece))]
+        began = time.process_time()
+        find("".join(pieces)[:length])
+        seconds.append(time.process_time() - began)
+    assert seconds[1] < 32 * seconds[0] + 0.2

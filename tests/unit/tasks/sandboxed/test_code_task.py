@@ -64,6 +64,7 @@ async def test_nothing_runs_unless_it_is_allowed(deed: Any) -> None:
         ({"inputs": ["x = 1"]}, "inputs[0]"),
         ({"inputs": ["f(1); f(2)"]}, "inputs[0]"),
         ({"inputs": {"f": 1}}, "inputs"),
+        ({"test": []}, "test"),
     ],
 )
 def test_wrong_inputs_are_named(inputs: Mapping[str, Any], field: str) -> None:
