@@ -11,7 +11,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-postgresql test-monitoring check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-postgresql test-monitoring test-sandbox check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -31,7 +31,7 @@ $(VENV)/.serving: pyproject.toml constraints.txt
 
 # And what training, experiments and checks need.
 $(VENV)/.installed: $(VENV)/.serving
-	$(PIP) --constraint constraints.txt --editable '.[in-process,vllm,ray,offline]' --group dev
+	$(PIP) --constraint constraints.txt --editable '.[in-process,vllm,ray,code,offline]' --group dev
 	touch $@
 
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
@@ -76,6 +76,12 @@ test-monitoring: install  ## Try the alert rules and the dashboard's queries on 
 	promtool check rules docs/monitoring/alerts.yml
 	promtool test rules docs/monitoring/alerts_test.yml docs/monitoring/alerts_days_test.yml
 	$(BIN)/python -m pytest -m prometheus
+
+test-sandbox: install  ## Try to escape from the sandbox that runs code, and to forge its verdicts
+	command -v bwrap >/dev/null || { $(APT_INSTALL) bubblewrap libseccomp2; }
+# It says why where code can't be isolated; the tests alone would be skipped.
+	$(BIN)/python -c 'from router.tasks.sandbox import Sandbox; Sandbox(allow_code=True)'
+	$(BIN)/python -m pytest -m sandbox tests/unit/tasks/sandboxed
 
 # A venv of its own: vLLM pins what it runs with.
 $(VLLM)/.installed: constraints-vllm.txt

@@ -9,6 +9,7 @@ EXTRAS = {
     "postgresql": ("psycopg",),
     "traces": ("opentelemetry.sdk", "opentelemetry.exporter"),
     "ray": ("ray",),
+    "code": ("pyseccomp",),
     "offline": ("jinja2", "matplotlib", "pandas", "pyarrow", "rapidfuzz", "reasoning_gym", "scipy", "tqdm"),
 }
 

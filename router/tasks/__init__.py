@@ -21,7 +21,7 @@ class Task(Protocol):
         """Whether an answer, as written or as its key, is what the reference says."""
 
 
-_TASKS: dict[str, str] = {"math": "router.tasks.math:MathTask"}
+_TASKS: dict[str, str] = {"math": "router.tasks.math:MathTask", "code": "router.tasks.code:CodeTask"}
 TASKS: Mapping[str, str] = _TASKS  # by name: where its class is, imported on use
 
 

@@ -1,0 +1,173 @@
+"""Code: Python functions, judged by tests that run in a sandbox.
+
+A caller's public tests come with the request; hidden ones are the reference offline. Public tests are a verifier (the
+share that a solution passes), and solutions vote by what they do on the inputs of these tests.
+"""
+
+import ast
+import builtins
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from router.errors import InvalidRequest
+from router.tasks import code_blocks
+from router.tasks.judging import Batch, Verdict
+from router.tasks.sandbox import Limits, Sandbox
+
+_MOST_TESTS = 100
+_MOST_CHARACTERS = 20_000  # of a test
+_MOST_REMEMBERED = 4096
+
+
+def allow_code(**options: Any) -> Sandbox:
+    """Let code tasks of this process run code, in a sandbox with these options. Raises SandboxUnavailable."""
+    CodeTask.sandbox = Sandbox(allow_code=True, **options)
+    return CodeTask.sandbox
+
+
+class CodeTask:
+    """Answers that are Python code. See :class:`router.tasks.Task`.
+
+    Finding code in a text needs no sandbox. What runs it raises InvalidRequest where none is allowed.
+    """
+
+    sandbox: Sandbox | None = None  # where code may run; of all tasks that bring none: see allow_code
+
+    def __init__(self, sandbox: Sandbox | None = None, limits: Limits | None = None):
+        if sandbox is not None:
+            self.sandbox = sandbox
+        self._limits = limits or Limits()
+        self._tests: tuple[str, ...] = ()
+        self._inputs: tuple[str, ...] = ()
+        self._wanted: frozenset[str] = frozenset()
+        self._known: dict[tuple[str, tuple[str, ...]], list[Verdict]] = {}
+        self._batch: Batch | None = None
+
+    def bound(self, inputs: Mapping[str, Any]) -> "CodeTask":
+        """The task of one prompt.
+
+        tests   statements with asserts, a test each: what a solution must pass as far as the caller says
+        inputs  calls, e.g. ``f([1, 2])``: what else solutions are compared on
+
+        Raises InvalidRequest.
+        """
+        for name in inputs.keys() - {"tests", "inputs"}:
+            raise InvalidRequest(name, f"the task code takes no {name}: tests, inputs", reason="UNSPECIFIED")
+        task = CodeTask(self.sandbox, self._limits)
+        task._tests = _statements("tests", inputs.get("tests", ()))
+        task._inputs = _statements("inputs", inputs.get("inputs", ()))
+        task._wanted = frozenset().union(*(_called(each) for each in (*task._tests, *task._inputs)))
+        return task
+
+    def extract(self, text: str) -> str | None:
+        return code_blocks.find(text, self._wanted)
+
+    async def key(self, answer: str) -> str:
+        """Equal behaviours on the public tests' and further inputs, equal keys; without any, equal programs.
+
+        A solution that never returns has the key of its failure, which equals no key of one that does.
+        """
+        if not (self._tests or self._inputs):
+            return f"text {_digest(_plain(answer))}"
+        verdicts = await self.examine(answer)
+        if not any(each.returned for each in verdicts):
+            return f"fails {' '.join(each.error or 'nothing' for each in verdicts)}"
+        return f"does {_digest(' '.join(each.behaviour for each in verdicts))}"
+
+    async def right(self, answer: str, reference: str) -> bool:
+        """Whether it passes all tests of the reference: asserts, and statements that go before those after them."""
+        verdicts = await self._judged(answer, split(reference), until_failure=True)
+        return all(each.passed for each in verdicts)
+
+    async def verify(self, inputs: Mapping[str, Any], answer: str) -> float:
+        """The share of the public tests that it passes, each run by itself. Raises InvalidRequest without tests."""
+        task = self if _same(inputs, self._tests) else self.bound(inputs)
+        if not task._tests:
+            raise InvalidRequest("tests", "there are no tests to verify a solution by", reason="UNSPECIFIED")
+        verdicts = (await task.examine(answer))[: len(task._tests)]
+        return sum(each.passed for each in verdicts) / len(verdicts)
+
+    async def examine(self, answer: str) -> list[Verdict]:
+        """What it does on each public test, then on each further input."""
+        return await self._judged(answer, (*self._tests, *self._inputs), until_failure=False)
+
+    async def _judged(self, answer: str, tests: tuple[str, ...], *, until_failure: bool) -> list[Verdict]:
+        if self.sandbox is None:
+            raise InvalidRequest("task", "running code is not allowed here: see --allow-code", reason="UNSPECIFIED")
+        known = self._known.get((answer, tests))
+        if known is not None and (len(known) == len(tests) or until_failure):
+            return known
+        if self._batch is None or not self._batch.takes(tests, until_failure):
+            self._batch = Batch(self.sandbox, tests, self._limits, until_failure=until_failure)
+        verdicts = await self._batch.of(answer)
+        self._known[answer, tests] = verdicts
+        if len(self._known) > _MOST_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return verdicts
+
+
+def split(reference: str) -> tuple[str, ...]:
+    """A test for each assert, with the other statements that stand before it. Raises InvalidRequest."""
+    try:
+        body = ast.parse(reference).body
+    except SyntaxError as error:
+        raise InvalidRequest("reference", f"the tests don't parse: {error}", reason="UNSPECIFIED") from error
+    before: list[str] = []
+    tests = []
+    for node in body:
+        source = ast.get_source_segment(reference, node) or ast.unparse(node)
+        if isinstance(node, ast.Assert):
+            tests.append("\n".join([*before, source]))
+        else:
+            before.append(source)
+    if not tests:
+        raise InvalidRequest("reference", "the reference has no assert", reason="UNSPECIFIED")
+    return tuple(tests)
+
+
+def _same(inputs: Mapping[str, Any], tests: tuple[str, ...]) -> bool:
+    return tuple(inputs.get("tests", ())) == tests
+
+
+def _statements(field: str, values: object) -> tuple[str, ...]:
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise InvalidRequest(field, f"{field} is a list of Python statements", reason="UNSPECIFIED")
+    if len(values) > _MOST_TESTS:
+        raise InvalidRequest(field, f"at most {_MOST_TESTS} {field}", reason="UNSPECIFIED")
+    for i, each in enumerate(values):
+        if not isinstance(each, str) or len(each) > _MOST_CHARACTERS:
+            raise InvalidRequest(
+                f"{field}[{i}]", f"text of at most {_MOST_CHARACTERS} characters", reason="UNSPECIFIED"
+            )
+        try:
+            tree = ast.parse(each)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            raise InvalidRequest(f"{field}[{i}]", f"no Python: {error}", reason="UNSPECIFIED") from error
+        if field == "tests" and not any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(tree)):
+            raise InvalidRequest(f"tests[{i}]", "a test needs an assert", reason="UNSPECIFIED")
+        if field == "inputs" and [type(node) for node in tree.body] != [ast.Expr]:
+            raise InvalidRequest(f"inputs[{i}]", "an input is a call, e.g. f([1, 2])", reason="UNSPECIFIED")
+    return tuple(values)
+
+
+def _called(test: str) -> frozenset[str]:
+    """Functions that a test calls; those that the interpreter has as well only where there are no others."""
+    names = frozenset(
+        node.func.id
+        for node in ast.walk(ast.parse(test))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    )
+    return frozenset(name for name in names if not hasattr(builtins, name)) or names
+
+
+def _plain(code: str) -> str:
+    """The program without comments and layout."""
+    try:
+        return ast.unparse(ast.parse(code))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return code.strip()
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

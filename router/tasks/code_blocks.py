@@ -1,0 +1,167 @@
+"""Python code as models write it: in fences or without, in one block or several, with drafts, examples, shell lines."""
+
+import ast
+import builtins
+import re
+import symtable
+import textwrap
+import warnings
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+_FENCE = re.compile(r"(?P<indent>[ \t>]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[^`\n]*)")
+_PYTHON = {"python", "python3", "py", "py3", "python2", "ipython", "sage"}
+_STARTS = re.compile(
+    r"(?:from\s+[\w.]+\s+import\b|import\s+\w|def\s+\w+\s*\(|async\s+def\s|class\s+\w+\s*[:(]|@\w|\w+\s*=[^=])"
+)
+_DEFINES = re.compile(r"^(?:async[ \t]+def|def|class)[ \t]+(\w+)", re.M)
+_LABEL = re.compile(r"\s*(?:python3?|py)[ \t]*\n", re.I)
+_MOST_CHARACTERS = 100_000
+
+
+@dataclass(frozen=True)
+class Block:
+    """One piece of code.
+
+    makes      names that it defines, imports or assigns, outside of functions
+    functions  of them, those of functions and classes
+    needs      names that it reads and neither makes nor finds in the interpreter
+    broken     it does not parse
+    """
+
+    text: str
+    makes: frozenset[str] = frozenset()
+    functions: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+    broken: bool = False
+
+
+def find(text: str, wanted: Collection[str] = ()) -> str | None:
+    """The code that a solution ends with; None where there is none.
+
+    It is the last block that defines a wanted name, or else any function or class, with the blocks that define what it
+    needs. A block that was cut counts only where it parses; one that is complete counts broken, too.
+    """
+    text = text.replace("\r\n", "\n").rpartition("</think>")[2]
+    if "<think>" in text or len(text) > _MOST_CHARACTERS:
+        return None  # cut while it was thinking; or no function's code
+    for blocks in (list(_fenced(text)), list(_bare(_outside(text)))):
+        latest = {name: i for i, block in enumerate(blocks) for name in block.functions}
+        if places := {latest[name] for name in wanted if name in latest}:
+            return _joined(blocks, places)
+        if latest:
+            last = max(latest.values())
+            # The helpers may come after the function that needs them.
+            users = {i for i in range(last) if blocks[i].functions and blocks[i].needs & blocks[last].functions}
+            return _joined(blocks, {last, *users})
+    return None
+
+
+def _joined(blocks: Sequence[Block], places: set[int]) -> str:
+    """These blocks, and those that make what they need: the latest one before their last, else the first one after."""
+    makers: dict[str, list[int]] = {}
+    for i, block in enumerate(blocks):
+        for name in () if block.broken else block.makes:
+            makers.setdefault(name, []).append(i)
+    places, last = set(places), max(places)
+    made = {name for i in places for name in blocks[i].makes}
+    todo = [*places]
+    while todo:
+        for name in blocks[todo.pop()].needs - made:
+            if makes := makers.get(name):
+                place = makes[max(0, bisect_left(makes, last) - 1)]
+                made |= blocks[place].makes
+                if place not in places:
+                    places.add(place)
+                    todo.append(place)
+    return "\n\n".join(blocks[i].text.strip("\n") for i in sorted(places)) + "\n"
+
+
+def _fenced(text: str) -> Iterator[Block]:
+    lines = iter(text.split("\n"))
+    for line in lines:
+        opened = _FENCE.fullmatch(line)
+        if not opened:
+            continue
+        body, closed = [], False
+        for inner in lines:
+            end = _FENCE.fullmatch(inner)
+            if end and not end["label"] and end["fence"].startswith(opened["fence"]):
+                closed = True
+                break
+            body.append(inner.removeprefix(opened["indent"]))
+        words = re.findall(r"\w+", opened["label"].lower())
+        if words and words[0] not in _PYTHON:
+            continue
+        block = _block("\n".join(body))
+        # Broken is also prose, output, a session in the interpreter, and what was cut.
+        if not block.broken or (words and closed and block.functions):
+            yield block
+        elif not closed:
+            yield from _bare("\n".join(body))  # with prose after it, perhaps
+
+
+def _outside(text: str) -> str:
+    """The text without what stands in fences."""
+    fence, outside = "", []
+    for line in text.split("\n"):
+        match = _FENCE.fullmatch(line)
+        if match and not fence:
+            fence = match["fence"]
+        elif match and not match["label"] and match["fence"].startswith(fence):
+            fence = ""
+        elif not fence:
+            outside.append(line)
+    return "\n".join(outside)
+
+
+def _bare(text: str) -> Iterator[Block]:
+    """Code without fences: all of the text; else from a line that only code begins with, as far as lines go on so."""
+    text = text.removeprefix(label[0] if (label := _LABEL.match(text)) else "")
+    whole = _block(text)
+    if whole.functions and not whole.broken:
+        yield whole
+        return
+    lines = text.split("\n")
+    start = 0
+    while start < len(lines):
+        end = start + 1
+        if _STARTS.match(lines[start]):
+            while end < len(lines) and (
+                not lines[end].strip() or lines[end][0] in " \t)]}#" or _STARTS.match(lines[end])
+            ):
+                end += 1
+            block = _block("\n".join(lines[start:end]))
+            if not block.broken:
+                yield block
+        start = end
+
+
+def _block(text: str) -> Block:
+    text = textwrap.dedent(text)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that are none
+            tree, table = ast.parse(text), symtable.symtable(text, "<solution>", "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return Block(text, functions=frozenset(_DEFINES.findall(text)), broken=True)
+    functions = {
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    }
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
+            functions |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    makes = {each.get_name() for each in table.get_symbols() if each.is_assigned() or each.is_imported()}
+    needs = {name for name in _global_names(table) if name not in makes and not hasattr(builtins, name)}
+    return Block(text, frozenset(makes), frozenset(functions), frozenset(needs))
+
+
+def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
+    """Names that any scope reads and looks for outside of all functions."""
+    outermost = table.get_type() == "module"
+    for each in table.get_symbols():
+        if each.is_referenced() and (outermost or each.is_global()):
+            yield each.get_name()
+    for child in table.get_children():
+        yield from _global_names(child)

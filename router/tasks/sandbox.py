@@ -1,0 +1,357 @@
+"""Runs Python that nobody trusts: bubblewrap around it, limits and a filter of system calls within: docs/sandbox.md."""
+
+import asyncio
+import compileall
+import contextlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from router.errors import InvalidRequest, MissingDependency
+from router.tasks import runtime, seccomp
+from router.tasks.cgroup import ControlGroups
+from router.tasks.inside import messages
+
+_MEBIBYTE = 1 << 20
+_NOBODY = 65534
+# Equal code behaves equally; one heap for all threads, or address space is gone at once.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1", "LD_LIBRARY_PATH": runtime.LIBRARIES}
+_DEVICES = {"/dev/null": (1, 3), "/dev/zero": (1, 5), "/dev/urandom": (1, 9)}
+_ENTRY = """
+import os, sys
+os.environ.clear()
+sys.path.insert(0, '/boot')
+from inside.{} import main
+del sys.path[0]
+{}
+main()
+"""
+_WITH_PACKAGES = """
+sys.path.append('/packages')
+os.environ['OPENBLAS_NUM_THREADS'] = '1'
+"""
+_READ = 1 << 16
+_OWN_MEMORY = 128 * _MEBIBYTE  # of bubblewrap, the judge and the files
+_OWN_PROCESSES = 8
+
+
+class SandboxUnavailable(MissingDependency):
+    """This machine can't isolate code as it must be; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds on one process that runs code; a judge runs one at a time.
+
+    memory_bytes  of address space
+    threads       at once, where the sandbox does not run as root; as root there is one
+    output_bytes  of standard output and standard error together; the process is killed at more
+    file_bytes    of one file; all files together have four times that
+    """
+
+    cpu_seconds: int = 4
+    wall_seconds: float = 10.0
+    memory_bytes: int = 512 * _MEBIBYTE
+    threads: int = 32
+    output_bytes: int = _MEBIBYTE // 8
+    file_bytes: int = 4 * _MEBIBYTE
+    open_files: int = 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    status  its exit status, 128 + n where signal n ended it; None where the sandbox killed it
+    ended   by itself, for want of wall time, or for too much output
+    """
+
+    stdout: bytes
+    stderr: bytes
+    status: int | None
+    ended: Literal["itself", "time", "output"]
+    seconds: float
+
+
+class Sandbox:
+    """A bounded number of runs at a time, each in namespaces of its own, of which nothing is left.
+
+    allow_code  must be said by whoever starts the service: there is no sandbox otherwise
+    python      the interpreter for the code; at least 3.11
+    packages    installed packages that the code may import, e.g. numpy
+    cgroups     folders of control groups that it may make groups in, see ControlGroups
+
+    Raises InvalidRequest without ``allow_code``, SandboxUnavailable where the code would not be isolated.
+    """
+
+    def __init__(
+        self,
+        *,
+        allow_code: bool,
+        at_once: int = 2,
+        python: str = sys.executable,
+        packages: Sequence[str] = (),
+        cgroups: Sequence[str] = (),
+    ):
+        if not allow_code:
+            raise InvalidRequest("task", "running code is not allowed here: see --allow-code", reason="UNSPECIFIED")
+        self.at_once = at_once
+        self._packages = tuple(packages)
+        self._cgroups = tuple(cgroups)
+        self._slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._user: int | None = None
+        self._bwrap, self._options = _bubblewrap()
+        self._first_to_go = ["choom", "-n", "1000", "--"] if shutil.which("choom") else []
+        self._runtime = runtime.find(python, packages)
+        # Quietly: where the folder can't be written, each start compiles them anew.
+        compileall.compile_dir(Path(runtime.__file__).parent / "inside", quiet=2)
+        self.check()
+
+    @property
+    def threads(self) -> bool:
+        """Whether code may start threads. Nothing counts root's, so root's code has none."""
+        return os.geteuid() != 0 or self._user is not None
+
+    def check(self) -> None:
+        """Try to escape. Raises SandboxUnavailable where the sandbox does not start, or anything gets out."""
+        users = [_NOBODY, None] if os.geteuid() == 0 else [None]
+        said = ""
+        for self._user in users:  # root's code runs as nobody, where it may and nobody can read the interpreter
+            groups = self._groups(Limits())
+            command, payload = self._command("program", groups), self._settings(Limits(), code=_PROBE)
+            try:
+                tried = subprocess.run(
+                    command, input=payload, capture_output=True, timeout=60, check=False, **self._identity()
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                said = f"bubblewrap does not run: {error}"
+                continue
+            finally:
+                groups.remove()
+            if not tried.returncode:
+                escaped = json.loads(tried.stdout)
+                if escaped:
+                    raise SandboxUnavailable(f"code in the sandbox could get out: {', '.join(escaped)}")
+                return
+            said = tried.stderr.decode(errors="replace")
+        raise SandboxUnavailable(_advice(said))
+
+    async def run(self, code: str, stdin: bytes = b"", limits: Limits | None = None) -> Outcome:
+        """Run a program to its end, or to the first limit; cancelling kills it at once. Raises SandboxUnavailable."""
+        limits = limits or Limits()
+        return await self.start("program", self._settings(limits, code=code) + stdin, limits, limits.wall_seconds)
+
+    async def judge(self, job: dict[str, Any], limits: Limits, wall_seconds: float) -> list[dict[str, Any]]:
+        """The verdicts of ``inside.judge`` on a job, as far as it came."""
+        payload = self._settings(limits) + messages.pack(job)
+        outcome = await self.start("judge", payload, limits, wall_seconds)
+        return _unpack(outcome.stdout)
+
+    async def start(self, entry: str, payload: bytes, limits: Limits, wall_seconds: float) -> Outcome:
+        """Run one of the programs of ``inside``, with the payload as its standard input."""
+        async with self._slot():
+            groups = self._groups(limits)
+            try:
+                return await self._run(entry, groups, payload, limits, wall_seconds)
+            finally:
+                if self._cgroups:
+                    await asyncio.shield(asyncio.to_thread(groups.remove))
+
+    async def _run(
+        self, entry: str, groups: ControlGroups, payload: bytes, limits: Limits, wall_seconds: float
+    ) -> Outcome:
+        began = time.monotonic()
+        started, told = os.pipe()
+        with os.fdopen(started, "rb") as started_file:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._command(entry, groups, told),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    pass_fds=[told],
+                    start_new_session=True,
+                    **self._identity(),
+                )
+            finally:
+                os.close(told)
+            try:
+                stdout, stderr, ended = await _converse(process, payload, limits.output_bytes, wall_seconds)
+            finally:
+                _kill(process)
+                await asyncio.shield(process.wait())
+            if ended == "itself" and b"exit-code" not in started_file.read(4096):
+                raise SandboxUnavailable(_advice(stderr.decode(errors="replace")))
+        status = process.returncode if ended == "itself" else None
+        return Outcome(stdout, stderr, status, ended, time.monotonic() - began)
+
+    def _slot(self) -> asyncio.Semaphore:
+        loop = asyncio.get_running_loop()
+        if self._slots is None or self._slots[0] is not loop:  # one after another, a command may run several loops
+            self._slots = loop, asyncio.Semaphore(self.at_once)
+        return self._slots[1]
+
+    def _settings(self, limits: Limits, **more: object) -> bytes:
+        filter_ = seccomp.program(threads=self.threads).hex()
+        return messages.pack({"limits": asdict(limits), "seccomp": filter_, **more})
+
+    def _groups(self, limits: Limits) -> ControlGroups:
+        memory = 2 * limits.memory_bytes + _OWN_MEMORY  # of a solution and its test
+        return ControlGroups(self._cgroups, memory, 2 * limits.threads + _OWN_PROCESSES)
+
+    def _identity(self) -> dict[str, Any]:
+        return (
+            {} if self._user is None or self._cgroups else {"user": self._user, "group": self._user, "extra_groups": []}
+        )
+
+    def _command(self, entry: str, groups: ControlGroups, status: int | None = None) -> list[str]:
+        command = [self._bwrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--clearenv"]
+        command += ["--uid", str(_NOBODY), "--gid", str(_NOBODY), "--hostname", "sandbox"]
+        for name, value in _ENVIRONMENT.items():  # Python forgets it before it runs any code
+            command += ["--setenv", name, value]
+        if "--disable-userns" in self._options:
+            command += ["--disable-userns"]
+        for source, place in self._runtime.binds:
+            command += ["--ro-bind", source, place]
+        for place in self._runtime.hidden:
+            command += ["--tmpfs", place, "--remount-ro", place]
+        for device in _DEVICES:
+            command += ["--dev-bind", device, device]
+        command += ["--size", str(4 * Limits.file_bytes), "--tmpfs", "/work", "--chdir", "/work"]
+        command += ["--remount-ro", "/"]
+        if status is not None:
+            command += ["--json-status-fd", str(status)]
+        boot = _ENTRY.format(entry, _WITH_PACKAGES if self._packages else "")
+        command += ["--", self._runtime.program, "-SsPB", "-Xutf8", "-c", boot]
+        # The kernel, out of memory, kills these first.
+        return groups.command([*self._first_to_go, *command], self._user)
+
+
+async def _converse(
+    process: asyncio.subprocess.Process, payload: bytes, most: int, seconds: float
+) -> tuple[bytes, bytes, Literal["itself", "time", "output"]]:
+    """Write all, read at most so much, until the process ends. What was read by then is returned in any case."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    left = most
+    too_much = asyncio.Event()
+
+    async def write(stream: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended, or reads no input
+            stream.write(payload)
+            await stream.drain()
+            stream.close()
+
+    async def read(stream: asyncio.StreamReader, into: bytearray) -> None:
+        nonlocal left
+        while part := await stream.read(_READ):
+            into += part[:left]
+            left -= len(part)
+            if left < 0:
+                too_much.set()
+                return
+
+    out, err = bytearray(), bytearray()
+    work = [write(process.stdin), read(process.stdout, out), read(process.stderr, err), process.wait()]
+    tasks = [asyncio.ensure_future(each) for each in work]
+    end = asyncio.ensure_future(asyncio.wait(tasks[1:]))  # its output's end and its own; it need not read its input
+    stop = asyncio.ensure_future(too_much.wait())
+    try:
+        await asyncio.wait([end, stop], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in (*tasks, end, stop):
+            each.cancel()
+    ended: Literal["itself", "time", "output"] = "output" if left < 0 else "itself" if end.done() else "time"
+    return bytes(out), bytes(err), ended
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    """Bubblewrap and, by --die-with-parent, the first process of its namespace, whose end is the end of all in it."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _unpack(data: bytes) -> list[dict[str, Any]]:
+    """Whole messages; the last may have been cut by a limit."""
+    found = []
+    while len(data) >= 4 and len(data) >= 4 + (length := int.from_bytes(data[:4], "big")):
+        found.append(json.loads(data[4 : 4 + length]))
+        data = data[4 + length :]
+    return found
+
+
+def _bubblewrap() -> tuple[str, str]:
+    """Its path and its help. Raises SandboxUnavailable."""
+    if not sys.platform.startswith("linux"):
+        raise SandboxUnavailable("running code needs Linux")
+    path = shutil.which("bwrap")
+    if path is None:
+        raise SandboxUnavailable("running code needs bubblewrap: apt-get install bubblewrap")
+    for device, numbers in _DEVICES.items():
+        found = Path(device).stat()
+        if not stat.S_ISCHR(found.st_mode) or (os.major(found.st_rdev), os.minor(found.st_rdev)) != numbers:
+            raise SandboxUnavailable(f"{device} of this machine is not that device: code could write to what it is")
+    return path, subprocess.run([path, "--help"], capture_output=True, text=True, timeout=60, check=False).stdout
+
+
+def _advice(said: str) -> str:
+    said = said.strip()[-500:]
+    for signs, advice in _ADVICE:
+        if any(sign in said for sign in signs):
+            return f"code can't be isolated here ({said}): {advice}; see docs/sandbox.md"
+    return f"code can't be isolated here: {said or 'the sandbox did not start'}; see docs/sandbox.md"
+
+
+_ADVICE = (
+    (
+        ("No permissions to create", "Creating new namespace failed", "clone: Operation not permitted"),
+        "allow unprivileged user namespaces (sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone), "
+        "in a container also its seccomp profile",
+    ),
+    (
+        ("setting up uid map: Operation not permitted",),
+        "root without its capabilities may not make user namespaces: run as another user",
+    ),
+    (
+        ("setting up uid map", "RTM_NEWADDR"),
+        "AppArmor restricts user namespaces: give bwrap a profile that allows them",
+    ),
+    (
+        ("mount", "pivot_root", "Failed to make"),
+        "the container's AppArmor or seccomp profile forbids mounts within a user namespace",
+    ),
+)
+
+# Prints what of this it could do.
+_PROBE = """
+import json, os, socket, sys
+def can(deed):
+    try:
+        deed()
+    except Exception:
+        return False
+    return True
+deeds = {
+    "start a process": os.fork,
+    "open a socket": socket.socket,
+    "signal another process": lambda: os.kill(1, 0),
+    "write outside": lambda: open("/outside", "w"),
+    "write to the interpreter": lambda: open(os.__file__, "a"),
+    "see /proc": lambda: os.listdir("/proc"),
+    "see /sys": lambda: os.listdir("/sys"),
+    "read /etc/passwd": lambda: open("/etc/passwd"),
+    "start a program": lambda: os.execv(sys.executable, [sys.executable, "-c", "print(['start a program'])"]),
+}
+print(json.dumps([name for name, deed in deeds.items() if can(deed)]))
+"""
