@@ -172,7 +172,7 @@ def test_equal_values_are_spelled_alike(equal: list[Any]) -> None:
 
 
 def test_different_values_are_spelled_differently() -> None:
-    values = [
+    values: list[object] = [
         None,
         0,
         1,
