@@ -59,6 +59,5 @@ def _too_few(statistics: NDArray[np.float64], distinct: int, smallest: int) -> s
         f"the {len(statistics)} prompts don't fall into five levels of at least {smallest}: their statistic has "
         f"{distinct} different values, {np.mean(statistics == statistics.min()):.0%} of them at its lowest "
         f"{statistics.min():g} and {np.mean(statistics == statistics.max()):.0%} at its highest {statistics.max():g}; "
-        f"quintiles would leave {', '.join(small) or 'levels'} too small. Collect more attempts a prompt, add prompts "
-        "of middling difficulty, or use the mean score, which has no ties"
+        f"quintiles would leave {', '.join(small) or 'levels'} too small"
     )

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -121,6 +122,12 @@ def check_unfinished(folder: Path, overwrite: bool) -> None:
 def unfinish(folder: Path) -> None:
     """Remove the manifest: what it lists is about to change."""
     (folder / MANIFEST).unlink(missing_ok=True)
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """Each on a line of its own, beside the results."""
+    for text in warnings:
+        typer.echo(f"router: warning: {text}", err=True)
 
 
 def read_arm(text: str) -> Strategy:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Overwrite, Seed, Written, check_unfinished, read_arm
+from router.cli.options import Overwrite, Seed, Written, check_unfinished, read_arm, warn
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def train(
     from router.solving.features import features_of
     from router.training.difficulty import save_training
     from router.training.difficulty import train as fit
+    from router.tuning.warnings import of_training
 
     frame = read_attempts(attempts)
     vectors = vectors_of(bundle, features) if features_of(features).vectors else None
@@ -61,6 +62,7 @@ def train(
             f"{name:18}{row['log_loss']:10.3f}{row['ece']:8.3f}{row['kappa']:8.3f}{row['spearman']:10.3f}"
             f"{row['accuracy']:10.3f}{row['milliseconds']:8.2f}{'  ← chosen' if name == training.chosen else ''}"
         )
+    warn(of_training(training, frame))
     typer.echo(f"wrote {bundle}/difficulty.joblib; next: router tune")
 
 
@@ -142,7 +144,16 @@ def tune(
         typer.echo(f"level {level}: {', '.join(dict.fromkeys(arms))}")
     for entry in report["left_out"]:
         typer.echo(f"left out: {entry['arm']}: {entry['reason']}")
-    typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete")
+    for entry in report["prompts_left_out"]:
+        typer.echo(f"left out: {_prompts(entry)}: {entry['reason']}")
+    warn(report["warnings"])
+    doubt = f", but on thin evidence: see the {len(report['warnings'])} warnings above" * bool(report["warnings"])
+    typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete{doubt}")
+
+
+def _prompts(entry: dict[str, Any]) -> str:
+    more = ", ..." * (entry["count"] > len(entry["first"]))
+    return f"{entry['count']} prompts ({', '.join(entry['first'])}{more})"
 
 
 def _signed(row: dict[str, Any]) -> str:

@@ -76,7 +76,7 @@ def train(
     try:
         edges = find_edges(prompts["statistic"])
     except ValueError as error:
-        raise InvalidFile(f"attempts: {error}") from error
+        raise InvalidFile(f"attempts: {error}. {advice_on_ties(statistic)}") from error
     asked = prompts["asked"].tolist()
     texts = [prompt.question for prompt in asked]
     states = None if vectors is None else np.asarray(vectors(asked), dtype=np.float32)
@@ -90,6 +90,12 @@ def train(
     prompts[_PROBABILITIES] = best.probabilities
     comparison = {result.name: {**asdict(result.quality), "milliseconds": result.milliseconds} for result in results}
     return model, Training(statistic, seed, tuple(edges.tolist()), best.name, comparison, prompts[_COLUMNS], reads)
+
+
+def advice_on_ties(statistic: str) -> str:
+    """What to do where many prompts share a statistic."""
+    other = ", or train with --statistic mean_score, which has hardly any ties" * (statistic == "pass_rate")
+    return f"Collect more --attempts a prompt, add prompts of middling difficulty{other}"
 
 
 def prompt_statistics(attempts: pd.DataFrame, statistic: str) -> pd.DataFrame:

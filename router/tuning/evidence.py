@@ -5,8 +5,9 @@ stages. Anything that looks at its own work in progress (tree searches, revision
 be replayed: such arms count only where they were really run. See ``strategies.replay``.
 """
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -187,6 +188,8 @@ class Measured:
                  less than its budget
     prompt, generated  (P, K, M) tokens by model, as in ``setup.models``;  scored (P, K) tokens that the verifier read
     left_out     arms that were measured on too few prompts, and why
+    short        prompts on which an arm is missing that nearly all others have, so that they don't take part: why, by
+                 prompt_id
     """
 
     prompts: pd.Index
@@ -198,6 +201,7 @@ class Measured:
     scored: Floats
     setup: Setup
     left_out: tuple[dict[str, Any], ...]
+    short: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def flops(self) -> Floats:
@@ -279,6 +283,11 @@ def measure(
         if share < COVERAGE
     ]
     kept = prompts[np.array(complete)]
+    sizes = pool_sizes(here, prompts)
+    short = {
+        prompt: _why_short(int(sizes[prompt]), [arm for arm in names if arm not in points.get(prompt, {})])
+        for prompt in prompts[~np.array(complete)]
+    }
     cells = [[points[prompt][arm] for arm in names] for prompt in kept]
     models = list(setup.models)
     prompt = _array(cells, models, lambda point: point.prompt_tokens)
@@ -296,7 +305,29 @@ def measure(
         scored=np.array([[point.scored_tokens for point in row] for row in cells]),
         setup=setup,
         left_out=tuple(left_out),
+        short=short,
     )
+
+
+def pool_sizes(attempts: pd.DataFrame, prompts: pd.Index) -> pd.Series:
+    """Attempts in each prompt's pool of the reference model, 0 where it has none."""
+    sizes = attempts.loc[attempts["arm"] == SAMPLE].groupby("prompt_id").size()
+    return sizes.reindex(prompts, fill_value=0)
+
+
+def common_size(sizes: pd.Series) -> int:
+    """The largest pool that nearly all prompts have: :data:`COVERAGE` of them."""
+    falling = np.sort(sizes.to_numpy())[::-1]
+    return int(falling[math.ceil(COVERAGE * len(falling) - 1e-9) - 1])
+
+
+def _why_short(size: int, missing: Sequence[Strategy]) -> str:
+    """``missing`` are the arms that were not measured on the prompt."""
+    replayed = [arm.n for arm in missing if isinstance(arm, Sampling) and arm.model is None and arm.n > size]
+    if replayed:
+        return f"has {size} attempts, {max(replayed)} are needed"
+    others = f" and {len(missing) - 1} more" * (len(missing) > 1)
+    return f"was not measured with {missing[0]}{others}"
 
 
 def _array(cells: list[list[Point]], models: Sequence[str], get: Any) -> Floats:

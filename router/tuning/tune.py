@@ -13,21 +13,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from router.attempts.pools import SAMPLE
 from router.backends.specs import Setup
 from router.errors import InvalidFile
 from router.policy.objectives import Budget, BudgetPoint, Objective, at_price
 from router.policy.table import LEVELS, Cell, Deciding, Policy
 from router.training.difficulty import Training
-from router.tuning.evidence import Measured, interval, measure, resamples
+from router.tuning.evidence import Measured, common_size, interval, measure, pool_sizes, resamples
+from router.tuning.warnings import FEWEST, of_tuning
 from strategies import Strategy
 
 TUNING, ORACLE_POLICY = "tuning.json", "oracle_policy.json"
-FEWEST = 10  # prompts a level needs for measurements of its own
 SPLITS = 20
 INTERVALS = 250  # resamples behind a cell's interval
 _CHARGED = (0.03, 0.01, 0.003, 0.001)  # prices of a generation at which methods are compared
 _PRICES = np.geomspace(1, 1e-6, 400)  # of a generation, in right answers
+_NAMED = 5  # prompts left out whose ids are written down
+UNJUDGED = "has attempts whose `correct` is null"
 _RISE = 1.02  # average budgets closer than this are one
 
 
@@ -68,6 +69,7 @@ class Tuning:
     report["budgets"]   over all prompts, by cross-validation: accuracy of the policy, of the oracle policy and of the
                         best fixed arm, and which arm that is
     report["left_out"]  arms that were measured on too few prompts to take part
+    report["prompts_left_out"]  prompts that lack what nearly all others have: how many for each reason, the first ids
     """
 
     policy: Policy
@@ -97,16 +99,18 @@ def tune(
 
     Raises InvalidFile where prompts and training don't match, InvalidRequest where nothing measured serves ``default``.
     """
-    budgets = _budgets(attempts) if budgets is None else sorted(set(budgets))
+    attempts, unjudged = _judged(attempts, training)
+    index = training.prompts.index.drop(unjudged)
+    budgets = _budgets(attempts, index) if budgets is None else sorted(set(budgets))
     if not budgets or budgets[0] < 1:
         raise InvalidFile(f"budgets must be whole numbers from 1, got {list(budgets)}")
-    missing = sorted(set(training.prompts.index) - set(attempts["prompt_id"]))
+    missing = sorted(set(index) - set(attempts["prompt_id"]))
     if missing:
         raise InvalidFile(
             f"the attempts lack {len(missing)} prompts that the difficulty model was trained on, first {missing[0]!r}; "
             "give tune the same attempts files as train, and more for arms that were run"
         )
-    measured = measure(attempts, training.prompts.index, budgets, setup, arms=arms, seed=seed)
+    measured = measure(attempts, index, budgets, setup, arms=arms, seed=seed)
     if measured.budgets.min() > budgets[0]:
         raise InvalidFile(
             f"no arm within budget {budgets[0]} was measured on nearly all prompts; collect attempts for every prompt, "
@@ -173,7 +177,9 @@ def tune(
         ],
         "budgets": rows,
         "left_out": list(measured.left_out),
+        "prompts_left_out": _grouped({**dict.fromkeys(unjudged, UNJUDGED), **measured.short}),
     }
+    report["warnings"] = of_tuning(measured, levels, pool_sizes(attempts, index))
     return Tuning(policy, oracle, report)
 
 
@@ -301,7 +307,34 @@ def with_average_budgets(table: Policy, probabilities: NDArray[np.float64], meas
     )
 
 
-def _budgets(attempts: pd.DataFrame) -> list[int]:
-    """Powers of two up to the smallest pool."""
-    smallest = int(attempts.loc[attempts["arm"] == SAMPLE].groupby("prompt_id").size().min())
-    return [2**i for i in range(smallest.bit_length())]
+def _budgets(attempts: pd.DataFrame, prompts: pd.Index) -> list[int]:
+    """Powers of two up to the largest pool that nearly all prompts have."""
+    return [2**i for i in range(common_size(pool_sizes(attempts, prompts)).bit_length())]
+
+
+def _judged(attempts: pd.DataFrame, training: Training) -> tuple[pd.DataFrame, list[str]]:
+    """The attempts at prompts where it is known which are right, and the prompts where it is not.
+
+    Levels by mean score need no right answers, the policy does. Where levels are by pass rate every prompt of the
+    training was judged, and what is not judged here is refused later.
+    """
+    if training.statistic == "pass_rate":
+        return attempts, []
+    unknown = set(attempts.loc[attempts["correct"].isna(), "prompt_id"])
+    unjudged = [prompt for prompt in training.prompts.index if prompt in unknown]
+    if len(unjudged) == len(training.prompts):
+        raise InvalidFile(
+            f"`correct` is null for attempts at each of the {len(unjudged)} prompts, so nothing can be tuned: add "
+            "references with `router rejudge ATTEMPTS --prompts FILE --out NEW`"
+        )
+    return attempts[~attempts["prompt_id"].isin(unknown)], unjudged
+
+
+def _grouped(reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+    """By reason: how many prompts, and the first :data:`_NAMED` of them."""
+    prompts: dict[str, list[str]] = {}
+    for prompt, reason in reasons.items():
+        prompts.setdefault(reason, []).append(prompt)
+    return [
+        {"reason": reason, "count": len(named), "first": named[:_NAMED]} for reason, named in sorted(prompts.items())
+    ]

@@ -1,0 +1,107 @@
+"""What the evidence is too thin for. Each warning is a sentence or two, and names the way out.
+
+Nothing here is an error: the files are what they say they are, and may be all that there is.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from router.policy.table import LEVELS
+from router.training.difficulty import Training, advice_on_ties
+from router.tuning.evidence import COVERAGE, Measured, common_size
+
+FEWEST = 10  # prompts that a statement needs: solved ones for a comparison of arms, prompts of a level for its own
+UNEVEN = 0.5  # share of the prompts in one level from which on ties are worth a word
+
+
+def few_solved(accuracy: NDArray[np.float64]) -> str | None:
+    """accuracy  (P, K) of K arms at P prompts. What to say where too few prompts tell one arm from another."""
+    prompts = len(accuracy)
+    solved = int((accuracy.max(axis=1) > 0).sum())
+    if solved < min(FEWEST, prompts):
+        return (
+            f"any arm was ever right on {solved} of {prompts} prompts only, so which arm is best is chance. Look "
+            "whether answers and references are read as they should be (`router rejudge`), take easier prompts or a "
+            "better model, or collect more --attempts"
+        )
+    missed = int((accuracy.min(axis=1) < 1).sum())
+    if missed < min(FEWEST, prompts):
+        return (
+            f"any arm was ever wrong on {missed} of {prompts} prompts only, so which arm is best is chance; take "
+            "harder prompts"
+        )
+    return None
+
+
+def upside_down(accuracy: NDArray[np.float64], levels: NDArray[np.int64]) -> str | None:
+    """accuracy  (P,) of each prompt; levels  (P,). What to say where the easy levels are the hard ones."""
+    if np.ptp(accuracy) == 0 or np.ptp(levels) == 0 or np.corrcoef(accuracy, levels)[0, 1] <= 0:
+        return None
+    means = {level: accuracy[levels == level].mean() for level in LEVELS if (levels == level).any()}
+    easy, hard = min(means), max(means)
+    return (
+        f"the levels are upside down: arms are right on {means[easy]:.0%} of level {easy}, the easiest, and on "
+        f"{means[hard]:.0%} of level {hard}. The scores that they come from don't tell hard from easy: look at the "
+        "verifier with `router judge`, or train again with --statistic pass_rate"
+    )
+
+
+def of_tuning(measured: Measured, levels: NDArray[np.int64], sizes: pd.Series) -> list[str]:
+    """levels  (P,) of the measured prompts, by their attempts; sizes  of all prompts' pools."""
+    found = [few_solved(measured.accuracy), upside_down(measured.accuracy.mean(axis=1), levels)]
+    small = [level for level in LEVELS if (levels == level).sum() < FEWEST]
+    if small:
+        found.append(
+            f"level {', '.join(map(str, small))}: fewer than {FEWEST} prompts, so all prompts stand in for them. "
+            "Collect on more prompts"
+        )
+    common, largest = common_size(sizes), int(sizes.max())
+    if common.bit_length() < largest.bit_length():
+        short = sizes[sizes < 1 << (largest.bit_length() - 1)]
+        found.append(
+            f"budgets go by the {common} attempts that {COVERAGE:.0%} of the prompts have, though some have "
+            f"{largest}: {len(short)} of {len(sizes)} prompts have too few, first {short.index[0]!r} with "
+            f"{short.iloc[0]}. Collect the missing --attempts, or leave those prompts out of `train`"
+        )
+    return [text for text in found if text]
+
+
+def of_training(training: Training, attempts: pd.DataFrame) -> list[str]:
+    """``attempts`` are those that the training is from."""
+    found = []
+    counts = training.prompts["level"].value_counts()
+    widest = int(counts.idxmax())
+    if counts.max() > UNEVEN * len(training.prompts):
+        found.append(
+            f"level {widest} holds {counts.max()} of {len(training.prompts)} prompts, which have the same "
+            f"{training.statistic} or nearly so. {advice_on_ties(training.statistic)}"
+        )
+    if training.statistic == "mean_score":
+        found += _unjudged(attempts)
+        rates = attempts.groupby("prompt_id")["correct"].mean().reindex(training.prompts.index)
+        known = rates.notna().to_numpy()
+        if known.any():
+            turned = upside_down(
+                rates[known].to_numpy(dtype=float), training.prompts["level"].to_numpy()[known].astype(np.int64)
+            )
+            found += [turned] if turned else []
+    return found
+
+
+def _unjudged(attempts: pd.DataFrame) -> Sequence[str]:
+    unknown = attempts.loc[attempts["correct"].isna(), "prompt_id"].unique()
+    if not len(unknown):
+        return []
+    prompts = attempts["prompt_id"].nunique()
+    what = (
+        "`router tune` can't measure an arm on any of them"
+        if len(unknown) == prompts
+        else f"`router tune` will leave them out and measure on the other {prompts - len(unknown)}"
+    )
+    return [
+        f"{len(unknown)} of {prompts} prompts have attempts whose `correct` is null, first {unknown[0]!r}. The levels "
+        f"are trained; {what}. To tune on them, add references with `router rejudge ATTEMPTS --prompts FILE --out NEW`"
+    ]
