@@ -1,7 +1,9 @@
 """JSON Lines: the format of every file that people write for us by hand or by script."""
 
 import json
+import math
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,15 @@ def read_jsonl(path: Path, advice: str) -> Iterator[tuple[int, str, dict[str, An
             where = f"{path}, line {number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InvalidFile(f"{where}: not JSON ({error}); {advice}") from error
             if not isinstance(row, dict):
                 raise InvalidFile(f"{where}: expected an object; {advice}")
             yield number, where, row
+
+
+def as_text(value: Any) -> Any:
+    """A finite number as its decimal text: people write 72 where "72" is meant. Anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return value
+    return f"{Decimal(repr(value)):f}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import InvalidFile, MissingDependency
-from router.jsonl import read_jsonl
+from router.jsonl import as_text, read_jsonl
 from router.prompt import Prompt
 
 
@@ -45,6 +45,7 @@ def read_prompts(path: Path) -> list[Problem]:
 
 
 _KEYS = ("prompt", "messages", "id", "reference", "solution")
+_MAY_BE_NUMBERS = ("id", "reference")
 _EXAMPLE = '{"prompt": "What is 3 + 4?", "reference": "7"}'
 _ADVICE = f"write one JSON object a line, like {_EXAMPLE}"
 
@@ -69,8 +70,11 @@ def _problem(row: dict[str, Any], where: str, named: "Counter[str]") -> Problem:
     if unknown := [key for key in row if key not in _KEYS]:
         raise InvalidFile(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
     row = {key: value for key, value in row.items() if value is not None}  # a row of a table has all columns
+    row |= {key: as_text(row[key]) for key in _MAY_BE_NUMBERS if key in row}
     for key, value in row.items():
-        wanted, kind = (list, "a list") if key == "messages" else (str, "a string")
+        wanted, kind = (
+            (list, "a list") if key == "messages" else (str, "a string" + " or a number" * (key in _MAY_BE_NUMBERS))
+        )
         if not isinstance(value, wanted):
             raise InvalidFile(f"{where}: {key} must be {kind}, got {json.dumps(value)[:60]}")
     if ("prompt" in row) == ("messages" in row):

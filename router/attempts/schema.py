@@ -7,7 +7,7 @@ prompt_id           str              names the prompt; one id has one prompt and
 prompt              str              the problem text: what is asked, the last message
 messages            list or null     all chat messages, each with role and content; null where the prompt is one message
                                      of the user. May be left out
-reference           str or null      the right answer
+reference           str or null      the right answer; in JSON Lines it may be a number, and so may ``answer``
 sample              int              index of the attempt within its prompt and arm, from 0
 text                str              the solution as written
 answer              str or null      final answer by the task's key; null when there is none, also when the solution
@@ -17,7 +17,9 @@ scores              list of float    one a step from the verifier, in [0, 1]; nu
                     or null
 prompt_tokens       int              tokens of the rendered prompt; many samples of one prompt pay for it once
 generated_tokens    int              tokens sampled, end-of-sequence included
-scored_tokens       int              tokens the verifier read for this attempt beyond the prompt, which it reads once
+scored_tokens       int              tokens the verifier read for this attempt beyond the prompt, which it reads once.
+                                     Files from elsewhere may lack the three columns, or have null: then the tokens are
+                                     estimated, one for 4 bytes of UTF-8 text (``elsewhere.with_tokens``)
 arm                 str              ``sample``: one independent attempt of the reference model's pool,
                                      ``sample(model=large)`` of another model's. Otherwise an arm as
                                      ``beam_search(n=16, m=4)``: one complete run of it, whose three token columns are
@@ -34,6 +36,7 @@ which prompts have one was up to a policy: a mean over prompts has to count each
 table takes only arms that were run on nearly every prompt.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,11 +48,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from router.attempts.elsewhere import BYTES, TOKENS, judged, with_tokens
 from router.attempts.files import expand
 from router.attempts.pools import is_pool, model_of, pool_of
 from router.errors import InvalidFile
-from router.jsonl import read_jsonl
+from router.jsonl import as_text, read_jsonl
 from router.prompt import Prompt
+from router.tasks import Task
 from strategies import InvalidArm, parse
 
 _MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
@@ -82,6 +87,9 @@ SCHEMA = pa.schema(
     ]
 )
 OPTIONAL = ("messages", "usage", "propensity")  # columns that a file need not have; then they are null
+_MAY_LACK = (*OPTIONAL, *TOKENS)
+_NULLABLE = {*TOKENS, *(field.name for field in SCHEMA if field.nullable)}  # in a file
+_READ = pa.schema([field.with_nullable(field.name in _NULLABLE) for field in SCHEMA])
 _WANTED: dict[pa.DataType, tuple[str, Callable[[Any], bool]]] = {
     pa.string(): ("a string", lambda value: isinstance(value, str)),
     pa.int64(): ("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool)),
@@ -97,10 +105,17 @@ _WANTED: dict[pa.DataType, tuple[str, Callable[[Any], bool]]] = {
 _ROUNDING = 1e-6  # how far past [0, 1] floating point may carry a probability
 
 
-def read_attempts(paths: Sequence[Path]) -> pd.DataFrame:
+def read_attempts(
+    paths: Sequence[Path], task: Task | None = None, *, say: Callable[[str], None] = lambda text: None
+) -> pd.DataFrame:
     """All rows of the files, in order, with the columns of :data:`SCHEMA` (``correct`` as nullable boolean).
 
     A folder stands for the files in it.
+
+    task  finds, compares and judges what was not written by ``router collect``, see ``elsewhere.judged``; None: rows
+          are taken as they are. Runs an event loop
+    say   is told what was judged or estimated here
+
     Raises InvalidFile naming the file, the line (JSON Lines) or row (Parquet) and the column.
     """
     if not paths:
@@ -117,6 +132,17 @@ def read_attempts(paths: Sequence[Path]) -> pd.DataFrame:
     frame["arm"] = _arms(frame["arm"], origins)
     _check_values(table, origins)
     _check_identity(frame, origins)
+    frame, estimated = with_tokens(frame)
+    if estimated:
+        say(
+            f"{estimated} of {len(frame)} attempts lack token counts: estimated, one token for {BYTES} bytes of text. "
+            "Costs are as rough; write prompt_tokens, generated_tokens and scored_tokens where they are known"
+        )
+    if task is None:
+        return frame
+    frame, count = asyncio.run(judged(frame, task, origins))
+    if count:
+        say(f"{count} of {len(frame)} attempts had `correct` null: judged by their answers and references")
     return frame
 
 
@@ -152,15 +178,15 @@ def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
         ) from error
     _check_columns(table.column_names, str(path))
     columns = []
-    for name in OPTIONAL:
+    for name in _MAY_LACK:
         if name not in table.column_names:
             table = table.append_column(SCHEMA.field(name), pa.nulls(table.num_rows, SCHEMA.field(name).type))
     for field in SCHEMA:
         column = table[field.name]
-        if not field.nullable and column.null_count:
+        if field.name not in _NULLABLE and column.null_count:
             row = pc.index(pc.is_null(column), True).as_py()
             raise InvalidFile(f"{path}, row {row}: {field.name} is null; it must be {_WANTED[field.type][0]}")
-        if pa.types.is_integer(field.type) and not pa.types.is_integer(column.type):
+        if pa.types.is_integer(field.type) and not (pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
             raise InvalidFile(f"{path}: column {field.name} is {column.type}; it must be integers")
         try:
             columns.append(column.cast(field.type))
@@ -168,17 +194,18 @@ def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
             raise InvalidFile(
                 f"{path}: column {field.name} is {column.type}; it must be {_WANTED[field.type][0]} a row"
             ) from error
-    return pa.table(columns, schema=SCHEMA), [f"{path}, row {row}" for row in range(table.num_rows)]
+    return pa.table(columns, schema=_READ), [f"{path}, row {row}" for row in range(table.num_rows)]
 
 
 def _read_jsonl(path: Path) -> tuple[pa.Table, list[str]]:
     rows, origins = [], []
     advice = "`router collect` writes attempts, one object a line in JSON Lines; Parquet files end in .parquet"
     for _, where, row in read_jsonl(path, advice):
+        row |= {name: as_text(row[name]) for name in ("reference", "answer") if name in row}
         _check_row(row, where)
         rows.append(row)
         origins.append(where)
-    return pa.Table.from_pylist(rows, schema=SCHEMA), origins
+    return pa.Table.from_pylist(rows, schema=_READ), origins
 
 
 def _check_row(row: dict[str, Any], where: str) -> None:
@@ -186,15 +213,16 @@ def _check_row(row: dict[str, Any], where: str) -> None:
     for field in SCHEMA:
         value = row.get(field.name)
         kind, fits = _WANTED[field.type]
-        if not (fits(value) or (value is None and field.nullable)):
+        nullable = field.name in _NULLABLE
+        if not (fits(value) or (value is None and nullable)):
             raise InvalidFile(
-                f"{where}: {field.name} is {json.dumps(value)[:60]}; it must be {kind}{' or null' * field.nullable}"
+                f"{where}: {field.name} is {json.dumps(value)[:60]}; it must be {kind}{' or null' * nullable}"
             )
 
 
 def _check_columns(names: Sequence[str], where: str) -> None:
     unknown = sorted(set(names) - set(SCHEMA.names))
-    missing = [name for name in SCHEMA.names if name not in (*names, *OPTIONAL)]
+    missing = [name for name in SCHEMA.names if name not in (*names, *_MAY_LACK)]
     if missing or unknown:
         parts = [f"lacks {', '.join(missing)}"] * bool(missing) + [f"has unknown {', '.join(unknown)}"] * bool(unknown)
         raise InvalidFile(f"{where}: {' and '.join(parts)}; the columns are {', '.join(SCHEMA.names)}")
@@ -218,7 +246,7 @@ def _check_values(table: pa.Table, origins: Sequence[str]) -> None:
         if blank.any():
             raise InvalidFile(f"{origins[blank.argmax()]}: {name} is blank")
     for name in ("sample", "prompt_tokens", "generated_tokens", "scored_tokens"):
-        negative = pc.less(table[name], 0).to_numpy()
+        negative = pc.fill_null(pc.less(table[name], 0), False).to_numpy()
         if negative.any():
             raise InvalidFile(f"{origins[negative.argmax()]}: {name} is negative; count it, or leave the row out")
     outside = pc.invert(pc.and_(pc.greater(table["propensity"], 0), pc.less_equal(table["propensity"], 1)))

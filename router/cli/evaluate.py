@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from router.cli.options import say
 from router.errors import InvalidFile
 
 
@@ -47,10 +48,12 @@ def evaluate(
     from router.evaluation.summary import summary
     from router.policy.objectives import parse_objective
     from router.solving.features import features_of
+    from router.tasks import load_task
 
-    features = load_bundle(bundle).manifest.features
+    manifest = load_bundle(bundle).manifest
+    features = manifest.features
     report = measure(
-        read_attempts(attempts),
+        read_attempts(attempts, load_task(manifest.setup.task), say=say),
         bundle,
         vectors_of(bundle, features) if features_of(features).vectors else None,
         objectives=[parse_objective(text) for text in objective or ()],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import Models, Overwrite, Seed, Written, check_unfinished, unfinish
+from router.cli.options import Models, Overwrite, Seed, Written, check_unfinished, say, unfinish
 from router.errors import InvalidFile, InvalidRequest
 
 Rank = Annotated[int, typer.Option(min=1, help="Of the LoRA adapter; one to go on from has its own.")]
@@ -83,13 +83,15 @@ def train_reviser(
     from router.backends.template import resolved
     from router.backends.tokenizers import load_tokenizer
     from router.bundle.setup import read_setup
+    from router.tasks import load_task
     from router.training import finetune
     from router.training.chains import chains
 
-    generator = read_setup(bundle).main
+    setup = read_setup(bundle)
+    generator = setup.main
     if generator.reviser is None:
         raise InvalidFile(f"{bundle}/models.json: reviser is null; name the folder that the adapter goes to")
-    examples = chains(read_attempts(attempts), seed=seed)
+    examples = chains(read_attempts(attempts, load_task(setup.task), say=say), seed=seed)
     unfinish(bundle)
     finetune.train_generator(
         examples,
@@ -151,6 +153,7 @@ def train_verifier(
     from router.backends.template import resolved
     from router.backends.tokenizers import load_tokenizer
     from router.bundle.setup import read_setup
+    from router.tasks import load_task
     from router.training import finetune, finetune_verifier, labels
     from router.training.examples import read_examples
 
@@ -182,7 +185,7 @@ def train_verifier(
         )
         typer.echo(f"wrote {out}, trained on {len(worked)} worked solutions")
         return
-    frame = read_attempts(data)
+    frame = read_attempts(data, load_task(setup.task), say=say)
     split = StepText(tokenizer, template.delimiter).split
     examples = (
         labels.from_solutions(frame, read_prompts(solutions), split)

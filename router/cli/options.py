@@ -1,6 +1,5 @@
 """Options that several commands share."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -124,10 +123,9 @@ def unfinish(folder: Path) -> None:
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
-def warn(warnings: Iterable[str]) -> None:
-    """Each on a line of its own, beside the results."""
-    for text in warnings:
-        typer.echo(f"router: warning: {text}", err=True)
+def say(text: str) -> None:
+    """Beside the results: a warning, or what was assumed."""
+    typer.echo(f"router: {text}", err=True)
 
 
 def read_arm(text: str) -> Strategy:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Overwrite, Seed, Written, check_unfinished, read_arm, warn
+from router.cli.options import Overwrite, Seed, Written, check_unfinished, read_arm, say
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ def train(
     """
     check_unfinished(bundle, overwrite)
     from router.attempts.schema import read_attempts
+    from router.bundle.setup import read_setup
     from router.solving.features import features_of
+    from router.tasks import load_task
     from router.training.difficulty import save_training
     from router.training.difficulty import train as fit
     from router.tuning.warnings import of_training
 
-    frame = read_attempts(attempts)
+    frame = read_attempts(attempts, load_task(read_setup(bundle).task), say=say)
     vectors = vectors_of(bundle, features) if features_of(features).vectors else None
     model, training = fit(frame, vectors, statistic=statistic.value, features=features, seed=seed)
     save_training(model, training, bundle)
@@ -62,7 +64,8 @@ def train(
             f"{name:18}{row['log_loss']:10.3f}{row['ece']:8.3f}{row['kappa']:8.3f}{row['spearman']:10.3f}"
             f"{row['accuracy']:10.3f}{row['milliseconds']:8.2f}{'  ← chosen' if name == training.chosen else ''}"
         )
-    warn(of_training(training, frame))
+    for text in of_training(training, frame):
+        say(f"warning: {text}")
     typer.echo(f"wrote {bundle}/difficulty.joblib; next: router tune")
 
 
@@ -110,7 +113,9 @@ def tune(
     from router.bundle.setup import read_setup
     from router.policy.objectives import Budget, parse_objective
     from router.policy.table import LEVELS
+    from router.tasks import load_task
     from router.training.difficulty import read_training
+    from router.tuning.evidence import named
     from router.tuning.finish import finish_bundle, save_tuning
     from router.tuning.tune import tune as choose
 
@@ -118,7 +123,7 @@ def tune(
     objective = None if default is None else parse_objective(default)
     setup = read_setup(bundle)
     tuning = choose(
-        read_attempts(attempts),
+        read_attempts(attempts, load_task(setup.task), say=say),
         read_training(bundle),
         sizes,
         setup=setup,
@@ -145,15 +150,11 @@ def tune(
     for entry in report["left_out"]:
         typer.echo(f"left out: {entry['arm']}: {entry['reason']}")
     for entry in report["prompts_left_out"]:
-        typer.echo(f"left out: {_prompts(entry)}: {entry['reason']}")
-    warn(report["warnings"])
+        typer.echo(f"left out: {named(entry)}: {entry['reason']}")
+    for text in report["warnings"]:
+        say(f"warning: {text}")
     doubt = f", but on thin evidence: see the {len(report['warnings'])} warnings above" * bool(report["warnings"])
     typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete{doubt}")
-
-
-def _prompts(entry: dict[str, Any]) -> str:
-    more = ", ..." * (entry["count"] > len(entry["first"]))
-    return f"{entry['count']} prompts ({', '.join(entry['first'])}{more})"
 
 
 def _signed(row: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from router.cli.options import (
     Url,
     Written,
     check_unfinished,
+    say,
     deployment,
     unfinish,
 )
@@ -158,6 +159,7 @@ def calibrate(
 
     from router.attempts.schema import read_attempts
     from router.bundle.setup import read_setup, write_setup
+    from router.tasks import load_task
     from router.training import calibration
 
     setup = read_setup(bundle)
@@ -166,7 +168,7 @@ def calibrate(
             f"{bundle}/models.json: the verifier is calibrated already; set slope to 1 and intercept to 0, and score "
             "the attempts again"
         )
-    slope, intercept = calibration.fit(read_attempts(attempts))
+    slope, intercept = calibration.fit(read_attempts(attempts, load_task(setup.task), say=say))
     unfinish(bundle)
     write_setup(replace(setup, verifier=replace(setup.verifier, slope=slope, intercept=intercept)), bundle)
     typer.echo(f"wrote slope {slope:.3f} and intercept {intercept:.3f} to {bundle}/models.json")

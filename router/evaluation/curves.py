@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from router.evaluation.report import Estimate, GapRecovered, Point, Saving, Times, TimesAt
 from router.tuning.evidence import interval
+from router.tuning.warnings import FEWEST
 
 REFERENCES = ("weighted_best_of_n", "majority")  # the strategies that savings are counted against
 
@@ -46,11 +47,17 @@ def estimate(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Estimat
 def saving(curve: Curve, name: str, reference: Curve, draws: NDArray[np.float64]) -> Saving:
     """How many times less ``curve`` spends for the highest accuracy of ``reference``, the curve of strategy ``name``.
 
-    A resample in which ``curve`` never reaches that accuracy counts as 0 times.
+    A resample in which ``curve`` never reaches that accuracy counts as 0 times. Where ``reference`` solves fewer than
+    :data:`FEWEST` prompts nothing is compared.
     """
     if not reference or not curve:
         return Saving(None, None, None, None, (), "not measured on these attempts")
     best = max(reference, key=lambda budget: (round(float(reference[budget].accuracy.mean()), 9), -budget))
+    arm = f"{name}(n={best:g})" if best > 1 else "majority(n=1)"  # one sample leaves nothing to select
+    solved = int((reference[best].accuracy > 0).sum())
+    if solved < FEWEST:
+        thin = f"it is ever right on {solved} of {draws.shape[1]} prompts only, and {FEWEST} are needed"
+        return Saving(arm, reference[best].point(draws), None, None, (), thin)
     everyone = np.full((1, draws.shape[1]), 1 / draws.shape[1])
     generations, flops = (_times(curve, reference[best], unit, everyone, draws) for unit in ("generations", "flops"))
     by_budget = tuple(
@@ -65,7 +72,6 @@ def saving(curve: Curve, name: str, reference: Curve, draws: NDArray[np.float64]
     if not generations.times:
         highest = max(float(runs.accuracy.mean()) for runs in curve.values())
         reason = f"its highest accuracy {highest:.4f} stays below {target.accuracy:.4f}"
-    arm = f"{name}(n={best:g})" if best > 1 else "majority(n=1)"  # one sample leaves nothing to select
     return Saving(arm, target, generations, flops, by_budget, reason)
 
 

@@ -40,8 +40,9 @@ from router.policy.table import LEVELS, Policy
 from router.prompt import Prompt
 from router.solving.features import features_of
 from router.training.difficulty import Training, Vectors, prompt_statistics, read_training, text_digest
-from router.tuning.evidence import Measured, measure, resamples
+from router.tuning.evidence import Measured, by_reason, measure, named, resamples
 from router.tuning.tune import ORACLE_POLICY, TUNING
+from router.tuning.warnings import of_evaluation
 
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -81,6 +82,7 @@ def evaluate(
     draws = resamples(len(prompts), np.random.default_rng(seed))
     estimator_flops = _estimator_flops(measured, manifest.features)
     left_out = [LeftOut(entry["arm"], entry["reason"]) for entry in measured.left_out]
+    left_out += [LeftOut(named(entry), entry["reason"]) for entry in by_reason(measured.short)]
 
     def run(policy: Policy, objective: Objective) -> PerPrompt | None:
         """The served policy on predicted levels, or the oracle policy on measured ones."""
@@ -172,6 +174,7 @@ def evaluate(
             predicted=tuple(int((1 + probabilities.argmax(axis=1) == level).sum()) for level in LEVELS),
         ),
         left_out=tuple(left_out),
+        warnings=tuple(of_evaluation(measured, levels)),
     )
 
 

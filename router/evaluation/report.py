@@ -359,6 +359,7 @@ class Report(Part):
     revisions, larger    empty, None: not measured
     difficulty           the served difficulty model on the held-out prompts
     candidates           every difficulty model that was tried, by name, best first
+    warnings             what the attempts are too few to tell
     """
 
     bundle: str
@@ -382,6 +383,7 @@ class Report(Part):
     candidates: Mapping[str, CandidateQuality]
     levels: LevelCounts
     left_out: tuple[LeftOut, ...]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"

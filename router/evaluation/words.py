@@ -165,7 +165,8 @@ def arms_of(report: Report) -> list[str]:
 
 def in_short(report: Report) -> list[str]:
     """What the report says, a sentence each."""
-    return [*_against_best_fixed(report), *_saved(report), limits(report.diagnosis), _levels(report)]
+    doubts = [f"{text[0].upper()}{text[1:]}." for text in report.warnings]
+    return [*doubts, *_against_best_fixed(report), *_saved(report), limits(report.diagnosis), _levels(report)]
 
 
 def _against_best_fixed(report: Report) -> list[str]:
@@ -189,6 +190,9 @@ def _saved(report: Report) -> list[str]:
     target = found["predicted"].target
     if target is None:
         return []
+    if found["predicted"].generations is None:
+        arm, reason = found["predicted"].arm, found["predicted"].reason
+        return [f"What the policy saves against {arm} can't be told: {reason}."]
     policies = ("predicted", "predicted_average", "best_fixed")
     fixed, average, best = (times(found[policy].generations) for policy in policies)
     return [

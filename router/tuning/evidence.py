@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 DRAWS = 200
 COVERAGE = 0.95  # share of the prompts that an arm must be measured on to take part
 RESAMPLES = 1000
+_NAMED = 5  # prompts left out whose ids are written down
 TOKENS = ["prompt_tokens", "generated_tokens", "scored_tokens"]
 
 
@@ -328,6 +329,20 @@ def _why_short(size: int, missing: Sequence[Strategy]) -> str:
         return f"has {size} attempts, {max(replayed)} are needed"
     others = f" and {len(missing) - 1} more" * (len(missing) > 1)
     return f"was not measured with {missing[0]}{others}"
+
+
+def by_reason(reasons: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Of prompts and why each is left out: by reason how many (``count``), and the ids of the ``first`` few."""
+    prompts: dict[str, list[str]] = {}
+    for prompt, reason in reasons.items():
+        prompts.setdefault(reason, []).append(prompt)
+    return [{"reason": why, "count": len(ids), "first": ids[:_NAMED]} for why, ids in sorted(prompts.items())]
+
+
+def named(entry: Mapping[str, Any]) -> str:
+    """An entry of :func:`by_reason`, less the reason: ``7 prompts (p1, p2, p3, p4, p5, ...)``."""
+    more = ", ..." * (entry["count"] > len(entry["first"]))
+    return f"{entry['count']} prompt{'s' * (entry['count'] > 1)} ({', '.join(entry['first'])}{more})"
 
 
 def _array(cells: list[list[Point]], models: Sequence[str], get: Any) -> Floats:

@@ -18,7 +18,7 @@ from router.errors import InvalidFile
 from router.policy.objectives import Budget, BudgetPoint, Objective, at_price
 from router.policy.table import LEVELS, Cell, Deciding, Policy
 from router.training.difficulty import Training
-from router.tuning.evidence import Measured, common_size, interval, measure, pool_sizes, resamples
+from router.tuning.evidence import Measured, by_reason, common_size, interval, measure, pool_sizes, resamples
 from router.tuning.warnings import FEWEST, of_tuning
 from strategies import Strategy
 
@@ -27,7 +27,6 @@ SPLITS = 20
 INTERVALS = 250  # resamples behind a cell's interval
 _CHARGED = (0.03, 0.01, 0.003, 0.001)  # prices of a generation at which methods are compared
 _PRICES = np.geomspace(1, 1e-6, 400)  # of a generation, in right answers
-_NAMED = 5  # prompts left out whose ids are written down
 UNJUDGED = "has attempts whose `correct` is null"
 _RISE = 1.02  # average budgets closer than this are one
 
@@ -177,7 +176,7 @@ def tune(
         ],
         "budgets": rows,
         "left_out": list(measured.left_out),
-        "prompts_left_out": _grouped({**dict.fromkeys(unjudged, UNJUDGED), **measured.short}),
+        "prompts_left_out": by_reason({**dict.fromkeys(unjudged, UNJUDGED), **measured.short}),
     }
     report["warnings"] = of_tuning(measured, levels, pool_sizes(attempts, index))
     return Tuning(policy, oracle, report)
@@ -328,13 +327,3 @@ def _judged(attempts: pd.DataFrame, training: Training) -> tuple[pd.DataFrame, l
             "references with `router rejudge ATTEMPTS --prompts FILE --out NEW`"
         )
     return attempts[~attempts["prompt_id"].isin(unknown)], unjudged
-
-
-def _grouped(reasons: Mapping[str, str]) -> list[dict[str, Any]]:
-    """By reason: how many prompts, and the first :data:`_NAMED` of them."""
-    prompts: dict[str, list[str]] = {}
-    for prompt, reason in reasons.items():
-        prompts.setdefault(reason, []).append(prompt)
-    return [
-        {"reason": reason, "count": len(named), "first": named[:_NAMED]} for reason, named in sorted(prompts.items())
-    ]

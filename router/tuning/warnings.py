@@ -69,6 +69,12 @@ def of_tuning(measured: Measured, levels: NDArray[np.int64], sizes: pd.Series) -
     return [text for text in found if text]
 
 
+def of_evaluation(measured: Measured, levels: NDArray[np.int64]) -> list[str]:
+    """levels  (P,) of the held-out prompts, by their attempts."""
+    found = [few_solved(measured.accuracy), upside_down(measured.accuracy.mean(axis=1), levels)]
+    return [text for text in found if text]
+
+
 def of_training(training: Training, attempts: pd.DataFrame) -> list[str]:
     """``attempts`` are those that the training is from."""
     found = []

@@ -239,7 +239,7 @@ def test_a_folder_stands_for_its_files(tmp_path):
         ([{"prompt": None}], "line 1: needs either prompt or messages"),
         ([{"prompt": ["a"]}], "line 1: prompt must be a string"),
         ([{"prompt": "a", "answer": "3"}], "line 1: unknown key 'answer'"),
-        ([{"prompt": "a", "reference": 3}], "line 1: reference must be a string, got 3"),
+        ([{"prompt": "a", "reference": [3]}], r"line 1: reference must be a string or a number, got \[3\]"),
         ([{"id": "x", "prompt": "a"}, {"id": "x", "prompt": "b"}], "line 2: id 'x' is there already"),
         ([], "holds no prompts"),
     ],

@@ -12,11 +12,16 @@ from router.attempts.schema import write_attempts
 from router.bundle.setup import write_setup
 from router.cli.main import main
 from router.errors import InvalidFile
+from router.evaluation.evaluate import evaluate
+from router.evaluation.report import Report
+from router.evaluation.summary import summary
 from router.prompt import Prompt
 from router.training.difficulty import LEVELS, Training, text_digest
 from router.tuning.tune import tune
 from router.tuning.warnings import few_solved, upside_down
 from tests.conftest import SETUP
+from tests.support.evaluation import make_bundle
+from tests.support.evaluation import world as evaluation_world
 
 
 def attempt(prompt, sample, correct, score=0.5, arm="sample"):
@@ -135,6 +140,33 @@ def test_levels_that_are_upside_down_are_said():
     assert upside_down(1 - levels / 5, levels) is None
     assert "right on 20% of level 1, the easiest, and on 100% of level 5" in upside_down(levels / 5, levels)
     assert upside_down(np.zeros(50), levels) is None
+
+
+def test_an_evaluation_in_which_one_prompt_was_solved_claims_no_saving(tmp_path):
+    folder = make_bundle(tmp_path, evaluation_world("train"))
+    held = evaluation_world("held", 8)
+    held["correct"] = (held["prompt_id"] == "held-3-0") & held["correct"]
+    report = evaluate(held, folder)
+    assert report.prompts == 40
+    assert "right on 1 of 40 prompts only" in report.warnings[0]
+    for by_reference in report.savings.values():
+        for saved in by_reference.values():
+            assert saved.generations is None
+            assert saved.reason == "it is ever right on 1 of 40 prompts only, and 10 are needed"
+    text = "\n".join(summary(report))
+    assert "times fewer" not in text
+    assert "right on 1 of 40 prompts only" in text
+    assert Report.from_json(report.to_json()).warnings == report.warnings
+
+
+def test_an_evaluation_names_the_prompts_with_short_pools(tmp_path):
+    folder = make_bundle(tmp_path, evaluation_world("train"))
+    held = evaluation_world("held")
+    short = (held["prompt_id"] == "held-2-3") & (held["sample"] > 1)
+    report = evaluate(held[~short], folder)
+    assert report.prompts == 59
+    assert ("1 prompt (held-2-3)", "has 2 attempts, 8 are needed") in [(e.what, e.reason) for e in report.left_out]
+    assert report.warnings == ()
 
 
 # The commands

@@ -51,7 +51,7 @@ def world(prefix: str, prompts_a_level: int = 12, *, beam: bool = True) -> pd.Da
             if beam:
                 correct = level in (3, 4)
                 rows.append(
-                    {**base, "sample": 0, "answer": "1", "correct": correct, "scores": [0.5]}
+                    {**base, "sample": 0, "answer": "1" if correct else "2", "correct": correct, "scores": [0.5]}
                     | {"generated_tokens": 40, "arm": BEAM}
                 )
     return pd.DataFrame(rows).astype({"correct": "boolean"})
@@ -69,7 +69,10 @@ def rich_world(prefix: str) -> pd.DataFrame:
     for arm, tokens in (("revision(n=8, chains=1)", 80), ("revision(n=8, chains=2)", 80)):
         frame = with_runs(frame, arm, generated_tokens=tokens)
     frame = with_runs(frame, "revision(n=16, chains=4)", generated_tokens=160)
-    known = {"correct": lambda runs: (~runs["prompt_id"].str.contains("-5-")).astype("boolean")}
+    known = {
+        "correct": lambda runs: (~runs["prompt_id"].str.contains("-5-")).astype("boolean"),
+        "answer": lambda runs: runs["correct"].map({True: "1", False: "2"}),  # of the column that was just assigned
+    }
     return with_runs(frame, "single(model=large)", generated_tokens=10, scored_tokens=0, **known)
 
 
