@@ -30,7 +30,7 @@ from router.errors import (
     RouterError,
 )
 from router.service import conversion as wire
-from router.service.auth.addresses import is_loopback
+from router.service.auth.addresses import check_address, is_loopback
 from router.v1.router_pb2_grpc import RouterServiceStub
 
 _RETRIES = json.dumps(
@@ -73,7 +73,7 @@ def connect(
     Raises InvalidRequest, InvalidFile.
     """
     encrypted = tls or any((ca, cert, key))
-    _check_token(address, token, encrypted or insecure)
+    _check(address, token, encrypted or insecure)
     channel = (
         grpc.secure_channel(address, _credentials(ca, cert, key), _OPTIONS)
         if encrypted
@@ -99,7 +99,7 @@ async def connect_aio(
 ) -> AsyncIterator[RouterServiceStub]:
     """The same for asyncio: calls are awaited, streams iterated with ``async for``."""
     encrypted = tls or any((ca, cert, key))
-    _check_token(address, token, encrypted or insecure)
+    _check(address, token, encrypted or insecure)
     interceptors = [_AioBearer(token), _AioStreamBearer(token)] if token else None
     channel = (
         grpc.aio.secure_channel(address, _credentials(ca, cert, key), _OPTIONS, interceptors=interceptors)
@@ -113,7 +113,8 @@ async def connect_aio(
             raise _raised(error, rpc_status.from_call(error), address) from error
 
 
-def _check_token(address: str, token: str | None, allowed: bool) -> None:
+def _check(address: str, token: str | None, allowed: bool) -> None:
+    check_address(address)
     if token and not (allowed or is_loopback(address.rpartition(":")[0])):
         raise InvalidRequest(
             "token",

@@ -6,19 +6,33 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+LEAST_WORTH = 1e-9  # of a model's solutions, in those of another
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
-Positive = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+_LARGEST_COUNT, _LARGEST_AMOUNT = 10**15, 1e30  # far above anything real, and sums of them stay finite
+Positive = Annotated[int, Field(ge=1, le=_LARGEST_COUNT)]
+Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, le=_LARGEST_AMOUNT, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]{0,63}$")]
 
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+def loads(text: str | bytes) -> Any:
+    """JSON, and nothing that only Python takes for it. Raises ValueError, also where it is nested too deeply."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse(name: str) -> None:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def read(kind: Any, value: Any) -> Any:
@@ -28,6 +42,8 @@ def read(kind: Any, value: Any) -> Any:
     """
     try:
         return _adapter(kind).validate_json(json.dumps(value), strict=True)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"] if not str(part).endswith("]"))

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from router.errors import InvalidFile
+from router.errors import InvalidFile, InvalidRequest
 
 JOURNAL = ".journal.jsonl"  # ends the name of what an unfinished collection has so far
 
@@ -11,6 +11,18 @@ JOURNAL = ".journal.jsonl"  # ends the name of what an unfinished collection has
 def expand(paths: Iterable[Path]) -> list[Path]:
     """The paths, each folder replaced by its .parquet and .jsonl files. Raises InvalidFile where it holds none."""
     return [file for path in paths for file in (_shards(path) if path.is_dir() else [path])]
+
+
+def check_out(path: Path) -> None:
+    """Raises InvalidRequest where attempts written to ``path`` could not be read again: they are Parquet."""
+    if path.suffix != ".parquet":
+        raise InvalidRequest(
+            "out",
+            f"--out {path}: attempts are written as Parquet, and read as such by their name; end it in .parquet",
+            reason="UNSPECIFIED",
+        )
+    if path.is_dir():
+        raise InvalidRequest("out", f"--out {path} is a folder; name a file in it", reason="UNSPECIFIED")
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from router.backends.template import OwnTemplate, Template
-from router.schema import STRICT, Amount, Count, Finite, Name, Positive
+from router.schema import LEAST_WORTH, STRICT, Amount, Count, Finite, Name, Positive
 
 EMBEDDED = "smollm2-135m-instruct"  # the model that comes out of a wheel
 VERIFIER = "verifier"  # where a model is named, the verifier has this name
@@ -78,7 +78,7 @@ class Setup:
 
     __pydantic_config__ = STRICT
 
-    name: Annotated[str, Field(pattern=r"\S")]
+    name: Annotated[str, Field(pattern=r"^[^\x00-\x1f]*[^\x00-\x1f\s][^\x00-\x1f]*$")]  # a line
     reference: Name
     models: Mapping[Name, ModelSpec]
     verifier: VerifierSpec
@@ -89,6 +89,11 @@ class Setup:
             raise ValueError(f"reference {self.reference!r} is none of the models {', '.join(self.models)}")
         if VERIFIER in self.models:
             raise ValueError(f"no model can be named {VERIFIER!r}")
+        for name, worth in self.worth.items():
+            if not LEAST_WORTH <= worth <= 1 / LEAST_WORTH:
+                raise ValueError(
+                    f"a solution of {name!r} would cost {worth:g} of the reference model's: mend the prices"
+                )
 
     @property
     def main(self) -> ModelSpec:

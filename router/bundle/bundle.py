@@ -62,19 +62,19 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
             )
     import joblib
 
+    from difficulty import DifficultyModel
+
     try:
         difficulty = joblib.load(BytesIO(checked(folder, "difficulty.joblib", manifest)))
-    except (
-        ImportError,
-        AttributeError,
-        ValueError,
-        TypeError,
-        KeyError,
-    ) as error:  # what other versions' pickles raise
+    except Exception as error:  # a pickle of other versions, or of anything else, raises whatever it likes
         raise InvalidBundle(
             f"{folder}/difficulty.joblib does not load with these library versions ({error}); "
             "rebuild it with `router train` and `router tune`"
         ) from error
+    if not isinstance(difficulty, DifficultyModel):
+        raise InvalidBundle(
+            f"{folder}/difficulty.joblib holds no difficulty model; run `router train`, then `router tune`"
+        )
     return Bundle(folder, found, manifest, policy, difficulty)
 
 
@@ -84,4 +84,8 @@ def read_policy(folder: Path, digest: str | None = None) -> tuple[Manifest, str,
     Raises InvalidBundle.
     """
     manifest, found = read_manifest(folder, digest)
-    return manifest, found, Policy.loads(checked(folder, "policy.json", manifest).decode())
+    policy = Policy.loads(checked(folder, "policy.json", manifest))
+    asked = {model for arm in policy.arms for model in arm.models if model}
+    if unknown := sorted(asked - set(manifest.setup.models)):
+        raise InvalidBundle(f"{folder}: the policy asks the model {unknown[0]!r}, which the manifest does not describe")
+    return manifest, found, policy

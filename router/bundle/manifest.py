@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ from pydantic import Field
 
 from router.backends.specs import Setup
 from router.errors import InvalidBundle
-from router.schema import STRICT, Finite, read
+from router.schema import STRICT, Finite, loads, read
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
@@ -42,6 +43,10 @@ class Manifest:
     features: str = "text"
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if not all(easier > harder for easier, harder in pairwise(self.edges)):
+            raise ValueError(f"edges {', '.join(map(str, self.edges))} do not fall")
+
     @property
     def name(self) -> str:
         return self.setup.name
@@ -50,20 +55,20 @@ class Manifest:
 def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, str]:
     """The manifest and its sha256, after checking every file that it lists. Raises InvalidBundle."""
     path = folder / MANIFEST
-    if not path.is_file():
+    if not _is_file(path):
         raise InvalidBundle(
             f"{folder} is no bundle: it has no {MANIFEST} (written last, so an interrupted build has none). "
             "Build one with `router train` and `router tune`, or name another folder"
         )
-    raw = path.read_bytes()
+    raw = _bytes(path)
     found = hashlib.sha256(raw).hexdigest()
     if digest is not None and len(digest) < SHORTEST_PIN:
         raise InvalidBundle(f"the pinned digest {digest!r} is too short; give at least its first {SHORTEST_PIN} digits")
     if digest and not found.startswith(digest.lower()):
         raise InvalidBundle(f"{path} has digest {found}, but {digest} is pinned; unpin it or restore the pinned bundle")
     try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        document = loads(raw)
+    except ValueError as error:
         raise InvalidBundle(f"{path} is not JSON: {error}") from error
     given = document.get("format_version") if isinstance(document, dict) else None
     if given != FORMAT_VERSION:
@@ -80,8 +85,10 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
             raise InvalidBundle(f"{path} lists no {name}: the bundle is partial; run `router train` and `router tune`")
     for name, expected in manifest.files.items():
         file = folder / name
-        if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
-            raise InvalidBundle(f"{folder} lacks {name}, which its manifest lists; restore it or rebuild the bundle")
+        if not _is_file(file) or not _is_inside(file, folder):
+            raise InvalidBundle(
+                f"{folder} lacks {_shown(name)}, which its manifest lists; restore it or rebuild the bundle"
+            )
         if sha256(file) != expected:
             raise _altered(file)
     return manifest, found
@@ -89,10 +96,37 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
 
 def checked(folder: Path, name: str, manifest: Manifest) -> bytes:
     """A file's content, digested as it was read: what is opened can't be swapped between the check and the opening."""
-    content = (folder / name).read_bytes()
+    content = _bytes(folder / name)
     if hashlib.sha256(content).hexdigest() != manifest.files[name]:
         raise _altered(folder / name)
     return content
+
+
+def _shown(name: str) -> str:
+    return (name if name.isprintable() else ascii(name))[:200]
+
+
+def _is_file(path: Path) -> bool:
+    """False also for names that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_inside(file: Path, folder: Path) -> bool:
+    """Whatever links there are on the way."""
+    try:
+        return file.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a link to itself is a RuntimeError
+        return False
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InvalidBundle(f"can't read {file}: {error.strerror}") from error
 
 
 def _altered(file: Path) -> InvalidBundle:
@@ -114,8 +148,11 @@ def digests(folder: Path, adapters: Sequence[str] = ()) -> dict[str, str]:
 
 
 def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise InvalidBundle(f"can't read {file}: {error.strerror}") from error
 
 
 def library_versions() -> dict[str, str]:
@@ -126,5 +163,5 @@ def library_versions() -> dict[str, str]:
 def version_of(library: str) -> str:
     try:
         return version(library)
-    except PackageNotFoundError:
+    except (PackageNotFoundError, ValueError):  # ValueError: it is no name at all
         return "not installed"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from router.backends.specs import Setup
 from router.errors import InvalidFile
-from router.schema import read
+from router.schema import loads, read
 
 MODELS = "models.json"
 
@@ -15,14 +15,14 @@ def read_setup(folder: Path) -> Setup:
     """Raises InvalidFile naming what is wrong."""
     path = folder / MODELS
     try:
-        setup: Setup = read(Setup, json.loads(path.read_text()))
+        setup: Setup = read(Setup, loads(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError) as error:
         old = " `router convert` makes one of the engine.json there." if (folder / "engine.json").is_file() else ""
         raise InvalidFile(
             f"{folder} has no {MODELS}, which says what models the attempts are from; copy one from another bundle and "
             f"change it.{old}"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OSError) as error:
         raise InvalidFile(f"{path}: {error}") from error
     return setup
 

@@ -111,7 +111,7 @@ def collect(  # noqa: PLR0915  the options of one command
 
     from router.attempts.cluster import Stage, collect_shards
     from router.attempts.collect import IN_PROCESS, ON_A_SERVER, collect
-    from router.attempts.files import expand
+    from router.attempts.files import check_out, expand
     from router.attempts.pools import pool_of
     from router.attempts.prompts import generate_prompts, read_prompts
     from router.backends.registry import load_engines, why_not
@@ -121,6 +121,10 @@ def collect(  # noqa: PLR0915  the options of one command
         raise InvalidRequest(
             "prompts", "nothing to collect on: name --prompts FILE or --generate TASK", reason="UNSPECIFIED"
         )
+    if not ray:
+        check_out(out)
+    elif out.exists() and not out.is_dir():
+        raise InvalidRequest("out", f"--out {out} is a file; with --ray name a folder", reason="UNSPECIFIED")
     if ray and generate:
         raise InvalidRequest("generate", "--ray takes files of --prompts, not --generate", reason="UNSPECIFIED")
     setup = read_setup(bundle)
@@ -157,9 +161,11 @@ def collect(  # noqa: PLR0915  the options of one command
     )
     files = expand(prompts or [])
     tokens = 0
-    with tqdm(unit="unit", smoothing=0.02, mininterval=2) as bar:
+    # Nothing is shown, also no bar's end, before the prompts are read: they may be wrong.
+    with tqdm(unit="unit", smoothing=0.02, mininterval=2, delay=1) as bar:
 
         def on_start(units: int, finished: int) -> None:
+            bar.delay = 0
             bar.total, bar.n, bar.initial = units, finished, finished  # earlier runs' work stays out of the rate
             bar.refresh()
 
@@ -205,6 +211,7 @@ def _pools(given: list[str], reference: str) -> dict[str | None, int]:
 
 
 def _collect_served(url: str, out: Path, given: list[str]) -> None:
+    from router.attempts.files import check_out
     from router.attempts.schema import write_attempts
     from router.attempts.served import served_attempts, write_prompts
 
@@ -214,6 +221,7 @@ def _collect_served(url: str, out: Path, given: list[str]) -> None:
             f"--from-outcomes samples nothing, so it takes no --{others[0]}; sample at its prompts in a second run",
             reason="UNSPECIFIED",
         )
+    check_out(out)
     if out.exists():
         raise InvalidFile(f"{out} is there already, and could hold attempts that were sampled; write to another --out")
     served = served_attempts(url)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from router.cli.options import say
 from router.errors import InvalidFile
 
 _SPELT = ("tuning.json", "judged.jsonl", "evaluation.json")  # hold arms' names
@@ -147,12 +148,14 @@ def rejudge(
     """Find, compare and judge the answers of existing attempts again, from their texts."""
     import asyncio
 
+    from router.attempts.files import check_out
     from router.attempts.prompts import read_prompts
     from router.attempts.rejudge import rejudge as judge_again
     from router.attempts.schema import read_attempts, write_attempts
     from router.tasks import load_task
 
-    frame = read_attempts(attempts)
+    check_out(out)
+    frame = read_attempts(attempts, say=say)
     given = [problem for path in prompts or () for problem in read_prompts(path)]
     references = {problem.id: problem.reference for problem in given} if prompts else None
     judged = asyncio.run(judge_again(frame, load_task(task), references))

@@ -187,7 +187,7 @@ def serve(
         )
 
     def started(port: int) -> None:
-        print(f"serving {solver.bundle.id} on {host}:{port}", flush=True)
+        print(f"serving {solver.bundle.id} on {addresses.address_of(host, port)}", flush=True)
 
     with ExitStack() as ending:
         ending.callback(end_tracing)

@@ -14,8 +14,8 @@ from router.cli.options import (
     Url,
     Written,
     check_unfinished,
-    say,
     deployment,
+    say,
     unfinish,
 )
 from router.errors import InvalidFile
@@ -37,13 +37,15 @@ def score(
     """Score pooled attempts with the bundle's verifier, also those sampled elsewhere."""
     import asyncio
 
+    from router.attempts.files import check_out
     from router.attempts.schema import read_attempts, write_attempts
     from router.backends.registry import load_verifier
     from router.backends.tokenizers import splitter
     from router.bundle.setup import read_setup
     from router.evaluation import judge
 
-    frame = read_attempts(attempts)
+    check_out(out)
+    frame = read_attempts(attempts, say=say)
     if limit is not None:
         prompts = frame["prompt_id"].drop_duplicates()
         frame = frame[frame["prompt_id"].isin(prompts.sample(min(limit, len(prompts)), random_state=seed))]

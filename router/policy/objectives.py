@@ -129,6 +129,12 @@ class AverageBudget(_Valued):
 
     def check(self, policy: Measurements) -> None:
         points = policy.budget_points
+        if self.value == math.inf:
+            raise self._refuse(
+                f"average_budget inf: name a number; whoever wants all that helps asks for the largest budget, budget="
+                f"{policy.budgets[-1]:g}",
+                "BUDGET_OUT_OF_RANGE",
+            )
         if not (points and points[0].generations <= self.value < math.inf):
             least = f"at least {points[0].generations:g}" if points else "not tuned for"
             raise self._refuse(f"average_budget {self.value:g}: in this policy it is {least}", "BUDGET_OUT_OF_RANGE")
@@ -185,8 +191,8 @@ class PricePerFlop(_Valued):
     def check(self, policy: Measurements) -> None:
         if not 0 <= self.value < math.inf:
             raise self._refuse(
-                f"price_per_flop {self.value:g} must be at least 0: it is what a FLOP costs when a right answer is "
-                "worth 1",
+                f"price_per_flop {self.value:g} must be a finite number of at least 0: it is what a FLOP costs when a "
+                "right answer is worth 1",
                 "OBJECTIVE_OUT_OF_RANGE",
             )
 

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from router.errors import InvalidBundle, InvalidRequest
 from router.policy.objectives import BudgetPoint, Objective, objective_of
-from router.schema import STRICT, Amount, Name, Probability, read
+from router.schema import LEAST_WORTH, STRICT, Amount, Name, Probability, loads, read
 from strategies import Strategy, parse
 
 if TYPE_CHECKING:
@@ -238,10 +238,10 @@ class Policy:
         return "{" + ",\n ".join(lines) + "}\n"
 
     @classmethod
-    def loads(cls, text: str) -> "Policy":
+    def loads(cls, text: str | bytes) -> "Policy":
         """Inverse of ``dumps``; raises InvalidBundle naming what is wrong. Unknown keys are errors."""
         try:
-            file: _File = read(_File, json.loads(text))
+            file: _File = read(_File, loads(text))
             ((kind, value),) = file.default.items()
             return cls(
                 [row.cell for row in file.cells],
@@ -251,7 +251,7 @@ class Policy:
                 tolerance=file.tolerance,
                 worth=file.worth,
             )
-        except (ValueError, RecursionError, InvalidRequest) as error:
+        except (ValueError, OverflowError, InvalidRequest) as error:
             raise InvalidBundle(f"policy: {error}") from error
 
 
@@ -305,6 +305,10 @@ class _Row:
     prompts: Amount
     cost: Cost
 
+    def __post_init__(self) -> None:
+        if not self.low <= self.accuracy <= self.high:
+            raise ValueError(f"accuracy {self.accuracy} is outside its interval of {self.low} to {self.high}")
+
     @property
     def cell(self) -> Cell:
         return Cell(self.level, parse(self.arm), self.accuracy, self.low, self.high, self.prompts, self.cost)
@@ -317,6 +321,10 @@ class _File:
     default: Annotated[dict[str, float], Field(min_length=1, max_length=1)]
     deciding: Deciding
     tolerance: Amount
-    worth: dict[Name, Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    worth: dict[Name, Annotated[float, Field(ge=LEAST_WORTH, le=1 / LEAST_WORTH)]]
     budget_points: list[_Point]
     cells: Annotated[list[_Row], Field(min_length=1)]
+
+    def __post_init__(self) -> None:
+        if not any(row.prompts for row in self.cells):
+            raise ValueError("cells: no prompts at any level, so nothing was measured")

@@ -15,6 +15,7 @@ from grpc_status import rpc_status
 from router.errors import AddressUnavailable, InvalidRequest, RouterError, StreamNotRead
 from router.service import conversion
 from router.service.admin import ADMIN
+from router.service.auth.addresses import address_of
 from router.service.auth.callers import Peer
 from router.service.middleware.call import REQUEST_ID, Call, call_id
 from router.service.middleware.chain import Middleware, chain, replying, streaming
@@ -76,7 +77,7 @@ class GrpcDoor:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(shown), registry)
         self._health = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        address = f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+        address = address_of(host, port)
         try:
             self.port: int = (
                 self._server.add_secure_port(address, credentials)

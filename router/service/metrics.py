@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from router.errors import AddressUnavailable
 from router.policy.table import LEVELS
 from router.service.admission import Admission
+from router.service.auth.addresses import address_of
 from router.service.bundle_manager import BundleManager
 from router.service.drift import calibration_error, stability, training_counts
 from router.service.middleware.call import CallRecord, Verdict
@@ -165,5 +166,5 @@ def expose(metrics: Metrics, address: str) -> int:
     except (OSError, ValueError, OverflowError) as error:
         raise AddressUnavailable(f"can't serve metrics on {address} ({error}); give a free host:port") from error
     bound = int(server.server_port)
-    _log.info("metrics on http://%s:%d/metrics", host or "127.0.0.1", bound)
+    _log.info("metrics on http://%s/metrics", address_of(host or "127.0.0.1", bound))
     return bound

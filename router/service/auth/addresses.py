@@ -1,4 +1,4 @@
-"""Which addresses may be listened on without encryption."""
+"""How addresses are written, and which may be listened on without encryption."""
 
 from ipaddress import ip_address
 
@@ -14,6 +14,27 @@ def check_exposure(host: str, *, encrypted: bool, insecure: bool) -> None:
             "--tls-key, stay on 127.0.0.1, or ask for it with --insecure",
             reason="UNSPECIFIED",
         )
+
+
+def address_of(host: str, port: int) -> str:
+    """``127.0.0.1:50551``, ``[::1]:50551``"""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def check_address(address: str) -> None:
+    """Raises InvalidRequest for an IPv6 address without brackets, whose port nobody can tell from its end."""
+    for host in (address, address.rpartition(":")[0]):
+        if host.count(":") > 1 and not host.startswith("[") and _is_ip(host):
+            raise InvalidRequest(
+                "address", f"{address}: put an IPv6 address into brackets, like [::1]:50551", reason="UNSPECIFIED"
+            )
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        return bool(ip_address(host))
+    except ValueError:
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -52,6 +52,20 @@ def read_tokens(file: Path) -> Sequence[Token]:
     except (OSError, ValueError) as error:
         raise InvalidFile(f"can't read the tokens in {file}: {error}") from error
     tokens = [token for name, table in tables.items() for token in _tokens(file, name, table)]
+    callers: dict[bytes, str] = {}
+    for token in tokens:
+        name = token.caller.name
+        if token.digest == digest_of(""):
+            raise InvalidFile(
+                f"{file}: [{name}] has the digest of an empty token, whom anybody could be; make one with "
+                "`router token NAME`"
+            )
+        if token.digest in callers:
+            raise InvalidFile(
+                f"{file}: [{name}] has a digest that [{callers[token.digest]}] has, too, so who calls with that token "
+                "can't be told; give each caller its own with `router token NAME`"
+            )
+        callers[token.digest] = name
     if not tokens:
         raise InvalidFile(f"{file} holds no token, so nobody could call; make one with `router token NAME`")
     return tokens
