@@ -28,23 +28,22 @@ async def judged(frame: pd.DataFrame, task: Task, origins: Sequence[str]) -> tup
     columns = (frame[name] for name in ("text", "answer", "reference", "correct"))
     for origin, text, given, reference, said in zip(origins, *columns, strict=True):
         known, open_to_judge = not pd.isna(reference), pd.isna(said)
-        answer = None if pd.isna(given) else given
-        if answer is None and known and open_to_judge:
-            answer = task.extract(text)
-        if answer is not None:
-            if answer not in keys:
-                keys[answer] = await task.key(answer) or None
-            answer = keys[answer]
+        stated = None if pd.isna(given) else given
+        if stated is None and known and open_to_judge:
+            stated = task.extract(text)
+        if stated is not None and stated not in keys:
+            keys[stated] = await task.key(stated) or None
+        answer = None if stated is None else keys[stated]
         correct = None if open_to_judge else bool(said)
         if known and (open_to_judge or answer is not None):
-            pair = (answer or "", reference)
+            pair = (stated or "", reference)  # as it is stated: a key need not be read as what it is the key of
             if pair not in rights:
-                rights[pair] = answer is not None and await task.right(answer, reference)
+                rights[pair] = stated is not None and answer is not None and await task.right(stated, reference)
             if not open_to_judge and rights[pair] != correct:
                 raise InvalidFile(
                     f"{origin}: correct is {json.dumps(correct)}, but answer {given[:60]!r} is "
-                    f"{'not ' * correct}what reference {reference[:60]!r} says; mend the row, or judge all of them "
-                    "again with `router rejudge ATTEMPTS --out NEW`"
+                    f"{'not ' if correct else ''}what reference {reference[:60]!r} says; mend the row, or judge all "
+                    "of them again with `router rejudge ATTEMPTS --out NEW`"
                 )
             correct, count = rights[pair], count + open_to_judge
         answers.append(answer)

@@ -73,7 +73,7 @@ def test_a_broken_prompts_file_is_one_line_without_a_progress_bar(folder, tmp_pa
 
 
 def test_collect_still_shows_its_bar(folder, tmp_path):
-    (tmp_path / "p.jsonl").write_text('{"prompt": "7 + 7 =", "reference": 14}\n')
+    (tmp_path / "p.jsonl").write_text('{"prompt": "7 + 7 =", "reference": "14"}\n')
     command = ["collect", "--backend", "fake", "--bundle", folder, "--prompts", tmp_path / "p.jsonl", "--attempts", 2]
     for _ in range(2):  # the second time there is nothing left to do
         result = router(*command, "--out", tmp_path / "x.parquet")

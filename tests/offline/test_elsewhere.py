@@ -94,6 +94,13 @@ def test_a_row_that_contradicts_itself_is_refused(tmp_path, write, answer, corre
         assert word in str(caught.value)
 
 
+def test_expressions_that_collect_wrote_down_contradict_nothing(tmp_path):
+    rows = [{**ROW, "reference": "(x+1)(x-1)", "answer": "x**2 - 1", "correct": True}]
+    rows += [{**ROW, "reference": "(x+1)(x-1)", "answer": "$x^2-1$", "sample": 1}]
+    frame, _ = read(jsonl(tmp_path / "a.jsonl", *rows))
+    assert frame["correct"].tolist() == [True, True]
+
+
 def test_rejudge_mends_what_was_refused(tmp_path):
     bad = jsonl(tmp_path / "a.jsonl", {**ROW, "correct": False})
     result = CliRunner().invoke(main, ["rejudge", str(bad), "--out", str(tmp_path / "b.parquet")])

@@ -438,7 +438,7 @@ def test_unscored_attempts_are_not_scored_zero():
 
 def test_training_on_tied_pass_rates_says_what_to_do():
     attempts = frame([row(f"p{i}", s, correct=i < 10) for i in range(30) for s in range(4)])
-    with pytest.raises(InvalidFile, match=r"2 different values.*Collect more attempts"):
+    with pytest.raises(InvalidFile, match=r"2 different values.*Collect more --attempts"):
         train(attempts)
 
 
