@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from router.cli.main import main
 from router.client import connect
 from router.errors import InvalidFile, InvalidRequest
+from router.service.admission import Admission
 from router.service.app import Server
 from router.service.auth.addresses import address_of, check_address
 from router.service.auth.callers import read_tokens
@@ -81,7 +82,7 @@ async def test_ipv6_is_served_and_called(solver, host, caplog):
 
         assert (await asyncio.to_thread(call)).decision.level == 1
         with caplog.at_level(logging.INFO):
-            port = expose(Metrics(BundleManager(solver), None, None), f"{host}:0")
+            port = expose(Metrics(BundleManager(solver), Admission()), f"{host}:0")
         assert f"http://[::1]:{port}/metrics" in caplog.text
         with socket.create_connection(("::1", port), timeout=10):
             pass

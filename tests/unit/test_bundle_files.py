@@ -146,20 +146,20 @@ def test_a_folder_that_no_path_can_name_is_no_bundle():
 Document = dict[str, Any]
 
 
-def cell(**values: Any) -> Callable[[Document], None]:
+def cell(**values: Any) -> Callable[[Document], object]:
     return lambda policy: policy["cells"][0].update(values)
 
 
-def cost(**values: Any) -> Callable[[Document], None]:
+def cost(**values: Any) -> Callable[[Document], object]:
     return lambda policy: policy["cells"][0]["cost"].update(values)
 
 
-def every(**values: Any) -> Callable[[Document], None]:
-    return lambda policy: [each.update(values) for each in policy["cells"]] and None
+def every(**values: Any) -> Callable[[Document], object]:
+    return lambda policy: [each.update(values) for each in policy["cells"]]
 
 
-def respell(old: str, new: str) -> Callable[[Document], None]:
-    return lambda policy: [each.update(arm=new) for each in policy["cells"] if each["arm"] == old] and None
+def respell(old: str, new: str) -> Callable[[Document], object]:
+    return lambda policy: [each.update(arm=new) for each in policy["cells"] if each["arm"] == old]
 
 
 @pytest.mark.parametrize(
