@@ -11,7 +11,7 @@ from router.backends.calibrated import Calibrated
 from router.backends.specs import VERIFIER, Deployment, Setup
 from router.errors import InvalidRequest
 from router.extras import missing
-from strategies import Strategy
+from strategies import Cascade, Strategy
 
 Capability = Literal["steps", "revisions", "log_probs", "hidden_states"]
 
@@ -103,15 +103,27 @@ def check_deployment(setup: Setup, deployment: Deployment) -> None:
             )
 
 
-def why_not(arm: Strategy, setup: Setup, deployment: Deployment, loaded: Engines | None = None) -> str | None:
-    """Why an arm can't be run; None: it can."""
+def why_not(
+    arm: Strategy, setup: Setup, deployment: Deployment, loaded: Engines | None = None, *, scored: bool = False
+) -> str | None:
+    """Why an arm can't be run; None: it can. ``scored``: what it returns is scored, whatever it needs itself."""
+    if isinstance(arm, Cascade):  # each stage asks its own models for what it needs
+        reasons = (
+            why_not(stage, setup, deployment, loaded, scored=scored or stage is not arm.stages[-1])
+            for stage in arm.stages
+        )
+        return next((reason for reason in reasons if reason), None)
+    needs: dict[Capability, bool] = {
+        "steps": arm.needs_steps,
+        "revisions": arm.revises,
+        "log_probs": setup.verifier.kind == "log_prob" and (arm.needs_scores or scored),
+    }
     for name in sorted(model or setup.reference for model in arm.models):
         if name not in setup.models or (loaded and name not in loaded.models):
             return f"the model {name!r} is not served"
         backend = deployment.backend(name, setup.models[name])
-        can: frozenset[Any] = backend_of(backend).capabilities
-        for needed, capability in ((arm.needs_steps, "steps"), (arm.revises, "revisions")):
-            if needed and capability not in can:
+        for capability, needed in needs.items():
+            if needed and capability not in backend_of(backend).capabilities:
                 return f"the backend {backend!r} of the model {name!r} lacks the capability {capability!r}"
     return None
 

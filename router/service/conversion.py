@@ -24,6 +24,7 @@ from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 
 DOMAIN = "router.v1"
 CALL_ID = r"[\w.:-]{1,128}"
+_OBJECTIVES = pb.Objective.DESCRIPTOR.fields_by_name
 _COSTS = tuple(field.name for field in fields(Cost))
 
 
@@ -258,7 +259,8 @@ def served(bundle: Bundle, policy: Policy) -> pb.Bundle:
         task=setup.task,
         statistic=bundle.manifest.statistic,
         edges=bundle.manifest.edges,
-        default_objective=pb.Objective(**{default.kind: default.value}),
+        # One that a user added is not in the contract.
+        default_objective=pb.Objective(**{default.kind: default.value}) if default.kind in _OBJECTIVES else None,
         cells=map(cell, policy.cells),
     )
 

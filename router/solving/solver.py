@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from router.backends import Engines, Usage
 from router.backends.registry import why_not
@@ -81,7 +81,8 @@ class Solver:
         self.task: Task = load_task(bundle.setup.task)
         self.features = features_of(bundle.manifest.features)
         self.rates = rates_of(bundle.setup)
-        reasons = {arm: why_not(arm, bundle.setup, deployment or Deployment(), engines) for arm in bundle.policy.arms}
+        self._deployment = deployment or Deployment()
+        reasons = {arm: self._why_not(arm) for arm in bundle.policy.arms}
         self.left_out = {arm: reason for arm, reason in reasons.items() if reason}
         self.policy = _runnable(bundle, self.left_out)
 
@@ -91,8 +92,12 @@ class Solver:
         policy = self.policy
         objective = request.objective or policy.default
         policy.check(objective)  # a bad objective is an error also where the arm is pinned
-        usage = (bill or self.new_bill()).line(self.engines.reference, "generator") if self.features.needs else Usage()
-        (read,) = await self.features.read([request.prompt], self.engines, usage)
+        usage = Usage()
+        try:
+            (read,) = await self.features.read([request.prompt], self.engines, usage)
+        finally:
+            if bill and usage != Usage():
+                bill.line(self.engines.reference, "generator").add(**asdict(usage))
         probabilities = tuple(self.bundle.difficulty.probabilities(read))
         level = 1 + probabilities.index(max(probabilities))
         levels_by = self.bundle.levels_by
@@ -141,7 +146,10 @@ class Solver:
         bill = self.new_bill() if bill is None else bill
         started = time.monotonic()
         if request.arm:
-            request = replace(request, arm=request.arm.referring(self.engines.reference))
+            arm = request.arm.referring(self.engines.reference)
+            if reason := self._why_not(arm):
+                raise InvalidRequest("options.arm", f"{arm} can't be run: {reason}", reason="ARM_INVALID")
+            request = replace(request, arm=arm)
         decision = await self.decide(request, bill)
         bill.seconds["route"] += time.monotonic() - started
         yield decision
@@ -157,6 +165,9 @@ class Solver:
 
     def new_bill(self) -> Bill:
         return Bill(self.rates)
+
+    def _why_not(self, arm: Strategy) -> str | None:
+        return why_not(arm, self.bundle.setup, self._deployment, self.engines)
 
 
 def _runnable(bundle: Bundle, left_out: dict[Strategy, str]) -> Policy:

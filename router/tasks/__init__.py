@@ -30,10 +30,13 @@ def register(name: str, place: str) -> None:
     _TASKS[name] = place
 
 
-@cache
 def load_task(name: str) -> Task:
-    """The task of this name, or a user's own by ``module:object``. Raises InvalidRequest."""
-    place = TASKS.get(name, name)
+    """The task of this name, or a user's own by ``module:object``; made once. Raises InvalidRequest."""
+    return _task(name, TASKS.get(name, name))
+
+
+@cache
+def _task(name: str, place: str) -> Task:
     module, colon, attribute = place.partition(":")
     if not colon or not attribute:
         raise InvalidRequest(
