@@ -187,8 +187,7 @@ class Sandbox:
             try:
                 stdout, stderr, ended = await _converse(process, payload, limits.output_bytes, wall_seconds)
             finally:
-                _kill(process)
-                await asyncio.shield(process.wait())
+                await asyncio.shield(_end(process))
             if ended == "itself" and b"exit-code" not in started_file.read(4096):
                 raise SandboxUnavailable(_advice(stderr.decode(errors="replace")))
         status = process.returncode if ended == "itself" else None
@@ -267,19 +266,27 @@ async def _converse(
     end = asyncio.ensure_future(asyncio.wait(tasks[1:]))  # its output's end and its own; it need not read its input
     stop = asyncio.ensure_future(too_much.wait())
     try:
-        await asyncio.wait([end, stop], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait([end, stop], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for each in (*tasks, end, stop):
             each.cancel()
-    ended: Literal["itself", "time", "output"] = "output" if left < 0 else "itself" if end.done() else "time"
+        await asyncio.gather(*tasks, end, stop, return_exceptions=True)
+    ended: Literal["itself", "time", "output"] = "output" if left < 0 else "itself" if end in done else "time"
     return bytes(out), bytes(err), ended
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """Bubblewrap and, by --die-with-parent, the first process of its namespace, whose end is the end of all in it."""
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Kill bubblewrap and, by --die-with-parent, the first process of its namespace, and with it all that is in it."""
+
+    async def forget(stream: asyncio.StreamReader | None) -> None:
+        while stream and await stream.read(_READ):
+            pass
+
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+    # wait() returns only once all that was written is read.
+    await asyncio.gather(process.wait(), forget(process.stdout), forget(process.stderr))
 
 
 def _unpack(data: bytes) -> list[dict[str, Any]]:
