@@ -11,7 +11,7 @@ from strategies.cascade import Cascade
 from strategies.requests import Candidate, Extend, Result, Score, Search
 from strategies.revision import Revision
 from strategies.sampling import BestOfN, Majority, Sampling, Single, WeightedBestOfN
-from strategies.strategy import LARGEST, InvalidArm, Strategy
+from strategies.strategy import LARGEST, InvalidArm, Strategy, is_name
 from strategies.tree_search import BeamSearch, Dvts, Lookahead
 
 __all__ = [
@@ -81,7 +81,7 @@ def parse(text: str) -> Strategy:
 def _arm(text: str, whole: str) -> Strategy:
     name, bracket, rest = text.strip().partition("(")
     name, rest = name.rstrip(), rest.rstrip()
-    if not name or (bracket and not rest.endswith(")")):
+    if not is_name(name) or (bracket and not rest.endswith(")")):
         raise InvalidArm("strategy", f"can't read arm {_quoted(whole)}; write it like beam_search(n=16, m=4)")
     if name not in STRATEGIES:
         raise InvalidArm("strategy", f"unknown strategy {_quoted(name)}; known: {', '.join(STRATEGIES)}")

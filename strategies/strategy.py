@@ -131,5 +131,10 @@ class Strategy:
         return self.name, tuple(self.parameters.values()), self.model or ""
 
 
+def is_name(text: str) -> bool:
+    """Of a strategy."""
+    return text.isascii() and text.isidentifier()
+
+
 def is_model_name(text: str) -> bool:
     return 0 < len(text) <= 64 and text[0].isalnum() and text.isascii() and all(c.isalnum() or c in "_.-" for c in text)

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import joblib
 import numpy as np
@@ -34,7 +35,7 @@ async def digits(prompts: Sequence[Prompt], engines: Engines, usage: Usage) -> l
 
 async def drafts(prompts: Sequence[Prompt], engines: Engines, usage: Usage) -> list[str]:
     """What the reference model writes first: that costs something."""
-    limits = {"temperature": 0, "max_tokens": 5, "deadline": None, "seed": 0}
+    limits: dict[str, Any] = {"temperature": 0, "max_tokens": 5, "deadline": None, "seed": 0}
     written = [
         await engines.main.extend(prompt, [Candidate()], steps=None, usage=usage, **limits) for prompt in prompts
     ]
@@ -96,6 +97,7 @@ async def test_what_they_spend_is_on_the_bill(tmp_path, bundle_folder):
     solver = solver_of(bundle_that_reads("drafts", model, tmp_path / "bundle", bundle_folder))
     bill = solver.new_bill()
     await solver.decide(Request(Prompt.of("7 + 7 =")), bill)
+    assert isinstance(solver.engines.main, FakeGenerator)
     assert bill.line("small", "generator") == solver.engines.main.counted
     assert bill.generated_tokens == 5
 

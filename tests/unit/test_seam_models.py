@@ -73,7 +73,7 @@ def solver(request: pytest.FixtureRequest, tmp_path: Path, bundle_folder: Path) 
 def test_what_a_solution_is_worth_is_by_price_else_by_parameters():
     assert THREE.worth == {"small": 1, "medium": 7, "large": 70}
     assert PRICED.worth == {"small": 1, "medium": 4, "large": 20}
-    half = replace(PRICED, models=PRICED.models | {"large": MODELS["large"]})
+    half = replace(PRICED, models=dict(PRICED.models) | {"large": MODELS["large"]})
     assert half.worth == THREE.worth  # prices count where all have one
     cascade = parse(BEST[-1])
     assert (cascade.budget(THREE.worth), cascade.budget(PRICED.worth)) == (78, 25)
@@ -162,7 +162,7 @@ async def test_only_the_models_that_are_wanted_are_loaded(tmp_path, bundle_folde
 def test_a_model_may_have_a_backend_of_its_own(tmp_path):
     where = Deployment(backends={"": "vllm", "small": "fake", "medium": "fake", "large": "fake"})
     assert [where.backend(name, spec) for name, spec in THREE.models.items()] == ["fake"] * 3
-    engines = load_engines(THREE, tmp_path, replace(where, backends=where.backends | {VERIFIER: "fake"}))
+    engines = load_engines(THREE, tmp_path, replace(where, backends=dict(where.backends) | {VERIFIER: "fake"}))
     assert isinstance(engines, Engines)
     assert isinstance(engines.verifier, FakeVerifier)
     assert all(isinstance(model, FakeGenerator) for model in engines.models.values())
