@@ -77,7 +77,7 @@ def test_a_task_is_made_once():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("poetry", "unknown task 'poetry'; known: math, or your own as module:object"),
+        ("poetry", "unknown task 'poetry'; known: math, .*or your own as module:object"),
         ("router.tasks.math:", "unknown task"),
         ("no.such.module:Task", "can't import the task"),
         ("router.tasks.math:NoSuchTask", "can't import the task"),
