@@ -12,12 +12,12 @@ from router.v1 import router_pb2 as pb
 from tests.support.breakable import Process
 from tests.support.faults import Caller, many_calls, problem, settled
 
+pytestmark = pytest.mark.processes
+
 VANISHING = """
 import asyncio, sys, grpc
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-
-pytestmark = pytest.mark.processes
 async def main():
     async with grpc.aio.insecure_channel(sys.argv[1]) as channel:
         stub, metadata = RouterServiceStub(channel), (("authorization", "Bearer app"),)

@@ -16,7 +16,7 @@ from router.prompt import Prompt
 from router.training.difficulty import Training, prompt_statistics, read_training, save_training, text_digest, train
 from router.tuning.evidence import Measured, evidence, measure
 from router.tuning.finish import finish_bundle, save_tuning
-from router.tuning.tune import METHODS, PAPER, pooled, tune
+from router.tuning.tune import METHODS, PAPER, Tuning, pooled, tune
 from strategies import STRATEGIES, Candidate, Sampling, parse
 from strategies.records import Pool, Recorded
 from tests.support.searches import named
@@ -87,8 +87,13 @@ def cell(policy, level, arm):
     return next(cell for cell in policy.cells if (cell.level, str(cell.arm)) == (level, arm))
 
 
+@cache
+def tuned() -> Tuning:
+    return tune(*a_world(), [1, 2, 4], setup=SETUP)
+
+
 def test_tune_finds_the_arm_that_each_level_needs():
-    tuning = tune(*a_world(), [1, 2, 4], setup=SETUP)
+    tuning = tuned()
     policy = tuning.policy
     assert [chosen(policy, level) for level in LEVELS] == [
         "majority(n=1)",
@@ -108,7 +113,7 @@ def test_tune_finds_the_arm_that_each_level_needs():
 
 def test_an_average_budget_is_spent_where_it_pays():
     """Levels 2, 3 and 4 need four solutions, 1 and 5 are as well served by one: 2.8 on average buys everything."""
-    policy = tune(*a_world(), [1, 2, 4], setup=SETUP).policy
+    policy = tuned().policy
     assert policy.budget_points[0].generations == pytest.approx(1)
     assert policy.budget_points[-1].generations == pytest.approx((1 + 4 + 4 + 4.5 + 1) / 5, abs=0.01)
     assert [chosen(policy, level, "average_budget", 3) for level in (1, 3, 4, 5)] == [
@@ -126,11 +131,11 @@ def test_a_default_objective_is_served_and_checked():
     default = TargetAccuracy(0.9)
     assert tune(*a_world(), [1, 4], setup=SETUP, default=default).policy.default == default
     with pytest.raises(InvalidRequest, match="budget 64 is outside"):
-        tune(*a_world(), [1, 4], setup=SETUP, default=Budget(64))
+        tune(*a_world(4), [1, 4], setup=SETUP, default=Budget(64))
 
 
 def test_costs_are_prompt_once_and_every_sample():
-    policy = tune(*a_world(), [1, 2, 4], setup=SETUP).policy
+    policy = tuned().policy
     cost = cell(policy, 3, "best_of_n(n=4)").cost
     assert (cost.prompt_tokens, cost.generated_tokens, cost.scored_tokens) == (10, 80, 90)
     assert (cost.generator_flops, cost.verifier_flops, cost.generations) == (2 * 100 * 90, 2 * 10 * 90, 4)
@@ -341,7 +346,7 @@ def test_cascades_are_measured_when_they_are_asked_for():
     tuning = tune(attempts, trained, [1, 4], setup=SETUP, arms=[cascade])
     assert cascade in tuning.policy.arms
     assert tuning.policy.budget(cascade) == 5
-    assert cascade not in tune(attempts, trained, [1, 4], setup=SETUP).policy.arms
+    assert cascade not in tuned().policy.arms
 
 
 @pytest.mark.parametrize(("gone", "served"), [(["4-0", "4-1"], True), ([f"4-{i}" for i in range(10)], False)])
@@ -393,7 +398,7 @@ def pools(n=120, size=8, prefix="p"):
 
 @cache
 def trained_on_pools():
-    return train(pools())
+    return train(pools(), folds=2)
 
 
 def test_a_bundle_is_trained_tuned_finished_and_served(tmp_path):
@@ -449,7 +454,7 @@ def test_vectors_are_asked_for_every_prompt_and_named():
         asked.extend(prompts)
         return np.array([[len(prompt.question), 1.0] for prompt in prompts])
 
-    model, trained = train(pools(), vectors, features="hidden")
+    model, trained = train(pools(), vectors, features="hidden", folds=2)
     assert len(asked) == 120
     assert "hidden_logistic" in trained.comparison
     assert trained.features == model.input

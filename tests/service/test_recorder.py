@@ -436,7 +436,7 @@ async def test_explored_arms_have_the_probability_that_is_recorded(bundle_folder
     request = Request(Prompt.of(HARD), Budget(budget))
     chosen = await Solver(bundle, engines).decide(request)
     solver = Solver(bundle, engines, explore=explore)
-    draws = 4000
+    draws = 2000 if explore else 100
     drawn: Counter[str] = Counter()
     told: dict[str, float] = {}
     for _ in range(draws):
@@ -448,4 +448,4 @@ async def test_explored_arms_have_the_probability_that_is_recorded(bundle_folder
         told[str(decision.arm)] = decision.propensity
     assert sum(told.values()) == pytest.approx(1)
     for arm, propensity in told.items():
-        assert drawn[arm] / draws == pytest.approx(propensity, abs=0.04)
+        assert drawn[arm] / draws == pytest.approx(propensity, abs=0.055)  # five standard errors
