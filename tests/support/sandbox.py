@@ -1,0 +1,54 @@
+"""Programs in the sandbox that tell what became of what they tried, and the processes that a run leaves behind."""
+
+import asyncio
+import json
+
+import psutil
+
+from router.tasks.sandbox import Limits, Sandbox
+
+LIMITS = Limits(cpu_seconds=2, wall_seconds=30)
+
+# Each program calls attempt(name, function) and prints what happened at its end.
+BEGIN = """
+import ctypes, errno, json, os, sys
+happened = {}
+libc = ctypes.CDLL(None, use_errno=True)
+def attempt(name, deed):
+    try:
+        happened[name] = repr(deed())
+    except BaseException as error:
+        happened[name] = type(error).__name__ + " " + errno.errorcode.get(getattr(error, "errno", None), "")
+def system_call(*arguments):
+    if libc.syscall(*arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+    return "done"
+"""
+END = "\nprint(json.dumps(happened))\n"
+
+
+async def attempts(sandbox: Sandbox, code: str, limits: Limits = LIMITS) -> dict[str, str]:
+    outcome = await sandbox.run(BEGIN + code + END, limits=limits)
+    assert outcome.ended == "itself", outcome
+    assert outcome.status == 0, outcome
+    happened: dict[str, str] = json.loads(outcome.stdout)
+    return happened
+
+
+def left_behind(sandbox: Sandbox) -> list[psutil.Process]:
+    return [
+        each for each in psutil.process_iter(["cmdline"]) if sandbox._runtime.program in (each.info["cmdline"] or ())
+    ]
+
+
+async def something_runs(sandbox: Sandbox) -> None:
+    while not left_behind(sandbox):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+
+
+async def nothing_is_left(sandbox: Sandbox) -> None:
+    for _ in range(100):  # who was killed is gone soon, on a busy machine too
+        if not left_behind(sandbox):
+            return
+        await asyncio.sleep(0.1)
+    assert not left_behind(sandbox)
