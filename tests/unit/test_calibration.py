@@ -71,7 +71,9 @@ def bundle(tmp_path):
 
 
 def row(prompt: str, sample: int, scores: list[float] | None, correct: bool) -> str:
-    values = {"prompt_id": prompt, "prompt": "1 + 1 =", "reference": "2", "answer": "2", "text": "1 + 1 = 2\nAnswer: 2"}
+    answer = "2" if correct else "3"
+    values = {"prompt_id": prompt, "prompt": "1 + 1 =", "reference": "2", "answer": answer}
+    values |= {"text": f"1 + 1 = {answer}\nAnswer: {answer}"}
     tokens = {"prompt_tokens": 1, "generated_tokens": 1, "scored_tokens": 1, "arm": "sample"}
     return json.dumps(values | tokens | {"sample": sample, "scores": scores, "correct": correct}) + "\n"
 
