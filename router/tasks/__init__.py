@@ -43,7 +43,8 @@ class PlainTask:
         return " ".join(answer.split())
 
     async def right(self, answer: str, reference: str) -> bool:
-        return await self.key(answer) == await self.key(reference)
+        key = await self.key(answer)
+        return key != "" and key == await self.key(reference)
 
 
 _TASKS: dict[str, str] = {

@@ -20,8 +20,7 @@ class ExactTask(PlainTask):
         for statement in reversed(statements(part)):
             if normal(statement.text):
                 return statement.text
-        lines = [line.strip() for line in part.splitlines() if normal(line)]
-        return lines[-1] if lines else None
+        return next((line.strip() for line in reversed(part.splitlines()) if line.strip() and normal(line)), None)
 
     async def key(self, answer: str) -> str:
         return normal(answer)

@@ -10,7 +10,7 @@ from router.errors import InvalidRequest, MissingDependency
 from router.tasks import LimitReached, PlainTask, Task, workers
 from router.tasks.statements import thoughtless
 
-_LONGEST = 1_000_000  # characters of a text that are searched, its last ones
+_LONGEST = 200_000  # characters of a text that are searched, its last ones
 _TRIES = 32  # as many candidates are parsed
 _FENCE = re.compile(r"^[ \t]*```+[ \t]*(\w*)[ \t]*$", re.M)
 _BRACKET = re.compile(r'[{}\[\]"]')

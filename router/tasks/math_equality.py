@@ -8,7 +8,7 @@ doubt makes answers different, never equal.
 import re
 
 from router.tasks import numerals, workers
-from router.tasks.math_structure import Interval, Node, spelling, structure
+from router.tasks.math_structure import Interval, Node, as_text, spelling, structure
 from router.tasks.notation import plain, prose
 
 TOO_LARGE = ""  # math_symbols.spell's word for it
@@ -83,17 +83,17 @@ async def key(answer: str) -> str:
     except NeedsAlgebra:
         pass
     except RecursionError:
-        return prose(answer)
+        return as_text(text)
     if too_large(text):
         workers.note_text()
-        return prose(answer)
+        return as_text(text)
     try:
         spelled = await workers.run("router.tasks.math_symbols:spell", answer)
     except workers.LimitReached:
-        return prose(answer)
+        return as_text(text)
     if spelled == TOO_LARGE:
         workers.note_text()
-    return str(spelled or prose(answer))
+    return str(spelled or as_text(text))
 
 
 async def equal(answer: str, reference: str) -> bool:

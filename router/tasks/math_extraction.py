@@ -81,8 +81,11 @@ def _value(statement: Statement) -> str | None:
         return text
     if value := _from_prose(text):
         return value
-    few = statement.kind != "sentence" or len(text.split()) <= 5
-    return text if few and not re.search(r"\d", text) else None
+    # Words: in a sentence a few, without numbers; after a label also what looks like neither.
+    words = len(text.split())
+    if statement.kind == "sentence":
+        return text if words <= 5 and not _DIGIT.search(text) else None
+    return text if words <= 2 or not _DIGIT.search(text) else None
 
 
 def _clause(text: str) -> str:

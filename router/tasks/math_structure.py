@@ -54,8 +54,8 @@ class Node:
     """A part of an answer.
 
     kind   "leaf" is one expression, "text" no mathematics, "list" without an order, "named" the value of ``name``
-    text   of a leaf or a text; a tuple's brackets, as "(]"; an inequality's operator; of a list "or" and "chain"
-           where that is how its parts are joined
+    text   of a leaf or a text; a tuple's brackets, as "(]"; an inequality's operator; of a list how its parts
+           are joined, where that matters: "or", "chain", "union", "signs"
     parts  what it is made of; of an equation and an inequality the two sides
     name   where an assignment was written, its left side: ``x = 5`` is the leaf 5 named x
     """
@@ -99,7 +99,7 @@ def structure(text: str) -> Node:
     if is_words(text):
         return Node("text", text)
     if _SIGNS.search(text):
-        return Node("list", parts=tuple(Node("leaf", _signed(text, first)) for first in (True, False)))
+        return Node("list", "signs", tuple(Node("leaf", _signed(text, first)) for first in (True, False)))
     return Node("leaf", text)
 
 
@@ -114,9 +114,14 @@ def is_words(text: str) -> bool:
     return words or bool(_SHORT_WORDS.search(text)) or not re.search(r"[0-9a-zA-Z\\]", text)
 
 
+def as_text(text: str) -> str:
+    """What can't be read as mathematics: words in any case; anything else as it is, since a and A are two things."""
+    return prose(text) if is_words(text) else " ".join(text.split())
+
+
 def _spelled(node: Node, algebra: Algebra) -> str | Interval:
     if not node.parts:
-        return algebra.leaf(node.text) if node.kind == "leaf" else prose(node.text)
+        return algebra.leaf(node.text) if node.kind == "leaf" else as_text(node.text)
     if node.kind == "equation":
         return algebra.equation(node.parts[0].text, node.parts[1].text)
     if node.kind == "inequality":
@@ -167,9 +172,10 @@ def _union(text: str) -> Node | None:
 
 def _list(text: str) -> Node | None:
     separators = {match[0].lower() for match in _top_level(text, _SEPARATOR)}
-    parts = [structure(part) for part in _comma_parts(text, bracketed=False)] if separators else []
-    if len(parts) < 2:
+    texts = _comma_parts(text, bracketed=False) if separators else []
+    if len(texts) < 2:  # none, or those of thousands
         return None
+    parts = [each for part in map(structure, texts) for each in (part.parts if part.text == "signs" else [part])]
     if any(part.kind == "text" and is_words(part.text) for part in parts):
         return Node("text", text)
     names = [part.name for part in parts]
@@ -220,10 +226,10 @@ def _equation(sides: list[str]) -> Node:
 
 def _bracketed(text: str) -> Node | None:
     is_set = text.startswith(r"\{") and text.endswith(r"\}") and _closes(text[1:]) == len(text) - 2
-    if not is_set and not (text[0] in _OPENING and text[-1] in _CLOSING and _closes(text) == len(text) - 1):
+    brackets = text[0] + text[-1]
+    if not is_set and (brackets not in ("()", "[]", "(]", "[)", "{}") or _closes(text) != len(text) - 1):
         return None
     inner = text[2:-2].strip() if is_set else text[1:-1].strip()
-    brackets = text[0] + text[-1]
     is_set = is_set or brackets == "{}"
     if not inner or (is_set and re.search(r"\\mid|[|:]", inner)):  # a set told by its property
         return Node("text", r"\emptyset" if is_set and not inner else text)

@@ -2,7 +2,7 @@ r"""Expressions, equations and inequalities decided by sympy. For worker process
 
 math-verify's LaTeX grammar (latex2sympy2_extended) reads the parts that router.tasks.math_structure found. What it
 reads otherwise than a mathematician would is rewritten or refused before: it takes ``2(3)`` for 5, ``5 5`` for 10,
-``1010_2`` for 1010, ``\sin 30^\circ`` for the sine of 30 radians, and drops the last letter of ``5t`` as a unit.
+``1010_2`` for 1010, ``\sin 30^\circ`` for the sine of 30 radians, A for a; it drops the t of ``5t`` as a unit.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any
 
 import sympy
 from latex2sympy2_extended.latex2sympy2 import (  # type: ignore[import-untyped]
+    ConversionConfig,
     NormalizationConfig,
     latex2sympy,
     normalize_latex,
@@ -29,6 +30,7 @@ from router.tasks.numerals import from_float
 _GRAMMAR = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
 )
+_SYMBOLS = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)
 _DIGITS = 1000  # of the longest integer that is computed
 _TERMS = 400  # of the longest sum that is multiplied out
 _FUNCTION = re.compile(rf"(?<![a-zA-Z\\])({FUNCTIONS.replace(' ', '|')})(?![a-zA-Z])")
@@ -37,6 +39,7 @@ _UNREADABLE = re.compile(
     r"|/\s*\d+\s*(?:[a-zA-Z(]|\\(?!cdot|times|pm|div|le|ge))"  # 1/2x: over 2, or over 2x?
     r"|'|\\prime|\\text|\\d?dots|\\ldots|\.\.\.|\\mid|\\equiv|\\pmod|\\bmod|\\cap|\\setminus|\\to(?![a-z])|[:?\"@#&~]"
     r"|[0-9A-F]_\s*\{?\d"  # 101_2: a base
+    r"|(?<![a-zA-Z\\])I(?![a-zA-Z])"  # a name, or the imaginary unit?
 )
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _QUOTIENTS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
@@ -81,6 +84,8 @@ class Symbols(Simple):
 
     def relation(self, left: str, operator: str, right: str) -> str | Interval:
         difference = canonical(read(left) - read(right))
+        if not difference.free_symbols:
+            raise Refused
         if operator == r"\ne":
             return rf"{_written(_monic(difference))} \ne 0"
         symbols = difference.free_symbols
@@ -100,7 +105,11 @@ def read(text: str) -> Any:
         raise Refused
     try:
         parsed = latex2sympy(
-            normalize_latex(_latex(text), _GRAMMAR), is_real=True, convert_degrees=False, normalization_config=None
+            normalize_latex(_latex(text), _GRAMMAR),
+            is_real=True,
+            convert_degrees=False,
+            normalization_config=None,
+            conversion_config=_SYMBOLS,
         )
     except Exception as error:  # the grammar's errors have no class of their own
         raise Refused from error
@@ -114,7 +123,7 @@ def canonical(expression: Any) -> Any:
     _check_size(expression)
     expression = expression.replace(lambda each: isinstance(each, sympy.Float), _exact).doit()
     expression = expression.subs({sympy.Symbol("i", real=True): sympy.I, sympy.Symbol("i"): sympy.I})
-    if expression.has(sympy.zoo, sympy.nan) or not isinstance(expression, sympy.Expr):
+    if expression.has(sympy.zoo, sympy.nan, sympy.AccumBounds) or not isinstance(expression, sympy.Expr):
         raise Refused
     _check_size(expression)
     if not expression.free_symbols:
@@ -206,6 +215,7 @@ def _exact(number: Any) -> Any:
 
 def _latex(text: str) -> str:
     """Calculators' notation as LaTeX: 2*x**3, sqrt(2), sin(x), 10^-3."""
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = _FUNCTION.sub(r"\\\1", text).replace("**", "^")
     text = re.sub(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi ", text)
     text = re.sub(r"(?<=\d)pi(?![a-zA-Z])", r"\\pi ", text).replace("*", r" \cdot ")

@@ -130,7 +130,11 @@ def plain(text: str) -> str:
 
 def undecorated(text: str) -> str:
     """Without what only surrounds: spaces, bold, quotes, the sentence's end. Unclosed or unopened braces stay."""
-    return text.strip(" \t\r\n*_`\"'").rstrip(".,;:?").strip(" \t\r\n*_`\"'").lstrip(":;,").strip()
+    before = None
+    while text != before:
+        before = text
+        text = text.strip(" \t\r\n*_`\"'").rstrip(".,;:?").lstrip(":;,")
+    return text
 
 
 def prose(text: str) -> str:

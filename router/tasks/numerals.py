@@ -2,7 +2,7 @@ r"""Numbers as models write them, read exactly: ``1,234.50``, ``3 1/2``, ``\frac
 
 Rules, told in docs/tasks.md: a percent sign, a degree sign and a unit are dropped (``50%`` is 50, not 0.5); words that
 multiply count (``3 million``, ``2 dozen``); a decimal with twelve digits or more after the point that is a fraction
-with a denominator up to 1,000, rounded, is that fraction, as computers print it.
+with a denominator up to 1,000, rounded or cut, is that fraction, as computers print it.
 """
 
 import re
@@ -13,13 +13,14 @@ from router.tasks.notation import plain
 _LONGEST = 120  # characters of what is read as a number
 _LARGEST_EXPONENT = 300  # of ten
 _FLOAT_DIGITS = 12  # digits after the point from which a decimal is taken for a computer's
+_FLOAT_ERROR = Fraction(1, 2**51)  # of a float: two units of its last place, as in 0.30000000000000004
 
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,3}(?:[ ]\d{3})+(?:\.\d*)?(?![\d/])|\d+(?:\.\d*)?|\.\d+)"
 _FRAC = r"\\frac\s*(?:\{\s*(?P<top>-?[\d.,]+)\s*\}|(?P<top1>\d))\s*(?:\{\s*(?P<bottom>-?[\d.,]+)\s*\}|(?P<bottom1>\d))"
 _NUMBER = re.compile(
     rf"""(?P<sign>[-+]?)\s*(?:
         (?P<whole>\d+)\s*\\frac\s*\{{\s*(?P<part>\d+)\s*\}}\s*\{{\s*(?P<of>\d+)\s*\}}
-      | (?P<whole1>\d+)\s+(?P<part1>\d+)\s*/\s*(?P<of1>\d+)(?![\d.])
+      | (?P<whole1>\d{{1,3}}(?:[ ,]\d{{3}})+|\d+)\s+(?P<part1>\d+)\s*/\s*(?P<of1>\d+)(?![\d.])
       | {_FRAC}
       | (?P<repeating>\d*\.\d*)\s*\\overline\s*\{{\s*(?P<period>\d+)\s*\}}
       | (?P<upper>{_DECIMAL})\s*/\s*(?P<lower>-?{_DECIMAL})(?![\d.])
@@ -110,7 +111,7 @@ def _value(match: re.Match[str]) -> Fraction | None:
     sign = -1 if groups["sign"] == "-" else 1
     if whole := groups["whole"] or groups["whole1"]:
         part, of = int(groups["part"] or groups["part1"]), int(groups["of"] or groups["of1"])
-        return sign * (int(whole) + Fraction(part, of)) if part < of else None
+        return sign * (_decimal(whole) + Fraction(part, of)) if part < of else None
     if groups["period"]:
         before = groups["repeating"]
         digits = len(before) - before.index(".") - 1
@@ -139,8 +140,9 @@ def from_float(digits: str) -> Fraction:
     places = len(digits.partition(".")[2])
     if places >= _FLOAT_DIGITS:
         simple = value.limit_denominator(1000)
-        # Two units of the last place: the decimals of a float end in its rounding error.
-        if abs(simple - value) <= Fraction(2, 10**places) + abs(value) * Fraction(1, 10**15):
+        unit = Fraction(1, 10**places)
+        cut = 0 <= (simple - value) * (1 if value > 0 else -1) < unit  # 0.66666666666666
+        if cut or abs(simple - value) <= max(unit / 2, abs(value) * _FLOAT_ERROR):
             return simple
     return value
 
@@ -156,7 +158,7 @@ def _unit(rest: str) -> Fraction | None:
         rest = rest[degree.end() :]
     elif ordinal := _ORDINAL.match(rest):
         rest = rest[ordinal.end() :]
-    position, first = 0, True
+    position, leading, words = 0, True, []
     while position < len(rest):
         gap = _BETWEEN_WORDS.match(rest, position)
         position = gap.end() if gap else position
@@ -165,13 +167,14 @@ def _unit(rest: str) -> Fraction | None:
         word = _WORD.match(rest, position)
         if word is None or not _is_unit(word, spaced=bool(gap and gap[0])):
             return None
-        name = re.sub(r"\W.*", "", word[0]).casefold()
-        if first and name.rstrip("s") in _MULTIPLIERS:
-            factor *= _MULTIPLIERS[name.rstrip("s")]
+        words.append(re.sub(r"\W.*", "", word[0]).casefold())
+        if leading and words[-1].rstrip("s") in _MULTIPLIERS:
+            factor *= _MULTIPLIERS[words[-1].rstrip("s")]
         else:
-            first = False
+            leading = False
         position = word.end()
-    return factor
+    # "10 A": a little word alone is no unit.
+    return factor if not words or set(words) - _LITTLE or set(words) & _SHORT else None
 
 
 def _is_unit(word: re.Match[str], *, spaced: bool) -> bool:

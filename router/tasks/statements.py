@@ -43,6 +43,7 @@ _COPULA = (
     r"[ \t*_]{0,4}[:：]?"
 )
 _JOINED_COPULA = r"[ \t*_]{0,4}(?:[是为為:：=]|はは?|는|은|คือ)[ \t*_]{0,4}[:：]?"
+_WORD = re.compile(rf"{_WORDS}|{_JOINED_WORDS}", re.I)
 _MARKER = re.compile(
     rf"{_WORDS}(?:(?P<label>{_LABEL})|(?P<copula>{_CLAUSE}{_COPULA})|(?P<heading>[ \t*_#]{{0,8}}(?=\n)))"
     rf"|{_JOINED_WORDS}(?:(?P<joined>{_JOINED_COPULA})|(?P<joined_heading>[ \t*_#]{{0,8}}(?=\n)))",
@@ -119,7 +120,9 @@ def _boxes(text: str) -> list[Statement]:
     """The outermost boxes that are closed. Boxes that only a comma, an "and" or a name parts are one answer."""
     spans: list[tuple[int, int, int]] = []  # of a box: its start, its content's start and end
     open_boxes: list[tuple[int, int] | None] = []  # None: a brace that is none
-    for brace in _BRACE.finditer(text):
+    for brace in _BRACE.finditer(
+        text, min(i for i in (text.find("\\boxed"), text.find("\\fbox"), len(text)) if i >= 0)
+    ):
         if brace[0] == "{":
             open_boxes.append(None)
         elif brace[0] == "}":
@@ -172,7 +175,10 @@ def _hashes(text: str) -> Iterator[Statement]:
 
 
 def _marked(text: str) -> Iterator[Statement]:
-    for match in deque(_MARKER.finditer(text), maxlen=_LAST):
+    for word in deque(_WORD.finditer(text), maxlen=_LAST):
+        match = _MARKER.match(text, word.start())
+        if match is None:
+            continue
         before = text[max(0, match.start() - _BEFORE) : match.start()].rpartition("\n")[2]
         if _DRAFT.search(before):
             continue

@@ -1,8 +1,7 @@
 """Work that may never end, done in worker processes, within limits.
 
 ``await run("module:function", argument)`` returns what the function returns, or raises LimitReached. One job has
-SECONDS of a processor's time and MEMORY bytes; the jobs of one call together have what its Allowance holds. Calls that
-have used least go first, so that one that states hostile expressions delays itself. Cancelling ``run`` ends its job at
+SECONDS of a processor's time and MEMORY bytes; the jobs of XX Cancelling ``run`` ends its job at
 once. What ran into a limit is not remembered: the next call may have the time.
 
 The processes are forked from a server process that has imported sympy and nothing of ours: one import, and
@@ -19,7 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,7 +28,9 @@ from typing import Any
 SECONDS = 1.0  # of a processor, for one job
 CALL_SECONDS = 3.0  # of a processor, for all jobs of one call, unless its Allowance says otherwise
 MEMORY = 1 << 30  # bytes of one worker
-_HARD = 3.0  # seconds beyond a job's own, by the clock, until a worker that does not react is killed
+_HARD = 5.0  # seconds beyond a job's own, by the clock, until a worker that does not react is killed
+_BRIEFLY = 0.15  # seconds of a processor for a job's first try; nearly all answers need less
+_FRESH = 0.5  # seconds used by a call whose next job may have the last free worker
 _TICK = 0.02  # seconds of a processor between looks at the limits
 _REMEMBERED = 4096  # results
 
@@ -50,11 +51,13 @@ class Allowance:
 
     seconds  of processors that are left; at 0 nothing more is begun
     used     seconds of processors so far
+    running  jobs that workers are at
     as_text  how many answers were compared as text, since a limit was reached or they are too large to be computed
     """
 
     seconds: float = CALL_SECONDS
     used: float = field(default=0.0, init=False)
+    running: int = field(default=0, init=False)
     as_text: int = field(default=0, init=False)
 
 
@@ -106,8 +109,15 @@ def close() -> None:
         startups = _startups[:]
         _startups.clear()
     for startup in startups:
-        with contextlib.suppress(LimitReached):
-            startup.result().close()
+        if startup.done():
+            _close(startup)
+        else:  # not waited for: ended as soon as it is there
+            startup.add_done_callback(_close)
+
+
+def _close(startup: "Future[_Pool]") -> None:
+    with contextlib.suppress(LimitReached):
+        startup.result().close()
 
 
 def _started() -> "Future[_Pool]":
@@ -139,6 +149,7 @@ class _Job:
     future: "Future[Any]" = field(default_factory=Future)
     number: int = field(default_factory=itertools.count().__next__)
     slot: int | None = None  # of the worker that does it
+    tried: bool = False  # briefly, in vain
 
 
 class _Pool:
@@ -149,12 +160,13 @@ class _Pool:
 
         from pebble import CONSTS, ProcessPool
 
-        CONSTS.term_timeout = 0.2  # then a worker is killed: it holds nothing worth saving
+        CONSTS.term_timeout = 0.05  # seconds; then a worker is killed: it holds nothing worth saving
         context = get_context("forkserver")
         context.set_forkserver_preload(["router.tasks.warm"])
         self._stop = context.RawArray("b", workers)  # by worker: whether to interrupt its job
         self._free = list(range(workers))
         self._waiting: list[_Job] = []
+        self._running: set[_Job] = set()
         self.broken = False
         self._pool = ProcessPool(workers, context=context, initializer=_prepare, initargs=[self._stop])
         self._pool.schedule(_do, args=[0, SECONDS, "builtins:len", ("",)]).result()
@@ -171,8 +183,9 @@ class _Pool:
         self._pool.stop()
         self._pool.join()
         with _lock:
-            waiting, self._waiting = self._waiting, []
-        for job in waiting:
+            jobs = [*self._waiting, *self._running]
+            self._waiting.clear()
+        for job in jobs:
             _settle(job.future, LimitReached("the workers were closed"))
 
     def _next(self) -> None:
@@ -182,11 +195,15 @@ class _Pool:
                 self._waiting = [job for job in self._waiting if not job.future.done()]
                 if not self._free or not self._waiting:
                     return
-                job = min(self._waiting, key=lambda each: (each.allowance.used, each.number))
+                job = min(self._waiting, key=_turn)
+                if len(self._free) == 1 and (job.tried or job.allowance.running or job.allowance.used > _FRESH):
+                    return
                 self._waiting.remove(job)
-                seconds = min(SECONDS, job.allowance.seconds)
+                seconds = min(SECONDS if job.tried else _BRIEFLY, job.allowance.seconds)
                 if seconds > 0:
                     job.slot = self._free.pop()
+                    self._running.add(job)
+                    job.allowance.running += 1
                     self._stop[job.slot] = 0
             if job.slot is None:
                 _settle(job.future, LimitReached("the call's time for comparing answers is used up"))
@@ -218,9 +235,15 @@ class _Pool:
         with _lock:
             if job.slot is not None:
                 self._free.append(job.slot)
+                self._running.discard(job)
                 job.slot = None
+                job.allowance.running -= 1
             job.allowance.seconds -= spent
             job.allowance.used += spent
+            if outcome and not outcome[0] and not job.tried and not self.broken:
+                job.tried = True
+                self._waiting.append(job)
+                return
         if outcome and outcome[0]:
             _settle(job.future, outcome[1])
             return
@@ -229,8 +252,12 @@ class _Pool:
         _settle(job.future, limit)
 
 
+def _turn(job: _Job) -> tuple[bool, int, float, int]:
+    return job.tried, job.allowance.running, job.allowance.used, job.number
+
+
 def _settle(future: "Future[Any]", result: Any) -> None:
-    with contextlib.suppress(asyncio.InvalidStateError):  # cancelled in the meantime
+    with contextlib.suppress(InvalidStateError):  # cancelled in the meantime
         if isinstance(result, LimitReached):
             future.set_exception(result)
         else:

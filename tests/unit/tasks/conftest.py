@@ -9,5 +9,6 @@ from router.tasks import workers
 
 @pytest.fixture(scope="session", autouse=True)
 def _workers() -> Iterator[None]:
+    workers.start()
     yield
     workers.close()

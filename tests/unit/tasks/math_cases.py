@@ -98,7 +98,9 @@ STATED = [
     Case("He earned 56 dollars in 7 days.", "56", "right"),
     Case("After 3 hours, she had 2.5 miles left.", "2.5", "right"),
     Case("So, Janet makes 9 * 2 = $18 every day at the market.", "18", "right"),
-    Case("Therefore, it would take the train 2 hours at 100 miles per hour instead of 50 miles per hour.", "2", "right"),
+    Case(
+        "Therefore, it would take the train 2 hours at 100 miles per hour instead of 50 miles per hour.", "2", "right"
+    ),
     Case("This results in 80 hours in total.", "80", "right"),
     Case("So he needs 3/4 of a cup of sugar.", "3/4", "right"),
     Case("Therefore, Kayla picked \\(274\\) apples.", "274", "right"),
@@ -121,6 +123,7 @@ STATED = [
     Case("Therefore, \\boxed{\\text{Evelyn}} is the fastest.", "Evelyn", "right"),
     Case("Answer: no solution", "No solution.", "right"),
     Case("The answer is Monday.", "Friday", "wrong"),
+    Case("chicken: 7 * 14 = 96\nAnswer: nine6", "14", "wrong"),
 ]
 
 # When two answers are the same.
@@ -217,6 +220,11 @@ EXPRESSIONS = [
     stated("\\binom{5}{2}", "10", "right"),
     stated("\\log_2 8", "3", "right"),
     stated("4P", "4", "wrong"),
+    stated("4P", "4p", "wrong"),  # the library reads both as 4p
+    stated("2A + a", "3a", "wrong"),
+    stated("\\Omega - \\omega", "0", "wrong"),
+    stated("ab", "ba", "right"),
+    stated("1/2X", "1/2x", "wrong"),
     stated("-x+C+\\frac{D}{x}", "A+\\frac{B}{x}-x", "wrong"),  # MV 75: other letters, another answer
     stated("\\text{Friday}", "friday", "right"),
     stated("9^{9^{9}}", "9^{9^{8}}", "wrong"),

@@ -39,20 +39,37 @@ async def test_a_call_has_bounded_time_whatever_the_number_of_its_answers():
     assert allowance.as_text == 64
 
 
-async def test_a_call_that_has_used_less_goes_first():
-    hostile = Allowance(seconds=6)
+async def test_one_call_cant_make_another_wait():
+    hostile = Allowance(seconds=30)
     with within(hostile):
         spinning = [asyncio.create_task(workers.run(f"{JOBS}:spin", f"rival {i}")) for i in range(12)]
-    while hostile.used == 0:
-        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.1)
     honest = Allowance()
+    begun = time.monotonic()
     with within(honest):
-        assert [await workers.run(f"{JOBS}:echo", f"honest {i}") for i in range(4)]
-    waiting = sum(not task.done() for task in spinning)
-    assert waiting >= 2  # they were there before, and are overtaken
+        assert [await workers.run(f"{JOBS}:echo", f"honest {i}") for i in range(1, 5)]
+    assert time.monotonic() - begun < 2  # a busy machine; usually some hundredths
+    assert sum(not task.done() for task in spinning) >= 11  # all but one were there before, and wait
     for task in spinning:
         task.cancel()
     await asyncio.gather(*spinning, return_exceptions=True)
+
+
+async def test_of_two_waiting_calls_the_one_that_has_used_less_goes_first():
+    greedy, modest = Allowance(seconds=30), Allowance(seconds=30)
+    greedy.used = modest.used = workers._FRESH + 1  # neither may have the last worker
+    greedy.used += 1
+    order: list[str] = []
+
+    async def one(name: str, allowance: Allowance, seconds: float) -> None:
+        with within(allowance):
+            await workers.run(f"{JOBS}:nap", seconds)
+        order.append(name)
+
+    first = [asyncio.create_task(one("running", Allowance(), 0.5 + i / 1000)) for i in range(8)]
+    await asyncio.sleep(0.1)
+    await asyncio.gather(one("greedy", greedy, 0.001), one("modest", modest, 0.002), *first)
+    assert order[-2:] == ["modest", "greedy"]
 
 
 async def test_cancelling_ends_the_job_at_once():
@@ -96,13 +113,14 @@ async def test_a_worker_that_cant_be_interrupted_is_killed_and_replaced(monkeypa
     assert await workers.run(f"{JOBS}:echo", "after killing") == "after killing"
 
 
-async def test_closing_takes_less_than_a_second_however_busy_the_workers_are():
+async def test_closing_is_quick_however_busy_the_workers_are():
     tasks = [asyncio.create_task(workers.run(f"{JOBS}:stuck", f"closing {i}")) for i in range(8)]
     await asyncio.sleep(0.3)
     begun = time.monotonic()
     workers.close()
-    assert time.monotonic() - begun < 1
+    took = time.monotonic() - begun
     outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    assert took < 2  # a busy machine; usually two tenths
     assert all(isinstance(outcome, LimitReached) for outcome in outcomes)
     assert await workers.run(f"{JOBS}:echo", "after closing") == "after closing"  # begins anew
 
