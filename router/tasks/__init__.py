@@ -3,16 +3,22 @@
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
-from typing import Protocol
+from typing import Any, Protocol
 
 from router.errors import InvalidRequest
+from router.tasks.workers import Allowance, LimitReached, within
+
+__all__ = ["TASKS", "Allowance", "LimitReached", "PlainTask", "Task", "load_task", "register", "within"]
 
 
 class Task(Protocol):
     """One kind of answer. Methods that may take long are coroutines, and free the event loop while they work."""
 
+    def bound(self, inputs: Mapping[str, Any]) -> "Task":
+        """The task for one prompt, given what its request brings: choices, a schema, tests. Raises InvalidRequest."""
+
     def extract(self, text: str) -> str | None:
-        """The final answer that a solution states, as written; None where it states none."""
+        """The final answer that a solution states, as written; None where it states none. In linear time."""
 
     async def key(self, answer: str) -> str:
         """One spelling for all answers that are equal: what votes are counted by. Empty: it is no answer."""
@@ -21,7 +27,34 @@ class Task(Protocol):
         """Whether an answer, as written or as its key, is what the reference says."""
 
 
-_TASKS: dict[str, str] = {"math": "router.tasks.math:MathTask", "code": "router.tasks.code:CodeTask"}
+class PlainTask:
+    """A task that is a text and takes nothing from requests: a base for one's own, which says only what differs."""
+
+    def bound(self, inputs: Mapping[str, Any]) -> Task:
+        """The task itself. Inputs are refused, so that none is ignored in silence."""
+        for name in inputs:
+            raise InvalidRequest(name, f"the task {type(self).__name__} takes no {name}", reason="UNSPECIFIED")
+        return self
+
+    def extract(self, text: str) -> str | None:
+        return text.strip() or None
+
+    async def key(self, answer: str) -> str:
+        return " ".join(answer.split())
+
+    async def right(self, answer: str, reference: str) -> bool:
+        key = await self.key(answer)
+        return key != "" and key == await self.key(reference)
+
+
+_TASKS: dict[str, str] = {
+    "math": "router.tasks.math:MathTask",
+    "number": "router.tasks.number:NumberTask",
+    "choice": "router.tasks.choice:ChoiceTask",
+    "exact": "router.tasks.exact:ExactTask",
+    "json": "router.tasks.json_values:JsonTask",
+    "code": "router.tasks.code:CodeTask",
+}
 TASKS: Mapping[str, str] = _TASKS  # by name: where its class is, imported on use
 
 
@@ -49,8 +82,11 @@ def _task(name: str, place: str) -> Task:
     except (ImportError, AttributeError) as error:
         raise InvalidRequest("task", f"can't import the task {name!r}: {error}", reason="UNSPECIFIED") from error
     task = found() if isinstance(found, type) else found
-    if lacking := [each for each in ("extract", "key", "right") if not callable(getattr(task, each, None))]:
+    methods = ("bound", "extract", "key", "right")
+    if lacking := [each for each in methods if not callable(getattr(task, each, None))]:
         raise InvalidRequest(
-            "task", f"{name!r} is no task: it has no method {lacking[0]}; see router.tasks.Task", reason="UNSPECIFIED"
+            "task",
+            f"{name!r} is no task: it has no method {lacking[0]}; inherit from router.tasks.PlainTask",
+            reason="UNSPECIFIED",
         )
-    return task  # type: ignore[return-value]  # it has the three methods
+    return task  # type: ignore[return-value]  # it has the methods

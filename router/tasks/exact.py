@@ -1,0 +1,41 @@
+"""Text that has to agree, but for case, spaces, typography and the punctuation around it."""
+
+import unicodedata
+
+from router.tasks import PlainTask
+from router.tasks.notation import prose
+from router.tasks.statements import final_part, statements
+
+
+class ExactTask(PlainTask):
+    """The last stated answer; without one a text of one line, else the last line that is not empty.
+
+    ``The Hague`` and ``"the hague."`` are the same. Articles count: ``Hague`` is another answer.
+    """
+
+    def extract(self, text: str) -> str | None:
+        part = final_part(text)
+        if part is None:
+            return None
+        for statement in reversed(statements(part)):
+            if normal(statement.text):
+                return statement.text
+        return next((line.strip() for line in reversed(part.splitlines()) if line.strip() and normal(line)), None)
+
+    async def key(self, answer: str) -> str:
+        return normal(answer)
+
+
+def normal(text: str) -> str:
+    """One spelling of a text: NFKC, casefolded, spaces collapsed, without the punctuation around it."""
+    words = prose(text)
+    start, end = 0, len(words)
+    while start < end and _surrounds(words[start]):
+        start += 1
+    while start < end and _surrounds(words[end - 1]):
+        end -= 1
+    return " ".join(words[start:end].split())
+
+
+def _surrounds(character: str) -> bool:
+    return character.isspace() or unicodedata.category(character).startswith("P")

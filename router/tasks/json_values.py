@@ -1,0 +1,190 @@
+"""JSON that a solution ends with: an object or a list, checked against a schema, compared by the fields that matter."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from router.errors import InvalidRequest, MissingDependency
+from router.tasks import LimitReached, PlainTask, Task, workers
+from router.tasks.statements import thoughtless
+
+_LONGEST = 200_000  # characters of a text that are searched, its last ones
+_TRIES = 32  # as many candidates are parsed
+_FENCE = re.compile(r"^[ \t]*```+[ \t]*(\w*)[ \t]*$", re.M)
+_BRACKET = re.compile(r'[{}\[\]"]')
+_QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')
+_CLOSING = {"}": "{", "]": "["}
+
+
+class JsonTask(PlainTask):
+    """The last JSON object or list of a text, in a fence or not.
+
+    schema  JSON Schema that it must keep, or it is no answer; None: any
+    fields  names of the fields that must agree, "a.b" for one within another; empty: all. Of a list, in each item
+    """
+
+    def __init__(self, schema: Mapping[str, Any] | bool | None = None, fields: Sequence[str] = ()):
+        self.fields = tuple(fields)
+        self._schema = None if schema is None else json.dumps(schema, sort_keys=True)
+
+    def bound(self, inputs: Mapping[str, Any]) -> Task:
+        """``{"schema": {...}, "fields": ["name"]}``, either or both. Raises InvalidRequest."""
+        super().bound({name: value for name, value in inputs.items() if name not in ("schema", "fields")})
+        if not inputs:
+            return self
+        schema, fields = inputs.get("schema"), inputs.get("fields", ())
+        if (
+            isinstance(fields, str)
+            or not isinstance(fields, Sequence)
+            or not all(isinstance(each, str) for each in fields)
+        ):
+            raise InvalidRequest("fields", "fields must be a list of names", reason="UNSPECIFIED")
+        if schema is not None:
+            _check_schema(schema)
+        return JsonTask(schema, fields)
+
+    def extract(self, text: str) -> str | None:
+        part = thoughtless(text)
+        if part is None:
+            return None
+        for candidate in _candidates(part[-_LONGEST:]):
+            try:
+                _parsed(candidate)
+            except (ValueError, RecursionError):
+                continue
+            return candidate
+        return None
+
+    async def key(self, answer: str) -> str:
+        try:
+            value = _parsed(answer)
+        except (ValueError, RecursionError):
+            return ""
+        if self._schema is not None and not await self._keeps_schema(answer):
+            return ""
+        return self._spelled(value)
+
+    async def right(self, answer: str, reference: str) -> bool:
+        try:
+            wanted = self._spelled(_parsed(reference))
+        except (ValueError, RecursionError):
+            return False
+        return answer == wanted or await self.key(answer) == wanted
+
+    async def _keeps_schema(self, answer: str) -> bool:
+        """In a worker: a schema's patterns can take for ever. Past the limit the answer counts as one that does."""
+        try:
+            return bool(await workers.run("router.tasks.json_values:keeps", answer, self._schema))
+        except LimitReached:
+            return True
+
+    def _spelled(self, value: Any) -> str:
+        if self.fields:
+            value = [self._chosen(each) for each in value] if isinstance(value, list) else self._chosen(value)
+        return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    def _chosen(self, value: Any) -> Any:
+        """The fields that must agree; what is no object stays."""
+        if not isinstance(value, Mapping):
+            return value
+        chosen: dict[str, Any] = {}
+        for field in self.fields:
+            if field in value:  # as in a key, which is read again
+                chosen[field] = value[field]
+                continue
+            found: Any = value
+            for name in field.split("."):
+                found = found.get(name, _MISSING) if isinstance(found, Mapping) else _MISSING
+            if found is not _MISSING:
+                chosen[field] = found
+        return chosen
+
+
+_MISSING = object()
+
+
+def keeps(answer: str, schema: str) -> bool:
+    """Whether JSON keeps a schema; references to elsewhere are not followed. For worker processes."""
+    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+    from referencing import Registry
+
+    validator = Draft202012Validator(json.loads(schema), registry=Registry())
+    return bool(validator.is_valid(json.loads(answer)))
+
+
+def _check_schema(schema: Any) -> None:
+    try:
+        from jsonschema import Draft202012Validator, SchemaError
+    except ImportError as error:
+        raise MissingDependency("a schema needs jsonschema: pip install jsonschema") from error
+    try:
+        if re.search(r'"\$(?:dynamicR|r)ef": "[^#]', json.dumps(schema)):
+            raise ValueError("references to other documents are not followed")
+        Draft202012Validator.check_schema(schema)
+    except (SchemaError, TypeError, ValueError, RecursionError) as error:
+        message = getattr(error, "message", str(error))
+        raise InvalidRequest("schema", f"schema is no JSON Schema: {message}", reason="UNSPECIFIED") from error
+
+
+def _candidates(text: str) -> list[str]:
+    """What may be the JSON, the best first: the last first, what stands in brackets before whole fences.
+
+    A list without objects and texts comes last: ``[1]`` may be a citation.
+    """
+    fences = list(_FENCE.finditer(text))[-2 * _TRIES :]
+    blocks = [text[opened.end() : closed.start()].strip() for opened, closed in pairwise(fences)]
+    found = _bracketed(text) + [block for block in reversed(blocks) if block[:1] in ("{", "[")]
+    bare = [each for each in found if "{" not in each and '"' not in each]
+    return ([each for each in found if each not in bare] + bare)[:_TRIES]
+
+
+def _bracketed(text: str) -> list[str]:
+    """What stands in outermost brackets, the last first. Brackets in quotes, within brackets, are text."""
+    spans: list[tuple[int, int]] = []
+    open_brackets: list[tuple[int, str]] = []
+    position = 0
+    while match := _BRACKET.search(text, position):
+        position, token = match.end(), match[0]
+        if token == '"':
+            quoted = _QUOTED.match(text, match.start()) if open_brackets else None
+            position = quoted.end() if quoted else position
+        elif token in "{[":
+            open_brackets.append((match.start(), token))
+        elif open_brackets and open_brackets[-1][1] == _CLOSING[token]:
+            start, _ = open_brackets.pop()
+            while spans and spans[-1][0] > start:
+                spans.pop()
+            spans.append((start, position))
+    cut = next(
+        (start for start, token in open_brackets if re.match(r'\{\s{0,99}"', text[start : start + 101])), len(text)
+    )
+    return [text[start:end] for start, end in reversed(spans[-_TRIES:]) if start < cut]
+
+
+def _parsed(text: str) -> Any:
+    """JSON as the standard has it: no NaN, no infinities, no name twice. Raises ValueError."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            raise ValueError("a name stands twice")
+        return value
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no JSON")
+
+    value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+    if not isinstance(value, (dict, list)):
+        raise ValueError("neither an object nor a list")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """1.0 and 1 are one number."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,148 @@
+r"""When two mathematical answers are the same: one key for all answers that are equal.
+
+Numbers, fractions, and tuples, lists, sets and intervals of them are told here, exactly and at once. What needs algebra
+goes to sympy in a worker process (router.tasks.math_symbols). What could not be decided is compared as text, so that
+doubt makes answers different, never equal.
+"""
+
+import re
+
+from router.tasks import numerals, workers
+from router.tasks.math_structure import Interval, Node, as_text, spelling, structure
+from router.tasks.notation import plain, prose
+
+TOO_LARGE = ""  # math_symbols.spell's word for it
+LONGEST = 300  # characters of an answer that are worth reading as mathematics
+FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
+
+_INFINITY = {"\\infty": "\\infty", "+\\infty": "\\infty", "-\\infty": "-\\infty"} | {
+    f"{sign}{word}": f"{spelled}\\infty"
+    for sign, spelled in (("", ""), ("+", ""), ("-", "-"))
+    for word in ("infinity", "inf", "oo")
+}
+_SYMBOL = re.compile(r"[a-zA-Z]$")
+_TOWER = re.compile(r"\d+(?:\^\d+){2,}")
+
+
+class Refused(Exception):
+    """An expression that can't be read, or not decided."""
+
+
+class TooLarge(Refused):
+    """An expression that would take too long: towers of powers, long products."""
+
+
+class NeedsAlgebra(Refused):
+    """An expression that only sympy can decide."""
+
+
+class Simple:
+    """Spells what needs no algebra; the rest is NeedsAlgebra. See router.tasks.math_structure.Algebra."""
+
+    def leaf(self, text: str) -> str:
+        number = numerals.read(text)
+        if number is not None:
+            return str(number)
+        bare = re.sub(r"\s", "", text)
+        if bare in _INFINITY:
+            return _INFINITY[bare]
+        return bare if _SYMBOL.match(bare) and bare not in "ei" else self.expression(text)
+
+    def inequality(self, left: str, operator: str, right: str) -> str | Interval:
+        for variable, order, end in ((left, operator, right), (right, FLIPPED.get(operator, operator), left)):
+            number = numerals.read(end)
+            if _SYMBOL.match(variable) and order in FLIPPED and number is not None:
+                return solved(order, str(number))
+        return self.relation(left, operator, right)
+
+    def expression(self, text: str) -> str:
+        raise NeedsAlgebra(text)
+
+    def equation(self, left: str, right: str) -> str:
+        raise NeedsAlgebra(left)
+
+    def relation(self, left: str, operator: str, right: str) -> str | Interval:
+        raise NeedsAlgebra(left)
+
+
+def solved(operator: str, end: str) -> Interval:
+    """What ``x operator end`` allows for x."""
+    if operator in ("<", r"\le"):
+        return Interval("(" + (")" if operator == "<" else "]"), r"-\infty", end)
+    return Interval(("(" if operator == ">" else "[") + ")", end, r"\infty")
+
+
+async def key(answer: str) -> str:
+    """One spelling for all answers that are equal; empty for decoration without an answer."""
+    text = plain(answer[: 4 * LONGEST])
+    if len(text) > LONGEST:
+        return prose(answer)
+    node = structure(text)
+    try:
+        return spelling(node, Simple())
+    except NeedsAlgebra:
+        pass
+    except RecursionError:
+        return as_text(text)
+    if too_large(text):
+        workers.note_text()
+        return as_text(text)
+    try:
+        spelled = await workers.run("router.tasks.math_symbols:spell", answer)
+    except workers.LimitReached:
+        return as_text(text)
+    if spelled == TOO_LARGE:
+        workers.note_text()
+    return str(spelled or as_text(text))
+
+
+async def equal(answer: str, reference: str) -> bool:
+    """Whether an answer, as written or as its key, is the reference."""
+    wanted = await key(reference)
+    if not wanted or _names_differ(answer, reference):
+        return False
+    if answer == wanted or await key(answer) == wanted:
+        return True
+    one, other = plain(answer), plain(reference)
+    if max(len(one), len(other)) > LONGEST or too_large(one) or too_large(other) or not _algebraic(one, other):
+        return False
+    try:
+        return bool(await workers.run("router.tasks.math_symbols:same", answer, reference))
+    except workers.LimitReached:
+        return False
+
+
+def too_large(text: str) -> bool:
+    """Whether a text holds a number that no machine can write down: factorials of thousands, towers of powers."""
+    if re.search(r"\d{4}\s*!|!\s*!\s*!", text):
+        return True
+    for tower in _TOWER.findall(re.sub(r"[{}\s]", "", text)):
+        height = 1
+        for step in reversed(tower.split("^")[1:]):
+            if len(step) > 4 or height > 20 or int(step) ** height > 10_000:
+                return True
+            height = int(step) ** height
+    return False
+
+
+def _algebraic(one: str, other: str) -> bool:
+    """Whether the two are worth sympy's time: neither is a plain number or words."""
+    return any(_needs_algebra(structure(text)) for text in (one, other))
+
+
+def _needs_algebra(node: Node) -> bool:
+    try:
+        spelling(node, Simple())
+    except Refused:
+        return True
+    return False
+
+
+def _names_differ(answer: str, reference: str) -> bool:
+    """x = 1 and y = 1: told apart where both say what they name."""
+    names = [structure(plain(each[:LONGEST])).name for each in (answer, reference)]
+    if not all(names):
+        return False
+    calls = ["(" in name for name in names]
+    letters = [re.match(r"[a-zA-Z](?=[(_]|$)", name) for name in names]
+    return calls[0] == calls[1] and all(letters) and names[0][0] != names[1][0]

@@ -1,0 +1,204 @@
+r"""Where a text states its final answer, in whatever words: for all tasks alike. Every pattern is linear.
+
+Found are ``\boxed{...}``, ``Answer: ...``, ``the answer is ...`` and their likes in other languages, headings
+(``### Final Answer``), ``#### ...`` and ``<answer>...</answer>``, in the order in which they stand; the last is meant.
+Drafts don't count: what stands before ``</think>``, programs, and answers that are only supposed or checked.
+"""
+
+import re
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["box", "label", "sentence", "hashes", "tag"]
+
+WINDOW = 400  # characters after a marker that can state the answer
+_BEFORE = 48  # characters before a marker that can make it a draft
+_LAST = 32  # as many of the last markers are looked at
+
+_THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.I)
+_FENCE = re.compile(r"^[ \t]*(?:```+|~~~+)[ \t]*(\w*)", re.M)
+_TEXT_FENCES = ("", "text", "txt", "plaintext", "latex", "tex", "math", "markdown", "md")
+_BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\(?:boxed|fbox)\s{1,8}(?=[\w-])|(?<!\\)[{}]")
+_TAG = re.compile(rf"<answer>([^<]{{0,{WINDOW}}})</answer>", re.I)
+_HASHES = re.compile(rf"^[ \t]*####[ \t]*(\S[^\n]{{0,{WINDOW}}})", re.M)
+
+_WORDS = (
+    r"(?<!\w)(?:answers?|final (?:result|value)|respuesta|réponse|reponse|antwort|risposta|resposta|antwoord|svaret|"
+    r"svar|vastaus|odpowiedź|odpověď|cevap|yanıt|válasz|răspuns(?:ul)?|ответ|відповідь|отговор|απάντηση|jawaban(?:nya)?|jibu|"
+    r"đáp án|đáp số|câu trả lời|उत्तर|উত্তর|సమాధానం|الإجابة|الجواب|جواب|پاسخ|תשובה)(?!\w)"
+)
+_JOINED_WORDS = r"(?:答案|答え|解答|答|정답|답|คำตอบ)"  # written without spaces
+_LABEL = r"[ \t*_]{0,6}[:：=][ \t*_]{0,6}"
+_CLAUSE = (
+    r"(?:[ \t]{1,3}(?:(?:to|of|for|in|as|we|you|i|after|when|rounded|given|expressed|therefore|then|thus|here|choice|"
+    r"option|del|de la|auf die|zu|à la)\b|[(])[^\n.:=?!]{0,80}?)?"
+)
+_COPULA = (
+    r"[ \t*_]{0,4}[ \t](?:is|are|was|would be|should be|will be|must be|equals|becomes|comes (?:out )?to|"
+    r"turns out to be|es|est|ist|lautet|beträgt|é|è|sarà|będzie|wynosi|är|er|este|adalah|là|"
+    r"равен|равно|равна|равняется|это|—|–)(?!\w)"
+    r"[ \t*_]{0,4}(?:(?:therefore|thus|then|hence|indeed|simply|just|equal to|given by|as follows)\b)?"
+    r"[ \t*_]{0,4}[:：]?"
+)
+_JOINED_COPULA = r"[ \t*_]{0,4}(?:[是为為:：=]|はは?|는|은|คือ)[ \t*_]{0,4}[:：]?"
+_WORD = re.compile(rf"{_WORDS}|{_JOINED_WORDS}", re.I)
+_MARKER = re.compile(
+    rf"{_WORDS}(?:(?P<label>{_LABEL})|(?P<copula>{_CLAUSE}{_COPULA})|(?P<heading>[ \t*_#]{{0,8}}(?=\n)))"
+    rf"|{_JOINED_WORDS}(?:(?P<joined>{_JOINED_COPULA})|(?P<joined_heading>[ \t*_#]{{0,8}}(?=\n)))",
+    re.I,
+)
+_HEADING = re.compile(
+    r"[\s#*>_✅\d.)-]{0,12}(?:(?:so|thus|therefore|hence|the|my|our|your|final|correct|and)[\s,*]{1,4}){0,4}$", re.I
+)
+_DRAFT = re.compile(
+    r"\b(?:if|suppose|supposing|assume|assuming|whether|unless|check|checking|verify|verifying|confirm|test|does|not)"
+    r"\b[\w\s,']{0,24}$|\b(?:wrong|incorrect|possible|alternative|initial|previous|partial|intermediate|estimated|their)"
+    r"(?:\s+final)?\s*$",
+    re.I,
+)
+_NO_ANSWER = re.compile(
+    r"\W{0,4}(?:not|n't|no longer|incorrect|correct|wrong|right|reasonable|valid|verified|confirmed|consistent|clear|"
+    r"unclear|obvious|found|obtained|given|based|supposed|expected|required)\b",
+    re.I,
+)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A stated answer: where it starts, what follows its marker, at most WINDOW characters, and what marked it."""
+
+    start: int
+    text: str
+    kind: Kind
+
+
+def thoughtless(text: str) -> str | None:
+    """A text without its thoughts; None where a thought does not end: then nothing was stated."""
+    start = 0
+    for tag in _THOUGHT.finditer(text):
+        start = tag.end() if tag[1] else -1
+    return None if start < 0 else text[start:]
+
+
+def final_part(text: str) -> str | None:
+    """A text without its thoughts and its programs; None as :func:`thoughtless`."""
+    part = thoughtless(text)
+    return None if part is None else _without_programs(part)
+
+
+def statements(text: str) -> list[Statement]:
+    """The stated answers of a :func:`final_part`, at least the last ones, in the order in which they stand."""
+    found = [Statement(match.start(1), match[1].strip(), "tag") for match in _TAG.finditer(text)]
+    found += _boxes(text)
+    found += _hashes(text)
+    found += _marked(text)
+    return sorted((each for each in found if each.text), key=lambda each: (each.start, each.kind == "box"))
+
+
+def _without_programs(text: str) -> str:
+    kept, start, opened = [], 0, None
+    for fence in _FENCE.finditer(text):
+        if opened is None:
+            opened = fence
+            if not _is_text(fence):
+                kept.append(text[start : fence.start()])
+        else:
+            start = start if _is_text(opened) else fence.end()
+            opened = None
+    if opened is None or _is_text(opened):
+        kept.append(text[start:])
+    return "\n".join(kept)
+
+
+def _is_text(fence: re.Match[str]) -> bool:
+    return fence[1].lower() in _TEXT_FENCES
+
+
+def _boxes(text: str) -> list[Statement]:
+    """The outermost boxes that are closed. Boxes that only a comma, an "and" or a name parts are one answer."""
+    spans: list[tuple[int, int, int]] = []  # of a box: its start, its content's start and end
+    open_boxes: list[tuple[int, int] | None] = []  # None: a brace that is none
+    for brace in _BRACE.finditer(
+        text, min(i for i in (text.find("\\boxed"), text.find("\\fbox"), len(text)) if i >= 0)
+    ):
+        if brace[0] == "{":
+            open_boxes.append(None)
+        elif brace[0] == "}":
+            box = open_boxes.pop() if open_boxes else None
+            if box is not None:
+                while spans and spans[-1][0] > box[0]:  # an inner box
+                    spans.pop()
+                spans.append((*box, brace.start()))
+        elif brace[0].endswith("{"):
+            open_boxes.append((brace.start(), brace.end()))
+        elif word := re.compile(r"-?[\w.,/]*\w").match(text, brace.end(), brace.end() + 24):  # \boxed 7
+            spans.append((brace.start(), brace.end(), word.end()))
+    return _joined(text, spans[-_LAST:])
+
+
+_BETWEEN_BOXES = re.compile(
+    r"[\s$\\()\[\],;&]{0,12}(?:(?:and|or|\\text\{\s?(?:and|or)\s?\})[\s$\\()\[\]]{0,6})?(?:[a-zA-Z]\s?=\s?)?$"
+)
+
+
+def _joined(text: str, spans: list[tuple[int, int, int]]) -> list[Statement]:
+    boxes: list[Statement] = []
+    before = None
+    for start, opened, closed in spans:
+        content = text[opened:closed].strip()
+        between = text[before + 1 : start] if before is not None else ""
+        if (
+            boxes
+            and before is not None
+            and len(between) < 24
+            and re.search(r"[,;&]|and|or", between)
+            and _BETWEEN_BOXES.match(between)
+        ):
+            last = boxes[-1]
+            if content not in last.text.split(", "):
+                boxes[-1] = Statement(last.start, f"{last.text}, {content}"[:WINDOW], "box")
+        else:
+            boxes.append(Statement(start, content[:WINDOW], "box"))
+        before = closed
+    return boxes
+
+
+def _hashes(text: str) -> Iterator[Statement]:
+    """GSM8K's ``#### 7``. A heading of the fourth order is none, but for the last line."""
+    last_line = text.rstrip().rfind("\n") + 1
+    for match in deque(_HASHES.finditer(text), maxlen=_LAST):
+        value = match[1].strip()
+        if match.start() >= last_line or re.match(r"[-+$€£\\(\d.][^a-zA-Z]{0,40}(?:[a-zA-Z%°$]{1,12}\W{0,3})?$", value):
+            yield Statement(match.start(1), value, "hashes")
+
+
+def _marked(text: str) -> Iterator[Statement]:
+    for word in deque(_WORD.finditer(text), maxlen=_LAST):
+        match = _MARKER.match(text, word.start())
+        if match is None:
+            continue
+        before = text[max(0, match.start() - _BEFORE) : match.start()].rpartition("\n")[2]
+        if _DRAFT.search(before):
+            continue
+        heading = match["heading"] is not None or match["joined_heading"] is not None
+        if heading and not _HEADING.match(before):
+            continue
+        window = text[match.end() : match.end() + WINDOW]
+        stated = window.lstrip() if heading or not window.partition("\n")[0].strip(" \t*_:") else window
+        stated = _first_lines(stated.lstrip(" \t\n*_:"))
+        kind: Kind = "label" if match["label"] or heading else "sentence"
+        if kind == "sentence" and _NO_ANSWER.match(stated):
+            continue
+        yield Statement(match.end(), stated.strip(), kind)
+
+
+def _first_lines(window: str) -> str:
+    r"""The first line, or the whole of the formula that it begins: \[ ... \] stands on lines of its own."""
+    for opening, closing in ((r"\[", r"\]"), ("$$", "$$"), (r"\begin{", r"\end{")):
+        if window.startswith(opening):
+            end = window.find(closing, len(opening))
+            if end >= 0:
+                return window[: end + len(closing)] + window[end + len(closing) :].partition("\n")[0]
+    return window.partition("\n")[0]

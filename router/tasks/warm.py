@@ -1,0 +1,18 @@
+"""Imported once, in the process that workers are forked from: loads sympy, and fills the LaTeX grammar's caches."""
+
+from router.tasks.math_symbols import spell
+
+for _answer in (
+    r"\frac{x+2}{7} - 3",
+    r"2\sqrt{3} + \sqrt[3]{8}",
+    r"x^{2} - 2xy + \pi",
+    r"(x+1)(x-1)",
+    r"\sin(x) + \log_2 8 + \ln 2",
+    r"e^{16} - 1",
+    r"\frac{\pi}{2} \cdot 3",
+    r"2x + 4y - 3 = 0",
+    r"|x| + 7!",
+    r"3 + 4i",
+    r"2x + 1 > 3",
+):
+    spell(_answer)

@@ -1,0 +1,307 @@
+"""Work that may never end, done in worker processes, within limits.
+
+``await run("module:function", argument)`` returns what the function returns, or raises LimitReached. One job has
+SECONDS of a processor's time and MEMORY bytes; the jobs of XX Cancelling ``run`` ends its job at
+once. What ran into a limit is not remembered: the next call may have the time.
+
+The processes are forked from a server process that has imported sympy and nothing of ours: one import, and
+milliseconds to replace a worker that had to be killed. A timer interrupts a job at its limits, and the worker lives;
+a worker that can't be interrupted, inside one long operation, is killed.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import Future, InvalidStateError
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+SECONDS = 1.0  # of a processor, for one job
+CALL_SECONDS = 3.0  # of a processor, for all jobs of one call, unless its Allowance says otherwise
+MEMORY = 1 << 30  # bytes of one worker
+_HARD = 5.0  # seconds beyond a job's own, by the clock, until a worker that does not react is killed
+_BRIEFLY = 0.15  # seconds of a processor for a job's first try; nearly all answers need less
+_FRESH = 0.5  # seconds used by a call whose next job may have the last free worker
+_TICK = 0.02  # seconds of a processor between looks at the limits
+_REMEMBERED = 4096  # results
+
+_log = logging.getLogger(__name__)
+_lock = threading.RLock()
+_results: "OrderedDict[tuple[str, tuple[Any, ...]], Any]" = OrderedDict()
+_startups: "list[Future[_Pool]]" = []  # one at most: the pool, there or being started
+_allowance: "ContextVar[Allowance | None]" = ContextVar("allowance", default=None)
+
+
+class LimitReached(Exception):
+    """A job took too long or too much memory, or no worker could be had: nothing is known of its result."""
+
+
+@dataclass
+class Allowance:
+    """What the jobs of one call may cost together. See :func:`within`.
+
+    seconds  of processors that are left; at 0 nothing more is begun
+    used     seconds of processors so far
+    running  jobs that workers are at
+    as_text  how many answers were compared as text, since a limit was reached or they are too large to be computed
+    """
+
+    seconds: float = CALL_SECONDS
+    used: float = field(default=0.0, init=False)
+    running: int = field(default=0, init=False)
+    as_text: int = field(default=0, init=False)
+
+
+@contextlib.contextmanager
+def within(allowance: Allowance) -> Iterator[None]:
+    """Jobs begun inside are paid from this allowance: ``with within(allowance): await task.key(answer)``."""
+    token = _allowance.set(allowance)
+    try:
+        yield
+    finally:
+        _allowance.reset(token)
+
+
+def note_text() -> None:
+    """Count that an answer was compared as text, though it is mathematics."""
+    allowance = _allowance.get()
+    if allowance is not None:
+        allowance.as_text += 1
+
+
+async def run(target: str, *arguments: Any) -> Any:
+    """``module:function`` called with hashable arguments in a worker process. Raises LimitReached."""
+    known = target, arguments
+    with _lock:
+        if known in _results:
+            _results.move_to_end(known)
+            return _results[known]
+    try:
+        pool = await asyncio.shield(asyncio.wrap_future(_started()))
+        result = await asyncio.wrap_future(pool.submit(_Job(target, arguments, _allowance.get() or Allowance())))
+    except LimitReached:
+        note_text()
+        raise
+    with _lock:
+        _results[known] = result
+        while len(_results) > _REMEMBERED:
+            _results.popitem(last=False)
+    return result
+
+
+def start() -> None:
+    """Begin the workers and wait until they are there; without it the first job does. Raises LimitReached."""
+    _started().result()
+
+
+def close() -> None:
+    """End the workers, busy or not: a process that multiprocessing started waits for its children."""
+    with _lock:
+        startups = _startups[:]
+        _startups.clear()
+    for startup in startups:
+        if startup.done():
+            _close(startup)
+        else:  # not waited for: ended as soon as it is there
+            startup.add_done_callback(_close)
+
+
+def _close(startup: "Future[_Pool]") -> None:
+    with contextlib.suppress(LimitReached):
+        startup.result().close()
+
+
+def _started() -> "Future[_Pool]":
+    """The pool, being started in a thread where it isn't: that takes seconds."""
+    with _lock:
+        if _startups and _startups[0].done() and (_startups[0].exception() or _startups[0].result().broken):
+            _startups.clear()
+        if not _startups:
+            _startups.append(Future())
+            threading.Thread(target=_start, args=_startups, name="start-workers", daemon=True).start()
+        return _startups[0]
+
+
+def _start(startup: "Future[_Pool]") -> None:
+    try:
+        startup.set_result(_Pool(max(2, min(4, os.cpu_count() or 2))))
+    except Exception as error:
+        _log.warning("no worker processes could be started, answers are compared as text", exc_info=error)
+        unavailable = LimitReached("no worker processes could be started")
+        unavailable.__cause__ = error
+        startup.set_exception(unavailable)
+
+
+@dataclass(eq=False)
+class _Job:
+    target: str
+    arguments: tuple[Any, ...]
+    allowance: Allowance
+    future: "Future[Any]" = field(default_factory=Future)
+    number: int = field(default_factory=itertools.count().__next__)
+    slot: int | None = None  # of the worker that does it
+    tried: bool = False  # briefly, in vain
+
+
+class _Pool:
+    """pebble's pool, given one job a worker at a time, so that the next one can be chosen when a worker is free."""
+
+    def __init__(self, workers: int):
+        from multiprocessing import get_context  # only needed where an answer needs a worker
+
+        from pebble import CONSTS, ProcessPool
+
+        CONSTS.term_timeout = 0.05  # seconds; then a worker is killed: it holds nothing worth saving
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["router.tasks.warm"])
+        self._stop = context.RawArray("b", workers)  # by worker: whether to interrupt its job
+        self._free = list(range(workers))
+        self._waiting: list[_Job] = []
+        self._running: set[_Job] = set()
+        self.broken = False
+        self._pool = ProcessPool(workers, context=context, initializer=_prepare, initargs=[self._stop])
+        self._pool.schedule(_do, args=[0, SECONDS, "builtins:len", ("",)]).result()
+
+    def submit(self, job: _Job) -> "Future[Any]":
+        job.future.add_done_callback(lambda _: self._cancelled(job))
+        with _lock:
+            self._waiting.append(job)
+        self._next()
+        return job.future
+
+    def close(self) -> None:
+        self.broken = True
+        self._pool.stop()
+        self._pool.join()
+        with _lock:
+            jobs = [*self._waiting, *self._running]
+            self._waiting.clear()
+        for job in jobs:
+            _settle(job.future, LimitReached("the workers were closed"))
+
+    def _next(self) -> None:
+        """Give free workers the jobs of the calls that have used least."""
+        while True:
+            with _lock:
+                self._waiting = [job for job in self._waiting if not job.future.done()]
+                if not self._free or not self._waiting:
+                    return
+                job = min(self._waiting, key=_turn)
+                if len(self._free) == 1 and (job.tried or job.allowance.running or job.allowance.used > _FRESH):
+                    return
+                self._waiting.remove(job)
+                seconds = min(SECONDS if job.tried else _BRIEFLY, job.allowance.seconds)
+                if seconds > 0:
+                    job.slot = self._free.pop()
+                    self._running.add(job)
+                    job.allowance.running += 1
+                    self._stop[job.slot] = 0
+            if job.slot is None:
+                _settle(job.future, LimitReached("the call's time for comparing answers is used up"))
+                continue
+            try:
+                arguments = [job.slot, seconds, job.target, job.arguments]
+                done = self._pool.schedule(_do, args=arguments, timeout=seconds + _HARD)
+            except RuntimeError as error:  # a pool that broke, or was closed
+                self.broken = True
+                self._finished(job, seconds, None, error)
+                return
+            done.add_done_callback(partial(self._done, job, seconds))
+
+    def _cancelled(self, job: _Job) -> None:
+        with _lock:
+            if job.future.cancelled() and job.slot is not None:
+                self._stop[job.slot] = 1
+
+    def _done(self, job: _Job, seconds: float, done: "Future[Any]") -> None:
+        error = None if done.cancelled() else done.exception()
+        outcome = None if done.cancelled() or error else done.result()
+        self._finished(job, seconds, outcome, error)
+        self._next()
+
+    def _finished(
+        self, job: _Job, seconds: float, outcome: tuple[bool, Any, float] | None, error: BaseException | None
+    ) -> None:
+        spent = outcome[2] if outcome else seconds
+        with _lock:
+            if job.slot is not None:
+                self._free.append(job.slot)
+                self._running.discard(job)
+                job.slot = None
+                job.allowance.running -= 1
+            job.allowance.seconds -= spent
+            job.allowance.used += spent
+            if outcome and not outcome[0] and not job.tried and not self.broken:
+                job.tried = True
+                self._waiting.append(job)
+                return
+        if outcome and outcome[0]:
+            _settle(job.future, outcome[1])
+            return
+        limit = LimitReached("the job reached a limit")
+        limit.__cause__ = error
+        _settle(job.future, limit)
+
+
+def _turn(job: _Job) -> tuple[bool, int, float, int]:
+    return job.tried, job.allowance.running, job.allowance.used, job.number
+
+
+def _settle(future: "Future[Any]", result: Any) -> None:
+    with contextlib.suppress(InvalidStateError):  # cancelled in the meantime
+        if isinstance(result, LimitReached):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+
+# In the worker process.
+
+
+class _Interrupted(BaseException):
+    """Not an Exception: libraries catch those."""
+
+
+_stop: list[Any] = []  # the pool's array
+
+
+def _prepare(stop: Any) -> None:
+    import resource
+
+    _stop[:] = [stop]
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    os.nice(5)  # serving goes first
+
+
+def _do(slot: int, seconds: float, target: str, arguments: tuple[Any, ...]) -> tuple[bool, Any, float]:
+    """Whether a job was done within its limits, what it returned, and the seconds of a processor that it took."""
+    import signal
+
+    module, _, name = target.partition(":")
+    function = getattr(import_module(module), name)
+    begun, running = time.process_time(), True
+
+    def look(*_: object) -> None:
+        if running and (_stop[0][slot] or time.process_time() - begun > seconds):
+            raise _Interrupted
+
+    signal.signal(signal.SIGPROF, look)
+    signal.setitimer(signal.ITIMER_PROF, _TICK, _TICK)
+    done, value = False, None
+    try:
+        value = function(*arguments)
+        running, done = False, True
+    except (_Interrupted, MemoryError):
+        running = False
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+    return done, value, time.process_time() - begun
