@@ -19,13 +19,13 @@ from router.cli.main import main
 from router.prompt import Prompt
 from router.solving.bill import Bill
 from router.solving.driver import Request, drive
-from router.tasks import load_task
+from router.tasks import PlainTask, load_task
 from strategies import Result, parse
 
 PLACE = f"{__name__}:Capital"
 
 
-class Capital:
+class Capital(PlainTask):
     """Names of cities: the last word of a solution, in whatever case."""
 
     def extract(self, text: str) -> str | None:
