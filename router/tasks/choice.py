@@ -52,13 +52,13 @@ class ChoiceTask(PlainTask):
         if part is None:
             return None
         for statement in reversed(statements(part)):
-            if letter := self._letter(statement.text):
+            if letter := self._letter(statement.text[:WINDOW]):
                 return letter
         lines = [line for line in part[-4 * WINDOW :].splitlines() if line.strip()]
         if not lines:
             return None
         # Without a marker a capital may only begin a sentence: it must be marked as a letter.
-        last = lines[-1]
+        last = lines[-1][-WINDOW:]
         return self._letter(last) if len(lines) == 1 and len(last) <= 4 else self._letter(last, marked=True)
 
     async def key(self, answer: str) -> str:

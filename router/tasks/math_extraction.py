@@ -74,8 +74,8 @@ def find(text: str) -> str | None:
 def _value(statement: Statement) -> str | None:
     if statement.kind in ("box", "tag"):
         return statement.text or None
-    text = _clause(statement.text)
-    if not text or _UNFINISHED.search(text):
+    text = _clause(statement.text[:WINDOW])
+    if len(text) == WINDOW or not text or _UNFINISHED.search(text):
         return None
     if _is_value(text):
         return text

@@ -13,7 +13,7 @@ from typing import Literal
 
 Kind = Literal["box", "label", "sentence", "hashes", "tag"]
 
-WINDOW = 400  # characters after a marker that can state the answer
+WINDOW = 400  # characters of what a tag or a formula on several lines holds, and of a line that is read closely
 _BEFORE = 48  # characters before a marker that can make it a draft
 _LAST = 32  # as many of the last markers are looked at
 
@@ -22,7 +22,7 @@ _FENCE = re.compile(r"^[ \t]*(?:```+|~~~+)[ \t]*(\w*)", re.M)
 _TEXT_FENCES = ("", "text", "txt", "plaintext", "latex", "tex", "math", "markdown", "md")
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s{0,8}\{|\\(?:boxed|fbox)\s{1,8}(?=[\w-])|(?<!\\)[{}]")
 _TAG = re.compile(rf"<answer>([^<]{{0,{WINDOW}}})</answer>", re.I)
-_HASHES = re.compile(rf"^[ \t]*####[ \t]*(\S[^\n]{{0,{WINDOW}}})", re.M)
+_HASHES = re.compile(r"^[ \t]*####[ \t]*(\S[^\n]*)", re.M)
 
 _WORDS = (
     r"(?<!\w)(?:answers?|final (?:result|value)|respuesta|réponse|reponse|antwort|risposta|resposta|antwoord|svaret|"
@@ -49,6 +49,7 @@ _MARKER = re.compile(
     rf"|{_JOINED_WORDS}(?:(?P<joined>{_JOINED_COPULA})|(?P<joined_heading>[ \t*_#]{{0,8}}(?=\n)))",
     re.I,
 )
+_NOTHING = re.compile(r"[\s*_:]*")
 _HEADING = re.compile(
     r"[\s#*>_✅\d.)-]{0,12}(?:(?:so|thus|therefore|hence|the|my|our|your|final|correct|and)[\s,*]{1,4}){0,4}$", re.I
 )
@@ -67,7 +68,7 @@ _NO_ANSWER = re.compile(
 
 @dataclass(frozen=True)
 class Statement:
-    """A stated answer: where it starts, what follows its marker, at most WINDOW characters, and what marked it."""
+    """A stated answer: where it starts, what follows its marker on the line, and what marked it."""
 
     start: int
     text: str
@@ -158,9 +159,9 @@ def _joined(text: str, spans: list[tuple[int, int, int]]) -> list[Statement]:
         ):
             last = boxes[-1]
             if content not in last.text.split(", "):
-                boxes[-1] = Statement(last.start, f"{last.text}, {content}"[:WINDOW], "box")
+                boxes[-1] = Statement(last.start, f"{last.text}, {content}", "box")
         else:
-            boxes.append(Statement(start, content[:WINDOW], "box"))
+            boxes.append(Statement(start, content, "box"))
         before = closed
     return boxes
 
@@ -185,20 +186,20 @@ def _marked(text: str) -> Iterator[Statement]:
         heading = match["heading"] is not None or match["joined_heading"] is not None
         if heading and not _HEADING.match(before):
             continue
-        window = text[match.end() : match.end() + WINDOW]
-        stated = window.lstrip() if heading or not window.partition("\n")[0].strip(" \t*_:") else window
-        stated = _first_lines(stated.lstrip(" \t\n*_:"))
+        stated = _lines(text, match.end())
         kind: Kind = "label" if match["label"] or heading else "sentence"
         if kind == "sentence" and _NO_ANSWER.match(stated):
             continue
         yield Statement(match.end(), stated.strip(), kind)
 
 
-def _first_lines(window: str) -> str:
-    r"""The first line, or the whole of the formula that it begins: \[ ... \] stands on lines of its own."""
+def _lines(text: str, start: int) -> str:
+    r"""The first line from there on that says something, or the whole of the formula that it begins: \[ ... \]."""
+    start = _NOTHING.match(text, start).end()  # type: ignore[union-attr]  # it matches anywhere
+    end = start
     for opening, closing in ((r"\[", r"\]"), ("$$", "$$"), (r"\begin{", r"\end{")):
-        if window.startswith(opening):
-            end = window.find(closing, len(opening))
-            if end >= 0:
-                return window[: end + len(closing)] + window[end + len(closing) :].partition("\n")[0]
-    return window.partition("\n")[0]
+        if text.startswith(opening, start):
+            closed = text.find(closing, start + len(opening), start + WINDOW)
+            end = closed + len(closing) if closed >= 0 else start
+    newline = text.find("\n", end)
+    return text[start : newline if newline >= 0 else len(text)]

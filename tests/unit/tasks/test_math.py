@@ -110,6 +110,18 @@ async def test_equality_goes_both_ways(case, seen):
     assert await TASK.right(case.reference, seen[case].found) == (case.verdict == "right")
 
 
+async def test_long_answers_that_begin_alike_differ():
+    long = "colour " * 200
+    one, other = TASK.extract(f"\\boxed{{{long}red}}"), TASK.extract(f"\\boxed{{{long}blue}}")
+    assert one
+    assert other
+    assert await TASK.key(one) != await TASK.key(other)
+
+
+async def test_spellings_of_a_sum_of_money_are_one_vote():
+    assert {await TASK.key(answer) for answer in ("72", "$72", "72.0", "72 dollars", "\\$72.00", "72.")} == {"72"}
+
+
 @pytest.mark.parametrize("nothing", ["", "$", "**", "\\(\\)", " . "])
 async def test_decoration_is_no_answer(nothing):
     assert await TASK.key(nothing) == ""
