@@ -1,4 +1,4 @@
-"""Worker processes: begun once, ended at the end."""
+"""Worker processes that a test began are ended at the end."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,6 @@ from router.tasks import workers
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _workers() -> Iterator[None]:
-    workers.start()
+def _no_workers_left() -> Iterator[None]:
     yield
     workers.close()

@@ -11,6 +11,11 @@ from router.tasks.math import MathTask
 JOBS = "tests.unit.tasks.jobs"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _started() -> None:
+    workers.start()
+
+
 async def test_runs_and_remembers():
     assert await workers.run(f"{JOBS}:echo", "remembered") == "remembered"
     allowance = Allowance()
