@@ -135,7 +135,7 @@ class BundleManager:
     def compare(self, request: Request, decision: Decision) -> None:
         """Have the shadow decide the same request, some time soon, and log both decisions."""
         if self.shadow and request.arm is None and len(self._tasks) < _MAX_COMPARISONS:
-            self._begin(self._compare(self.shadow, request, decision))
+            self._start_task(self._compare(self.shadow, request, decision))
 
     async def _compare(self, shadow: Solver, request: Request, decision: Decision) -> None:
         record: dict[str, object] = {
@@ -166,9 +166,9 @@ class BundleManager:
             del self._calls[solver]
         held = [*filter(None, (self.active, self._previous, self.shadow)), *self._calls]
         if all(other.engines is not solver.engines for other in held):
-            self._begin(solver.engines.close())
+            self._start_task(solver.engines.close())
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -20,7 +20,7 @@ from router.service.recorder import Recorder
 from router.solving.bill import Bill
 
 WINDOW = 1000  # latest decisions, and latest verdicts, that drift and calibration are computed on
-_FEWEST = 100  # of them that it is worth doing for
+_MINIMUM = 100  # of them; with fewer, these are NaN
 _log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
@@ -34,7 +34,8 @@ class Metrics:
         self._levels: deque[int] = deque(maxlen=WINDOW)
         self._verdicts: deque[Verdict] = deque(maxlen=WINDOW)
         self._bundle = ""
-        self._of = cache(lambda metric, *labels: metric.labels(*labels))  # looking labels up costs more than counting
+        # Looking labels up costs more than counting.
+        self._child = cache(lambda metric, *labels: metric.labels(*labels))
 
         def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
             return prometheus.Counter(name, text, labels, registry=self.registry)
@@ -59,7 +60,7 @@ class Metrics:
             registry=self.registry,
         )
         self._engine_up.set(math.nan)
-        self._follow()
+        self._follow_bundle()
         prometheus.ProcessCollector(registry=self.registry)
         self.registry.register(self)
 
@@ -95,40 +96,40 @@ class Metrics:
         levels = list(self._levels)
         yield GaugeMetricFamily(
             "router_level_drift",
-            f"Population stability index of the last {WINDOW} predicted levels; NaN before {_FEWEST}.",
-            stability([levels.count(level) for level in LEVELS], counts) if len(levels) >= _FEWEST else math.nan,
+            f"Population stability index of the last {WINDOW} predicted levels; NaN before {_MINIMUM}.",
+            stability([levels.count(level) for level in LEVELS], counts) if len(levels) >= _MINIMUM else math.nan,
         )
         verdicts = list(self._verdicts)
         yield GaugeMetricFamily(
             "router_calibration_error",
-            f"Expected calibration error of the accuracies promised, last {WINDOW} outcomes; NaN before {_FEWEST}.",
-            calibration_error(verdicts) if len(verdicts) >= _FEWEST else math.nan,
+            f"Expected calibration error of the accuracies promised, last {WINDOW} outcomes; NaN before {_MINIMUM}.",
+            calibration_error(verdicts) if len(verdicts) >= _MINIMUM else math.nan,
         )
 
     def observe(self, call: CallRecord) -> None:
-        self._follow()
-        self._of(self._calls, call.method, call.code, call.reason).inc()
+        self._follow_bundle()
+        self._child(self._calls, call.method, call.code, call.reason).inc()
         if call.reason != "OVERLOADED":  # refused at once: many of them would hide how long the others take
-            self._of(self._seconds, call.method, "total").observe(call.seconds)
+            self._child(self._seconds, call.method, "total").observe(call.seconds)
         if call.bill:
-            self._of(self._seconds, call.method, "queue").observe(call.queue_seconds)
+            self._child(self._seconds, call.method, "queue").observe(call.queue_seconds)
             for phase, seconds in call.bill.seconds.items():
-                self._of(self._seconds, call.method, phase).observe(seconds)
+                self._child(self._seconds, call.method, phase).observe(seconds)
         if call.decision and call.bill and call.request:
             # A pinned arm's numbers are the caller's: as a label they would grow without end.
             arm = call.arm or "" if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
             if call.decision.bundle_id == self._bundle:
                 self._levels.append(call.decision.level)
-            self._of(self._decisions, str(call.decision.level), arm).inc()
-            self._spent((str(call.decision.level), arm), call.bill)
+            self._child(self._decisions, str(call.decision.level), arm).inc()
+            self._count_bill((str(call.decision.level), arm), call.bill)
         if call.verdict and call.verdict.bundle_id == self._bundle:
-            self._compared(call.verdict)
+            self._count_verdict(call.verdict)
         if call.reason == "ENGINE_UNAVAILABLE":
             self._engine_up.set(0)
         elif call.solution:
             self._engine_up.set(1)
 
-    def _follow(self) -> None:
+    def _follow_bundle(self) -> None:
         """Begin again where another bundle decides: its levels mean something else. What it may decide is shown as 0
         before the first call, so that what gets no traffic can be seen."""
         solver = self._bundles.active
@@ -142,19 +143,19 @@ class Metrics:
             for each in (self._decisions, self._outcomes, self._right, self._expected):
                 each.labels(str(cell.level), str(cell.arm))
 
-    def _spent(self, labels: tuple[str, str], bill: Bill) -> None:
+    def _count_bill(self, labels: tuple[str, str], bill: Bill) -> None:
         if not bill.calls:  # a decision alone spends nothing
             return
         for kind in ("prompt", "generated", "scored"):
-            self._of(self._tokens, *labels, kind).inc(getattr(bill, f"{kind}_tokens"))
-        self._of(self._flops, *labels, "generator").inc(bill.flops(role="generator"))
-        self._of(self._flops, *labels, "verifier").inc(bill.flops(role="verifier"))
+            self._child(self._tokens, *labels, kind).inc(getattr(bill, f"{kind}_tokens"))
+        self._child(self._flops, *labels, "generator").inc(bill.flops(role="generator"))
+        self._child(self._flops, *labels, "verifier").inc(bill.flops(role="verifier"))
 
-    def _compared(self, verdict: Verdict) -> None:
+    def _count_verdict(self, verdict: Verdict) -> None:
         labels = str(verdict.level), verdict.arm
-        self._of(self._outcomes, *labels).inc()
-        self._of(self._right, *labels).inc(verdict.right)
-        self._of(self._expected, *labels).inc(verdict.expected)
+        self._child(self._outcomes, *labels).inc()
+        self._child(self._right, *labels).inc(verdict.right)
+        self._child(self._expected, *labels).inc(verdict.expected)
         self._verdicts.append(verdict)
 
 
