@@ -7,6 +7,7 @@ share that a solution passes), and solutions vote by what they do on the inputs 
 import ast
 import builtins
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from router.tasks.sandbox import Limits, Sandbox
 _MOST_TESTS = 100
 _MOST_CHARACTERS = 20_000  # of a test
 _MOST_REMEMBERED = 4096
+_KEY = re.compile(r"(?:does|text) [0-9a-f]{32}|fails [\w ]+")
 
 
 def allow_code(**options: Any) -> Sandbox:
@@ -76,7 +78,12 @@ class CodeTask:
         return f"does {_digest(' '.join(each.behaviour for each in verdicts))}"
 
     async def right(self, answer: str, reference: str) -> bool:
-        """Whether it passes all tests of the reference: asserts, and statements that go before those after them."""
+        """Whether it passes all tests of the reference: asserts, and statements that go before those after them.
+
+        Of a solution as written: what is known of a key are public tests only. Raises InvalidRequest for a key.
+        """
+        if _KEY.fullmatch(answer):
+            raise InvalidRequest("answer", "code is judged as it was written, not by its key", reason="UNSPECIFIED")
         verdicts = await self._judged(answer, split(reference), until_failure=True)
         return all(each.passed for each in verdicts)
 
@@ -111,7 +118,7 @@ def split(reference: str) -> tuple[str, ...]:
     """A test for each assert, with the other statements that stand before it. Raises InvalidRequest."""
     try:
         body = ast.parse(reference).body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InvalidRequest("reference", f"the tests don't parse: {error}", reason="UNSPECIFIED") from error
     before: list[str] = []
     tests = []
@@ -170,4 +177,4 @@ def _plain(code: str) -> str:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]

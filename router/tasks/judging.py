@@ -86,7 +86,8 @@ class Batch:
     def takes(self, tests: tuple[str, ...], until_failure: bool) -> bool:
         """Whether another answer may be added, to be judged by these tests."""
         same = (tests, until_failure) == (self._tests, self._until_failure)
-        return same and not self._begun and len(self._answers) < _MOST_OF_A_BATCH
+        waits = not self._begun and not (self._work and self._work.done())
+        return same and waits and len(self._answers) < _MOST_OF_A_BATCH
 
     async def of(self, answer: str) -> list[Verdict]:
         """The verdicts on an answer. What nobody waits for any more is killed."""

@@ -12,7 +12,7 @@ from router.tasks.code import CodeTask, allow_code, split
 from router.tasks.judging import judge
 from router.tasks.sandbox import Limits, Sandbox
 
-LIMITS = Limits(cpu_seconds=2, wall_seconds=20)
+LIMITS = Limits(cpu_seconds=2, wall_seconds=120)
 INPUTS = {"tests": ["assert f([3, 1, 2]) == [1, 2, 3]", "assert f([]) == []", "assert f([1, 1]) == [1, 1]"]}
 SORTED = "def f(x):\n    return sorted(x)"
 BY_HAND = """
@@ -78,7 +78,7 @@ def test_split() -> None:
         "import math\nassert f(1)",
         "import math\nx = [\n  1]\nassert (f(x)\n == 2)",
     )
-    for wrong in ("", "x = 1", "assert ("):
+    for wrong in ("", "x = 1", "assert (", "assert \0"):
         with pytest.raises(InvalidRequest):
             split(wrong)
 
@@ -118,6 +118,12 @@ class TestRunning:
             False,
             False,
         ]
+
+    async def test_a_key_is_not_judged(self, task: CodeTask) -> None:
+        for bound in (task.bound(INPUTS), task.bound({})):
+            for answer in (SORTED, "def f(", "undefined", "while True: pass"):
+                with pytest.raises(InvalidRequest, match="as it was written"):
+                    await task.right(await bound.key(answer), "assert f(1)")
 
     async def test_equal_behaviour_has_equal_keys(self, task: CodeTask) -> None:
         bound = task.bound(INPUTS)

@@ -9,7 +9,7 @@ from router.tasks.sandbox import Limits, Sandbox
 
 pytestmark = pytest.mark.sandbox
 
-LIMITS = Limits(cpu_seconds=2, wall_seconds=20)
+LIMITS = Limits(cpu_seconds=2, wall_seconds=120)
 TESTS = [
     "assert f(1) == 4711",
     "assert [f(x) for x in (2, 3)] == [4712, 4713]",

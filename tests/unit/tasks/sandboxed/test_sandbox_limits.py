@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from router.tasks.sandbox import Limits, Outcome, Sandbox
-from tests.support.sandbox import LIMITS, attempts, left_behind, nothing_is_left, something_runs
+from tests.support.sandbox import LIMITS, MARK, attempts, left_behind, nothing_is_left, something_runs
 
 pytestmark = pytest.mark.sandbox
 
@@ -31,7 +31,7 @@ attempt("threads", start)
 """
     happened = await attempts(sandbox, code)
     assert int(happened["threads"]) < LIMITS.threads if sandbox.threads else happened["threads"] == "0"
-    await nothing_is_left(sandbox)
+    await nothing_is_left()
 
 
 async def test_memory_bomb(sandbox: Sandbox) -> None:
@@ -83,7 +83,7 @@ async def test_sleeping_with_signals_ignored(sandbox: Sandbox) -> None:
     outcome = await sandbox.run(code, limits=SHORT)
     assert (outcome.ended, outcome.status) == ("time", None)
     assert outcome.seconds < 15
-    await nothing_is_left(sandbox)
+    await nothing_is_left()
 
 
 async def test_huge_output(sandbox: Sandbox) -> None:
@@ -91,7 +91,7 @@ async def test_huge_output(sandbox: Sandbox) -> None:
         outcome = await sandbox.run(f"import sys\nwhile True: sys.{stream}.write('x' * 10_000)")
         assert outcome.ended == "output"
         assert len(outcome.stdout) + len(outcome.stderr) == Limits.output_bytes
-    await nothing_is_left(sandbox)
+    await nothing_is_left()
 
 
 async def test_many_open_files(sandbox: Sandbox) -> None:
@@ -144,7 +144,7 @@ if THREADS:
 """.replace("THREADS", str(sandbox.threads))
     happened = await attempts(sandbox, code)
     assert happened["fork"] == "PermissionError EPERM"
-    await nothing_is_left(sandbox)
+    await nothing_is_left()
 
 
 async def test_deep_recursion(sandbox: Sandbox) -> None:
@@ -175,12 +175,12 @@ async def test_cancelling_kills_at_once(sandbox: Sandbox) -> None:
     running = asyncio.create_task(
         sandbox.run("import time\ntime.sleep(1000)", limits=replace(LIMITS, wall_seconds=1000))
     )
-    await something_runs(sandbox)
+    await something_runs()
     running.cancel()
     began = time.monotonic()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await nothing_is_left(sandbox)
+    await nothing_is_left()
     assert time.monotonic() - began < 5
 
 
@@ -188,7 +188,7 @@ async def test_a_bounded_number_at_a_time(sandbox: Sandbox) -> None:
     most = 0
     runs = asyncio.gather(*(sandbox.run("import time\ntime.sleep(0.3)") for _ in range(12)))
     while not runs.done():
-        most = max(most, sum(each.info["cmdline"][0] != sandbox._bwrap for each in left_behind(sandbox)))
+        most = max(most, sum(each.info["cmdline"][0] != sandbox._bwrap for each in left_behind()))
         await asyncio.sleep(0.02)
     assert 1 < most <= sandbox.at_once
     outcomes: list[Any] = runs.result()
@@ -197,14 +197,15 @@ async def test_a_bounded_number_at_a_time(sandbox: Sandbox) -> None:
 
 async def test_when_the_host_process_dies_so_does_the_sandbox(sandbox: Sandbox) -> None:
     code = (
-        "import asyncio\nfrom router.tasks.sandbox import Limits, Sandbox\n"
+        "import asyncio\nfrom router.tasks import sandbox as module\nfrom router.tasks.sandbox import Limits, Sandbox\n"
+        f"module._ENTRY = {MARK!r} + module._ENTRY\n"
         "run = Sandbox(allow_code=True).run('import time; time.sleep(1000)', limits=Limits(wall_seconds=1000))\n"
         "print('begins', flush=True)\nasyncio.run(run)\n"
     )
     host = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     assert host.stdout is not None
     assert await host.stdout.readline()
-    await something_runs(sandbox)
+    await something_runs()
     host.kill()
     await host.wait()
-    await nothing_is_left(sandbox)
+    await nothing_is_left()
