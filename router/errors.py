@@ -6,6 +6,7 @@ RouterError
 ├── InvalidBundle         FAILED_PRECONDITION  a bundle is partial, altered or from another version
 ├── MissingWeights        FAILED_PRECONDITION  the model's weights are not on this machine
 ├── MissingDependency     FAILED_PRECONDITION  an optional package is not installed
+├── CodeNotAllowed        FAILED_PRECONDITION  code would have to be run, which was not allowed by name
 ├── AddressUnavailable    FAILED_PRECONDITION  the server's address can't be listened on
 ├── Unauthenticated       UNAUTHENTICATED      the caller's token is missing or unknown
 ├── PermissionDenied      PERMISSION_DENIED    the caller may not do this
@@ -77,6 +78,11 @@ class MissingWeights(RouterError):
 class MissingDependency(RouterError):
     status = "FAILED_PRECONDITION"
     reason = "MISSING_DEPENDENCY"
+
+
+class CodeNotAllowed(RouterError):
+    status = "FAILED_PRECONDITION"
+    reason = "CODE_NOT_ALLOWED"
 
 
 class AddressUnavailable(RouterError):

@@ -23,6 +23,7 @@ class Candidate:
     end        None while open; "stop": the model ended it, only then it is finished; "length": it met the model's
                longest solution; "cut": a limit of the request (tokens, deadline) ended it
     answer     final answer, as the task's ``key`` spells it; None when there is none
+    no_answer  why there is none, once it has ended
     earlier    earlier attempts that the model was shown, oldest first (sequential revision)
     model      name of the model that writes it, whose ``tokens`` they are; None: the bundle's reference model
     """
@@ -34,6 +35,7 @@ class Candidate:
     scores: tuple[float, ...] | None = None
     end: Literal["stop", "length", "cut"] | None = None
     answer: str | None = None
+    no_answer: str = ""
     earlier: tuple[str, ...] = ()
     model: str | None = None
 
@@ -88,12 +90,19 @@ class Result:
     weight      the winning answer's summed vote, in the units of the selection that made it
     share       the winning answer's share of all votes, in [0, 1]
     candidates  every solution that was weighed, answered or not
+    unanswered  where there is no best one, the best text that there is all the same: the driver looks for it
     """
 
     best: Candidate | None = None
     weight: float = 0.0
     share: float = 0.0
     candidates: tuple[Candidate, ...] = field(default=(), repr=False)
+    unanswered: Candidate | None = field(default=None, repr=False)
+
+    @property
+    def shown(self) -> Candidate | None:
+        """The solution whose text is returned, answer or not; None: nothing was written."""
+        return self.best or self.unanswered
 
     @property
     def answer(self) -> str | None:

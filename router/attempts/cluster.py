@@ -12,15 +12,16 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from router.attempts.collect import Unit, check_rows, collect, held_units
+from router.attempts.collect import Tally, Unit, check_rows, check_tasks, collect, held_units
 from router.attempts.prompts import Problem, read_prompts
 from router.backends import Engines
 from router.errors import EngineUnavailable, InvalidFile, MissingDependency, RouterError
+from router.tasks import Tasks
 from strategies import Strategy
 
 SETTINGS = "collect.json"  # beside the shards: what all of them were sampled with
@@ -32,14 +33,14 @@ class Stage:
     """What each worker does with a shard.
 
     pools        attempts in the pool of each prompt, by model; None is the reference model
-    task         name of the task that finds and judges the answers
+    tasks        that find and judge the answers
     arms         run besides, each ``times`` times a prompt
     load         makes the engines, in the worker
     concurrency  attempts being written at the same time
     """
 
     pools: Mapping[str | None, int]
-    task: str
+    tasks: Tasks
     arms: Sequence[Strategy]
     times: int
     load: Callable[[], Engines]
@@ -63,7 +64,7 @@ def collect_shards(
     address: str,
     workers: int,
     on_start: Callable[[int, int], None] = lambda units, finished: None,
-    on_shard: Callable[[int, int], None] = lambda units, tokens: None,
+    on_shard: Callable[[int, Tally], None] = lambda units, tally: None,
 ) -> None:
     """Collect on each shard, a file of prompts, into the file of the same name in the folder ``out``.
 
@@ -72,7 +73,7 @@ def collect_shards(
     address   "local" for a cluster on this machine only, "auto", or host:port of a cluster's head
     workers   processes, each with one shard at a time and its part of the stage's concurrency
     on_start  called with the number of units, and how many of them are finished shards'
-    on_shard  called with each further finished shard's units, and the tokens that were generated for it in this run
+    on_shard  called with each further finished shard's units, and what came of those of this run
 
     Raises InvalidFile where the shards' names or prompts clash, or the folder was collected with other settings; what
     ``collect`` raises in a worker; MissingDependency; EngineUnavailable where the cluster is not there, or gone. Either
@@ -109,7 +110,7 @@ def collect_shards(
         for row in done.iter_rows():
             if row["error"]:
                 raise pickle.loads(row["error"])
-            on_shard(row["units"], row["tokens"])
+            on_shard(row["units"], Tally(*row["tally"]))
     except ray.exceptions.RayTaskError:
         raise  # not the cluster's fault but ours
     except ray.exceptions.RayError as error:
@@ -124,12 +125,12 @@ def collect_shards(
 def _work(batch: dict[str, Any], stage: Stage) -> dict[str, list[Any]]:
     """In a worker: collect on one shard. An error of ours is handed back, and tried again by nobody."""
     shard, out = Path(str(batch["shard"][0])), Path(str(batch["out"][0]))
-    tokens = 0
+    total = Tally()
     error: bytes | None = None
 
-    def on_unit(unit: Unit, generated: int) -> None:
-        nonlocal tokens
-        tokens += generated
+    def on_unit(unit: Unit, tally: Tally) -> None:
+        nonlocal total
+        total += tally
 
     units = stage.units(read_prompts(shard))
     try:
@@ -137,7 +138,7 @@ def _work(batch: dict[str, Any], stage: Stage) -> dict[str, list[Any]]:
             units,
             stage.load,
             out,
-            task=stage.task,
+            tasks=stage.tasks,
             settings=stage.settings,
             seed=stage.seed,
             concurrency=stage.concurrency,
@@ -145,7 +146,7 @@ def _work(batch: dict[str, Any], stage: Stage) -> dict[str, list[Any]]:
         )
     except RouterError as caught:
         error = pickle.dumps(caught)
-    return {"units": [len(units)], "tokens": [tokens], "error": [error]}
+    return {"units": [len(units)], "tally": [astuple(total)], "error": [error]}
 
 
 def _plan(shards: Sequence[Path], out: Path, stage: Stage) -> tuple[list[dict[str, str]], int, int]:
@@ -167,6 +168,7 @@ def _plan(shards: Sequence[Path], out: Path, stage: Stage) -> tuple[list[dict[st
             ids.add(prompt.id)
         units = stage.units(prompts)
         check_rows(units, stage.concurrency)
+        check_tasks(units, stage.tasks)
         total += len(units)
         if {unit.key for unit in units} <= held_units(units, output):
             finished += len(units)

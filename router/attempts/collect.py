@@ -11,7 +11,7 @@ import threading
 import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import Empty
@@ -22,13 +22,13 @@ import pandas as pd
 from router.attempts.files import JOURNAL
 from router.attempts.journal import Key, append, open_journal
 from router.attempts.pools import pool_of
-from router.attempts.prompts import Problem
+from router.attempts.prompts import Problem, inputs_json
 from router.attempts.schema import read_attempts, write_attempts
 from router.backends import Engines, Usage
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest, RouterError
 from router.solving.bill import Bill
 from router.solving.driver import Request, drive
-from router.tasks import Task, load_task
+from router.tasks import Task, Tasks, runnable
 from router.tasks.math import close as close_workers
 from strategies import Candidate, Result, Strategy, WeightedBestOfN
 
@@ -58,34 +58,62 @@ class Unit:
         return self.n if self.arm is None else self.arm.rows
 
 
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Of attempts: generated tokens, how many there are, without an answer, judged by a reference, and right."""
+
+    tokens: int = 0
+    attempts: int = 0
+    unanswered: int = 0
+    judged: int = 0
+    right: int = 0
+
+    @classmethod
+    def of(cls, rows: Sequence[dict[str, Any]]) -> "Tally":
+        judged = [row["correct"] for row in rows if row["correct"] is not None]
+        unanswered = sum(row["answer"] is None for row in rows)
+        return cls(sum(row["generated_tokens"] for row in rows), len(rows), unanswered, len(judged), sum(judged))
+
+    def __add__(self, other: "Tally") -> "Tally":
+        return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __str__(self) -> str:
+        """``3.1% without an answer, pass rate 0.42``."""
+        rate = f", pass rate {self.right / self.judged:.3f}" if self.judged else ", no references"
+        return f"{self.unanswered / self.attempts:.1%} without an answer{rate}" if self.attempts else "no attempts"
+
+
 def collect(
     units: Sequence[Unit],
     load: Callable[[], Engines],
     out: Path,
     *,
-    task: str = "math",
+    tasks: Tasks | None = None,
     settings: dict[str, Any],
     seed: int = 0,
     concurrency: int = IN_PROCESS,
     workers: int = 1,
     on_start: Callable[[int], None] = lambda finished: None,
-    on_unit: Callable[[Unit, int], None] = lambda unit, tokens: None,
+    on_unit: Callable[[Unit, Tally], None] = lambda unit, tally: None,
 ) -> None:
     """Run every unit that ``out`` or its journal does not hold yet, and write them all to ``out``.
 
     A unit is begun as soon as there is room for it, in the order given; what it found goes to disk and out of memory.
 
-    task         name of the task that finds and judges the answers
+    tasks        that find and judge the answers; None: math
     load         makes the engines, which are closed in the end; with several workers in each of them, so it is pickled
     settings     what shapes the samples (model, temperature, seed, ...); a journal made with others is not continued
     concurrency  attempts being written at the same time, over all units
     workers      processes that share the units and the concurrency
     on_start     called with the number of units that earlier runs finished
-    on_unit      called with each further finished unit and its generated tokens
+    on_unit      called with each further finished unit and what came of it
 
     Raises InvalidFile where the journal belongs to another run, EngineUnavailable; either way nothing is lost.
-    Raises InvalidRequest where one unit alone has more attempts at the same time than a worker.
+    Raises InvalidRequest where one unit alone has more attempts at the same time than a worker, InvalidFile where a
+    prompt's task or inputs are wrong, CodeNotAllowed.
     """
+    tasks = tasks or Tasks()
+    check_tasks(units, tasks)
     check_rows(units, concurrency // workers)
     in_file = held_units(units, out)
     path = out.with_name(out.name + JOURNAL)
@@ -93,7 +121,7 @@ def collect(
         held = in_file | journal.keys
         todo = [unit for unit in units if unit.key not in held]
         on_start(len(units) - len(todo))
-        share = _Share(todo, load, task, seed, concurrency)
+        share = _Share(todo, load, tasks, seed, concurrency)
         if workers > 1 and todo:
             _run_in_processes(share, min(workers, len(todo)), path, on_unit)
         elif todo:
@@ -112,26 +140,26 @@ class _Share:
 
     todo: Sequence[Unit]
     load: Callable[[], Engines]
-    task: str
+    tasks: Tasks
     seed: int
     concurrency: int
 
 
-async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, int], None]) -> None:
+async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, Tally], None]) -> None:
     """Run the units and put what they found into the journal."""
-    engines, task = share.load(), load_task(share.task)
+    engines = share.load()
     running = 0
     freed = asyncio.Event()
 
     async def work(unit: Unit) -> None:
         nonlocal running
         try:
-            rows = await _attempts(unit, engines, task, share.seed)
+            rows = await _attempts(unit, engines, unit.problem.bound(share.tasks), share.seed)
             append(journal, {"prompt_id": unit.key[0], "arm": unit.key[1], "rows": rows})
         finally:
             running -= unit.rows
             freed.set()
-        on_unit(unit, sum(row["generated_tokens"] for row in rows))
+        on_unit(unit, Tally.of(rows))
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -147,7 +175,7 @@ async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, int], 
         await engines.close()
 
 
-def _run_in_processes(share: _Share, workers: int, path: Path, on_unit: Callable[[Unit, int], None]) -> None:
+def _run_in_processes(share: _Share, workers: int, path: Path, on_unit: Callable[[Unit, Tally], None]) -> None:
     """Run the units in processes that append to the same journal, each with engines of its own."""
     context = get_context("spawn")  # a forked process can't use the GPU that its parent used
     events: Any = context.Queue()
@@ -167,8 +195,8 @@ def _run_in_processes(share: _Share, workers: int, path: Path, on_unit: Callable
                 continue
             if isinstance(event, RouterError):
                 raise event
-            key, tokens = event
-            on_unit(by_key[key], tokens)
+            key, tally = event
+            on_unit(by_key[key], tally)
     finally:
         for process in processes:
             process.terminate()
@@ -181,11 +209,11 @@ def _run_in_processes(share: _Share, workers: int, path: Path, on_unit: Callable
 
 
 def _run_share(share: _Share, path: Path, events: Any) -> None:
-    """In a worker. ``events`` takes the key and the tokens of each finished unit, and an error of ours."""
+    """In a worker. ``events`` takes the key and the tally of each finished unit, and an error of ours."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    def on_unit(unit: Unit, tokens: int) -> None:
-        events.put((unit.key, tokens))
+    def on_unit(unit: Unit, tally: Tally) -> None:
+        events.put((unit.key, tally))
 
     with path.open("ab") as journal, suppress(KeyboardInterrupt):  # the parent says what that means
         try:
@@ -202,6 +230,13 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def check_tasks(units: Sequence[Unit], tasks: Tasks) -> None:
+    """Raises InvalidFile naming a prompt whose task or inputs are wrong, CodeNotAllowed."""
+    for problem in {unit.problem.id: unit.problem for unit in units}.values():
+        task = problem.bound(tasks)
+        runnable(task, judged=problem.reference is not None)
 
 
 def check_rows(units: Sequence[Unit], concurrency: int) -> None:
@@ -236,7 +271,7 @@ async def _attempts(unit: Unit, engines: Engines, task: Task, seed: int) -> list
     if result.best and result.best.scores is None:  # beyond the arm's own bill: a cascade would look at it
         (best,) = await engines.verifier.score(request.prompt, [result.best], max_tokens=None, usage=Usage())
         result = replace(result, best=best)
-    row = await _row(unit, unit.sample, result.best or Candidate(), task, total)
+    row = await _row(unit, unit.sample, result.shown or Candidate(), task, total)
     return [row | {"usage": _lines(bill) if len(arm.models) > 1 else None}]
 
 
@@ -256,7 +291,9 @@ def _lines(bill: Bill) -> list[dict[str, Any]]:
 async def _row(unit: Unit, sample: int, attempt: Candidate, task: Task, usage: Usage) -> dict[str, Any]:
     problem = unit.problem
     known = problem.reference is not None
-    correct = known and attempt.answer is not None and await task.right(attempt.answer, str(problem.reference))
+    # As it is stated: a key need not be read as what it is the key of.
+    stated = task.extract(attempt.text) if known and attempt.answer is not None else None
+    correct = stated is not None and await task.right(stated, str(problem.reference))
     return {
         "prompt_id": problem.id,
         "prompt": problem.prompt.question,
@@ -271,6 +308,8 @@ async def _row(unit: Unit, sample: int, attempt: Candidate, task: Task, usage: U
         "generated_tokens": usage.generated_tokens,
         "scored_tokens": usage.scored_tokens,
         "arm": unit.key[1],
+        "inputs": inputs_json(problem),
+        "task": problem.task,
     }
 
 

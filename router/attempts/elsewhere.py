@@ -6,46 +6,45 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from router.attempts.judging import Judge
 from router.attempts.pools import is_pool
 from router.errors import InvalidFile
-from router.tasks import Task
+from router.tasks import Tasks, opaque
 from strategies import parse
 
 BYTES = 4  # of UTF-8 text to a token: what tokenizers of today make of English and mathematics, roughly
 TOKENS = ("prompt_tokens", "generated_tokens", "scored_tokens")
 
 
-async def judged(frame: pd.DataFrame, task: Task, origins: Sequence[str]) -> tuple[pd.DataFrame, int]:
+async def judged(frame: pd.DataFrame, tasks: Tasks, origins: Sequence[str]) -> tuple[pd.DataFrame, int]:
     """The rows with ``answer`` and ``correct`` as ``collect`` would have written them, and how many were judged here.
 
     An answer becomes the task's key. A row with a reference whose ``correct`` is null is judged by its answer, or where
-    that is null too by the one that its text states.
+    that is null too by the one that its text states. What a task judges by running it is judged by its text, and taken
+    as it is where ``correct`` is given.
     Raises InvalidFile where ``correct`` says other than answer and reference; ``origins`` names each row's place.
     """
-    keys: dict[str, str | None] = {}
-    rights: dict[tuple[str, str], bool] = {}
+    judge = Judge(tasks)
     answers, corrects, count = [], [], 0
-    columns = (frame[name] for name in ("text", "answer", "reference", "correct"))
-    for origin, text, given, reference, said in zip(origins, *columns, strict=True):
+    columns = [*("prompt_id", "text", "answer", "reference", "correct"), *("inputs", "task")]
+    for origin, row in zip(origins, frame[columns].to_dict("records"), strict=True):
+        task, text, given, reference, said = judge.task(row), *(row[name] for name in columns[1:5])
         known, open_to_judge = not pd.isna(reference), pd.isna(said)
         stated = None if pd.isna(given) else given
         if stated is None and known and open_to_judge:
             stated = task.extract(text)
-        if stated is not None and stated not in keys:
-            keys[stated] = await task.key(stated) or None
-        answer = None if stated is None else keys[stated]
+        answer = await judge.key(task, stated)
         correct = None if open_to_judge else bool(said)
-        if known and (open_to_judge or answer is not None):
-            pair = (stated or "", reference)  # as it is stated: a key need not be read as what it is the key of
-            if pair not in rights:
-                rights[pair] = stated is not None and answer is not None and await task.right(stated, reference)
-            if not open_to_judge and rights[pair] != correct:
+        if known and (open_to_judge or (answer is not None and not opaque(task))):
+            written = task.extract(text) if opaque(task) else stated
+            right = written is not None and answer is not None and await judge.right(task, written, reference)
+            if not open_to_judge and right != correct:
                 raise InvalidFile(
                     f"{origin}: correct is {json.dumps(correct)}, but answer {given[:60]!r} is "
                     f"{'not ' if correct else ''}what reference {reference[:60]!r} says; mend the row, or judge all "
                     "of them again with `router rejudge ATTEMPTS --out NEW`"
                 )
-            correct, count = rights[pair], count + open_to_judge
+            correct, count = right, count + open_to_judge
         answers.append(answer)
         corrects.append(correct)
     return frame.assign(answer=answers, correct=pd.array(corrects, dtype="boolean")), count

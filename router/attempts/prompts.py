@@ -5,31 +5,46 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from router.errors import InvalidFile, MissingDependency
+from router.errors import InvalidFile, InvalidRequest, MissingDependency
 from router.jsonl import as_text, read_jsonl
 from router.prompt import Prompt
+from router.tasks import NO_INPUTS, Task, Tasks
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A prompt to collect attempts on. ``solution`` is a worked one, if there is one: its steps are its lines."""
+    """A prompt to collect attempts on.
+
+    solution  a worked one, if there is one: its steps are its lines
+    inputs    what its task needs besides, by name
+    task      name of its task; None: the bundle's first one
+    """
 
     id: str
     prompt: Prompt
     reference: str | None = None
     solution: str | None = None
+    inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    task: str | None = None
+
+    def bound(self, tasks: Tasks) -> Task:
+        """Its task, given its inputs. Raises InvalidFile."""
+        try:
+            return tasks.of(self.task, self.inputs)
+        except InvalidRequest as error:
+            raise InvalidFile(f"prompt {self.id!r}: {error}") from error
 
 
 def read_prompts(path: Path) -> list[Problem]:
     """One JSON object a line, or row of a Parquet file, with prompt or messages, and optionally id, reference,
-    solution.
+    solution, inputs (in Parquet also as text of JSON), task.
 
-    A prompt without an id is named by its text, not by its place: it keeps its name, and so its seeds, in whatever file
-    it stands. Raises InvalidFile naming the line.
+    A prompt without an id is named by its text and inputs, not by its place: it keeps its name, and so its seeds, in
+    whatever file it stands. Raises InvalidFile naming the line.
     """
     prompts: dict[str, Problem] = {}
     named: Counter[str] = Counter()
@@ -44,7 +59,8 @@ def read_prompts(path: Path) -> list[Problem]:
     return list(prompts.values())
 
 
-_KEYS = ("prompt", "messages", "id", "reference", "solution")
+_KEYS = ("prompt", "messages", "id", "reference", "solution", "inputs", "task")
+_OBJECTS: Mapping[str, tuple[type, str]] = {"messages": (list, "a list"), "inputs": (dict, "an object")}
 _MAY_BE_NUMBERS = ("id", "reference")
 _EXAMPLE = '{"prompt": "What is 3 + 4?", "reference": "7"}'
 _ADVICE = f"write one JSON object a line, like {_EXAMPLE}"
@@ -71,10 +87,10 @@ def _problem(row: dict[str, Any], where: str, named: "Counter[str]") -> Problem:
         raise InvalidFile(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(_KEYS)}")
     row = {key: value for key, value in row.items() if value is not None}  # a row of a table has all columns
     row |= {key: as_text(row[key]) for key in _MAY_BE_NUMBERS if key in row}
+    if isinstance(row.get("inputs"), str) and ".parquet" in where:
+        row["inputs"] = json.loads(row["inputs"]) if row["inputs"].lstrip().startswith("{") else row["inputs"]
     for key, value in row.items():
-        wanted, kind = (
-            (list, "a list") if key == "messages" else (str, "a string" + " or a number" * (key in _MAY_BE_NUMBERS))
-        )
+        wanted, kind = _OBJECTS.get(key, (str, "a string" + " or a number" * (key in _MAY_BE_NUMBERS)))
         if not isinstance(value, wanted):
             raise InvalidFile(f"{where}: {key} must be {kind}, got {json.dumps(value)[:60]}")
     if ("prompt" in row) == ("messages" in row):
@@ -85,12 +101,23 @@ def _problem(row: dict[str, Any], where: str, named: "Counter[str]") -> Problem:
         raise InvalidFile(f"{where}: {error}") from error
     if not prompt.question.strip():
         raise InvalidFile(f"{where}: prompt is blank; write the line like {_EXAMPLE}")
+    # In a table, rows of other tasks have all inputs, too.
+    inputs = {key: value for key, value in row.get("inputs", NO_INPUTS).items() if value is not None}
     name = row.get("id")
     if not name:
-        name = prompt.digest[:12]
+        name = prompt.digest[:12] + (f"-{digest_of(inputs)[:6]}" if inputs else "")
         named[name] += 1
         name += f"-{named[name]}" * (named[name] > 1)
-    return Problem(name, prompt, row.get("reference"), row.get("solution"))
+    return Problem(name, prompt, row.get("reference"), row.get("solution"), inputs or NO_INPUTS, row.get("task"))
+
+
+def digest_of(inputs: Mapping[str, Any]) -> str:
+    return _digest(json.dumps(dict(inputs), sort_keys=True))
+
+
+def inputs_json(problem: Problem) -> str | None:
+    """A problem's inputs, as the attempts file has them."""
+    return json.dumps(dict(problem.inputs), ensure_ascii=False) if problem.inputs else None
 
 
 def generate_prompts(spec: str, n: int, seed: int) -> list[Problem]:
@@ -150,5 +177,10 @@ def _digest(text: str) -> str:
 def problem_json(problem: Problem) -> dict[str, Any]:
     """As :func:`read_prompts` reads it."""
     prompt = {"prompt": problem.prompt.question} if problem.prompt.plain else {"messages": problem.prompt.json}
-    rest = {"reference": problem.reference, "solution": problem.solution}
+    rest = {
+        "reference": problem.reference,
+        "solution": problem.solution,
+        "inputs": dict(problem.inputs) or None,
+        "task": problem.task,
+    }
     return {"id": problem.id, **prompt, **{name: value for name, value in rest.items() if value is not None}}

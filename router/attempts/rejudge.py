@@ -1,42 +1,55 @@
 """The answers of existing attempts, found, compared and judged again from their texts."""
 
+import asyncio
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
+from router.attempts.judging import Judge
 from router.attempts.pools import is_pool
-from router.tasks import Task
+from router.attempts.prompts import Problem, inputs_json
+from router.tasks import Tasks
+
+_AT_ONCE = 64  # attempts; code that is judged at the same time shares a sandbox
 
 
-async def rejudge(frame: pd.DataFrame, task: Task, references: Mapping[str, str | None] | None = None) -> pd.DataFrame:
-    """The same rows with ``answer`` and ``correct`` as the task sees them.
+async def rejudge(frame: pd.DataFrame, tasks: Tasks, problems: Mapping[str, Problem] | None = None) -> pd.DataFrame:
+    """The same rows with ``answer`` and ``correct`` as their tasks see them.
 
-    references  by prompt_id, instead of the rows' own; a prompt that is not among them has none
+    problems  by prompt_id: references, inputs and tasks instead of the rows' own; a prompt that is not among them has
+              no reference, and keeps its inputs and task
 
     A text that was cut states no answer, as when it was collected: a pool's row that had none and is as long as the
     longest ones is taken to be cut.
     """
-    keys: dict[str, str | None] = {}
-    rights: dict[tuple[str, str], bool] = {}
-    answers, corrects, known = [], [], []
-    cut = _cut(frame)
-    for row, was_cut in zip(frame.to_dict("records"), cut, strict=True):
-        reference = row["reference"] if references is None else references.get(row["prompt_id"])
-        reference = None if pd.isna(reference) else reference
-        stated = None if was_cut else task.extract(row["text"])
-        if stated is not None and stated not in keys:
-            keys[stated] = await task.key(stated) or None
-        answer = keys[stated] if stated is not None else None
-        correct: bool | None = None
-        if reference is not None:
-            pair = (answer or "", reference)
-            if answer is not None and pair not in rights:
-                rights[pair] = await task.right(answer, reference)
-            correct = answer is not None and rights[pair]
-        answers.append(answer)
-        corrects.append(correct)
-        known.append(reference)
-    return frame.assign(answer=answers, correct=pd.array(corrects, dtype="boolean"), reference=known)
+    frame = frame if problems is None else _replaced(frame, problems)
+    judge = Judge(tasks)
+    rows = frame.assign(cut=_cut(frame)).to_dict("records")
+    found: list[tuple[str | None, bool | None]] = []
+    for start in range(0, len(rows), _AT_ONCE):
+        found += await asyncio.gather(*(_judged(row, judge) for row in rows[start : start + _AT_ONCE]))
+    answers, corrects = zip(*found, strict=True)
+    return frame.assign(answer=answers, correct=pd.array(corrects, dtype="boolean"))
+
+
+async def _judged(row: dict[str, Any], judge: Judge) -> tuple[str | None, bool | None]:
+    task = judge.task(row)
+    stated = None if row["cut"] else task.extract(row["text"])
+    answer = await judge.key(task, stated)
+    if pd.isna(row["reference"]):
+        return answer, None
+    return answer, stated is not None and answer is not None and await judge.right(task, stated, row["reference"])
+
+
+def _replaced(frame: pd.DataFrame, problems: Mapping[str, Problem]) -> pd.DataFrame:
+    own: dict[str, list[str | None]] = {"reference": [], "inputs": [], "task": []}
+    for prompt_id, inputs, task in zip(frame["prompt_id"], frame["inputs"], frame["task"], strict=True):
+        problem = problems.get(prompt_id)
+        own["reference"].append(problem.reference if problem else None)
+        own["inputs"].append(inputs_json(problem) if problem else inputs)
+        own["task"].append(problem.task if problem else task)
+    return frame.assign(**own)
 
 
 def _cut(frame: pd.DataFrame) -> list[bool]:

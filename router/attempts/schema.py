@@ -26,6 +26,9 @@ arm                 str              ``sample``: one independent attempt of the 
                                      the whole run's bill, everything that models prefilled and the verifier read
 usage               list or null     of a run that asked several models: model, role, prompt_tokens, generated_tokens
                                      and scored_tokens of each line of its bill. May be left out
+inputs              str or null      what the task was given besides, as a JSON object; in JSON Lines the object itself.
+                                     May be left out
+task                str or null      name of the prompt's task; null: the bundle's first one. May be left out
 propensity          float or null    of a served call (``collect --from-outcomes``): the probability with which this arm
                                      was chosen for the prompt. Null: the arm was run on purpose. May be left out
 ==================  ===============  ==================================================================================
@@ -54,7 +57,7 @@ from router.attempts.pools import is_pool, model_of, pool_of
 from router.errors import InvalidFile
 from router.jsonl import as_text, read_jsonl
 from router.prompt import Prompt
-from router.tasks import Task
+from router.tasks import Tasks
 from strategies import InvalidArm, parse
 
 _MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
@@ -84,9 +87,17 @@ SCHEMA = pa.schema(
         pa.field("arm", pa.string(), nullable=False),
         pa.field("usage", _USAGE),
         pa.field("propensity", pa.float64()),
+        pa.field("inputs", pa.string()),
+        pa.field("task", pa.string()),
     ]
 )
-OPTIONAL = ("messages", "usage", "propensity")  # columns that a file need not have; then they are null
+OPTIONAL = (
+    "messages",
+    "usage",
+    "propensity",
+    "inputs",
+    "task",
+)  # columns that a file need not have; then they are null
 _MAY_LACK = (*OPTIONAL, *TOKENS)
 _NULLABLE = {*TOKENS, *(field.name for field in SCHEMA if field.nullable)}  # in a file
 _READ = pa.schema([field.with_nullable(field.name in _NULLABLE) for field in SCHEMA])
@@ -106,15 +117,15 @@ _ROUNDING = 1e-6  # how far past [0, 1] floating point may carry a probability
 
 
 def read_attempts(
-    paths: Sequence[Path], task: Task | None = None, *, say: Callable[[str], None] = lambda text: None
+    paths: Sequence[Path], tasks: Tasks | None = None, *, say: Callable[[str], None] = lambda text: None
 ) -> pd.DataFrame:
     """All rows of the files, in order, with the columns of :data:`SCHEMA` (``correct`` as nullable boolean).
 
     A folder stands for the files in it.
 
-    task  finds, compares and judges what was not written by ``router collect``, see ``elsewhere.judged``; None: rows
-          are taken as they are. Runs an event loop
-    say   is told what was judged or estimated here
+    tasks  find, compare and judge what was not written by ``router collect``, see ``elsewhere.judged``; None: rows are
+           taken as they are. Runs an event loop
+    say    is told what was judged or estimated here
 
     Raises InvalidFile naming the file, the line (JSON Lines) or row (Parquet) and the column.
     """
@@ -138,9 +149,9 @@ def read_attempts(
             f"{estimated} of {len(frame)} attempts lack token counts: estimated, one token for {BYTES} bytes of text. "
             "Costs are as rough; write prompt_tokens, generated_tokens and scored_tokens where they are known"
         )
-    if task is None:
+    if tasks is None:
         return frame
-    frame, count = asyncio.run(judged(frame, task, origins))
+    frame, count = asyncio.run(judged(frame, tasks, origins))
     if count:
         say(f"{count} of {len(frame)} attempts had `correct` null: judged by their answers and references")
     return frame
@@ -202,6 +213,8 @@ def _read_jsonl(path: Path) -> tuple[pa.Table, list[str]]:
     advice = "`router collect` writes attempts, one object a line in JSON Lines; Parquet files end in .parquet"
     for _, where, row in read_jsonl(path, advice):
         row |= {name: as_text(row[name]) for name in ("reference", "answer") if name in row}
+        if isinstance(row.get("inputs"), dict):
+            row["inputs"] = json.dumps(row["inputs"], ensure_ascii=False)
         _check_row(row, where)
         rows.append(row)
         origins.append(where)
@@ -273,7 +286,7 @@ def _check_identity(frame: pd.DataFrame, origins: Sequence[str]) -> None:
             f"{origins[row]}: prompt_id {prompt_id!r}, arm {arm!r}, sample {sample} is there already; "
             "give each attempt its own sample index, and each file only once"
         )
-    for name in ("prompt", "reference"):
+    for name in ("prompt", "reference", "inputs", "task"):
         column = frame[name].fillna("")
         differs = (column != column.groupby(frame["prompt_id"]).transform("first")).to_numpy()
         if differs.any():

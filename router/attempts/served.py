@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from router.attempts.prompts import Problem, problem_json
+from router.attempts.prompts import Problem, digest_of, problem_json
 from router.attempts.schema import SCHEMA
 from router.outcomes import tables as database
 from router.prompt import Prompt
+from router.tasks import NO_INPUTS, load_task, opaque
 
 _WANTED = (
     *("method", "prompt", "messages", "prompt_sha256", "arm", "propensity", "choice", "code", "stop", "answer", "text"),
-    *("prompt_tokens", "generated_tokens", "scored_tokens", "correct", "score"),
+    *("prompt_tokens", "generated_tokens", "scored_tokens", "correct", "score", "inputs", "task"),
 )
 
 
@@ -54,8 +55,19 @@ def served_attempts(url: str) -> Served:
             "with a score only, neither right nor wrong": frame["correct"].isna(),
         },
     )
-    kept = kept.assign(prompt_id=kept["prompt_sha256"].str[:16], correct=kept["correct"].astype("boolean"))
-    right = kept[kept["correct"] & kept["answer"].notna()].drop_duplicates("prompt_id")
+    inputs = [given if isinstance(given, dict) else {} for given in kept["inputs"]]
+    names = [
+        digest[:16] + (f"-{digest_of(given)[:6]}" if given else "")
+        for digest, given in zip(kept["prompt_sha256"], inputs, strict=True)
+    ]
+    kept = kept.assign(
+        prompt_id=pd.Series(names, index=kept.index, dtype=object),
+        correct=kept["correct"].astype("boolean"),
+        inputs=[json.dumps(given, ensure_ascii=False) if given else None for given in inputs],
+    )
+    judges = {name: not (isinstance(name, str) and opaque(load_task(name))) for name in kept["task"].unique()}
+    told = kept["task"].map(judges).astype(bool) & kept["answer"].notna()  # what a right answer can be taken from
+    right = kept[kept["correct"] & told].drop_duplicates("prompt_id")
     references = right.set_index("prompt_id")["answer"]
     attempts = kept.assign(
         reference=kept["prompt_id"].map(references),
@@ -65,7 +77,14 @@ def served_attempts(url: str) -> Served:
         usage=None,
     )
     prompts = [
-        Problem(row.prompt_id, Prompt.read(row.messages or row.prompt), row.answer) for row in right.itertuples()
+        Problem(
+            row.prompt_id,
+            Prompt.read(row.messages or row.prompt),
+            row.answer,
+            inputs=json.loads(row.inputs) if row.inputs else NO_INPUTS,
+            task=row.task,
+        )
+        for row in right.itertuples()
     ]
     explored = (kept["choice"].notna() & (kept["choice"] != kept["arm"])).sum()
     return Served(attempts[SCHEMA.names].reset_index(drop=True), prompts, len(frame), int(explored), left_out)

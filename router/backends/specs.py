@@ -66,12 +66,15 @@ class VerifierSpec:
     input_price: Amount | None = None
 
 
+TaskNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]  # JSON has lists
+
+
 @dataclass(frozen=True, slots=True)
 class Setup:
     """What a bundle, also one in the making, is measured on; ``models.json`` in its folder.
 
     name       of the bundle
-    task       name of the task, or module:object
+    task       name of the task, or module:object; or several, of which a request names one: the first by default
     reference  name of the model whose solutions budgets count
     models     by name: those that an arm may ask
     """
@@ -82,7 +85,7 @@ class Setup:
     reference: Name
     models: Mapping[Name, ModelSpec]
     verifier: VerifierSpec
-    task: str = "math"
+    task: str | TaskNames = "math"
 
     def __post_init__(self) -> None:
         if self.reference not in self.models:
@@ -94,6 +97,11 @@ class Setup:
                 raise ValueError(
                     f"a solution of {name!r} would cost {worth:g} of the reference model's: mend the prices"
                 )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of its tasks, the first one by default."""
+        return (self.task,) if isinstance(self.task, str) else self.task
 
     @property
     def main(self) -> ModelSpec:

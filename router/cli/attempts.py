@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import ApiKey, Backend, Memory, Models, Seed, Url, deployment, read_arm
+from router.cli.options import AllowCode, ApiKey, Backend, Memory, Models, Seed, Url, deployment, read_arm
 from router.errors import InvalidFile, InvalidRequest
 
 
@@ -22,7 +22,7 @@ def collect(  # noqa: PLR0915  the options of one command
         list[Path] | None,
         typer.Option(
             help="Prompts, one JSON object a line (.jsonl) or row (.parquet): prompt, and optionally id, reference, "
-            "solution. A folder stands for its files. Repeatable."
+            "solution, inputs, task. A folder stands for its files. Repeatable."
         ),
     ] = None,
     generate: Annotated[
@@ -82,6 +82,7 @@ def collect(  # noqa: PLR0915  the options of one command
             "process. With --ray, each takes files of prompts.  [default: 1, with --ray 2]",
         ),
     ] = None,
+    allow_code: AllowCode = False,
     seed: Seed = 0,
     from_outcomes: Annotated[
         str | None,
@@ -110,12 +111,13 @@ def collect(  # noqa: PLR0915  the options of one command
     from tqdm import tqdm
 
     from router.attempts.cluster import Stage, collect_shards
-    from router.attempts.collect import IN_PROCESS, ON_A_SERVER, collect
+    from router.attempts.collect import IN_PROCESS, ON_A_SERVER, Tally, collect
     from router.attempts.files import check_out, expand
     from router.attempts.pools import pool_of
     from router.attempts.prompts import generate_prompts, read_prompts
     from router.backends.registry import load_engines, why_not
     from router.bundle.setup import read_setup
+    from router.tasks import Tasks
 
     if not prompts and not generate:
         raise InvalidRequest(
@@ -139,12 +141,14 @@ def collect(  # noqa: PLR0915  the options of one command
         raise InvalidRequest(
             "pool", f"--pool: no model {unknown[0]!r}; there are {', '.join(setup.models)}", reason="UNSPECIFIED"
         )
+    tasks = Tasks(setup.tasks, allow_code)
+    tasks.check()
     asked = {model for each in arms for model in each.models} | {model for model, n in pools.items() if n}
     wanted = frozenset(name for name in asked if name)
     stage = Stage(
         pools=pools,
         arms=arms,
-        task=setup.task,
+        tasks=tasks,
         times=times,
         load=partial(load_engines, setup, bundle.resolve(), where, models=wanted),
         settings={
@@ -160,7 +164,7 @@ def collect(  # noqa: PLR0915  the options of one command
         concurrency=concurrency or ON_A_SERVER * len(where.urls.get(setup.reference, ())) or IN_PROCESS * workers,
     )
     files = expand(prompts or [])
-    tokens = 0
+    total = Tally()
     # Nothing is shown, also no bar's end, before the prompts are read: they may be wrong.
     with tqdm(unit="unit", smoothing=0.02, mininterval=2, delay=1) as bar:
 
@@ -169,10 +173,11 @@ def collect(  # noqa: PLR0915  the options of one command
             bar.total, bar.n, bar.initial = units, finished, finished  # earlier runs' work stays out of the rate
             bar.refresh()
 
-        def on_units(units: int, generated: int) -> None:
-            nonlocal tokens
-            tokens += generated
-            bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
+        def on_units(units: int, tally: Tally) -> None:
+            nonlocal total
+            total += tally
+            speed = total.tokens / max(bar.format_dict["elapsed"], 1e-9)
+            bar.set_postfix_str(f"{speed:.0f} tokens/s, {total}", refresh=False)
             bar.update(units)
 
         if ray:
@@ -187,15 +192,15 @@ def collect(  # noqa: PLR0915  the options of one command
                 units,
                 stage.load,
                 out,
-                task=stage.task,
+                tasks=stage.tasks,
                 settings=stage.settings,
                 seed=seed,
                 concurrency=stage.concurrency,
                 workers=workers,
                 on_start=partial(on_start, len(units)),
-                on_unit=lambda unit, generated: on_units(1, generated),
+                on_unit=lambda unit, tally: on_units(1, tally),
             )
-    typer.echo(f"wrote {out}")
+    typer.echo(f"wrote {out}; of {total.attempts} attempts made now, {total}" if total.attempts else f"wrote {out}")
     return None
 
 

@@ -23,6 +23,16 @@ Messages = Annotated[
     Path | None,
     typer.Option(help='Chat messages instead of a text: a JSON file of [{"role": "user", "content": "…"}].'),
 ]
+Inputs = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON",
+        help='What the task needs besides, an object or a file that holds one: {"choices": ["Rome", "Paris"]}.',
+    ),
+]
+TaskName = Annotated[
+    str | None, typer.Option("--task", help="One of the bundle's tasks.  [default: the bundle's first one]")
+]
 Address = Annotated[str, typer.Option(envvar="ROUTER_ADDRESS", help="host:port of the server.")]
 Token = Annotated[
     str | None, typer.Option(envvar="ROUTER_TOKEN", help="Bearer token; the variable keeps it out of process lists.")
@@ -48,6 +58,8 @@ def route(
     *,
     objective: ObjectiveOption = None,
     messages: Messages = None,
+    inputs: Inputs = None,
+    task: TaskName = None,
     address: Address = "127.0.0.1:50551",
     token: Token = None,
     tls: Tls = False,
@@ -62,7 +74,7 @@ def route(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
-    asked: dict[str, Any] = {**_prompt(prompt, messages), "objective": _objective(objective)}
+    asked: dict[str, Any] = {**_prompt(prompt, messages), **_inputs(inputs, task), "objective": _objective(objective)}
     with connect(address, token=token, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, insecure=insecure) as stub:
         reply = stub.Route(pb.RouteRequest(**asked), timeout=timeout)
     if as_json:
@@ -76,6 +88,8 @@ def solve(
     *,
     objective: ObjectiveOption = None,
     messages: Messages = None,
+    inputs: Inputs = None,
+    task: TaskName = None,
     arm: Annotated[
         str | None,
         typer.Option(help='Run this arm instead of the policy\'s choice, e.g. "beam_search(n=16, m=4)".'),
@@ -106,7 +120,7 @@ def solve(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
-    asked: dict[str, Any] = {**_prompt(prompt, messages), "objective": _objective(objective)}
+    asked: dict[str, Any] = {**_prompt(prompt, messages), **_inputs(inputs, task), "objective": _objective(objective)}
     options = pb.SolveOptions(
         arm=str(read_arm(arm)) if arm else "",
         max_generated_tokens=max_generated_tokens,
@@ -143,6 +157,20 @@ def _prompt(prompt: str | None, messages: Path | None) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InvalidFile(f"{messages}: {error}") from error
     return {"messages": [pb.Message(role=each.role, content=each.text) for each in read.messages]}
+
+
+def _inputs(inputs: str | None, task: str | None) -> dict[str, Any]:
+    """As fields of a request. Raises InvalidRequest, InvalidFile."""
+    asked: dict[str, Any] = {"task": task}
+    if inputs is None:
+        return asked
+    try:
+        found = json.loads(inputs if inputs.lstrip().startswith("{") else Path(inputs).read_text())
+        if not isinstance(found, dict):
+            raise ValueError("it holds no JSON object")
+    except (OSError, ValueError) as error:
+        raise InvalidFile(f"--inputs {inputs[:80]!r}: {error}; write an object, or name a file of one") from error
+    return {**asked, "inputs": found}
 
 
 def _objective(text: str | None) -> "pb.Objective | None":
@@ -213,7 +241,11 @@ def _print_solution(solution: "pb.Solution") -> None:
         print(f"stopped     early, by {name}: a partial result")
     if solution.text:
         print("solution\n" + "".join(f"    {line}\n" for line in solution.text.splitlines()), end="")
-    print(f"answer      {_answer(solution)}" + (f" ({solution.share:.0%} of votes)" if solution.text else ""))
+    if solution.HasField("answer"):
+        shown = solution.answer if "\n" not in solution.answer else f"{len(solution.answer.splitlines())} lines of it"
+        print(f"answer      {shown} ({solution.share:.0%} of votes)")
+    else:
+        print(f"answer      none: {solution.no_answer}" if solution.no_answer else "answer      none")
 
 
 def _answer(message: "pb.Solution | pb.Candidate") -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from router.cli.options import say
+from router.cli.options import AllowCode, say
 from router.errors import InvalidFile
 
 _SPELT = ("tuning.json", "judged.jsonl", "evaluation.json")  # hold arms' names
@@ -139,11 +139,17 @@ def rejudge(
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
     *,
     task: Annotated[
-        str, typer.Option(help="Task that finds and compares the answers, by name or as module:object.")
-    ] = "math",
-    prompts: Annotated[
-        list[Path] | None, typer.Option(help="Prompts files with references, instead of the attempts' own.")
+        list[str] | None,
+        typer.Option(
+            help="Task that finds and compares the answers, by name or as module:object. Repeatable where prompts name "
+            "theirs: the first is that of the others.  [default: math]"
+        ),
     ] = None,
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(help="Prompts files with references, inputs and tasks, instead of the attempts' own."),
+    ] = None,
+    allow_code: AllowCode = False,
 ) -> None:
     """Find, compare and judge the answers of existing attempts again, from their texts."""
     import asyncio
@@ -152,13 +158,15 @@ def rejudge(
     from router.attempts.prompts import read_prompts
     from router.attempts.rejudge import rejudge as judge_again
     from router.attempts.schema import read_attempts, write_attempts
-    from router.tasks import load_task
+    from router.tasks import Tasks
 
     check_out(out)
     frame = read_attempts(attempts, say=say)
     given = [problem for path in prompts or () for problem in read_prompts(path)]
-    references = {problem.id: problem.reference for problem in given} if prompts else None
-    judged = asyncio.run(judge_again(frame, load_task(task), references))
+    problems = {problem.id: problem for problem in given} if prompts else None
+    tasks = Tasks(tuple(task or ["math"]), allow_code)
+    tasks.check()
+    judged = asyncio.run(judge_again(frame, tasks, problems))
     write_attempts(judged, out)
     known = judged["correct"].notna()
     typer.echo(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import say
+from router.cli.options import AllowCode, say
 from router.errors import InvalidFile
 
 
@@ -29,6 +29,7 @@ def evaluate(
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON, the last line.")] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Evaluate a bundle on held-out attempts: accuracy against generations and FLOPs, savings, and what limits them.
 
@@ -48,12 +49,12 @@ def evaluate(
     from router.evaluation.summary import summary
     from router.policy.objectives import parse_objective
     from router.solving.features import features_of
-    from router.tasks import load_task
+    from router.tasks import Tasks
 
     manifest = load_bundle(bundle).manifest
     features = manifest.features
     report = measure(
-        read_attempts(attempts, load_task(manifest.setup.task), say=say),
+        read_attempts(attempts, Tasks(manifest.setup.tasks, allow_code), say=say),
         bundle,
         vectors_of(bundle, features) if features_of(features).vectors else None,
         objectives=[parse_objective(text) for text in objective or ()],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import Models, Overwrite, Seed, Written, check_unfinished, say, unfinish
+from router.cli.options import AllowCode, Models, Overwrite, Seed, Written, check_unfinished, say, unfinish
 from router.errors import InvalidFile, InvalidRequest
 
 Rank = Annotated[int, typer.Option(min=1, help="Of the LoRA adapter; one to go on from has its own.")]
@@ -72,6 +72,7 @@ def train_reviser(
     batch_size: BatchSize = 24,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
     seed: Seed = 0,
+    allow_code: AllowCode = False,
 ) -> None:
     """Fine-tune the bundle's reviser on chains of wrong attempts followed by a right one, starting from the generator.
 
@@ -83,7 +84,7 @@ def train_reviser(
     from router.backends.template import resolved
     from router.backends.tokenizers import load_tokenizer
     from router.bundle.setup import read_setup
-    from router.tasks import load_task
+    from router.tasks import Tasks
     from router.training import finetune
     from router.training.chains import chains
 
@@ -91,7 +92,7 @@ def train_reviser(
     generator = setup.main
     if generator.reviser is None:
         raise InvalidFile(f"{bundle}/models.json: reviser is null; name the folder that the adapter goes to")
-    examples = chains(read_attempts(attempts, load_task(setup.task), say=say), seed=seed)
+    examples = chains(read_attempts(attempts, Tasks(setup.tasks, allow_code), say=say), seed=seed)
     unfinish(bundle)
     finetune.train_generator(
         examples,
@@ -139,6 +140,7 @@ def train_verifier(
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
     seed: Seed = 0,
+    allow_code: AllowCode = False,
 ) -> None:
     """Train the bundle's verifier: a process reward model on labelled steps of sampled attempts, or a language model
     that knows the task better, first on worked solutions, then on ranking attempts.
@@ -153,7 +155,7 @@ def train_verifier(
     from router.backends.template import resolved
     from router.backends.tokenizers import load_tokenizer
     from router.bundle.setup import read_setup
-    from router.tasks import load_task
+    from router.tasks import Tasks
     from router.training import finetune, finetune_verifier, labels
     from router.training.examples import read_examples
 
@@ -185,7 +187,7 @@ def train_verifier(
         )
         typer.echo(f"wrote {out}, trained on {len(worked)} worked solutions")
         return
-    frame = read_attempts(data, load_task(setup.task), say=say)
+    frame = read_attempts(data, Tasks(setup.tasks, allow_code), say=say)
     split = StepText(tokenizer, template.delimiter).split
     examples = (
         labels.from_solutions(frame, read_prompts(solutions), split)

@@ -82,6 +82,15 @@ Memory = Annotated[
         "half of what is free, less 2 GiB]",
     ),
 ]
+AllowCode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-code",
+        envvar="ROUTER_ALLOW_CODE",
+        help="Let tasks and verifiers run what models and callers write, in a sandbox (docs/sandbox.md). Refused where "
+        "this machine can't isolate it.",
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; equal seeds repeat a run.")]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Overwrite, Seed, Written, check_unfinished, read_arm, say
+from router.cli.options import AllowCode, Overwrite, Seed, Written, check_unfinished, read_arm, say
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def train(
         ),
     ] = "text",
     seed: Seed = 0,
+    allow_code: AllowCode = False,
 ) -> None:
     """Train the difficulty model: five levels, predicted from the prompt.
 
@@ -47,12 +48,12 @@ def train(
     from router.attempts.schema import read_attempts
     from router.bundle.setup import read_setup
     from router.solving.features import features_of
-    from router.tasks import load_task
+    from router.tasks import Tasks
     from router.training.difficulty import save_training
     from router.training.difficulty import train as fit
     from router.tuning.warnings import of_training
 
-    frame = read_attempts(attempts, load_task(read_setup(bundle).task), say=say)
+    frame = read_attempts(attempts, Tasks(read_setup(bundle).tasks, allow_code), say=say)
     vectors = vectors_of(bundle, features) if features_of(features).vectors else None
     model, training = fit(frame, vectors, statistic=statistic.value, features=features, seed=seed)
     save_training(model, training, bundle)
@@ -101,6 +102,7 @@ def tune(
         float, typer.Option(min=0, max=1, help="Accuracies this close are a tie, which the cheaper arm wins.")
     ] = 0.005,
     seed: Seed = 0,
+    allow_code: AllowCode = False,
 ) -> None:
     """Measure every arm at every level: one table, from which each request's objective takes its arm.
 
@@ -113,7 +115,7 @@ def tune(
     from router.bundle.setup import read_setup
     from router.policy.objectives import Budget, parse_objective
     from router.policy.table import LEVELS
-    from router.tasks import load_task
+    from router.tasks import Tasks
     from router.training.difficulty import read_training
     from router.tuning.evidence import named
     from router.tuning.finish import finish_bundle, save_tuning
@@ -123,7 +125,7 @@ def tune(
     objective = None if default is None else parse_objective(default)
     setup = read_setup(bundle)
     tuning = choose(
-        read_attempts(attempts, load_task(setup.task), say=say),
+        read_attempts(attempts, Tasks(setup.tasks, allow_code), say=say),
         read_training(bundle),
         sizes,
         setup=setup,

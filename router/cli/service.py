@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import ApiKey, Backend, Memory, Served, Url, deployment
+from router.cli.options import AllowCode, ApiKey, Backend, Memory, Served, Url, deployment
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def serve(
             help="Share of decisions whose arm is drawn at random within the budget, to learn from their outcomes.",
         ),
     ] = 0.0,
+    allow_code: AllowCode = False,
     grace: Annotated[
         float,
         typer.Option(envvar="ROUTER_GRACE", min=0, help="Seconds that running calls get to finish after SIGTERM."),
@@ -162,7 +163,7 @@ def serve(
     where = deployment(backend, url, engine_api_key, memory)
     engines = partial(_engines, where, tracer)
     loaded = load_bundle(bundle, bundle_digest)
-    solver = Solver(loaded, engines(loaded), where, explore=explore)
+    solver = Solver(loaded, engines(loaded), where, explore=explore, allow_code=allow_code)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
     admission = Admission(concurrency, queue)
 

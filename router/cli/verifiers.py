@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from router.cli.options import (
+    AllowCode,
     ApiKey,
     Backend,
     Models,
@@ -33,6 +34,7 @@ def score(
         int | None, typer.Option(min=1, help="Score the attempts at so many prompts only, drawn at random.")
     ] = None,
     seed: Seed = 0,
+    allow_code: AllowCode = False,
 ) -> None:
     """Score pooled attempts with the bundle's verifier, also those sampled elsewhere."""
     import asyncio
@@ -108,6 +110,7 @@ def judge_reviser(
     length: Annotated[int, typer.Option(min=2, help="Attempts in a chain.")] = 4,
     seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Judge a reviser: pass rate along chains of attempts, and how often right turns wrong and wrong right."""
     import asyncio
@@ -119,7 +122,7 @@ def judge_reviser(
     from router.backends.specs import VerifierSpec
     from router.bundle.setup import read_setup
     from router.evaluation.revisions import judge_chains, sample_chains
-    from router.tasks import load_task
+    from router.tasks import Tasks
 
     problems = [prompt for path in prompts for prompt in read_prompts(path)]
     setup = replace(read_setup(bundle), verifier=VerifierSpec("log_prob", None, 0))
@@ -129,7 +132,7 @@ def judge_reviser(
     async def run() -> list[list[bool]]:
         try:
             return await sample_chains(
-                problems, generator, load_task(setup.task), chains=chains, length=length, seed=seed
+                problems, generator, Tasks(setup.tasks, allow_code), chains=chains, length=length, seed=seed
             )
         finally:
             await generator.close()
@@ -151,6 +154,7 @@ def calibrate(
     *,
     bundle: Written,
     overwrite: Overwrite = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Make the bundle's verifier give probabilities: fit slope and intercept, and write them to models.json.
 
@@ -161,7 +165,7 @@ def calibrate(
 
     from router.attempts.schema import read_attempts
     from router.bundle.setup import read_setup, write_setup
-    from router.tasks import load_task
+    from router.tasks import Tasks
     from router.training import calibration
 
     setup = read_setup(bundle)
@@ -170,7 +174,7 @@ def calibrate(
             f"{bundle}/models.json: the verifier is calibrated already; set slope to 1 and intercept to 0, and score "
             "the attempts again"
         )
-    slope, intercept = calibration.fit(read_attempts(attempts, load_task(setup.task), say=say))
+    slope, intercept = calibration.fit(read_attempts(attempts, Tasks(setup.tasks, allow_code), say=say))
     unfinish(bundle)
     write_setup(replace(setup, verifier=replace(setup.verifier, slope=slope, intercept=intercept)), bundle)
     typer.echo(f"wrote slope {slope:.3f} and intercept {intercept:.3f} to {bundle}/models.json")

@@ -40,7 +40,10 @@ def _models(setup: Setup) -> list[str]:
         f"{spec.temperature:g}."
         for name, spec in ((name, setup.models[name]) for name in names)
     ]
-    return [*sentences, f"Verifier: `{setup.verifier.kind}`{_with(setup.verifier.adapter)}. Task: `{setup.task}`."]
+    return [
+        *sentences,
+        f"Verifier: `{setup.verifier.kind}`{_with(setup.verifier.adapter)}. Task: `{', '.join(setup.tasks)}`.",
+    ]
 
 
 def _with(adapter: str | None) -> str:

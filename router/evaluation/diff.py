@@ -101,7 +101,7 @@ def _described(manifest: Manifest) -> dict[str, Any]:
         "edges": list(manifest.edges),
         "difficulty model": manifest.files["difficulty.joblib"][:12],
         "features": manifest.features,
-        "task": setup.task,
+        "task": ", ".join(setup.tasks),
         "reference model": setup.reference,
         **models,
         **weights,

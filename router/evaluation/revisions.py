@@ -12,14 +12,14 @@ from router.backends.log_probability import LogProbability
 from router.errors import InvalidFile
 from router.solving.bill import Bill
 from router.solving.driver import Request, drive
-from router.tasks import Task
+from router.tasks import Tasks
 from strategies import Result, Revision
 
 PROMPTS_AT_ONCE = 16
 
 
 async def sample_chains(
-    problems: Sequence[Problem], generator: Generator, task: Task, *, chains: int, length: int, seed: int = 0
+    problems: Sequence[Problem], generator: Generator, tasks: Tasks, *, chains: int, length: int, seed: int = 0
 ) -> list[list[bool]]:
     """Whether each attempt is right: ``chains`` rows of ``length`` for each prompt.
 
@@ -32,7 +32,7 @@ async def sample_chains(
     free = asyncio.Semaphore(PROMPTS_AT_ONCE)
 
     async def one(problem: Problem) -> list[list[bool]]:
-        result = Result()
+        result, task = Result(), problem.bound(tasks)
         async with free:
             arm = Revision(n=chains * length, chains=chains)
             request = Request(problem.prompt, seed=seed)
@@ -40,7 +40,8 @@ async def sample_chains(
                 if isinstance(event, tuple):
                     result, _ = event
         reference = references[problem.id]
-        right = [each.answer is not None and await task.right(each.answer, reference) for each in result.candidates]
+        stated = [task.extract(each.text) if each.answer else None for each in result.candidates]
+        right = [each is not None and await task.right(each, reference) for each in stated]
         return [right[i : i + length] for i in range(0, len(right), length)]
 
     return [chain for found in await asyncio.gather(*map(one, problems)) for chain in found]

@@ -48,6 +48,8 @@ decisions = sql.Table(
     sql.Column("answer", sql.Text),
     sql.Column("text", sql.Text),
     sql.Column("messages", sql.JSON(none_as_null=True)),  # all of them; null where the prompt is one of the user
+    sql.Column("task", sql.Text),  # its name
+    sql.Column("inputs", sql.JSON(none_as_null=True)),  # of the task, by choice; null: there were none
 )
 
 outcomes = sql.Table(

@@ -125,10 +125,14 @@ class BundleManager:
         bundle = load_bundle(folder, digest)
         for running in filter(None, (self.active, self._previous)):
             if bundle.served_by == running.bundle.served_by:
-                return Solver(bundle, running.engines, self._deployment, explore=self.active.explore)
+                return self._solver(bundle, running.engines)
         if self._load_engines is None:
             raise InvalidBundle(f"{folder} needs other engines than the ones that run; start another server with it")
-        return Solver(bundle, self._load_engines(bundle), self._deployment, explore=self.active.explore)
+        return self._solver(bundle, self._load_engines(bundle))
+
+    def _solver(self, bundle: Bundle, engines: Engines) -> Solver:
+        active = self.active
+        return Solver(bundle, engines, self._deployment, explore=active.explore, allow_code=active.tasks.allow_code)
 
     # The shadow
 

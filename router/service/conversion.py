@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import lru_cache
 
 from google.protobuf.any_pb2 import Any
+from google.protobuf.struct_pb2 import Struct, Value
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -19,9 +20,11 @@ from router.prompt import Message, Prompt
 from router.solving.bill import FREE, Bill
 from router.solving.driver import Request, Round
 from router.solving.solver import Decision, Solution
+from router.tasks import NO_INPUTS
 from router.v1 import router_pb2 as pb
 from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 
+PlainValue = object  # of JSON: numbers, texts, booleans, None, lists and dicts of them
 DOMAIN = "router.v1"
 CALL_ID = r"[\w.:-]{1,128}"
 _OBJECTIVES = pb.Objective.DESCRIPTOR.fields_by_name
@@ -37,8 +40,10 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
     Absent fields are the defaults. What needs the bundle to judge, or has a meaning beyond its type, the solver checks.
     """
     asked = objective(message.objective) if message.HasField("objective") else None
+    given = plain(message.inputs) if message.HasField("inputs") else NO_INPUTS
+    task = message.task or None
     if isinstance(message, pb.RouteRequest):
-        return Request(prompt(message), asked, seconds=seconds)
+        return Request(prompt(message), asked, seconds=seconds, inputs=given, task=task)
     options = message.options
     return Request(
         prompt(message),
@@ -49,7 +54,30 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
         seconds=seconds,
         seed=options.seed,
         allow_partial=options.allow_partial,
+        inputs=given,
+        task=task,
     )
+
+
+def plain(message: Struct) -> dict[str, PlainValue]:
+    """As JSON has it: a whole number is an integer."""
+    return {name: _plain(value) for name, value in message.fields.items()}
+
+
+def _plain(value: Value) -> PlainValue:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return plain(value.struct_value)
+        case "list_value":
+            return [_plain(each) for each in value.list_value.values]
+    return None
 
 
 def prompt(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest) -> Prompt:
@@ -212,16 +240,17 @@ def progress(value: Round) -> pb.Round:
 
 def solution(value: Solution, *, reference: str, candidates: bool, call_id: str) -> pb.Solution:
     """``reference``: name of the reference model."""
-    best = value.result.best
+    shown = value.result.shown
     return pb.Solution(
         decision=decision(value.decision),
-        answer=value.result.answer,
-        text=best.text if best else "",
+        answer=value.answer,
+        text=shown.text if shown else "",
         share=value.result.share,
         stop_reason=f"STOP_REASON_{value.stop.name}",
         bill=bill(value.bill),
         candidates=[_candidate(each, reference) for each in value.result.candidates] if candidates else None,
         call_id=call_id,
+        no_answer=value.no_answer,
     )
 
 
@@ -256,7 +285,8 @@ def served(bundle: Bundle, policy: Policy) -> pb.Bundle:
         ],
         reference=setup.reference,
         verifier=pb.VerifierInfo(kind=setup.verifier.kind, parameters=setup.verifier.parameters),
-        task=setup.task,
+        task=setup.tasks[0],
+        tasks=setup.tasks,
         statistic=bundle.manifest.statistic,
         edges=bundle.manifest.edges,
         # One that a user added is not in the contract.
@@ -312,6 +342,7 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.InvalidBundle,
         errors.MissingWeights,
         errors.MissingDependency,
+        errors.CodeNotAllowed,
         errors.AddressUnavailable,
         errors.Unauthenticated,
         errors.PermissionDenied,

@@ -45,6 +45,8 @@ def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
         "prompt_sha256": call.request.prompt.digest,
         "prompt": call.request.prompt.question if prompts else None,
         "messages": call.request.prompt.json if prompts and not call.request.prompt.plain else None,
+        "task": decision.task or None,
+        "inputs": dict(call.request.inputs) if prompts and call.request.inputs else None,
         "level": decision.level,
         "probabilities": list(decision.probabilities),
         "arm": call.arm,
@@ -65,7 +67,7 @@ def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
         "levels_by": decision.levels_by,
         "stop": call.solution.stop.value if call.solution else None,
         "answer": result.answer if result and prompts else None,
-        "text": result.best.text if result and result.best and prompts else None,
+        "text": result.shown.text if result and result.shown and prompts else None,
     }
 
 

@@ -8,10 +8,11 @@ loop, and the engine batches what they ask for at the same time.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from itertools import count
+from typing import Any
 
 from router.backends import Engines, Generator
 from router.backends.specs import VERIFIER
@@ -19,7 +20,7 @@ from router.errors import DeadlineExceeded, InvalidRequest, RouterError, TokenCa
 from router.policy.objectives import Objective
 from router.prompt import Prompt
 from router.solving.bill import Bill
-from router.tasks import Task
+from router.tasks import Task, why_none
 from strategies import Candidate, Extend, Result, Score, Strategy
 
 _MARGIN = 0.15  # seconds kept back from a deadline, to send the partial result or the bill in time
@@ -42,6 +43,8 @@ class Request:
     max_generated_tokens, max_scored_tokens  hard caps, never passed
     seconds               time left for the whole call
     allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
+    inputs                what the task needs beside the prompt, by name
+    task                  name of the task
     """
 
     prompt: Prompt
@@ -52,6 +55,8 @@ class Request:
     seconds: float | None = None
     seed: int = 0
     allow_partial: bool = False
+    inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    task: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,8 @@ async def drive(
 ) -> AsyncGenerator[Round | tuple[Result, StopReason], None]:
     """Run one search; yield a Round for each request of it, then what it found and why it ended.
 
+    task  of this request: ``inputs`` and ``task`` of it are not looked at here
+
     Raises InvalidRequest where the arm asks a model that is not there.
     """
     for model in arm.models:
@@ -88,6 +95,7 @@ async def drive(
     search = arm.search()
     limited = _Limited(request, engines, task, bill)
     finished: list[Candidate] = []
+    candidates: list[Candidate] = []
     try:
         wanted = next(search)
         for number in count(1):
@@ -108,6 +116,8 @@ async def drive(
         search.close()
     if limited.stop is not StopReason.COMPLETE and not request.allow_partial:
         raise _stopped(limited.stop, bill)
+    if result.best is None:
+        result = replace(result, unanswered=_longest(result.candidates or finished or candidates))
     yield result, limited.stop
 
 
@@ -126,6 +136,12 @@ def _round(
         share=supporters / votes.total() if votes else 0.0,
         model=model,
     )
+
+
+def _longest(candidates: Sequence[Candidate]) -> Candidate | None:
+    """What to show where none has an answer: the best scored, else one that ended by itself, else the longest."""
+    written = [candidate for candidate in candidates if candidate.steps]
+    return max(written, key=lambda each: (each.score or 0.0, each.finished, len(each.text)), default=None)
 
 
 def _stopped(stop: StopReason, bill: Bill) -> RouterError:
@@ -207,11 +223,16 @@ class _Limited:
         return candidates
 
     async def _answered(self, candidate: Candidate) -> Candidate:
-        if not candidate.finished or candidate.answer is not None:
+        if candidate.end is None or candidate.answer is not None:
             return candidate
+        if not candidate.finished:
+            told = f"cut at {len(candidate.tokens)} tokens" + ", the longest solution" * (candidate.end == "length")
+            return replace(candidate, no_answer=told)
         stated = self.task.extract(candidate.text)
         # An answer of decoration only ("$") has no key and is no answer.
-        return candidate if stated is None else replace(candidate, answer=await self.task.key(stated) or None)
+        answer = (await self.task.key(stated) if stated is not None else "") or None
+        no_answer = "" if answer else await why_none(self.task, candidate.text, stated)
+        return replace(candidate, answer=answer, no_answer=no_answer)
 
     def _give_up_at(self, now: float, extends: bool) -> float | None:
         """When to give up on an engine that does not keep the deadline itself: in time to still answer the caller.

@@ -17,7 +17,7 @@ from router.policy.table import Expectation, Policy
 from router.solving.bill import Bill, rates_of
 from router.solving.driver import Request, Round, StopReason, drive
 from router.solving.features import features_of
-from router.tasks import Task, load_task
+from router.tasks import Task, Tasks, opaque, runnable
 from strategies import Result, Strategy
 
 LONGEST_PROMPT = 400_000  # characters, whatever the model; what it has room for is counted in tokens
@@ -35,6 +35,7 @@ class Decision:
     choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the caller pinned it
     explore      share of decisions that were drawn when this one was made
     levels_by    digest of the difficulty model: levels mean something only under the one that predicted them
+    task         name of the request's task
     """
 
     level: int
@@ -47,14 +48,26 @@ class Decision:
     choice: Strategy | None = None
     explore: float = 0.0
     levels_by: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
+    """``answer``: as a caller is shown it; of a task whose keys are digests, what the chosen solution says."""
+
     decision: Decision
     result: Result
     bill: Bill
     stop: StopReason
+    answer: str | None = None
+
+    @property
+    def no_answer(self) -> str:
+        """Why there is no answer; empty where there is one."""
+        if self.result.best:
+            return ""
+        shown = self.result.unanswered
+        return (shown.no_answer if shown else "") or "no solution was written to its end"
 
 
 class Solver:
@@ -73,12 +86,17 @@ class Solver:
         deployment: Deployment | None = None,
         *,
         explore: float = 0.0,
+        allow_code: bool = False,
     ):
-        """explore: share of decisions whose arm is drawn evenly from the arms within the budget, to learn from."""
+        """explore: share of decisions whose arm is drawn evenly from the arms within the budget, to learn from.
+
+        allow_code: whether tasks may run code, in a sandbox
+        """
         self.explore = explore
         self.bundle = bundle
         self.engines = engines
-        self.task: Task = load_task(bundle.setup.task)
+        self.tasks = Tasks(bundle.setup.tasks, allow_code)
+        self.tasks.check()
         self.features = features_of(bundle.manifest.features)
         self.rates = rates_of(bundle.setup)
         self._deployment = deployment or Deployment()
@@ -89,6 +107,7 @@ class Solver:
     async def decide(self, request: Request, bill: Bill | None = None) -> Decision:
         """Predict the level, choose the arm; what that spends goes onto ``bill``. Raises InvalidRequest."""
         validate(request)
+        self.task(request)
         policy = self.policy
         objective = request.objective or policy.default
         policy.check(objective)  # a bad objective is an error also where the arm is pinned
@@ -100,9 +119,9 @@ class Solver:
                 bill.line(self.engines.reference, "generator").add(**asdict(usage))
         probabilities = tuple(self.bundle.difficulty.probabilities(read))
         level = 1 + probabilities.index(max(probabilities))
-        levels_by = self.bundle.levels_by
+        levels_by, task = self.bundle.levels_by, request.task or self.tasks.names[0]
         if request.arm:
-            return Decision(level, probabilities, request.arm, None, self.bundle.id, levels_by=levels_by)
+            return Decision(level, probabilities, request.arm, None, self.bundle.id, levels_by=levels_by, task=task)
         expectation = policy.decide(probabilities, objective)
         decision = Decision(
             level,
@@ -114,8 +133,13 @@ class Solver:
             choice=expectation.arm,
             explore=self.explore,
             levels_by=levels_by,
+            task=task,
         )
         return self._explored(decision, objective.value if isinstance(objective, Budget) else policy.largest)
+
+    def task(self, request: Request) -> Task:
+        """The request's task, given its inputs. Raises InvalidRequest, CodeNotAllowed."""
+        return runnable(self.tasks.of(request.task, request.inputs))
 
     def _explored(self, decision: Decision, budget: float) -> Decision:
         if not self.explore:
@@ -151,23 +175,29 @@ class Solver:
                 raise InvalidRequest("options.arm", f"{arm} can't be run: {reason}", reason="ARM_INVALID")
             request = replace(request, arm=arm)
         decision = await self.decide(request, bill)
+        task = self.task(request)
         bill.seconds["route"] += time.monotonic() - started
         yield decision
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
-        async with aclosing(drive(decision.arm, request, self.engines, self.task, bill)) as events:
+        async with aclosing(drive(decision.arm, request, self.engines, task, bill)) as events:
             async for event in events:
                 if isinstance(event, Round):
                     yield event
                 else:
                     result, stop = event
-                    yield Solution(decision, result, bill, stop)
+                    yield Solution(decision, result, bill, stop, _answer(task, result))
 
     def new_bill(self) -> Bill:
         return Bill(self.rates)
 
     def _why_not(self, arm: Strategy) -> str | None:
         return why_not(arm, self.bundle.setup, self._deployment, self.engines)
+
+
+def _answer(task: Task, result: Result) -> str | None:
+    """The answer to show."""
+    return task.extract(result.best.text) if result.best and opaque(task) else result.answer
 
 
 def _runnable(bundle: Bundle, left_out: dict[Strategy, str]) -> Policy:

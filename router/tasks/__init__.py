@@ -1,14 +1,33 @@
 """What kind of answer is wanted: how it is found in a text, when two answers are the same, when one is right."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from router.errors import InvalidRequest
 from router.tasks.workers import Allowance, LimitReached, within
 
-__all__ = ["TASKS", "Allowance", "LimitReached", "PlainTask", "Task", "load_task", "register", "within"]
+__all__ = [
+    "NO_INPUTS",
+    "TASKS",
+    "Allowance",
+    "LimitReached",
+    "PlainTask",
+    "Task",
+    "Tasks",
+    "load_task",
+    "opaque",
+    "register",
+    "runnable",
+    "why_none",
+    "within",
+]
+
+NO_INPUTS: Mapping[str, Any] = {}  # no proxy, which could not be handed to workers
+LARGEST_INPUTS = 100_000  # characters of JSON: what reads them stands in the event loop
 
 
 class Task(Protocol):
@@ -28,7 +47,12 @@ class Task(Protocol):
 
 
 class PlainTask:
-    """A task that is a text and takes nothing from requests: a base for one's own, which says only what differs."""
+    """A task that is a text and takes nothing from requests: a base for one's own, which says only what differs.
+
+    opaque_keys  keys are digests: nothing to show a caller, to judge, or to take as a reference
+    """
+
+    opaque_keys: ClassVar[bool] = False
 
     def bound(self, inputs: Mapping[str, Any]) -> Task:
         """The task itself. Inputs are refused, so that none is ignored in silence."""
@@ -45,6 +69,33 @@ class PlainTask:
     async def right(self, answer: str, reference: str) -> bool:
         key = await self.key(answer)
         return key != "" and key == await self.key(reference)
+
+
+async def why_none(task: Task, text: str, stated: str | None) -> str:
+    """Why a whole text has no answer, in a few words. ``stated``: what the task extracts of it.
+
+    A task may say it better than we do here, by a coroutine ``why(stated)``.
+    """
+    if text.rpartition("<think>")[1] and "</think>" not in text.rpartition("<think>")[2]:
+        return "ends while it is thinking"
+    if why := getattr(task, "why", None):
+        return str(await why(stated))
+    return "states no answer" if stated is None else f"states {stated[:60]!r}, which is no answer of the task"
+
+
+def runnable(task: Task, *, judged: bool = False) -> Task:
+    """The task itself, to solve with. Raises CodeNotAllowed where it would have to run code, and may not.
+
+    judged: whether solutions will be judged by a reference, too
+    """
+    if check := getattr(task, "check_allowed", None):
+        check(judged)
+    return task
+
+
+def opaque(task: Task) -> bool:
+    """See :class:`PlainTask`, which a task need not inherit from."""
+    return bool(getattr(task, "opaque_keys", False))
 
 
 _TASKS: dict[str, str] = {
@@ -90,3 +141,47 @@ def _task(name: str, place: str) -> Task:
             reason="UNSPECIFIED",
         )
     return task  # type: ignore[return-value]  # it has the methods
+
+
+@dataclass(frozen=True, slots=True)
+class Tasks:
+    """The tasks of a bundle, loaded on use: workers are handed this.
+
+    names       the first is that of prompts that name none
+    allow_code  let tasks that run code do so, in whatever process uses them: see docs/sandbox.md
+    """
+
+    names: Sequence[str] = ("math",)
+    allow_code: bool = False
+
+    def of(self, name: str | None = None, inputs: Mapping[str, Any] = NO_INPUTS) -> Task:
+        """The task of a prompt, given its inputs.
+
+        Raises InvalidRequest naming ``task`` or ``inputs.NAME``, CodeNotAllowed, SandboxUnavailable.
+        """
+        name = name or self.names[0]
+        if name not in self.names:
+            raise InvalidRequest(
+                "task", f"the bundle has no task {name!r}; it has {', '.join(self.names)}", reason="TASK_UNKNOWN"
+            )
+        if self.allow_code:
+            self._allow()
+        task = load_task(name)
+        try:
+            if inputs and len(json.dumps(inputs, ensure_ascii=False, default=str)) > LARGEST_INPUTS:
+                raise InvalidRequest("", f"inputs take at most {LARGEST_INPUTS} characters", reason="UNSPECIFIED")
+            return task.bound(inputs)
+        except InvalidRequest as error:
+            field = f"inputs.{error.field}" if error.field else "inputs"
+            raise InvalidRequest(field, f"{field}: {error}", reason="INPUTS_INVALID") from error
+
+    def check(self) -> None:
+        """Load them all. Raises InvalidRequest, SandboxUnavailable."""
+        for name in self.names:
+            self.of(name)
+
+    def _allow(self) -> None:
+        from router.tasks.code import CodeTask, allow_code
+
+        if CodeTask.sandbox is None:
+            allow_code()

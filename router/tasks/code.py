@@ -9,9 +9,9 @@ import builtins
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from router.errors import InvalidRequest
+from router.errors import CodeNotAllowed, InvalidRequest
 from router.tasks import code_blocks
 from router.tasks.judging import Batch, Verdict
 from router.tasks.sandbox import Limits, Sandbox
@@ -19,7 +19,7 @@ from router.tasks.sandbox import Limits, Sandbox
 _MOST_TESTS = 100
 _MOST_CHARACTERS = 20_000  # of a test
 _MOST_REMEMBERED = 4096
-_KEY = re.compile(r"(?:does|text) [0-9a-f]{32}|fails [\w ]+")
+_KEY = re.compile(r"(?:does|text) [0-9a-f]{32}")
 
 
 def allow_code(**options: Any) -> Sandbox:
@@ -31,9 +31,10 @@ def allow_code(**options: Any) -> Sandbox:
 class CodeTask:
     """Answers that are Python code. See :class:`router.tasks.Task`.
 
-    Finding code in a text needs no sandbox. What runs it raises InvalidRequest where none is allowed.
+    Finding code in a text needs no sandbox. What runs it raises CodeNotAllowed where none is allowed.
     """
 
+    opaque_keys: ClassVar[bool] = True  # what a key says is what the code did
     sandbox: Sandbox | None = None  # where code may run; of all tasks that bring none: see allow_code
 
     def __init__(self, sandbox: Sandbox | None = None, limits: Limits | None = None):
@@ -68,14 +69,28 @@ class CodeTask:
     async def key(self, answer: str) -> str:
         """Equal behaviours on the public tests' and further inputs, equal keys; without any, equal programs.
 
-        A solution that never returns has the key of its failure, which equals no key of one that does.
+        A solution that never returns has none: what fails has no vote.
         """
+        if _KEY.fullmatch(answer):
+            return answer
         if not (self._tests or self._inputs):
             return f"text {_digest(_plain(answer))}"
         verdicts = await self.examine(answer)
         if not any(each.returned for each in verdicts):
-            return f"fails {' '.join(each.error or 'nothing' for each in verdicts)}"
+            return ""
         return f"does {_digest(' '.join(each.behaviour for each in verdicts))}"
+
+    async def why(self, answer: str | None) -> str:
+        """See :func:`router.tasks.why_none`."""
+        if answer is None:
+            return "has no code"
+        verdicts = await self.examine(answer) if self._tests or self._inputs else []
+        return f"fails: {', '.join(dict.fromkeys(each.error or 'returns nothing' for each in verdicts))}"
+
+    def check_allowed(self, judged: bool) -> None:
+        """Raises CodeNotAllowed where solutions would have to be run, to be compared or judged, and can't be."""
+        if self.sandbox is None and (judged or self._tests or self._inputs):
+            raise _not_allowed()
 
     async def right(self, answer: str, reference: str) -> bool:
         """Whether it passes all tests of the reference: asserts, and statements that go before those after them.
@@ -101,7 +116,7 @@ class CodeTask:
 
     async def _judged(self, answer: str, tests: tuple[str, ...], *, until_failure: bool) -> list[Verdict]:
         if self.sandbox is None:
-            raise InvalidRequest("task", "running code is not allowed here: see --allow-code", reason="UNSPECIFIED")
+            raise _not_allowed()
         known = self._known.get((answer, tests))
         if known is not None and (len(known) == len(tests) or until_failure):
             return known
@@ -112,6 +127,10 @@ class CodeTask:
         if len(self._known) > _MOST_REMEMBERED:
             del self._known[next(iter(self._known))]
         return verdicts
+
+
+def _not_allowed() -> CodeNotAllowed:
+    return CodeNotAllowed("running code is not allowed here: leave tests and inputs out, or start with --allow-code")
 
 
 def split(reference: str) -> tuple[str, ...]:

@@ -1,3 +1,4 @@
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -48,6 +49,9 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STREAM_NOT_READ: _ClassVar[ErrorReason]
     ERROR_REASON_STOPPING: _ClassVar[ErrorReason]
     ERROR_REASON_PROMPT_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_TASK_UNKNOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_INPUTS_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_CODE_NOT_ALLOWED: _ClassVar[ErrorReason]
 EVIDENCE_UNSPECIFIED: Evidence
 EVIDENCE_SUFFICIENT: Evidence
 EVIDENCE_INSUFFICIENT: Evidence
@@ -81,6 +85,9 @@ ERROR_REASON_MESSAGE_MALFORMED: ErrorReason
 ERROR_REASON_STREAM_NOT_READ: ErrorReason
 ERROR_REASON_STOPPING: ErrorReason
 ERROR_REASON_PROMPT_INVALID: ErrorReason
+ERROR_REASON_TASK_UNKNOWN: ErrorReason
+ERROR_REASON_INPUTS_INVALID: ErrorReason
+ERROR_REASON_CODE_NOT_ALLOWED: ErrorReason
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -103,14 +110,18 @@ class Objective(_message.Message):
     def __init__(self, budget: _Optional[float] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
-    __slots__ = ("prompt", "messages", "objective")
+    __slots__ = ("prompt", "messages", "objective", "inputs", "task")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     objective: Objective
-    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ...) -> None: ...
+    inputs: _struct_pb2.Struct
+    task: str
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("decision", "bill", "call_id")
@@ -123,16 +134,20 @@ class RouteResponse(_message.Message):
     def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., call_id: _Optional[str] = ...) -> None: ...
 
 class SolveRequest(_message.Message):
-    __slots__ = ("prompt", "messages", "objective", "options")
+    __slots__ = ("prompt", "messages", "objective", "options", "inputs", "task")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     objective: Objective
     options: SolveOptions
-    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
+    inputs: _struct_pb2.Struct
+    task: str
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
 
 class SolveResponse(_message.Message):
     __slots__ = ("solution",)
@@ -141,16 +156,20 @@ class SolveResponse(_message.Message):
     def __init__(self, solution: _Optional[_Union[Solution, _Mapping]] = ...) -> None: ...
 
 class StreamSolveRequest(_message.Message):
-    __slots__ = ("prompt", "messages", "objective", "options")
+    __slots__ = ("prompt", "messages", "objective", "options", "inputs", "task")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     objective: Objective
     options: SolveOptions
-    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
+    inputs: _struct_pb2.Struct
+    task: str
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
 
 class StreamSolveResponse(_message.Message):
     __slots__ = ("round", "solution")
@@ -360,7 +379,7 @@ class Round(_message.Message):
     def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Solution(_message.Message):
-    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id")
+    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id", "no_answer")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -369,6 +388,7 @@ class Solution(_message.Message):
     BILL_FIELD_NUMBER: _ClassVar[int]
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    NO_ANSWER_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     answer: str
     text: str
@@ -377,7 +397,8 @@ class Solution(_message.Message):
     bill: Bill
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     call_id: str
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ...) -> None: ...
+    no_answer: str
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ..., no_answer: _Optional[str] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("steps", "answer", "finished", "tokens", "model")
@@ -402,7 +423,7 @@ class Step(_message.Message):
     def __init__(self, text: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("id", "digest", "models", "reference", "verifier", "task", "statistic", "edges", "default_objective", "cells")
+    __slots__ = ("id", "digest", "models", "reference", "verifier", "task", "statistic", "edges", "default_objective", "cells", "tasks")
     ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -413,6 +434,7 @@ class Bundle(_message.Message):
     EDGES_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     CELLS_FIELD_NUMBER: _ClassVar[int]
+    TASKS_FIELD_NUMBER: _ClassVar[int]
     id: str
     digest: str
     models: _containers.RepeatedCompositeFieldContainer[ModelInfo]
@@ -423,7 +445,8 @@ class Bundle(_message.Message):
     edges: _containers.RepeatedScalarFieldContainer[float]
     default_objective: Objective
     cells: _containers.RepeatedCompositeFieldContainer[Cell]
-    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ..., reference: _Optional[str] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., task: _Optional[str] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_objective: _Optional[_Union[Objective, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
+    tasks: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ..., reference: _Optional[str] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., task: _Optional[str] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_objective: _Optional[_Union[Objective, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
     __slots__ = ("name", "model", "parameters", "temperature", "max_tokens", "worth")

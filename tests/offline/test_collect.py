@@ -47,7 +47,7 @@ def run(out: Path, units=UNITS, generator=None, settings=None) -> list[Unit]:
         out,
         settings=settings or {"seed": 0},
         concurrency=8,  # two units: an interruption finds some finished, some under way and some not begun
-        on_unit=lambda unit, tokens: ran.append(unit),
+        on_unit=lambda unit, tally: ran.append(unit),
     )
     return ran
 
@@ -127,7 +127,7 @@ def test_workers_share_the_units_and_draw_the_same_attempts(tmp_path):
         settings={},
         concurrency=8,
         workers=2,
-        on_unit=lambda unit, tokens: finished.append((unit, tokens)),
+        on_unit=lambda unit, tally: finished.append((unit, tally.tokens)),
     )
     one, two = (read_attempts([tmp_path / f"{name}.parquet"]) for name in ("one", "two"))
     assert one.equals(two)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from router.attempts.collect import Unit, collect
+from router.attempts.collect import Tally, Unit, collect
 from router.attempts.schema import read_attempts
 from router.backends.fake import FakeGenerator
 from router.backends.log_probability import LogProbability
@@ -95,7 +95,7 @@ def test_memory_does_not_grow_with_what_was_collected(tmp_path):
     units = [Unit(problem(i, "{i} + 5 ="), None, 4) for i in range(300)]
     held, tasks = [], []
 
-    def on_unit(unit: Unit, tokens: int) -> None:
+    def on_unit(unit: Unit, tally: Tally) -> None:
         held.append(tracemalloc.get_traced_memory()[0])
         tasks.append(len(asyncio.all_tasks()))
 

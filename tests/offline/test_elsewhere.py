@@ -12,7 +12,7 @@ from router.attempts.schema import read_attempts, write_attempts
 from router.bundle.setup import write_setup
 from router.cli.main import main
 from router.errors import InvalidFile
-from router.tasks import load_task
+from router.tasks import Tasks
 from tests.conftest import SETUP
 
 ROW = {
@@ -44,7 +44,7 @@ def parquet(path, *rows):
 
 def read(path):
     said = []
-    return read_attempts([path], load_task("math"), say=said.append), said
+    return read_attempts([path], Tasks(), say=said.append), said
 
 
 # Answers

@@ -12,7 +12,7 @@ from router.cli.main import main
 from router.errors import InvalidFile
 from router.evaluation.revisions import judge_chains, sample_chains
 from router.prompt import Prompt
-from router.tasks import load_task
+from router.tasks import Tasks
 from tests.conftest import SETUP
 
 
@@ -22,7 +22,7 @@ async def test_chains_are_told_apart_and_kept_in_order():
         return f"Answer: {7 if len(candidate.earlier) >= 2 else len(candidate.earlier)}"
 
     problems = [Problem("a", Prompt.of("3 + 4 ="), "7"), Problem("b", Prompt.of("5 + 5 ="), "10")]
-    chains = await sample_chains(problems, FakeGenerator(write=improve), load_task("math"), chains=2, length=4)
+    chains = await sample_chains(problems, FakeGenerator(write=improve), Tasks(), chains=2, length=4)
     assert chains == [[False, False, True, True]] * 2 + [[False] * 4] * 2
 
 
@@ -31,7 +31,7 @@ async def test_a_prompt_without_a_reference_is_refused():
         await sample_chains(
             [Problem("a", Prompt.of("?"), "1"), Problem("b", Prompt.of("?"), None)],
             FakeGenerator(),
-            load_task("math"),
+            Tasks(),
             chains=1,
             length=2,
         )

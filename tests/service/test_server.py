@@ -135,7 +135,8 @@ async def test_no_answer_is_absent_not_empty(stub, generator):
     generator.write = lambda prompt, path, rng: "I wonder."
     solution = (await stub.Solve(pb.SolveRequest(prompt=EASY))).solution
     assert not solution.HasField("answer")
-    assert (solution.text, solution.stop_reason) == ("", pb.STOP_REASON_COMPLETE)
+    assert (solution.text, solution.stop_reason) == ("I wonder.", pb.STOP_REASON_COMPLETE)
+    assert solution.no_answer == "states no answer"
     assert solution.bill.generated_tokens == generator.counted.generated_tokens > 0
 
 

@@ -19,10 +19,11 @@ from router.cli.main import main
 from router.prompt import Prompt
 from router.solving.bill import Bill
 from router.solving.driver import Request, drive
-from router.tasks import PlainTask, load_task
+from router.tasks import PlainTask, Tasks, load_task
 from strategies import Result, parse
 
 PLACE = f"{__name__}:Capital"
+ASKED = Prompt.of("What is the capital of Australia?")
 
 
 class Capital(PlainTask):
@@ -90,7 +91,7 @@ def attempts(out: Path, task: str) -> Path:
     problem = Problem("australia", Prompt.of("What is the capital of Australia?"), "Canberra|Kanberra")
     said = "It is Sydney.", "I say CANBERRA!", "kanberra", "pass"
     units = [Unit(problem, None, 4), Unit(problem, parse("single"), 1)]
-    collect(units, lambda: engines(*said), out, task=task, settings={})
+    collect(units, lambda: engines(*said), out, tasks=Tasks((task,)), settings={})
     return out
 
 
@@ -109,16 +110,16 @@ def test_attempts_of_another_task_are_judged_again(tmp_path):
     assert math["answer"].isna().all()
     assert not math["correct"].any()
     expected = read_attempts([attempts(tmp_path / "capital.parquet", PLACE)])
-    judged = asyncio.run(rejudge(math, load_task(PLACE)))
+    judged = asyncio.run(rejudge(math, Tasks((PLACE,))))
     # Of a run only the solution that was chosen is there, and of a pool the longest without an answer counts as cut.
     pool = expected["arm"] == "sample"
     kept = pool & (expected["generated_tokens"] < expected.loc[pool, "generated_tokens"].max())
     assert kept.sum() == 3
     assert judged.loc[kept, "answer"].fillna("").tolist() == expected.loc[kept, "answer"].fillna("").tolist()
     assert judged.loc[kept, "correct"].tolist() == expected.loc[kept, "correct"].tolist()
-    other = asyncio.run(rejudge(expected, load_task(PLACE), {"australia": "Sydney"}))
+    other = asyncio.run(rejudge(expected, Tasks((PLACE,)), {"australia": Problem("australia", ASKED, "Sydney")}))
     assert other.loc[other["answer"] == "sydney", "correct"].all()
-    unknown = asyncio.run(rejudge(expected, load_task(PLACE), {}))
+    unknown = asyncio.run(rejudge(expected, Tasks((PLACE,)), {}))
     assert unknown["correct"].isna().all()
     assert unknown["reference"].isna().all()
 

@@ -47,7 +47,7 @@ def mbpp(row: dict[str, Any], number: int) -> dict[str, Any]:
     return {
         "id": row["task_id"].lower().replace("mbppeval/", "mbpp-"),
         "messages": [{"role": "user", "content": text}],
-        "tests": tests[:1],
+        "inputs": {"tests": tests[:1]},
         "reference": "\n".join(tests[1:] or tests),
     }
 
@@ -60,7 +60,7 @@ def mmlu(row: dict[str, Any], number: int) -> dict[str, Any]:
             {"role": "system", "content": CHOOSE},
             {"role": "user", "content": f"{row['question'].strip()}\n{options}"},
         ],
-        "choices": row["choices"],
+        "inputs": {"choices": row["choices"]},
         "reference": "ABCD"[row["answer"]],
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from router.errors import InvalidRequest
+from router.errors import CodeNotAllowed, InvalidRequest
 from router.tasks import load_task
 from router.tasks.code import CodeTask, allow_code, split
 from router.tasks.judging import judge
@@ -46,7 +46,7 @@ def test_extracting_needs_no_sandbox_and_looks_for_what_the_tests_call() -> None
     "deed", [lambda t: t.key("x"), lambda t: t.right("x", "assert x"), lambda t: t.verify(INPUTS, "x")]
 )
 async def test_nothing_runs_unless_it_is_allowed(deed: Any) -> None:
-    with pytest.raises(InvalidRequest, match="--allow-code"):
+    with pytest.raises(CodeNotAllowed, match="--allow-code"):
         await deed(CodeTask().bound(INPUTS))
     with pytest.raises(InvalidRequest, match="--allow-code"):
         Sandbox(allow_code=False)
@@ -121,9 +121,11 @@ class TestRunning:
 
     async def test_a_key_is_not_judged(self, task: CodeTask) -> None:
         for bound in (task.bound(INPUTS), task.bound({})):
-            for answer in (SORTED, "def f(", "undefined", "while True: pass"):
+            for answer in (SORTED, BY_HAND):
+                key = await bound.key(answer)
+                assert await bound.key(key) == key
                 with pytest.raises(InvalidRequest, match="as it was written"):
-                    await task.right(await bound.key(answer), "assert f(1)")
+                    await task.right(key, "assert f(1)")
 
     async def test_equal_behaviour_has_equal_keys(self, task: CodeTask) -> None:
         bound = task.bound(INPUTS)
@@ -149,20 +151,22 @@ class TestRunning:
         keys = await asyncio.gather(*(bound.key(each) for each in answers))
         assert len(set(keys)) == len(answers)
 
-    async def test_failures_have_keys_of_their_own(self, task: CodeTask) -> None:
+    async def test_what_fails_has_no_key_but_a_reason(self, task: CodeTask) -> None:
         bound = task.bound(INPUTS)
         broken = {
-            "fails SyntaxError": ["def f(", "def f(x) return x"],
-            "fails NameError": ["def g(x): return x", "undefined"],
-            "fails TypeError": ["def f(): return 1", "def f(x, y): return 2"],
-            "fails ZeroDivisionError": ["1 / 0", "def f(x): return 1 / 0"],
-            "fails ended": ["import os\nos._exit(0)"],
-            "fails time": ["while True: pass"],
-            "fails MemoryError": ["x = bytearray(1 << 40)"],
+            "SyntaxError": ["def f(", "def f(x) return x"],
+            "NameError": ["def g(x): return x", "undefined"],
+            "TypeError": ["def f(): return 1", "def f(x, y): return 2"],
+            "ZeroDivisionError": ["1 / 0", "def f(x): return 1 / 0"],
+            "ended": ["import os\nos._exit(0)"],
+            "time": ["while True: pass"],
+            "MemoryError": ["x = bytearray(1 << 40)"],
         }
         answers = [each for both in broken.values() for each in both]
-        keys = await asyncio.gather(*(bound.key(each) for each in answers))
-        assert keys == [" ".join([name, *[name.split()[1]] * 2]) for name, both in broken.items() for _ in both]
+        assert not any(await asyncio.gather(*(bound.key(each) for each in answers)))
+        reasons = await asyncio.gather(*(bound.why(each) for each in answers))
+        assert reasons == [f"fails: {name}" for name, both in broken.items() for _ in both]
+        assert await bound.why(None) == "has no code"
 
     async def test_equal_numbers_behave_equally(self, task: CodeTask) -> None:
         bound = task.bound({"tests": ["assert f(2) == 4"]})
