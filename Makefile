@@ -11,7 +11,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-postgresql test-monitoring test-sandbox check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-postgresql test-monitoring test-sandbox check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -44,7 +44,7 @@ test: install  ## Run the fast tests
 	$(PYTEST)
 
 test-processes: install  ## Run the tests that start or kill processes
-	$(PYTEST) -m "processes and not (slow or vllm or faults or ray or postgresql)"
+	$(PYTEST) -m "processes and not (slow or vllm or llama_cpp or faults or ray or postgresql)"
 
 coverage: install  ## Run both, and print which lines no test runs
 	rm -f .coverage
@@ -66,6 +66,9 @@ test-ray: install  ## Run the tests on Ray clusters of this machine: workers tha
 
 test-vllm: install $(VLLM)/.installed  ## Run the engines' contract on a real vLLM, on the CPU
 	$(BIN)/python -m pytest -m vllm
+
+test-llama-cpp: install  ## Run the tests on a real llama.cpp server, of the embedded model
+	$(BIN)/python -m pytest -m llama_cpp
 
 test-postgresql: install  ## Run the tests of the outcome database on a throw-away PostgreSQL
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { $(APT_INSTALL) postgresql; }

@@ -6,6 +6,7 @@ from router.errors import MissingDependency
 EXTRAS = {
     "in-process": ("torch", "transformers", "gguf", "accelerate", "peft", "safetensors"),
     "vllm": ("httpx2", "tenacity"),
+    "openai": ("httpx2", "tenacity"),
     "postgresql": ("psycopg",),
     "traces": ("opentelemetry.sdk", "opentelemetry.exporter"),
     "ray": ("ray",),

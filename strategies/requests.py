@@ -16,9 +16,10 @@ class Candidate:
     """One solution, or the beginning of one.
 
     steps      text of each step, delimiter included; joined they are the text
-    tokens     the model's token ids after the rendered prompt, as sampled, so that a prefix continues exactly
+    tokens     the model's token ids after the rendered prompt, as sampled, so that a prefix continues exactly; () where
+               its engine gives none
     log_probs  one a step: the sum of its tokens' log-probabilities under the model, in nats; () where unknown
-    token_counts  one a step: how many of ``tokens`` it took
+    token_counts  one a step: how many tokens it took
     scores     one a step from the verifier, in [0, 1]; None until scored, and an unscored candidate is not one scored 0
     end        None while open; "stop": the model ended it, only then it is finished; "length": it met the model's
                longest solution; "cut": a limit of the request (tokens, deadline) ended it
@@ -26,6 +27,9 @@ class Candidate:
     no_answer  why there is none, once it has ended
     earlier    earlier attempts that the model was shown, oldest first (sequential revision)
     model      name of the model that writes it, whose ``tokens`` they are; None: the bundle's reference model
+    reasoning  what the model thought before it answered; it is no part of the text, and no verifier reads it
+    thought    that as token ids between the rendered prompt and ``tokens``, where the engine continues exact prefixes
+    thinking_tokens  tokens that were generated to think
     """
 
     steps: tuple[str, ...] = ()
@@ -38,15 +42,23 @@ class Candidate:
     no_answer: str = ""
     earlier: tuple[str, ...] = ()
     model: str | None = None
+    reasoning: str = ""
+    thought: tuple[int, ...] = ()
+    thinking_tokens: int = 0
 
     @property
     def text(self) -> str:
         return "".join(self.steps)
 
     @property
+    def length(self) -> int:
+        """Tokens of its text."""
+        return len(self.tokens) or sum(self.token_counts)
+
+    @property
     def cost(self) -> int:
-        """Tokens that were generated to write it, its end-of-sequence token included."""
-        return len(self.tokens) + self.finished
+        """Tokens that were generated to write it, thoughts and its end-of-sequence token included."""
+        return self.length + self.thinking_tokens + self.finished
 
     @property
     def finished(self) -> bool:

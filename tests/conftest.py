@@ -116,3 +116,12 @@ def vllm_servers(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[Servers]
 
     with ExitStack() as stack:
         yield live.start(tmp_path_factory.mktemp("vllm"), stack)
+
+
+@pytest.fixture(scope="session")
+def llama_cpp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server of the embedded model. Only tests marked llama_cpp may ask for it."""
+    from tests.support.llama_cpp import embedded_weights, serving
+
+    with serving(embedded_weights(), tmp_path_factory.mktemp("llama-cpp") / "server.log") as url:
+        yield url

@@ -264,7 +264,7 @@ async def _attempts(unit: Unit, engines: Engines, task: Task, seed: int) -> list
     if unit.arm is None:
         read = bill.scored_tokens > 0
         return [
-            await _row(unit, i, attempt, task, Usage(bill.prompt_tokens, attempt.cost, read * len(attempt.tokens)))
+            await _row(unit, i, attempt, task, Usage(bill.prompt_tokens, attempt.cost, read * attempt.length))
             for i, attempt in enumerate(result.candidates)
         ]
     total = Usage(bill.prompt_tokens, bill.generated_tokens, bill.scored_tokens)

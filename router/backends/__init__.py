@@ -20,18 +20,29 @@ class Usage:
     generated_tokens  tokens sampled, end-of-sequence tokens included
     scored_tokens     tokens the verifier read
     calls             requests to an engine
+    thinking_tokens   those of the generated tokens that are thoughts before an answer
     """
 
     prompt_tokens: int = 0
     generated_tokens: int = 0
     scored_tokens: int = 0
     calls: int = 0
+    thinking_tokens: int = 0
 
-    def add(self, *, calls: int = 0, prompt_tokens: int = 0, generated_tokens: int = 0, scored_tokens: int = 0) -> None:
+    def add(
+        self,
+        *,
+        calls: int = 0,
+        prompt_tokens: int = 0,
+        generated_tokens: int = 0,
+        scored_tokens: int = 0,
+        thinking_tokens: int = 0,
+    ) -> None:
         self.calls += calls
         self.prompt_tokens += prompt_tokens
         self.generated_tokens += generated_tokens
         self.scored_tokens += scored_tokens
+        self.thinking_tokens += thinking_tokens
 
 
 class Generator(Protocol):

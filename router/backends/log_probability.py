@@ -13,7 +13,7 @@ from strategies import Candidate
 class LogProbability:
     """The baseline verifier: the generator's own mean token log-probability, exponentiated, up to each step.
 
-    It costs nothing: the log-probabilities were computed while sampling.
+    It costs nothing: the log-probabilities were computed while sampling. Where an engine gave none, there is no score.
     """
 
     parameters = 0
@@ -25,6 +25,8 @@ class LogProbability:
 
     @staticmethod
     def _scores(candidate: Candidate) -> Iterator[float]:
+        if not candidate.log_probs:
+            return
         for log_prob, tokens in zip(accumulate(candidate.log_probs), accumulate(candidate.token_counts), strict=True):
             yield exp(log_prob / tokens)
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from router.backends import Engines, Generator, Verifier
 from router.backends.calibrated import Calibrated
-from router.backends.specs import VERIFIER, Deployment, Setup
+from router.backends.specs import VERIFIER, Deployment, ModelSpec, Setup
 from router.errors import InvalidRequest
 from router.extras import missing
 from strategies import Cascade, Strategy
@@ -36,6 +36,7 @@ _BACKENDS: dict[str, Backend] = {
         frozenset({"steps", "revisions", "log_probs", "hidden_states"}),
     ),
     "vllm": Backend("router.backends.vllm", frozenset({"steps", "revisions", "log_probs"})),
+    "openai": Backend("router.backends.openai", frozenset({"revisions", "log_probs"})),
     "fake": Backend(
         "router.backends.fake", frozenset({"steps", "revisions", "log_probs", "hidden_states"})
     ),  # scripted, no model
@@ -87,7 +88,11 @@ def load_verifier(setup: Setup, folder: Path, deployment: Deployment, writer: Ge
 
 def check_deployment(setup: Setup, deployment: Deployment) -> None:
     """Raises InvalidRequest where it names a model that is not there."""
-    for option, names in (("url", deployment.urls), ("backend", deployment.backends)):
+    for option, names in (
+        ("url", deployment.urls),
+        ("backend", deployment.backends),
+        ("header", deployment.headers),
+    ):
         if unknown := sorted(set(names) - set(setup.models) - {VERIFIER, ""}):
             known = ", ".join([*setup.models, VERIFIER])
             raise InvalidRequest(
@@ -123,9 +128,15 @@ def why_not(
             return f"the model {name!r} is not served"
         backend = deployment.backend(name, setup.models[name])
         for capability, needed in needs.items():
-            if needed and capability not in backend_of(backend).capabilities:
+            if needed and capability not in _capabilities(backend, setup.models[name]):
                 return f"the backend {backend!r} of the model {name!r} lacks the capability {capability!r}"
     return None
+
+
+def _capabilities(backend: str, spec: ModelSpec) -> frozenset[Capability]:
+    """What the backend can do with this model."""
+    can = backend_of(backend).capabilities
+    return can - {"log_probs"} if spec.endpoint and not spec.endpoint.log_probs else can
 
 
 def _module(name: str) -> Any:

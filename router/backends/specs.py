@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -14,10 +14,28 @@ VERIFIER = "verifier"  # where a model is named, the verifier has this name
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What the server of a model wants besides, for the backend "openai". It shapes the samples: keys never stand here.
+
+    extra_body  keys of every request's body that the router does not know; null leaves out one that it does
+                ("seed": null)
+    length_key  what the body calls the longest answer
+    log_probs   whether the server says how likely each token was
+    """
+
+    __pydantic_config__ = STRICT
+
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    length_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    log_probs: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A language model that writes.
 
-    model        "smollm2-135m-instruct" for the embedded model, else a folder or hub id that transformers loads
+    model        "smollm2-135m-instruct" for the embedded model, else a folder or hub id that transformers loads; for
+                 the backend "openai" the name that the server has for it
     parameters   weights that a token passes through, for FLOPs
     template     text around the messages, or the tokenizer's own chat template
     temperature  of sampling;  max_tokens  longest solution
@@ -25,6 +43,7 @@ class ModelSpec:
     reviser      another adapter, which writes an attempt in sight of earlier ones; None: the model's own does
     backend      what runs it unless the deployment says otherwise: a name in ``registry.BACKENDS``
     input_price, output_price  money for a token that it reads and writes; None where nobody is billed
+    endpoint     what its server wants besides; for the backend "openai" only
     """
 
     __pydantic_config__ = STRICT
@@ -39,6 +58,7 @@ class ModelSpec:
     backend: str = "in_process"
     input_price: Amount | None = None
     output_price: Amount | None = None
+    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +154,25 @@ class Deployment:
     urls      base URLs by model's name, one a replica; "verifier" is the verifier's
     backends  a backend by model's name instead of the bundle's; "" is all models'
     api_key   bearer token that these servers ask for
+    api_keys  others than that, by model's name
+    headers   sent to a model's servers besides, by model's name; "" is all models'
     memory    GiB that keys and values of the models in this process may take; None: by what is free
     sharing   how many models in this process share that
     """
 
     urls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     backends: Mapping[str, str] = field(default_factory=dict)
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
     memory: float | None = None
     sharing: int = 1
+    api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
+    headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     def backend(self, name: str, spec: ModelSpec) -> str:
         return self.backends.get(name) or self.backends.get("") or spec.backend
+
+    def key(self, name: str) -> str | None:
+        return self.api_keys.get(name) or self.api_key
+
+    def headers_of(self, name: str) -> dict[str, str]:
+        return {**self.headers.get("", {}), **self.headers.get(name, {})}

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from router.errors import InvalidRequest
-from router.prompt import Prompt
+from router.prompt import Message, Prompt
 from router.schema import STRICT
 
 
@@ -107,17 +107,20 @@ class ChatTemplate:
     """The tokenizer's own chat template as a :class:`Template`: rendered around marks, which the messages replace.
 
     retry  what the user says to ask for another attempt
+    default_system  system message where the prompt has none; None: what the template makes of that
     """
 
-    def __init__(self, tokenizer: Any, retry: str, delimiter: str):
+    def __init__(self, tokenizer: Any, retry: str, delimiter: str, default_system: str | None = None):
         self.delimiter = delimiter
+        self.default_system = default_system
         self._tokenizer = tokenizer
         self._retry = retry
 
     def parts(self, prompt: Prompt, earlier: Sequence[str] = ()) -> list[Part]:
         """As :meth:`Template.parts`. Raises InvalidRequest where the template refuses the messages."""
-        texts = [message.text for message in prompt.messages]
-        roles: list[str] = [message.role for message in prompt.messages]
+        messages = with_system(prompt, self.default_system)
+        texts = [message.text for message in messages]
+        roles: list[str] = [message.role for message in messages]
         for attempt in earlier:
             texts += [attempt, self._retry]
             roles += ["assistant", "user"]
@@ -144,21 +147,31 @@ class ChatTemplate:
         return "".join(part.text for part in self.parts(prompt, earlier))
 
 
+def with_system(prompt: Prompt, default: str | None) -> Sequence[Message]:
+    """The messages, after ``default`` as the system's where the prompt has none of it."""
+    if default is None or prompt.messages[0].role == "system":
+        return prompt.messages
+    return (Message("system", default), *prompt.messages)
+
+
 def _mark(i: int) -> str:
     return f"\x02{i}\x03"
 
 
 @dataclass(frozen=True, slots=True)
 class OwnTemplate:
-    """Says that the model's tokenizer has the chat template; see :class:`ChatTemplate`."""
+    """Says that the model's tokenizer, or its server, has the chat template; see :class:`ChatTemplate`."""
 
     __pydantic_config__ = STRICT
 
     delimiter: str = "\n\n"
     retry: str = "Try again."
+    default_system: str | None = None
 
 
 def resolved(template: "Template | OwnTemplate", tokenizer: Any) -> "Template | ChatTemplate":
     return (
-        ChatTemplate(tokenizer, template.retry, template.delimiter) if isinstance(template, OwnTemplate) else template
+        ChatTemplate(tokenizer, template.retry, template.delimiter, template.default_system)
+        if isinstance(template, OwnTemplate)
+        else template
     )

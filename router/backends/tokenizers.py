@@ -13,7 +13,7 @@ from router.extras import missing
 def splitter(setup: Setup, deployment: Deployment) -> Callable[[str], tuple[str, ...]]:
     """Cuts a solution of the reference model into steps as its engine does. Raises as :func:`load_tokenizer`."""
     delimiter = setup.main.template.delimiter
-    if deployment.backend(setup.reference, setup.main) == "fake":
+    if deployment.backend(setup.reference, setup.main) in ("fake", "openai"):  # no tokenizer is here
         return partial(split_text, delimiter=delimiter)
     return StepText(load_tokenizer(setup.main.model), delimiter).split
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import AllowCode, ApiKey, Backend, Memory, Models, Seed, Url, deployment, read_arm
+from router.cli.options import AllowCode, ApiKey, Backend, Header, Memory, Models, Seed, Url, deployment, read_arm
 from router.errors import InvalidFile, InvalidRequest
 
 
@@ -17,6 +17,7 @@ def collect(  # noqa: PLR0915  the options of one command
     backend: Backend = None,
     url: Url = None,
     engine_api_key: ApiKey = None,
+    header: Header = None,
     memory: Memory = None,
     prompts: Annotated[
         list[Path] | None,
@@ -133,7 +134,7 @@ def collect(  # noqa: PLR0915  the options of one command
     arms = [read_arm(text).referring(setup.reference) for text in arm or []]
     pools = {None: attempts, **_pools(pool or [], setup.reference)}
     workers = workers or (2 if ray else 1)
-    where = deployment(backend, url, engine_api_key, memory)
+    where = deployment(backend, url, engine_api_key, memory, header)
     for each in arms:
         if reason := why_not(each, setup, where):
             raise InvalidRequest("arm", f"--arm {each}: {reason}", reason="ARM_INVALID")

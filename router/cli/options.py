@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -46,9 +48,9 @@ Backend = Annotated[
     list[str] | None,
     typer.Option(
         envvar="ROUTER_BACKEND",
-        help=f"What runs the models: {', '.join(BACKENDS)}, or NAME=BACKEND for one of them (in_process: here; vllm: "
-        "at --url; fake: scripted, no model). Repeatable; in the variable, put spaces between them.  [default: as the "
-        "bundle says]",
+        help=f"What runs the models: {', '.join(BACKENDS)}, or NAME=BACKEND for one of them (in_process: here; vllm, "
+        "openai: at --url; fake: scripted, no model). Repeatable; in the variable, put spaces between them.  [default: "
+        "as the bundle says]",
     ),
 ]
 Url = Annotated[
@@ -71,7 +73,18 @@ ObjectiveOption = Annotated[
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option(envvar="ROUTER_ENGINE_API_KEY", help="Bearer token that the models' servers ask for."),
+    typer.Option(
+        envvar="ROUTER_ENGINE_API_KEY",
+        help="Bearer token that the models' servers ask for. For the model small alone: ROUTER_ENGINE_API_KEY_SMALL.",
+    ),
+]
+Header = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=HEADER:VALUE",
+        help="Send this header to a model's servers, e.g. 'small=X-Title: mine'. A value like $KEY is read from that "
+        "environment variable. Repeatable.",
+    ),
 ]
 Memory = Annotated[
     float | None,
@@ -95,9 +108,13 @@ Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; equal
 
 
 def deployment(
-    backends: list[str] | None, urls: list[str] | None, api_key: str | None = None, memory: float | None = None
+    backends: list[str] | None,
+    urls: list[str] | None,
+    api_key: str | None = None,
+    memory: float | None = None,
+    headers: list[str] | None = None,
 ) -> Deployment:
-    """Raises InvalidRequest where a URL is none, or a backend is unknown."""
+    """Raises InvalidRequest where a URL or a header is none, or a backend is unknown."""
     by_name: dict[str, tuple[str, ...]] = {}
     for given in urls or ():
         name, _, url = given.partition("=")
@@ -113,7 +130,29 @@ def deployment(
         name, equals, backend = given.partition("=")
         backend_of(backend if equals else name)  # raises where it is unknown
         chosen[name if equals else ""] = backend if equals else name
-    return Deployment(by_name, chosen, api_key, memory)
+    own = {name: os.environ.get(f"ROUTER_ENGINE_API_KEY_{re.sub('[.-]', '_', name).upper()}", "") for name in by_name}
+    keys = {name: key for name, key in own.items() if key}
+    return Deployment(by_name, chosen, api_key, memory, api_keys=keys, headers=_headers(headers or []))
+
+
+def _headers(given: list[str]) -> dict[str, dict[str, str]]:
+    """By model's name. Raises InvalidRequest."""
+    by_name: dict[str, dict[str, str]] = {}
+    for text in given:
+        name, equals, header = text.partition("=")
+        key, colon, value = (part.strip() for part in header.partition(":"))
+        if not equals or not colon or not key:
+            raise InvalidRequest(
+                "header", f"--header {name}=…: write it like small=X-Title: mine", reason="UNSPECIFIED"
+            )
+        if value.startswith("$"):
+            if value[1:] not in os.environ:
+                raise InvalidRequest(
+                    "header", f"--header {name}={key}: the variable {value[1:]!r} is not set", reason="UNSPECIFIED"
+                )
+            value = os.environ[value[1:]]
+        by_name.setdefault(name, {})[key] = value
+    return by_name
 
 
 def check_unfinished(folder: Path, overwrite: bool) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import AllowCode, ApiKey, Backend, Memory, Served, Url, deployment
+from router.cli.options import AllowCode, ApiKey, Backend, Header, Memory, Served, Url, deployment
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def serve(
     backend: Backend = None,
     url: Url = None,
     engine_api_key: ApiKey = None,
+    header: Header = None,
     memory: Memory = None,
     host: Annotated[
         str,
@@ -160,7 +161,7 @@ def serve(
     credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     reloaded = Reloaded(partial(callers.read_tokens, tokens), tokens) if tokens else None
     tracer, end_tracing = tracing.exporter(traces) if traces else (None, lambda: None)
-    where = deployment(backend, url, engine_api_key, memory)
+    where = deployment(backend, url, engine_api_key, memory, header)
     engines = partial(_engines, where, tracer)
     loaded = load_bundle(bundle, bundle_digest)
     solver = Solver(loaded, engines(loaded), where, explore=explore, allow_code=allow_code)

@@ -9,6 +9,7 @@ from router.cli.options import (
     AllowCode,
     ApiKey,
     Backend,
+    Header,
     Models,
     Overwrite,
     Seed,
@@ -30,6 +31,7 @@ def score(
     backend: Backend = None,
     url: Url = None,
     engine_api_key: ApiKey = None,
+    header: Header = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Score the attempts at so many prompts only, drawn at random.")
     ] = None,
@@ -57,7 +59,7 @@ def score(
             f"{bundle}/models.json: a log_prob verifier knows only what its generator just sampled; `router collect` "
             "scores with it, and here a prm is needed"
         )
-    where = deployment(backend, url, engine_api_key)
+    where = deployment(backend, url, engine_api_key, headers=header)
     verifier, split = load_verifier(setup, bundle, where), splitter(setup, where)
 
     async def run() -> None:
@@ -106,6 +108,7 @@ def judge_reviser(
     backend: Backend = None,
     url: Url = None,
     engine_api_key: ApiKey = None,
+    header: Header = None,
     chains: Annotated[int, typer.Option(min=1, help="Chains of attempts for each prompt.")] = 4,
     length: Annotated[int, typer.Option(min=2, help="Attempts in a chain.")] = 4,
     seed: Seed = 0,
@@ -126,7 +129,7 @@ def judge_reviser(
 
     problems = [prompt for path in prompts for prompt in read_prompts(path)]
     setup = replace(read_setup(bundle), verifier=VerifierSpec("log_prob", None, 0))
-    where = deployment(backend, url, engine_api_key)
+    where = deployment(backend, url, engine_api_key, headers=header)
     generator = load_engines(setup, bundle, where, models=frozenset()).main
 
     async def run() -> list[list[bool]]:

@@ -222,6 +222,7 @@ def _fill_bill(message: pb.Bill, value: Bill) -> None:
             scored_tokens=usage.scored_tokens,
             flops=rate.flops(usage),
             money=rate.money(usage),
+            thinking_tokens=usage.thinking_tokens,
         )
 
 
@@ -245,6 +246,7 @@ def solution(value: Solution, *, reference: str, candidates: bool, call_id: str)
         decision=decision(value.decision),
         answer=value.answer,
         text=shown.text if shown else "",
+        reasoning=shown.reasoning if shown else "",
         share=value.result.share,
         stop_reason=f"STOP_REASON_{value.stop.name}",
         bill=bill(value.bill),
@@ -260,8 +262,9 @@ def _candidate(value: Candidate, reference: str) -> pb.Candidate:
         steps=[pb.Step(text=text, score=score) for text, score in zip(value.steps, scores, strict=True)],
         answer=value.answer,
         finished=value.finished,
-        tokens=len(value.tokens),
+        tokens=value.length,
         model=value.model or reference,
+        reasoning=value.reasoning,
     )
 
 

@@ -341,7 +341,7 @@ class Bill(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., engine_calls: _Optional[int] = ..., route_seconds: _Optional[float] = ..., generate_seconds: _Optional[float] = ..., score_seconds: _Optional[float] = ..., lines: _Optional[_Iterable[_Union[BillLine, _Mapping]]] = ..., money: _Optional[float] = ...) -> None: ...
 
 class BillLine(_message.Message):
-    __slots__ = ("model", "role", "prompt_tokens", "generated_tokens", "scored_tokens", "flops", "money")
+    __slots__ = ("model", "role", "prompt_tokens", "generated_tokens", "scored_tokens", "flops", "money", "thinking_tokens")
     MODEL_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -349,6 +349,7 @@ class BillLine(_message.Message):
     SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     FLOPS_FIELD_NUMBER: _ClassVar[int]
     MONEY_FIELD_NUMBER: _ClassVar[int]
+    THINKING_TOKENS_FIELD_NUMBER: _ClassVar[int]
     model: str
     role: str
     prompt_tokens: int
@@ -356,7 +357,8 @@ class BillLine(_message.Message):
     scored_tokens: int
     flops: float
     money: float
-    def __init__(self, model: _Optional[str] = ..., role: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., flops: _Optional[float] = ..., money: _Optional[float] = ...) -> None: ...
+    thinking_tokens: int
+    def __init__(self, model: _Optional[str] = ..., role: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., flops: _Optional[float] = ..., money: _Optional[float] = ..., thinking_tokens: _Optional[int] = ...) -> None: ...
 
 class Round(_message.Message):
     __slots__ = ("number", "alive", "finished", "generated_tokens", "scored_tokens", "answer", "share", "model")
@@ -379,7 +381,7 @@ class Round(_message.Message):
     def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Solution(_message.Message):
-    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id", "no_answer")
+    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id", "no_answer", "reasoning")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -389,6 +391,7 @@ class Solution(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     NO_ANSWER_FIELD_NUMBER: _ClassVar[int]
+    REASONING_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     answer: str
     text: str
@@ -398,21 +401,24 @@ class Solution(_message.Message):
     candidates: _containers.RepeatedCompositeFieldContainer[Candidate]
     call_id: str
     no_answer: str
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ..., no_answer: _Optional[str] = ...) -> None: ...
+    reasoning: str
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ..., no_answer: _Optional[str] = ..., reasoning: _Optional[str] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("steps", "answer", "finished", "tokens", "model")
+    __slots__ = ("steps", "answer", "finished", "tokens", "model", "reasoning")
     STEPS_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    REASONING_FIELD_NUMBER: _ClassVar[int]
     steps: _containers.RepeatedCompositeFieldContainer[Step]
     answer: str
     finished: bool
     tokens: int
     model: str
-    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., answer: _Optional[str] = ..., finished: _Optional[bool] = ..., tokens: _Optional[int] = ..., model: _Optional[str] = ...) -> None: ...
+    reasoning: str
+    def __init__(self, steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., answer: _Optional[str] = ..., finished: _Optional[bool] = ..., tokens: _Optional[int] = ..., model: _Optional[str] = ..., reasoning: _Optional[str] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("text", "score")

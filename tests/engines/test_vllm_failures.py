@@ -7,8 +7,8 @@ import time
 import pytest
 
 from router.backends import Usage
+from router.backends.replicas import ATTEMPTS, COOL_SECONDS, FAILURES
 from router.backends.vllm.generator import PIECE
-from router.backends.vllm.replicas import ATTEMPTS, COOL_SECONDS, FAILURES
 from router.errors import EngineUnavailable
 from router.prompt import Prompt
 from strategies import Candidate

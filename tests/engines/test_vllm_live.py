@@ -11,11 +11,11 @@ from typer.testing import CliRunner
 
 from router.attempts.schema import read_attempts
 from router.backends import Usage
+from router.backends.replicas import Replicas
 from router.backends.specs import EMBEDDED, Deployment, VerifierSpec
 from router.backends.tokenizers import load_tokenizer
 from router.backends.vllm import load_verifier
 from router.backends.vllm.generator import VllmGenerator
-from router.backends.vllm.replicas import Replicas
 from router.bundle.setup import read_setup
 from router.cli.main import main
 from router.prompt import Prompt

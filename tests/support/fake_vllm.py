@@ -15,10 +15,10 @@ import httpx2
 from router.backends import Generator, Usage
 from router.backends.fake import calculate
 from router.backends.prm import FORMATS, ReadingVerifier, solution
+from router.backends.replicas import Replicas
 from router.backends.specs import ModelSpec, VerifierSpec
 from router.backends.template import Template
 from router.backends.vllm.generator import VllmGenerator
-from router.backends.vllm.replicas import Replicas
 from router.backends.vllm.verifiers import VllmClassifier, VllmLikelihood
 from router.prompt import Prompt
 from strategies import Candidate

@@ -1,16 +1,17 @@
 """Models on vLLM's OpenAI-compatible server, or on several of them."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path as Folder
 
 from router.backends import Generator, Verifier
 from router.backends.log_probability import LogProbability
 from router.backends.prm import FORMATS, ReadingVerifier, label_ids, solution
+from router.backends.replicas import Replicas
 from router.backends.specs import VERIFIER, Deployment, ModelSpec, VerifierSpec
 from router.backends.template import resolved
 from router.backends.tokenizers import load_tokenizer
 from router.backends.vllm.generator import VllmGenerator
-from router.backends.vllm.replicas import Replicas
 from router.backends.vllm.verifiers import VllmClassifier, VllmLabels, VllmLikelihood
 from router.errors import InvalidRequest, MissingWeights
 
@@ -29,7 +30,7 @@ def load_model(
         raise InvalidRequest(
             "url", f"say where vLLM serves the model {name!r}: --url {name}=http://host:8000", reason="UNSPECIFIED"
         )
-    replicas = Replicas(urls, deployment.api_key)
+    replicas = _replicas(name, urls, deployment)
     return VllmGenerator(replicas, spec, load_tokenizer(spec.model), log_probs=log_probs)
 
 
@@ -50,7 +51,7 @@ def load_verifier(
             )
         tokenizer = load_tokenizer(main.model)
         read = partial(solution, tokenizer, resolved(main.template, tokenizer))
-        likelihood = VllmLikelihood(Replicas(urls, deployment.api_key), spec.adapter)
+        likelihood = VllmLikelihood(_replicas(VERIFIER, urls, deployment), spec.adapter)
         return ReadingVerifier(read, spec.parameters, likelihood)
     if spec.kind not in FORMATS:
         raise InvalidRequest(
@@ -70,6 +71,12 @@ def load_verifier(
     if spec.model is None:
         raise MissingWeights(f"a {spec.kind} verifier needs a model, for its tokenizer: a folder or hub id")
     tokenizer = load_tokenizer(spec.model)
-    replicas, labels = Replicas(urls, deployment.api_key), label_ids(spec.kind, tokenizer)
+    replicas, labels = _replicas(VERIFIER, urls, deployment), label_ids(spec.kind, tokenizer)
     reader = VllmLabels(replicas, labels) if labels else VllmClassifier(replicas)
     return ReadingVerifier(FORMATS[spec.kind].reading(tokenizer), spec.parameters, reader)
+
+
+def _replicas(name: str, urls: Sequence[str], deployment: Deployment) -> Replicas:
+    """``urls`` with or without /v1: vLLM has paths outside of it."""
+    roots = [url.rstrip("/").removesuffix("/v1") for url in urls]
+    return Replicas(roots, deployment.key(name), headers=deployment.headers_of(name))

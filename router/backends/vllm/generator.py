@@ -15,10 +15,10 @@ from typing import Any
 
 from router.backends import Usage
 from router.backends.prompt_length import check_length, too_long
+from router.backends.replicas import Broken, Lost, Replicas, understood
 from router.backends.specs import ModelSpec
 from router.backends.steps import End, StepText, Writing
 from router.backends.template import encode, resolved
-from router.backends.vllm.replicas import Broken, Lost, Replicas, understood
 from router.backends.vllm.server import PLAIN, Served, look, token_count
 from router.errors import InvalidRequest
 from router.prompt import Prompt

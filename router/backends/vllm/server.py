@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from router.backends.vllm.replicas import Replicas
+from router.backends.replicas import Replicas
 from router.errors import EngineUnavailable
 
 LARGEST_COUNT = 2**24  # tokens of one request; contexts are far smaller

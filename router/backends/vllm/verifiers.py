@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from router.backends import Usage
 from router.backends.prm import Reading
-from router.backends.vllm.replicas import Replicas
+from router.backends.replicas import Replicas
 from router.backends.vllm.server import PLAIN, Served, look, token_count
 
 _Read = TypeVar("_Read")

@@ -9,25 +9,30 @@ next request through, and that is what a caller is told to wait for.
 import hashlib
 import json
 import logging
+import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import httpx2
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from router.errors import EngineUnavailable
 
 ATTEMPTS = 4  # of one request, before any answer
+BUSY_ATTEMPTS = 8  # of one that a server turns away for its rate limit
+LONGEST_WAIT = 30.0  # seconds that such a server may ask us to wait
 FAILURES = 3  # in a row, and a replica is left alone (a circuit breaker)
 COOL_SECONDS, LONGEST_COOL_SECONDS = 0.5, 30.0  # for so long, doubling while it keeps failing
 CONNECTIONS = 1024  # a replica; what is beyond waits here
 IDLE_SECONDS = 3.0  # a connection is kept; vLLM hangs up after 5, and a request must not meet it just then
 _TIMEOUT = httpx2.Timeout(None, connect=3.0, read=300.0)  # read: between two pieces of an answer, a full queue included
 # The request is at fault, or all replicas are set up wrong alike; other codes below 500 are this replica's own fault.
-_UNFIT = (400, 422)
+_UNFIT = (400, 413, 422)
+_KEYS = (401, 403)
+SECRET = 6  # characters from which on a header's value is taken out of what an engine says: it may be a key
 
 log = logging.getLogger(__name__)
 _Read = TypeVar("_Read")
@@ -39,6 +44,18 @@ class Lost(EngineUnavailable):
 
 class _Refused(Lost):
     """Nothing was begun."""
+
+
+class _Busy(_Refused):
+    """A rate limit: the server is well, and says when to come back."""
+
+
+class Unfit(EngineUnavailable):
+    """The request does not suit the server, and would not suit it a second time. ``said``: its own words."""
+
+    def __init__(self, message: str, said: str):
+        super().__init__(message)
+        self.said = said
 
 
 class Broken(Exception):
@@ -71,26 +88,34 @@ class _Replica:
     failures: int = 0
     failed: float = float("-inf")
     back: float = 0.0
+    why: str = ""  # the last failure
 
 
 class Replicas:
-    """See the module. ``transport`` and ``clock`` are for tests."""
+    """See the module. ``transport`` and ``clock`` are for tests.
+
+    urls     that paths are added to
+    api_key  bearer token
+    headers  sent with every request; like the token they are secrets, and kept out of errors and logs
+    """
 
     def __init__(
         self,
         urls: Sequence[str],
         api_key: str | None = None,
         *,
+        headers: Mapping[str, str] | None = None,
         transport: httpx2.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._secrets = [each for each in (api_key, *(headers or {}).values()) if each and len(each) >= SECRET]
+        headers = {**({"Authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})}
         limits = httpx2.Limits(
             max_connections=CONNECTIONS, max_keepalive_connections=128, keepalive_expiry=IDLE_SECONDS
         )
         self._replicas = [
             _Replica(
-                url.rstrip("/").removesuffix("/v1"),
+                url.rstrip("/"),
                 httpx2.AsyncClient(headers=headers, timeout=_TIMEOUT, limits=limits, transport=transport),
             )
             for url in urls
@@ -191,7 +216,8 @@ class Replicas:
         able = [replica for replica in self._replicas if replica.failures < FAILURES or now >= replica.back]
         if not able:
             back = min((replica.back for replica in self._replicas), default=now + COOL_SECONDS)
-            raise EngineUnavailable(f"no engine answers at {self.urls}", retry_seconds=back - now)
+            why = next((f"; the last one {each.why}" for each in self._replicas if each.why), "")
+            raise EngineUnavailable(f"no engine answers at {self.urls}{why}", retry_seconds=back - now)
         # One that failed a moment ago comes last.
         chosen = min(able, key=lambda each: (now < each.back, each.busy, _mixed(each.url + affinity)))
         if chosen.failures >= FAILURES:
@@ -216,10 +242,17 @@ class Replicas:
             said = ""
         finally:
             await response.aclose()
+        said = self._without_secrets(said)
         if status in _UNFIT:
-            raise EngineUnavailable(f"engine {replica.url} does not take the request to {path}: {status} {said}")
+            raise Unfit(f"engine {replica.url} does not take the request to {path}: {status} {said}", said)
+        if status == httpx2.codes.TOO_MANY_REQUESTS:
+            raise _Busy(
+                f"engine {replica.url} turns requests away for now (429): {said}",
+                retry_seconds=_seconds(response.headers.get("retry-after")),
+            )
         begun = response.is_server_error and status != httpx2.codes.SERVICE_UNAVAILABLE
-        raise self._failed(replica, asked, Lost if begun else _Refused, f"answered {status} to {path}", said)
+        what = f"answered {status} to {path}" + " (keys are given by ROUTER_ENGINE_API_KEY)" * (status in _KEYS)
+        raise self._failed(replica, asked, Lost if begun else _Refused, what, said)
 
     def _failed(self, replica: _Replica, asked: float, kind: type[Lost], what: str, said: str = "") -> Lost:
         """``said``: the engine's own words, which may quote the prompt: for the caller, not for the log."""
@@ -228,7 +261,14 @@ class Replicas:
             replica.failed = self._clock()
             self._leave_alone(replica)
         log.warning("engine %s %s; failure %d in a row", replica.url, what, replica.failures)
-        return kind(f"engine {replica.url} {what}" + (f": {said[:500]}" if said else ""), retry_seconds=COOL_SECONDS)
+        replica.why = what
+        said = self._without_secrets(said[:500])
+        return kind(f"engine {replica.url} {what}" + (f": {said}" if said else ""), retry_seconds=COOL_SECONDS)
+
+    def _without_secrets(self, said: str) -> str:
+        for secret in self._secrets:
+            said = said.replace(secret, "***")
+        return said
 
     def _leave_alone(self, replica: _Replica) -> None:
         cool = COOL_SECONDS * 2 ** max(0, replica.failures - FAILURES)
@@ -238,9 +278,9 @@ class Replicas:
 async def _events(response: httpx2.Response) -> AsyncIterator[Any]:
     lines = response.aiter_lines()
     async for line in lines:
-        if not line.startswith("data: "):
+        if not line.startswith("data:"):
             continue
-        data = line.removeprefix("data: ")
+        data = line.removeprefix("data:").strip()
         if data == "[DONE]":
             # Only a connection whose answer was read to its end is kept for the next request.
             with suppress(httpx2.TransportError):
@@ -256,18 +296,38 @@ def _parsed(data: str | bytes) -> Any:
         parsed = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise Broken("the answer is not JSON", repr(data[:100])) from error
-    if not isinstance(parsed, dict) or "error" in parsed:
+    if not isinstance(parsed, dict) or parsed.get("error"):
         raise Broken("the answer is an error, or no JSON object", str(parsed)[:500])
     return parsed
 
 
 def _retrying(kind: type[Lost]) -> AsyncRetrying:
-    return AsyncRetrying(
-        retry=retry_if_exception_type(kind),
-        stop=stop_after_attempt(ATTEMPTS),
-        wait=wait_random_exponential(multiplier=0.05, max=1.0),
-        reraise=True,
-    )
+    return AsyncRetrying(retry=retry_if_exception_type(kind), stop=_given_up, wait=_wait, reraise=True)
+
+
+def _given_up(state: RetryCallState) -> bool:
+    error = state.outcome.exception() if state.outcome else None
+    return state.attempt_number >= (BUSY_ATTEMPTS if isinstance(error, _Busy) else ATTEMPTS)
+
+
+_BACK_OFF = wait_random_exponential(multiplier=0.05, max=1.0)
+
+
+def _wait(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if not isinstance(error, _Busy):
+        return float(_BACK_OFF(state))
+    # Whoever was turned away together does not come back together.
+    seconds = error.retry_seconds or 0.0
+    return seconds + random.uniform(0, seconds / 2)
+
+
+def _seconds(retry_after: str | None) -> float:
+    """A server may also name a date, or nothing; then a second is tried."""
+    try:
+        return min(LONGEST_WAIT, max(0.1, float(retry_after or 1.0)))
+    except ValueError:
+        return 1.0
 
 
 def _mixed(text: str) -> bytes:

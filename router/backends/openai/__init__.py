@@ -1,0 +1,58 @@
+"""Models behind any OpenAI-compatible chat completions endpoint: a hosted API, or a server such as llama.cpp's.
+
+Messages go out, whole solutions come back. Nothing continues an exact prefix there, so arms that work step by step are
+left out.
+"""
+
+from pathlib import Path as Folder
+from urllib.parse import urlsplit
+
+from router.backends import Generator, Verifier, vllm
+from router.backends.openai.generator import OpenAIGenerator
+from router.backends.replicas import Replicas
+from router.backends.specs import VERIFIER, Deployment, ModelSpec, VerifierSpec
+from router.backends.template import OwnTemplate
+from router.errors import InvalidFile, InvalidRequest
+
+
+def load_model(
+    name: str, spec: ModelSpec, folder: Folder, deployment: Deployment, *, log_probs: bool = True
+) -> Generator:
+    """A generator that answers at the deployment's URLs for ``name``.
+
+    log_probs: whether candidates have log-probabilities, where the server gives them.
+    Raises InvalidRequest where there is no URL, InvalidFile where the template is not the server's own.
+    """
+    urls = deployment.urls.get(name)
+    if not urls:
+        raise InvalidRequest(
+            "url",
+            f"say where the model {name!r} answers: --url {name}=http://host:8080, or the base URL that its API names",
+            reason="UNSPECIFIED",
+        )
+    if not isinstance(spec.template, OwnTemplate):
+        raise InvalidFile(
+            f"models.{name}.template: an endpoint for chat has its own template; leave only delimiter, retry and "
+            "default_system"
+        )
+    replicas = Replicas(list(map(base_url, urls)), deployment.key(name), headers=deployment.headers_of(name))
+    return OpenAIGenerator(replicas, spec, spec.template, log_probs=log_probs)
+
+
+def load_verifier(
+    spec: VerifierSpec, main: ModelSpec, writer: Generator | None, folder: Folder, deployment: Deployment
+) -> Verifier:
+    """As :func:`router.backends.vllm.load_verifier`; a verifier on the writing model's weights needs those here."""
+    if spec.kind in ("prm", "likelihood") and VERIFIER not in deployment.backends:
+        raise InvalidRequest(
+            "backend",
+            f"a {spec.kind!r} verifier reads tokens, and an endpoint for chat takes none: serve it with --backend "
+            "verifier=vllm, or let another kind score, such as log_prob",
+            reason="UNSPECIFIED",
+        )
+    return vllm.load_verifier(spec, main, writer, folder, deployment)
+
+
+def base_url(url: str) -> str:
+    """What OpenAI's clients call so; a server's bare address has the API where OpenAI has it."""
+    return url if urlsplit(url).path.strip("/") else url.rstrip("/") + "/v1"

@@ -1,0 +1,298 @@
+"""A generator on a chat completions endpoint.
+
+Samples of one prompt are one request where the server takes ``n``; where it ignores or refuses it, as many requests as
+are needed, each with a seed of its own. Answers are streamed: what a cancelled or lost request had written is known,
+and paid.
+"""
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from router.backends import Usage
+from router.backends.openai.samples import Reported, Sample, candidates
+from router.backends.replicas import Lost, Replicas, Unfit, understood
+from router.backends.specs import Endpoint, ModelSpec
+from router.backends.template import OwnTemplate, with_system
+from router.errors import InvalidRequest
+from router.prompt import Prompt
+from strategies import Candidate
+
+PATH = "/chat/completions"
+CHARACTERS = 4  # a token of a prompt that the server has not counted yet
+LOSSES = 3  # times that answers of one call may break off before the call is given up
+_TOO_LONG = re.compile(r"context|too long|maximum.{0,20}(length|tokens)", re.IGNORECASE)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Row:
+    """One candidate to be written. ``cap``: tokens that the present request may write; ``done``: what came of it."""
+
+    index: int
+    candidate: Candidate
+    cap: int = 0
+    sample: Sample = field(default_factory=Sample)
+    done: Candidate | None = None
+
+
+class OpenAIGenerator:
+    """See :class:`router.backends.Generator`; it writes whole solutions only.
+
+    ``log_probs``: whether candidates have them, where the server gives them.
+    """
+
+    def __init__(self, replicas: Replicas, spec: ModelSpec, template: OwnTemplate, *, log_probs: bool = True):
+        self.replicas = replicas
+        self.spec = spec
+        self.template = template
+        self.parameters = spec.parameters
+        self.endpoint = spec.endpoint or Endpoint()
+        self.log_probs = log_probs and self.endpoint.log_probs
+        self.counted = Usage()  # what the servers reported, over all calls
+        self.at_once: int | None = None  # samples of one request; None: as many as are wanted
+        self._told: set[str] = set()  # what was said once of a server
+
+    async def extend(
+        self,
+        prompt: Prompt,
+        candidates: Sequence[Candidate],
+        *,
+        steps: int | None,
+        temperature: float | None,
+        max_tokens: int | None,
+        deadline: float | None,
+        seed: int,
+        usage: Usage,
+    ) -> list[Candidate]:
+        """See ``backends.Generator``. Greedy rows are written, and billed, once.
+
+        Raises InvalidRequest where steps are asked for, or a candidate is begun: nothing continues one here.
+        """
+        rows = [_Row(index, candidate) for index, candidate in enumerate(candidates) if candidate.end is None]
+        if steps is not None or any(row.candidate.steps for row in rows):
+            raise InvalidRequest(
+                "options.arm",
+                "a chat completions endpoint writes whole solutions, no steps of them; ask for another arm",
+                reason="ARM_INVALID",
+            )
+        call = _Call(prompt, self.spec.temperature if temperature is None else temperature, max_tokens, seed, usage)
+        loop = asyncio.get_running_loop()
+        until = None if deadline is None else loop.time() + deadline - time.monotonic()
+        try:
+            async with asyncio.timeout_at(until):
+                await self._write(call, rows)
+        except TimeoutError:
+            pass  # what is not done is cut
+        result = list(candidates)
+        for row in rows:
+            result[row.index] = row.done or self._made([row], None)[0]
+        return result
+
+    async def _write(self, call: "_Call", rows: Sequence[_Row]) -> None:
+        """Ask until every row is done or no token is left. What broke off is asked for again, elsewhere."""
+        losses = 0
+        while writing := self._share(call, [row for row in rows if row.done is None]):
+            groups: dict[tuple[tuple[str, ...], int], list[_Row]] = {}
+            for row in writing:
+                groups.setdefault((row.candidate.earlier, row.cap), []).append(row)
+            asks = [
+                self._ask(call, group[i : i + at_once])
+                for group in groups.values()
+                for at_once in [len(group) if call.greedy or not self.at_once else self.at_once]
+                for i in range(0, len(group), at_once)
+            ]
+            answers = await asyncio.gather(*asks, return_exceptions=True)
+            errors = [answer for answer in answers if isinstance(answer, BaseException)]
+            losses += any(isinstance(error, Lost) for error in errors)
+            for error in errors:
+                if not isinstance(error, Lost | _TooMany) or losses > LOSSES:
+                    raise error
+
+    def _share(self, call: "_Call", rows: Sequence[_Row]) -> list[_Row]:
+        """The rows that may be written, each with its part of the tokens left: together they can't pass the cap."""
+        left = call.tokens_left
+        for i, row in enumerate(rows):
+            share = self.longest if left is None else left // len(rows) + (i < left % len(rows))
+            row.cap = min(self.longest, share)
+        return [row for row in rows if row.cap > 0]
+
+    @property
+    def longest(self) -> int:
+        return self.spec.max_tokens
+
+    async def _ask(self, call: "_Call", rows: Sequence[_Row]) -> None:
+        """One request: rows with equal messages and caps. Raises Lost, _TooMany, InvalidRequest, EngineUnavailable."""
+        samples = [Sample() for _ in (rows[:1] if call.greedy else rows)]
+        for i, row in enumerate(rows):
+            row.sample = samples[0 if call.greedy else i]
+        body = self._body(call, rows[0], len(samples))
+        spent = _Spent(prompt=sum(len(message["content"]) for message in body["messages"]) // CHARACTERS)
+        try:
+            async with self.replicas.stream(PATH, body, load=len(samples), affinity=call.prompt.question) as events:
+                self.count(call.usage, calls=1, prompt_tokens=spent.prompt)
+                reported = await self._read(call, events, samples, spent)
+        except Unfit as error:
+            raise self._understood(error, len(samples)) from error
+        except BaseException:
+            self.count(call.usage, thinking_tokens=sum(sample.thought_pieces for sample in samples))
+            raise
+        finally:
+            call.spend(spent.generated)
+        if reported:
+            unseen = max(0, reported.generated - spent.generated)
+            read = reported.prompt - reported.cached - spent.prompt
+            self.count(call.usage, prompt_tokens=read, generated_tokens=unseen)
+            call.spend(unseen)
+        else:
+            self._tell(
+                "it reports no usage, so bills are estimates: four characters a token read, an event a token written"
+            )
+        came = [sample for sample in samples if sample.reason or sample.seen]
+        if unfinished := sum(not sample.reason for sample in came) or not came:
+            raise Lost(f"an engine at {self.replicas.urls} left {unfinished} of {len(samples)} samples unfinished")
+        if self.log_probs and not any(sample.entries for sample in came):
+            self._tell("it gives no log-probabilities, so a log_prob verifier scores nothing")
+        if len(came) < len(samples):  # it ignores n
+            self.at_once = len(came)
+        done = [row for row in rows if row.sample in came]
+        made = self._made(done[: len(samples)], reported)
+        self.count(call.usage, thinking_tokens=sum(candidate.thinking_tokens for candidate in made))
+        for row, candidate in zip(done, made * len(done), strict=False):
+            row.done = candidate
+
+    async def _read(
+        self, call: "_Call", events: AsyncIterator[Any], samples: Sequence[Sample], spent: "_Spent"
+    ) -> Reported | None:
+        with_usage: list[Any] = []
+        async for event in events:
+            with understood():
+                for choice in event.get("choices") or ():
+                    tokens = samples[_index(choice, len(samples))].take(choice)
+                    spent.generated += tokens
+                    self.count(call.usage, generated_tokens=tokens)
+                if event.get("usage"):
+                    with_usage.append(event)
+        with understood():
+            return Reported.of(with_usage)
+
+    def _made(self, rows: Sequence[_Row], reported: Reported | None) -> list[Candidate]:
+        parts = [(row.candidate, row.sample, row.cap < self.longest) for row in rows]
+        return candidates(parts, reported, self.template.delimiter)
+
+    def _body(self, call: "_Call", row: _Row, n: int) -> dict[str, Any]:
+        earlier = row.candidate.earlier
+        messages = [
+            {"role": message.role, "content": message.text}
+            for message in with_system(call.prompt, self.template.default_system)
+        ]
+        for attempt in earlier:
+            messages += [
+                {"role": "assistant", "content": attempt},
+                {"role": "user", "content": self.template.retry},
+            ]
+        body: dict[str, Any] = {
+            "model": (self.spec.reviser if earlier else None) or self.spec.adapter or self.spec.model,
+            "messages": messages,
+            self.endpoint.length_key: row.cap,
+            "temperature": call.temperature,
+            "top_p": 1.0,
+            "seed": call.draw(row.index),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if n > 1:
+            body["n"] = n
+        if self.log_probs:
+            body |= {
+                "logprobs": True,
+                "top_logprobs": 1,
+            }  # none besides would do, but llama.cpp takes 0 for no logprobs
+        body |= self.endpoint.extra_body
+        return {key: value for key, value in body.items() if value is not None}
+
+    def _understood(self, error: Unfit, n: int) -> Exception:
+        """What a refused request means: the prompt is too long, or ``n`` is too large, or it is what it says."""
+        if _TOO_LONG.search(error.said):
+            return InvalidRequest("prompt", f"prompt is too long: {error.said}", reason="PROMPT_TOO_LONG")
+        if n == 1:
+            self.at_once = None  # that was not why
+            return error
+        self.at_once = min(self.at_once or n, n // 2)
+        return _TooMany(f"{n} samples in one request were refused")
+
+    def _check_log_probs(self, samples: Sequence[Sample]) -> None:
+        if self.log_probs and not any(sample.entries for sample in samples):
+            self._tell("it gives no log-probabilities, so a log_prob verifier scores nothing")
+
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.warning("engine %s: %s", self.replicas.urls, what)
+
+    def count(self, usage: Usage, **spent: int) -> None:
+        """See :meth:`Usage.add`."""
+        usage.add(**spent)
+        self.counted.add(**spent)
+
+    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
+        """Raises InvalidRequest: a chat completions endpoint gives no hidden states."""
+        raise InvalidRequest(
+            "backend",
+            "a chat completions endpoint gives no hidden states, which this bundle predicts levels from; train one on "
+            "text features",
+            reason="UNSPECIFIED",
+        )
+
+    async def close(self) -> None:
+        await self.replicas.close()
+
+
+class _TooMany(Exception):
+    """A request wanted more samples than the server gives at once; ``at_once`` is lower now."""
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """What all rows of one call have in common. ``tokens_left``: of the cap over all of them; None without one."""
+
+    prompt: Prompt
+    temperature: float
+    tokens_left: int | None
+    seed: int
+    usage: Usage
+    requests: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+    def spend(self, tokens: int) -> None:
+        if self.tokens_left is not None:
+            self.tokens_left = max(0, self.tokens_left - tokens)
+
+    def draw(self, index: int) -> int:
+        """A seed for the next request; 31 bits are what every server takes."""
+        self.requests += 1
+        return Random(f"{self.seed}/{self.requests}/{index}").getrandbits(31)
+
+
+@dataclass(eq=False, slots=True)
+class _Spent:
+    """Tokens of one request: of the prompt, estimated, and those generated so far."""
+
+    prompt: int
+    generated: int = 0
+
+
+def _index(choice: Any, wanted: int) -> int:
+    index = choice.get("index", 0)
+    if not isinstance(index, int) or not 0 <= index < wanted:
+        raise ValueError(f"choice {index!r} of {wanted}")
+    return index

@@ -1,0 +1,143 @@
+"""A fake chat completions endpoint, in process: what servers do differently, one flag each.
+
+A token is a word with the blank before it. `make test-vllm` and `make test-llama-cpp` check what real servers answer.
+"""
+
+import json
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+
+import httpx2
+
+from router.backends import Usage
+from router.backends.openai.generator import OpenAIGenerator
+from router.backends.replicas import Replicas
+from router.backends.specs import Endpoint, ModelSpec
+from router.backends.template import OwnTemplate
+from router.prompt import Prompt
+from strategies import Candidate
+
+TEMPLATE = OwnTemplate("\n", retry="Again.")
+SPEC = ModelSpec("m", 1_000, TEMPLATE, temperature=0.8, max_tokens=40, backend="openai")
+PROMPT = Prompt.of("What is 3 + 4?")
+
+Write = Callable[[dict, Random], str]
+
+
+def sum_up(body: dict, rng: Random) -> str:
+    return f"Let us see, {rng.randrange(1000)} first.\n3 + 4 = 7\nAnswer: 7"
+
+
+@dataclass
+class FakeChat:
+    """``statuses``: what the next requests are refused with, in turn; (429, {"retry-after": "0"}) has headers.
+
+    n            "works", "ignored" (one choice comes), "refused" (400), or the largest that is taken
+    usage        "once" for all choices, "each" (an event a choice), "growing" (beside the text), or "none"
+    thought      what the model thinks first, and whether it comes apart from the text or in it
+    prompt_tokens, cached_tokens  as it reports
+    breaks_after  events after which an answer breaks off; None: it does not
+    """
+
+    write: Write = sum_up
+    n: str | int = "works"
+    usage: str = "once"
+    log_probs: bool = True
+    thought: str = ""
+    apart: bool = True
+    cached_tokens: int = 0
+    breaks_after: int | None = None
+    statuses: list = field(default_factory=list)
+    refusal: str = "no: {body}"
+    asked: list[tuple[httpx2.URL, dict, httpx2.Headers]] = field(default_factory=list)
+
+    def generator(self, spec: ModelSpec = SPEC, *, log_probs: bool = True, **options) -> OpenAIGenerator:
+        replicas = Replicas(["http://a/v1"], transport=httpx2.MockTransport(self.answer), **options)
+        assert isinstance(spec.template, OwnTemplate)
+        return OpenAIGenerator(replicas, spec, spec.template, log_probs=log_probs)
+
+    async def answer(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content)
+        self.asked.append((request.url, body, request.headers))
+        if self.statuses:
+            status = self.statuses.pop(0)
+            status, headers = status if isinstance(status, tuple) else (status, {})
+            return httpx2.Response(status, headers=headers, text=self.refusal.format(body=body))
+        most = self.n if isinstance(self.n, int) else {"refused": 1}.get(self.n, 128)
+        if body.get("n", 1) > most:
+            return httpx2.Response(400, json={"error": {"message": "n is too large"}})
+        return httpx2.Response(200, stream=_Stream(self._stream(body)))
+
+    def _events(self, body: dict) -> Iterator[str]:
+        wanted = 1 if self.n == "ignored" else body.get("n", 1)
+        longest = body.get("max_tokens") or body["max_completion_tokens"]
+        prompt = sum(len(message["content"].split()) for message in body["messages"])
+        details = {"prompt_tokens_details": {"cached_tokens": self.cached_tokens}}
+        written = 0
+        for index in range(wanted):
+            rng = Random(0 if body["temperature"] == 0 else f"{body.get('seed')}/{index}")
+            thought = [("reasoning_content", token) for token in _tokens(self.thought)]
+            text = [("content", token) for token in _tokens(self.write(body, rng))]
+            if not self.apart and thought:
+                text = [("content", t) for t in _tokens(f"<think>{self.thought}</think>\n\n")] + text
+                thought = []
+            tokens = [*thought, *text]
+            ended = len(tokens) < longest
+            for key, token in tokens[:longest]:
+                written += 1
+                choice: dict = {"index": index, "delta": {key: token}, "finish_reason": None}
+                if self.log_probs and body.get("logprobs"):
+                    choice["logprobs"] = {"content": [{"token": token, "bytes": None, "logprob": -0.5}]}
+                event: dict = {"choices": [choice]}
+                if self.usage == "growing":
+                    event["usage"] = {"prompt_tokens": prompt, "completion_tokens": written, **details}
+                yield json.dumps(event)
+            written += ended
+            yield json.dumps(
+                {"choices": [{"index": index, "delta": {}, "finish_reason": "stop" if ended else "length"}]}
+            )
+            if self.usage == "each":
+                count = len(tokens[:longest]) + ended
+                spent = {"prompt_tokens": prompt, "completion_tokens": count, **details}
+                yield json.dumps({"choices": [], "usage": spent})
+        if self.usage == "once":
+            yield json.dumps(
+                {"choices": [], "usage": {"prompt_tokens": prompt, "completion_tokens": written, **details}}
+            )
+
+    def _stream(self, body: dict) -> Iterator[bytes]:
+        for number, event in enumerate(self._events(body)):
+            if number == self.breaks_after:
+                self.breaks_after = None
+                raise httpx2.ReadError("died")
+            yield f"data: {event}\n\n".encode()
+        yield b"data: [DONE]\n\n"
+
+
+class _Stream(httpx2.AsyncByteStream):
+    def __init__(self, pieces: Iterator[bytes]):
+        self.pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+
+def endpoint(**options) -> Endpoint:
+    return Endpoint(**options)
+
+
+def _tokens(text: str) -> list[str]:
+    return re.findall(r"\s*\S+|\s+$", text)
+
+
+async def extend(
+    generator: OpenAIGenerator, n: int = 1, usage: Usage | None = None, prompt: Prompt = PROMPT, **options
+) -> list[Candidate]:
+    defaults = {"steps": None, "temperature": None, "max_tokens": None, "deadline": None, "seed": 0}
+    candidates = options.pop("candidates", [Candidate()] * n)
+    return await generator.extend(
+        prompt, candidates, **{**defaults, **options}, usage=Usage() if usage is None else usage
+    )
