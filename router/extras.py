@@ -5,6 +5,7 @@ from router.errors import MissingDependency
 # Extra → the modules that its packages bring. A module of two extras counts for the first.
 EXTRAS = {
     "in-process": ("torch", "transformers", "gguf", "accelerate", "peft", "safetensors"),
+    "http": ("starlette", "uvicorn"),
     "vllm": ("httpx2", "tenacity"),
     "openai": ("httpx2", "tenacity"),
     "postgresql": ("psycopg",),

@@ -139,7 +139,7 @@ def solve(
                 _print_json(event)
             elif event.HasField("round"):
                 _print_round(event.round)
-            else:
+            elif event.HasField("solution"):  # which holds the text as well
                 _print_solution(event.solution)
     return None
 

@@ -147,7 +147,7 @@ def _solve_all(stub: RouterServiceStub, objective: str | None, console: Console,
         for event in stub.StreamSolve(request, timeout=_SOLVE_SECONDS):
             if event.HasField("solution"):
                 console.print(_solved(varying, reference, event.solution, time.monotonic() - started))
-            else:
+            elif event.HasField("round"):
                 now = event.round
                 leader = f", leading answer {now.answer} ({now.share:.0%})" if now.answer else ""
                 status.update(f"{doing}: round {now.number}, {now.generated_tokens} tokens{leader}")

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from router.backends import Engines
     from router.backends.specs import Deployment
     from router.bundle.bundle import Bundle
+    from router.service.app import Server
 
 _OBSERVER_SECONDS = 0.02  # that a finished call may wait until it is logged and counted
 
@@ -42,6 +43,13 @@ def serve(
     port: Annotated[
         int, typer.Option(envvar="ROUTER_PORT", min=0, max=65535, help="Port to listen on; 0 is any free one.")
     ] = 50551,
+    http: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ROUTER_HTTP",
+            help="host:port of a door for OpenAI's clients, too: /v1/chat/completions. The same TLS and tokens.",
+        ),
+    ] = None,
     share_port: Annotated[
         bool,
         typer.Option(
@@ -126,9 +134,9 @@ def serve(
         typer.Option(envvar="ROUTER_GRACE", min=0, help="Seconds that running calls get to finish after SIGTERM."),
     ] = 10.0,
 ) -> None:
-    """Serve a bundle over gRPC until SIGTERM or Ctrl-C.
+    """Serve a bundle over gRPC, and with --http to OpenAI's clients, until SIGTERM or Ctrl-C.
 
-    Prints the address once it answers. Certificates and tokens are read again when their files change. Health and
+    Prints the addresses once it answers. Certificates and tokens are read again when their files change. Health and
     reflection are the standard gRPC services; health needs no token.
     """
     import asyncio
@@ -157,8 +165,14 @@ def serve(
         raise InvalidRequest(
             "explore", "--explore spends answers to learn from them, which needs --outcomes", reason="UNSPECIFIED"
         )
+    http_address = addresses.read_address(http, "http") if http else None
+    if http_address:
+        import router.service.http.door  # noqa: F401 - a missing package is found before models are loaded
+
+        addresses.check_exposure(http_address[0], encrypted=tls_cert is not None, insecure=insecure)
     logs.configure()
     credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
+    context = certificates.server_context(tls_cert, tls_key, tls_client_ca) if http and tls_cert and tls_key else None
     reloaded = Reloaded(partial(callers.read_tokens, tokens), tokens) if tokens else None
     tracer, end_tracing = tracing.exporter(traces) if traces else (None, lambda: None)
     where = deployment(backend, url, engine_api_key, memory, header)
@@ -186,10 +200,15 @@ def serve(
             observer_seconds=_OBSERVER_SECONDS,
             recorder=recorder,
             tracer=tracer,
+            http=http_address,
+            http_tls=context,
         )
 
-    def started(port: int) -> None:
-        print(f"serving {solver.bundle.id} on {addresses.address_of(host, port)}", flush=True)
+    def started(server: "Server") -> None:
+        print(f"serving {solver.bundle.id} on {addresses.address_of(host, server.port)}", flush=True)
+        if http_address and server.http_port:
+            scheme = "https" if context else "http"
+            print(f"serving {scheme}://{addresses.address_of(http_address[0], server.http_port)}/v1", flush=True)
 
     with ExitStack() as ending:
         ending.callback(end_tracing)

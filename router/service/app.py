@@ -1,9 +1,11 @@
-"""The server: the services, what stands around their calls, and the gRPC door that they come in through."""
+"""The server: the services, what stands around their calls, and the doors that these come in through."""
 
 import asyncio
 import gc
 import signal
+import ssl
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 from opentelemetry.trace import Tracer
@@ -23,6 +25,9 @@ from router.service.middleware.shutdown import ShutdownRefusal
 from router.service.middleware.tracing import Tracing
 from router.service.recorder import Recorder
 from router.service.router_service import SEARCH_METHODS, RouterService
+
+if TYPE_CHECKING:
+    from router.service.http.door import HttpDoor
 
 DRAIN_SECONDS = 0.5  # that new calls are refused before connections are closed
 
@@ -47,6 +52,8 @@ class Server:
         tracer: Tracer | None = None,
         middleware: Sequence[Middleware] = (),
         write_seconds: float = WRITE_SECONDS,
+        http: tuple[str, int] | None = None,
+        http_tls: ssl.SSLContext | None = None,
     ):
         """Needs a running event loop. Raises AddressUnavailable, InvalidRequest.
 
@@ -60,8 +67,12 @@ class Server:
         tracer         makes the spans of calls and searches; None: there are none
         middleware     one's own, around the calls whose caller is known, the first outermost
         write_seconds  that a stream may stand still because its caller does not read
+        http           address and port of the door for OpenAI's clients; None: there is none
+        http_tls       its certificates
         """
         check_exposure(host, encrypted=credentials is not None, insecure=insecure)
+        if http:
+            check_exposure(http[0], encrypted=http_tls is not None, insecure=insecure)
         admission = admission or Admission()
         self._stopping = asyncio.Event()
         self._bundles = bundles
@@ -69,20 +80,22 @@ class Server:
         # Decisions are recorded without delay: their outcomes may come soon.
         self._batches = [ObserverBatch([recorder.record_decision])] if recorder else []
         self._batches += [ObserverBatch(observers, observer_seconds)] if observers else []
+        authentication = Authentication(tokens, admin_services={ADMIN})
         around: list[Middleware] = [
             ErrorStatus(),
             *([Tracing(tracer)] if tracer else []),
             Observation(*self._batches),
             ShutdownRefusal(self._stopping),
-            Authentication(tokens, admin_services={ADMIN}),
+            authentication,
             *middleware,
             SearchAdmission(admission, SEARCH_METHODS),
         ]
+        service = RouterService(bundles, recorder, tracer)
         self._door = GrpcDoor(
             host,
             port,
             around,
-            router=RouterService(bundles, recorder, tracer),
+            router=service,
             admin=None if share_port else AdminService(bundles),
             credentials=credentials,
             share_port=share_port,
@@ -90,9 +103,28 @@ class Server:
             write_seconds=write_seconds,
         )
         self.port = self._door.port
+        self._http: HttpDoor | None = None
+        if http:
+            from router.service.http import application, door
+
+            answers = application.application(
+                around,
+                service,
+                authenticate=authentication.caller,
+                stopping=self._stopping,
+                write_seconds=write_seconds,
+            )
+            self._http = door.HttpDoor(*http, answers, tls=http_tls, share_port=share_port)
+
+    @property
+    def http_port(self) -> int | None:
+        """The bound port of the door for OpenAI's clients; None: there is none."""
+        return self._http.port if self._http else None
 
     async def start(self) -> None:
         await self._door.start()
+        if self._http:
+            await self._http.start()
 
     async def stop(self, grace: float) -> None:
         """Report NOT_SERVING, refuse new calls, give running ones ``grace`` seconds, then free the engines."""
@@ -100,7 +132,7 @@ class Server:
         # gRPC drops what has arrived and is not begun yet: CANCELLED, which nobody tries again. So refuse that first.
         self._stopping.set()
         await asyncio.sleep(min(grace, DRAIN_SECONDS))
-        await self._door.stop(grace)
+        await asyncio.gather(self._door.stop(grace), *([self._http.stop(grace)] if self._http else []))
         for batch in self._batches:
             batch.flush()
         await self._bundles.close()
@@ -108,8 +140,8 @@ class Server:
             await asyncio.to_thread(self._recorder.close)
 
 
-async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[int], None]) -> None:
-    """Serve what ``make`` makes until SIGTERM or SIGINT, then drain; ``started`` is called with the bound port."""
+async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[Server], None]) -> None:
+    """Serve what ``make`` makes until SIGTERM or SIGINT, then drain; ``started`` is called once it listens."""
     server = make()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -120,7 +152,7 @@ async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[
     gc.collect()
     gc.freeze()
     try:
-        started(server.port)
+        started(server)
         await stopping.wait()
     finally:
         await server.stop(grace)

@@ -63,7 +63,10 @@ class RouterService:
                     if isinstance(event, Round):
                         yield pb.StreamSolveResponse(round=conversion.progress(event))
                     elif isinstance(event, Solution):
-                        yield pb.StreamSolveResponse(solution=_rendered(event, solver, message, call))
+                        last = _rendered(event, solver, message, call)
+                        if last.text:
+                            yield pb.StreamSolveResponse(text=last.text)
+                        yield pb.StreamSolveResponse(solution=last)
 
     async def GetBundle(self, message: pb.GetBundleRequest, call: Call) -> pb.GetBundleResponse:
         active = self.bundles.active

@@ -52,6 +52,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_TASK_UNKNOWN: _ClassVar[ErrorReason]
     ERROR_REASON_INPUTS_INVALID: _ClassVar[ErrorReason]
     ERROR_REASON_CODE_NOT_ALLOWED: _ClassVar[ErrorReason]
+    ERROR_REASON_MODEL_UNKNOWN: _ClassVar[ErrorReason]
+    ERROR_REASON_NOT_SEARCHABLE: _ClassVar[ErrorReason]
 EVIDENCE_UNSPECIFIED: Evidence
 EVIDENCE_SUFFICIENT: Evidence
 EVIDENCE_INSUFFICIENT: Evidence
@@ -88,6 +90,8 @@ ERROR_REASON_PROMPT_INVALID: ErrorReason
 ERROR_REASON_TASK_UNKNOWN: ErrorReason
 ERROR_REASON_INPUTS_INVALID: ErrorReason
 ERROR_REASON_CODE_NOT_ALLOWED: ErrorReason
+ERROR_REASON_MODEL_UNKNOWN: ErrorReason
+ERROR_REASON_NOT_SEARCHABLE: ErrorReason
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -172,12 +176,14 @@ class StreamSolveRequest(_message.Message):
     def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
 
 class StreamSolveResponse(_message.Message):
-    __slots__ = ("round", "solution")
+    __slots__ = ("round", "solution", "text")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     SOLUTION_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     round: Round
     solution: Solution
-    def __init__(self, round: _Optional[_Union[Round, _Mapping]] = ..., solution: _Optional[_Union[Solution, _Mapping]] = ...) -> None: ...
+    text: str
+    def __init__(self, round: _Optional[_Union[Round, _Mapping]] = ..., solution: _Optional[_Union[Solution, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
 
 class GetBundleRequest(_message.Message):
     __slots__ = ()

@@ -66,9 +66,9 @@ async def test_json_is_one_object_a_line(server):
     assert json.loads(line)["solution"]["bill"]["generated_tokens"] == 22
     (line,) = (await router("route", EASY, "--json", server=server)).stdout.splitlines()
     assert json.loads(line)["decision"]["level"] == 1
-    *rounds, last = (await router("solve", EASY, "--json", "--stream", server=server)).stdout.splitlines()
+    *rounds, text, last = (await router("solve", EASY, "--json", "--stream", server=server)).stdout.splitlines()
     assert all("round" in json.loads(line) for line in rounds)
-    assert "solution" in json.loads(last)
+    assert json.loads(text)["text"] == json.loads(last)["solution"]["text"]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ async def test_no_server_is_a_clear_error():
         (["--bundle", "/nowhere"], 1, "/nowhere is no bundle"),
         (["--bundle-digest", "0123456789ab"], 1, "0123456789ab is pinned"),
         (["--bundle-digest", "0123"], 1, "12 digits"),
-        (["--backend", "magic"], 2, "unknown backend 'magic'; known: in_process, vllm, fake"),
+        (["--backend", "magic"], 2, "unknown backend 'magic'; known: in_process, vllm, openai, fake"),
         (["--backend", "vllm"], 2, "--url small=http://host:8000"),
         (["--url", "small=http://a"], 2, "the backend of 'small' calls none; add --backend vllm"),
         (["--url", "localhost:8000"], 2, "like small=http://127.0.0.1:8000"),

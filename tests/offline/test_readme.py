@@ -10,6 +10,7 @@ from pathlib import Path
 from router import client
 from router.v1 import router_pb2 as pb
 from tests.support.commands import COMMANDS
+from tests.support.http import serving
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -17,10 +18,11 @@ CLIENTS = (ROOT / "docs" / "clients.md").read_text()
 PAGES = README + "".join(page.read_text() for page in (ROOT / "docs").glob("*.md"))
 
 
-def run(example: str, port: int) -> str:
+def run(example: str, port: int, http: int | None = None) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        exec(example.replace("127.0.0.1:50551", f"127.0.0.1:{port}"), {"__name__": "__main__"})
+        here = example.replace("127.0.0.1:50551", f"127.0.0.1:{port}").replace("127.0.0.1:8080", f"127.0.0.1:{http}")
+        exec(here, {"__name__": "__main__"})
     return printed.getvalue()
 
 
@@ -30,16 +32,18 @@ async def test_the_python_example_runs(server):
     assert (answer, int(level) in range(1, 6), share.endswith("%")) == ("83", True, True)
 
 
-async def test_the_clients_examples_run(server):
+async def test_the_clients_examples_run(solver):
     examples = re.findall(r"```python\n(.*?)```", CLIENTS, re.S)
-    printed = [await asyncio.to_thread(run, example, server.port) for example in examples]
-    solved, gathered, streamed, failed = printed
+    async with serving(solver) as server:
+        printed = [await asyncio.to_thread(run, example, server.port, server.http_port) for example in examples]
+    solved, gathered, streamed, failed, openai = printed
     assert solved.startswith("83 ")
     assert gathered.split() == ["17", "83"]
     assert streamed.startswith("round 1")
     assert streamed.endswith("\n83\n")
     assert failed.startswith("prompt PROMPT_EMPTY")
     assert failed.endswith(f"{pb.STOP_REASON_COMPLETE} 83\n")
+    assert re.fullmatch(r"71 - 46 = 25\n25 \+ 58 = 83\nAnswer: 83\n83 \d .+ \d+\n", openai)
 
 
 def test_the_retries_that_other_languages_are_told_of_are_our_own():

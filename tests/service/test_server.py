@@ -122,7 +122,8 @@ async def test_a_pinned_arm_bypasses_the_policy(stub):
 
 async def test_a_stream_is_rounds_and_then_the_solution(stub):
     request = pb.StreamSolveRequest(prompt=HARD, objective=pb.Objective(budget=16))
-    *rounds, last = [event async for event in stub.StreamSolve(request)]
+    *rounds, text, last = [event async for event in stub.StreamSolve(request)]
+    assert text.text == last.solution.text
     assert len(rounds) > 2
     assert [event.round.number for event in rounds] == list(range(1, len(rounds) + 1))
     assert rounds[-1].round.generated_tokens == last.solution.bill.generated_tokens

@@ -21,6 +21,18 @@ def address_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
+def read_address(address: str, option: str) -> tuple[str, int]:
+    """Host and port of ``127.0.0.1:8080`` or ``[::1]:8080``. Raises InvalidRequest."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and host[0] != "["):
+        raise InvalidRequest(
+            option,
+            f"--{option} {address}: give host:port, like 127.0.0.1:8080 or [::1]:8080 (port 0: any free one)",
+            reason="UNSPECIFIED",
+        )
+    return host.strip("[]"), int(port)
+
+
 def check_address(address: str) -> None:
     """Raises InvalidRequest for an IPv6 address without brackets, whose port nobody can tell from its end."""
     for host in (address, address.rpartition(":")[0]):

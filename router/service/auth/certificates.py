@@ -1,8 +1,10 @@
 """TLS and mutual TLS from PEM files, which may be replaced while the server runs."""
 
 import ssl
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -36,3 +38,36 @@ def _read_certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.Se
             f"can't use the certificates {named} ({error}); they must be PEM, and the key without a password "
             "the certificate's own"
         ) from error
+
+
+def server_context(cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
+    """The same for what is not gRPC. Raises InvalidFile."""
+    files = [cert, key, *([client_ca] if client_ca else [])]
+    contexts = Reloaded(partial(_context, cert, key, client_ca), *files)
+
+    def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
+        connection.context = contexts()  # asked at every handshake
+
+    context = contexts()
+    context.sni_callback = choose
+    return context
+
+
+def _context(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
+    _read_certificates(cert, key, client_ca)  # and with it what is wrong with the files
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_alpn_protocols(["http/1.1"])
+    context.load_cert_chain(cert, key)
+    if client_ca:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def common_name(certificate: Mapping[str, Any] | None) -> str | None:
+    """Of a peer's certificate as :mod:`ssl` gives it; None: there is none, or no certificate."""
+    for part in (certificate or {}).get("subject", ()):
+        for name, value in part:
+            if name == "commonName" and value:
+                return str(value)
+    return None

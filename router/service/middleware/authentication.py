@@ -1,10 +1,10 @@
 """Finds out who is calling, and refuses who may not."""
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from router.errors import PermissionDenied
-from router.service.auth.callers import Caller, Token, bearer, caller_of
+from router.service.auth.callers import Caller, Peer, Token, bearer, caller_of
 from router.service.middleware.call import Call
 from router.service.middleware.chain import Handler
 
@@ -24,7 +24,7 @@ class Authentication:
         admin_only = service in self._admin_services
 
         def handle(call: Call) -> Awaitable[Any]:
-            caller = call.progress.caller = self._caller(call)
+            caller = call.progress.caller = self.caller(call.metadata, call.peer)
             if admin_only and not caller.admin:
                 raise PermissionDenied(
                     f"{method} needs a bearer token with admin = true; see `router token --help` and `serve --tokens`"
@@ -33,7 +33,8 @@ class Authentication:
 
         return handle
 
-    def _caller(self, call: Call) -> Caller:
+    def caller(self, metadata: Mapping[str, str | bytes], peer: Peer) -> Caller:
+        """Who calls. Raises Unauthenticated."""
         if self._tokens:
-            return bearer(self._tokens(), str(call.metadata.get("authorization", "")))
-        return caller_of(call.peer)
+            return bearer(self._tokens(), str(metadata.get("authorization", "")))
+        return caller_of(peer)

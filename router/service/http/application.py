@@ -1,0 +1,226 @@
+"""The ASGI application: makes a Call of each request, and an HTTP reply of what came of it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from google.protobuf.message import Message as ProtoMessage
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from router.errors import DeadlineExceeded, InternalError, InvalidRequest, RouterError, Stopping, StreamNotRead
+from router.service.auth.callers import Peer
+from router.service.http import errors, replies, stream
+from router.service.http.request import Inbound
+from router.service.http.requests import ALIAS, parse, read
+from router.service.middleware.call import Call
+from router.service.middleware.chain import Handler, Middleware, chain, replying, streaming
+from router.service.router_service import ROUTER, RouterService
+from router.v1 import router_pb2 as pb
+
+_log = logging.getLogger(__name__)
+
+
+def application(
+    middleware: Sequence[Middleware],
+    router: RouterService,
+    *,
+    authenticate: Callable[[Mapping[str, str], Peer], object],
+    stopping: asyncio.Event,
+    write_seconds: float,
+    pages: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """``middleware`` stands around every call, ``router`` answers it.
+
+    authenticate   raises what the middleware raises where a caller may not call: then no body is read
+    stopping       set once new calls are refused
+    write_seconds  that a reply may stand still because its caller does not read
+    pages          others' routes, beside the API's
+    """
+    api = _Api(middleware, router, authenticate)
+
+    def post(path: str, endpoint: "_Endpoint") -> Route:
+        return Route(path, _Asgi(endpoint, write_seconds, reads=True), methods=["POST"])
+
+    def get(path: str, endpoint: "_Endpoint") -> Route:
+        return Route(path, _Asgi(endpoint, write_seconds, reads=False), methods=["GET"])
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "stopping"}, 503) if stopping.is_set() else JSONResponse({"status": "serving"})
+
+    return Starlette(
+        routes=[
+            post("/v1/chat/completions", api.chat),
+            get("/v1/models", api.models),
+            get("/v1/models/{model}", api.model),
+            post("/v1/router/route", partial(api.called, "Route", pb.RouteRequest)),
+            post("/v1/router/outcomes", partial(api.called, "RecordOutcome", pb.RecordOutcomeRequest)),
+            get("/v1/router/bundle", api.bundle),
+            Route("/health", health, methods=["GET"]),
+            *pages,
+        ],
+        exception_handlers={HTTPException: _no_such_page},
+    )
+
+
+_Endpoint = Callable[[Inbound], Awaitable[Response | None]]
+"""Returns the reply, or None where it has written one. Raises RouterError."""
+
+
+class _Api:
+    """The endpoints, each within the middleware of the RouterService's method that it is."""
+
+    def __init__(
+        self,
+        middleware: Sequence[Middleware],
+        router: RouterService,
+        authenticate: Callable[[Mapping[str, str], Peer], object],
+    ):
+        self._router, self._authenticate = router, authenticate
+        endpoints: dict[str, Handler] = {
+            "Route": replying(router.Route),
+            "Solve": replying(router.Solve),
+            "StreamSolve": streaming(router.StreamSolve),
+            "GetBundle": replying(router.GetBundle),
+            "RecordOutcome": replying(router.RecordOutcome),
+        }
+        self._handlers = {name: chain(middleware, ROUTER, name, each) for name, each in endpoints.items()}
+        self._refusals = {name: chain(middleware, ROUTER, name, _refuse) for name in endpoints}
+
+    async def chat(self, inbound: Inbound) -> Response | None:
+        chat = await self._read(inbound, "Solve", partial(read, models=self._names()))
+        if not chat.fields.stream:
+            call = inbound.call("Solve", chat.message)
+            reply = await self._answer(call)
+            return _json(replies.completion(chat, reply.solution, call.progress.solution))
+        events = stream.Events(inbound, chat)
+        call = inbound.call("StreamSolve", chat.message, events.take)
+        try:
+            await self._answer(call)
+            await events.end(call.progress.solution)
+        except StreamNotRead:
+            raise
+        except RouterError as error:
+            if not inbound.begun:
+                raise
+            await events.fail(errors.body(error, call.id))
+        return None
+
+    async def models(self, inbound: Inbound) -> Response:
+        return _json(await self._models(inbound))
+
+    async def model(self, inbound: Inbound) -> Response:
+        name = inbound.scope["path_params"]["model"]
+        for each in (await self._models(inbound))["data"]:
+            if each["id"] == name:
+                return _json(each)
+        raise InvalidRequest("model", f"the model {name[:100]!r} is not served", reason="MODEL_UNKNOWN")
+
+    async def _models(self, inbound: Inbound) -> dict[str, Any]:
+        reply = await self._answer(inbound.call("GetBundle", pb.GetBundleRequest()))
+        return replies.models(reply.bundle, self._names())
+
+    async def bundle(self, inbound: Inbound) -> Response:
+        reply = await self._answer(inbound.call("GetBundle", pb.GetBundleRequest()))
+        return _json(replies.as_json(reply.bundle))
+
+    async def called(self, method: str, kind: type[ProtoMessage], inbound: Inbound) -> Response:
+        """A method of the RouterService whose messages are JSON."""
+        content = await self._read(inbound, method, partial(parse, kind))
+        return _json(replies.as_json(await self._answer(inbound.call(method, content))))
+
+    def _names(self) -> list[str]:
+        """Of the model that clients ask for: whatever the bundle's, and this one's."""
+        bundle = self._router.bundles.active.bundle
+        return list(dict.fromkeys((ALIAS, bundle.manifest.name, bundle.id)))
+
+    async def _read(self, inbound: Inbound, method: str, read: Callable[[Any], Any]) -> Any:
+        """What ``read`` makes of the body. A refusal goes through the middleware, too, which counts and logs it."""
+        try:
+            inbound.set_deadline()
+            self._authenticate(inbound.metadata, inbound.peer)
+            return read(await inbound.json())
+        except RouterError as error:
+            await self._refusals[method](inbound.call(method, error))
+            raise
+
+    async def _answer(self, call: Call) -> Any:
+        try:
+            async with asyncio.timeout(call.seconds_left):  # gRPC ends what waits too long by itself, HTTP does not
+                return await self._handlers[call.method](call)
+        except TimeoutError:
+            raise DeadlineExceeded("no answer before the deadline; give it more time, or a smaller budget") from None
+
+
+class _Asgi:
+    """An endpoint as ASGI has it. It is cancelled when the caller goes, which ends its search.
+
+    reads  whether the endpoint reads the body
+    """
+
+    def __init__(self, endpoint: _Endpoint, write_seconds: float, *, reads: bool):
+        self._endpoint, self._write_seconds, self._reads = endpoint, write_seconds, reads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        inbound = Inbound(scope, receive, send, self._write_seconds)
+        working = asyncio.ensure_future(self._respond(inbound))
+        leaving = asyncio.ensure_future(inbound.gone(reads=self._reads))
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the time that the server gives running calls is over
+            await _cancel(working)
+            if not inbound.begun:
+                await inbound.reply(_error(Stopping("this server stops; another one answers"), inbound.id))
+        finally:
+            await _cancel(working)
+            await _cancel(leaving)
+
+    async def _respond(self, inbound: Inbound) -> None:
+        try:
+            try:
+                response = await self._endpoint(inbound)
+            except RouterError as error:
+                response = _error(error, inbound.id)
+            except ClientDisconnect:
+                return
+            except Exception as error:
+                # Its text could quote a prompt.
+                _log.error("%s: %s", inbound.scope["path"], type(error).__name__, extra={"call_id": inbound.id})
+                response = _error(InternalError("internal error; the server's log says more"), inbound.id)
+            if response and not inbound.begun:
+                await inbound.reply(response)
+        except StreamNotRead:
+            return  # the connection is gone
+
+
+def _refuse(call: Call) -> Awaitable[Any]:
+    error: RouterError = call.request
+    raise error
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def _json(content: Mapping[str, Any]) -> Response:
+    return JSONResponse(content)
+
+
+def _error(error: RouterError, call_id: str) -> Response:
+    return JSONResponse(errors.body(error, call_id), errors.status(error), errors.headers(error))
+
+
+async def _no_such_page(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path[:200]}: {error.detail}; the API is /v1/chat/completions, /v1/models"
+    kind = {"message": what, "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": kind}, error.status_code, {"x-should-retry": "false", **(error.headers or {})})

@@ -1,0 +1,138 @@
+"""The door for HTTP: listens, bounds what strangers may hold, and stops in a bounded time."""
+
+import asyncio
+import logging
+import socket
+import ssl
+from contextlib import suppress
+from typing import Any
+
+import h11
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from router.errors import AddressUnavailable
+from router.service.auth.addresses import address_of
+from router.service.auth.certificates import common_name
+
+MAX_HEAD_BYTES = 2**15  # of a request's line and headers
+HEAD_SECONDS = 20.0  # that these may take to arrive
+IDLE_SECONDS = 75.0  # that a connection is kept between requests
+MAX_CONNECTIONS = 2000  # at once; further ones are closed
+_CANCEL_SECONDS = 1.0  # that calls and connections have to end once they are told to
+_log = logging.getLogger(__name__)
+
+
+class HttpDoor:
+    """A listening HTTP server of an ASGI application. ``port`` is the bound one."""
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        application: ASGIApp,
+        *,
+        tls: ssl.SSLContext | None = None,
+        share_port: bool = False,
+    ):
+        """Raises AddressUnavailable.
+
+        tls         None: not encrypted
+        share_port  with other servers that also do; each connection goes to one of them
+        """
+        self._socket = _listen(host, port, share_port)
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            application,
+            http=_Connection,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # anybody could say that it is somebody else
+            server_header=False,
+            h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            timeout_keep_alive=int(IDLE_SECONDS),
+            ssl_context_factory=(lambda *_: tls) if tls else None,
+        )
+        config.load()
+        self._server = uvicorn.Server(config)
+        self._server.lifespan = config.lifespan_class(config)
+        self._running: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        await self._server.startup(sockets=[self._socket])
+        self._running = asyncio.create_task(self._server.main_loop())
+
+    async def stop(self, grace: float) -> None:
+        """Close the port, give running calls ``grace`` seconds, then end them and close what is still open."""
+        server, state = self._server, self._server.server_state
+        if self._running is None:
+            self._socket.close()
+            return
+        server.should_exit = True
+        await self._running
+        for listening in server.servers:
+            listening.close()
+        for connection in list(state.connections):
+            connection.shutdown()  # at once where it is idle, else after the reply
+        if calls := set(state.tasks):
+            _, late = await asyncio.wait(calls, timeout=grace)
+            for call in late:
+                call.cancel()
+            if late:
+                await asyncio.wait(late, timeout=_CANCEL_SECONDS)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CANCEL_SECONDS):  # for what is written and not read yet
+                while state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
+                    await asyncio.sleep(0.01)
+        for connection in list(state.connections):
+            connection.transport.abort()
+
+
+def _listen(host: str, port: int, share_port: bool) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host.strip("[]"), port), family=family, backlog=1024, reuse_port=share_port)
+    except OSError as error:
+        raise AddressUnavailable(
+            f"can't listen on {address_of(host, port)} ({error.strerror or error}); stop what listens there, or choose "
+            "another with --http (port 0: any free port)"
+        ) from error
+
+
+class _Connection(H11Protocol):
+    """Closes connections on which no request's head arrives in time, and tells the application who is at the other
+    end."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        certificate: Any = transport.get_extra_info("peercert")
+        self.app_state = {"certificate_name": common_name(certificate), "abort": transport.abort}
+        if len(self.connections) > MAX_CONNECTIONS:
+            _log.warning("more than %d connections are open: one is closed", MAX_CONNECTIONS)
+            transport.abort()
+            return
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._stop_waiting()
+        elif self.timeout_keep_alive_task is None and self._head_timer is None:
+            self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def _wait_for_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None

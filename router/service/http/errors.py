@@ -1,0 +1,57 @@
+"""Errors as OpenAI's clients expect them: a status, a body, and headers that say whether to try again."""
+
+import math
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+
+from router.errors import InvalidRequest, RouterError, Stopped
+from router.service import conversion
+from router.solving.bill import Bill
+
+_STATUSES = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "INTERNAL": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+# Where HTTP has a better word than the gRPC status.
+_BY_REASON = {"MODEL_UNKNOWN": 404, "TOKEN_CAP_REACHED": 422}
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+def status(error: RouterError) -> int:
+    return _BY_REASON.get(error.reason) or _STATUSES.get(error.status, 500)
+
+
+def body(error: RouterError, call_id: str) -> dict[str, Any]:
+    """``{"error": {"message", "type", "param", "code"}, "router": {"call_id", "bill"}}``; the code is our reason."""
+    code = status(error)
+    router: dict[str, Any] = {"call_id": call_id}
+    if isinstance(error, Stopped) and isinstance(error.bill, Bill):
+        router["bill"] = MessageToDict(conversion.bill(error.bill), preserving_proto_field_name=True)
+    return {
+        "error": {
+            "message": str(error),
+            "type": _TYPES.get(code) or ("server_error" if code >= 500 else "invalid_request_error"),
+            "param": error.field if isinstance(error, InvalidRequest) else None,
+            "code": error.reason.lower(),
+        },
+        "router": router,
+    }
+
+
+def headers(error: RouterError) -> dict[str, str]:
+    """OpenAI's clients keep to all three; others know Retry-After, in whole seconds."""
+    if error.retry_seconds is None:
+        return {"x-should-retry": "false"}  # else they try again whatever is 429 or above 500
+    return {
+        "x-should-retry": "true",
+        "retry-after": str(math.ceil(error.retry_seconds)),
+        "retry-after-ms": str(round(1000 * error.retry_seconds)),
+    }

@@ -1,0 +1,76 @@
+"""Solutions as chat completions. What OpenAI's clients don't know of is in ``router``, which they may ignore."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message as ProtoMessage
+
+from router.service.http.requests import ALIAS, Chat
+from router.solving.driver import StopReason
+from router.solving.solver import Solution
+from router.v1 import router_pb2 as pb
+
+
+def completion(chat: Chat, reply: pb.Solution, found: Solution | None) -> dict[str, Any]:
+    """Of a whole reply. ``found``: the solution that ``reply`` renders."""
+    message = {"role": "assistant", "content": reply.text, "refusal": None}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(found)}
+    return {
+        **head(reply.call_id, "chat.completion"),
+        "choices": [choice],
+        "usage": usage(reply.bill),
+        "router": router(chat, reply),
+    }
+
+
+def head(call_id: str, kind: str) -> dict[str, Any]:
+    return {"id": f"chatcmpl-{call_id}", "object": kind, "created": int(time.time()), "model": ALIAS}
+
+
+def usage(bill: pb.Bill) -> dict[str, Any]:
+    """The bill's own counts: all samples of all models. ``scored_tokens`` are what the verifier read besides."""
+    return {
+        "prompt_tokens": bill.prompt_tokens,
+        "completion_tokens": bill.generated_tokens,
+        "total_tokens": bill.prompt_tokens + bill.generated_tokens,
+        "scored_tokens": bill.scored_tokens,
+    }
+
+
+def finish_reason(found: Solution | None) -> str:
+    shown = found.result.shown if found else None
+    cut = found is not None and found.stop is not StopReason.COMPLETE
+    return "length" if cut or (shown and not shown.finished) else "stop"
+
+
+def router(chat: Chat, reply: pb.Solution) -> dict[str, Any]:
+    """The solution less its text, the decision's fields among its own, and what was not done as asked."""
+    told = as_json(reply)
+    told.pop("text")
+    decision = told.pop("decision")
+    decision["arm"] = decision["arm"]["text"]
+    return {**decision, **told, **notes(chat)}
+
+
+def notes(chat: Chat) -> dict[str, Any]:
+    """Fields of the request that went another way, or nowhere; absent where there are none."""
+    return {"ignored": list(chat.ignored)} if chat.ignored else {}
+
+
+def as_json(message: ProtoMessage) -> dict[str, Any]:
+    told: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return told
+
+
+def models(bundle: pb.Bundle, names: Sequence[str]) -> dict[str, Any]:
+    """All of them are what is served: a bundle of several language models, described in ``router``."""
+    described = as_json(bundle)
+    del described["cells"]  # GET /v1/router/bundle has them
+    entries = [
+        {"id": name, "object": "model", "created": 0, "owned_by": "router", "router": described} for name in names
+    ]
+    return {"object": "list", "data": entries}

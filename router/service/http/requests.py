@@ -1,0 +1,194 @@
+"""A chat completion's request, read: what is searched, what needs the model alone, and what does nothing here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message import Message as ProtoMessage
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from router.errors import InvalidRequest
+from router.prompt import Prompt
+from router.v1 import router_pb2 as pb
+
+ALIAS = "router"  # the model that is always there, whichever bundle decides
+
+# Values of OpenAI's fields that ask for what happens anyway.
+_NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
+    "n": lambda value: value == 1,
+    "logprobs": lambda value: value is False,
+    "top_logprobs": lambda value: value == 0,
+    "tools": lambda value: value == [],
+    "functions": lambda value: value == [],
+    "tool_choice": lambda value: value in ("none", "auto"),
+    "function_call": lambda value: value in ("none", "auto"),
+    "parallel_tool_calls": lambda value: isinstance(value, bool),
+    "response_format": lambda value: value == {"type": "text"},
+    "stop": lambda value: value in ([], ""),
+    "top_p": lambda value: value == 1,
+    "frequency_penalty": lambda value: value == 0,
+    "presence_penalty": lambda value: value == 0,
+    "logit_bias": lambda value: value == {},
+    "modalities": lambda value: value == ["text"],
+    "reasoning_effort": lambda value: value == "none",
+    "service_tier": lambda value: value in ("auto", "default"),
+    "store": lambda value: value is False,
+}
+# Asks for what no search gives: one model alone may.
+_NEEDS_MODEL = frozenset(_NEUTRAL) - {"parallel_tool_calls", "service_tier", "store"}
+# Changes no answer; the reply names what was given of it.
+_UNUSED = frozenset(
+    {
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+        "verbosity",
+    }
+)
+_UNUSED_IN_MESSAGES = frozenset({"name", "reasoning", "reasoning_content", "refusal"})
+_TOOL_FIELDS = ("tool_calls", "function_call", "tool_call_id", "audio")
+_ROLES = {"developer": "system"}  # what newer models call it
+
+_REQUEST = pb.SolveRequest.DESCRIPTOR.fields_by_name
+_OPTIONS = pb.SolveOptions.DESCRIPTOR.fields_by_name
+_GIVEN_OTHERWISE = {"prompt", "messages", "options", "temperature", "max_tokens", "seed"}  # by OpenAI's own fields
+_ROUTER_FIELDS = [name for name in (*_REQUEST, *_OPTIONS) if name not in _GIVEN_OTHERWISE]
+
+
+class StreamOptions(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class Fields(BaseModel):
+    """Those of OpenAI's fields that a search knows, and ``router``, which is ours."""
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    model: str
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    seed: int = 0
+    router: dict[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """What a request comes to.
+
+    message   what is searched: a StreamSolveRequest where it streams, else a SolveRequest
+    ignored   fields that were given and change nothing
+    progress  whether the caller wants to see the search's rounds
+    """
+
+    fields: Fields
+    message: pb.SolveRequest | pb.StreamSolveRequest
+    ignored: Sequence[str] = ()
+    progress: bool = False
+
+
+def read(body: Any, models: Sequence[str]) -> Chat:
+    """``models``: names that are served. Raises InvalidRequest."""
+    if not isinstance(body, dict):
+        raise _malformed("", "the body must be a JSON object")
+    given = {name: value for name, value in body.items() if value is not None}
+    try:
+        fields = Fields.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(map(str, first["loc"]))
+        raise _malformed(name, f"{name}: {first['msg']}") from error
+    if fields.model not in models:
+        known = ", ".join(models)
+        raise InvalidRequest(
+            "model", f"the model {fields.model[:100]!r} is not served; served are {known}", reason="MODEL_UNKNOWN"
+        )
+    direct, ignored = _sorted(fields.model_extra or {})
+    messages = [_message(f"messages[{i}]", each, direct, ignored) for i, each in enumerate(fields.messages)]
+    router = dict(fields.router)
+    progress = router.pop("progress", False)
+    if not isinstance(progress, bool):
+        raise _malformed("router.progress", "router.progress must be true or false")
+    if direct:
+        raise InvalidRequest(
+            direct[0],
+            f"{', '.join(direct[:5])}: no search gives this; leave it out, or ask a model itself",
+            reason="NOT_SEARCHABLE",
+        )
+    return Chat(fields, _search(fields, messages, router), ignored, progress)
+
+
+def parse(kind: type[ProtoMessage], content: Any, name: str = "") -> Any:
+    """A message of ``kind`` from JSON. Raises InvalidRequest."""
+    try:
+        return ParseDict(content, kind())
+    except (ParseError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise _malformed(name, f"{name}: {error}".removeprefix(": ")) from error
+
+
+def _sorted(extra: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Those that need the model alone, and those that change nothing."""
+    asked = {name: value for name, value in extra.items() if not (name in _NEUTRAL and _NEUTRAL[name](value))}
+    for name in asked:
+        if name not in _NEEDS_MODEL and name not in _UNUSED:
+            raise _malformed(name, f"{name[:100]!r} is no field that this server knows; leave it out")
+    return [name for name in asked if name in _NEEDS_MODEL], [name for name in asked if name in _UNUSED]
+
+
+def _message(where: str, given: Mapping[str, Any], direct: list[str], ignored: list[str]) -> dict[str, Any]:
+    """Role and content; adds to ``direct`` and ``ignored`` what else there is."""
+    said = {name: value for name, value in given.items() if value is not None and value != []}
+    role, content = said.pop("role", None), said.pop("content", given.get("content"))
+    direct += [f"{where}.{name}" for name in _TOOL_FIELDS if name in said]
+    if role in ("tool", "function"):
+        direct.append(f"{where}.role")
+    if isinstance(content, list) and any(isinstance(part, dict) and part.get("type") != "text" for part in content):
+        direct.append(f"{where}.content")
+    ignored += [f"{where}.{name}" for name in said if name in _UNUSED_IN_MESSAGES]
+    if unknown := [name for name in said if name not in _TOOL_FIELDS and name not in _UNUSED_IN_MESSAGES]:
+        name = f"{where}.{unknown[0][:100]}"
+        raise _malformed(name, f"{name} is no field that this server knows; leave it out")
+    return {"role": _ROLES.get(role, role) if isinstance(role, str) else role, "content": content}
+
+
+def _search(
+    fields: Fields, messages: Sequence[Mapping[str, Any]], router: Mapping[str, Any]
+) -> pb.SolveRequest | pb.StreamSolveRequest:
+    try:
+        prompt = Prompt.read(messages)
+    except (ValueError, TypeError) as error:
+        raise InvalidRequest("messages", f"messages: {error}", reason="PROMPT_INVALID") from error
+    for name in router:
+        if name not in _ROUTER_FIELDS:
+            known = ", ".join(sorted((*_ROUTER_FIELDS, "progress")))
+            raise _malformed(f"router.{name[:100]}", f"router has no field {name[:100]!r}; it has {known}")
+    options = {name: value for name, value in router.items() if name in _OPTIONS}
+    options["seed"] = fields.seed % 2**32
+    content = {name: value for name, value in router.items() if name in _REQUEST}
+    message = parse(
+        pb.StreamSolveRequest if fields.stream else pb.SolveRequest, content | {"options": options}, "router"
+    )
+    try:
+        for each in prompt.messages:
+            message.messages.add(role=each.role, content=each.text)
+    except ValueError as error:
+        raise InvalidRequest(
+            "messages", "messages: half of a surrogate pair is no text", reason="PROMPT_INVALID"
+        ) from error
+    return message  # type: ignore[no-any-return]
+
+
+def _malformed(name: str, message: str) -> InvalidRequest:
+    return InvalidRequest(name, message, reason="MESSAGE_MALFORMED")

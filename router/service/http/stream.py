@@ -1,0 +1,73 @@
+"""A streamed chat completion: server-sent events, each a chunk in OpenAI's shape."""
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from router.service.http import replies
+from router.service.http.request import Inbound
+from router.service.http.requests import Chat
+from router.solving.solver import Solution
+from router.v1 import router_pb2 as pb
+
+QUIET_SECONDS = 15.0  # after which a comment is sent: what is between us and the caller may end idle connections
+HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+class Events:
+    """Writes a stream's events. Nothing is written before the first of them, so that errors until then have a status.
+
+    The text comes once it is decided. Rounds are shown to callers who asked for progress, in chunks without choices.
+    """
+
+    def __init__(self, inbound: Inbound, chat: Chat):
+        self._inbound, self._chat = inbound, chat
+        self._head = replies.head(inbound.id, "chat.completion.chunk")
+        self._solution: pb.Solution | None = None
+        self._spoken = False
+        self._last = time.monotonic()
+
+    async def take(self, event: pb.StreamSolveResponse) -> None:
+        match event.WhichOneof("event"):
+            case "round" if self._chat.progress:
+                await self._chunk([], router={"progress": replies.as_json(event.round)})
+            case "text":
+                await self._say(event.text)
+            case "solution":
+                self._solution = event.solution
+            case _ if time.monotonic() - self._last > QUIET_SECONDS:
+                await self._send(": searching\n\n")
+
+    async def end(self, found: Solution | None) -> None:
+        solution = self._solution
+        if solution is None:
+            raise AssertionError("a stream ends with its solution")
+        if not self._spoken:
+            await self._say("")
+        finish = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": replies.finish_reason(found)}
+        await self._chunk([finish], router=replies.router(self._chat, solution))
+        if self._chat.fields.stream_options.include_usage:
+            await self._chunk([], usage=replies.usage(solution.bill))
+        await self._send("data: [DONE]\n\n", more=False)
+
+    async def fail(self, body: Mapping[str, Any]) -> None:
+        """The last event of a stream that had begun."""
+        await self._send(f"data: {json.dumps(body)}\n\n", more=False)
+
+    async def _say(self, text: str) -> None:
+        delta = {"content": text} if self._spoken else {"role": "assistant", "content": text}
+        self._spoken = True
+        await self._chunk([{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}])
+
+    async def _chunk(self, choices: list[Mapping[str, Any]], **more: Any) -> None:
+        usage = {"usage": None} if self._chat.fields.stream_options.include_usage else {}
+        chunk = {**self._head, "choices": choices, **usage, **more}
+        await self._send(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n")
+
+    async def _send(self, text: str, *, more: bool = True) -> None:
+        if not self._inbound.begun:
+            await self._inbound.begin(HEADERS)
+        self._last = time.monotonic()
+        # Half of a surrogate pair may come out of a model, and is no UTF-8.
+        await self._inbound.write(text.encode(errors="replace"), more=more)

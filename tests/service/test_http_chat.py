@@ -1,0 +1,158 @@
+"""Chat completions over HTTP by OpenAI's own client: answers, bills, streams, what is honoured and what is named."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from router.service.app import Server
+from tests.support.http import asked, client_of, serving
+
+EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
+
+
+@pytest.fixture
+async def server(solver) -> AsyncIterator[Server]:
+    async with serving(solver) as server:
+        yield server
+
+
+@pytest.fixture
+async def client(server) -> AsyncIterator[AsyncOpenAI]:
+    async with client_of(server) as client:
+        yield client
+
+
+def router(**fields: Any) -> dict[str, Any]:
+    return {"extra_body": {"router": fields}}
+
+
+async def test_an_answer_with_its_bill(client, generator, verifier):
+    reply = await client.chat.completions.create(**asked(HARD), **router(objective={"budget": 16}))
+    choice, told = reply.choices[0], reply.router
+    assert (choice.message.role, choice.finish_reason) == ("assistant", "stop")
+    assert choice.message.content.endswith("Answer: 56")
+    assert (told["answer"], told["level"], told["arm"]) == ("56", 5, "lookahead(n=8, m=4, k=1)")
+    assert reply.usage.prompt_tokens == told["bill"]["prompt_tokens"] == generator.counted.prompt_tokens
+    assert reply.usage.completion_tokens == told["bill"]["generated_tokens"] == generator.counted.generated_tokens > 0
+    assert reply.usage.scored_tokens == told["bill"]["scored_tokens"] == verifier.counted.scored_tokens > 0
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+
+
+async def test_the_call_has_one_id_everywhere(client):
+    raw = await client.chat.completions.with_raw_response.create(
+        **asked(EASY), extra_headers={"x-request-id": "mine-1"}
+    )
+    reply = raw.parse()
+    assert (raw.headers["x-request-id"], reply.id, reply.router["call_id"]) == ("mine-1", "chatcmpl-mine-1", "mine-1")
+
+
+async def test_the_router_object_pins_caps_and_shows(client):
+    asks = router(arm="best_of_n(n=4)", return_candidates=True, allow_partial=True, max_generated_tokens=30)
+    reply = await client.chat.completions.create(**asked(EASY), **asks)
+    assert reply.router["arm"] == "best_of_n(n=4)"
+    assert reply.router["stop_reason"] == "STOP_REASON_TOKEN_CAP"
+    assert len(reply.router["candidates"]) == 4
+    assert reply.usage.completion_tokens == 30
+    assert reply.choices[0].finish_reason == "length"
+
+
+async def test_history_and_system_reach_the_engine(client, generator):
+    seen = []
+    write = generator.write
+
+    def spy(prompt, path, rng):
+        seen.append(prompt)
+        return write(prompt, path, rng)
+
+    generator.write = spy
+    said = [
+        {"role": "developer", "content": "Be brief. "},
+        {"role": "user", "content": [{"type": "text", "text": "Hello. "}]},
+        {"role": "assistant", "content": "Hi. ", "refusal": None, "annotations": [], "tool_calls": None},
+        {"role": "user", "content": EASY},
+    ]
+    await client.chat.completions.create(model="router", messages=said)
+    assert seen[0] == f"Be brief. Hello. Hi. {EASY}"
+
+
+async def test_fields_that_change_nothing_are_named(client):
+    said = [{"role": "user", "name": "ann", "content": EASY}]
+    reply = await client.chat.completions.create(model="router", messages=said, user="ann", metadata={"a": "b"}, n=1)
+    assert reply.router["ignored"] == ["metadata", "user", "messages[0].name"]
+    assert "ignored" not in (await client.chat.completions.create(**asked(EASY))).router
+
+
+@pytest.mark.parametrize("name", ["router", "tiny"])
+async def test_the_model_has_its_own_name_and_the_bundles(client, name):
+    assert (await client.chat.completions.create(**asked(EASY) | {"model": name})).router["answer"] == "14"
+
+
+async def test_models_are_what_is_served(client, solver):
+    listed = [model async for model in client.models.list()]
+    assert [model.id for model in listed] == ["router", "tiny", solver.bundle.id]
+    one = await client.models.retrieve("router")
+    assert one.router["digest"] == solver.bundle.digest
+    with pytest.raises(openai.NotFoundError):
+        await client.models.retrieve("gpt-4")
+
+
+# Streams
+
+
+async def test_a_stream_is_the_text_the_router_object_and_the_usage(client):
+    stream = await client.chat.completions.create(**asked(EASY), stream=True, stream_options={"include_usage": True})
+    *texts, finish, usage = [chunk async for chunk in stream]
+    whole = await client.chat.completions.create(**asked(EASY))
+    assert "".join(chunk.choices[0].delta.content for chunk in texts) == whole.choices[0].message.content
+    assert texts[0].choices[0].delta.role == "assistant"
+    assert finish.choices[0].finish_reason == "stop"
+    assert finish.router["answer"] == "14"
+    assert (usage.choices, usage.usage.total_tokens) == ([], whole.usage.total_tokens)
+
+
+async def test_only_who_asks_sees_the_rounds(client):
+    asks = asked(HARD, stream=True)
+    quiet = [
+        chunk async for chunk in await client.chat.completions.create(**asks, **router(arm="beam_search(n=4, m=2)"))
+    ]
+    assert all(chunk.choices for chunk in quiet)
+    shown = await client.chat.completions.create(**asks, **router(arm="beam_search(n=4, m=2)", progress=True))
+    rounds = [chunk.router["progress"]["number"] async for chunk in shown if not chunk.choices]
+    assert rounds == list(range(1, len(rounds) + 1))
+    assert len(rounds) > 2
+
+
+async def test_an_error_before_the_first_event_has_its_status(client):
+    with pytest.raises(openai.UnprocessableEntityError) as raised:
+        await client.chat.completions.create(**asked(EASY, stream=True), **router(max_generated_tokens=3))
+    assert raised.value.code == "token_cap_reached"
+
+
+async def test_an_error_after_it_ends_the_stream(client):
+    asks = asked(EASY, stream=True)
+    stream = await client.chat.completions.create(
+        **asks, **router(max_generated_tokens=60, progress=True, arm="beam_search(n=4, m=2)")
+    )
+    with pytest.raises(openai.APIError) as raised:
+        async for _ in stream:
+            pass
+    assert raised.value.code == "token_cap_reached"
+
+
+# Beside OpenAI's
+
+
+async def test_route_runs_nothing(client, generator):
+    reply = await client.post(
+        "/router/route", body={"prompt": HARD, "objective": {"budget": 16}}, cast_to=dict[str, Any]
+    )
+    assert (reply["decision"]["level"], reply["decision"]["arm"]["text"]) == (5, "lookahead(n=8, m=4, k=1)")
+    assert generator.counted.calls == 0
+
+
+async def test_the_bundle_with_its_policy(client, solver):
+    bundle = await client.get("/router/bundle", cast_to=dict[str, Any])
+    assert (bundle["id"], len(bundle["cells"])) == (solver.bundle.id, 45)

@@ -1,0 +1,250 @@
+"""The door for HTTP itself: TLS, what strangers may hold, sharing a port, and stopping."""
+
+import asyncio
+import contextlib
+import json
+import ssl
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import httpx2
+import openai
+import pytest
+import trustme
+
+from router.errors import AddressUnavailable, InvalidRequest
+from router.service.admission import Admission
+from router.service.auth.addresses import read_address
+from router.service.auth.certificates import server_context
+from router.service.http import door, request
+from tests.support.http import asked, client_of, serving
+
+EASY = "7 + 7 ="
+POST = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+
+
+def issue(authority: trustme.CA, folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate and its key, put in the place of those before."""
+    issued = authority.issue_cert("localhost", common_name=name)
+    cert, key = folder / "server.crt", folder / "server.key"
+    for file, content in (
+        (cert, b"".join(part.bytes() for part in issued.cert_chain_pems)),
+        (key, issued.private_key_pem.bytes()),
+    ):
+        new = file.with_suffix(".new")
+        new.write_bytes(content)
+        new.replace(file)
+    return cert, key
+
+
+def trusting(authority: trustme.CA, name: str | None = None) -> ssl.SSLContext:
+    """A client's context; with ``name`` it shows a certificate of that name."""
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    if name:
+        authority.issue_cert("client", common_name=name).configure_cert(context)
+    return context
+
+
+async def list_models(server, context: ssl.SSLContext) -> int:
+    async with httpx2.AsyncClient(verify=context) as client:
+        return (await client.get(f"https://localhost:{server.http_port}/v1/models")).status_code
+
+
+async def served_name(server, context: ssl.SSLContext) -> str:
+    """Common name of the certificate that the server shows."""
+    _, writer = await asyncio.open_connection("localhost", server.http_port, ssl=context)
+    certificate = writer.get_extra_info("peercert")
+    writer.close()
+    return dict(pair for part in certificate["subject"] for pair in part)["commonName"]
+
+
+async def test_certificates_are_read_again_when_they_change(solver, tmp_path):
+    authority = trustme.CA()
+    files = issue(authority, tmp_path, "first")
+    async with serving(solver, http_tls=server_context(*files)) as server:
+        context = trusting(authority)
+        assert await list_models(server, context) == 200
+        assert await served_name(server, context) == "first"
+        issue(authority, tmp_path, "second")
+        assert await served_name(server, context) == "second"
+        with pytest.raises(httpx2.ConnectError):
+            await list_models(server, ssl.create_default_context())
+
+
+async def test_mutual_tls_names_the_caller_and_refuses_others(solver, tmp_path):
+    authority, calls = trustme.CA(), list[Any]()
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(ca))
+    context = server_context(*issue(authority, tmp_path, "server"), ca)
+    async with serving(solver, http_tls=context, observers=[calls.append]) as server:
+        assert await list_models(server, trusting(authority, "search-team")) == 200
+        with pytest.raises(httpx2.TransportError):
+            await list_models(server, trusting(authority))
+    assert [call.caller for call in calls] == ["search-team"]
+
+
+async def test_beyond_loopback_it_wants_encryption(solver):
+    with pytest.raises(InvalidRequest, match="not be encrypted"):
+        async with serving(solver, http=("0.0.0.0", 0)):
+            pass
+
+
+async def test_a_port_in_use_is_a_clear_error(solver):
+    async with serving(solver) as server:
+        with pytest.raises(AddressUnavailable, match="--http"):
+            async with serving(solver, http=("127.0.0.1", server.http_port)):
+                pass
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:8080", ("127.0.0.1", 8080)), ("[::1]:0", ("::1", 0)), ("localhost:80", ("localhost", 80))],
+)
+def test_addresses(text, address):
+    assert read_address(text, "http") == address
+
+
+@pytest.mark.parametrize("text", ["8080", ":8080", "::1:8080", "127.0.0.1:", "127.0.0.1:70000", "127.0.0.1:http"])
+def test_what_is_no_address(text):
+    with pytest.raises(InvalidRequest, match="--http"):
+        read_address(text, "http")
+
+
+# What strangers may hold
+
+
+async def said(server, *pieces: bytes) -> bytes:
+    """What the server answers to bytes, until it closes the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+    for piece in pieces:
+        writer.write(piece)
+        await writer.drain()
+    try:
+        return await reader.read()
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("pieces", [(), (b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n",)])
+async def test_a_connection_without_a_request_is_closed(solver, monkeypatch, pieces):
+    monkeypatch.setattr(door, "HEAD_SECONDS", 0.2)
+    async with serving(solver) as server:
+        with contextlib.suppress(ConnectionResetError):
+            assert await said(server, *pieces) == b""
+
+
+async def test_a_slow_head_after_another_request_is_closed(solver, monkeypatch):
+    monkeypatch.setattr(door, "HEAD_SECONDS", 0.2)
+    async with serving(solver) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert b"serving" in await reader.readuntil(b"}")
+        writer.write(b"GET /hea")
+        with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
+            await reader.readexactly(1)
+        writer.close()
+
+
+async def test_a_body_that_never_comes_is_refused(solver, monkeypatch):
+    monkeypatch.setattr(request, "BODY_SECONDS", 0.2)
+    async with serving(solver) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+        writer.write(f"{POST}content-length: 10\r\n\r\n".encode())
+        assert b"did not arrive" in await reader.readuntil(b"did not arrive")
+        writer.close()
+
+
+async def test_headers_of_any_length_are_refused(solver):
+    async with serving(solver) as server:
+        with suppress(ConnectionResetError):  # it does not wait for the rest
+            assert (await said(server, b"GET /health HTTP/1.1\r\nx: " + b"x" * 2**17)).startswith(b"HTTP/1.1 400")
+
+
+async def test_connections_are_bounded(solver, monkeypatch):
+    monkeypatch.setattr(door, "MAX_CONNECTIONS", 1)
+    async with serving(solver) as server:
+        _held, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+        with contextlib.suppress(ConnectionResetError):
+            assert await said(server, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n") == b""
+        writer.close()
+
+
+async def test_nobody_can_claim_to_be_somewhere_else(solver):
+    calls: list[Any] = []
+    async with serving(solver, observers=[calls.append]) as server, client_of(server) as client:
+        await client.chat.completions.create(**asked(EASY), extra_headers={"x-forwarded-for": "10.0.0.1"})
+    assert calls[0].caller == "ipv4:127.0.0.1"
+
+
+async def test_who_does_not_read_keeps_no_place(solver, generator):
+    async def extend(prompt, candidates, **options):
+        return [replace(each, steps=("x" * 2**24,), end="stop", answer="14") for each in candidates]
+
+    generator.extend = extend
+    admission, calls = Admission(), list[Any]()
+    async with serving(solver, admission=admission, write_seconds=0.3, observers=[calls.append]) as server:
+        _reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port, limit=1)
+        body = json.dumps(asked(EASY, stream=True)).encode()
+        head = f"{POST}content-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
+        cast(asyncio.Transport, writer.transport).pause_reading()
+        while not calls:  # noqa: ASYNC110 - nothing to wait for
+            await asyncio.sleep(0.05)
+        assert admission.running.total() == 0
+        writer.transport.abort()
+
+
+# Stopping
+
+
+async def test_running_calls_finish_while_new_ones_are_refused(solver, generator):
+    generator.latency = 0.005
+    async with serving(solver) as server, client_of(server) as client:
+        running = asyncio.create_task(client.chat.completions.create(**asked(EASY)))
+        while not generator.counted.calls:  # noqa: ASYNC110 - nothing to wait for
+            await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(server.stop(grace=5))
+        await asyncio.sleep(0.02)
+        with pytest.raises(openai.InternalServerError) as raised:
+            await client.chat.completions.create(**asked(EASY))
+        assert (raised.value.code, raised.value.response.headers["retry-after"]) == ("stopping", "1")
+        async with httpx2.AsyncClient() as probe:
+            assert (await probe.get(f"http://127.0.0.1:{server.http_port}/health")).status_code == 503
+        assert (await running).router["answer"] == "14"
+        await stopping
+
+
+async def test_calls_that_outlast_the_grace_period_are_told(solver, generator):
+    generator.latency = 0.5
+    async with serving(solver) as server, client_of(server) as client:
+        running = asyncio.create_task(client.chat.completions.create(**asked(EASY)))
+        while not generator.counted.calls:  # noqa: ASYNC110 - nothing to wait for
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(server.stop(grace=0.1), timeout=5)
+        with pytest.raises(openai.InternalServerError, match="this server stops"):
+            await running
+
+
+async def test_silent_connections_do_not_hold_up_stopping(solver):
+    async with serving(solver) as server:
+        _, silent = await asyncio.open_connection("127.0.0.1", server.http_port)
+        _, half = await asyncio.open_connection("127.0.0.1", server.http_port)
+        half.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n")
+        started = time.monotonic()
+        await server.stop(grace=30)
+        assert time.monotonic() - started < 20
+        silent.close()
+        half.close()
+
+
+async def test_servers_that_share_a_port_answer_for_each_other(solver):
+    async with (
+        serving(solver, share_port=True) as first,
+        serving(solver, share_port=True, http=("127.0.0.1", first.http_port)) as second,
+        client_of(first) as client,
+    ):
+        assert second.http_port == first.http_port
+        assert (await client.chat.completions.create(**asked(EASY))).router["answer"] == "14"

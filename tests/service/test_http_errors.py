@@ -1,0 +1,211 @@
+"""Errors over HTTP: OpenAI's shape, statuses that its client knows, and whether it tries again."""
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from router.errors import EngineUnavailable
+from router.service.admission import Admission
+from router.service.auth.callers import Caller, Token
+from tests.support.http import asked, client_of, serving
+
+EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
+TOKEN = Token(hashlib.sha256(b"s3cret").digest(), Caller("app"))
+
+
+@pytest.fixture
+async def seen(solver) -> AsyncIterator[tuple[Any, list[Any]]]:
+    """A server, and its finished calls."""
+    calls: list[Any] = []
+    async with serving(solver, observers=[calls.append]) as server:
+        yield server, calls
+
+
+@pytest.fixture
+async def client(seen) -> AsyncIterator[AsyncOpenAI]:
+    async with client_of(seen[0]) as client:
+        yield client
+
+
+async def refused(client: AsyncOpenAI, **fields: Any) -> openai.APIStatusError:
+    with pytest.raises(openai.APIStatusError) as raised:
+        await client.chat.completions.create(**{**asked(EASY), **fields})
+    return raised.value
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"messages": []}, "messages", "message_malformed"),
+        ({"messages": [{"role": "user", "content": " "}]}, "prompt", "prompt_empty"),
+        ({"messages": [{"role": "boss", "content": "x"}]}, "messages", "prompt_invalid"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "prompt_invalid"),
+        ({"messages": [{"role": "user", "content": "x", "mood": 1}]}, "messages[0].mood", "message_malformed"),
+        ({"model": "gpt-4"}, "model", "model_unknown"),
+        ({"temperature": 3}, "temperature", "message_malformed"),
+        ({"extra_body": {"top_k": 5}}, "top_k", "message_malformed"),
+        ({"extra_body": {"router": {"budget": 8}}}, "router.budget", "message_malformed"),
+        ({"extra_body": {"router": {"objective": {"budget": "much"}}}}, "router", "message_malformed"),
+        ({"extra_body": {"router": {"objective": {"budget": 17}}}}, "objective.budget", "budget_out_of_range"),
+        ({"extra_body": {"router": {"arm": "guess"}}}, "options.arm", "arm_invalid"),
+        ({"extra_body": {"router": {"seed": 1}}}, "router.seed", "message_malformed"),
+    ],
+)
+async def test_bad_input_names_the_field_and_reaches_no_engine(client, seen, generator, *, fields, param, code):
+    error = await refused(client, **fields)
+    assert (error.param, error.code) == (param, code)
+    assert (error.status_code, error.type) == (
+        (404, "not_found_error") if code == "model_unknown" else (400, "invalid_request_error")
+    )
+    assert error.response.headers["x-should-retry"] == "false"
+    assert generator.counted.calls == 0
+    assert [call.reason for call in seen[1]] == [code.upper()]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "says"),
+    [
+        (b"{", "application/json", "no JSON"),
+        (b"[" * 100_000, "application/json", "no JSON"),
+        (b'{"model": NaN}', "application/json", "no number"),
+        (rb'{"model": "router", "messages": [{"role": "user", "content": "\ud800"}]}', "application/json", "surrogate"),
+        (b"[]", "application/json", "must be a JSON object"),
+        (b"{}", "text/plain", "content-type"),
+        (b'"' + b"x" * 2**20 + b'"', "application/json", "larger than"),
+    ],
+)
+async def test_what_is_no_request_is_a_clear_error(client, seen, body, kind, says):
+    with pytest.raises(openai.BadRequestError, match=says):
+        await client.post(
+            "/chat/completions", content=body, options={"headers": {"content-type": kind}}, cast_to=object
+        )
+    assert len(seen[1]) == 1
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/completions", 404), ("/", 404), ("/v1/chat/completions", 405)])
+async def test_other_pages_have_openais_shape_too(client, path, status):
+    with pytest.raises(openai.APIStatusError, match="the API is /v1/chat/completions") as raised:
+        await client.get(f"{str(client.base_url).removesuffix('/v1/')}{path}", cast_to=object)
+    assert raised.value.status_code == status
+
+
+async def test_an_engine_that_is_down_says_when_to_retry(client, generator):
+    async def extend(prompt, paths, **options):
+        raise EngineUnavailable("the engine does not answer; start it")
+
+    generator.extend = extend
+    error = await refused(client)
+    assert (error.status_code, error.code, error.type) == (503, "engine_unavailable", "server_error")
+    assert error.response.headers["retry-after"] == "1"
+
+
+async def test_an_overloaded_server_is_asked_again_when_it_says(solver, generator):
+    generator.latency = 0.005
+    calls: list[Any] = []
+    async with (
+        serving(solver, admission=Admission(1, 0), observers=[calls.append]) as server,
+        client_of(server, max_retries=4) as client,
+    ):
+        replies = await asyncio.gather(*(client.chat.completions.create(**asked(EASY)) for _ in range(2)))
+    assert [reply.router["answer"] for reply in replies] == ["14", "14"]
+    assert "OVERLOADED" in [call.reason for call in calls]
+
+
+async def test_a_bug_is_logged_here_and_hidden_there(client, solver, caplog):
+    solver.decide = lambda *args: 1 / 0
+    with caplog.at_level(logging.ERROR):
+        error = await refused(client)
+    assert (error.status_code, error.code) == (500, "internal")
+    assert "division" not in str(error)
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_limit_that_ends_the_search_has_its_bill(client):
+    error = await refused(client, extra_body={"router": {"max_generated_tokens": 3}})
+    assert (error.status_code, error.code) == (422, "token_cap_reached")
+    assert json.loads(error.response.text)["router"]["bill"]["generated_tokens"] == 3
+
+
+@pytest.mark.parametrize("partial", [True, False])
+async def test_the_clients_timeout_is_the_deadline(client, seen, generator, partial):
+    generator.latency = 0.05
+    asks = asked(HARD, extra_body={"router": {"arm": "majority(n=4)", "allow_partial": partial}})
+    slow = client.with_options(timeout=2)
+    if partial:
+        reply = await slow.chat.completions.create(**asks)
+        assert reply.router["stop_reason"] == "STOP_REASON_DEADLINE"
+    else:
+        with pytest.raises(openai.APIStatusError) as raised:
+            await slow.chat.completions.create(**asks)
+        assert (raised.value.status_code, raised.value.code) == (504, "deadline_exceeded")
+    assert [call.code for call in seen[1]] == ["OK" if partial else "DEADLINE_EXCEEDED"]
+
+
+async def test_a_deadline_ends_waiting_for_a_place_as_well(solver, generator):
+    generator.latency = 0.5
+    async with serving(solver, admission=Admission(1, 8)) as server, client_of(server) as client:
+        running = asyncio.create_task(client.chat.completions.create(**asked(HARD)))
+        while not generator.counted.calls:  # noqa: ASYNC110 - nothing to wait for
+            await asyncio.sleep(0.01)
+        error = await refused(client, extra_headers={"x-request-timeout": "0.5"})
+        running.cancel()
+    assert (error.status_code, error.code) == (504, "deadline_exceeded")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_who_goes_away_frees_the_engine(client, seen, generator, stream):
+    generator.latency = 0.01
+    running = asyncio.create_task(client.chat.completions.create(**asked(HARD, stream=stream)))
+    while not generator.counted.generated_tokens:  # noqa: ASYNC110 - nothing to wait for
+        await asyncio.sleep(0.01)
+    running.cancel()
+    while not seen[1]:  # noqa: ASYNC110 - nothing to wait for
+        await asyncio.sleep(0.01)
+    assert seen[1][0].code == "CANCELLED"
+
+
+# Tokens and outcomes
+
+
+async def test_tokens_are_the_same_as_grpcs(solver):
+    calls: list[Any] = []
+    async with serving(solver, tokens=lambda: [TOKEN], observers=[calls.append]) as server:
+        async with client_of(server, api_key="s3cret") as client:
+            assert (await client.chat.completions.create(**asked(EASY))).router["answer"] == "14"
+        async with client_of(server, api_key="guess") as client:
+            error = await refused(client, messages=[{"role": "user", "content": "x" * 2_000_000}])
+    assert (error.status_code, error.code, error.type) == (401, "unauthenticated", "authentication_error")
+    assert [(call.caller, call.reason) for call in calls] == [("app", ""), (None, "UNAUTHENTICATED")]
+
+
+async def test_callers_have_one_name_through_both_doors(client, seen):
+    from router.client import connect_aio
+    from router.v1 import router_pb2 as pb
+
+    await client.chat.completions.create(**asked(EASY))
+    async with connect_aio(f"127.0.0.1:{seen[0].port}") as stub:
+        await stub.Solve(pb.SolveRequest(prompt=EASY), timeout=60)
+    assert len({call.caller for call in seen[1]}) == 1
+
+
+async def test_outcomes_are_recorded(solver, recorder):
+    async with serving(solver, recorder=recorder) as server, client_of(server) as client:
+        reply = await client.chat.completions.create(**asked(EASY))
+        outcome = {"call_id": reply.router["call_id"], "correct": True}
+        assert await client.post("/router/outcomes", body=outcome, cast_to=dict[str, Any]) == {"changed": True}
+        assert await client.post("/router/outcomes", body=outcome, cast_to=dict[str, Any]) == {"changed": False}
+        with pytest.raises(openai.BadRequestError, match="an outcome needs correct, score or both"):
+            await client.post("/router/outcomes", body={"call_id": "x"}, cast_to=object)
+
+
+async def test_a_server_without_a_database_says_so(client):
+    with pytest.raises(openai.BadRequestError, match="records no outcomes") as raised:
+        await client.post("/router/outcomes", body={"call_id": "x", "correct": True}, cast_to=object)
+    assert raised.value.code == "outcomes_off"
