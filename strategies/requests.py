@@ -19,6 +19,8 @@ class Candidate:
     tokens     the model's token ids after the rendered prompt, as sampled, so that a prefix continues exactly; () where
                its engine gives none
     log_probs  one a step: the sum of its tokens' log-probabilities under the model, in nats; () where unknown
+    confidences  one a token of the steps: how far the likeliest tokens stood out there, see
+               ``backends.verifiers.lowest_window``; () where nobody asked
     token_counts  one a step: how many tokens it took
     scores     one a step from the verifier, in [0, 1]; None until scored, and an unscored candidate is not one scored 0
     end        None while open; "stop": the model ended it, only then it is finished; "length": it met the model's
@@ -36,6 +38,7 @@ class Candidate:
     tokens: tuple[int, ...] = ()
     log_probs: tuple[float, ...] = ()
     token_counts: tuple[int, ...] = ()
+    confidences: tuple[float, ...] = field(default=(), repr=False)
     scores: tuple[float, ...] | None = None
     end: Literal["stop", "length", "cut"] | None = None
     answer: str | None = None

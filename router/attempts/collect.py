@@ -24,7 +24,7 @@ from router.attempts.journal import Key, append, open_journal
 from router.attempts.pools import pool_of
 from router.attempts.prompts import Problem, inputs_json
 from router.attempts.schema import read_attempts, write_attempts
-from router.backends import Engines, Usage
+from router.backends import Asked, Engines, Usage, asks, prepared
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest, RouterError
 from router.solving.bill import Bill
 from router.solving.driver import Request, drive
@@ -154,7 +154,7 @@ async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, Tally]
     async def work(unit: Unit) -> None:
         nonlocal running
         try:
-            rows = await _attempts(unit, engines, unit.problem.bound(share.tasks), share.seed)
+            rows = await _attempts(unit, engines, share.tasks, share.seed)
             append(journal, {"prompt_id": unit.key[0], "arm": unit.key[1], "rows": rows})
         finally:
             running -= unit.rows
@@ -251,25 +251,38 @@ def check_rows(units: Sequence[Unit], concurrency: int) -> None:
         )
 
 
-async def _attempts(unit: Unit, engines: Engines, task: Task, seed: int) -> list[dict[str, Any]]:
+async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> list[dict[str, Any]]:
+    task, name = unit.problem.bound(tasks), unit.problem.task or tasks.names[0]
+    # A pool is scored, where anything scores; then its attempts can be chosen among by score, too.
     arm = unit.arm or WeightedBestOfN(n=unit.n, model=unit.model)
     bill = Bill()
     # Seeded by what the unit is, not by its place in the run: a resumed run draws the same samples.
     *what, sample = unit.key
-    request = Request(unit.problem.prompt, seed=seed + zlib.crc32("\0".join(what).encode()) + sample)
+    number = seed + zlib.crc32("\0".join(what).encode()) + sample
+    request = Request(unit.problem.prompt, seed=number, task=name)
     result = Result()
     async for event in drive(arm, request, engines, task, bill):
         if isinstance(event, tuple):
             result, _ = event
+    wrote, verified = bill.spent("generator"), bill.spent("verifier")
+    read = verified.scored_tokens + verified.prompt_tokens + verified.generated_tokens
     if unit.arm is None:
-        read = bill.scored_tokens > 0
+        # A verifier with a model of its own reads what was written; another model also what it is told and asked.
+        each = None if asks(engines.verifier) is None else round(read / max(1, len(result.candidates)))
         return [
-            await _row(unit, i, attempt, task, Usage(bill.prompt_tokens, attempt.cost, read * attempt.length))
+            await _row(
+                unit,
+                i,
+                attempt,
+                task,
+                Usage(wrote.prompt_tokens, attempt.cost, (read > 0) * attempt.length if each is None else each),
+            )
             for i, attempt in enumerate(result.candidates)
         ]
-    total = Usage(bill.prompt_tokens, bill.generated_tokens, bill.scored_tokens)
+    total = Usage(wrote.prompt_tokens, wrote.generated_tokens, read)
     if result.best and result.best.scores is None:  # beyond the arm's own bill: a cascade would look at it
-        (best,) = await engines.verifier.score(request.prompt, [result.best], max_tokens=None, usage=Usage())
+        verifier, _ = await prepared(engines.verifier, Asked(request.prompt, task, name), Usage())
+        (best,) = await verifier.score(request.prompt, [result.best], max_tokens=None, usage=Usage())
         result = replace(result, best=best)
     row = await _row(unit, unit.sample, result.shown or Candidate(), task, total)
     return [row | {"usage": _lines(bill) if len(arm.models) > 1 else None}]

@@ -4,9 +4,9 @@ Each kind of engine that runs them is a subpackage or module here, and a line in
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from router.prompt import Prompt
 from strategies import Candidate
@@ -84,6 +84,19 @@ class Generator(Protocol):
     async def close(self) -> None: ...
 
 
+class Prefers(Protocol):
+    """What a generator has besides, where its engine gives the probabilities of the next token."""
+
+    async def prefer(
+        self, prompts: Sequence[Prompt], answers: tuple[str, str], *, max_tokens: int | None, usage: Usage
+    ) -> list[float | None]:
+        """The probability that the model begins its reply with the first of two answers and not with the second.
+
+        What is read counts as scored. None for prompts that would pass ``max_tokens`` read tokens together with those
+        before, or the model's context. Raises EngineUnavailable.
+        """
+
+
 class Verifier(Protocol):
     parameters: int
 
@@ -97,6 +110,37 @@ class Verifier(Protocol):
         """
 
     async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The prompt whose solutions are about to be scored, for verifiers that want to know more than its text.
+
+    task          of the prompt, given its inputs: a ``router.tasks.Task``
+    name          of the task; "" where nobody knows
+    may_generate  tokens that may still be written for this prompt; None: any number
+    """
+
+    prompt: Prompt
+    task: Any
+    name: str = ""
+    may_generate: Callable[[], int | None] = lambda: None
+
+
+async def prepared(verifier: Verifier, asked: Asked, usage: Usage) -> tuple[Verifier, Any]:
+    """What scores the solutions of this prompt, and the task that finds and compares their answers.
+
+    A verifier says so by a coroutine ``prepared(asked, usage)``; others score all prompts alike.
+    """
+    if hook := getattr(verifier, "prepared", None):
+        found: tuple[Verifier, Any] = await hook(asked, usage)
+        return found
+    return verifier, asked.task
+
+
+def asks(verifier: Verifier) -> str | None:
+    """Name of the bundle's model that a verifier asks, and is billed as; None: it is none of them."""
+    return getattr(verifier, "model", None)
 
 
 @dataclass(frozen=True, slots=True)

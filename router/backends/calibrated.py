@@ -1,10 +1,11 @@
 """A verifier whose scores are made probabilities (Platt, 1999)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import exp, log
+from typing import Any
 
-from router.backends import Usage, Verifier
+from router.backends import Asked, Usage, Verifier, asks, prepared
 from router.prompt import Prompt
 from strategies import Candidate
 
@@ -12,10 +13,24 @@ from strategies import Candidate
 class Calibrated:
     """A verifier whose scores are scaled by :func:`platt`; their order, and what they cost, stay."""
 
-    def __init__(self, verifier: Verifier, slope: float, intercept: float):
+    def __init__(
+        self,
+        verifier: Verifier,
+        slope: float,
+        intercept: float,
+        by_task: Mapping[str, tuple[float, float]] | None = None,
+    ):
+        """by_task: slope and intercept by the name of a task, instead of those of all others"""
         self.verifier = verifier
         self.parameters = verifier.parameters
+        self.model = asks(verifier)
         self.slope, self.intercept = slope, intercept
+        self.by_task = by_task or {}
+
+    async def prepared(self, asked: Asked, usage: Usage) -> tuple["Calibrated", Any]:
+        verifier, task = await prepared(self.verifier, asked, usage)
+        slope, intercept = self.by_task.get(asked.name, (self.slope, self.intercept))
+        return Calibrated(verifier, slope, intercept), task
 
     async def score(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage

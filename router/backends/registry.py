@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from router.backends import Engines, Generator, Verifier
 from router.backends.calibrated import Calibrated
 from router.backends.specs import VERIFIER, Deployment, ModelSpec, Setup
-from router.errors import InvalidRequest
+from router.backends.verifiers import KINDS, kind_of, options_of
+from router.errors import CodeNotAllowed, InvalidRequest
 from router.extras import missing
 from strategies import Cascade, Strategy
 
-Capability = Literal["steps", "revisions", "log_probs", "hidden_states"]
+Capability = Literal["steps", "revisions", "log_probs", "top_log_probs", "hidden_states"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class Backend:
     module        has ``load_model`` and ``load_verifier`` as ``router.backends.vllm`` has them; imported on use, since
                   it may bring heavy libraries
     capabilities  steps: continues an exact prefix and stops at the end of a step; revisions: shows a model its earlier
-                  attempts; log_probs: says how likely each token was; hidden_states: gives a prompt's
+                  attempts; log_probs: says how likely each token was; top_log_probs: and how likely the others were;
+                  hidden_states: gives a prompt's
     """
 
     module: str
@@ -33,9 +36,9 @@ class Backend:
 _BACKENDS: dict[str, Backend] = {
     "in_process": Backend(
         "router.backends.in_process.engines",
-        frozenset({"steps", "revisions", "log_probs", "hidden_states"}),
+        frozenset({"steps", "revisions", "log_probs", "top_log_probs", "hidden_states"}),
     ),
-    "vllm": Backend("router.backends.vllm", frozenset({"steps", "revisions", "log_probs"})),
+    "vllm": Backend("router.backends.vllm", frozenset({"steps", "revisions", "log_probs", "top_log_probs"})),
     "openai": Backend("router.backends.openai", frozenset({"revisions", "log_probs"})),
     "fake": Backend(
         "router.backends.fake", frozenset({"steps", "revisions", "log_probs", "hidden_states"})
@@ -66,24 +69,50 @@ def load_engines(
     Raises InvalidRequest, MissingDependency, MissingWeights.
     """
     check_deployment(setup, deployment)
-    wanted = [name for name in setup.models if models is None or name in models or name == setup.reference]
+    needed = {setup.reference, setup.verifier.asks}
+    wanted = [name for name in setup.models if models is None or name in models or name in needed]
     here = [setup.models[name] for name in wanted if deployment.backend(name, setup.models[name]) == "in_process"]
     deployment = replace(deployment, sharing=max(1, len(here) + sum(spec.reviser is not None for spec in here)))
+    kind = setup.verifier.kind
+    # How many of the likeliest tokens are looked at; most engines are never asked.
+    top = {"top": setup.verifier.options["top"]} if kind == "lowest_window" else {}
     loaded: dict[str, Generator] = {}
     for name in wanted:
         spec = setup.models[name]
-        module = _module(deployment.backend(name, spec))
-        loaded[name] = module.load_model(name, spec, folder, deployment, log_probs=setup.verifier.kind == "log_prob")
-    return Engines(loaded, setup.reference, load_verifier(setup, folder, deployment, loaded[setup.reference]))
+        backend = deployment.backend(name, spec)
+        asked = top if "top_log_probs" in backend_of(backend).capabilities else {}
+        loaded[name] = _module(backend).load_model(
+            name, spec, folder, deployment, log_probs=kind == "log_prob", **asked
+        )
+    return Engines(loaded, setup.reference, load_verifier(setup, folder, deployment, loaded))
 
 
-def load_verifier(setup: Setup, folder: Path, deployment: Deployment, writer: Generator | None = None) -> Verifier:
-    """The verifier alone, or beside the reference model that is loaded already. Raises as :func:`load_engines`."""
+def load_verifier(
+    setup: Setup, folder: Path, deployment: Deployment, loaded: Mapping[str, Generator] = MappingProxyType({})
+) -> Verifier:
+    """The verifier alone, or beside models that are loaded already, by name. Raises as :func:`load_engines`."""
     spec = setup.verifier
-    module = _module(deployment.backends.get(VERIFIER) or deployment.backend(setup.reference, setup.main))
-    verifier: Verifier = module.load_verifier(spec, setup.main, writer, folder, deployment)
-    as_it_is = (spec.slope, spec.intercept) == (1, 0)
-    return verifier if as_it_is else Calibrated(verifier, spec.slope, spec.intercept)
+    verifier: Verifier
+    if spec.kind in KINDS:
+        options = options_of(spec.kind, spec.options)
+        asked = _asked(setup, folder, deployment, loaded) if spec.asks else None
+        verifier = import_module(KINDS[spec.kind].module).load(spec, options, asked)
+    else:
+        module = _module(deployment.backends.get(VERIFIER) or deployment.backend(setup.reference, setup.main))
+        verifier = module.load_verifier(spec, setup.main, loaded.get(setup.reference), folder, deployment)
+    as_it_is = (spec.slope, spec.intercept) == (1, 0) and not spec.by_task
+    by_task = {name: (platt.slope, platt.intercept) for name, platt in spec.by_task.items()}
+    return verifier if as_it_is else Calibrated(verifier, spec.slope, spec.intercept, by_task)
+
+
+def _asked(setup: Setup, folder: Path, deployment: Deployment, loaded: Mapping[str, Generator]) -> Generator:
+    """The model that the verifier asks."""
+    name = str(setup.verifier.asks)
+    if name in loaded:
+        return loaded[name]
+    spec = setup.models[name]
+    model: Generator = _module(deployment.backend(name, spec)).load_model(name, spec, folder, deployment)
+    return model
 
 
 def check_deployment(setup: Setup, deployment: Deployment) -> None:
@@ -108,6 +137,14 @@ def check_deployment(setup: Setup, deployment: Deployment) -> None:
             )
 
 
+def check_code(setup: Setup, allow_code: bool) -> None:
+    """Raises CodeNotAllowed where the verifier runs code, and that was not allowed."""
+    if kind_of(setup.verifier.kind).runs_code and not allow_code:
+        raise CodeNotAllowed(
+            f"a {setup.verifier.kind!r} verifier runs code: start with --allow-code, or name another in models.json"
+        )
+
+
 def why_not(
     arm: Strategy, setup: Setup, deployment: Deployment, loaded: Engines | None = None, *, scored: bool = False
 ) -> str | None:
@@ -118,10 +155,16 @@ def why_not(
             for stage in arm.stages
         )
         return next((reason for reason in reasons if reason), None)
+    kind = kind_of(setup.verifier.kind)
+    if arm.needs_scores and not kind.scores:
+        return "it needs scores, and the bundle has no verifier"
+    if arm.needs_scores and arm.needs_steps and kind.whole:
+        return f"it scores steps, and a {setup.verifier.kind!r} verifier whole solutions only"
     needs: dict[Capability, bool] = {
         "steps": arm.needs_steps,
         "revisions": arm.revises,
         "log_probs": setup.verifier.kind == "log_prob" and (arm.needs_scores or scored),
+        "top_log_probs": setup.verifier.kind == "lowest_window" and (arm.needs_scores or scored),
     }
     for name in sorted(model or setup.reference for model in arm.models):
         if name not in setup.models or (loaded and name not in loaded.models):

@@ -1,12 +1,13 @@
 """What a bundle says of its models: files of the deployment never do, and a bundle never says where they answer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from router.backends.template import OwnTemplate, Template
+from router.backends.verifiers import filled, kind_of
 from router.schema import LEAST_WORTH, STRICT, Amount, Count, Finite, Name, Positive
 
 EMBEDDED = "smollm2-135m-instruct"  # the model that comes out of a wheel
@@ -62,10 +63,21 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Platt:
+    """See :class:`VerifierSpec`."""
+
+    __pydantic_config__ = STRICT
+
+    slope: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    intercept: Finite
+
+
+@dataclass(frozen=True, slots=True)
 class VerifierSpec:
     """What scores solutions.
 
-    kind     "prm": ``adapter`` is a LoRA and step-scoring head on the reference model's base; "likelihood": ``adapter``
+    kind     one of ``backends.verifiers.KINDS``, where ``model`` is one of the bundle's and ``parameters`` are its; or
+             "prm": ``adapter`` is a LoRA and step-scoring head on the reference model's base; "likelihood": ``adapter``
              makes it a language model that knows the task better than the reference model; "log_prob": the writing
              model's own log-probability; or a published format (``router.backends.prm.FORMATS``), whose weights are
              ``model``
@@ -73,17 +85,26 @@ class VerifierSpec:
     slope, intercept  of the log-odds of its raw scores (Platt, 1999): 1 and 0 leave them as they are. Votes are weighed
              by scores, so they should be probabilities; `router calibrate` fits both
     input_price  money for a token that it reads; None where nobody is billed
+    options  what else its kind lets one say, see ``backends.verifiers``
+    by_task  slope and intercept by the name of a task, where the bundle has several
     """
 
     __pydantic_config__ = STRICT
 
     kind: str
-    adapter: str | None
-    parameters: Count
+    adapter: str | None = None
+    parameters: Count = 0
     model: str | None = None
     slope: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
     intercept: Finite = 0.0
     input_price: Amount | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    by_task: Mapping[str, Platt] = field(default_factory=dict)
+
+    @property
+    def asks(self) -> str | None:
+        """Name of the bundle's model that it asks; None where it has a model of its own, or none."""
+        return self.model if kind_of(self.kind).asks else None
 
 
 TaskNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]  # JSON has lists
@@ -112,11 +133,30 @@ class Setup:
             raise ValueError(f"reference {self.reference!r} is none of the models {', '.join(self.models)}")
         if VERIFIER in self.models:
             raise ValueError(f"no model can be named {VERIFIER!r}")
+        if "text" in self.tasks and self.verifier.kind != "judge":
+            raise ValueError(
+                "task: nothing tells when two free texts are the same, so there are no votes: name a judge as verifier"
+            )
+        object.__setattr__(self, "verifier", self._whole_verifier())
         for name, worth in self.worth.items():
             if not LEAST_WORTH <= worth <= 1 / LEAST_WORTH:
                 raise ValueError(
                     f"a solution of {name!r} would cost {worth:g} of the reference model's: mend the prices"
                 )
+
+    def _whole_verifier(self) -> VerifierSpec:
+        """With all options of its kind, and of a model that it asks the parameters and the price."""
+        spec = self.verifier
+        spec = replace(spec, options=filled(spec.kind, spec.options))
+        if not kind_of(spec.kind).asks:
+            return spec
+        if spec.model is None or spec.model not in self.models:
+            known = ", ".join(self.models)
+            raise ValueError(f"verifier.model: a {spec.kind!r} asks one of the models {known}, not {spec.model!r}")
+        model = self.models[spec.model]
+        if spec.parameters not in (0, model.parameters):
+            raise ValueError(f"verifier.parameters: those of {spec.model!r} are {model.parameters}; leave them out")
+        return replace(spec, parameters=model.parameters, input_price=model.input_price)
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -46,22 +46,25 @@ def split_text(text: str, delimiter: str) -> tuple[str, ...]:
 
 @dataclass(eq=False, slots=True)
 class Writing:
-    """``new``: tokens since the last closed step, ``log_probs`` those of them that are known: all or none."""
+    """``new``: tokens since the last closed step; of them ``log_probs`` and ``confidences``, of all or of none."""
 
     text: StepText
     candidate: Candidate
     new: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+    confidences: list[float] = field(default_factory=list)
 
     @property
     def tokens(self) -> tuple[int, ...]:
         return self.candidate.tokens + tuple(self.new)
 
-    def append(self, token: int, log_prob: float | None) -> bool:
+    def append(self, token: int, log_prob: float | None, confidence: float | None = None) -> bool:
         """Add a sampled token; true where it closes a step. A step is whole tokens, and a blank line is no step."""
         self.new.append(token)
         if log_prob is not None:
             self.log_probs.append(log_prob)
+        if confidence is not None:
+            self.confidences.append(confidence)
         if not self.text.may_end(token):
             return False
         text = self.text.decode(self.new)
@@ -87,10 +90,11 @@ class Writing:
             steps=(*candidate.steps, text),
             tokens=self.tokens,
             log_probs=(*candidate.log_probs, sum(self.log_probs)) if self.log_probs else candidate.log_probs,
+            confidences=(*candidate.confidences, *self.confidences),
             token_counts=(*candidate.token_counts, len(self.new)),
             scores=None,
         )
-        self.new, self.log_probs = [], []
+        self.new, self.log_probs, self.confidences = [], [], []
 
     def _lengthen(self, text: str) -> None:
         """Blank lines at the end of a solution are no step of their own, but they were written and are billed."""
@@ -102,10 +106,11 @@ class Writing:
             log_probs=(*candidate.log_probs[:-1], candidate.log_probs[-1] + sum(self.log_probs))
             if self.log_probs
             else (),
+            confidences=(*candidate.confidences, *self.confidences),
             token_counts=(*candidate.token_counts[:-1], candidate.token_counts[-1] + len(self.new)),
             scores=None,
         )
-        self.new, self.log_probs = [], []
+        self.new, self.log_probs, self.confidences = [], [], []
 
 
 def encoded(tokenizer: Any, candidate: Candidate, model: str | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:

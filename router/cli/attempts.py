@@ -116,7 +116,7 @@ def collect(  # noqa: PLR0915  the options of one command
     from router.attempts.files import check_out, expand
     from router.attempts.pools import pool_of
     from router.attempts.prompts import generate_prompts, read_prompts
-    from router.backends.registry import load_engines, why_not
+    from router.backends.registry import check_code, load_engines, why_not
     from router.bundle.setup import read_setup
     from router.tasks import Tasks
 
@@ -144,6 +144,7 @@ def collect(  # noqa: PLR0915  the options of one command
         )
     tasks = Tasks(setup.tasks, allow_code)
     tasks.check()
+    check_code(setup, allow_code)
     asked = {model for each in arms for model in each.models} | {model for model, n in pools.items() if n}
     wanted = frozenset(name for name in asked if name)
     stage = Stage(

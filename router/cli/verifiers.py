@@ -43,10 +43,11 @@ def score(
 
     from router.attempts.files import check_out
     from router.attempts.schema import read_attempts, write_attempts
-    from router.backends.registry import load_verifier
+    from router.backends.registry import check_code, load_engines, load_verifier
     from router.backends.tokenizers import splitter
     from router.bundle.setup import read_setup
     from router.evaluation import judge
+    from router.tasks import Tasks
 
     check_out(out)
     frame = read_attempts(attempts, say=say)
@@ -54,19 +55,26 @@ def score(
         prompts = frame["prompt_id"].drop_duplicates()
         frame = frame[frame["prompt_id"].isin(prompts.sample(min(limit, len(prompts)), random_state=seed))]
     setup = read_setup(bundle)
-    if setup.verifier.kind == "log_prob":
+    if setup.verifier.kind == "none":
+        raise InvalidFile(f"{bundle}/models.json: the verifier is none; name one to score with")
+    if setup.verifier.kind in ("log_prob", "lowest_window"):
         raise InvalidFile(
-            f"{bundle}/models.json: a log_prob verifier knows only what its generator just sampled; `router collect` "
-            "scores with it, and here a prm is needed"
+            f"{bundle}/models.json: a {setup.verifier.kind} verifier knows only what its generator just sampled; "
+            "`router collect` scores with it, and here another kind is needed"
         )
     where = deployment(backend, url, engine_api_key, headers=header)
-    verifier, split = load_verifier(setup, bundle, where), splitter(setup, where)
+    tasks = Tasks(setup.tasks, allow_code)
+    tasks.check()
+    check_code(setup, allow_code)
+    split = splitter(setup, where)
+    engines = load_engines(setup, bundle, where, models=frozenset()) if setup.verifier.asks else None
+    verifier = engines.verifier if engines else load_verifier(setup, bundle, where)
 
     async def run() -> None:
         try:
-            write_attempts(await judge.score(frame, verifier, split), out)
+            write_attempts(await judge.score(frame, verifier, split, tasks), out)
         finally:
-            await verifier.close()
+            await (engines or verifier).close()
 
     asyncio.run(run())
     typer.echo(f"wrote {out}")
@@ -167,17 +175,26 @@ def calibrate(
     from dataclasses import replace
 
     from router.attempts.schema import read_attempts
+    from router.backends.specs import Platt
     from router.bundle.setup import read_setup, write_setup
     from router.tasks import Tasks
     from router.training import calibration
 
     setup = read_setup(bundle)
-    if (setup.verifier.slope, setup.verifier.intercept) != (1, 0):
+    if (setup.verifier.slope, setup.verifier.intercept) != (1, 0) or setup.verifier.by_task:
         raise InvalidFile(
             f"{bundle}/models.json: the verifier is calibrated already; set slope to 1 and intercept to 0, and score "
             "the attempts again"
         )
-    slope, intercept = calibration.fit(read_attempts(attempts, Tasks(setup.tasks, allow_code), say=say))
+    frame = read_attempts(attempts, Tasks(setup.tasks, allow_code), say=say)
+    slope, intercept = calibration.fit(frame)
+    names = frame["task"].fillna(setup.tasks[0])
+    by_task = {}
+    if names.nunique() > 1:
+        by_task = {name: Platt(*calibration.fit(rows)) for name, rows in frame.groupby(names)}
     unfinish(bundle)
-    write_setup(replace(setup, verifier=replace(setup.verifier, slope=slope, intercept=intercept)), bundle)
+    verifier = replace(setup.verifier, slope=slope, intercept=intercept, by_task=by_task)
+    write_setup(replace(setup, verifier=verifier), bundle)
     typer.echo(f"wrote slope {slope:.3f} and intercept {intercept:.3f} to {bundle}/models.json")
+    for name, platt in by_task.items():
+        typer.echo(f"of the task {name}: slope {platt.slope:.3f} and intercept {platt.intercept:.3f}")

@@ -12,10 +12,12 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from difficulty.compare import calibration_error
+from router.attempts.judging import Judge, task_of
 from router.attempts.pools import SAMPLE
 from router.attempts.schema import prompts_of
-from router.backends import Usage, Verifier
+from router.backends import Asked, Usage, Verifier, asks, prepared
 from router.errors import InvalidFile
+from router.tasks import Tasks
 from router.training.calibration import last_scores
 from router.training.labels import Split
 from router.tuning.evidence import evidence
@@ -24,23 +26,34 @@ from strategies import BestOfN, Candidate, Majority, Strategy, WeightedBestOfN
 FEW = 10  # prompts: a mean over fewer says little
 
 
-async def score(attempts: pd.DataFrame, verifier: Verifier, split: Split) -> pd.DataFrame:
+async def score(attempts: pd.DataFrame, verifier: Verifier, split: Split, tasks: Tasks | None = None) -> pd.DataFrame:
     """The pooled attempts with ``verifier``'s scores in place of any that they had; rows of other arms are left out.
 
     ``scored_tokens`` becomes ``generated_tokens``, which a verifier with the generator's tokenizer reads, less an
-    end-of-sequence token.
+    end-of-sequence token; of a verifier that asks a model, its even share of all that this read and wrote.
+
+    tasks  of the prompts, which some verifiers ask; None: math
     """
+    judge, names = Judge(tasks or Tasks()), (tasks or Tasks()).names
     pool = attempts[attempts["arm"] == SAMPLE].copy()
     scores: dict[int, list[float] | None] = {}
+    read: dict[int, int] = {}
     prompts = prompts_of(pool)
     for prompt_id, rows in pool.groupby("prompt_id", sort=False):
         candidates = [Candidate(steps=split(text)) for text in rows["text"]]
-        scored = await verifier.score(prompts[prompt_id], candidates, max_tokens=None, usage=Usage())
+        row, usage = rows.iloc[0].to_dict(), Usage()
+        asked = Asked(prompts[prompt_id], judge.task(row), task_of(row) or names[0])
+        its, _ = await prepared(verifier, asked, usage)
+        scored = await its.score(prompts[prompt_id], candidates, max_tokens=None, usage=usage)
+        each = round((usage.prompt_tokens + usage.generated_tokens + usage.scored_tokens) / len(rows))
+        read |= dict.fromkeys(rows.index, each)
         scores |= {
-            index: list(each.scores) if each.scores else None for index, each in zip(rows.index, scored, strict=True)
+            index: list(one.scores) if one.scores else None for index, one in zip(rows.index, scored, strict=True)
         }
     pool["scores"] = pd.Series(scores)
-    pool["scored_tokens"] = pool["generated_tokens"].where(pool["scores"].notna(), 0)
+    tokens = pool["generated_tokens"] if asks(verifier) is None else pd.Series(read)
+    tokens = tokens if verifier.parameters else 0 * tokens
+    pool["scored_tokens"] = tokens.where(pool["scores"].notna(), 0)
     return pool
 
 

@@ -68,5 +68,5 @@ def fields(call: CallRecord, *, text: bool) -> dict[str, Any]:
         record["stop"] = call.solution.stop.value
     if text and call.request:
         record["prompt"] = call.request.prompt.question if call.request.prompt.plain else call.request.prompt.json
-        record["answer"] = call.solution.result.answer if call.solution else None
+        record["answer"] = call.solution.answer if call.solution else None
     return record

@@ -10,7 +10,7 @@ from typing import Any
 
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
-from router.backends import Engines, Generator, Usage, Verifier
+from router.backends import Asked, Engines, Generator, Usage, Verifier, asks, prepared
 from router.errors import MissingDependency
 from router.prompt import Prompt
 from router.solving.driver import Round
@@ -71,6 +71,8 @@ class TracedGenerator:
         self._generator, self._tracer = generator, tracer
         self.parameters = generator.parameters
         self.close = generator.close
+        if prefer := getattr(generator, "prefer", None):  # a judge asks for it, where there is one
+            self.prefer = prefer
 
     async def extend(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, usage: Usage, **options: Any
@@ -95,7 +97,13 @@ class TracedVerifier:
     def __init__(self, verifier: Verifier, tracer: Tracer):
         self._verifier, self._tracer = verifier, tracer
         self.parameters = verifier.parameters
+        self.model = asks(verifier)
         self.close = verifier.close
+
+    async def prepared(self, asked: Asked, usage: Usage) -> tuple["TracedVerifier", Any]:
+        with span(self._tracer, "verifier.prepare"):
+            verifier, task = await prepared(self._verifier, asked, usage)
+        return TracedVerifier(verifier, self._tracer), task
 
     async def score(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, usage: Usage, **options: Any

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from router.backends import Usage
@@ -58,6 +58,14 @@ class Bill:
     def line(self, model: str, role: Role) -> Usage:
         """The line of this model, to be added to."""
         return self.lines.setdefault((model, role), Usage())
+
+    def spent(self, role: Role) -> Usage:
+        """What all models spent in one role."""
+        total = Usage()
+        for (_, own), usage in self.lines.items():
+            if own == role:
+                total.add(**asdict(usage))
+        return total
 
     def flops(self, *, role: Role | None = None) -> float:
         """Floating-point operations of all models, or of those in one role."""

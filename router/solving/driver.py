@@ -9,12 +9,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from itertools import count
 from typing import Any
 
-from router.backends import Engines, Generator
+from router.backends import Asked, Engines, Generator, Usage, Verifier, asks, prepared
 from router.backends.specs import VERIFIER
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, TokenCapReached
 from router.policy.objectives import Objective
@@ -93,7 +93,7 @@ async def drive(
                 reason="ARM_INVALID",
             )
     search = arm.search()
-    limited = _Limited(request, engines, task, bill)
+    limited = _Limited(request, engines, task, bill, votes=arm.rows > 1)
     finished: list[Candidate] = []
     candidates: list[Candidate] = []
     try:
@@ -158,15 +158,18 @@ def _stopped(stop: StopReason, bill: Bill) -> RouterError:
 class _Limited:
     """Answers one search's requests within its limits.
 
+    votes     whether solutions are compared
     margin    seconds kept back from the deadline
     deadline  on time.monotonic's clock, less the margin; None without one
     """
 
-    def __init__(self, request: Request, engines: Engines, task: Task, bill: Bill):
+    def __init__(self, request: Request, engines: Engines, task: Task, bill: Bill, *, votes: bool):
         self.request = request
         self.engines = engines
         self.task = task
         self.bill = bill
+        self.votes = votes
+        self.verifier: Verifier | None = None  # of this prompt, once it is needed
         self.stop = StopReason.COMPLETE
         self.extended = 0  # requests to extend that were answered by a model
         self.margin = min(_MARGIN, 0.2 * (request.seconds or 0))
@@ -177,6 +180,8 @@ class _Limited:
         extends = isinstance(wanted, Extend)
         try:
             async with asyncio.timeout_at(self._give_up_at(started, extends)):
+                if self.votes or not extends:
+                    await self._prepare()
                 candidates = await (self._extend(wanted) if isinstance(wanted, Extend) else self._score(wanted))
         except TimeoutError:
             self.stop = StopReason.DEADLINE
@@ -211,14 +216,36 @@ class _Limited:
             self.stop = StopReason.TOKEN_CAP if spent else StopReason.DEADLINE
         return candidates
 
+    async def _prepare(self) -> None:
+        """Let the verifier see the prompt's task, once: it may write tests for it, which also tell answers apart."""
+        if self.verifier is None:
+            request, verifier, spent = self.request, self.engines.verifier, Usage()
+            asked = Asked(request.prompt, self.task, request.task or "", self._may_generate)
+            try:
+                self.verifier, self.task = await prepared(verifier, asked, spent)
+            finally:
+                if spent != Usage():
+                    self._verifying(verifier).add(**asdict(spent))
+
+    def _may_generate(self) -> int | None:
+        return _left(self.request.max_generated_tokens, self.bill.generated_tokens)
+
+    def _verifying(self, verifier: Verifier) -> Usage:
+        """The line of the bill on which a verifier's work stands."""
+        return self.bill.line(asks(verifier) or VERIFIER, "verifier")
+
     async def _score(self, wanted: Score) -> list[Candidate]:
         if self.stop is StopReason.DEADLINE:
             return list(wanted.candidates)
+        assert self.verifier
         cap = _left(self.request.max_scored_tokens, self.bill.scored_tokens)
-        candidates = await self.engines.verifier.score(
-            self.request.prompt, wanted.candidates, max_tokens=cap, usage=self.bill.line(VERIFIER, "verifier")
+        candidates = await self.verifier.score(
+            self.request.prompt, wanted.candidates, max_tokens=cap, usage=self._verifying(self.verifier)
         )
-        if cap is not None and any(candidate.scores is None and candidate.steps for candidate in candidates):
+        # A model that is asked is not asked about solutions without an answer: they have no vote.
+        asked = asks(self.verifier) is not None
+        could = [each for each in candidates if each.steps and (each.answer is not None or not asked)]
+        if cap is not None and self.verifier.parameters and any(each.scores is None for each in could):
             self.stop = StopReason.TOKEN_CAP
         return candidates
 
@@ -226,7 +253,9 @@ class _Limited:
         if candidate.end is None or candidate.answer is not None:
             return candidate
         if not candidate.finished:
-            told = f"cut at {len(candidate.tokens)} tokens" + ", the longest solution" * (candidate.end == "length")
+            told = f"cut at {candidate.length + candidate.thinking_tokens} tokens" + ", the longest solution" * (
+                candidate.end == "length"
+            )
             return replace(candidate, no_answer=told)
         stated = self.task.extract(candidate.text)
         # An answer of decoration only ("$") has no key and is no answer.

@@ -8,7 +8,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 
 from router.backends import Engines, Usage
-from router.backends.registry import why_not
+from router.backends.registry import check_code, why_not
 from router.backends.specs import Deployment
 from router.bundle.bundle import Bundle
 from router.errors import InvalidBundle, InvalidRequest
@@ -97,6 +97,7 @@ class Solver:
         self.engines = engines
         self.tasks = Tasks(bundle.setup.tasks, allow_code)
         self.tasks.check()
+        check_code(bundle.setup, allow_code)
         self.features = features_of(bundle.manifest.features)
         self.rates = rates_of(bundle.setup)
         self._deployment = deployment or Deployment()
@@ -178,6 +179,7 @@ class Solver:
         task = self.task(request)
         bill.seconds["route"] += time.monotonic() - started
         yield decision
+        request = replace(request, task=decision.task)
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
         async with aclosing(drive(decision.arm, request, self.engines, task, bill)) as events:

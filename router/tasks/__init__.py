@@ -105,6 +105,7 @@ _TASKS: dict[str, str] = {
     "exact": "router.tasks.exact:ExactTask",
     "json": "router.tasks.json_values:JsonTask",
     "code": "router.tasks.code:CodeTask",
+    "text": "router.tasks.free_text:FreeTextTask",
 }
 TASKS: Mapping[str, str] = _TASKS  # by name: where its class is, imported on use
 

@@ -1,7 +1,7 @@
 """Code: Python functions, judged by tests that run in a sandbox.
 
-A caller's public tests come with the request; hidden ones are the reference offline. Public tests are a verifier (the
-share that a solution passes), and solutions vote by what they do on the inputs of these tests.
+A caller's public tests come with the request, a model may write more; hidden ones are the reference offline. The share
+of tests that a solution passes is a verifier, and solutions vote by what they do on the inputs of these tests.
 """
 
 import ast
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from router.errors import CodeNotAllowed, InvalidRequest
-from router.tasks import code_blocks
+from router.tasks import code_blocks, written_tests
 from router.tasks.judging import Batch, Verdict
 from router.tasks.sandbox import Limits, Sandbox
 
@@ -42,6 +42,7 @@ class CodeTask:
             self.sandbox = sandbox
         self._limits = limits or Limits()
         self._tests: tuple[str, ...] = ()
+        self._written: tuple[str, ...] = ()
         self._inputs: tuple[str, ...] = ()
         self._wanted: frozenset[str] = frozenset()
         self._known: dict[tuple[str, tuple[str, ...]], list[Verdict]] = {}
@@ -102,17 +103,35 @@ class CodeTask:
         verdicts = await self._judged(answer, split(reference), until_failure=True)
         return all(each.passed for each in verdicts)
 
-    async def verify(self, inputs: Mapping[str, Any], answer: str) -> float:
-        """The share of the public tests that it passes, each run by itself. Raises InvalidRequest without tests."""
-        task = self if _same(inputs, self._tests) else self.bound(inputs)
-        if not task._tests:
-            raise InvalidRequest("tests", "there are no tests to verify a solution by", reason="UNSPECIFIED")
-        verdicts = (await task.examine(answer))[: len(task._tests)]
-        return sum(each.passed for each in verdicts) / len(verdicts)
+    def with_written(self, text: str, most: int) -> "CodeTask":
+        """The same task with further tests, at most so many, out of what a model wrote.
+
+        Votes are told apart by their calls, too, and half of :meth:`share` is about them.
+        """
+        written = written_tests.find(text, self._wanted, known=self._tests)[:most]
+        calls = written_tests.calls(written, self._wanted)
+        task = CodeTask(self.sandbox, self._limits)
+        task._tests, task._written, task._wanted = self._tests, tuple(written), self._wanted
+        task._inputs = tuple(dict.fromkeys((*self._inputs, *calls)))
+        return task
+
+    async def share(self, answer: str) -> float | None:
+        """The share of the tests that it passes, each run by itself; None without tests.
+
+        Where there are the caller's and a model's, the mean of both shares: a model's may be wrong.
+        """
+        groups = [tests for tests in (self._tests, self._written) if tests]
+        if not groups:
+            return None
+        verdicts = await self._judged(answer, (*self._tests, *self._inputs, *self._written), until_failure=False)
+        passed = [each.passed for each in verdicts]
+        shares = [passed[: len(self._tests)], passed[len(verdicts) - len(self._written) :]]
+        return sum(sum(each) / len(each) for each in shares if each) / len(groups)
 
     async def examine(self, answer: str) -> list[Verdict]:
         """What it does on each public test, then on each further input."""
-        return await self._judged(answer, (*self._tests, *self._inputs), until_failure=False)
+        verdicts = await self._judged(answer, (*self._tests, *self._inputs, *self._written), until_failure=False)
+        return verdicts[: len(self._tests) + len(self._inputs)]
 
     async def _judged(self, answer: str, tests: tuple[str, ...], *, until_failure: bool) -> list[Verdict]:
         if self.sandbox is None:
@@ -150,10 +169,6 @@ def split(reference: str) -> tuple[str, ...]:
     if not tests:
         raise InvalidRequest("reference", "the reference has no assert", reason="UNSPECIFIED")
     return tuple(tests)
-
-
-def _same(inputs: Mapping[str, Any], tests: tuple[str, ...]) -> bool:
-    return tuple(inputs.get("tests", ())) == tests
 
 
 def _statements(field: str, values: object) -> tuple[str, ...]:

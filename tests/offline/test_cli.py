@@ -14,6 +14,7 @@ import trustme
 from typer.testing import CliRunner
 
 from router.cli.main import main
+from router.tasks.code import CodeTask
 from tests.support.processes import serve
 
 SHIPPED = Path(__file__).parent.parent.parent / "models" / "smollm2-135m"
@@ -144,6 +145,14 @@ async def test_serve_refuses_what_it_cannot_serve(bundle_folder, arguments, code
     result = await router("serve", "--backend", "fake", "--bundle", str(bundle_folder), *arguments)
     assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
     assert message in result.stderr
+
+
+async def test_serve_refuses_to_run_code_where_it_cannot_be_isolated(bundle_folder, monkeypatch):
+    monkeypatch.setattr(CodeTask, "sandbox", None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    result = await router("serve", "--backend", "fake", "--bundle", str(bundle_folder), "--allow-code")
+    assert result.exit_code == 1
+    assert "bubblewrap" in result.stderr
 
 
 async def test_serve_on_a_port_in_use(server, bundle_folder):

@@ -24,7 +24,7 @@ from router.backends import Usage
 from router.backends.in_process.kv import SIZES, Batch, KeyValues, PrefixCache, PrefixKey
 from router.backends.in_process.memory import budget
 from router.backends.in_process.prefill import Reading, bytes_a_token, read_piece
-from router.backends.in_process.sampling import sample
+from router.backends.in_process.sampling import confidences, sample
 from router.backends.steps import End, StepText, Writing
 from router.errors import EngineUnavailable
 from strategies import Candidate
@@ -102,8 +102,14 @@ _Row = list[_Open]  # candidates of one search at one temperature, with the same
 class Batcher:
     """Extends candidates with ``model``. Thread-safe: submit from anywhere, results come through the job's future."""
 
-    def __init__(self, model: Any, tokenizer: Any, delimiter: str, max_tokens: int, memory: int | None = None):
-        """memory: bytes that keys and values may take; None: see ``memory.budget``."""
+    def __init__(
+        self, model: Any, tokenizer: Any, delimiter: str, max_tokens: int, memory: int | None = None, *, top: int = 0
+    ):
+        """memory: bytes that keys and values may take; None: see ``memory.budget``.
+
+        top: likeliest tokens that candidates' confidences are about; 0: they have none
+        """
+        self.top = top
         self.model = model
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -332,10 +338,11 @@ class Batcher:
         temperatures = [row[0].job.temperature for row in self._rows]
         numbers = [[candidate.rng.random() for candidate in row] for row in self._rows]
         sampled = sample(logits, temperatures, numbers, self.sizes.sampled)
+        sure = confidences(logits, self.top, self.sizes.sampled) if self.top else [None] * len(self._rows)
         for i, (row, drawn) in enumerate(zip(list(self._rows), sampled, strict=True)):
             branches: dict[int, _Row] = {}
             for candidate, (token, log_prob) in zip(row, drawn, strict=True):
-                self._append(i, candidate, token, log_prob)
+                self._append(i, candidate, token, log_prob, sure[i])
                 if not candidate.done:
                     branches.setdefault(token, []).append(candidate)
             self._rows[i], *others = branches.values() or [[]]
@@ -344,7 +351,7 @@ class Batcher:
                 self._rows.append(other)
         self._remove_empty_rows()
 
-    def _append(self, i: int, candidate: _Open, token: int, log_prob: float) -> None:
+    def _append(self, i: int, candidate: _Open, token: int, log_prob: float, confidence: float | None) -> None:
         """Add a token to a candidate of row ``i``, and hand the candidate back where that ends it."""
         job = candidate.job
         self.count(job.usage, generated_tokens=1)
@@ -354,7 +361,7 @@ class Batcher:
         if token in self._eos:
             self._finish(candidate, "stop")
             return
-        if candidate.writing.append(token, log_prob):
+        if candidate.writing.append(token, log_prob, confidence):
             candidate.steps_left -= 1
         if candidate.steps_left <= 0:
             self._prefixes.put(candidate.cache_key, job.usage, self._batch.take(i).clone())

@@ -15,11 +15,14 @@ from router.errors import InvalidFile
 
 
 def load_model(
-    name: str, spec: ModelSpec, folder: Path, deployment: Deployment, *, log_probs: bool = True
+    name: str, spec: ModelSpec, folder: Path, deployment: Deployment, *, log_probs: bool = True, top: int = 0
 ) -> Generator:
-    """The model on a worker thread of its own; ``folder`` holds its adapters. Raises MissingWeights."""
-    writer = _batcher(spec, spec.adapter, folder, deployment)
-    reviser = _batcher(spec, spec.reviser, folder, deployment) if spec.reviser else None
+    """The model on a worker thread of its own; ``folder`` holds its adapters. Raises MissingWeights.
+
+    top: likeliest tokens that candidates' confidences are about; 0: they have none
+    """
+    writer = _batcher(spec, spec.adapter, folder, deployment, top)
+    reviser = _batcher(spec, spec.reviser, folder, deployment, top) if spec.reviser else None
     return TransformersGenerator(writer, spec, reviser)
 
 
@@ -43,7 +46,7 @@ def load_verifier(
     return StepVerifier(writer.batcher, scorer, writer.template, spec)
 
 
-def _batcher(spec: ModelSpec, adapter: str | None, folder: Path, deployment: Deployment) -> Batcher:
+def _batcher(spec: ModelSpec, adapter: str | None, folder: Path, deployment: Deployment, top: int = 0) -> Batcher:
     model, tokenizer = weights.load_model(spec.model, folder / adapter if adapter else None)
     memory = budget(deployment.memory) // deployment.sharing
-    return Batcher(model, tokenizer, spec.template.delimiter, spec.max_tokens, memory)
+    return Batcher(model, tokenizer, spec.template.delimiter, spec.max_tokens, memory, top=top)

@@ -8,6 +8,7 @@ from typing import Any
 from router.backends import Usage
 from router.backends.in_process.batching import Batcher, CallJob, ExtendJob
 from router.backends.in_process.prefill import PIECE, extended
+from router.backends.preference import label_tokens, within_cap
 from router.backends.prompt_length import check_length, too_long
 from router.backends.specs import ModelSpec
 from router.backends.template import encode, resolved
@@ -85,6 +86,42 @@ class TransformersGenerator:
         assert total is not None
         mean: list[float] = (total / len(ids)).tolist()
         return mean
+
+    async def prefer(
+        self, prompts: Sequence[Prompt], answers: tuple[str, str], *, max_tokens: int | None, usage: Usage
+    ) -> list[float | None]:
+        """See :class:`router.backends.Prefers`."""
+        labels = label_tokens(self.batcher.tokenizer, answers)
+        encoded = [encode(self.batcher.tokenizer, self.template.parts(prompt)) for prompt in prompts]
+        fits = within_cap(encoded, self.batcher.context, max_tokens)
+        read = [ids for ids, fit in zip(encoded, fits, strict=True) if fit]
+        if not read:
+            return [None] * len(prompts)
+        job = CallJob(self._prefer, (read, labels, usage), len(read))
+        found: list[float] = await submit(self.batcher, job)
+        rest = iter(found)
+        return [next(rest) if fit else None for fit in fits]
+
+    def _prefer(
+        self, asks: list[tuple[list[tuple[int, ...]], tuple[int, int], Usage]]
+    ) -> IteratorGenerator[None, None, list[list[float]]]:
+        found = []
+        for prompts, labels, usage in asks:
+            scores = []
+            for ids in prompts:
+                for tally in (usage, self.batcher.counted):
+                    tally.add(calls=1, scored_tokens=len(ids))
+                scores.append((yield from self._preference(ids, labels)))
+            found.append(scores)
+        return found
+
+    def _preference(self, ids: tuple[int, ...], labels: tuple[int, int]) -> IteratorGenerator[None, None, float]:
+        kv = None
+        for start in range(0, len(ids), PIECE):
+            kv, output = extended(self.batcher.model.base_model, kv, ids[start : start + PIECE])
+            yield
+        logits = self.batcher.model.get_output_embeddings()(output.last_hidden_state[0, -1])
+        return float(logits[list(labels)].float().softmax(-1)[0])
 
     def _encode(self, prompt: Prompt, earlier: Sequence[str] = ()) -> tuple[int, ...]:
         """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""

@@ -28,6 +28,16 @@ def sample(
     return drawn
 
 
+def confidences(logits: torch.Tensor, top: int, at_once: int) -> list[float]:
+    """Of each row the mean negative log-probability, at temperature 1, of its ``top`` likeliest tokens, in nats."""
+    found: list[float] = []
+    for start in range(0, len(logits), at_once):
+        few = logits[start : start + at_once].float()
+        likeliest = few.topk(min(top, few.shape[1])).values
+        found += (few.logsumexp(-1) - likeliest.mean(-1)).tolist()
+    return found
+
+
 def _sample(
     logits: torch.Tensor, temperatures: Sequence[float], numbers: Sequence[Sequence[float]]
 ) -> list[list[tuple[int, float]]]:

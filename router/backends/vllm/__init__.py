@@ -17,12 +17,13 @@ from router.errors import InvalidRequest, MissingWeights
 
 
 def load_model(
-    name: str, spec: ModelSpec, folder: Folder, deployment: Deployment, *, log_probs: bool = True
+    name: str, spec: ModelSpec, folder: Folder, deployment: Deployment, *, log_probs: bool = True, top: int = 0
 ) -> Generator:
     """A generator that answers at the deployment's URLs for ``name``.
 
     Adapters are the server's to load: it serves each under the name that the bundle gives its folder.
     log_probs: whether candidates have log-probabilities, which the server has to compute.
+    top: likeliest tokens that candidates' confidences are about; 0: they have none.
     Raises InvalidRequest where there is no URL, MissingWeights where the tokenizer is not here.
     """
     urls = deployment.urls.get(name)
@@ -31,7 +32,7 @@ def load_model(
             "url", f"say where vLLM serves the model {name!r}: --url {name}=http://host:8000", reason="UNSPECIFIED"
         )
     replicas = _replicas(name, urls, deployment)
-    return VllmGenerator(replicas, spec, load_tokenizer(spec.model), log_probs=log_probs)
+    return VllmGenerator(replicas, spec, load_tokenizer(spec.model), log_probs=log_probs, top=top)
 
 
 def load_verifier(

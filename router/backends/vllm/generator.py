@@ -14,12 +14,15 @@ from random import Random
 from typing import Any
 
 from router.backends import Usage
+from router.backends.preference import label_tokens, within_cap
+from router.backends.prm import ROWS, Reading
 from router.backends.prompt_length import check_length, too_long
 from router.backends.replicas import Broken, Lost, Replicas, understood
 from router.backends.specs import ModelSpec
 from router.backends.steps import End, StepText, Writing
 from router.backends.template import encode, resolved
 from router.backends.vllm.server import PLAIN, Served, look, token_count
+from router.backends.vllm.verifiers import VllmLabels
 from router.errors import InvalidRequest
 from router.prompt import Prompt
 from strategies import Candidate
@@ -41,10 +44,10 @@ class _Row:
     end: End = None
     open: bool = True
 
-    def append(self, token: int, log_prob: float | None) -> None:
+    def append(self, token: int, log_prob: float | None, confidence: float | None) -> None:
         self.room -= 1
         self.cap -= 1
-        if self.writing.append(token, log_prob):
+        if self.writing.append(token, log_prob, confidence):
             self.steps_left -= 1
         if self.steps_left <= 0:
             self.open = False
@@ -62,13 +65,14 @@ class VllmGenerator:
     them.
     """
 
-    def __init__(self, replicas: Replicas, spec: ModelSpec, tokenizer: Any, *, log_probs: bool = True):
+    def __init__(self, replicas: Replicas, spec: ModelSpec, tokenizer: Any, *, log_probs: bool = True, top: int = 0):
         self.replicas = replicas
         self.spec = spec
         self.template = resolved(spec.template, tokenizer)
         self.parameters = spec.parameters
         self.tokenizer = tokenizer
         self.log_probs = log_probs
+        self.top = top  # likeliest tokens that candidates' confidences are about; 0: they have none
         self.counted = Usage()  # what the servers reported, over all calls
         self._text = StepText(tokenizer, spec.template.delimiter)
         self._served: Served | None = None
@@ -152,7 +156,8 @@ class VllmGenerator:
             "max_tokens": rows[0].cap,
             "temperature": round_.temperature,
             "seed": round_.draw(rows[0].index),
-            "logprobs": 0 if self.log_probs else None,
+            "logprobs": self.top if self.log_probs or self.top else None,
+            "return_tokens_as_token_ids": self.top > 0,  # as texts two of them may be one
             "return_token_ids": True,
             "stream": True,
             "stream_interval": PIECE,
@@ -167,7 +172,7 @@ class VllmGenerator:
             self.count(round_.usage, calls=1, prompt_tokens=len(prefix))
             async for event in events:
                 with understood():
-                    pieces = [_Piece.of(choice, self.log_probs) for choice in event["choices"]]
+                    pieces = [_Piece.of(choice, self.log_probs, self.top) for choice in event["choices"]]
                     cached = _cached(event)
                 for piece in pieces:
                     left[piece.index] = left.get(piece.index, -1) - len(piece.tokens)
@@ -193,9 +198,10 @@ class VllmGenerator:
         # end of what was asked for, not of the solution.
         ended = reason == "stop" and not piece.at_delimiter
         for row in rows:
-            for token, log_prob in zip(tokens[: len(tokens) - ended], piece.log_probs, strict=False):
+            written = tokens[: len(tokens) - ended]
+            for token, log_prob, sure in zip(written, piece.log_probs, piece.confidences, strict=False):
                 if row.open:
-                    row.append(token, log_prob)
+                    row.append(token, log_prob, sure)
             if ended and row.open:
                 row.finish("stop")
 
@@ -212,6 +218,24 @@ class VllmGenerator:
             if len(tokens) <= room:
                 return tokens
         raise too_long(len(tokens), room)
+
+    async def prefer(
+        self, prompts: Sequence[Prompt], answers: tuple[str, str], *, max_tokens: int | None, usage: Usage
+    ) -> list[float | None]:
+        """See :class:`router.backends.Prefers`."""
+        labels = label_tokens(self.tokenizer, answers)
+        encoded = [encode(self.tokenizer, self.template.parts(prompt)) for prompt in prompts]
+        reader = VllmLabels(self.replicas, labels, self.spec.adapter)
+        fits = within_cap(encoded, 1 + await reader.room(), max_tokens)
+        readings = [Reading(ids, (len(ids) - 1,)) for ids, fit in zip(encoded, fits, strict=True) if fit]
+        found: list[float] = []
+        for start in range(0, len(readings), ROWS):
+            spent = Usage()
+            found += [score for (score,) in await reader.scores(readings[start : start + ROWS], spent)]
+            for tally in (usage, self.counted):
+                tally.add(calls=spent.calls, scored_tokens=spent.scored_tokens)
+        rest = iter(found)
+        return [next(rest) if fit else None for fit in fits]
 
     async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
         """Raises InvalidRequest: a generating vLLM server gives no hidden states."""
@@ -256,27 +280,34 @@ class _Round:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What one event adds to one sample: its tokens, the log-probability of each or None, why it ended, if it did."""
+    """What one event adds to one sample: its tokens, the log-probability of each or None, how sure the model was of it
+    or None, why it ended, if it did."""
 
     index: int
     tokens: list[int]
     log_probs: Sequence[float | None]
+    confidences: Sequence[float | None]
     reason: str | None
     at_delimiter: bool
 
     @classmethod
-    def of(cls, choice: dict[str, Any], with_log_probs: bool) -> "_Piece":
+    def of(cls, choice: dict[str, Any], with_log_probs: bool, top: int) -> "_Piece":
         """Raises a LookupError, TypeError or ValueError where it is none."""
         index, tokens = choice["index"], choice["token_ids"]
         if not all(isinstance(each, int) and 0 <= each < LARGEST_TOKEN for each in (index, *tokens)):
             raise ValueError(f"tokens {tokens} of sample {index}")
-        log_probs = [None] * len(tokens)
+        log_probs = confidences = [None] * len(tokens)
+        if tokens and top:
+            likeliest = [sorted(each.values(), reverse=True)[:top] for each in choice["logprobs"]["top_logprobs"]]
+            if len(likeliest) != len(tokens) or not all(likeliest):
+                raise ValueError(f"{len(tokens)} tokens have {len(likeliest)} lists of the likeliest")
+            confidences = [-sum(each) / len(each) for each in likeliest]
         if tokens and with_log_probs:
             log_probs = choice["logprobs"]["token_logprobs"]
             if len(log_probs) != len(tokens) or not all(-inf < each < 0.01 for each in log_probs):  # 0 but for rounding
                 raise ValueError(f"{len(tokens)} tokens have the log-probabilities {log_probs}")
         stopped_by = choice.get("stop_reason")
-        return cls(index, tokens, log_probs, choice["finish_reason"], isinstance(stopped_by, str))
+        return cls(index, tokens, log_probs, confidences, choice["finish_reason"], isinstance(stopped_by, str))
 
 
 def _cached(event: dict[str, Any]) -> int:

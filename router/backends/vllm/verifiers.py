@@ -63,8 +63,8 @@ class VllmLabels(_VllmReader):
     most of the reading.
     """
 
-    def __init__(self, replicas: Replicas, labels: tuple[int, int]):
-        super().__init__(replicas)
+    def __init__(self, replicas: Replicas, labels: tuple[int, int], name: str | None = None):
+        super().__init__(replicas, name)
         self.labels = labels
 
     async def scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:

@@ -42,9 +42,7 @@ def test_extracting_needs_no_sandbox_and_looks_for_what_the_tests_call() -> None
     assert CodeTask().bound({}).extract("no code") is None
 
 
-@pytest.mark.parametrize(
-    "deed", [lambda t: t.key("x"), lambda t: t.right("x", "assert x"), lambda t: t.verify(INPUTS, "x")]
-)
+@pytest.mark.parametrize("deed", [lambda t: t.key("x"), lambda t: t.right("x", "assert x"), lambda t: t.share("x")])
 async def test_nothing_runs_unless_it_is_allowed(deed: Any) -> None:
     with pytest.raises(CodeNotAllowed, match="--allow-code"):
         await deed(CodeTask().bound(INPUTS))
@@ -88,13 +86,12 @@ async def test_without_tests_equal_programs_are_equal() -> None:
     assert await task.key(SORTED) == await task.key("def f(x):  # sorts\n\n  return sorted( x )\n")
     assert await task.key(SORTED) != await task.key(BY_HAND)
     assert await task.key("def f(") == await task.key("def f(\n")
-    with pytest.raises(InvalidRequest, match="no tests"):
-        await task.verify({}, SORTED)
+    assert await task.share(SORTED) is None
 
 
 @pytest.mark.sandbox
 class TestRunning:
-    async def test_verify(self, task: CodeTask) -> None:
+    async def test_the_share_of_tests(self, task: CodeTask) -> None:
         answers = [
             SORTED,
             BY_HAND,
@@ -104,9 +101,20 @@ class TestRunning:
             "def g(): pass",
             "def f(",
         ]
-        shares = await asyncio.gather(*(task.verify(INPUTS, each) for each in answers))
+        bound = task.bound(INPUTS)
+        shares = await asyncio.gather(*(bound.share(each) for each in answers))
         assert shares == pytest.approx([1, 1, 1, 2 / 3, 1 / 3, 0, 0])
-        assert await task.bound(INPUTS).verify(INPUTS, SORTED) == 1
+        assert await bound.share(SORTED) == 1
+
+    async def test_written_tests_count_half_and_tell_votes_apart(self, task: CodeTask) -> None:
+        bound = task.bound({"tests": ["assert f([2, 1]) == [1, 2]"]})
+        answers = [SORTED, "def f(x): return [1, 2]", "def f(x): return x[::-1]"]
+        assert len({await bound.key(each) for each in answers}) == 1
+        more = bound.with_written("assert f([1, 2, 3]) == [1, 2, 3]\nassert f([]) == []\nassert f([]) == [0]", 3)
+        assert await asyncio.gather(*(more.share(each) for each in answers)) == pytest.approx([5 / 6, 1 / 2, 2 / 3])
+        assert len({await more.key(each) for each in answers}) == 3
+        alone = task.bound({}).with_written("assert f([]) == []", 3)
+        assert await asyncio.gather(*(alone.share(each) for each in answers)) == [1, 0, 1]
 
     async def test_right(self, task: CodeTask) -> None:
         hidden = "assert f([2, 1]) == [1, 2]\nassert f((3, 2)) == [2, 3]"
@@ -181,7 +189,7 @@ class TestRunning:
         assert await bound.key(square) == await bound.key(double)
         bound = task.bound({**tests, "inputs": ["f(3)"]})
         assert await bound.key(square) != await bound.key(double)
-        assert await bound.verify(tests, double) == 1
+        assert await bound.share(double) == 1
 
     async def test_iterators_behave_as_what_they_give(self, task: CodeTask) -> None:
         bound = task.bound({"tests": ["assert list(f(3)) == [0, 1, 2]"], "inputs": ["f(4)"]})
@@ -210,7 +218,7 @@ class TestRunning:
         monkeypatch.setattr(Sandbox, "judge", counted)
         bound = task.bound(INPUTS)
         answers = [SORTED, BY_HAND, SORTED, IN_PLACE]
-        await asyncio.gather(*(bound.key(each) for each in answers), *(bound.verify(INPUTS, each) for each in answers))
+        await asyncio.gather(*(bound.key(each) for each in answers), *(bound.share(each) for each in answers))
         assert starts == 1
         await bound.key(SORTED)
         assert starts == 1
@@ -285,8 +293,8 @@ def numbers():
 
     async def test_a_function_named_like_the_interpreters(self, task: CodeTask) -> None:
         inputs = {"tests": ["assert sum([1, 2]) == 4"]}
-        assert await task.verify(inputs, "def sum(x): return 4") == 1
-        assert await task.verify(inputs, "def sum(x): return 3") == 0
+        assert await task.bound(inputs).share("def sum(x): return 4") == 1
+        assert await task.bound(inputs).share("def sum(x): return 3") == 0
 
     async def test_imports_that_solutions_need(self, task: CodeTask) -> None:
         modules = (
@@ -296,14 +304,14 @@ def numbers():
             "operator copy typing json cmath sys os time enum dataclasses abc array calendar textwrap zlib hashlib"
         )
         code = "".join(f"import {each}\n" for each in modules.split()) + "def f(x): return sys.version_info >= (3, 11)"
-        assert await task.verify({"tests": ["assert f(1)"]}, code) == 1
+        assert await task.bound({"tests": ["assert f(1)"]}).share(code) == 1
 
     async def test_packages(self) -> None:
         task = CodeTask(
             Sandbox(allow_code=True, packages=["numpy"]), Limits(memory_bytes=2 << 30, wall_seconds=60, cpu_seconds=10)
         )
         code = "import numpy as np\ndef f(n): return np.arange(n)\ndef g(n): return np.arange(n).sum()"
-        assert await task.verify({"tests": ["assert list(f(3)) == [0, 1, 2]", "assert g(3) == 3"]}, code) == 1
+        assert await task.bound({"tests": ["assert list(f(3)) == [0, 1, 2]", "assert g(3) == 3"]}).share(code) == 1
 
     async def test_allowed_for_all_tasks_of_the_process(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(CodeTask, "sandbox", None)

@@ -1,0 +1,55 @@
+"""The caller's tests as a verifier: a solution's score is the share of them that it passes."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from router.backends import Asked, Usage
+from router.prompt import Prompt
+from router.schema import STRICT
+from strategies import Candidate
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """There are none."""
+
+    __pydantic_config__ = STRICT
+
+
+class ExecutedTests:
+    """Asks a prompt's task what share of the tests each solution passes (``task.share``). No model reads anything.
+
+    Where a prompt has no tests, or its task runs none, solutions stay unscored: arms by score then go by votes.
+    """
+
+    parameters = 0
+
+    def __init__(self, task: Any = None, model: str | None = None):
+        """task: of the prompt;  model: on whose line of the bill what it took stands"""
+        self._task = task
+        self.model = model
+
+    async def prepared(self, asked: Asked, usage: Usage) -> tuple[Self, Any]:
+        return type(self)(asked.task), asked.task
+
+    async def score(
+        self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage
+    ) -> list[Candidate]:
+        return list(await asyncio.gather(*map(self._scored, candidates)))
+
+    async def _scored(self, candidate: Candidate) -> Candidate:
+        share = getattr(self._task, "share", None)
+        if share is None or not candidate.steps or candidate.end in ("length", "cut"):
+            return candidate
+        stated = self._task.extract(candidate.text)
+        passed = 0.0 if stated is None else await share(stated)
+        return candidate if passed is None else replace(candidate, scores=(passed,) * len(candidate.steps))
+
+    async def close(self) -> None:
+        return None
+
+
+def load(spec: Any, options: Options, generator: None) -> ExecutedTests:
+    return ExecutedTests()

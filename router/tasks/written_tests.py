@@ -1,0 +1,58 @@
+"""Tests as models write them: which asserts of a text can be used, and what they call."""
+
+import ast
+import warnings
+from collections.abc import Collection, Sequence
+
+_LONGEST = 2_000  # characters of a test
+_MOST_LINES = 2_000
+
+
+def find(text: str, wanted: Collection[str], known: Sequence[str] = ()) -> list[str]:
+    """The asserts of a text, each on a line of its own, that call a wanted function with literal arguments.
+
+    wanted  names of functions; none: any
+    known   tests that are there already
+    """
+    seen = {ast.unparse(ast.parse(each)) for each in known}
+    found = []
+    for line in text.rpartition("</think>")[2].splitlines()[:_MOST_LINES]:
+        test = _test(line.strip(), wanted)
+        if test and test not in seen:
+            seen.add(test)
+            found.append(test)
+    return found
+
+
+def calls(tests: Sequence[str], wanted: Collection[str]) -> list[str]:
+    """The calls of wanted functions with literal arguments in these tests."""
+    found = [ast.unparse(node) for test in tests for node in ast.walk(ast.parse(test)) if _called_plainly(node, wanted)]
+    return list(dict.fromkeys(found))
+
+
+def _test(line: str, wanted: Collection[str]) -> str | None:
+    """A line in one spelling, without its message and comment; None where it is no test to use."""
+    if not line.startswith("assert ") or len(line) > _LONGEST:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that are none
+            (node,) = ast.parse(line).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+    if not isinstance(node, ast.Assert) or not any(_called_plainly(each, wanted) for each in ast.walk(node.test)):
+        return None
+    return ast.unparse(ast.Assert(node.test, None))
+
+
+def _called_plainly(node: ast.AST, wanted: Collection[str]) -> bool:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        return False
+    if wanted and node.func.id not in wanted:
+        return False
+    try:
+        for each in (*node.args, *(keyword.value for keyword in node.keywords)):
+            ast.literal_eval(each)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return False
+    return True

@@ -1,0 +1,373 @@
+"""Kinds of verifiers that any engine's models can have: a judge, tests, none; what they are billed as; calibration."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from router.attempts.collect import Unit, collect
+from router.attempts.prompts import Problem
+from router.attempts.schema import read_attempts
+from router.backends import Asked, Engines, Usage, prepared
+from router.backends.calibrated import Calibrated, platt
+from router.backends.fake import FakeGenerator, FakeVerifier
+from router.backends.registry import load_engines, why_not
+from router.backends.specs import Deployment, ModelSpec, Platt, Setup, VerifierSpec
+from router.backends.template import CHATML
+from router.backends.verifiers import KINDS, options_of
+from router.backends.verifiers.executed_tests import ExecutedTests
+from router.backends.verifiers.judge import Judge, Options
+from router.backends.verifiers.none import NoVerifier
+from router.backends.verifiers.written_tests import Options as WritingOptions
+from router.backends.verifiers.written_tests import WrittenTests
+from router.bundle.bundle import load_bundle
+from router.errors import CodeNotAllowed, InvalidRequest
+from router.prompt import Message, Prompt
+from router.schema import read
+from router.solving.bill import Bill, rates_of
+from router.solving.driver import Request, drive
+from router.solving.solver import Solver
+from router.tasks import PlainTask, Tasks, load_task
+from strategies import Candidate, Result, parse
+
+ASKED = Prompt.of("What is 3 + 4?")
+MODEL = ModelSpec(
+    "fake", 1_000, CHATML, temperature=0.8, max_tokens=512, backend="fake", input_price=2.0, output_price=3.0
+)
+LARGE = replace(MODEL, parameters=5_000, input_price=20.0, output_price=30.0)
+
+
+def setup(kind: str, **fields: Any) -> Setup:
+    task = fields.pop("task", "math")
+    return Setup("tiny", "small", {"small": MODEL, "large": LARGE}, VerifierSpec(kind, **fields), task=task)
+
+
+@dataclass
+class Preferring(FakeGenerator):
+    """Finds solutions right that say 7. Remembers what it was asked."""
+
+    asked: list[str] = field(default_factory=list)
+
+    async def prefer(
+        self, prompts: Any, answers: tuple[str, str], *, max_tokens: int | None, usage: Usage
+    ) -> list[float | None]:
+        found: list[float | None] = []
+        for prompt in prompts:
+            if max_tokens is not None and max_tokens < prompt.characters:
+                found.append(None)
+                continue
+            max_tokens = None if max_tokens is None else max_tokens - prompt.characters
+            usage.add(calls=1, scored_tokens=prompt.characters)
+            self.asked.append(prompt.question)
+            found.append(0.9 if "Answer: 7" in prompt.question else 0.2)
+        return found
+
+
+def saying(*said: str, kind: type[FakeGenerator] = FakeGenerator, **options: Any) -> FakeGenerator:
+    """A model whose samples say these texts in turn, again and again."""
+    left: list[str] = []
+
+    def write(prompt: str, candidate: Candidate, rng: Any) -> str:
+        left[:] = left or said
+        return left.pop(0)
+
+    return kind(write=write, **options)
+
+
+def done(text: str, answer: str | None) -> Candidate:
+    return Candidate(steps=(text,), end="stop", answer=answer)
+
+
+async def solved(arm: str, engines: Engines, bill: Bill, **request: Any) -> Result:
+    task = load_task("math")
+    *_, last = [each async for each in drive(parse(arm), Request(ASKED, **request), engines, task, bill)]
+    assert isinstance(last, tuple)
+    return last[0]
+
+
+# The schema
+
+
+def test_a_judge_has_the_parameters_and_the_price_of_its_model():
+    spec = setup("judge", model="large").verifier
+    assert (spec.parameters, spec.input_price) == (5_000, 20.0)
+    assert "{solution}" in spec.options["prompt"]  # a bundle keeps what it was measured with
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"kind": "judge"}, "asks one of the models small, large, not None"),
+        ({"kind": "judge", "model": "huge"}, "not 'huge'"),
+        ({"kind": "judge", "model": "large", "parameters": 3}, "those of 'large' are 5000"),
+        ({"kind": "judge", "model": "large", "options": {"sample": 3}}, "verifier.options.sample: is no known key"),
+        ({"kind": "judge", "model": "large", "options": {"prompt": "Right?"}}, "verifier.options.prompt"),
+        ({"kind": "written_tests", "model": "small", "options": {"count": 0}}, "verifier.options.count"),
+        ({"kind": "none", "options": {"x": 1}}, "verifier.options.x: is no known key"),
+        ({"kind": "log_prob", "options": {"x": 1}}, "a 'log_prob' verifier has no options"),
+    ],
+)
+def test_what_is_wrong_in_models_json_is_named(fields, says):
+    document = {"name": "x", "reference": "small", "verifier": fields}
+    models = {
+        name: {"model": "m", "parameters": spec.parameters, "template": {}, "temperature": 1.0, "max_tokens": 9}
+        for name, spec in (("small", MODEL), ("large", LARGE))
+    }
+    with pytest.raises(ValueError, match=says):
+        read(Setup, {**document, "models": models})
+
+
+def test_free_text_needs_a_judge():
+    assert setup("judge", model="small", task="text").tasks == ("text",)
+    with pytest.raises(ValueError, match="there are no votes: name a judge"):
+        setup("log_prob", task=("math", "text"))
+
+
+def test_the_kinds_are_loaded_by_name(tmp_path):
+    expected = {"none": NoVerifier, "judge": Judge, "tests": ExecutedTests, "written_tests": WrittenTests}
+    assert set(KINDS) >= set(expected)
+    for kind, verifier in expected.items():
+        model = "large" if KINDS[kind].asks else None
+        engines = load_engines(setup(kind, model=model), tmp_path, Deployment(), models=frozenset())
+        assert type(engines.verifier) is verifier
+        assert set(engines.models) == {"small", *([model] if model else [])}
+        assert options_of(kind, {}) is not None
+
+
+# A judge
+
+
+async def test_a_judge_is_asked_once_about_each_solution_that_could_be_chosen():
+    model = Preferring()
+    candidates = [
+        done("Answer: 7", "7"),
+        done("Answer: 8", "8"),
+        done("Answer: 7", "7"),
+        done("Who knows?", None),
+        Candidate(steps=("3 + 4 =",), end="length"),
+        Candidate(),
+    ]
+    usage = Usage()
+    scored = await Judge(model, "small", Options()).score(ASKED, candidates, max_tokens=None, usage=usage)
+    assert [each.score for each in scored] == [0.9, 0.2, 0.9, None, None, None]
+    assert len(model.asked) == usage.calls == 2
+    assert usage.scored_tokens == sum(map(len, model.asked))
+    assert "What is 3 + 4?" in model.asked[0]
+    assert model.asked[0].endswith("Reply with one word, Yes or No.")
+
+
+async def test_every_step_has_the_score_of_the_whole():
+    two = Candidate(steps=("3 + 4 is\n", "Answer: 7"), end="stop", answer="7")
+    (scored,) = await Judge(Preferring(), "small", Options()).score(ASKED, [two], max_tokens=None, usage=Usage())
+    assert scored.scores == (0.9, 0.9)
+
+
+async def test_a_judge_sees_the_conversation_but_no_system_prompt_and_braces_are_text():
+    model = Preferring()
+    chat = Prompt(
+        (Message("system", "Be brief"), Message("user", "a"), Message("assistant", "b"), Message("user", "{no}?"))
+    )
+    await Judge(model, "small", Options()).score(chat, [done("{question}", "7")], max_tokens=None, usage=Usage())
+    assert "user: a\n\nassistant: b\n\n{no}?" in model.asked[0]
+    assert "Be brief" not in model.asked[0]
+    assert "Proposed solution:\n{question}" in model.asked[0]
+
+
+async def test_a_cap_on_what_is_read_holds():
+    model, usage = Preferring(), Usage()
+    few = [done(f"Answer: {n}", str(n)) for n in range(5)]
+    length = len(Judge(model, "small", Options())._question(ASKED, few[0].text).question)
+    scored = await Judge(model, "small", Options()).score(ASKED, few, max_tokens=2 * length, usage=usage)
+    assert [each.score is None for each in scored] == [False, False, True, True, True]
+    assert usage.scored_tokens <= 2 * length
+
+
+@pytest.mark.parametrize("preferring", [True, False])
+async def test_without_probabilities_verdicts_are_sampled_and_counted(preferring):
+    said = ["Yes.", "I think so: yes", "No", "Hm.", "No, wait. Yes!"]
+    model = saying(*said, kind=Preferring if preferring else FakeGenerator)
+    usage = Usage()
+    judge = Judge(model, "small", Options(sampled=preferring, samples=5, max_tokens=20))
+    (scored,) = await judge.score(ASKED, [done("Answer: 7", "7")], max_tokens=None, usage=usage)
+    assert scored.score == pytest.approx((3 + 1) / (4 + 2))
+    assert usage.generated_tokens == sum(len(each) + 1 for each in said)
+    assert usage.scored_tokens > 0
+    assert usage.prompt_tokens == 0
+
+
+async def test_sampled_verdicts_keep_to_what_may_still_be_written():
+    usage = Usage()
+    judge = Judge(saying("Yes, it is right, of course."), "small", Options())
+    bound, _ = await prepared(judge, Asked(ASKED, None, may_generate=lambda: 7 - usage.generated_tokens), Usage())
+    scored = await bound.score(ASKED, [done("Answer: 7", "7"), done("8", "8")], max_tokens=None, usage=usage)
+    assert usage.generated_tokens == 7
+    assert scored[1].score is None
+    nothing = await judge.score(ASKED, [done("Answer: 7", "7")], max_tokens=100, usage=Usage())
+    assert nothing[0].score is None
+
+
+async def test_who_says_neither_yes_nor_no_gives_no_score():
+    (scored,) = await Judge(saying("Perhaps"), "small", Options()).score(
+        ASKED, [done("Answer: 7", "7")], max_tokens=None, usage=Usage()
+    )
+    assert scored.scores is None
+
+
+async def test_a_judge_is_billed_as_the_model_that_it_asks():
+    judged = setup("judge", model="large")
+    writer, large = saying("Answer: 8", "Answer: 7"), Preferring()
+    engines = Engines({"small": writer, "large": large}, "small", Judge(large, "large", Options()))
+    bill = Bill(rates_of(judged))
+    result = await solved("best_of_n(n=2)", engines, bill)
+    assert result.answer == "7"
+    assert set(bill.lines) == {("small", "generator"), ("large", "verifier")}
+    read = bill.lines["large", "verifier"].scored_tokens
+    assert read == sum(map(len, large.asked))
+    assert bill.flops(role="verifier") == 2 * 5_000 * read
+    assert bill.money == pytest.approx(20.0 * read + 2.0 * bill.prompt_tokens + 3.0 * bill.generated_tokens)
+
+
+async def test_an_arm_that_needs_no_scores_asks_no_judge():
+    large = Preferring()
+    engines = Engines({"small": saying("Answer: 7"), "large": large}, "small", Judge(large, "large", Options()))
+    bill = Bill()
+    await solved("majority(n=4)", engines, bill)
+    assert set(bill.lines) == {("small", "generator")}
+
+
+# Arms that can't be run with it
+
+
+@pytest.mark.parametrize(
+    ("kind", "arm", "reason"),
+    [
+        ("none", "majority(n=4)", None),
+        ("none", "revision(n=4, chains=2)", None),
+        ("none", "single @0.7 > majority(n=4)", None),
+        ("none", "best_of_n(n=4)", "needs scores"),
+        ("none", "single @0.7 > best_of_n(n=4)", "needs scores"),
+        ("judge", "best_of_n(n=4)", None),
+        ("judge", "beam_search(n=4, m=2)", "whole solutions only"),
+        ("tests", "dvts(n=4, m=2)", "whole solutions only"),
+        ("tests", "weighted_best_of_n(n=4)", None),
+        ("log_prob", "beam_search(n=4, m=2)", None),
+    ],
+)
+def test_arms_that_need_other_scores_are_left_out(kind, arm, reason):
+    found = why_not(
+        parse(arm), setup(kind, model="small" if KINDS.get(kind) and KINDS[kind].asks else None), Deployment()
+    )
+    assert found is None if reason is None else reason in str(found)
+
+
+async def test_without_a_verifier_a_bundle_serves_the_arms_that_need_none(bundle_folder, caplog):
+    bundle = load_bundle(bundle_folder)
+    alone = replace(bundle.setup, verifier=VerifierSpec("none"))
+    bundle = replace(bundle, manifest=replace(bundle.manifest, setup=alone))
+    engines = Engines({"small": FakeGenerator()}, "small", NoVerifier())
+    with caplog.at_level("WARNING"):
+        solver = Solver(bundle, engines)
+    assert {arm.name for arm in solver.policy.arms} == {"single", "majority", "revision"}
+    assert "it needs scores, and the bundle has no verifier" in caplog.text
+    assert (await solver.solve(Request(Prompt.of("7 + 7 =")))).answer == "14"
+    with pytest.raises(InvalidRequest, match="has no verifier"):
+        await solver.solve(Request(Prompt.of("7 + 7 ="), arm=parse("best_of_n(n=2)")))
+
+
+def test_tests_are_refused_at_start_unless_code_is_allowed(bundle_folder):
+    bundle = load_bundle(bundle_folder)
+    tested = replace(bundle.setup, verifier=VerifierSpec("tests"))
+    bundle = replace(bundle, manifest=replace(bundle.manifest, setup=tested))
+    with pytest.raises(CodeNotAllowed, match="--allow-code"):
+        Solver(bundle, Engines({"small": FakeGenerator()}, "small", ExecutedTests()))
+
+
+# Tests
+
+
+class Halves(PlainTask):
+    """Shares of passed tests by hand; ``more``: what a model wrote."""
+
+    def __init__(self, more: tuple[str, ...] = ()):
+        self.more = more
+
+    async def key(self, answer: str) -> str:
+        return f"{answer} on {','.join(self.more)}"
+
+    async def share(self, answer: str) -> float | None:
+        return None if answer == "untested" else 1.0 if answer in self.more else 0.5
+
+    def with_written(self, text: str, most: int) -> "Halves":
+        return Halves(tuple(text.split()[:most]))
+
+
+async def test_the_share_of_tests_is_the_score_and_costs_no_tokens():
+    usage = Usage()
+    verifier, task = await prepared(ExecutedTests(), Asked(ASKED, Halves()), usage)
+    candidates = [done("a", "a"), done("untested", "x"), Candidate(steps=("b",), end="length"), done("", None)]
+    scored = await verifier.score(ASKED, candidates, max_tokens=0, usage=usage)
+    assert [each.score for each in scored] == [0.5, None, None, 0.0]
+    assert usage == Usage()
+    assert isinstance(task, Halves)
+    plain, _ = await prepared(ExecutedTests(), Asked(ASKED, load_task("math")), usage)
+    assert (await plain.score(ASKED, candidates, max_tokens=None, usage=usage))[0].scores is None
+
+
+async def test_a_model_writes_tests_once_a_search_and_votes_are_told_apart_by_them():
+    writer, tester = saying("a", "b"), saying("b c d e")
+    verifier = WrittenTests(tester, "large", WritingOptions(count=2))
+    engines = Engines({"small": writer, "large": tester}, "small", verifier)
+    for arm, wrote in (("best_of_n(n=4)", 1), ("majority(n=4)", 1), ("single", 0)):
+        bill, before = Bill(), tester.counted.calls
+        *_, last = [each async for each in drive(parse(arm), Request(ASKED), engines, Halves(), bill)]
+        assert isinstance(last, tuple)
+        assert tester.counted.calls - before == wrote
+        assert (("large", "verifier") in bill.lines) == bool(wrote)
+        assert last[0].answer.endswith(" on b,c" if wrote else " on ")
+    assert bill.generated_tokens == 2
+    bill = Bill()
+    *_, last = [each async for each in drive(parse("best_of_n(n=4)"), Request(ASKED), engines, Halves(), bill)]
+    assert last[0].answer == "b on b,c"
+    assert bill.lines["large", "verifier"].generated_tokens == len("b c d e") + 1
+
+
+# Calibration
+
+
+async def test_a_verifier_is_calibrated_by_task():
+    by_task = {"code": Platt(2.0, 1.0)}
+    spec = setup("judge", model="small", slope=0.5, by_task=by_task)
+    loaded = load_engines(spec, Path(), Deployment(), models=frozenset()).verifier
+    assert isinstance(loaded, Calibrated)
+    verifier = Calibrated(Judge(Preferring(), "small", Options()), 0.5, 0.0, {"code": (2.0, 1.0)})
+    for name, expected in (("code", platt(0.9, 2.0, 1.0)), ("math", platt(0.9, 0.5, 0.0)), ("", platt(0.9, 0.5, 0.0))):
+        bound, _ = await prepared(verifier, Asked(ASKED, None, name), Usage())
+        (scored,) = await bound.score(ASKED, [done("Answer: 7", "7")], max_tokens=None, usage=Usage())
+        assert scored.score == pytest.approx(expected)
+
+
+async def test_verifiers_that_want_to_know_nothing_score_all_prompts_alike():
+    verifier = FakeVerifier()
+    assert await prepared(verifier, Asked(ASKED, None), Usage()) == (verifier, None)
+
+
+# Collecting
+
+
+def test_attempts_say_what_the_judge_read(tmp_path):
+    large = Preferring()
+    engines = Engines(
+        {"small": saying("Answer: 7", "Answer: 8"), "large": large}, "small", Judge(large, "large", Options())
+    )
+    problem = Problem("p", ASKED, "7")
+    units = [Unit(problem, None, 4), Unit(problem, parse("best_of_n(n=2)"), 2), Unit(problem, parse("single"), 1)]
+    collect(units, lambda: engines, tmp_path / "a.parquet", tasks=Tasks(), settings={}, concurrency=4)
+    frame = read_attempts([tmp_path / "a.parquet"])
+    pool = frame[frame["arm"] == "sample"]
+    assert [list(scores) for scores in pool["scores"]] == [[pytest.approx(0.9)], [pytest.approx(0.2)]] * 2
+    once = sum(map(len, set(large.asked)))
+    assert pool["scored_tokens"].sum() == pytest.approx(once, abs=2)
+    run = frame[frame["arm"] == "best_of_n(n=2)"].iloc[0]
+    assert (run["scored_tokens"], run["generated_tokens"]) == (once, 2 * len("Answer: 7") + 2)
+    assert frame[frame["arm"] == "single"].iloc[0]["scored_tokens"] == 0
