@@ -61,17 +61,18 @@ class Generator(Protocol):
         deadline: float | None,
         seed: int,
         usage: Usage,
+        longest: int | None = None,
     ) -> list[Candidate]:
         """Continue each open candidate by ``steps`` steps (None: to its end), independently, in order.
 
         max_tokens   new tokens at most, over all candidates together; None for no cap
         deadline     on time.monotonic's clock: come back by then with what there is
-        temperature  None is the generator's own, 0 is greedy
+        temperature  None is the generator's own, and so is any above it; 0 is greedy
+        longest      tokens of a candidate in all; None is the generator's own, and so is anything above it
         seed         equal seeds give equal samples, as far as batching leaves floating point equal
 
-        A candidate that one of these two limits stops short comes back with end "cut", one that meets the generator's
-        own
-        longest solution with end "length". Cancelling the call frees the engine within one token.
+        A candidate that one of these two limits stops short comes back with end "cut", one that meets the longest
+        solution with end "length". Cancelling the call frees the engine within one token.
 
         Raises InvalidRequest where the prompt is longer than the model's context.
 

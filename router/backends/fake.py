@@ -86,6 +86,7 @@ class FakeGenerator:
         deadline: float | None,
         seed: int,
         usage: Usage,
+        longest: int | None = None,
     ) -> list[Candidate]:
         """See ``backends.Generator``."""
         counts, text = (usage, self.counted), _said(prompt)
@@ -101,14 +102,14 @@ class FakeGenerator:
             )
             for i, candidate in enumerate(candidates)
         ]
-        spent = 0
+        spent, room = 0, self.longest if longest is None else min(longest, self.longest)
         while any(beam.open for beam in beams):
             await asyncio.sleep(self.latency)
             late = deadline is not None and time.monotonic() + self.latency >= deadline
             for beam in beams:
                 if not beam.open:
                     continue
-                if late or spent == max_tokens or len(beam.candidate.tokens) + len(beam.written) >= self.longest:
+                if late or spent == max_tokens or len(beam.candidate.tokens) + len(beam.written) >= room:
                     beam.end, beam.open = "cut" if late or spent == max_tokens else "length", False
                     continue
                 spent += 1

@@ -61,6 +61,14 @@ class ModelSpec:
     output_price: Amount | None = None
     endpoint: Endpoint | None = None
 
+    def temperature_of(self, asked: float | None) -> float:
+        """Of sampling, for a request that asks for its own: at most the model's, at which it was measured."""
+        return self.temperature if asked is None else min(asked, self.temperature)
+
+    def longest_of(self, asked: int | None) -> int:
+        """Tokens of the longest solution, for a request that asks for its own: at most the model's."""
+        return self.max_tokens if asked is None else min(asked, self.max_tokens)
+
 
 @dataclass(frozen=True, slots=True)
 class Platt:

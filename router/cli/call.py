@@ -105,6 +105,14 @@ def solve(
         bool, typer.Option(help="Take what was found when a cap or the deadline ends the search.")
     ] = False,
     candidates: Annotated[bool, typer.Option(help="Show every solution that was weighed, with its scores.")] = False,
+    temperature: Annotated[
+        float | None,
+        typer.Option(min=0, help="Temperature of sampling, at most the bundle's.  [default: the bundle's]"),
+    ] = None,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, max=UINT32, help="Longest solution, at most the bundle's.  [default: the bundle's]"),
+    ] = None,
     stream: Annotated[bool, typer.Option(help="Show the search's rounds live.")] = False,
     address: Address = "127.0.0.1:50551",
     token: Token = None,
@@ -128,6 +136,8 @@ def solve(
         seed=seed,
         allow_partial=allow_partial,
         return_candidates=candidates,
+        temperature=temperature,
+        max_tokens=max_tokens,
     )
     with connect(address, token=token, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, insecure=insecure) as stub:
         if not stream:

@@ -54,6 +54,8 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
         seconds=seconds,
         seed=options.seed,
         allow_partial=options.allow_partial,
+        temperature=options.temperature if options.HasField("temperature") else None,
+        max_tokens=_given(options, "max_tokens"),
         inputs=given,
         task=task,
     )

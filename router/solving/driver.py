@@ -43,6 +43,8 @@ class Request:
     max_generated_tokens, max_scored_tokens  hard caps, never passed
     seconds               time left for the whole call
     allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
+    temperature           of sampling, at least 0; a model's own bounds it
+    max_tokens            of the longest solution; a model's own bounds it
     inputs                what the task needs beside the prompt, by name
     task                  name of the task
     """
@@ -55,6 +57,8 @@ class Request:
     seconds: float | None = None
     seed: int = 0
     allow_partial: bool = False
+    temperature: float | None = None
+    max_tokens: int | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     task: str | None = None
 
@@ -201,16 +205,21 @@ class _Limited:
         self.extended += 1
         name = wanted.model or self.engines.reference
         model: Generator = self.engines.models[name]
-        candidates = await model.extend(
+        temperature = self.request.temperature if wanted.temperature is None else wanted.temperature
+        # At temperature 0 equal candidates go on equally: one of them is written, and billed.
+        different = list(dict.fromkeys(wanted.candidates)) if temperature == 0 else wanted.candidates
+        written = await model.extend(
             self.request.prompt,
-            wanted.candidates,
+            different,
             steps=wanted.steps,
-            temperature=wanted.temperature,
+            temperature=temperature,
             max_tokens=cap,
             deadline=self.deadline,
             seed=self.request.seed * 1_000_003 + self.extended,
             usage=self.bill.line(name, "generator"),
+            longest=self.request.max_tokens,
         )
+        candidates = _same_again(wanted.candidates, different, written)
         if any(candidate.end == "cut" for candidate in candidates):
             spent = _left(self.request.max_generated_tokens, self.bill.generated_tokens) == 0
             self.stop = StopReason.TOKEN_CAP if spent else StopReason.DEADLINE
@@ -239,9 +248,11 @@ class _Limited:
             return list(wanted.candidates)
         assert self.verifier
         cap = _left(self.request.max_scored_tokens, self.bill.scored_tokens)
-        candidates = await self.verifier.score(
-            self.request.prompt, wanted.candidates, max_tokens=cap, usage=self._verifying(self.verifier)
+        different = list(dict.fromkeys(wanted.candidates)) if self.request.temperature == 0 else wanted.candidates
+        scored = await self.verifier.score(
+            self.request.prompt, different, max_tokens=cap, usage=self._verifying(self.verifier)
         )
+        candidates = _same_again(wanted.candidates, different, scored)
         # A model that is asked is not asked about solutions without an answer: they have no vote.
         asked = asks(self.verifier) is not None
         could = [each for each in candidates if each.steps and (each.answer is not None or not asked)]
@@ -272,6 +283,14 @@ class _Limited:
             return None
         loop = asyncio.get_running_loop()
         return loop.time() + max(0.0, self.deadline - now) + (self.margin / 2 if extends else 0.0)
+
+
+def _same_again(
+    candidates: Sequence[Candidate], different: Sequence[Candidate], written: Sequence[Candidate]
+) -> list[Candidate]:
+    """What became of ``candidates``, where ``different`` are those of them that differ."""
+    became = dict(zip(different, written, strict=True)) if len(different) < len(candidates) else None
+    return [became[each] for each in candidates] if became else list(written)
 
 
 def _left(cap: int | None, spent: int) -> int | None:

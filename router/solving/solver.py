@@ -1,6 +1,7 @@
 """Prompt → level → arm → search → answer, with the bill."""
 
 import logging
+import math
 import random
 import time
 from collections.abc import AsyncGenerator
@@ -29,7 +30,8 @@ _log = logging.getLogger(__name__)
 class Decision:
     """``probabilities`` are of levels 1 to 5 and sum to 1, ``level`` is the likeliest.
 
-    expectation  what the choice promises; None when the caller pinned the arm
+    expectation  what the choice promises; None when the caller pinned the arm, or has the models write otherwise than
+                 they were measured
     propensity   the arm's probability of being chosen for this prompt: below 1 only where arms are explored
     objective    what was decided for; None when the caller pinned the arm
     choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the caller pinned it
@@ -128,7 +130,7 @@ class Solver:
             level,
             probabilities,
             expectation.arm,
-            expectation,
+            expectation if self._as_measured(request, expectation.arm) else None,
             self.bundle.id,
             objective=objective,
             choice=expectation.arm,
@@ -137,6 +139,15 @@ class Solver:
             task=task,
         )
         return self._explored(decision, objective.value if isinstance(objective, Budget) else policy.largest)
+
+    def _as_measured(self, request: Request, arm: Strategy) -> bool:
+        """Whether the models write as they did when the policy was measured."""
+        specs = [self.bundle.setup.models[name or self.bundle.setup.reference] for name in arm.models]
+        return all(
+            spec.temperature_of(request.temperature) == spec.temperature
+            and spec.longest_of(request.max_tokens) == spec.max_tokens
+            for spec in specs
+        )
 
     def task(self, request: Request) -> Task:
         """The request's task, given its inputs. Raises InvalidRequest, CodeNotAllowed."""
@@ -231,7 +242,13 @@ def validate(request: Request) -> None:
             f"{request.arm} may sample {request.arm.budget()} solutions; at most {LARGEST_BUDGET} are accepted",
             reason="ARM_INVALID",
         )
-    for name in ("max_generated_tokens", "max_scored_tokens"):
+    if request.temperature is not None and not 0 <= request.temperature < math.inf:
+        raise InvalidRequest(
+            "temperature",
+            f"temperature must be a number from 0, found {request.temperature}; leave it out for the bundle's own",
+            reason="TEMPERATURE_OUT_OF_RANGE",
+        )
+    for name in ("max_generated_tokens", "max_scored_tokens", "max_tokens"):
         cap = getattr(request, name)
         if cap is not None and cap < 1:
             raise InvalidRequest(name, f"{name} must be at least 1; leave it out for no cap", reason="CAP_OUT_OF_RANGE")

@@ -54,6 +54,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_CODE_NOT_ALLOWED: _ClassVar[ErrorReason]
     ERROR_REASON_MODEL_UNKNOWN: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_SEARCHABLE: _ClassVar[ErrorReason]
+    ERROR_REASON_TEMPERATURE_OUT_OF_RANGE: _ClassVar[ErrorReason]
 EVIDENCE_UNSPECIFIED: Evidence
 EVIDENCE_SUFFICIENT: Evidence
 EVIDENCE_INSUFFICIENT: Evidence
@@ -92,6 +93,7 @@ ERROR_REASON_INPUTS_INVALID: ErrorReason
 ERROR_REASON_CODE_NOT_ALLOWED: ErrorReason
 ERROR_REASON_MODEL_UNKNOWN: ErrorReason
 ERROR_REASON_NOT_SEARCHABLE: ErrorReason
+ERROR_REASON_TEMPERATURE_OUT_OF_RANGE: ErrorReason
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -212,20 +214,24 @@ class RecordOutcomeResponse(_message.Message):
     def __init__(self, changed: _Optional[bool] = ...) -> None: ...
 
 class SolveOptions(_message.Message):
-    __slots__ = ("arm", "max_generated_tokens", "max_scored_tokens", "seed", "allow_partial", "return_candidates")
+    __slots__ = ("arm", "max_generated_tokens", "max_scored_tokens", "seed", "allow_partial", "return_candidates", "temperature", "max_tokens")
     ARM_FIELD_NUMBER: _ClassVar[int]
     MAX_GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     MAX_SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     ALLOW_PARTIAL_FIELD_NUMBER: _ClassVar[int]
     RETURN_CANDIDATES_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
     arm: str
     max_generated_tokens: int
     max_scored_tokens: int
     seed: int
     allow_partial: bool
     return_candidates: bool
-    def __init__(self, arm: _Optional[str] = ..., max_generated_tokens: _Optional[int] = ..., max_scored_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., allow_partial: _Optional[bool] = ..., return_candidates: _Optional[bool] = ...) -> None: ...
+    temperature: float
+    max_tokens: int
+    def __init__(self, arm: _Optional[str] = ..., max_generated_tokens: _Optional[int] = ..., max_scored_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., allow_partial: _Optional[bool] = ..., return_candidates: _Optional[bool] = ..., temperature: _Optional[float] = ..., max_tokens: _Optional[int] = ...) -> None: ...
 
 class Arm(_message.Message):
     __slots__ = ("text", "strategy", "parameters", "model", "stages")

@@ -111,6 +111,16 @@ async def test_steps_one_by_one_equal_a_solution_at_once(engines, prompt):
     assert candidate.log_probs == pytest.approx(whole.log_probs, abs=1e-2)
 
 
+async def test_a_call_may_ask_for_shorter_solutions_and_less_temperature_never_for_more(engines, prompt):
+    short = await engines.extend(prompt, [Candidate()] * 3, longest=7)
+    assert [(len(candidate.tokens), candidate.end) for candidate in short] == [(7, "length")] * 3
+    (begun,) = await engines.extend(prompt, [Candidate()], temperature=0, steps=1)
+    (rest,) = await engines.extend(prompt, [begun], longest=len(begun.tokens) + 3)
+    assert (len(rest.tokens), rest.end) == (len(begun.tokens) + 3, "length")
+    own = await engines.extend(prompt, [Candidate()] * 4, seed=3)
+    assert await engines.extend(prompt, [Candidate()] * 4, seed=3, longest=10**6, temperature=9.0) == own
+
+
 async def test_the_end_of_sequence_is_billed_but_no_token_of_the_candidate(engines, prompt):
     usage = Usage()
     candidates = await engines.extend(prompt, [Candidate()] * 3, usage)

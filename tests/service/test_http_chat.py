@@ -156,3 +156,28 @@ async def test_route_runs_nothing(client, generator):
 async def test_the_bundle_with_its_policy(client, solver):
     bundle = await client.get("/router/bundle", cast_to=dict[str, Any])
     assert (bundle["id"], len(bundle["cells"])) == (solver.bundle.id, 45)
+
+
+# Temperature and length
+
+
+async def test_its_own_temperature_and_length_are_honoured(client, generator):
+    asks = router(arm="majority(n=4)", return_candidates=True)
+    greedy = await client.chat.completions.create(**asked(HARD, temperature=0), **asks)
+    assert len({str(each["steps"]) for each in greedy.router["candidates"]}) == 1
+    assert len(greedy.router["candidates"]) == 4
+    short = await client.chat.completions.create(**asked(HARD, max_tokens=5), **asks)
+    assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 20)
+    assert short.choices[0].message.content == "7 + 7"
+    assert "bounded" not in short.router
+
+
+async def test_more_than_the_bundle_has_is_bounded_and_named(client):
+    reply = await client.chat.completions.create(**asked(EASY, temperature=1.5, max_completion_tokens=4096))
+    assert reply.router["bounded"] == ["temperature", "max_completion_tokens"]
+    assert reply.router["expectation"]["accuracy"] == 0.9
+
+
+async def test_nothing_is_promised_of_what_was_not_measured(client):
+    reply = await client.chat.completions.create(**asked(EASY, temperature=0.3))
+    assert "expectation" not in reply.router

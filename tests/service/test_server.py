@@ -157,6 +157,9 @@ async def test_no_answer_is_absent_not_empty(stub, generator):
         ({"options": options("beam_search(n=10, m=4)")}, "options.arm", "ARM_INVALID"),
         ({"options": options(max_generated_tokens=0)}, "options.max_generated_tokens", "CAP_OUT_OF_RANGE"),
         ({"options": options(max_scored_tokens=0)}, "options.max_scored_tokens", "CAP_OUT_OF_RANGE"),
+        ({"options": options(max_tokens=0)}, "options.max_tokens", "CAP_OUT_OF_RANGE"),
+        ({"options": options(temperature=-0.1)}, "options.temperature", "TEMPERATURE_OUT_OF_RANGE"),
+        ({"options": options(temperature=float("nan"))}, "options.temperature", "TEMPERATURE_OUT_OF_RANGE"),
     ],
 )
 @pytest.mark.parametrize("method", ["Solve", "StreamSolve"])

@@ -327,3 +327,31 @@ async def test_the_fake_engines_read_every_message():
     _, result, _ = await search.finish()
     assert result.answer == "14"
     assert search.bill.prompt_tokens == len("Be short.7 + 7 =")
+
+
+# A request's own temperature and length
+
+
+@every_arm
+async def test_at_temperature_0_equal_candidates_are_written_once(arm):
+    searching = run(arm, temperature=0.0)
+    _, result, _ = await searching.finish()
+    assert searching.billed() == searching.counted()
+    assert len({candidate.text for candidate in result.candidates if not candidate.earlier}) == 1
+    if arm.name in {"majority", "best_of_n", "weighted_best_of_n"}:
+        alone = run(Single())
+        await alone.finish()
+        assert searching.bill.generated_tokens == alone.bill.generated_tokens
+        assert len(result.candidates) > 1
+
+
+@every_arm
+async def test_no_solution_is_longer_than_asked_for(arm):
+    searching = run(arm, max_tokens=20)
+    _, result, stop = await searching.finish()
+    assert searching.billed() == searching.counted()
+    assert stop is StopReason.COMPLETE
+    # A tree search weighs only what it finished.
+    assert {(len(candidate.tokens), candidate.end) for candidate in result.candidates} <= {(20, "length")}
+    assert result.shown
+    assert len(result.shown.tokens) == 20

@@ -38,12 +38,14 @@ class ExtendJob:
     order.
 
     prefixes  token ids of the rendered prompt, by the earlier attempts that it shows
+    longest   tokens of a candidate in all
     """
 
     prefixes: dict[tuple[str, ...], tuple[int, ...]]
     candidates: list[Candidate]
     steps: int | None
     temperature: float
+    longest: int
     tokens_left: int | None
     deadline: float | None
     seed: int
@@ -195,7 +197,7 @@ class Batcher:
             self.count(job.usage, calls=1)
             for index, candidate in enumerate(job.candidates):
                 if candidate.end is None:
-                    room = self.max_tokens - len(candidate.tokens)
+                    room = job.longest - len(candidate.tokens)
                     rng = random.Random(job.seed * 65_537 + index)
                     steps = float("inf") if job.steps is None else job.steps
                     job.open.append(_Open(job, index, Writing(self._text, candidate), steps, room, rng))

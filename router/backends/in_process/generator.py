@@ -37,6 +37,7 @@ class TransformersGenerator:
         deadline: float | None,
         seed: int,
         usage: Usage,
+        longest: int | None = None,
     ) -> list[Candidate]:
         # Candidates differ in their rendered prefix only when they were shown different earlier attempts.
         shown = {candidate.earlier for candidate in candidates}
@@ -44,7 +45,8 @@ class TransformersGenerator:
             prefixes={earlier: self._encode(prompt, earlier) for earlier in shown},
             candidates=list(candidates),
             steps=steps,
-            temperature=self.spec.temperature if temperature is None else temperature,
+            temperature=self.spec.temperature_of(temperature),
+            longest=self.spec.longest_of(longest),
             tokens_left=max_tokens,
             deadline=deadline,
             seed=seed,

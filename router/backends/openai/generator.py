@@ -33,11 +33,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True)
 class _Row:
-    """One candidate to be written. ``cap``: tokens that the present request may write; ``done``: what came of it."""
+    """One candidate to be written.
+
+    cap     tokens that the present request may write;  capped  whether the longest solution has more
+    done    what came of it
+    """
 
     index: int
     candidate: Candidate
     cap: int = 0
+    capped: bool = True
     sample: Sample = field(default_factory=Sample)
     done: Candidate | None = None
 
@@ -70,6 +75,7 @@ class OpenAIGenerator:
         deadline: float | None,
         seed: int,
         usage: Usage,
+        longest: int | None = None,
     ) -> list[Candidate]:
         """See ``backends.Generator``. Greedy rows are written, and billed, once.
 
@@ -82,7 +88,8 @@ class OpenAIGenerator:
                 "a chat completions endpoint writes whole solutions, no steps of them; ask for another arm",
                 reason="ARM_INVALID",
             )
-        call = _Call(prompt, self.spec.temperature if temperature is None else temperature, max_tokens, seed, usage)
+        room = self.spec.longest_of(longest)
+        call = _Call(prompt, self.spec.temperature_of(temperature), room, max_tokens, seed, usage)
         loop = asyncio.get_running_loop()
         until = None if deadline is None else loop.time() + deadline - time.monotonic()
         try:
@@ -119,13 +126,9 @@ class OpenAIGenerator:
         """The rows that may be written, each with its part of the tokens left: together they can't pass the cap."""
         left = call.tokens_left
         for i, row in enumerate(rows):
-            share = self.longest if left is None else left // len(rows) + (i < left % len(rows))
-            row.cap = min(self.longest, share)
+            share = call.longest if left is None else left // len(rows) + (i < left % len(rows))
+            row.cap, row.capped = min(call.longest, share), share < call.longest
         return [row for row in rows if row.cap > 0]
-
-    @property
-    def longest(self) -> int:
-        return self.spec.max_tokens
 
     async def _ask(self, call: "_Call", rows: Sequence[_Row]) -> None:
         """One request: rows with equal messages and caps. Raises Lost, _TooMany, InvalidRequest, EngineUnavailable."""
@@ -183,7 +186,7 @@ class OpenAIGenerator:
             return Reported.of(with_usage)
 
     def _made(self, rows: Sequence[_Row], reported: Reported | None) -> list[Candidate]:
-        parts = [(row.candidate, row.sample, row.cap < self.longest) for row in rows]
+        parts = [(row.candidate, row.sample, row.capped) for row in rows]
         return candidates(parts, reported, self.template.delimiter)
 
     def _body(self, call: "_Call", row: _Row, n: int) -> dict[str, Any]:
@@ -260,10 +263,15 @@ class _TooMany(Exception):
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """What all rows of one call have in common. ``tokens_left``: of the cap over all of them; None without one."""
+    """What all rows of one call have in common.
+
+    longest      tokens of the longest solution
+    tokens_left  of the cap over all of them; None without one
+    """
 
     prompt: Prompt
     temperature: float
+    longest: int
     tokens_left: int | None
     seed: int
     usage: Usage

@@ -88,6 +88,7 @@ class VllmGenerator:
         deadline: float | None,
         seed: int,
         usage: Usage,
+        longest: int | None = None,
     ) -> list[Candidate]:
         """See ``backends.Generator``. Greedy rows with equal prefixes are written, and billed, once."""
         rows = [
@@ -95,7 +96,7 @@ class VllmGenerator:
                 index,
                 Writing(self._text, candidate),
                 steps_left=float("inf") if steps is None else steps,
-                room=self.spec.max_tokens - len(candidate.tokens),
+                room=self.spec.longest_of(longest) - len(candidate.tokens),
             )
             for index, candidate in enumerate(candidates)
             if candidate.end is None
@@ -106,7 +107,7 @@ class VllmGenerator:
         round_ = _Round(
             prompt,
             steps_only=steps is not None,
-            temperature=self.spec.temperature if temperature is None else temperature,
+            temperature=self.spec.temperature_of(temperature),
             tokens_left=max_tokens,
             seed=seed,
             usage=usage,

@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from router.backends.specs import ModelSpec
 from router.errors import DeadlineExceeded, InternalError, InvalidRequest, RouterError, Stopping, StreamNotRead
 from router.service.auth.callers import Peer
 from router.service.http import errors, replies, stream
@@ -99,12 +100,12 @@ class _Api:
         if not chat.fields.stream:
             call = inbound.call("Solve", chat.message)
             reply = await self._answer(call)
-            return _json(replies.completion(chat, reply.solution, call.progress.solution))
+            return _json(replies.completion(chat, reply.solution, call.progress.solution, self._writers(call)))
         events = stream.Events(inbound, chat)
         call = inbound.call("StreamSolve", chat.message, events.take)
         try:
             await self._answer(call)
-            await events.end(call.progress.solution)
+            await events.end(call.progress.solution, self._writers(call))
         except StreamNotRead:
             raise
         except RouterError as error:
@@ -135,6 +136,12 @@ class _Api:
         """A method of the RouterService whose messages are JSON."""
         content = await self._read(inbound, method, partial(parse, kind))
         return _json(replies.as_json(await self._answer(inbound.call(method, content))))
+
+    def _writers(self, call: Call) -> list[ModelSpec]:
+        """The models of the call's arm."""
+        setup, decision = self._router.bundles.active.bundle.setup, call.progress.decision
+        names = [name or setup.reference for name in decision.arm.models] if decision else []
+        return [setup.models[name] for name in names if name in setup.models]
 
     def _names(self) -> list[str]:
         """Of the model that clients ask for: whatever the bundle's, and this one's."""

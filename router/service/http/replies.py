@@ -1,5 +1,6 @@
 """Solutions as chat completions. What OpenAI's clients don't know of is in ``router``, which they may ignore."""
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -7,21 +8,22 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message as ProtoMessage
 
-from router.service.http.requests import ALIAS, Chat
+from router.backends.specs import ModelSpec
+from router.service.http.requests import ALIAS, Chat, Fields
 from router.solving.driver import StopReason
 from router.solving.solver import Solution
 from router.v1 import router_pb2 as pb
 
 
-def completion(chat: Chat, reply: pb.Solution, found: Solution | None) -> dict[str, Any]:
-    """Of a whole reply. ``found``: the solution that ``reply`` renders."""
+def completion(chat: Chat, reply: pb.Solution, found: Solution | None, writers: Sequence[ModelSpec]) -> dict[str, Any]:
+    """Of a whole reply. ``found``: the solution that ``reply`` renders; ``writers``: the models of its arm."""
     message = {"role": "assistant", "content": reply.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(found)}
     return {
         **head(reply.call_id, "chat.completion"),
         "choices": [choice],
         "usage": usage(reply.bill),
-        "router": router(chat, reply),
+        "router": router(chat, reply, writers),
     }
 
 
@@ -45,18 +47,24 @@ def finish_reason(found: Solution | None) -> str:
     return "length" if cut or (shown and not shown.finished) else "stop"
 
 
-def router(chat: Chat, reply: pb.Solution) -> dict[str, Any]:
+def router(chat: Chat, reply: pb.Solution, writers: Sequence[ModelSpec]) -> dict[str, Any]:
     """The solution less its text, the decision's fields among its own, and what was not done as asked."""
     told = as_json(reply)
     told.pop("text")
     decision = told.pop("decision")
     decision["arm"] = decision["arm"]["text"]
-    return {**decision, **told, **notes(chat)}
+    notes = {"ignored": list(chat.ignored), "bounded": _bounded(chat.fields, writers)}
+    return {**decision, **told, **{name: fields for name, fields in notes.items() if fields}}
 
 
-def notes(chat: Chat) -> dict[str, Any]:
-    """Fields of the request that went another way, or nowhere; absent where there are none."""
-    return {"ignored": list(chat.ignored)} if chat.ignored else {}
+def _bounded(fields: Fields, writers: Sequence[ModelSpec]) -> list[str]:
+    """Fields that ask for more than the models that wrote have; the models' own was taken."""
+    own = {
+        "temperature": min((spec.temperature for spec in writers), default=math.inf),
+        "max_tokens": min((spec.max_tokens for spec in writers), default=math.inf),
+    }
+    own["max_completion_tokens"] = own["max_tokens"]
+    return [name for name, most in own.items() if (getattr(fields, name) or 0) > most]
 
 
 def as_json(message: ProtoMessage) -> dict[str, Any]:

@@ -176,6 +176,10 @@ def _search(
             raise _malformed(f"router.{name[:100]}", f"router has no field {name[:100]!r}; it has {known}")
     options = {name: value for name, value in router.items() if name in _OPTIONS}
     options["seed"] = fields.seed % 2**32
+    if fields.temperature is not None:
+        options["temperature"] = fields.temperature
+    if lengths := [each for each in (fields.max_tokens, fields.max_completion_tokens) if each is not None]:
+        options["max_tokens"] = min(*lengths, 2**32 - 1)
     content = {name: value for name, value in router.items() if name in _REQUEST}
     message = parse(
         pb.StreamSolveRequest if fields.stream else pb.SolveRequest, content | {"options": options}, "router"

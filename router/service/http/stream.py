@@ -2,9 +2,10 @@
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from router.backends.specs import ModelSpec
 from router.service.http import replies
 from router.service.http.request import Inbound
 from router.service.http.requests import Chat
@@ -39,14 +40,15 @@ class Events:
             case _ if time.monotonic() - self._last > QUIET_SECONDS:
                 await self._send(": searching\n\n")
 
-    async def end(self, found: Solution | None) -> None:
+    async def end(self, found: Solution | None, writers: Sequence[ModelSpec]) -> None:
+        """``writers``: the models of the solution's arm."""
         solution = self._solution
         if solution is None:
             raise AssertionError("a stream ends with its solution")
         if not self._spoken:
             await self._say("")
         finish = {"index": 0, "delta": {}, "logprobs": None, "finish_reason": replies.finish_reason(found)}
-        await self._chunk([finish], router=replies.router(self._chat, solution))
+        await self._chunk([finish], router=replies.router(self._chat, solution, writers))
         if self._chat.fields.stream_options.include_usage:
             await self._chunk([], usage=replies.usage(solution.bill))
         await self._send("data: [DONE]\n\n", more=False)
