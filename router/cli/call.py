@@ -33,6 +33,9 @@ Inputs = Annotated[
 TaskName = Annotated[
     str | None, typer.Option("--task", help="One of the bundle's tasks.  [default: the bundle's first one]")
 ]
+Conversation = Annotated[
+    str, typer.Option(help="Name of the conversation that this is part of: its calls keep the arm of the first.")
+]
 Address = Annotated[str, typer.Option(envvar="ROUTER_ADDRESS", help="host:port of the server.")]
 Token = Annotated[
     str | None, typer.Option(envvar="ROUTER_TOKEN", help="Bearer token; the variable keeps it out of process lists.")
@@ -60,6 +63,7 @@ def route(
     messages: Messages = None,
     inputs: Inputs = None,
     task: TaskName = None,
+    conversation: Conversation = "",
     address: Address = "127.0.0.1:50551",
     token: Token = None,
     tls: Tls = False,
@@ -74,7 +78,8 @@ def route(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
-    asked: dict[str, Any] = {**_prompt(prompt, messages), **_inputs(inputs, task), "objective": _objective(objective)}
+    asked: dict[str, Any] = {**_prompt(prompt, messages), **_inputs(inputs, task), "conversation": conversation}
+    asked["objective"] = _objective(objective)
     with connect(address, token=token, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, insecure=insecure) as stub:
         reply = stub.Route(pb.RouteRequest(**asked), timeout=timeout)
     if as_json:
@@ -114,6 +119,7 @@ def solve(
         typer.Option(min=1, max=UINT32, help="Longest solution, at most the bundle's.  [default: the bundle's]"),
     ] = None,
     stream: Annotated[bool, typer.Option(help="Show the search's rounds live.")] = False,
+    conversation: Conversation = "",
     address: Address = "127.0.0.1:50551",
     token: Token = None,
     tls: Tls = False,
@@ -128,7 +134,8 @@ def solve(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
-    asked: dict[str, Any] = {**_prompt(prompt, messages), **_inputs(inputs, task), "objective": _objective(objective)}
+    asked: dict[str, Any] = {**_prompt(prompt, messages), **_inputs(inputs, task), "conversation": conversation}
+    asked["objective"] = _objective(objective)
     options = pb.SolveOptions(
         arm=str(read_arm(arm)) if arm else "",
         max_generated_tokens=max_generated_tokens,

@@ -26,6 +26,7 @@ from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 
 PlainValue = object  # of JSON: numbers, texts, booleans, None, lists and dicts of them
 DOMAIN = "router.v1"
+LONGEST_NAME = 128  # characters of a conversation's name
 CALL_ID = r"[\w.:-]{1,128}"
 _OBJECTIVES = pb.Objective.DESCRIPTOR.fields_by_name
 _COSTS = tuple(field.name for field in fields(Cost))
@@ -42,8 +43,14 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
     asked = objective(message.objective) if message.HasField("objective") else None
     given = plain(message.inputs) if message.HasField("inputs") else NO_INPUTS
     task = message.task or None
+    if len(message.conversation) > LONGEST_NAME:
+        raise InvalidRequest(
+            "conversation", f"a conversation's name has at most {LONGEST_NAME} characters", reason="PROMPT_INVALID"
+        )
     if isinstance(message, pb.RouteRequest):
-        return Request(prompt(message), asked, seconds=seconds, inputs=given, task=task)
+        return Request(
+            prompt(message), asked, seconds=seconds, inputs=given, task=task, conversation=message.conversation
+        )
     options = message.options
     return Request(
         prompt(message),
@@ -58,6 +65,7 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
         max_tokens=_given(options, "max_tokens"),
         inputs=given,
         task=task,
+        conversation=message.conversation,
     )
 
 

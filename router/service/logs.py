@@ -53,6 +53,7 @@ def fields(call: CallRecord, *, text: bool) -> dict[str, Any]:
             "level": call.decision.level,
             "arm": call.arm,
             "pinned": call.request.arm is not None,
+            "kept": call.request.arm is None and call.decision.choice is None,
         }
     if call.bill:
         record |= {

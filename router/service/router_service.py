@@ -4,17 +4,19 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 
 from opentelemetry.trace import Tracer
 
 from router.errors import OutcomesOff, OutcomesUnavailable
 from router.service import conversion
 from router.service.bundle_manager import BundleManager
+from router.service.conversations import Conversations
 from router.service.middleware.call import Call
 from router.service.recorder import Recorder
 from router.service.rows import Outcome
 from router.service.tracing import traced_search
-from router.solving.driver import Round
+from router.solving.driver import Request, Round
 from router.solving.solver import Decision, Solution, Solver
 from router.v1 import router_pb2 as pb
 
@@ -26,12 +28,14 @@ _ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
 class RouterService:
     """Cancelling a call cancels its coroutine, and with it the search and the engine's work.
 
-    recorder  of outcomes; None: they are refused
-    tracer    makes the spans of searches; None: there are none
+    recorder       of outcomes; None: they are refused
+    tracer         makes the spans of searches; None: there are none
+    conversations  what they were routed to
     """
 
     def __init__(self, bundles: BundleManager, recorder: Recorder | None = None, tracer: Tracer | None = None):
         self.bundles = bundles
+        self.conversations = Conversations()
         self.recorder = recorder
         self.tracer = tracer
 
@@ -41,9 +45,10 @@ class RouterService:
         with self.bundles.solver() as solver:
             bill = progress.bill = solver.new_bill()
             started = time.monotonic()
-            decision = progress.decision = await solver.decide(request, bill)
+            routed = self._routed(solver, request, call)
+            decision = progress.decision = await solver.decide(routed, bill)
             bill.seconds["route"] = time.monotonic() - started
-        self.bundles.compare(request, decision)
+        self._decided(request, routed, call)
         return conversion.routed(decision, bill, call_id=call.id)
 
     async def Solve(self, message: pb.SolveRequest, call: Call) -> pb.SolveResponse:
@@ -96,17 +101,33 @@ class RouterService:
         progress = call.progress
         request = progress.request = conversion.request(message, call.seconds_left)
         bill = progress.bill = solver.new_bill()
-        search = solver.stream(request, bill)
+        routed = self._routed(solver, request, call)
+        search = solver.stream(routed, bill)
         async with aclosing(traced_search(self.tracer, search) if self.tracer else search) as events:
             async for event in events:
                 if isinstance(event, Decision):
                     progress.decision = event
-                    self.bundles.compare(request, event)
+                    self._decided(request, routed, call)
                 elif isinstance(event, Solution):
                     progress.solution = event
                     if progress.release_place:
                         progress.release_place()  # however long the caller takes to read it
                 yield event
+
+    def _routed(self, solver: Solver, request: Request, call: Call) -> Request:
+        """The request, with the arm that its conversation keeps to."""
+        arm = self.conversations.arm(_caller(call), request, solver.bundle.id) if request.conversation else None
+        return replace(request, arm=arm) if arm else request
+
+    def _decided(self, request: Request, routed: Request, call: Call) -> None:
+        decision = call.progress.decision
+        assert decision
+        self.conversations.keep(_caller(call), request, decision)
+        self.bundles.compare(routed, decision)
+
+
+def _caller(call: Call) -> str:
+    return call.progress.caller.name if call.progress.caller else ""
 
 
 def _rendered(

@@ -50,7 +50,7 @@ def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
         "level": decision.level,
         "probabilities": list(decision.probabilities),
         "arm": call.arm,
-        "propensity": None if call.request.arm else decision.propensity,
+        "propensity": decision.propensity if decision.choice else None,
         "expected": call.promised,
         "code": call.code,
         "reason": call.reason,

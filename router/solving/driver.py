@@ -47,6 +47,7 @@ class Request:
     max_tokens            of the longest solution; a model's own bounds it
     inputs                what the task needs beside the prompt, by name
     task                  name of the task
+    conversation          the caller's name for what this is part of; empty: of nothing
     """
 
     prompt: Prompt
@@ -61,6 +62,7 @@ class Request:
     max_tokens: int | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     task: str | None = None
+    conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,18 +116,20 @@ class Objective(_message.Message):
     def __init__(self, budget: _Optional[float] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
-    __slots__ = ("prompt", "messages", "objective", "inputs", "task")
+    __slots__ = ("prompt", "messages", "objective", "inputs", "task", "conversation")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     objective: Objective
     inputs: _struct_pb2.Struct
     task: str
-    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
+    conversation: str
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ..., conversation: _Optional[str] = ...) -> None: ...
 
 class RouteResponse(_message.Message):
     __slots__ = ("decision", "bill", "call_id")
@@ -140,20 +142,22 @@ class RouteResponse(_message.Message):
     def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., call_id: _Optional[str] = ...) -> None: ...
 
 class SolveRequest(_message.Message):
-    __slots__ = ("prompt", "messages", "objective", "options", "inputs", "task")
+    __slots__ = ("prompt", "messages", "objective", "options", "inputs", "task", "conversation")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     objective: Objective
     options: SolveOptions
     inputs: _struct_pb2.Struct
     task: str
-    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
+    conversation: str
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ..., conversation: _Optional[str] = ...) -> None: ...
 
 class SolveResponse(_message.Message):
     __slots__ = ("solution",)
@@ -162,20 +166,22 @@ class SolveResponse(_message.Message):
     def __init__(self, solution: _Optional[_Union[Solution, _Mapping]] = ...) -> None: ...
 
 class StreamSolveRequest(_message.Message):
-    __slots__ = ("prompt", "messages", "objective", "options", "inputs", "task")
+    __slots__ = ("prompt", "messages", "objective", "options", "inputs", "task", "conversation")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     messages: _containers.RepeatedCompositeFieldContainer[Message]
     objective: Objective
     options: SolveOptions
     inputs: _struct_pb2.Struct
     task: str
-    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
+    conversation: str
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ..., conversation: _Optional[str] = ...) -> None: ...
 
 class StreamSolveResponse(_message.Message):
     __slots__ = ("round", "solution", "text")

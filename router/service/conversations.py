@@ -1,0 +1,57 @@
+"""What conversations were routed to: a conversation that its caller names keeps its arm."""
+
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from cachetools import LRUCache, TTLCache
+
+from router.policy.objectives import Objective
+from router.solving.driver import Request
+from router.solving.solver import Decision
+from strategies import Strategy
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    arm: Strategy
+    objective: Objective | None
+    bundle_id: str
+    task: str
+
+
+class Conversations:
+    """The arm of each conversation's latest decision by the policy. Names are the callers' own: nobody meets another's.
+
+    callers      that are remembered; the least recent goes first
+    each         conversations of one caller; the oldest goes first
+    seconds      since a conversation's last call, after which it is forgotten
+    """
+
+    def __init__(self, *, callers: int = 100, each: int = 1000, seconds: float = 3600.0, timer: Any = monotonic):
+        self._each, self._seconds, self._timer = each, seconds, timer
+        self._callers: LRUCache[str, TTLCache[str, _Route]] = LRUCache(callers)
+
+    def arm(self, caller: str, request: Request, bundle_id: str) -> Strategy | None:
+        """The arm to keep to; None: the policy decides. So it does under another objective, task or bundle."""
+        if not request.conversation or request.arm:
+            return None
+        routes = self._callers.get(caller)
+        route = routes.get(request.conversation) if routes is not None else None
+        if route is None or route.bundle_id != bundle_id or (request.task or route.task) != route.task:
+            return None
+        return route.arm if request.objective in (None, route.objective) else None
+
+    def keep(self, caller: str, request: Request, decision: Decision) -> None:
+        """Remember a decision, or that its conversation goes on."""
+        if not request.conversation or request.arm:
+            return
+        routes = self._callers.get(caller)
+        if routes is None:
+            routes = self._callers[caller] = TTLCache(self._each, self._seconds, self._timer)
+        before = routes.get(request.conversation)
+        if decision.choice is None and before:
+            routes[request.conversation] = before
+        elif decision.choice is not None:
+            route = _Route(decision.arm, decision.objective, decision.bundle_id, decision.task)
+            routes[request.conversation] = route
