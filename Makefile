@@ -84,7 +84,7 @@ test-sandbox: install  ## Try to escape from the sandbox that runs code, and to 
 	command -v bwrap >/dev/null || { $(APT_INSTALL) bubblewrap libseccomp2; }
 # It says why where code can't be isolated; the tests alone would be skipped.
 	$(BIN)/python -c 'from router.tasks.sandbox import Sandbox; Sandbox(allow_code=True)'
-	$(BIN)/python -m pytest -m sandbox tests/unit/tasks/sandboxed
+	$(BIN)/python -m pytest -m sandbox tests/unit/tasks/sandboxed tests/offline/test_verifier_commands.py
 
 # A venv of its own: vLLM pins what it runs with.
 $(VLLM)/.installed: constraints-vllm.txt

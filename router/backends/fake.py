@@ -118,6 +118,25 @@ class FakeGenerator:
                 beam.sample()
         return [beam.extended() for beam in beams]
 
+    async def prefer(
+        self, prompts: Sequence[Prompt], answers: tuple[str, str], *, max_tokens: int | None, usage: Usage
+    ) -> list[float | None]:
+        """See ``backends.Prefers``: finds right whatever ends with the result of the first arithmetic expression."""
+        found: list[float | None] = []
+        spent = 0
+        for prompt in prompts:
+            text = _said(prompt)
+            if max_tokens is not None and spent + len(text) > max_tokens:
+                found.append(None)
+                continue
+            spent += len(text)
+            for count in (usage, self.counted):
+                count.add(calls=1, scored_tokens=len(text))
+            right = calculate(text, Candidate(), _Steady()).rpartition(" ")[2]
+            said = re.findall(r"Answer: (-?\d+)", text)
+            found.append(0.9 if said[-1:] == [right] else 0.2)
+        return found
+
     async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
         """The number of characters, of digits and of terms of each prompt."""
         for count in (usage, self.counted):

@@ -157,9 +157,9 @@ def why_not(
         return next((reason for reason in reasons if reason), None)
     kind = kind_of(setup.verifier.kind)
     if arm.needs_scores and not kind.scores:
-        return "it needs scores, and the bundle has no verifier"
+        return "the bundle has no verifier to choose by"
     if arm.needs_scores and arm.needs_steps and kind.whole:
-        return f"it scores steps, and a {setup.verifier.kind!r} verifier whole solutions only"
+        return f"a {setup.verifier.kind!r} verifier scores whole solutions only, and not their steps"
     needs: dict[Capability, bool] = {
         "steps": arm.needs_steps,
         "revisions": arm.revises,

@@ -64,7 +64,13 @@ class Preferring(FakeGenerator):
         return found
 
 
-def saying(*said: str, kind: type[FakeGenerator] = FakeGenerator, **options: Any) -> FakeGenerator:
+class Silent(FakeGenerator):
+    """An engine that says nothing of probabilities."""
+
+    prefer: Any = None
+
+
+def saying(*said: str, kind: type[FakeGenerator] = Silent, **options: Any) -> FakeGenerator:
     """A model whose samples say these texts in turn, again and again."""
     left: list[str] = []
 
@@ -186,7 +192,7 @@ async def test_a_cap_on_what_is_read_holds():
 @pytest.mark.parametrize("preferring", [True, False])
 async def test_without_probabilities_verdicts_are_sampled_and_counted(preferring):
     said = ["Yes.", "I think so: yes", "No", "Hm.", "No, wait. Yes!"]
-    model = saying(*said, kind=Preferring if preferring else FakeGenerator)
+    model = saying(*said, kind=Preferring if preferring else Silent)
     usage = Usage()
     judge = Judge(model, "small", Options(sampled=preferring, samples=5, max_tokens=20))
     (scored,) = await judge.score(ASKED, [done("Answer: 7", "7")], max_tokens=None, usage=usage)
@@ -245,8 +251,8 @@ async def test_an_arm_that_needs_no_scores_asks_no_judge():
         ("none", "majority(n=4)", None),
         ("none", "revision(n=4, chains=2)", None),
         ("none", "single @0.7 > majority(n=4)", None),
-        ("none", "best_of_n(n=4)", "needs scores"),
-        ("none", "single @0.7 > best_of_n(n=4)", "needs scores"),
+        ("none", "best_of_n(n=4)", "no verifier to choose by"),
+        ("none", "single @0.7 > best_of_n(n=4)", "no verifier to choose by"),
         ("judge", "best_of_n(n=4)", None),
         ("judge", "beam_search(n=4, m=2)", "whole solutions only"),
         ("tests", "dvts(n=4, m=2)", "whole solutions only"),
@@ -269,9 +275,9 @@ async def test_without_a_verifier_a_bundle_serves_the_arms_that_need_none(bundle
     with caplog.at_level("WARNING"):
         solver = Solver(bundle, engines)
     assert {arm.name for arm in solver.policy.arms} == {"single", "majority", "revision"}
-    assert "it needs scores, and the bundle has no verifier" in caplog.text
+    assert "the bundle has no verifier to choose by" in caplog.text
     assert (await solver.solve(Request(Prompt.of("7 + 7 =")))).answer == "14"
-    with pytest.raises(InvalidRequest, match="has no verifier"):
+    with pytest.raises(InvalidRequest, match="has no verifier to choose by"):
         await solver.solve(Request(Prompt.of("7 + 7 ="), arm=parse("best_of_n(n=2)")))
 
 
