@@ -50,6 +50,14 @@ def serve(
             help="host:port of a door for OpenAI's clients, too: /v1/chat/completions. The same TLS and tokens.",
         ),
     ] = None,
+    http_direct: Annotated[
+        bool,
+        typer.Option(
+            "--http-direct/--no-http-direct",
+            envvar="ROUTER_HTTP_DIRECT",
+            help="Let the reference model itself answer what no search can serve: tools, images, logprobs.",
+        ),
+    ] = True,
     share_port: Annotated[
         bool,
         typer.Option(
@@ -202,6 +210,7 @@ def serve(
             tracer=tracer,
             http=http_address,
             http_tls=context,
+            http_direct=http_direct,
         )
 
     def started(server: "Server") -> None:

@@ -54,6 +54,7 @@ class Server:
         write_seconds: float = WRITE_SECONDS,
         http: tuple[str, int] | None = None,
         http_tls: ssl.SSLContext | None = None,
+        http_direct: bool = True,
     ):
         """Needs a running event loop. Raises AddressUnavailable, InvalidRequest.
 
@@ -69,6 +70,7 @@ class Server:
         write_seconds  that a stream may stand still because its caller does not read
         http           address and port of the door for OpenAI's clients; None: there is none
         http_tls       its certificates
+        http_direct    whether the reference model itself answers there what no search can serve, such as tools
         """
         check_exposure(host, encrypted=credentials is not None, insecure=insecure)
         if http:
@@ -113,6 +115,7 @@ class Server:
                 authenticate=authentication.caller,
                 stopping=self._stopping,
                 write_seconds=write_seconds,
+                direct=http_direct,
             )
             self._http = door.HttpDoor(*http, answers, tls=http_tls, share_port=share_port)
 

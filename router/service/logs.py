@@ -42,6 +42,7 @@ def fields(call: CallRecord, *, text: bool) -> dict[str, Any]:
     record: dict[str, Any] = {
         "id": call.id,
         "method": call.method,
+        "door": call.door,
         "caller": call.caller,
         "code": call.code,
         "reason": call.reason or None,

@@ -17,6 +17,7 @@ from router.service.bundle_manager import BundleManager
 from router.service.drift import calibration_error, stability, training_counts
 from router.service.middleware.call import CallRecord, Verdict
 from router.service.recorder import Recorder
+from router.service.router_service import DIRECT_METHODS
 from router.solving.bill import Bill
 
 WINDOW = 1000  # latest decisions, and latest verdicts, that drift and calibration are computed on
@@ -40,7 +41,7 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
             return prometheus.Counter(name, text, labels, registry=self.registry)
 
-        self._calls = counter("router_calls", "Finished calls.", "method", "code", "reason")
+        self._calls = counter("router_calls", "Finished calls.", "door", "method", "code", "reason")
         self._decisions = counter("router_decisions", "Decisions.", "level", "arm")
         self._tokens = counter("router_tokens", "Tokens spent.", "level", "arm", "kind")
         self._flops = counter("router_flops", "Floating-point operations spent.", "level", "arm", "engine")
@@ -108,7 +109,7 @@ class Metrics:
 
     def observe(self, call: CallRecord) -> None:
         self._follow_bundle()
-        self._child(self._calls, call.method, call.code, call.reason).inc()
+        self._child(self._calls, call.door, call.method, call.code, call.reason).inc()
         if call.reason != "OVERLOADED":  # refused at once: many of them would hide how long the others take
             self._child(self._seconds, call.method, "total").observe(call.seconds)
         if call.bill:
@@ -122,6 +123,8 @@ class Metrics:
                 self._levels.append(call.decision.level)
             self._child(self._decisions, str(call.decision.level), arm).inc()
             self._count_bill((str(call.decision.level), arm), call.bill)
+        elif call.bill and call.method in DIRECT_METHODS:
+            self._count_bill(("none", "direct"), call.bill)
         if call.verdict and call.verdict.bundle_id == self._bundle:
             self._count_verdict(call.verdict)
         if call.reason == "ENGINE_UNAVAILABLE":

@@ -21,7 +21,8 @@ from router.solving.solver import Decision, Solution, Solver
 from router.v1 import router_pb2 as pb
 
 ROUTER = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
-SEARCH_METHODS = frozenset({"Solve", "StreamSolve"})
+DIRECT_METHODS = frozenset({"Complete", "StreamComplete"})  # of the door for HTTP: a model's own chat completions
+SEARCH_METHODS = frozenset({"Solve", "StreamSolve"}) | DIRECT_METHODS
 _ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
 
 

@@ -71,6 +71,7 @@ class TracedGenerator:
         self._generator, self._tracer = generator, tracer
         self.parameters = generator.parameters
         self.close = generator.close
+        self.chat = getattr(generator, "chat", None)  # of some: whole chat completions
         if prefer := getattr(generator, "prefer", None):  # a judge asks for it, where there is one
             self.prefer = prefer
 

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any
 
 from router.backends import Usage
+from router.backends.chat import ChatEndpoint
 from router.backends.openai.samples import Reported, Sample, candidates
 from router.backends.replicas import Lost, Replicas, Unfit, understood
 from router.backends.specs import Endpoint, ModelSpec
@@ -63,6 +64,11 @@ class OpenAIGenerator:
         self.counted = Usage()  # what the servers reported, over all calls
         self.at_once: int | None = None  # samples of one request; None: as many as are wanted
         self._told: set[str] = set()  # what was said once of a server
+        self.chat = ChatEndpoint(replicas, PATH, self._name)
+
+    async def _name(self) -> str:
+        """What the server calls the model."""
+        return self.spec.adapter or self.spec.model
 
     async def extend(
         self,

@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 
 from router.backends import Usage
+from router.backends.chat import ChatEndpoint
 from router.backends.preference import label_tokens, within_cap
 from router.backends.prm import ROWS, Reading
 from router.backends.prompt_length import check_length, too_long
@@ -76,6 +77,7 @@ class VllmGenerator:
         self.counted = Usage()  # what the servers reported, over all calls
         self._text = StepText(tokenizer, spec.template.delimiter)
         self._served: Served | None = None
+        self.chat = ChatEndpoint(replicas, "/v1/chat/completions", self._name)
 
     async def extend(
         self,
@@ -123,6 +125,11 @@ class VllmGenerator:
         for row in rows:
             result[row.index] = row.writing.ended("cut" if row.open else row.end)
         return result
+
+    async def _name(self) -> str:
+        """What the server calls the model."""
+        self._served = self._served or await look(self.replicas, self.spec.adapter, self.spec.reviser)
+        return self.spec.adapter or self._served.base
 
     async def _write(self, round_: "_Round", rows: Sequence[_Row]) -> None:
         """Ask until no row is open or no token is left. An answer that broke off is asked for again, elsewhere."""

@@ -17,13 +17,16 @@ from starlette.types import Receive, Scope, Send
 
 from router.backends.specs import ModelSpec
 from router.errors import DeadlineExceeded, InternalError, InvalidRequest, RouterError, Stopping, StreamNotRead
+from router.service import conversion
 from router.service.auth.callers import Peer
 from router.service.http import errors, replies, stream
+from router.service.http.direct import Direct
 from router.service.http.request import Inbound
-from router.service.http.requests import ALIAS, parse, read
+from router.service.http.requests import ALIAS, Chat, parse, read
 from router.service.middleware.call import Call
 from router.service.middleware.chain import Handler, Middleware, chain, replying, streaming
 from router.service.router_service import ROUTER, RouterService
+from router.solving.bill import Bill
 from router.v1 import router_pb2 as pb
 
 _log = logging.getLogger(__name__)
@@ -36,6 +39,7 @@ def application(
     authenticate: Callable[[Mapping[str, str], Peer], object],
     stopping: asyncio.Event,
     write_seconds: float,
+    direct: bool = True,
     pages: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """``middleware`` stands around every call, ``router`` answers it.
@@ -43,9 +47,10 @@ def application(
     authenticate   raises what the middleware raises where a caller may not call: then no body is read
     stopping       set once new calls are refused
     write_seconds  that a reply may stand still because its caller does not read
+    direct         whether the reference model itself answers what no search can serve; else that is refused
     pages          others' routes, beside the API's
     """
-    api = _Api(middleware, router, authenticate)
+    api = _Api(middleware, router, authenticate, direct)
 
     def post(path: str, endpoint: "_Endpoint") -> Route:
         return Route(path, _Asgi(endpoint, write_seconds, reads=True), methods=["POST"])
@@ -83,12 +88,16 @@ class _Api:
         middleware: Sequence[Middleware],
         router: RouterService,
         authenticate: Callable[[Mapping[str, str], Peer], object],
+        direct: bool,
     ):
-        self._router, self._authenticate = router, authenticate
+        self._router, self._authenticate, self._direct = router, authenticate, direct
+        model = Direct(router.bundles)
         endpoints: dict[str, Handler] = {
             "Route": replying(router.Route),
             "Solve": replying(router.Solve),
             "StreamSolve": streaming(router.StreamSolve),
+            "Complete": replying(model.reply),
+            "StreamComplete": streaming(model.events),
             "GetBundle": replying(router.GetBundle),
             "RecordOutcome": replying(router.RecordOutcome),
         }
@@ -96,16 +105,28 @@ class _Api:
         self._refusals = {name: chain(middleware, ROUTER, name, _refuse) for name in endpoints}
 
     async def chat(self, inbound: Inbound) -> Response | None:
-        chat = await self._read(inbound, "Solve", partial(read, models=self._names()))
-        if not chat.fields.stream:
-            call = inbound.call("Solve", chat.message)
-            reply = await self._answer(call)
-            return _json(replies.completion(chat, reply.solution, call.progress.solution, self._writers(call)))
+        chat = await self._read(inbound, "Solve", self._chat)
         events = stream.Events(inbound, chat)
-        call = inbound.call("StreamSolve", chat.message, events.take)
+        match bool(chat.direct), chat.fields.stream:
+            case False, False:
+                call = inbound.call("Solve", chat.message)
+                reply = await self._answer(call)
+                return _json(replies.completion(chat, reply.solution, call.progress.solution, self._writers(call)))
+            case True, False:
+                call = inbound.call("Complete", chat)
+                told = await self._answer(call)
+                more = {"usage": replies.usage(_bill(call)), "router": self._direct_notes(chat, call)}
+                return _json({**replies.forwarded(call.id, "chat.completion", told), **more})
+            case False, True:
+                call = inbound.call("StreamSolve", chat.message, events.take)
+            case _:
+                call = inbound.call("StreamComplete", chat, events.forward)
         try:
             await self._answer(call)
-            await events.end(call.progress.solution, self._writers(call))
+            if chat.direct:
+                await events.end_forwarding(_bill(call), self._direct_notes(chat, call))
+            else:
+                await events.end(call.progress.solution, self._writers(call))
         except StreamNotRead:
             raise
         except RouterError as error:
@@ -113,6 +134,20 @@ class _Api:
                 raise
             await events.fail(errors.body(error, call.id))
         return None
+
+    def _chat(self, body: Any) -> Chat:
+        chat = read(body, self._names())
+        if chat.direct and not self._direct:
+            raise InvalidRequest(
+                chat.direct[0],
+                f"{', '.join(chat.direct[:5])}: no search gives this, and this server asks no model by itself",
+                reason="NOT_SEARCHABLE",
+            )
+        return chat
+
+    def _direct_notes(self, chat: Chat, call: Call) -> Mapping[str, Any]:
+        setup = self._router.bundles.active.bundle.setup
+        return replies.direct(chat, call.id, _bill(call), setup.reference, [setup.main])
 
     async def models(self, inbound: Inbound) -> Response:
         return _json(await self._models(inbound))
@@ -205,6 +240,10 @@ class _Asgi:
                 await inbound.reply(response)
         except StreamNotRead:
             return  # the connection is gone
+
+
+def _bill(call: Call) -> pb.Bill:
+    return conversion.bill(call.progress.bill or Bill())
 
 
 def _refuse(call: Call) -> Awaitable[Any]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
@@ -65,6 +65,23 @@ def _bounded(fields: Fields, writers: Sequence[ModelSpec]) -> list[str]:
     }
     own["max_completion_tokens"] = own["max_tokens"]
     return [name for name, most in own.items() if (getattr(fields, name) or 0) > most]
+
+
+def forwarded(call_id: str, kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's own chat completion, or an event of one, as ours."""
+    more = {name: value for name, value in told.items() if name not in ("usage", "error")}
+    return {**more, **head(call_id, kind)}
+
+
+def direct(chat: Chat, call_id: str, bill: pb.Bill, model: str, writers: Sequence[ModelSpec]) -> dict[str, Any]:
+    """The ``router`` object of what was not searched; ``model``: who answered."""
+    notes = {"ignored": list(chat.ignored), "bounded": _bounded(chat.fields, writers)}
+    return {
+        "direct": {"model": model, "because": list(chat.direct)},
+        "bill": as_json(bill),
+        "call_id": call_id,
+        **{name: fields for name, fields in notes.items() if fields},
+    }
 
 
 def as_json(message: ProtoMessage) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class Inbound:
             self._deadline,
             content,
             send or _send_nothing,
+            door="http",
         )
 
     async def json(self) -> Any:

@@ -55,6 +55,7 @@ _UNUSED_IN_MESSAGES = frozenset({"name", "reasoning", "reasoning_content", "refu
 _TOOL_FIELDS = ("tool_calls", "function_call", "tool_call_id", "audio")
 _ROLES = {"developer": "system"}  # what newer models call it
 
+_UINT32 = 2**32 - 1
 _REQUEST = pb.SolveRequest.DESCRIPTOR.fields_by_name
 _OPTIONS = pb.SolveOptions.DESCRIPTOR.fields_by_name
 _GIVEN_OTHERWISE = {"prompt", "messages", "options", "temperature", "max_tokens", "seed"}  # by OpenAI's own fields
@@ -83,20 +84,34 @@ class Fields(BaseModel):
     seed: int = 0
     router: dict[str, Any] = {}
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest solution: both names mean it."""
+        lengths = [each for each in (self.max_tokens, self.max_completion_tokens) if each is not None]
+        return min(*lengths, _UINT32) if lengths else None
+
 
 @dataclass(frozen=True, slots=True)
 class Chat:
     """What a request comes to.
 
-    message   what is searched: a StreamSolveRequest where it streams, else a SolveRequest
+    body      as it was sent
+    message   what is searched: a StreamSolveRequest where it streams, else a SolveRequest; None: nothing is, since
+    direct    fields that ask for what no search gives
+    prompt    its messages; None: they are no prompt, and only a model's own server can read them
     ignored   fields that were given and change nothing
     progress  whether the caller wants to see the search's rounds
+    cap       on generated tokens, where nothing is searched
     """
 
+    body: Mapping[str, Any]
     fields: Fields
-    message: pb.SolveRequest | pb.StreamSolveRequest
+    message: pb.SolveRequest | pb.StreamSolveRequest | None = None
+    direct: Sequence[str] = ()
+    prompt: Prompt | None = None
     ignored: Sequence[str] = ()
     progress: bool = False
+    cap: int | None = None
 
 
 def read(body: Any, models: Sequence[str]) -> Chat:
@@ -121,13 +136,17 @@ def read(body: Any, models: Sequence[str]) -> Chat:
     progress = router.pop("progress", False)
     if not isinstance(progress, bool):
         raise _malformed("router.progress", "router.progress must be true or false")
+    for name in router:
+        if name not in _ROUTER_FIELDS:
+            known = ", ".join(sorted((*_ROUTER_FIELDS, "progress")))
+            raise _malformed(f"router.{name[:100]}", f"router has no field {name[:100]!r}; it has {known}")
     if direct:
-        raise InvalidRequest(
-            direct[0],
-            f"{', '.join(direct[:5])}: no search gives this; leave it out, or ask a model itself",
-            reason="NOT_SEARCHABLE",
-        )
-    return Chat(fields, _search(fields, messages, router), ignored, progress)
+        cap = router.pop("max_generated_tokens", None)
+        if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+            raise _malformed("router.max_generated_tokens", "router.max_generated_tokens must be a number from 1")
+        # Everything else is sent on.
+        return Chat(given, fields, None, direct, _prompt(messages), [f"router.{name}" for name in router], cap=cap)
+    return Chat(given, fields, _search(fields, messages, router), ignored=ignored, progress=progress)
 
 
 def parse(kind: type[ProtoMessage], content: Any, name: str = "") -> Any:
@@ -163,6 +182,13 @@ def _message(where: str, given: Mapping[str, Any], direct: list[str], ignored: l
     return {"role": _ROLES.get(role, role) if isinstance(role, str) else role, "content": content}
 
 
+def _prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt | None:
+    try:
+        return Prompt.read(messages)
+    except (ValueError, TypeError):
+        return None
+
+
 def _search(
     fields: Fields, messages: Sequence[Mapping[str, Any]], router: Mapping[str, Any]
 ) -> pb.SolveRequest | pb.StreamSolveRequest:
@@ -170,16 +196,12 @@ def _search(
         prompt = Prompt.read(messages)
     except (ValueError, TypeError) as error:
         raise InvalidRequest("messages", f"messages: {error}", reason="PROMPT_INVALID") from error
-    for name in router:
-        if name not in _ROUTER_FIELDS:
-            known = ", ".join(sorted((*_ROUTER_FIELDS, "progress")))
-            raise _malformed(f"router.{name[:100]}", f"router has no field {name[:100]!r}; it has {known}")
     options = {name: value for name, value in router.items() if name in _OPTIONS}
-    options["seed"] = fields.seed % 2**32
+    options["seed"] = fields.seed % (_UINT32 + 1)
     if fields.temperature is not None:
         options["temperature"] = fields.temperature
-    if lengths := [each for each in (fields.max_tokens, fields.max_completion_tokens) if each is not None]:
-        options["max_tokens"] = min(*lengths, 2**32 - 1)
+    if fields.longest is not None:
+        options["max_tokens"] = fields.longest
     content = {name: value for name, value in router.items() if name in _REQUEST}
     message = parse(
         pb.StreamSolveRequest if fields.stream else pb.SolveRequest, content | {"options": options}, "router"

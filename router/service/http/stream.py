@@ -27,6 +27,7 @@ class Events:
         self._head = replies.head(inbound.id, "chat.completion.chunk")
         self._solution: pb.Solution | None = None
         self._spoken = False
+        self._held: Mapping[str, Any] | None = None
         self._last = time.monotonic()
 
     async def take(self, event: pb.StreamSolveResponse) -> None:
@@ -53,6 +54,18 @@ class Events:
             await self._chunk([], usage=replies.usage(solution.bill))
         await self._send("data: [DONE]\n\n", more=False)
 
+    async def forward(self, event: Mapping[str, Any]) -> None:
+        """An event of a model's own stream. One is kept back: the last one tells more."""
+        if self._held:
+            await self._send_json(self._held)
+        self._held = replies.forwarded(self._inbound.id, "chat.completion.chunk", event)
+
+    async def end_forwarding(self, bill: pb.Bill, router: Mapping[str, Any]) -> None:
+        await self._send_json({**(self._held or {**self._head, "choices": []}), "router": router})
+        if self._chat.fields.stream_options.include_usage:
+            await self._chunk([], usage=replies.usage(bill))
+        await self._send("data: [DONE]\n\n", more=False)
+
     async def fail(self, body: Mapping[str, Any]) -> None:
         """The last event of a stream that had begun."""
         await self._send(f"data: {json.dumps(body)}\n\n", more=False)
@@ -65,7 +78,10 @@ class Events:
     async def _chunk(self, choices: list[Mapping[str, Any]], **more: Any) -> None:
         usage = {"usage": None} if self._chat.fields.stream_options.include_usage else {}
         chunk = {**self._head, "choices": choices, **usage, **more}
-        await self._send(f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n")
+        await self._send_json(chunk)
+
+    async def _send_json(self, event: Mapping[str, Any]) -> None:
+        await self._send(f"data: {json.dumps(event, ensure_ascii=False)}\n\n")
 
     async def _send(self, text: str, *, more: bool = True) -> None:
         if not self._inbound.begun:

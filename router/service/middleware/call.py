@@ -37,6 +37,7 @@ class CallRecord:
     caller          its name; None: it was refused before it was known
     code, reason    the names of its gRPC status and of its ErrorReason, which is empty where it succeeded
     seconds         from its arrival to its end
+    door            that it came in through: "grpc" or "http"
     queue_seconds   of these, waiting for a place to search
     verdict         of RecordOutcome, where the outcome is the first of a decision that promised an accuracy
 
@@ -56,6 +57,7 @@ class CallRecord:
     bill: Bill | None = None
     solution: Solution | None = None
     verdict: Verdict | None = None
+    door: str = "grpc"
 
     @property
     def arm(self) -> str | None:
@@ -100,6 +102,7 @@ class Call:
     request          a decoded message of the method's request type, or an asynchronous iterator of such messages
     send             sends an event of a method that answers with a stream, and waits until the connection takes it
     progress         what is known of it so far
+    door             that it came in through: "grpc" or "http"
     """
 
     id: str
@@ -112,6 +115,7 @@ class Call:
     request: Any
     send: Callable[[Any], Awaitable[None]]
     progress: Progress = field(default_factory=Progress)
+    door: str = "grpc"
 
     @property
     def seconds_left(self) -> float | None:

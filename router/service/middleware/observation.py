@@ -93,4 +93,5 @@ def _record(call: Call, code: str, reason: str) -> CallRecord:
         progress.bill,
         progress.solution,
         progress.verdict,
+        call.door,
     )

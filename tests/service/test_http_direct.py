@@ -1,0 +1,189 @@
+"""What no search can serve goes straight to the reference model, marked so, or is refused by a setting."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import openai
+import pytest
+from openai import AsyncOpenAI
+
+from router.backends.chat import ChatEndpoint
+from router.backends.replicas import Replicas
+from router.service.admission import Admission
+from router.service.bundle_manager import BundleManager
+from router.service.metrics import Metrics
+from tests.support.http import asked, client_of, serving
+
+EASY = "7 + 7 ="
+TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 2}}
+
+
+class ChatServer:
+    """A model's server that calls a tool, or refuses with ``status``. ``asked``: the bodies that came."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.status = 200
+        replicas = Replicas(["http://a/v1"], transport=httpx2.MockTransport(self.answer))
+        self.endpoint = ChatEndpoint(replicas, "/chat/completions", self.name)
+
+    async def name(self) -> str:
+        return "their-name"
+
+    def answer(self, request: httpx2.Request) -> httpx2.Response:
+        body = json.loads(request.content)
+        self.asked.append(body)
+        if self.status != 200:
+            return httpx2.Response(self.status, text="no tools here")
+        message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+        if not body["stream"]:
+            choice = {"index": 0, "message": message, "finish_reason": "tool_calls"}
+            return httpx2.Response(200, json={"id": "theirs", "model": "x", "choices": [choice], "usage": USAGE})
+        delta = {"index": 0, "delta": message | {"tool_calls": [{"index": 0, **CALL}]}}
+        end = {"index": 0, "delta": {}, "finish_reason": "tool_calls"}
+        events = [{"choices": [delta]}, {"choices": [end]}, {"choices": [], "usage": USAGE}]
+        text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+        return httpx2.Response(200, text=text)
+
+
+@pytest.fixture
+def model(generator) -> ChatServer:
+    model = ChatServer()
+    generator.chat = model.endpoint
+    return model
+
+
+@pytest.fixture
+async def seen(solver) -> AsyncIterator[tuple[Any, list[Any]]]:
+    """A server, and its finished calls."""
+    calls: list[Any] = []
+    async with serving(solver, observers=[calls.append]) as server:
+        yield server, calls
+
+
+@pytest.fixture
+async def client(seen) -> AsyncIterator[AsyncOpenAI]:
+    async with client_of(seen[0]) as client:
+        yield client
+
+
+async def test_tools_are_the_models_own_and_marked_so(client, model, seen, generator):
+    reply = await client.chat.completions.create(**asked(EASY, tools=TOOLS, seed=3, user="ann"))
+    assert reply.choices[0].message.tool_calls[0].function.name == "add"
+    assert reply.choices[0].finish_reason == "tool_calls"
+    assert reply.router["direct"] == {"model": "small", "because": ["tools"]}
+    assert generator.counted.calls == 0
+    (sent,) = model.asked
+    assert (sent["model"], sent["tools"], sent["seed"], sent["user"]) == ("their-name", TOOLS, 3, "ann")
+    assert (sent["temperature"], sent["max_tokens"]) == (0.8, 512)  # the bundle's
+    assert "router" not in sent
+    assert [(call.method, call.code) for call in seen[1]] == [("Complete", "OK")]
+
+
+async def test_its_usage_is_the_bill(client, model, seen):
+    reply = await client.chat.completions.create(**asked(EASY, tools=TOOLS))
+    bill = reply.router["bill"]
+    assert (reply.usage.prompt_tokens, reply.usage.completion_tokens) == (7, 4)  # less what its cache held
+    assert (bill["prompt_tokens"], bill["generated_tokens"], bill["engine_calls"]) == (7, 4, 1)
+    assert seen[1][0].bill.generated_tokens == 4
+
+
+async def test_a_stream_of_it(client, model):
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = [chunk async for chunk in await client.chat.completions.create(**asked(EASY, tools=TOOLS, **options))]
+    called, finish, usage = chunks
+    assert called.choices[0].delta.tool_calls[0].function.name == "add"
+    assert (finish.choices[0].finish_reason, finish.router["direct"]["because"]) == ("tool_calls", ["tools"])
+    assert (usage.usage.prompt_tokens, finish.model) == (7, "router")
+
+
+@pytest.mark.parametrize(
+    ("fields", "because"),
+    [
+        ({"logprobs": True, "top_logprobs": 2}, ["logprobs", "top_logprobs"]),
+        ({"stop": ["\n"]}, ["stop"]),
+        ({"response_format": {"type": "json_object"}}, ["response_format"]),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
+            ["messages[0].content"],
+        ),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "x"},
+                    {"role": "assistant", "content": None, "tool_calls": [CALL]},
+                    {"role": "tool", "tool_call_id": "call_1", "content": "5"},
+                ]
+            },
+            ["messages[1].tool_calls", "messages[2].tool_call_id", "messages[2].role"],
+        ),
+    ],
+)
+async def test_what_no_search_gives(client, model, fields, because):
+    reply = await client.chat.completions.create(**{**asked(EASY), **fields})
+    assert reply.router["direct"]["because"] == because
+    sent = model.asked[0]
+    assert all(sent[name] == value for name, value in fields.items())
+
+
+async def test_limits_hold_and_what_is_for_searches_is_named(client, model):
+    router = {"max_generated_tokens": 30, "arm": "majority(n=4)", "objective": {"budget": 4}}
+    asks = asked(EASY, n=2, logprobs=True, temperature=1.7, max_tokens=9999, extra_body={"router": router})
+    reply = await client.chat.completions.create(**asks)
+    assert (model.asked[0]["max_tokens"], model.asked[0]["temperature"]) == (15, 0.8)
+    assert reply.router["ignored"] == ["router.arm", "router.objective"]
+    assert reply.router["bounded"] == ["temperature", "max_tokens"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_request_that_the_models_server_does_not_take(client, model, stream):
+    model.status = 400
+    with pytest.raises(openai.BadRequestError, match="no tools here") as raised:
+        await client.chat.completions.create(**asked(EASY, tools=TOOLS, stream=stream))
+    assert raised.value.code == "not_searchable"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_any_engine_writes_several_answers(client, generator, stream):
+    reply = await client.chat.completions.create(**asked(EASY, n=3, stream=stream))
+    if stream:
+        chunks = [chunk async for chunk in reply]
+        texts = [chunk.choices[0].delta.content for chunk in chunks]
+        told = chunks[-1].router
+    else:
+        texts = [choice.message.content for choice in reply.choices]
+        told = reply.router
+        assert reply.usage.completion_tokens == generator.counted.generated_tokens
+    assert len(texts) == 3
+    assert all("Answer: " in text for text in texts)
+    assert told["direct"] == {"model": "small", "because": ["n"]}
+
+
+async def test_an_engine_without_chat_completions_says_so(client, generator):
+    with pytest.raises(openai.BadRequestError, match="tools: no search gives this") as raised:
+        await client.chat.completions.create(**asked(EASY, tools=TOOLS))
+    assert (raised.value.param, raised.value.code) == ("tools", "not_searchable")
+    assert generator.counted.calls == 0
+
+
+async def test_it_is_refused_by_a_setting(solver, model):
+    async with serving(solver, http_direct=False) as server, client_of(server) as client:
+        with pytest.raises(openai.BadRequestError, match="asks no model by itself"):
+            await client.chat.completions.create(**asked(EASY, tools=TOOLS))
+        assert (await client.chat.completions.create(**asked(EASY, tools=[]))).router["answer"] == "14"
+    assert model.asked == []
+
+
+async def test_its_tokens_are_counted(solver, model):
+    bundles = BundleManager(solver)
+    metrics = Metrics(bundles, Admission())
+    async with serving(solver, observers=[metrics.observe]) as server, client_of(server) as client:
+        await client.chat.completions.create(**asked(EASY, tools=TOOLS))
+    labels = {"level": "none", "arm": "direct", "kind": "generated"}
+    assert metrics.registry.get_sample_value("router_tokens_total", labels) == 4
+    labels = {"door": "http", "method": "Complete", "code": "OK", "reason": ""}
+    assert metrics.registry.get_sample_value("router_calls_total", labels) == 1
