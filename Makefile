@@ -11,7 +11,9 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
-.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-postgresql test-monitoring test-sandbox check format generate evaluate evaluate-larger bundle clean
+OPENAI_VERSION := 7.59.0
+OPENAI := .cache/openai/node_modules/openai/package.json
+.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-clients test-postgresql test-monitoring test-sandbox check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -70,6 +72,10 @@ test-vllm: install $(VLLM)/.installed  ## Run the engines' contract on a real vL
 test-llama-cpp: install  ## Run the tests on a real llama.cpp server, of the embedded model
 	$(BIN)/python -m pytest -m llama_cpp
 
+test-clients: install $(OPENAI)  ## Run OpenAI's client for Node.js, and curl, on a running server
+	command -v curl >/dev/null || { $(APT_INSTALL) curl; }
+	$(BIN)/python -m pytest -m clients
+
 test-postgresql: install  ## Run the tests of the outcome database on a throw-away PostgreSQL
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { $(APT_INSTALL) postgresql; }
 	$(BIN)/python -m pytest -m postgresql
@@ -113,6 +119,9 @@ format: install  ## Format and fix what can be fixed
 generate: install  ## Generate router/v1 from proto/, and docs/settings.md from the commands
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. proto/router/v1/*.proto
 	$(BIN)/python -m router.cli.settings > docs/settings.md
+
+$(OPENAI):
+	npm install --silent --no-fund --no-audit --prefix .cache/openai openai@$(OPENAI_VERSION)
 
 $(BUF):
 	npm install --silent --no-fund --no-audit --prefix .cache/buf @bufbuild/buf@$(BUF_VERSION)

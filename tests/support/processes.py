@@ -14,10 +14,14 @@ HERE = (sys.executable, "-m", "router.cli")
 
 @dataclass(frozen=True)
 class Served:
-    """``address`` is host:port; ``process`` may be signalled, read and waited for."""
+    """``address`` is host:port, ``url`` that of the door for HTTP where there is one.
+
+    ``process`` may be signalled, read and waited for.
+    """
 
     process: subprocess.Popen[str]
     address: str
+    url: str = ""
 
 
 @contextmanager
@@ -32,7 +36,8 @@ def serve(
             line = process.stdout.readline()
             found = re.fullmatch(r"serving \S+ on (\S+)\n", line)
             assert found, f"the server said {line!r}"
-            yield Served(process, found[1])
+            url = process.stdout.readline() if "--http" in arguments else ""
+            yield Served(process, found[1], url.removeprefix("serving ").strip())
         finally:
             process.terminate()
             try:
