@@ -19,6 +19,8 @@ RouterError
 ├── InternalError         INTERNAL             a bug in the server, seen from a client
 └── Stopped                                    a limit ended the search and the caller takes no partial result
     ├── DeadlineExceeded  DEADLINE_EXCEEDED
+    ├── SearchTooLong     DEADLINE_EXCEEDED    the server lets no search take so long
+    ├── GaveWay           RESOURCE_EXHAUSTED   others had waited for the search's place
     └── TokenCapReached   RESOURCE_EXHAUSTED
 
 Each class carries the name of its gRPC status, each instance the name of a value of ``ErrorReason`` in the proto.
@@ -154,6 +156,17 @@ class Stopped(RouterError):
 class DeadlineExceeded(Stopped):
     status = "DEADLINE_EXCEEDED"
     reason = "DEADLINE_EXCEEDED"
+
+
+class SearchTooLong(Stopped):
+    status = "DEADLINE_EXCEEDED"
+    reason = "SEARCH_TOO_LONG"
+
+
+class GaveWay(Stopped):
+    status = "RESOURCE_EXHAUSTED"
+    reason = "GAVE_WAY"
+    retry_seconds = 1.0
 
 
 class TokenCapReached(Stopped):

@@ -9,6 +9,7 @@ from router.cli.convert import convert, rejudge
 from router.cli.demo import demo
 from router.cli.evaluate import evaluate
 from router.cli.models import merge, train_generator, train_reviser, train_verifier
+from router.cli.outcomes import outcomes
 from router.cli.policy import train, tune
 from router.cli.review import diff, estimate
 from router.cli.service import serve, token
@@ -16,6 +17,7 @@ from router.cli.verifiers import calibrate, judge, judge_reviser, score
 
 CALLS = (route, solve)
 SERVICE = (serve, token, demo)
+GROUPS = (outcomes,)
 PIPELINE = (
     *(collect, score, judge, judge_reviser, calibrate, rejudge),
     *(train_generator, train_reviser, train_verifier, merge),

@@ -56,6 +56,8 @@ def _version(
 
 for _command in (*commands.CALLS, *commands.SERVICE, *commands.PIPELINE):
     main.command()(_command)
+for _group in commands.GROUPS:
+    main.add_typer(_group)
 
 
 if __name__ == "__main__":

@@ -101,6 +101,14 @@ def serve(
             help="Searches that may wait for their turn; beyond that calls are refused with a time to retry.",
         ),
     ] = 8,
+    longest_search: Annotated[
+        float,
+        typer.Option(
+            envvar="ROUTER_LONGEST_SEARCH",
+            min=1,
+            help="Seconds that a search may take, whatever its caller's deadline; then it is ended.",
+        ),
+    ] = 600.0,
     metrics: Annotated[
         str | None,
         typer.Option(envvar="ROUTER_METRICS", help="host:port to serve Prometheus metrics on, unencrypted."),
@@ -163,22 +171,17 @@ def serve(
     from router.service.metrics import Metrics, expose
     from router.service.recorder import Recorder
     from router.solving.solver import Solver
+    from router.tasks import workers
 
     addresses.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
-    if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
-        raise InvalidRequest(
-            "tls_cert", "--tls-cert and --tls-key go together, and --tls-client-ca needs both", reason="UNSPECIFIED"
-        )
-    if explore and not outcomes:
-        raise InvalidRequest(
-            "explore", "--explore spends answers to learn from them, which needs --outcomes", reason="UNSPECIFIED"
-        )
+    _check_together(tls_cert, tls_key, tls_client_ca, explore, outcomes)
     http_address = addresses.read_address(http, "http") if http else None
     if http_address:
         import router.service.http.door  # noqa: F401 - a missing package is found before models are loaded
 
         addresses.check_exposure(http_address[0], encrypted=tls_cert is not None, insecure=insecure)
     logs.configure()
+    workers.begin()  # while the models are loaded: the first answers should not wait for it
     credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     context = certificates.server_context(tls_cert, tls_key, tls_client_ca) if http and tls_cert and tls_key else None
     reloaded = Reloaded(partial(callers.read_tokens, tokens), tokens) if tokens else None
@@ -204,6 +207,7 @@ def serve(
             insecure=insecure,
             share_port=share_port,
             admission=admission,
+            longest_search=longest_search,
             observers=[measured.observe, partial(logs.log_call, text=log_text)],
             observer_seconds=_OBSERVER_SECONDS,
             recorder=recorder,
@@ -222,6 +226,20 @@ def serve(
     with ExitStack() as ending:
         ending.callback(end_tracing)
         asyncio.run(server.serve(make, grace=grace, started=started))
+
+
+def _check_together(
+    tls_cert: Path | None, tls_key: Path | None, tls_client_ca: Path | None, explore: float, outcomes: str | None
+) -> None:
+    """Raises InvalidRequest where an option lacks another."""
+    if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
+        raise InvalidRequest(
+            "tls_cert", "--tls-cert and --tls-key go together, and --tls-client-ca needs both", reason="UNSPECIFIED"
+        )
+    if explore and not outcomes:
+        raise InvalidRequest(
+            "explore", "--explore spends answers to learn from them, which needs --outcomes", reason="UNSPECIFIED"
+        )
 
 
 def token(

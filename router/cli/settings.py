@@ -24,7 +24,16 @@ _ANY = 2**32 - 1  # what fits the protocol, and bounds nobody
 def page() -> str:
     """A section for each command: what it does, and a table of its arguments and options."""
     root: Any = typer.main.get_command(main)
-    return _HEAD + "".join(_section(name, command) for name, command in root.commands.items())
+    return _HEAD + "".join(_section(name, command) for name, command in commands(root))
+
+
+def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All of them, by their whole name: those of a group after its own."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def _section(name: str, command: Any) -> str:

@@ -1,7 +1,10 @@
 """The database of decisions and outcomes: its tables, how to open it, how to read it. SQLite, or PostgreSQL by URL."""
 
+import os
 import sqlite3
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +13,20 @@ from sqlalchemy.exc import DisconnectionError, NoSuchTableError, SQLAlchemyError
 
 from router.errors import InvalidRequest
 from router.extras import missing
+from router.outcomes.fitting import NAME
 
 _MIGRATING = 0x726F75746572  # number of the lock
+_PRIVATE = 0o600
 
 tables = sql.MetaData()
 
 decisions = sql.Table(
     "decisions",
     tables,
-    sql.Column("call_id", sql.String(128), primary_key=True),
+    sql.Column("caller", sql.String(NAME), primary_key=True),  # whose call it was, and
+    sql.Column("call_id", sql.String(128), primary_key=True),  # its id, which the caller may have chosen
     sql.Column("at", sql.DateTime(timezone=True), nullable=False, index=True),
     sql.Column("method", sql.String(32), nullable=False),
-    sql.Column("caller", sql.String(256)),
     sql.Column("bundle", sql.String(256), nullable=False),
     sql.Column("prompt_sha256", sql.String(64), nullable=False, index=True),
     sql.Column("prompt", sql.Text),  # what is asked; this, messages, answer and text by choice
@@ -55,6 +60,7 @@ decisions = sql.Table(
 outcomes = sql.Table(
     "outcomes",
     tables,
+    sql.Column("caller", sql.String(NAME), primary_key=True),  # of the decision
     sql.Column("call_id", sql.String(128), primary_key=True),
     sql.Column("at", sql.DateTime(timezone=True), nullable=False),
     sql.Column("correct", sql.Boolean),
@@ -74,7 +80,10 @@ def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
             raise _unusable(f"there is no file {engine.url.database}")
         try:
             with engine.connect() as connection:
-                held = {column["name"] for column in sql.inspect(connection).get_columns(decisions.name)}
+                held, learned = (
+                    {column["name"] for column in sql.inspect(connection).get_columns(table.name)}
+                    for table in (decisions, outcomes)
+                )
                 columns = [
                     outcomes.c[name]
                     if name not in decisions.c
@@ -83,7 +92,10 @@ def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
                     else sql.null().label(name)
                     for name in names
                 ]
-                joined = decisions.outerjoin(outcomes, decisions.c.call_id == outcomes.c.call_id)
+                same = decisions.c.call_id == outcomes.c.call_id
+                if "caller" in learned:
+                    same &= decisions.c.caller == outcomes.c.caller
+                joined = decisions.outerjoin(outcomes, same)
                 found = sql.select(*columns).select_from(joined).order_by(decisions.c.at, decisions.c.call_id)
                 return [dict(row) for row in connection.execute(found).mappings()]
         finally:
@@ -97,10 +109,14 @@ def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def connect(url: str) -> sql.Engine:
-    """An engine on tables that are up to date. Raises InvalidRequest, MissingDependency."""
+    """An engine on tables that are up to date, an SQLite file nobody else's to read.
+
+    Raises InvalidRequest, MissingDependency.
+    """
     try:
         engine = sql.create_engine(url, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
+            _make_private(engine.url.database)
             sql.event.listen(engine, "connect", _durable)
         upgrade(engine)
         if engine.dialect.name == "sqlite" and engine.url.database:
@@ -110,6 +126,35 @@ def connect(url: str) -> sql.Engine:
     except SQLAlchemyError as error:
         raise _unusable(str(error).splitlines()[0]) from error
     return engine
+
+
+def _make_private(database: str | None) -> None:
+    """SQLite's other files, beside this one, get its mode."""
+    if not database or database == ":memory:" or database.startswith("file:"):
+        return
+    with suppress(OSError):  # not ours, or no such folder, which SQLite says better
+        os.close(os.open(database, os.O_CREAT | os.O_RDONLY, _PRIVATE))
+        for file in (Path(database + suffix) for suffix in ("", "-wal", "-shm")):
+            if file.exists() and stat.S_IMODE(file.stat().st_mode) & ~_PRIVATE:
+                file.chmod(_PRIVATE)
+
+
+@contextmanager
+def existing(url: str) -> Iterator[sql.Engine]:
+    """An engine on a database that is there already, tables up to date. Raises as :func:`connect`."""
+    try:
+        parsed = sql.make_url(url)
+    except SQLAlchemyError as error:
+        raise _unusable(str(error).splitlines()[0]) from error
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise _unusable(f"there is no file {parsed.database}")
+    engine = connect(url)
+    try:
+        yield engine
+    except SQLAlchemyError as error:
+        raise _unusable(str(error).splitlines()[0]) from error
+    finally:
+        engine.dispose()
 
 
 def _unusable(reason: str) -> InvalidRequest:

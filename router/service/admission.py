@@ -3,13 +3,14 @@
 import asyncio
 import random
 import time
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 
-from router.errors import Overloaded
+from router.errors import GaveWay, Overloaded
 
+PATIENCE = 10.0  # seconds
 _WEIGHT = 0.1  # of the latest search in the running mean of how long one takes
 
 
@@ -18,15 +19,23 @@ class Admission:
 
     A full queue refuses who asks next, unless another caller holds more of it: then that caller's newest call makes
     room. So a caller who floods the server is refused, and the others hardly notice.
+
+    All places may be one caller's while nobody else wants any. Once a caller with less than its share, an equal part of
+    the places, has waited for ``patience`` seconds, whoever holds more than a share gives a place back: its newest
+    search is ended.
     """
 
-    def __init__(self, concurrency: int = 16, queue: int = 8, *, search_seconds: float = 0.0):
+    def __init__(
+        self, concurrency: int = 16, queue: int = 8, *, search_seconds: float = 0.0, patience: float = PATIENCE
+    ):
         """``search_seconds`` is how long a search is expected to take, until the first one has ended."""
         self.concurrency = concurrency
         self.queue = queue
+        self.patience = patience
         self.running: Counter[str] = Counter()
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # least lately served first; no empty queues
         self._mean = search_seconds
+        self._places: defaultdict[str, list[Place]] = defaultdict(list)  # oldest first; a caller's that may be ended
 
     @property
     def waiting(self) -> int:
@@ -37,6 +46,11 @@ class Admission:
         if not self._full:
             return 0.0
         own = len(self._waiting.get(caller, ()))
+        if not own and self.running[caller] < self._share(caller) < max(self.running.values()):
+            return min(self.patience, self._expected(caller, own))
+        return self._expected(caller, own)
+
+    def _expected(self, caller: str, own: int) -> float:
         ahead = own + sum(min(len(queue), own + 1) for name, queue in self._waiting.items() if name != caller)
         return (ahead + 1) * self._mean / self.concurrency
 
@@ -47,7 +61,9 @@ class Admission:
             ...
         """
         await self._enter(caller, seconds)
-        return Place(partial(self._release, caller))
+        place = Place(partial(self._release, caller))
+        self._places[caller].append(place)
+        return place
 
     @property
     def _full(self) -> bool:
@@ -63,6 +79,7 @@ class Admission:
             self._make_room(caller)
         place = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller, deque()).append(place)
+        claim = asyncio.get_running_loop().call_later(self.patience, self._claim, caller)
         try:
             await place
         except asyncio.CancelledError:
@@ -70,7 +87,21 @@ class Admission:
                 self._leave(caller)
             raise
         finally:
+            claim.cancel()
             self._forget(caller, place)
+
+    def _share(self, caller: str) -> int:
+        """An equal part of the places for each who has some or waits, ``caller`` included."""
+        return max(1, self.concurrency // len({caller, *self._waiting, *self.running}))
+
+    def _claim(self, caller: str) -> None:
+        """A call of ``caller`` has waited long enough: who has most gives way, if that is more than a share."""
+        share = self._share(caller)
+        most = max(self.running, key=lambda name: self.running[name], default=caller)
+        if self.running[caller] < share < self.running[most]:
+            for place in reversed(self._places[most]):
+                if place.end():
+                    return
 
     def _make_room(self, caller: str) -> None:
         most = max(self._waiting, key=lambda name: len(self._waiting[name]), default=caller)
@@ -80,8 +111,19 @@ class Admission:
         self._forget(most, place)
         place.set_exception(self._refusal(most, "the queue is full, and other callers have fewer calls in it"))
 
-    def _release(self, caller: str, seconds: float) -> None:
+    def gives_way(self, caller: str) -> GaveWay:
+        """What a search ends with whose place others have waited for."""
+        return GaveWay(
+            f"others have waited {self.patience:.0f} s for a place to search, and you held more than an equal share of "
+            "the places: your newest search was ended; run fewer at once",
+            retry_seconds=self._retry_seconds(caller),
+        )
+
+    def _release(self, caller: str, place: "Place", seconds: float) -> None:
         """A search of ``caller`` ended, which took so long."""
+        self._places[caller].remove(place)
+        if not self._places[caller]:
+            del self._places[caller]
         self._mean = seconds if not self._mean else (1 - _WEIGHT) * self._mean + _WEIGHT * seconds
         self._leave(caller)
 
@@ -106,9 +148,12 @@ class Admission:
         if not places:
             self._waiting.pop(caller, None)
 
+    def _retry_seconds(self, caller: str) -> float:
+        """Spread out, or all who were refused together come back together."""
+        return max(0.1, self.expected_wait(caller)) * random.uniform(1, 2)
+
     def _refusal(self, caller: str, why: str) -> Overloaded:
-        # Spread out, or all who were refused together come back together.
-        seconds = max(0.1, self.expected_wait(caller)) * random.uniform(1, 2)
+        seconds = self._retry_seconds(caller)
         return Overloaded(
             f"{self.running.total()} searches run and {self.waiting} wait: {why}; try again in {seconds:.1f} s",
             retry_seconds=seconds,
@@ -116,12 +161,16 @@ class Admission:
 
 
 class Place(AbstractContextManager["Place"]):
-    """A place to search. Leaving the ``with`` block gives it back, if :meth:`release` did not before."""
+    """A place to search. Leaving the ``with`` block gives it back, if :meth:`release` did not before.
 
-    def __init__(self, give_back: Callable[[float], None]):
+    on_end  ends the search, when others have waited for a place; None: it can't be ended
+    """
+
+    def __init__(self, give_back: "Callable[[Place, float], None]"):
         """``give_back`` is called once, with the seconds that the place was held."""
         self._give_back = give_back
         self._started: float | None = time.monotonic()
+        self.on_end: Callable[[], None] | None = None
 
     def __exit__(self, *raised: object) -> None:
         self.release()
@@ -130,4 +179,12 @@ class Place(AbstractContextManager["Place"]):
         """Give the place back; doing so again does nothing."""
         if self._started is not None:
             seconds, self._started = time.monotonic() - self._started, None
-            self._give_back(seconds)
+            self._give_back(self, seconds)
+
+    def end(self) -> bool:
+        """Have the search ended that holds it. False: it can't be, or was told to before."""
+        on_end, self.on_end = self.on_end, None
+        if on_end is None or self._started is None:
+            return False
+        on_end()
+        return True

@@ -5,6 +5,7 @@ import gc
 import signal
 import ssl
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import grpc
@@ -25,6 +26,7 @@ from router.service.middleware.shutdown import ShutdownRefusal
 from router.service.middleware.tracing import Tracing
 from router.service.recorder import Recorder
 from router.service.router_service import SEARCH_METHODS, RouterService
+from router.tasks import LimitReached, workers
 
 if TYPE_CHECKING:
     from router.service.http.door import HttpDoor
@@ -48,6 +50,7 @@ class Server:
         admission: Admission | None = None,
         observers: Sequence[Observer] = (),
         observer_seconds: float = 0.0,
+        longest_search: float | None = None,
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
         middleware: Sequence[Middleware] = (),
@@ -63,6 +66,7 @@ class Server:
         share_port     with other servers that also do; each connection goes to one of them. No AdminService then,
                        which would swap the bundle of one and leave the others
         admission      how many searches may run and wait; None: Admission's defaults
+        longest_search  seconds that a search may take, whatever its caller's deadline; None: any
         observers      are shown every finished call, within ``observer_seconds``: several at a time cost less
         recorder       of decisions and outcomes; None: neither is recorded
         tracer         makes the spans of calls and searches; None: there are none
@@ -92,7 +96,7 @@ class Server:
             *middleware,
             SearchAdmission(admission, SEARCH_METHODS),
         ]
-        service = RouterService(bundles, recorder, tracer)
+        service = RouterService(bundles, recorder, tracer, longest_search)
         self._door = GrpcDoor(
             host,
             port,
@@ -150,6 +154,8 @@ async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopping.set)
+    with suppress(LimitReached):  # logged; without workers answers are compared as text
+        await asyncio.to_thread(workers.start)
     await server.start()
     # What was loaded stays, and need not be looked through for garbage: a tenth of a second, every ten thousand calls.
     gc.collect()
@@ -159,3 +165,4 @@ async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[
         await stopping.wait()
     finally:
         await server.stop(grace)
+        await asyncio.to_thread(workers.close)

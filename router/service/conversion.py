@@ -27,7 +27,7 @@ from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 PlainValue = object  # of JSON: numbers, texts, booleans, None, lists and dicts of them
 DOMAIN = "router.v1"
 LONGEST_NAME = 128  # characters of a conversation's name
-CALL_ID = r"[\w.:-]{1,128}"
+CALL_ID = r"[A-Za-z0-9_.:-]{1,128}"  # ASCII: gRPC sends nothing else back
 _OBJECTIVES = pb.Objective.DESCRIPTOR.fields_by_name
 _COSTS = tuple(field.name for field in fields(Cost))
 
@@ -131,6 +131,15 @@ def check_outcome(message: pb.RecordOutcomeRequest) -> None:
         raise InvalidRequest("correct", "an outcome needs correct, score or both", reason="OUTCOME_INVALID")
     if message.HasField("score") and not 0 <= message.score <= 1:
         raise InvalidRequest("score", f"score must be 0 to 1, found {message.score}", reason="OUTCOME_INVALID")
+
+
+def no_such_call(call_id: str) -> InvalidRequest:
+    """For an outcome of a call that never was, or was another caller's."""
+    return InvalidRequest(
+        "call_id",
+        f"no decision of yours has the call_id {call_id!r}; report outcomes with the token that the call had",
+        reason="OUTCOME_INVALID",
+    )
 
 
 # Replies, as the server writes them
@@ -263,6 +272,7 @@ def solution(value: Solution, *, reference: str, candidates: bool, call_id: str)
         candidates=[_candidate(each, reference) for each in value.result.candidates] if candidates else None,
         call_id=call_id,
         no_answer=value.no_answer,
+        answers_compared_as_text=value.answers_compared_as_text,
     )
 
 
@@ -366,6 +376,8 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.Stopping,
         errors.StreamNotRead,
         errors.DeadlineExceeded,
+        errors.SearchTooLong,
+        errors.GaveWay,
         errors.TokenCapReached,
         errors.InternalError,
     )

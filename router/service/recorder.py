@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sql
@@ -99,22 +100,15 @@ class Recorder:
         while True:
             ending = self._stopping.is_set()  # looked at first: what was queued before is still taken
             items += self._take(_BATCH - len(items))
-            try:
-                self._write(items)
-                items = []
-            except (OperationalError, InterfaceError) as error:
+            items = self._write_apart(items)
+            if items:
                 self.failures += 1
-                _log.error("the outcome database does not answer: %s", type(error).__name__)
                 items = self._refuse_outcomes(items)
                 if ending:
                     self.dropped += len(items) + self._queue.qsize()
                     _log.error("%d decisions are lost", len(items) + self._queue.qsize())
                     return
                 self._stopping.wait(self._retry_seconds)
-            except Exception:  # whatever it is, the thread must live on
-                for item in items:
-                    self._write_alone(item)
-                items = []
             if ending and not items and self._queue.empty():
                 return
 
@@ -139,13 +133,25 @@ class Recorder:
         for item, each in zip(items, recorded, strict=True):
             item.done.set_result(each)
 
-    def _write_alone(self, item: "_Item") -> None:
-        """After a row that the database does not take spoilt the others' transaction."""
-        try:
-            self._write([item])
-        except Exception as error:
-            _log.error("the outcome database refuses a row: %s", type(error).__name__)
-            self.dropped += len(self._refuse_outcomes([item]))
+    def _write_apart(self, items: "list[_Item]") -> "list[_Item]":
+        """Write all at once, or by halves where a row spoils it that the database does not take: such a row costs the
+        others a few transactions, not one each. Returns what is left when the database does not answer."""
+        parts = [items]
+        while parts:
+            part = parts.pop()
+            try:
+                self._write(part)
+            except (OperationalError, InterfaceError) as error:
+                _log.error("the outcome database does not answer: %s", type(error).__name__)
+                return [*part, *chain.from_iterable(reversed(parts))]
+            except Exception as error:  # whatever it is, the thread must live on
+                if len(part) == 1:
+                    _log.error("the outcome database refuses a row: %s", type(error).__name__)
+                    self.dropped += len(self._refuse_outcomes(part))
+                else:
+                    half = len(part) // 2
+                    parts += [part[half:], part[:half]]
+        return []
 
     def _refuse_outcomes(self, items: "Sequence[_Item]") -> "list[_Item]":
         """Tell callers who wait for an acknowledgement that there is none; what is left are decisions."""
@@ -166,9 +172,9 @@ class _Item:
         self.done.set_running_or_notify_cancel()  # a caller who goes away does not stop the writing
 
     @property
-    def order(self) -> tuple[bool, str]:
+    def order(self) -> tuple[bool, str, str]:
         """Decisions before the outcomes that are compared with them, and rows in one order on every server: two that
         locked the same rows in different orders would wait for each other."""
         if isinstance(self.content, Outcome):
-            return True, self.content.call_id
-        return False, self.content["call_id"]
+            return True, self.content.caller, self.content.call_id
+        return False, self.content["caller"], self.content["call_id"]

@@ -14,7 +14,7 @@ from router.service.bundle_manager import BundleManager
 from router.service.conversations import Conversations
 from router.service.middleware.call import Call
 from router.service.recorder import Recorder
-from router.service.rows import Outcome
+from router.service.rows import Outcome, Recorded
 from router.service.tracing import traced_search
 from router.solving.driver import Request, Round
 from router.solving.solver import Decision, Solution, Solver
@@ -24,6 +24,7 @@ ROUTER = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
 DIRECT_METHODS = frozenset({"Complete", "StreamComplete"})  # of the door for HTTP: a model's own chat completions
 SEARCH_METHODS = frozenset({"Solve", "StreamSolve"}) | DIRECT_METHODS
 _ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
+_DECISION_SECONDS = 1.0  # that servers which share a database take to write a decision
 
 
 class RouterService:
@@ -32,13 +33,21 @@ class RouterService:
     recorder       of outcomes; None: they are refused
     tracer         makes the spans of searches; None: there are none
     conversations  what they were routed to
+    longest_search  seconds that a search may take; None: any
     """
 
-    def __init__(self, bundles: BundleManager, recorder: Recorder | None = None, tracer: Tracer | None = None):
+    def __init__(
+        self,
+        bundles: BundleManager,
+        recorder: Recorder | None = None,
+        tracer: Tracer | None = None,
+        longest_search: float | None = None,
+    ):
         self.bundles = bundles
         self.conversations = Conversations()
         self.recorder = recorder
         self.tracer = tracer
+        self.longest_search = longest_search
 
     async def Route(self, message: pb.RouteRequest, call: Call) -> pb.RouteResponse:
         progress = call.progress
@@ -82,25 +91,37 @@ class RouterService:
         if self.recorder is None:
             raise OutcomesOff("this server records no outcomes; start it with --outcomes sqlite:///outcomes.db")
         conversion.check_outcome(message)
+        assert call.progress.caller
         outcome = Outcome(
+            call.progress.caller.name,
             message.call_id,
             correct=message.correct if message.HasField("correct") else None,
             score=message.score if message.HasField("score") else None,
         )
-        try:
-            async with asyncio.timeout(_ACKNOWLEDGE_SECONDS):
-                recorded = await asyncio.wrap_future(self.recorder.record(outcome))
-        except TimeoutError:
-            raise OutcomesUnavailable("the outcome database does not answer; try again later") from None
+        recorded = await self._recorded(outcome)
+        if not recorded.known:  # another server may be about to write the decision
+            await asyncio.sleep(_DECISION_SECONDS)
+            recorded = await self._recorded(outcome)
+        if not recorded.known:
+            raise conversion.no_such_call(message.call_id)
         call.progress.verdict = recorded.verdict
         return pb.RecordOutcomeResponse(changed=recorded.changed)
+
+    async def _recorded(self, outcome: Outcome) -> Recorded:
+        assert self.recorder
+        try:
+            async with asyncio.timeout(_ACKNOWLEDGE_SECONDS):
+                return await asyncio.wrap_future(self.recorder.record(outcome))
+        except TimeoutError:
+            raise OutcomesUnavailable("the outcome database does not answer; try again later") from None
 
     async def _search(
         self, solver: Solver, message: pb.SolveRequest | pb.StreamSolveRequest, call: Call
     ) -> AsyncGenerator[Decision | Round | Solution, None]:
         """The events of a search, each noted in the call's progress."""
         progress = call.progress
-        request = progress.request = conversion.request(message, call.seconds_left)
+        asked = conversion.request(message, call.seconds_left)
+        request = progress.request = replace(asked, longest_search=self.longest_search)
         bill = progress.bill = solver.new_bill()
         routed = self._routed(solver, request, call)
         search = solver.stream(routed, bill)

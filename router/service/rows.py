@@ -1,5 +1,6 @@
 """Rows of the outcome database: of finished calls and of outcomes, and how they are written."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,14 +8,16 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sql
 
+from router.outcomes.fitting import fitted
 from router.outcomes.tables import decisions, outcomes
 from router.service.middleware.call import CallRecord, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a caller learned of a call's answer; at least one of ``correct`` and ``score``, 0 to 1, is given."""
+    """What a caller learned of its own call's answer; at least one of ``correct`` and ``score``, 0 to 1, is given."""
 
+    caller: str
     call_id: str
     correct: bool | None = None
     score: float | None = None
@@ -23,24 +26,26 @@ class Outcome:
 class Recorded(NamedTuple):
     """``changed`` is False where the same was recorded before.
 
+    known    False: the caller has no decision of this id, and nothing was recorded
     verdict  where the outcome is the first of a decision that promised an accuracy
     """
 
     changed: bool
     verdict: Verdict | None = None
+    known: bool = True
 
 
 def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
-    """Of a call that came to a decision; with ``prompts`` its prompt and solution, too."""
+    """Of a call that came to a decision, fitted to its columns; with ``prompts`` its prompt and solution, too."""
     assert call.decision
     assert call.request
     assert call.bill
     decision, result = call.decision, call.solution.result if call.solution else None
-    return {
+    row = {
+        "caller": call.caller or "",
         "call_id": call.id,
         "at": datetime.now(UTC),
         "method": call.method,
-        "caller": call.caller,
         "bundle": decision.bundle_id,
         "prompt_sha256": call.request.prompt.digest,
         "prompt": call.request.prompt.question if prompts else None,
@@ -69,40 +74,69 @@ def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
         "answer": result.answer if result and prompts else None,
         "text": result.shown.text if result and result.shown and prompts else None,
     }
+    return fitted(row, decisions)
 
 
 def write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> Recorded:
-    """Write an outcome, or a decision's row. A call that was tried again under its id, or an outcome that was
-    corrected: the last one counts."""
+    """Write an outcome, or a decision's row. Of an outcome that was corrected the last counts."""
     if isinstance(content, Outcome):
-        recorded = _compare(connection, content)
-        if not recorded.changed:
-            return recorded
-        row: Mapping[str, Any] = {
-            "call_id": content.call_id,
+        return _write_outcome(connection, content)
+    _write_decision(connection, dict(content))
+    return Recorded(changed=True)
+
+
+def _write_decision(connection: sql.Connection, row: dict[str, Any]) -> None:
+    """A caller that sends an id again erases nothing: the first call that succeeded keeps it, and its outcome; the
+    other's row gets an id that nobody knows."""
+    its = _of(decisions, row["caller"], row["call_id"])
+    before = connection.execute(sql.select(decisions.c.at, decisions.c.code).where(its)).one_or_none()
+    if before:
+        if before.at.replace(tzinfo=before.at.tzinfo or UTC) == row["at"]:
+            return  # written already: the commit was not heard of
+        told = connection.execute(sql.select(outcomes.c.at).where(_of(outcomes, row["caller"], row["call_id"])))
+        if before.code == "OK" or told.first():
+            row["call_id"] = _new_id()
+        else:
+            connection.execute(sql.update(decisions).where(its).values(call_id=_new_id()))
+    connection.execute(sql.insert(decisions), [row])
+
+
+def _new_id() -> str:
+    return os.urandom(16).hex()
+
+
+def _write_outcome(connection: sql.Connection, outcome: Outcome) -> Recorded:
+    row = fitted(
+        {
+            "caller": outcome.caller,
+            "call_id": outcome.call_id,
             "at": datetime.now(UTC),
-            "correct": content.correct,
-            "score": content.score,
-        }
-        table = outcomes
-    else:
-        recorded, row, table = Recorded(changed=True), content, decisions
-    connection.execute(sql.delete(table).where(table.c.call_id == row["call_id"]))
-    connection.execute(sql.insert(table), [dict(row)])
+            "correct": outcome.correct,
+            "score": outcome.score,
+        },
+        outcomes,
+    )
+    recorded = _compare(connection, outcome, row["caller"])
+    if recorded.changed:
+        connection.execute(sql.delete(outcomes).where(_of(outcomes, row["caller"], row["call_id"])))
+        connection.execute(sql.insert(outcomes), [row])
     return recorded
 
 
-def _compare(connection: sql.Connection, outcome: Outcome) -> Recorded:
+def _compare(connection: sql.Connection, outcome: Outcome, caller: str) -> Recorded:
     """With what is recorded already. Only the first outcome gives a verdict: counters can't take a correction back."""
-    same = sql.select(outcomes.c.correct, outcomes.c.score).where(outcomes.c.call_id == outcome.call_id)
+    decision = connection.execute(sql.select(decisions).where(_of(decisions, caller, outcome.call_id))).one_or_none()
+    if decision is None:
+        return Recorded(changed=False, known=False)
+    same = sql.select(outcomes.c.correct, outcomes.c.score).where(_of(outcomes, caller, outcome.call_id))
     before = connection.execute(same).one_or_none()
     if before == (outcome.correct, outcome.score):
         return Recorded(changed=False)
-    if outcome.correct is None or (before and before.correct is not None):
-        return Recorded(changed=True)
-    its = sql.select(decisions).where(decisions.c.call_id == outcome.call_id, decisions.c.expected.is_not(None))
-    decision = connection.execute(its).one_or_none()
-    if decision is None:
+    if outcome.correct is None or (before and before.correct is not None) or decision.expected is None:
         return Recorded(changed=True)
     verdict = Verdict(decision.level, decision.arm, decision.bundle, decision.expected, outcome.correct)
     return Recorded(changed=True, verdict=verdict)
+
+
+def _of(table: sql.Table, caller: str, call_id: str) -> sql.ColumnElement[bool]:
+    return sql.and_(table.c.caller == caller, table.c.call_id == call_id)

@@ -8,7 +8,7 @@ loop, and the engine batches what they ask for at the same time.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from itertools import count
@@ -16,11 +16,11 @@ from typing import Any
 
 from router.backends import Asked, Engines, Generator, Usage, Verifier, asks, prepared
 from router.backends.specs import VERIFIER
-from router.errors import DeadlineExceeded, InvalidRequest, RouterError, TokenCapReached
+from router.errors import DeadlineExceeded, InvalidRequest, SearchTooLong, Stopped, TokenCapReached
 from router.policy.objectives import Objective
 from router.prompt import Prompt
 from router.solving.bill import Bill
-from router.tasks import Task, why_none
+from router.tasks import Allowance, LimitReached, Task, why_none, within
 from strategies import Candidate, Extend, Result, Score, Strategy
 
 _MARGIN = 0.15  # seconds kept back from a deadline, to send the partial result or the bill in time
@@ -32,6 +32,7 @@ class StopReason(Enum):
     COMPLETE = "complete"
     TOKEN_CAP = "token_cap"
     DEADLINE = "deadline"
+    LONGEST_SEARCH = "longest_search"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Request:
     arm                   run this arm instead of the policy's choice
     max_generated_tokens, max_scored_tokens  hard caps, never passed
     seconds               time left for the whole call
+    longest_search        seconds that the server lets a search take
     allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
     temperature           of sampling, at least 0; a model's own bounds it
     max_tokens            of the longest solution; a model's own bounds it
@@ -56,6 +58,7 @@ class Request:
     max_generated_tokens: int | None = None
     max_scored_tokens: int | None = None
     seconds: float | None = None
+    longest_search: float | None = None
     seed: int = 0
     allow_partial: bool = False
     temperature: float | None = None
@@ -83,11 +86,12 @@ class Round:
 
 
 async def drive(
-    arm: Strategy, request: Request, engines: Engines, task: Task, bill: Bill
+    arm: Strategy, request: Request, engines: Engines, task: Task, bill: Bill, *, allowance: Allowance | None = None
 ) -> AsyncGenerator[Round | tuple[Result, StopReason], None]:
     """Run one search; yield a Round for each request of it, then what it found and why it ended.
 
-    task  of this request: ``inputs`` and ``task`` of it are not looked at here
+    task       of this request: ``inputs`` and ``task`` of it are not looked at here
+    allowance  what comparing its answers may cost, and how many were compared as text; None: as every call has
 
     Raises InvalidRequest where the arm asks a model that is not there.
     """
@@ -99,7 +103,7 @@ async def drive(
                 reason="ARM_INVALID",
             )
     search = arm.search()
-    limited = _Limited(request, engines, task, bill, votes=arm.rows > 1)
+    limited = _Limited(request, engines, task, bill, allowance or Allowance(), votes=arm.rows > 1)
     finished: list[Candidate] = []
     candidates: list[Candidate] = []
     try:
@@ -150,13 +154,18 @@ def _longest(candidates: Sequence[Candidate]) -> Candidate | None:
     return max(written, key=lambda each: (each.score or 0.0, each.finished, len(each.text)), default=None)
 
 
-def _stopped(stop: StopReason, bill: Bill) -> RouterError:
+def _stopped(stop: StopReason, bill: Bill) -> Stopped:
     advice = "set allow_partial to get what was found by then, or give it more"
-    error = (
-        DeadlineExceeded(f"the deadline ended the search; {advice} time")
-        if stop is StopReason.DEADLINE
-        else TokenCapReached(f"a token cap ended the search; {advice} tokens")
-    )
+    error: Stopped
+    if stop is StopReason.DEADLINE:
+        error = DeadlineExceeded(f"the deadline ended the search; {advice} time")
+    elif stop is StopReason.LONGEST_SEARCH:
+        error = SearchTooLong(
+            "the search took as long as this server lets one take (see serve --longest-search); set allow_partial to "
+            "get what was found by then, or ask for less"
+        )
+    else:
+        error = TokenCapReached(f"a token cap ended the search; {advice} tokens")
     error.bill = bill
     return error
 
@@ -167,19 +176,26 @@ class _Limited:
     votes     whether solutions are compared
     margin    seconds kept back from the deadline
     deadline  on time.monotonic's clock, less the margin; None without one
+    late      which of the two limits that is: the call's own, or the server's for every search
     """
 
-    def __init__(self, request: Request, engines: Engines, task: Task, bill: Bill, *, votes: bool):
+    def __init__(
+        self, request: Request, engines: Engines, task: Task, bill: Bill, allowance: Allowance, *, votes: bool
+    ):
         self.request = request
         self.engines = engines
         self.task = task
         self.bill = bill
         self.votes = votes
         self.verifier: Verifier | None = None  # of this prompt, once it is needed
+        self.allowance = allowance
         self.stop = StopReason.COMPLETE
         self.extended = 0  # requests to extend that were answered by a model
-        self.margin = min(_MARGIN, 0.2 * (request.seconds or 0))
-        self.deadline = None if request.seconds is None else time.monotonic() + request.seconds - self.margin
+        limits = [each for each in (request.seconds, request.longest_search) if each is not None]
+        seconds = min(limits, default=None)
+        self.late = StopReason.DEADLINE if seconds == request.seconds else StopReason.LONGEST_SEARCH
+        self.margin = min(_MARGIN, 0.2 * (seconds or 0))
+        self.deadline = None if seconds is None else time.monotonic() + seconds - self.margin
 
     async def answer(self, wanted: Extend | Score) -> list[Candidate]:
         started = time.monotonic()
@@ -190,11 +206,11 @@ class _Limited:
                     await self._prepare()
                 candidates = await (self._extend(wanted) if isinstance(wanted, Extend) else self._score(wanted))
         except TimeoutError:
-            self.stop = StopReason.DEADLINE
+            self.stop = self.late
             candidates = [_cut(each) for each in wanted.candidates] if extends else list(wanted.candidates)
         finally:
             self.bill.seconds["generate" if extends else "score"] += time.monotonic() - started
-        return [await self._answered(candidate) for candidate in candidates]
+        return await self._answered(candidates)
 
     async def _extend(self, wanted: Extend) -> list[Candidate]:
         if all(candidate.end for candidate in wanted.candidates):
@@ -224,7 +240,7 @@ class _Limited:
         candidates = _same_again(wanted.candidates, different, written)
         if any(candidate.end == "cut" for candidate in candidates):
             spent = _left(self.request.max_generated_tokens, self.bill.generated_tokens) == 0
-            self.stop = StopReason.TOKEN_CAP if spent else StopReason.DEADLINE
+            self.stop = StopReason.TOKEN_CAP if spent else self.late
         return candidates
 
     async def _prepare(self) -> None:
@@ -246,7 +262,7 @@ class _Limited:
         return self.bill.line(asks(verifier) or VERIFIER, "verifier")
 
     async def _score(self, wanted: Score) -> list[Candidate]:
-        if self.stop is StopReason.DEADLINE:
+        if self.stop is self.late:
             return list(wanted.candidates)
         assert self.verifier
         cap = _left(self.request.max_scored_tokens, self.bill.scored_tokens)
@@ -262,19 +278,65 @@ class _Limited:
             self.stop = StopReason.TOKEN_CAP
         return candidates
 
-    async def _answered(self, candidate: Candidate) -> Candidate:
-        if candidate.end is None or candidate.answer is not None:
-            return candidate
-        if not candidate.finished:
-            told = f"cut at {candidate.length + candidate.thinking_tokens} tokens" + ", the longest solution" * (
-                candidate.end == "length"
-            )
-            return replace(candidate, no_answer=told)
-        stated = self.task.extract(candidate.text)
-        # An answer of decoration only ("$") has no key and is no answer.
-        answer = (await self.task.key(stated) if stated is not None else "") or None
-        no_answer = "" if answer else await why_none(self.task, candidate.text, stated)
-        return replace(candidate, answer=answer, no_answer=no_answer)
+    async def _answered(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """With the final answers of those that are finished, or why there is none. Equal texts are read once."""
+        new = [each.end is not None and each.answer is None and not each.no_answer for each in candidates]
+        texts = dict.fromkeys(
+            each.text for each, is_new in zip(candidates, new, strict=True) if is_new and each.finished
+        )
+        answers = await self._answers(texts)
+        answered = []
+        for candidate, is_new in zip(candidates, new, strict=True):
+            if not is_new:
+                answered.append(candidate)
+            elif candidate.finished:
+                answer, no_answer = answers[candidate.text]
+                answered.append(replace(candidate, answer=answer, no_answer=no_answer))
+            else:
+                told = f"cut at {candidate.length + candidate.thinking_tokens} tokens"
+                told += ", the longest solution" * (candidate.end == "length")
+                answered.append(replace(candidate, no_answer=told))
+        return answered
+
+    async def _answers(self, texts: Iterable[str]) -> dict[str, tuple[str | None, str]]:
+        """What each solution answers, and why it has no answer; an answer that there is no time to compare is as it is
+        written."""
+        stated = {text: self.task.extract(text) for text in texts}
+        found = {text: (_as_written(answer), "") for text, answer in stated.items()}
+        keys: dict[str, asyncio.Future[str]] = {}  # of each answer once
+
+        async def find(text: str, answer: str | None) -> None:
+            key = ""
+            if answer is not None:
+                if answer not in keys:
+                    keys[answer] = asyncio.ensure_future(self.task.key(answer))
+                try:
+                    key = await keys[answer]
+                except LimitReached:
+                    return
+            # An answer of decoration only ("$") has no key and is no answer.
+            found[text] = (key, "") if key else (None, await why_none(self.task, text, answer))
+
+        with within(self.allowance):
+            finding = {asyncio.ensure_future(find(*each)): each[1] for each in stated.items()}
+        if not finding:
+            return {}
+        try:
+            done, late = await asyncio.wait(finding, timeout=self._comparing_seconds())
+        finally:
+            for each in finding:
+                each.cancel()
+            await asyncio.gather(*finding, return_exceptions=True)
+        for each in done:
+            each.result()  # raises what a task raised
+        if late:
+            self.stop = self.late
+            self.allowance.as_text += len({finding[each] for each in late} - {None})
+        return found
+
+    def _comparing_seconds(self) -> float | None:
+        """At least a moment: most answers need no more, and a generator may come back at the deadline itself."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) + self.margin / 4
 
     def _give_up_at(self, now: float, extends: bool) -> float | None:
         """When to give up on an engine that does not keep the deadline itself: in time to still answer the caller.
@@ -293,6 +355,10 @@ def _same_again(
     """What became of ``candidates``, where ``different`` are those of them that differ."""
     became = dict(zip(different, written, strict=True)) if len(different) < len(candidates) else None
     return [became[each] for each in candidates] if became else list(written)
+
+
+def _as_written(answer: str | None) -> str | None:
+    return " ".join(answer.split()) or None if answer is not None else None
 
 
 def _left(cap: int | None, spent: int) -> int | None:

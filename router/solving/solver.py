@@ -18,7 +18,7 @@ from router.policy.table import Expectation, Policy
 from router.solving.bill import Bill, rates_of
 from router.solving.driver import Request, Round, StopReason, drive
 from router.solving.features import features_of
-from router.tasks import Task, Tasks, opaque, runnable
+from router.tasks import Allowance, Task, Tasks, opaque, runnable
 from strategies import Result, Strategy
 
 LONGEST_PROMPT = 400_000  # characters, whatever the model; what it has room for is counted in tokens
@@ -55,13 +55,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """``answer``: as a caller is shown it; of a task whose keys are digests, what the chosen solution says."""
+    """``answer``: as a caller is shown it; of a task whose keys are digests, what the chosen solution says.
+
+    answers_compared_as_text  how many, since to compare them as what they are took too long
+    """
 
     decision: Decision
     result: Result
     bill: Bill
     stop: StopReason
     answer: str | None = None
+    answers_compared_as_text: int = 0
 
     @property
     def no_answer(self) -> str:
@@ -193,13 +197,14 @@ class Solver:
         request = replace(request, task=decision.task)
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
-        async with aclosing(drive(decision.arm, request, self.engines, task, bill)) as events:
+        allowance = Allowance()
+        async with aclosing(drive(decision.arm, request, self.engines, task, bill, allowance=allowance)) as events:
             async for event in events:
                 if isinstance(event, Round):
                     yield event
                 else:
                     result, stop = event
-                    yield Solution(decision, result, bill, stop, _answer(task, result))
+                    yield Solution(decision, result, bill, stop, _answer(task, result), allowance.as_text)
 
     def new_bill(self) -> Bill:
         return Bill(self.rates)

@@ -1,8 +1,8 @@
 """Work that may never end, done in worker processes, within limits.
 
 ``await run("module:function", argument)`` returns what the function returns, or raises LimitReached. One job has
-SECONDS of a processor's time and MEMORY bytes; the jobs of XX Cancelling ``run`` ends its job at
-once. What ran into a limit is not remembered: the next call may have the time.
+SECONDS of a processor's time and MEMORY bytes; the jobs of one call together have what its Allowance says. Cancelling
+``run`` ends its job at once. What ran into a limit is not remembered: the next call may have the time.
 
 The processes are forked from a server process that has imported sympy and nothing of ours: one import, and
 milliseconds to replace a worker that had to be killed. A timer interrupts a job at its limits, and the worker lives;
@@ -98,8 +98,13 @@ async def run(target: str, *arguments: Any) -> Any:
     return result
 
 
+def begin() -> None:
+    """Begin the workers, and wait for nothing; without it the first job does."""
+    _started()
+
+
 def start() -> None:
-    """Begin the workers and wait until they are there; without it the first job does. Raises LimitReached."""
+    """Begin the workers and wait until they are there. Raises LimitReached."""
     _started().result()
 
 

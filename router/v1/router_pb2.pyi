@@ -20,6 +20,7 @@ class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     STOP_REASON_COMPLETE: _ClassVar[StopReason]
     STOP_REASON_TOKEN_CAP: _ClassVar[StopReason]
     STOP_REASON_DEADLINE: _ClassVar[StopReason]
+    STOP_REASON_LONGEST_SEARCH: _ClassVar[StopReason]
 
 class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -49,6 +50,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_STREAM_NOT_READ: _ClassVar[ErrorReason]
     ERROR_REASON_STOPPING: _ClassVar[ErrorReason]
     ERROR_REASON_PROMPT_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_SEARCH_TOO_LONG: _ClassVar[ErrorReason]
+    ERROR_REASON_GAVE_WAY: _ClassVar[ErrorReason]
     ERROR_REASON_TASK_UNKNOWN: _ClassVar[ErrorReason]
     ERROR_REASON_INPUTS_INVALID: _ClassVar[ErrorReason]
     ERROR_REASON_CODE_NOT_ALLOWED: _ClassVar[ErrorReason]
@@ -62,6 +65,7 @@ STOP_REASON_UNSPECIFIED: StopReason
 STOP_REASON_COMPLETE: StopReason
 STOP_REASON_TOKEN_CAP: StopReason
 STOP_REASON_DEADLINE: StopReason
+STOP_REASON_LONGEST_SEARCH: StopReason
 ERROR_REASON_UNSPECIFIED: ErrorReason
 ERROR_REASON_PROMPT_EMPTY: ErrorReason
 ERROR_REASON_PROMPT_TOO_LONG: ErrorReason
@@ -88,6 +92,8 @@ ERROR_REASON_MESSAGE_MALFORMED: ErrorReason
 ERROR_REASON_STREAM_NOT_READ: ErrorReason
 ERROR_REASON_STOPPING: ErrorReason
 ERROR_REASON_PROMPT_INVALID: ErrorReason
+ERROR_REASON_SEARCH_TOO_LONG: ErrorReason
+ERROR_REASON_GAVE_WAY: ErrorReason
 ERROR_REASON_TASK_UNKNOWN: ErrorReason
 ERROR_REASON_INPUTS_INVALID: ErrorReason
 ERROR_REASON_CODE_NOT_ALLOWED: ErrorReason
@@ -399,7 +405,7 @@ class Round(_message.Message):
     def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
 
 class Solution(_message.Message):
-    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id", "no_answer", "reasoning")
+    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id", "no_answer", "reasoning", "answers_compared_as_text")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -410,6 +416,7 @@ class Solution(_message.Message):
     CALL_ID_FIELD_NUMBER: _ClassVar[int]
     NO_ANSWER_FIELD_NUMBER: _ClassVar[int]
     REASONING_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_COMPARED_AS_TEXT_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     answer: str
     text: str
@@ -420,7 +427,8 @@ class Solution(_message.Message):
     call_id: str
     no_answer: str
     reasoning: str
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ..., no_answer: _Optional[str] = ..., reasoning: _Optional[str] = ...) -> None: ...
+    answers_compared_as_text: int
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ..., no_answer: _Optional[str] = ..., reasoning: _Optional[str] = ..., answers_compared_as_text: _Optional[int] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("steps", "answer", "finished", "tokens", "model", "reasoning")

@@ -102,7 +102,8 @@ class RouterServiceServicer:
 
     def RecordOutcome(self, request, context):
         """Attaches to a call what its answer turned out to be, at any time later. The reply is sent once that is on disk.
-        Repeating it changes nothing; a different outcome of the same call replaces the one before.
+        Repeating it changes nothing; a different outcome of the same call replaces the one before. Only the caller that
+        made the call may, and an outcome of no call is INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 
 from router.v1 import router_pb2 as pb
@@ -51,6 +52,16 @@ async def recording(router: Router, tally: Tally, times: int, breaks: Callable, 
     tally.lost += [f"decision {call_id}" for call_id in answered - decisions]
     tally.lost += [f"outcome {call_id}" for call_id in acknowledged - outcomes]
     assert router.metric("router_decisions_dropped_total") == 0
+
+
+async def routed(caller: Caller, call_id: str) -> bool:
+    """Whether a call of this id was answered."""
+    metadata = (*caller.metadata, ("x-request-id", call_id))
+    try:
+        await caller.stub.Route(pb.RouteRequest(prompt="7 + 7 ="), timeout=30, metadata=metadata)
+    except grpc.aio.AioRpcError:
+        return False
+    return True
 
 
 async def test_a_full_disk(scripted, often, tallied):
@@ -99,7 +110,7 @@ async def test_a_killed_server_loses_no_acknowledged_outcome(bundle_folder, ofte
 
         async def outcomes(caller: Caller, name: str) -> None:
             number = 0
-            while await caller.record(f"{name}.{number}"):
+            while await routed(caller, f"{name}.{number}") and await caller.record(f"{name}.{number}"):
                 acknowledged.add(f"{name}.{number}")
                 tally.calls += 1
                 number += 1

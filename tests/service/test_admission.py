@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from router.errors import Overloaded
 from router.service.admission import Admission
 from router.service.app import Server
+from router.service.auth.callers import Caller, Token, digest_of
 from router.service.bundle_manager import BundleManager
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
@@ -23,8 +24,8 @@ EASY = "7 + 7 ="
 class Searches:
     """Searches that end when they are told to. ``log`` has their names in the order that they started."""
 
-    def __init__(self, concurrency: int, queue: int, search_seconds: float = 0.0):
-        self.admission = Admission(concurrency, queue, search_seconds=search_seconds)
+    def __init__(self, concurrency: int, queue: int, search_seconds: float = 0.0, patience: float = 600.0):
+        self.admission = Admission(concurrency, queue, search_seconds=search_seconds, patience=patience)
         self.log: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
@@ -37,7 +38,8 @@ class Searches:
             await settle()
 
     async def _search(self, name: str, seconds: float | None) -> None:
-        with await self.admission.place(name[0], seconds):
+        with await self.admission.place(name[0], seconds) as place:
+            place.on_end = self.ends[name].set
             self.log.append(name)
             await self.ends[name].wait()
 
@@ -94,6 +96,38 @@ async def test_a_search_that_would_wait_past_its_deadline_is_refused_at_once():
     error = searches.tasks["a3"].exception()
     assert 4 <= error.retry_seconds <= 8
     assert "the wait would pass the deadline" in str(error)
+
+
+async def test_whoever_holds_more_than_a_share_gives_way_to_who_has_waited():
+    searches = Searches(concurrency=4, queue=4, patience=0.0)
+    await searches.ask("a1", "a2", "a3", "a4")
+    assert searches.admission.running == {"a": 4}  # all, while nobody else wants any
+    await searches.ask("b1")
+    assert searches.ends["a4"].is_set()  # the newest: the least is lost
+    assert searches.admission.running == {"a": 3, "b": 1}
+    await searches.ask("b2", "b3")
+    assert searches.ends["a3"].is_set()
+    assert searches.admission.running == {"a": 2, "b": 2}  # b3 waits: b has its share
+    await searches.ask("c1")
+    assert searches.admission.running == {"a": 1, "b": 2, "c": 1}
+    assert searches.refused() == set()
+
+
+async def test_before_its_patience_is_over_nobody_gives_way():
+    searches = Searches(concurrency=2, queue=4)
+    await searches.ask("a1", "a2", "b1")
+    assert searches.admission.running == {"a": 2}
+    assert not any(end.is_set() for end in searches.ends.values())
+
+
+async def test_who_would_be_let_in_by_patience_is_not_refused_for_the_length_of_others_searches():
+    searches = Searches(concurrency=1, queue=4, search_seconds=500.0, patience=5.0)
+    await searches.ask("a1")
+    assert searches.admission.expected_wait("b") == 500.0  # one place: nobody holds more than a share
+    searches = Searches(concurrency=2, queue=4, search_seconds=500.0, patience=5.0)
+    await searches.ask("a1", "a2")
+    assert searches.admission.expected_wait("b") == 5.0
+    assert searches.admission.expected_wait("a") == 250.0
 
 
 async def test_how_long_searches_take_is_learned():
@@ -166,6 +200,69 @@ def test_places_are_never_lost_nor_given_twice(concurrency, queue, steps):
         assert (searches.admission.running.total(), searches.admission.waiting) == (0, 0)
 
     asyncio.run(run())
+
+
+def long_search(**options) -> pb.SolveRequest:
+    return pb.SolveRequest(prompt=EASY, options=pb.SolveOptions(arm="majority(n=2)", **options))
+
+
+async def test_one_caller_cannot_shut_the_others_out(solver, generator):
+    generator.write, generator.latency = (lambda *_: "Let me think.\n" * 30 + "Answer: 14"), 0.1
+    known = [Token(digest_of(name), Caller(name)) for name in ("greedy", "modest")]
+    admission = Admission(2, 4, patience=0.2)
+    server = Server(BundleManager(solver), "127.0.0.1", 0, admission=admission, tokens=lambda: known)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = RouterServiceStub(channel)
+        greedy, modest = ((("authorization", f"Bearer {name}"),) for name in ("greedy", "modest"))
+        longs = [stub.Solve(long_search(), metadata=greedy) for _ in range(2)]
+        while admission.running != {"greedy": 2}:  # noqa: ASYNC110 - nothing to wait for
+            await asyncio.sleep(0.01)
+        short = stub.Solve(long_search(max_generated_tokens=4, allow_partial=True), metadata=modest)
+        assert (await short).solution.stop_reason == pb.STOP_REASON_TOKEN_CAP
+        (ended,) = [each for each in longs if each.done()]
+        with pytest.raises(grpc.RpcError) as raised:
+            await ended
+        for each in longs:
+            each.cancel()
+    await server.stop(grace=0)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason, bill = details(raised.value)
+    assert reason == "GAVE_WAY"
+    assert bill.generated_tokens > 0
+    assert "others have waited" in raised.value.details()
+
+
+@pytest.mark.parametrize(
+    ("longest", "timeout", "stop"),
+    [(0.3, None, "LONGEST_SEARCH"), (0.3, 60, "LONGEST_SEARCH"), (60, 0.6, "DEADLINE"), (None, 0.6, "DEADLINE")],
+)
+async def test_a_search_has_a_longest_time_and_the_reply_says_which_limit_ended_it(
+    solver, generator, longest, timeout, stop
+):
+    generator.write, generator.latency = (lambda *_: "Let me think.\n" * 30 + "Answer: 14"), 0.05
+    server = Server(BundleManager(solver), "127.0.0.1", 0, longest_search=longest)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = RouterServiceStub(channel)
+        if stop == "LONGEST_SEARCH":
+            reply = await stub.Solve(long_search(allow_partial=True), timeout=timeout)
+            assert pb.StopReason.Name(reply.solution.stop_reason) == f"STOP_REASON_{stop}"
+        with pytest.raises(grpc.RpcError) as raised:
+            await stub.Solve(long_search(), timeout=timeout)
+    await server.stop(grace=0)
+    assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    if stop == "LONGEST_SEARCH":
+        reason, bill = details(raised.value)
+        assert (reason, bill.generated_tokens > 0) == ("SEARCH_TOO_LONG", True)
+        assert "--longest-search" in raised.value.details()
+
+
+def details(error: grpc.RpcError) -> tuple[str, pb.Bill]:
+    info, bill, retry = ErrorInfo(), pb.Bill(), RetryInfo()
+    for detail in rpc_status.from_call(error).details:
+        assert detail.Unpack(info) or detail.Unpack(bill) or detail.Unpack(retry)
+    return info.reason, bill
 
 
 async def test_callers_see_a_refusal_with_a_time_to_retry(solver, generator):

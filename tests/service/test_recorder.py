@@ -1,6 +1,7 @@
 """What is recorded of calls, and of what became of them, in a real database."""
 
 import asyncio
+import contextlib
 from collections import Counter
 
 import grpc
@@ -14,6 +15,7 @@ from router.outcomes import tables as database
 from router.policy.objectives import Budget
 from router.prompt import Prompt
 from router.service.app import Server
+from router.service.auth.callers import Caller, Token, digest_of
 from router.service.bundle_manager import BundleManager
 from router.service.middleware.call import Verdict
 from router.service.recorder import Recorder
@@ -21,7 +23,7 @@ from router.solving.driver import Request
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
-from tests.support.recording import EASY, HARD, record, rows, serving
+from tests.support.recording import EASY, HARD, decided, record, rows, serving
 
 
 async def test_a_decision_and_what_became_of_it(solver, recorder, url):
@@ -46,14 +48,56 @@ async def test_a_decision_and_what_became_of_it(solver, recorder, url):
 
 async def test_recording_again_changes_nothing_and_a_correction_counts(solver, recorder, url):
     async with serving(solver, recorder) as stub:
-        assert await record(stub, "early", correct=False)  # before its decision, or without one
-        assert not await record(stub, "early", correct=False)
-        assert await record(stub, "early", correct=True)
+        for name in ("one", "many"):
+            await stub.Route(pb.RouteRequest(prompt=EASY), metadata=[("x-request-id", name)])
+        assert await record(stub, "one", correct=False)
+        assert not await record(stub, "one", correct=False)
+        assert await record(stub, "one", correct=True)
         assert await asyncio.gather(*(record(stub, "many", score=0.5) for _ in range(20))) != [True] * 20
     assert {row["call_id"]: (row["correct"], row["score"]) for row in rows(url, database.outcomes)} == {
-        "early": (True, None),
+        "one": (True, None),
         "many": (None, 0.5),
     }
+
+
+async def test_an_outcome_of_no_call_names_its_field(solver, recorder, url):
+    async with serving(solver, recorder) as stub:
+        with pytest.raises(grpc.RpcError) as raised:
+            await record(stub, "nobodys", correct=True)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert violated(raised.value) == "call_id"
+    assert rows(url, database.outcomes) == []
+
+
+async def test_an_outcome_waits_for_a_decision_that_another_server_is_about_to_write(
+    solver, recorder, url, monkeypatch
+):
+    monkeypatch.setattr("router.service.router_service._DECISION_SECONDS", 0.2)
+    with contextlib.closing(Recorder(url)) as other:
+        async with serving(solver, recorder) as stub:
+            told = asyncio.create_task(record(stub, "elsewhere", correct=True))
+            await asyncio.sleep(0.1)
+            decided(other, "elsewhere", caller="ipv4:127.0.0.1")
+            assert await told
+
+
+async def test_callers_overwrite_nothing_of_each_other(solver, recorder, url):
+    known = [Token(digest_of(name), Caller(name)) for name in ("one", "two")]
+    server = Server(BundleManager(solver), "127.0.0.1", 0, recorder=recorder, tokens=lambda: known)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = RouterServiceStub(channel)
+
+        def sent(name: str) -> list[tuple[str, str]]:
+            return [("authorization", f"Bearer {name}"), ("x-request-id", "same")]
+
+        for name, prompt in (("one", EASY), ("two", HARD)):
+            await stub.Route(pb.RouteRequest(prompt=prompt), metadata=sent(name))
+            message = pb.RecordOutcomeRequest(call_id="same", correct=name == "one")
+            assert (await stub.RecordOutcome(message, metadata=sent(name))).changed
+    await server.stop(grace=0)
+    assert {(row["caller"], row["level"]) for row in rows(url, database.decisions)} == {("one", 1), ("two", 5)}
+    assert {(row["caller"], row["correct"]) for row in rows(url, database.outcomes)} == {("one", True), ("two", False)}
 
 
 async def test_an_outcome_is_held_against_what_was_promised(solver, recorder, url):
@@ -81,17 +125,16 @@ async def test_an_outcome_is_held_against_what_was_promised(solver, recorder, ur
         ):
             solution = (await stub.Solve(pb.SolveRequest(prompt=HARD, options=options))).solution
             assert await verdict(solution.call_id, correct=True) is None
-        assert await verdict("nobodys", correct=True) is None
     await server.stop(grace=0)
     assert [row["expected"] for row in rows(url, database.decisions)].count(None) == 2
 
 
-async def test_a_call_tried_again_under_its_id_is_one_decision(solver, recorder, url):
+async def test_of_two_calls_under_one_id_the_first_has_the_outcome(solver, recorder, url):
     async with serving(solver, recorder) as stub:
         for prompt in (EASY, HARD):
             await stub.Route(pb.RouteRequest(prompt=prompt), metadata=[("x-request-id", "same")])
         await record(stub, "same", correct=True)
-    assert [row["level"] for row in rows(url, database.decisions)] == [5]
+    assert {row["call_id"] == "same": row["level"] for row in rows(url, database.decisions)} == {True: 1, False: 5}
 
 
 async def test_a_pinned_arm_has_no_propensity_and_a_bad_request_no_row(solver, recorder, url):
@@ -100,7 +143,7 @@ async def test_a_pinned_arm_has_no_propensity_and_a_bad_request_no_row(solver, r
         await stub.Solve(pb.SolveRequest(prompt=EASY, options=options))
         with pytest.raises(grpc.RpcError):
             await stub.Solve(pb.SolveRequest(prompt=""))
-        await record(stub, "x", correct=True)
+    recorder.close()
     ((row),) = rows(url, database.decisions)
     assert (row["arm"], row["propensity"]) == ("majority(n=2)", None)
     assert [row[name] for name in ("objective", "objective_value", "objective_given", "choice")] == [None] * 4
@@ -120,9 +163,13 @@ async def test_a_wrong_outcome_names_its_field(solver, recorder, fields, field):
     async with serving(solver, recorder) as stub:
         with pytest.raises(grpc.RpcError) as raised:
             await stub.RecordOutcome(pb.RecordOutcomeRequest(**fields))
+    assert violated(raised.value) == field
+
+
+def violated(error: grpc.RpcError) -> str:
     violation = BadRequest()
-    assert any(each.Unpack(violation) for each in rpc_status.from_call(raised.value).details)
-    assert violation.field_violations[0].field == field
+    assert any(each.Unpack(violation) for each in rpc_status.from_call(error).details)
+    return violation.field_violations[0].field
 
 
 async def test_without_a_database_outcomes_are_refused(solver):

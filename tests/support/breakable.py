@@ -105,9 +105,10 @@ class FakeVllmServer:
         self._process.tell("listen")
         self._process.hear("ready")
 
-    def behave(self, failure: str | None = None, latency: float = 0.01) -> None:
-        """From now on; ``failure``: None for none; ``latency``: seconds that a piece of an answer takes."""
-        body = json.dumps({"failure": failure, "latency": latency}).encode()
+    def behave(self, failure: str | None = None, latency: float = 0.01, says: str = "") -> None:
+        """From now on; ``failure``: None for none; ``latency``: seconds that a piece of an answer takes; ``says``: what
+        it writes instead of what the script works out."""
+        body = json.dumps({"failure": failure, "latency": latency, "says": says}).encode()
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/behaviour", body), timeout=60).close()
 
     def running(self) -> int:

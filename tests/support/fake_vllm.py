@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
+from itertools import count
 from random import Random
 
 import httpx2
@@ -135,6 +136,7 @@ class FakeVllm:
 
     def __init__(self, latency: float = 0.0):
         self.latency = latency  # seconds a piece of an answer takes
+        self.says = ""  # every solution, "#" replaced by a number of its own; empty: what the script works out
         self._next: dict[str, list[str]] = {}
         self._always: dict[str, str] = {}
         self.models: dict = {"data": [{"id": "m", "max_model_len": CONTEXT}, {"id": "lora"}, {"id": "again"}]}
@@ -142,6 +144,7 @@ class FakeVllm:
         self.running = 0  # requests
         self.writing = 0  # samples of them
         self.most = (0, 0)  # requests and samples at the same time
+        self._numbers = count()
         self.read_to_the_end = 0  # streams; only their connections can be used again
 
     def fail(self, host: str, *failures: str) -> None:
@@ -273,6 +276,8 @@ class FakeVllm:
         *lines, begun = written.split("\n")
         rng = Random(0 if body["temperature"] == 0 else body["seed"] + index)
         text = calculate(prompt, Candidate(steps=tuple(f"{line}\n" for line in lines)), rng)[len(begun) :]
+        if self.says:
+            text = self.says.replace("#", str(next(self._numbers)))
         stop = (body.get("stop") or [None])[0]
         if stop and stop in text:
             tokens, reason = [*map(ord, text[: text.index(stop) + len(stop)])], ("stop", stop)

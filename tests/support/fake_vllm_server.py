@@ -2,8 +2,8 @@
 
 ``python -m tests.support.fake_vllm_server PORT LATENCY`` listens once it is given a line on standard input.
 
-``POST /behaviour`` with ``{"failure": mode or null, "latency": seconds}`` says how it behaves from now on, ``GET
-/behaviour`` how many requests it works on.
+``POST /behaviour`` with ``{"failure": mode or null, "latency": seconds, "says": text}`` says how it behaves from now
+on, ``GET /behaviour`` how many requests it works on.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class Connection:
         if request.method == "POST":
             wanted = json.loads(request.content)
             self.vllm.fail_always("engine", wanted["failure"])
-            self.vllm.latency = wanted["latency"]
+            self.vllm.latency, self.vllm.says = wanted["latency"], wanted["says"]
         return httpx2.Response(200, json={"running": self.vllm.running})
 
     async def _send(self, event: h11.Event) -> None:

@@ -6,12 +6,18 @@ from typing import Any
 import grpc
 import sqlalchemy as sql
 
+from router.policy.objectives import Budget
+from router.prompt import Prompt
 from router.service.app import Server
 from router.service.bundle_manager import BundleManager
+from router.service.middleware.call import CallRecord
 from router.service.recorder import Recorder
-from router.solving.solver import Solver
+from router.solving.bill import Bill
+from router.solving.driver import Request
+from router.solving.solver import Decision, Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
+from tests.support.searches import named
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 
@@ -35,3 +41,18 @@ async def serving(solver: Solver, recorder: Recorder | None):
 
 async def record(stub: RouterServiceStub, call_id: str, **learned: Any) -> bool:
     return (await stub.RecordOutcome(pb.RecordOutcomeRequest(call_id=call_id, **learned))).changed
+
+
+def routed(call_id: str, caller: str = "app", prompt: str = EASY, code: str = "OK", **fields: Any) -> CallRecord:
+    """A finished call that came to a decision."""
+    decision = Decision(1, (1.0, 0.0, 0.0, 0.0, 0.0), named("single"), None, "b@1", objective=Budget(1))
+    request = Request(Prompt.of(prompt))
+    return CallRecord(
+        call_id, "Router", "Route", caller, code, "", 0.1, request=request, decision=decision, bill=Bill(), **fields
+    )
+
+
+def decided(recorder: Recorder, *call_ids: str, caller: str = "app") -> None:
+    """Have decisions recorded whose outcomes may be told."""
+    for call_id in call_ids:
+        recorder.record_decision(routed(call_id, caller))

@@ -14,7 +14,7 @@ def test_the_page_is_up_to_date():
 
 
 def test_every_command_option_and_variable_is_there():
-    sections = dict(re.findall(r"## router (\S+)\n(.*?)(?=\n## |\Z)", page(), re.S))
+    sections = dict(re.findall(r"## router ([^\n]+)\n(.*?)(?=\n## |\Z)", page(), re.S))
     assert sections.keys() == COMMANDS.keys()
     for name, command in COMMANDS.items():
         for option in command.params:

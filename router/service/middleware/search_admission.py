@@ -1,5 +1,6 @@
-"""Lets a call that searches wait for its place, or refuses it."""
+"""Lets a call that searches wait for its place, or refuses it, and ends it where others have waited for the place."""
 
+import asyncio
 import time
 from collections.abc import Collection
 from typing import Any
@@ -29,6 +30,15 @@ class SearchAdmission:
             with await self._admission.place(progress.caller.name, call.seconds_left) as place:
                 progress.queue_seconds = time.monotonic() - arrived
                 progress.release_place = place.release
-                return await proceed(call)
+                try:
+                    async with asyncio.timeout(None) as limit:
+                        place.on_end = lambda: limit.reschedule(asyncio.get_running_loop().time())
+                        return await proceed(call)
+                except TimeoutError:
+                    if not limit.expired():
+                        raise
+                    error = self._admission.gives_way(progress.caller.name)
+                    error.bill = progress.bill
+                    raise error from None
 
         return handle

@@ -1,0 +1,84 @@
+"""One caller does what is allowed, at its worst; others must not notice."""
+
+import asyncio
+import signal
+import time
+
+import grpc
+import pytest
+
+from router.v1 import router_pb2 as pb
+from tests.support.breakable import Router, on_vllm
+from tests.support.faults import Caller, problem, settled, told_nothing
+
+pytestmark = pytest.mark.processes
+
+# An answer that sympy works on for longer than an answer may take, each its own; and one that it reads at once.
+ENDLESS = r"Answer: (#+\sqrt{2}+\sqrt{3}+\sqrt{5}+\sqrt{7}+\sqrt{11})^{41}"
+QUICK = r"Answer: # + \sqrt{48}"
+
+
+async def test_answers_that_take_for_ever_to_compare(router, engines, often, tallied):
+    with tallied("64 samples whose answers take for ever to compare, beside honest calls") as tally:
+        async with router.channel() as channel:
+            caller = Caller(channel, tally)
+
+            async def hostile(number: int, timeout: float | None = None) -> pb.SolveResponse:
+                options = pb.SolveOptions(arm="majority(n=16)", allow_partial=True)
+                message = pb.SolveRequest(prompt=problem(number)[0], options=options)
+                return await caller.stub.Solve(message, timeout=timeout, metadata=caller.metadata)
+
+            async def honest(number: int) -> None:
+                options = pb.SolveOptions(arm="majority(n=4)")
+                message = pb.SolveRequest(prompt=problem(number)[0], options=options)
+
+                def exact(reply: pb.SolveResponse) -> bool:
+                    return r"4 \sqrt{3}" in reply.solution.answer and not reply.solution.answers_compared_as_text
+
+                await caller.ask(
+                    "an honest call", lambda: caller.stub.Solve(message, timeout=60, metadata=caller.metadata), exact
+                )
+
+            for i in range(often(1, 5)):
+                for name in "ab":
+                    engines[name].behave(says=ENDLESS)
+                attacks = [asyncio.create_task(hostile(10 * i + j)) for j in range(3)]
+                late = asyncio.create_task(hostile(10 * i + 3, timeout=4))
+                tally.times += 1
+                await asyncio.sleep(0.5)
+                for name in "ab":
+                    engines[name].behave(says=QUICK)
+                await asyncio.gather(*(honest(10 * i + j) for j in range(4)))
+                for reply in await asyncio.gather(*attacks, late):
+                    if not reply.solution.answer or not reply.solution.answers_compared_as_text:
+                        tally.lost.append(f"an answer: {reply.solution}")
+                if often(0, 1) and late.result().solution.bill.generate_seconds > 4:
+                    tally.lost.append("a deadline was not kept")
+        assert await settled(lambda: router.busy() == 0)
+
+
+async def test_sigterm_while_answers_are_compared(bundles, engines, often, tallied, tmp_path):
+    with tallied("server told to stop (SIGTERM) while answers are compared that take for ever") as tally:
+        for _ in range(often(1, 3)):
+            for name in "ab":
+                engines[name].behave(says=ENDLESS)
+            router = Router(bundles / "one", tmp_path, *on_vllm(engines), "--grace=1")
+            async with router.channel() as channel:
+                caller = Caller(channel, tally)
+                message = pb.SolveRequest(prompt=problem(1)[0], options=pb.SolveOptions(arm="majority(n=64)"))
+                calls = [asyncio.ensure_future(caller.stub.Solve(message, metadata=caller.metadata)) for _ in range(4)]
+                assert await settled(lambda router=router: router.busy() == 4)  # type: ignore[misc]
+                await asyncio.sleep(0.3)
+                began = time.monotonic()
+                router.process.signal(signal.SIGTERM)
+                tally.times += 1
+                tally.calls += len(calls)
+                assert await asyncio.to_thread(router.process.wait) == 0
+                took = time.monotonic() - began
+                tally.slowest = max(tally.slowest, took)
+                if took > often(60, 8):
+                    tally.lost.append(f"stopping took {took:.1f} s")
+                for ended in await asyncio.gather(*calls, return_exceptions=True):
+                    if not isinstance(ended, grpc.aio.AioRpcError | pb.SolveResponse):
+                        tally.lost.append(repr(ended))
+            told_nothing(router)
