@@ -32,15 +32,16 @@ class StepText:
 def split_text(text: str, delimiter: str) -> tuple[str, ...]:
     """The same where a character is a token, as in scripted engines: a blank line belongs to the step after it."""
     steps: list[str] = []
-    begun = ""
-    while text:
-        line, found, text = text.partition(delimiter)
-        begun += line + found
-        if begun.strip():
-            steps.append(begun)
-            begun = ""
-    if begun and steps:
-        steps[-1] += begun
+    begun, start = 0, 0  # of the step, and of its last line
+    while start < len(text):
+        found = text.find(delimiter, start)
+        end = len(text) if found < 0 else found + len(delimiter)
+        if text[start:end].strip():
+            steps.append(text[begun:end])
+            begun = end
+        start = end
+    if begun < len(text) and steps:
+        steps[-1] += text[begun:]
     return tuple(steps)
 
 
