@@ -41,7 +41,8 @@ def find(text: str, wanted: Collection[str] = ()) -> str | None:
     """The code that a solution ends with; None where there is none.
 
     It is the last block that defines a wanted name, or else any function or class, with the blocks that define what it
-    needs. A block that was cut counts only where it parses; one that is complete counts broken, too.
+    needs, less the asserts between functions. A block that was cut counts only where it parses; one that is complete
+    counts broken, too.
     """
     text = text.replace("\r\n", "\n").rpartition("</think>")[2]
     if "<think>" in text or len(text) > _MOST_CHARACTERS:
@@ -75,7 +76,24 @@ def _joined(blocks: Sequence[Block], places: set[int]) -> str:
                 if place not in places:
                     places.add(place)
                     todo.append(place)
-    return "\n\n".join(blocks[i].text.strip("\n") for i in sorted(places)) + "\n"
+    return _without_tests("\n\n".join(blocks[i].text.strip("\n") for i in sorted(places)))
+
+
+def _without_tests(code: str) -> str:
+    """The program less the asserts that stand outside of functions: a model's own tests, which may be wrong."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            body = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return code + "\n"
+    tests = [node for node in body if isinstance(node, ast.Assert)]
+    others = {number for node in body if node not in tests for number in (node.lineno, node.end_lineno)}
+    lines = code.split("\n")
+    for node in reversed(tests):
+        if not others & {node.lineno, node.end_lineno}:  # not on one line with what stays
+            del lines[node.lineno - 1 : node.end_lineno]
+    return "\n".join(lines).strip("\n") + "\n"
 
 
 def _fenced(text: str) -> Iterator[Block]:

@@ -122,8 +122,9 @@ class TransformersGenerator:
         for start in range(0, len(ids), PIECE):
             kv, output = extended(self.batcher.model.base_model, kv, ids[start : start + PIECE])
             yield
-        logits = self.batcher.model.get_output_embeddings()(output.last_hidden_state[0, -1])
-        return float(logits[list(labels)].float().softmax(-1)[0])
+        # In 32 bits: in 16 there are a dozen different scores, and most solutions of a prompt would tie.
+        head = self.batcher.model.get_output_embeddings().weight[list(labels)].float()
+        return float((head @ output.last_hidden_state[0, -1].float()).softmax(-1)[0])
 
     def _encode(self, prompt: Prompt, earlier: Sequence[str] = ()) -> tuple[int, ...]:
         """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""

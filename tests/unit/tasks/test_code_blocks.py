@@ -172,3 +172,11 @@ def test_time_grows_with_the_length(piece: str) -> None:
         find("".join(pieces)[:length])
         seconds.append(time.process_time() - began)
     assert seconds[1] < 32 * seconds[0] + 0.2
+
+
+def test_a_models_own_tests_are_no_part_of_its_solution() -> None:
+    code = "def f(x):\n    assert x\n    return x\n"
+    tests = "assert f(1) == 2\nassert (f(3)\n    == 3), 'three'\n"
+    assert find(f"```python\n{code}\n# Test it\n{tests}```") == f"{code}\n# Test it\n"
+    assert find(f"```python\n{code}x = 1; assert f(1)\n```") == f"{code}x = 1; assert f(1)\n"
+    assert find(f"```python\n{code}```\nTests:\n```python\n{tests}```") == code
