@@ -9,6 +9,7 @@ import pytest
 from google.rpc.error_details_pb2 import BadRequest
 from grpc_status import rpc_status
 
+from router.attempts.served import served_attempts
 from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle.bundle import load_bundle
@@ -124,3 +125,25 @@ async def test_what_was_asked_is_on_record(recorded, generator):
     first, second = tables.read(url, ["task", "inputs", "answer", "text"])
     assert first == {"task": "choice", "inputs": CITIES, "answer": "B", "text": "It must be Paris."}
     assert second == {"task": "math", "inputs": None, "answer": None, "text": "It must be Paris."}
+
+
+async def test_served_calls_are_attempts_at_their_tasks(recorded, generator):
+    address, url = recorded
+    async with connect_aio(address) as stub:
+        for task, inputs, said in (
+            ("choice", CITIES, "It must be Paris."),
+            ("choice", {"choices": ["Paris", "Rome"]}, "It must be Paris."),
+            ("code", {}, CODE),
+        ):
+            generator.write = lambda *_, said=said: said
+            asked = pb.SolveRequest(prompt="Where?", task=task, inputs=inputs, options=SINGLE)
+            found = (await stub.Solve(asked)).solution
+            await stub.RecordOutcome(pb.RecordOutcomeRequest(call_id=found.call_id, correct=True))
+    served = served_attempts(url)
+    assert served.attempts["prompt_id"].nunique() == 3
+    assert served.attempts["task"].tolist() == ["choice", "choice", "code"]
+    # What is right code is told by tests, and by no other code.
+    assert [(each.task, each.inputs, each.reference) for each in served.prompts] == [
+        ("choice", CITIES, "B"),
+        ("choice", {"choices": ["Paris", "Rome"]}, "A"),
+    ]
