@@ -73,18 +73,21 @@ def load_engines(
     wanted = [name for name in setup.models if models is None or name in models or name in needed]
     here = [setup.models[name] for name in wanted if deployment.backend(name, setup.models[name]) == "in_process"]
     deployment = replace(deployment, sharing=max(1, len(here) + sum(spec.reviser is not None for spec in here)))
-    kind = setup.verifier.kind
-    # How many of the likeliest tokens are looked at; most engines are never asked.
-    top = {"top": setup.verifier.options["top"]} if kind == "lowest_window" else {}
     loaded: dict[str, Generator] = {}
     for name in wanted:
-        spec = setup.models[name]
-        backend = deployment.backend(name, spec)
-        asked = top if "top_log_probs" in backend_of(backend).capabilities else {}
-        loaded[name] = _module(backend).load_model(
-            name, spec, folder, deployment, log_probs=kind == "log_prob", **asked
-        )
+        loaded[name] = load_model(name, setup, folder, deployment)
     return Engines(loaded, setup.reference, load_verifier(setup, folder, deployment, loaded))
+
+
+def load_model(name: str, setup: Setup, folder: Path, deployment: Deployment) -> Generator:
+    """One of the setup's models. Raises as :func:`load_engines`."""
+    kind, spec = setup.verifier.kind, setup.models[name]
+    backend = deployment.backend(name, spec)
+    # How many of the likeliest tokens are looked at; most engines are never asked.
+    looks = kind == "lowest_window" and "top_log_probs" in backend_of(backend).capabilities
+    top = {"top": setup.verifier.options["top"]} if looks else {}
+    model: Generator = _module(backend).load_model(name, spec, folder, deployment, log_probs=kind == "log_prob", **top)
+    return model
 
 
 def load_verifier(
@@ -171,12 +174,12 @@ def why_not(
             return f"the model {name!r} is not served"
         backend = deployment.backend(name, setup.models[name])
         for capability, needed in needs.items():
-            if needed and capability not in _capabilities(backend, setup.models[name]):
+            if needed and capability not in capabilities(backend, setup.models[name]):
                 return f"the backend {backend!r} of the model {name!r} lacks the capability {capability!r}"
     return None
 
 
-def _capabilities(backend: str, spec: ModelSpec) -> frozenset[Capability]:
+def capabilities(backend: str, spec: ModelSpec) -> frozenset[Capability]:
     """What the backend can do with this model."""
     can = backend_of(backend).capabilities
     return can - {"log_probs"} if spec.endpoint and not spec.endpoint.log_probs else can

@@ -4,6 +4,7 @@ Heavy libraries are imported by the command that needs them.
 """
 
 from router.cli.attempts import collect
+from router.cli.begin import check, init
 from router.cli.call import route, solve
 from router.cli.convert import convert, rejudge
 from router.cli.demo import demo
@@ -19,6 +20,7 @@ CALLS = (route, solve)
 SERVICE = (serve, token, demo)
 GROUPS = (outcomes,)
 PIPELINE = (
+    *(init, check),
     *(collect, score, judge, judge_reviser, calibrate, rejudge),
     *(train_generator, train_reviser, train_verifier, merge),
     *(train, tune, evaluate),

@@ -3,18 +3,22 @@
 A token is a word with the blank before it. `make test-vllm` and `make test-llama-cpp` check what real servers answer.
 """
 
+import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
+from threading import Thread
 
 import httpx2
 
 from router.backends import Usage
 from router.backends.openai.generator import OpenAIGenerator
 from router.backends.replicas import Replicas
-from router.backends.specs import Endpoint, ModelSpec
+from router.backends.specs import ModelSpec
 from router.backends.template import OwnTemplate
 from router.prompt import Prompt
 from strategies import Candidate
@@ -95,9 +99,10 @@ class FakeChat:
                     event["usage"] = {"prompt_tokens": prompt, "completion_tokens": written, **details}
                 yield json.dumps(event)
             written += ended
-            yield json.dumps(
-                {"choices": [{"index": index, "delta": {}, "finish_reason": "stop" if ended else "length"}]}
-            )
+            last: dict = {"choices": [{"index": index, "delta": {}, "finish_reason": "stop" if ended else "length"}]}
+            if self.usage == "growing":
+                last["usage"] = {"prompt_tokens": prompt, "completion_tokens": written, **details}
+            yield json.dumps(last)
             if self.usage == "each":
                 count = len(tokens[:longest]) + ended
                 spent = {"prompt_tokens": prompt, "completion_tokens": count, **details}
@@ -125,8 +130,37 @@ class _Stream(httpx2.AsyncByteStream):
             yield piece
 
 
-def endpoint(**options) -> Endpoint:
-    return Endpoint(**options)
+@contextmanager
+def serving(chat: FakeChat, models: list[dict] | None = None) -> Iterator[str]:
+    """The address of a server of it, over TCP. ``models``: what it lists."""
+    listed = models or [{"id": "m", "owned_by": "fake", "meta": {"n_ctx": 1024, "n_params": 1_000}}]
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._send(200, [json.dumps({"data": listed}).encode()] if self.path == "/v1/models" else [])
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            request = httpx2.Request("POST", f"http://server{self.path}", content=body, headers=dict(self.headers))
+            response = asyncio.run(chat.answer(request))
+            stream = response.stream
+            self._send(response.status_code, stream.pieces if isinstance(stream, _Stream) else [response.content])
+
+        def _send(self, status: int, pieces: Iterable[bytes]) -> None:
+            self.send_response(status)
+            self.end_headers()
+            for piece in pieces:
+                self.wfile.write(piece)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
 
 
 def _tokens(text: str) -> list[str]:

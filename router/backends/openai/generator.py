@@ -16,7 +16,7 @@ from typing import Any
 
 from router.backends import Usage
 from router.backends.chat import ChatEndpoint
-from router.backends.openai.samples import Reported, Sample, candidates
+from router.backends.openai.samples import Reported, Sample, candidates, counted
 from router.backends.replicas import Lost, Replicas, Unfit, understood
 from router.backends.specs import Endpoint, ModelSpec
 from router.backends.template import OwnTemplate, with_system
@@ -154,11 +154,11 @@ class OpenAIGenerator:
             raise
         finally:
             call.spend(spent.generated)
+        generated = sum(counted(samples, reported)) - spent.generated  # what no event showed
+        call.spend(generated)
+        self.count(call.usage, generated_tokens=generated)
         if reported:
-            unseen = max(0, reported.generated - spent.generated)
-            read = reported.prompt - reported.cached - spent.prompt
-            self.count(call.usage, prompt_tokens=read, generated_tokens=unseen)
-            call.spend(unseen)
+            self.count(call.usage, prompt_tokens=reported.prompt - reported.cached - spent.prompt)
         else:
             self._tell(
                 "it reports no usage, so bills are estimates: four characters a token read, an event a token written"

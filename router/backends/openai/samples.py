@@ -53,9 +53,14 @@ class Sample:
         return (len(entries) or bool(text) + bool(thought)) + (reason in _ENDED)
 
     @property
+    def shown(self) -> int:
+        """Tokens that events showed. Some servers show the one that ends the sequence, too."""
+        return max(len(self.entries), self.pieces + self.thought_pieces)
+
+    @property
     def seen(self) -> int:
-        """Tokens that could be counted, the end of the sequence included."""
-        return max(len(self.entries), self.pieces + self.thought_pieces) + (self.reason in _ENDED)
+        """The same, with one for its end."""
+        return self.shown + (self.reason in _ENDED)
 
     def end(self, capped: bool) -> End:
         """``capped``: it was given less room than the longest solution has."""
@@ -113,7 +118,7 @@ def candidates(
     Where the server counts only all choices together, each has its part of that by what was seen of it.
     """
     seen = [sample.seen for _, sample, _ in samples]
-    counts = shares(reported.generated, seen) if reported and reported.generated > sum(seen) else seen
+    counts = counted([sample for _, sample, _ in samples], reported)
     thoughts = [sample.thought_pieces for _, sample, _ in samples]
     if reported and reported.thinking is not None:
         thoughts = shares(reported.thinking, thoughts if any(thoughts) else seen)
@@ -124,8 +129,10 @@ def candidates(
         steps = split_text(text, delimiter)
         listed = _by_step(sample.entries, steps)
         thought = min(count, known or _part(count, inline, sample.text))
-        if listed and inline:
-            thought = max(0, count - sum(n for n, _ in listed) - (end == "stop"))
+        if listed:  # what is none of a step's was a thought, or a token without text
+            unlisted = max(0, count - sum(n for n, _ in listed) - (end == "stop"))
+            thought = unlisted if thought else 0
+            listed[-1] = (listed[-1][0] + unlisted - thought, listed[-1][1])
         rest = shares(max(0, count - thought - (end == "stop")), list(map(len, steps)))
         made.append(
             replace(
@@ -140,6 +147,17 @@ def candidates(
             )
         )
     return made
+
+
+def counted(samples: Sequence[Sample], reported: Reported | None) -> list[int]:
+    """Tokens of each sample, thought and end included: what was seen, unless the server says what may be right.
+
+    One that says less than it showed has counted one of its samples only.
+    """
+    shown, seen = [sample.shown for sample in samples], [sample.seen for sample in samples]
+    if reported is None or reported.generated < sum(shown) or reported.generated == sum(seen):
+        return seen
+    return shown if reported.generated == sum(shown) else shares(reported.generated, seen)
 
 
 def _without_thought(text: str) -> tuple[str, str]:
