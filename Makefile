@@ -13,7 +13,7 @@ BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
 OPENAI_VERSION := 7.59.0
 OPENAI := .cache/openai/node_modules/openai/package.json
-.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-clients test-postgresql test-monitoring test-sandbox check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-postgresql test-monitoring test-sandbox check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -46,7 +46,7 @@ test: install  ## Run the fast tests
 	$(PYTEST)
 
 test-processes: install  ## Run the tests that start or kill processes
-	$(PYTEST) -m "processes and not (slow or vllm or llama_cpp or faults or ray or postgresql)"
+	$(PYTEST) -m "processes and not (slow or vllm or llama_cpp or newcomer or faults or ray or postgresql)"
 
 coverage: install  ## Run both, and print which lines no test runs
 	rm -f .coverage
@@ -75,6 +75,9 @@ test-llama-cpp: install  ## Run the tests on a real llama.cpp server, of the emb
 test-clients: install $(OPENAI)  ## Run OpenAI's client for Node.js, and curl, on a running server
 	command -v curl >/dev/null || { $(APT_INSTALL) curl; }
 	$(BIN)/python -m pytest -m clients
+
+test-newcomer: install  ## Walk docs/first-steps.md on a llama.cpp server: own prompts and model, to an OpenAI client's answer
+	$(BIN)/python -m pytest -m newcomer
 
 test-postgresql: install  ## Run the tests of the outcome database on a throw-away PostgreSQL
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { $(APT_INSTALL) postgresql; }

@@ -14,8 +14,9 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Examples to a step; on a GP
 
 
 class Role(StrEnum):
-    """Whose adapter."""
+    """Whose adapter; the base has none."""
 
+    base = "base"
     generator = "generator"
     reviser = "reviser"
     verifier = "verifier"
@@ -204,16 +205,30 @@ def train_verifier(
 
 
 def merge(
-    role: Annotated[Role, typer.Argument(help="Whose adapter; of verifiers those of kind likelihood.")],
+    role: Annotated[
+        Role,
+        typer.Argument(
+            help="Whose adapter; of verifiers those of kind likelihood; base: none, for a server with LoRA."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write, for vLLM or transformers: weights and tokenizer.")],
     *,
     bundle: Models,
 ) -> None:
     """Write the bundle's base model with an adapter merged into it: a model like any other, which needs no LoRA."""
+    from shlex import join
+
     from router.backends.in_process.weights import merge
     from router.bundle.setup import read_setup
 
     setup = read_setup(bundle)
+    if role is Role.base:
+        merge(setup.main.model, None, out)
+        folders = [each for each in (setup.main.adapter, setup.main.reviser) if each]
+        lora = ["--enable-lora", "--max-loras", str(len(folders)), "--lora-modules"] if folders else []
+        lora += [f"{folder}={bundle / folder}" for folder in folders]
+        typer.echo(f"wrote {out}; serve it with `{join(['vllm', 'serve', str(out), *lora])}`")
+        return
     adapters = {
         Role.generator: setup.main.adapter,
         Role.reviser: setup.main.reviser,

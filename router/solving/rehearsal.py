@@ -64,7 +64,7 @@ class Rehearsal:
         """Raises InvalidRequest where the deployment names what the bundle has not."""
         check_deployment(self.setup, self.deployment)
         written: Candidate | None = None
-        writer: Generator | None = None
+        loaded: dict[str, Generator] = {}
         for name, spec in self.setup.models.items():
             if not self._servers(name, spec):
                 continue
@@ -73,14 +73,14 @@ class Rehearsal:
             except RouterError as error:
                 self._failed(name, f"can't be loaded: {error}")
                 continue
+            loaded[name] = model
             solution = await self._solution(name, spec, model)
-            if name == self.setup.reference:
-                writer, written = model, solution
-            else:
+            written = solution if name == self.setup.reference else written
+        try:
+            await self._score(written, loaded)
+        finally:
+            for model in loaded.values():
                 await model.close()
-        await self._score(written, writer)
-        if writer:
-            await writer.close()
 
     def _servers(self, name: str, spec: ModelSpec) -> bool:
         """What each of the model's servers says of itself. False: none can serve the model."""
@@ -164,7 +164,7 @@ class Rehearsal:
             )
         return candidate
 
-    async def _score(self, candidate: Candidate | None, writer: Generator | None) -> None:
+    async def _score(self, candidate: Candidate | None, loaded: Mapping[str, Generator]) -> None:
         kind = self.setup.verifier.kind
         needs = {"steps", "log_probs"} if kind == "log_prob" else set()
         if kind == "log_prob" and "log_probs" not in capabilities(
@@ -173,7 +173,7 @@ class Rehearsal:
             self._passed(VERIFIER, "log_prob scores nothing here: arms that need scores are left out")
             return
         try:
-            verifier = load_verifier(self.setup, self.folder, self.deployment, writer)
+            verifier = load_verifier(self.setup, self.folder, self.deployment, loaded)
         except RouterError as error:
             self._failed(VERIFIER, f"{kind} can't be loaded: {error}")
             return

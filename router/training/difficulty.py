@@ -21,6 +21,9 @@ from router.errors import InvalidBundle, InvalidFile
 from router.prompt import Prompt
 
 TRAINING = "training.json"
+CARRY_LEVELS = 100  # prompts that five levels need; with fewer, the policy has one table for all of them
+FEWEST_PROMPTS = 25  # five a level, without which no difficulty model can be fitted
+_TIE = 1e-3  # by which equal statistics are told apart, where that has to be: less than a pass rate's steps
 Statistic = Literal["pass_rate", "mean_score"]
 Vectors = Callable[[Sequence[Prompt]], NDArray[np.float32]]  # prompts → (n, d) features
 
@@ -70,14 +73,18 @@ def train(
     features  name of what the vectors are, such as "hidden"; kept where a candidate that reads them is chosen. Where it
               is "text", vectors are not asked for
 
-    Raises InvalidFile where the attempts have no statistic or no five levels.
+    Raises InvalidFile where the attempts have no statistic or no five levels. Of prompts that are too few to carry
+    levels anyway, equally hard ones are told apart by chance instead, so that a policy without levels can be tuned.
     """
     prompts = prompt_statistics(attempts, statistic)
+    asked = prompts["asked"].tolist()
     try:
         edges = find_edges(prompts["statistic"])
     except ValueError as error:
-        raise InvalidFile(f"attempts: {error}. {advice_on_ties(statistic)}") from error
-    asked = prompts["asked"].tolist()
+        if not FEWEST_PROMPTS <= len(prompts) < CARRY_LEVELS or prompts["statistic"].nunique() == 1:
+            raise InvalidFile(f"attempts: {error}. {advice_on_ties(statistic)}") from error
+        prompts["statistic"] += [_TIE * int(text_digest(prompt), 16) / 16**16 for prompt in asked]
+        edges = find_edges(prompts["statistic"])
     texts = [prompt.question for prompt in asked]
     states = None if vectors is None else np.asarray(vectors(asked), dtype=np.float32)
     results = compare(texts, states, prompts["statistic"], edges, names=list(CANDIDATES), folds=folds, seed=seed)

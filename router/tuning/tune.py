@@ -17,7 +17,7 @@ from router.backends.specs import Setup
 from router.errors import InvalidFile
 from router.policy.objectives import Budget, BudgetPoint, Objective, at_price
 from router.policy.table import LEVELS, Cell, Deciding, Policy
-from router.training.difficulty import Training
+from router.training.difficulty import CARRY_LEVELS, Training
 from router.tuning.evidence import Measured, by_reason, common_size, interval, measure, pool_sizes, resamples
 from router.tuning.warnings import FEWEST, of_tuning
 from strategies import Strategy
@@ -57,6 +57,9 @@ METHODS = (
     Method("statistic", True, "mode"),
     Method("statistic", True, "distribution"),
 )
+
+
+LEVELLESS = "one table for all levels: the best fixed arm of each budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,12 @@ def tune(
     rng = np.random.default_rng(seed)
     draws = resamples(len(prompts), rng)
     largest = Budget(budgets[-1])
+    # Too few prompts can't carry levels: what one of them seems to want is luck.
+    levelled = len(prompts) >= CARRY_LEVELS
     finished: dict[str, Any] = {"default": largest, "tolerance": tolerance, "draws": draws[:: len(draws) // INTERVALS]}
-    table = tabulate(measured, weights[method.levels], method, **finished)
+    served, counting = (method, weights[method.levels]) if levelled else (exact, everyone)
+    values = tried[method] if levelled else fixed_values
+    table = tabulate(measured, counting, served, **finished)
     policy = with_average_budgets(table, probabilities, measured)
     if default is not None:
         policy = policy.with_default(default)
@@ -151,9 +158,9 @@ def tune(
             "budget": budget,
             "best_fixed_arm": str(fixed.decide([1 / len(LEVELS)] * len(LEVELS), Budget(budget)).arm),
             "best_fixed": interval(fixed_values[:, i], draws),
-            "policy": interval(tried[method][:, i], draws),
+            "policy": interval(values[:, i], draws),
             "oracle": interval(oracle_values[:, i], draws),
-            "policy_minus_best_fixed": interval(tried[method][:, i] - fixed_values[:, i], draws),
+            "policy_minus_best_fixed": interval(values[:, i] - fixed_values[:, i], draws),
         }
         for i, budget in enumerate(budgets)
     ]
@@ -163,7 +170,7 @@ def tune(
             "oracle": [int(count) for count in known.sum(axis=0)],
             "predicted": [int(count) for count in weights["likeliest"].sum(axis=0)],
         },
-        "method": str(method),
+        "method": str(method) if levelled else LEVELLESS,
         "tolerance": tolerance,
         "seed": seed,
         "methods": [
@@ -178,7 +185,7 @@ def tune(
         "left_out": list(measured.left_out),
         "prompts_left_out": by_reason({**dict.fromkeys(unjudged, UNJUDGED), **measured.short}),
     }
-    report["warnings"] = of_tuning(measured, levels, pool_sizes(attempts, index))
+    report["warnings"] = of_tuning(measured, levels, pool_sizes(attempts, index), rows[-1])
     return Tuning(policy, oracle, report)
 
 

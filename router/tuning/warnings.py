@@ -3,14 +3,15 @@
 Nothing here is an error: the files are what they say they are, and may be all that there is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from router.policy.table import LEVELS
-from router.training.difficulty import Training, advice_on_ties
+from router.training.difficulty import CARRY_LEVELS, Training, advice_on_ties
 from router.tuning.evidence import COVERAGE, Measured, common_size
 
 FEWEST = 10  # prompts that a statement needs: solved ones for a comparison of arms, prompts of a level for its own
@@ -49,11 +50,22 @@ def upside_down(accuracy: NDArray[np.float64], levels: NDArray[np.int64]) -> str
     )
 
 
-def of_tuning(measured: Measured, levels: NDArray[np.int64], sizes: pd.Series) -> list[str]:
-    """levels  (P,) of the measured prompts, by their attempts; sizes  of all prompts' pools."""
+def of_tuning(
+    measured: Measured, levels: NDArray[np.int64], sizes: pd.Series, largest_budget: Mapping[str, Any]
+) -> list[str]:
+    """levels  (P,) of the measured prompts, by their attempts; sizes  of all prompts' pools; largest_budget  its row of
+    the report.
+    """
     found = [few_solved(measured.accuracy), upside_down(measured.accuracy.mean(axis=1), levels)]
     small = [level for level in LEVELS if (levels == level).sum() < FEWEST]
-    if small:
+    if len(levels) < CARRY_LEVELS:
+        found.append(
+            f"{len(levels)} prompts can't carry five levels, which takes {CARRY_LEVELS}: what one level seems to want "
+            f"is luck. So every prompt gets the best fixed arm of its budget; of budget {largest_budget['budget']} it "
+            f"is {largest_budget['best_fixed_arm']}, right on {largest_budget['best_fixed']['accuracy']:.0%}. Collect "
+            "on more prompts, and levels can matter"
+        )
+    elif small:
         found.append(
             f"level {', '.join(map(str, small))}: fewer than {FEWEST} prompts, so all prompts stand in for them. "
             "Collect on more prompts"
@@ -80,7 +92,12 @@ def of_training(training: Training, attempts: pd.DataFrame) -> list[str]:
     found = []
     counts = training.prompts["level"].value_counts()
     widest = int(counts.idxmax())
-    if counts.max() > UNEVEN * len(training.prompts):
+    if len(training.prompts) < CARRY_LEVELS:
+        found.append(
+            f"{len(training.prompts)} prompts can't carry five levels, which takes {CARRY_LEVELS}. `router tune` will "
+            "measure every arm on all of them and serve the best fixed arm of each budget"
+        )
+    elif counts.max() > UNEVEN * len(training.prompts):
         found.append(
             f"level {widest} holds {counts.max()} of {len(training.prompts)} prompts, which have the same "
             f"{training.statistic} or nearly so. {advice_on_ties(training.statistic)}"

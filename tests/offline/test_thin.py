@@ -15,10 +15,11 @@ from router.errors import InvalidFile
 from router.evaluation.evaluate import evaluate
 from router.evaluation.report import Report
 from router.evaluation.summary import summary
+from router.policy.objectives import Budget
 from router.policy.table import LEVELS
 from router.prompt import Prompt
 from router.training.difficulty import Training, text_digest
-from router.tuning.tune import tune
+from router.tuning.tune import LEVELLESS, tune
 from router.tuning.warnings import few_solved, upside_down
 from tests.conftest import SETUP
 from tests.support.evaluation import make_bundle
@@ -85,8 +86,18 @@ def test_where_many_pools_are_short_budgets_fall_and_the_prompts_are_named():
     attempts, levels = world([8] * 45 + [2] * 15)
     report = tune(attempts, training(levels), setup=SETUP).report
     assert [row["budget"] for row in report["budgets"]] == [1, 2]
-    (warning,) = report["warnings"]
+    few, warning = report["warnings"]
+    assert "60 prompts can't carry five levels" in few
     assert "15 of 60 prompts have too few, first 'p45' with 2" in warning
+
+
+def test_few_prompts_get_the_best_fixed_arm_whatever_their_level():
+    attempts, levels = world([8] * 60)
+    tuning = tune(attempts, training(levels), setup=SETUP)
+    chosen = {str(tuning.policy.decide([float(i == j) for j in range(5)], Budget(8)).arm) for i in range(5)}
+    assert chosen == {tuning.report["budgets"][-1]["best_fixed_arm"]}
+    assert tuning.report["method"] == LEVELLESS
+    assert tuning.report["budgets"][-1]["policy_minus_best_fixed"]["accuracy"] == 0
 
 
 def test_prompts_without_an_arm_that_nearly_all_have_are_named():

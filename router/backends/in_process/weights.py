@@ -94,8 +94,8 @@ def load_model(
     return loaded.to(device(), dtype or fastest_dtype()).eval(), tokenizer
 
 
-def merge(model: str, adapter: Path, out: Path) -> None:
-    """Write the model with the adapter merged into it, in its own precision. Raises MissingWeights."""
+def merge(model: str, adapter: Path | None, out: Path) -> None:
+    """Write the model with the adapter, if any, merged into it, in its own precision. Raises MissingWeights."""
     own = AutoConfig.from_pretrained(model_folder(model)).dtype
     merged, tokenizer = load_model(model, adapter, dtype=own)
     merged.save_pretrained(out)
