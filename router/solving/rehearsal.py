@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from router.backends import Generator, Usage
+from router.backends import Asked, Generator, Usage, prepared
 from router.backends.registry import Capability, capabilities, check_deployment, load_model, load_verifier
 from router.backends.specs import VERIFIER, Deployment, ModelSpec, Setup
 from router.errors import InvalidRequest, RouterError
@@ -15,6 +16,7 @@ from strategies import Candidate
 
 SECONDS = 300.0  # for one solution
 LEAST_ROOM = 64  # tokens of a prompt, at least
+STAND_IN = Candidate(steps=("12 + 30 = 42\n", "Answer: 42"), end="stop", answer="42")  # where no model wrote one
 
 # An easy question of each task, and its inputs.
 QUESTIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -124,7 +126,9 @@ class Rehearsal:
         backend = self.deployment.backend(name, spec)
         can = capabilities(backend, spec)
         lacks = "" if "steps" in can else "; no steps, so beam_search, dvts and lookahead are left out"
-        self._passed(name, f"{backend} can do: whole solutions, {', '.join(_CAN[each] for each in sorted(can))}{lacks}")
+        self._passed(
+            name, f"{backend} can do: whole solutions, {', '.join(_CAN.get(each, each) for each in sorted(can))}{lacks}"
+        )
         started, usage = time.monotonic(), Usage()
         try:
             (candidate,) = await model.extend(
@@ -162,35 +166,32 @@ class Rehearsal:
                 'the server gives no log-probabilities, which the verifier log_prob reads: write "endpoint": '
                 '{"log_probs": false}, and arms that need scores are left out',
             )
-        return candidate
+        return replace(candidate, answer=stated)
 
     async def _score(self, candidate: Candidate | None, loaded: Mapping[str, Generator]) -> None:
-        kind = self.setup.verifier.kind
-        needs = {"steps", "log_probs"} if kind == "log_prob" else set()
-        if kind == "log_prob" and "log_probs" not in capabilities(
-            self.deployment.backend(self.setup.reference, self.setup.main), self.setup.main
-        ):
-            self._passed(VERIFIER, "log_prob scores nothing here: arms that need scores are left out")
+        spec = self.setup.verifier
+        main = capabilities(self.deployment.backend(self.setup.reference, self.setup.main), self.setup.main)
+        if spec.kind == "none" or (spec.kind == "log_prob" and "log_probs" not in main):
+            self._passed(VERIFIER, f"{spec.kind} scores nothing here: arms that need scores are left out")
             return
         try:
             verifier = load_verifier(self.setup, self.folder, self.deployment, loaded)
         except RouterError as error:
-            self._failed(VERIFIER, f"{kind} can't be loaded: {error}")
+            self._failed(VERIFIER, f"{spec.kind} can't be loaded: {error}")
             return
         try:
-            if candidate is None:
-                if not needs:
-                    candidate = Candidate(steps=("12 + 30 = 42\n", "Answer: 42"), end="stop")
-                else:
-                    return
-            (scored,) = await verifier.score(self.prompt, [candidate], max_tokens=None, usage=Usage())
+            if candidate is None and spec.kind in ("log_prob", "lowest_window"):
+                return  # what writes nothing has nothing to score with
+            asked, usage = Asked(self.prompt, self.task, self.setup.tasks[0]), Usage()
+            scores, _ = await prepared(verifier, asked, usage)
+            (scored,) = await scores.score(self.prompt, [candidate or STAND_IN], max_tokens=None, usage=usage)
         except RouterError as error:
-            self._failed(VERIFIER, f"{kind} scores nothing: {error}")
+            self._failed(VERIFIER, f"{spec.kind} scores nothing: {error}")
         else:
             if scored.score is None:
-                self._failed(VERIFIER, f"{kind} gave no score")
+                self._failed(VERIFIER, f"{spec.kind} gave no score")
             else:
-                self._passed(VERIFIER, f"{kind} scored it {scored.score:.3f}")
+                self._passed(VERIFIER, f"{spec.kind} scored it {scored.score:.3f}")
         finally:
             await verifier.close()
 
