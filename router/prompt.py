@@ -70,6 +70,13 @@ class Prompt:
         return self.messages[-1].text
 
     @property
+    def transcript(self) -> str:
+        """What was said up to the question, and the question, as one text: for models that judge solutions and know
+        no chat. The system message, which says how to answer, is left out."""
+        before = [f"{message.role}: {message.text}" for message in self.messages[:-1] if message.role != "system"]
+        return "\n\n".join([*before, self.question])
+
+    @property
     def plain(self) -> bool:
         """Whether it is a single message, so that its text is all of it."""
         return len(self.messages) == 1

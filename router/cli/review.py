@@ -13,6 +13,8 @@ from router.policy.objectives import parse_objective
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from router.prompt import Prompt
+
 _MOST_CELLS = 10  # that are listed; all of them are in the JSON
 
 
@@ -89,7 +91,6 @@ def estimate(
     from router.cli.policy import vectors_of
     from router.evaluation.diff import read_side
     from router.evaluation.off_policy import estimate as value
-    from router.prompt import Prompt
     from router.solving.features import features_of
 
     policy, levels_by, predict_levels = read_side(new).policy, None, None
@@ -97,9 +98,10 @@ def estimate(
         bundle = load_bundle(new)
         policy, levels_by = bundle.policy, bundle.levels_by
 
-        def predict_levels(prompts: "Sequence[str]") -> Any:
-            features, asked = bundle.manifest.features, [Prompt.of(prompt) for prompt in prompts]
-            read = vectors_of(new, features)(asked) if features_of(features).vectors else prompts
+        def predict_levels(prompts: "Sequence[Prompt]") -> Any:
+            features = bundle.manifest.features
+            vectors = features_of(features).vectors
+            read = vectors_of(new, features)(prompts) if vectors else [prompt.question for prompt in prompts]
             return bundle.difficulty.predict_proba(read)
 
     report = value(

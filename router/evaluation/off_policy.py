@@ -20,6 +20,7 @@ from router.errors import InvalidFile, InvalidRequest
 from router.outcomes import tables as database
 from router.policy.objectives import objective_of
 from router.policy.table import LEVELS, Policy
+from router.prompt import Prompt
 from strategies import InvalidArm, parse
 
 RESAMPLES = 1000
@@ -29,10 +30,11 @@ SPENT = ("flops", "generated_tokens", "seconds")
 STOPPED = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")  # ended without an answer by a limit of the call's own
 _PENALTIES = np.logspace(-2, 3, 11)
 _WANTED = (
-    *("at", "method", "bundle", "prompt", "prompt_sha256", "probabilities", "arm", "propensity", "code", "levels_by"),
+    *("at", "method", "bundle", "prompt", "messages", "prompt_sha256", "probabilities", "arm", "propensity", "code"),
+    "levels_by",
     *("objective", "objective_value", "objective_given", "choice", "explore", *SPENT, "correct", "score"),
 )
-Predict = Callable[[Sequence[str]], NDArray[np.float64]]  # prompts → (n, 5) level probabilities
+Predict = Callable[[Sequence[Prompt]], NDArray[np.float64]]  # prompts → (n, 5) level probabilities
 Values = NDArray[np.float64]
 Arms = NDArray[np.int64]
 Key = TypeVar("Key")
@@ -225,7 +227,7 @@ def _unusable(frame: pd.DataFrame, outcome: str) -> dict[str, pd.Series]:
     failed = ~frame["code"].isin(("OK", *STOPPED))
     return {
         "only routed, nothing was run": frame["method"] == "Route",
-        "with an arm that the caller pinned": frame["propensity"].isna(),
+        "with an arm that the caller pinned, or its conversation kept": frame["propensity"].isna(),
         "of an earlier version, which did not record what was asked": frame["objective"].isna(),
         "made without exploring": frame["explore"].fillna(0) == 0,
         "failed for no reason of the arm's": failed & frame[outcome].isna(),
@@ -269,7 +271,12 @@ def _levels(known: pd.DataFrame, model: str, predict_levels: Predict | None) -> 
     other = np.flatnonzero(known["levels_by"] != model)
     if len(other):
         assert predict_levels
-        probabilities[other] = predict_levels(known["prompt"].iloc[other].tolist())
+        asked = known.iloc[other]
+        prompts = [
+            Prompt.read(messages if isinstance(messages, list) else text)
+            for text, messages in zip(asked["prompt"], asked["messages"], strict=True)
+        ]
+        probabilities[other] = predict_levels(prompts)
     return probabilities
 
 

@@ -32,7 +32,10 @@ class LabelledSteps:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """JSON Lines with the fields of :class:`Example`, ``earlier`` optional. Raises InvalidFile naming the line."""
+    """JSON Lines with the fields of :class:`Example`, ``earlier`` optional; messages may stand for the prompt.
+
+    Raises InvalidFile naming the line.
+    """
     examples = [_example(row, where) for _, where, row in read_jsonl(path, f"write {_EXPECTED} a line")]
     if not examples:
         raise InvalidFile(f"{path} holds no examples; write {_EXPECTED} a line")
@@ -43,10 +46,14 @@ _EXPECTED = '{"prompt": "...", "completion": "...", "earlier": ["..."]}'
 
 
 def _example(row: dict[str, Any], where: str) -> Example:
-    if not {"prompt", "completion"} <= set(row) <= {"prompt", "completion", "earlier"}:
+    if set(row) - {"earlier"} not in ({"prompt", "completion"}, {"messages", "completion"}):
         raise InvalidFile(f"{where}: the keys must be as in {_EXPECTED}, of which earlier may be left out")
     earlier = row.get("earlier", [])
-    texts = [row["prompt"], row["completion"], *(earlier if isinstance(earlier, list) else [None])]
+    texts = [row.get("prompt", ""), row["completion"], *(earlier if isinstance(earlier, list) else [None])]
     if not all(isinstance(text, str) for text in texts):
         raise InvalidFile(f"{where}: prompt and completion must be strings, earlier a list of strings")
-    return Example(Prompt.of(row["prompt"]), row["completion"], tuple(earlier))
+    try:
+        prompt = Prompt.read(row["prompt"] if "prompt" in row else row["messages"])
+    except ValueError as error:
+        raise InvalidFile(f"{where}: {error}") from error
+    return Example(prompt, row["completion"], tuple(earlier))

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from router.backends.template import Template, encode
 from router.errors import InvalidFile
 from router.prompt import Prompt
 from router.training.chains import LONGEST, chains
-from router.training.examples import Example, LabelledSteps
+from router.training.examples import Example, LabelledSteps, read_examples
 from router.training.finetune import train_generator
 from router.training.finetune_verifier import pack_trees, train_verifier, tree
 from tests.support import tiny_models as tiny
@@ -148,3 +149,16 @@ def test_a_chain_ends_with_the_wrong_attempt_nearest_to_the_right_one():
 def test_a_chain_needs_a_right_and_a_wrong_attempt():
     with pytest.raises(InvalidFile, match="both"):
         chains(attempts(("2", "2", True)))
+
+
+def test_examples_may_be_conversations(tmp_path):
+    file = tmp_path / "examples.jsonl"
+    said = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "3 + 4?"}]
+    lines = [{"messages": said, "completion": "7"}, {"prompt": "3 + 4?", "completion": "7", "earlier": ["8"]}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    chat, plain = read_examples(file)
+    assert (chat.prompt, plain.prompt, plain.earlier) == (Prompt.read(said), Prompt.of("3 + 4?"), ("8",))
+    for wrong in ({"messages": said, "prompt": "x", "completion": "7"}, {"messages": [], "completion": "7"}):
+        file.write_text(json.dumps(wrong) + "\n")
+        with pytest.raises(InvalidFile, match="line 1"):
+            read_examples(file)

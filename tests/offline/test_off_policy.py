@@ -146,6 +146,7 @@ def policy(best, default=4):
 def row(number, arm=ARMS[1], choice=ARMS[1], **changes):
     """A decision of a policy that always chooses ``choice`` and explores three arms half of the time."""
     return {
+        "caller": "ann",
         "call_id": f"call-{number}",
         "at": datetime(2026, 1, 1, tzinfo=UTC),
         "method": "Solve",
@@ -194,9 +195,8 @@ def write(url, rows):
             connection.execute(sql.insert(database.decisions), [decision])
             if told is not None:
                 learned = {"correct": told} if isinstance(told, bool) else {"score": told}
-                connection.execute(
-                    sql.insert(database.outcomes), [{"call_id": decision["call_id"], "at": decision["at"], **learned}]
-                )
+                its = {name: decision[name] for name in ("caller", "call_id", "at")}
+                connection.execute(sql.insert(database.outcomes), [its | learned])
     engine.dispose()
 
 
@@ -277,7 +277,14 @@ def test_scores_and_what_is_left_out(url):
 
 
 def test_levels_of_another_model_are_predicted_again_where_the_prompt_is_on_record(url):
-    write(url, explored(60, RIGHT, prompt="a prompt"))
+    chat = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": "Hi"},
+        {"role": "user", "content": "4?"},
+    ]
+    rows = list(explored(60, RIGHT, prompt="a prompt"))
+    rows[0][0].update(prompt="4?", messages=chat)
+    write(url, rows)
     asked = []
 
     def predict_levels(prompts):
@@ -285,7 +292,7 @@ def test_levels_of_another_model_are_predicted_again_where_the_prompt_is_on_reco
         return np.full((len(prompts), 5), 0.2)
 
     found = estimate(url, policy(ARMS[1]), levels_by="new", predict_levels=predict_levels)
-    assert (asked, found["used"]) == (["a prompt"] * 60, 60)
+    assert (asked.count(Prompt.of("a prompt")), asked.count(Prompt.read(chat)), found["used"]) == (59, 1, 60)
     with pytest.raises(InvalidRequest, match="60 on another difficulty model's levels"):
         estimate(url, policy(ARMS[1]), levels_by="new")
 

@@ -24,6 +24,12 @@ def test_a_conversation_asks_its_last_message():
     assert [message.role for message in prompt.messages] == ["system", "user", "assistant", "user"]
 
 
+def test_a_transcript_is_what_was_said_as_one_text():
+    prompt = Prompt.read([SYSTEM, ASKED, SAID, {"role": "user", "content": "And 1 more?"}])
+    assert prompt.transcript == "user: 3 + 4?\n\nassistant: 7\n\nAnd 1 more?"
+    assert Prompt.read([SYSTEM, ASKED]).transcript == Prompt.of("3 + 4?").transcript == "3 + 4?"
+
+
 @st.composite
 def conversations(draw: st.DrawFn) -> Prompt:
     text = st.text(max_size=20)

@@ -90,10 +90,10 @@ class Judge:
         ]
 
     def _question(self, prompt: Prompt, solution: str) -> Prompt:
-        before = [f"{message.role}: {message.text}" for message in prompt.messages[:-1] if message.role != "system"]
-        question = "\n\n".join([*before, prompt.question])
         options = self._options
-        text = filled_in(options.prompt, question=question, solution=solution.strip(), yes=options.yes, no=options.no)
+        text = filled_in(
+            options.prompt, question=prompt.transcript, solution=solution.strip(), yes=options.yes, no=options.no
+        )
         return Prompt.of(text)
 
     async def _sampled(self, asks: Sequence[Prompt], max_tokens: int | None, usage: Usage) -> list[float | None]:

@@ -50,7 +50,7 @@ class WrittenTests(ExecutedTests):
         left = asked.may_generate()
         if hasattr(task, "with_written") and left != 0:
             most = options.max_tokens if left is None else min(left, options.max_tokens)
-            text = filled_in(options.prompt, question=asked.prompt.question, count=str(options.count))
+            text = filled_in(options.prompt, question=asked.prompt.transcript, count=str(options.count))
             (written,) = await self._generator.extend(
                 Prompt.of(text),
                 [Candidate()],
