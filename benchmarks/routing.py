@@ -39,7 +39,8 @@ import pandas as pd
 import psutil
 
 from router.bundle.bundle import Bundle, load_bundle
-from router.service.grpc_door import MAX_MESSAGE_BYTES, MAX_OTHER_CALLS
+from router.service.app import MAX_OTHER_CALLS
+from router.service.grpc_door import MAX_MESSAGE_BYTES
 from router.v1 import router_pb2 as pb
 from router.v1 import router_pb2_grpc
 

@@ -16,6 +16,9 @@ RouterError
 ├── Overloaded            RESOURCE_EXHAUSTED   too many searches run and wait already
 ├── Stopping              UNAVAILABLE          the server is about to stop
 ├── StreamNotRead         DEADLINE_EXCEEDED    the caller does not read its stream
+├── MessageMissing        DEADLINE_EXCEEDED    the caller began a call and did not send its message
+├── TooManyCalls          RESOURCE_EXHAUSTED   too many calls are open already
+├── UnknownService        NOT_FOUND            health was asked for a service that is not here
 ├── InternalError         INTERNAL             a bug in the server, seen from a client
 └── Stopped                                    a limit ended the search and the caller takes no partial result
     ├── DeadlineExceeded  DEADLINE_EXCEEDED
@@ -140,6 +143,21 @@ class Stopping(RouterError):
 class StreamNotRead(RouterError):
     status = "DEADLINE_EXCEEDED"
     reason = "STREAM_NOT_READ"
+
+
+class MessageMissing(RouterError):
+    status = "DEADLINE_EXCEEDED"
+    reason = "MESSAGE_MISSING"
+
+
+class TooManyCalls(RouterError):
+    status = "RESOURCE_EXHAUSTED"
+    reason = "TOO_MANY_CALLS"
+    retry_seconds = 1.0
+
+
+class UnknownService(RouterError):
+    status = "NOT_FOUND"
 
 
 class InternalError(RouterError):

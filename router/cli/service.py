@@ -168,18 +168,15 @@ def serve(
     from router.service.auth import addresses, callers, certificates
     from router.service.auth.reload import Reloaded
     from router.service.bundle_manager import BundleManager
-    from router.service.metrics import Metrics, expose
+    from router.service.metrics import Metrics
+    from router.service.metrics_door import MetricsDoor
     from router.service.recorder import Recorder
     from router.solving.solver import Solver
     from router.tasks import workers
 
     addresses.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
     _check_together(tls_cert, tls_key, tls_client_ca, explore, outcomes)
-    http_address = addresses.read_address(http, "http") if http else None
-    if http_address:
-        import router.service.http.door  # noqa: F401 - a missing package is found before models are loaded
-
-        addresses.check_exposure(http_address[0], encrypted=tls_cert is not None, insecure=insecure)
+    http_address = _http_address(http, encrypted=tls_cert is not None, insecure=insecure) if http else None
     logs.configure()
     workers.begin()  # while the models are loaded: the first answers should not wait for it
     credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
@@ -196,9 +193,7 @@ def serve(
     def make() -> server.Server:
         bundles = BundleManager(solver, bundle.resolve().parent, engines, where)
         measured = Metrics(bundles, admission, recorder)
-        if metrics:
-            expose(measured, metrics)
-        return server.Server(
+        made = server.Server(
             bundles,
             host,
             port,
@@ -216,6 +211,9 @@ def serve(
             http_tls=context,
             http_direct=http_direct,
         )
+        if metrics:
+            MetricsDoor(measured.registry, metrics, lambda: made.serving)
+        return made
 
     def started(server: "Server") -> None:
         print(f"serving {solver.bundle.id} on {addresses.address_of(host, server.port)}", flush=True)
@@ -240,6 +238,16 @@ def _check_together(
         raise InvalidRequest(
             "explore", "--explore spends answers to learn from them, which needs --outcomes", reason="UNSPECIFIED"
         )
+
+
+def _http_address(http: str, *, encrypted: bool, insecure: bool) -> tuple[str, int]:
+    """Raises InvalidRequest, MissingDependency."""
+    import router.service.http.door  # noqa: F401 - a missing package is found before models are loaded
+    from router.service.auth import addresses
+
+    address = addresses.read_address(http, "http")
+    addresses.check_exposure(address[0], encrypted=encrypted, insecure=insecure)
+    return address
 
 
 def token(

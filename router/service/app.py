@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-import signal
+import logging
 import ssl
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,22 +16,29 @@ from router.service.admission import Admission
 from router.service.auth.addresses import check_exposure
 from router.service.auth.callers import Token
 from router.service.bundle_manager import BundleManager
-from router.service.grpc_door import MAX_OTHER_CALLS, WRITE_SECONDS, GrpcDoor
+from router.service.ending import MARGIN_SECONDS, on_signals
+from router.service.grpc_door import MESSAGE_SECONDS, WRITE_SECONDS, GrpcDoor
+from router.service.health import LARGEST, HealthService
 from router.service.middleware.authentication import Authentication
 from router.service.middleware.chain import Middleware
 from router.service.middleware.error_status import ErrorStatus
 from router.service.middleware.observation import Observation, Observer, ObserverBatch
+from router.service.middleware.open_calls import NewestCalls, OpenCalls
+from router.service.middleware.receiving import Receiving
 from router.service.middleware.search_admission import SearchAdmission
 from router.service.middleware.shutdown import ShutdownRefusal
 from router.service.middleware.tracing import Tracing
 from router.service.recorder import Recorder
-from router.service.router_service import SEARCH_METHODS, RouterService
+from router.service.router_service import ROUTER, SEARCH_METHODS, RouterService
 from router.tasks import LimitReached, workers
 
 if TYPE_CHECKING:
     from router.service.http.door import HttpDoor
 
+MAX_OTHER_CALLS = 1000  # open at once, besides searches: decisions, outcomes, reflection
 DRAIN_SECONDS = 0.5  # that new calls are refused before connections are closed
+ENGINES_SECONDS = 2.0  # that engines may take to close
+_log = logging.getLogger(__name__)
 
 
 class Server:
@@ -54,6 +61,7 @@ class Server:
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
         middleware: Sequence[Middleware] = (),
+        message_seconds: float = MESSAGE_SECONDS,
         write_seconds: float = WRITE_SECONDS,
         http: tuple[str, int] | None = None,
         http_tls: ssl.SSLContext | None = None,
@@ -61,20 +69,21 @@ class Server:
     ):
         """Needs a running event loop. Raises AddressUnavailable, InvalidRequest.
 
-        credentials    of TLS, see auth.certificates; None: not encrypted, loopback only unless ``insecure``
-        tokens         whose bearers may call; None: everybody who can connect
-        share_port     with other servers that also do; each connection goes to one of them. No AdminService then,
-                       which would swap the bundle of one and leave the others
-        admission      how many searches may run and wait; None: Admission's defaults
-        longest_search  seconds that a search may take, whatever its caller's deadline; None: any
-        observers      are shown every finished call, within ``observer_seconds``: several at a time cost less
-        recorder       of decisions and outcomes; None: neither is recorded
-        tracer         makes the spans of calls and searches; None: there are none
-        middleware     one's own, around the calls whose caller is known, the first outermost
-        write_seconds  that a stream may stand still because its caller does not read
-        http           address and port of the door for OpenAI's clients; None: there is none
-        http_tls       its certificates
-        http_direct    whether the reference model itself answers there what no search can serve, such as tools
+        credentials      of TLS, see auth.certificates; None: not encrypted, loopback only unless ``insecure``
+        tokens           whose bearers may call; None: everybody who can connect
+        share_port       with other servers that also do; each connection goes to one of them. No AdminService then,
+                         which would swap the bundle of one and leave the others
+        admission        how many searches may run and wait; None: Admission's defaults
+        longest_search   seconds that a search may take, whatever its caller's deadline; None: any
+        observers        are shown every finished call, within ``observer_seconds``: several at a time cost less
+        recorder         of decisions and outcomes; None: neither is recorded
+        tracer           makes the spans of calls and searches; None: there are none
+        middleware       one's own, around the calls whose caller is known, the first outermost
+        message_seconds  that a call's message may take to come
+        write_seconds    that a stream may stand still because its caller does not read
+        http             address and port of the door for OpenAI's clients; None: there is none
+        http_tls         its certificates
+        http_direct      whether the reference model itself answers there what no search can serve, such as tools
         """
         check_exposure(host, encrypted=credentials is not None, insecure=insecure)
         if http:
@@ -93,8 +102,18 @@ class Server:
             Observation(*self._batches),
             ShutdownRefusal(self._stopping),
             authentication,
+            OpenCalls(admission.concurrency + admission.queue + MAX_OTHER_CALLS),
+            Receiving(),
             *middleware,
             SearchAdmission(admission, SEARCH_METHODS),
+        ]
+        # Health is answered to everybody, always: also while calls are refused.
+        self._health = HealthService(["", ROUTER])
+        around_health: list[Middleware] = [
+            ErrorStatus(),
+            Observation(*self._batches, refused_only=True),
+            NewestCalls(LARGEST),
+            Receiving(),
         ]
         service = RouterService(bundles, recorder, tracer, longest_search)
         self._door = GrpcDoor(
@@ -102,10 +121,12 @@ class Server:
             port,
             around,
             router=service,
+            health=self._health,
+            around_health=around_health,
             admin=None if share_port else AdminService(bundles),
             credentials=credentials,
             share_port=share_port,
-            max_calls=admission.concurrency + admission.queue + MAX_OTHER_CALLS,
+            message_seconds=message_seconds,
             write_seconds=write_seconds,
         )
         self.port = self._door.port
@@ -128,32 +149,40 @@ class Server:
         """The bound port of the door for OpenAI's clients; None: there is none."""
         return self._http.port if self._http else None
 
+    @property
+    def serving(self) -> bool:
+        """What health says."""
+        return self._health.serving
+
     async def start(self) -> None:
+        """Listen, and report SERVING."""
         await self._door.start()
         if self._http:
             await self._http.start()
+        self._health.set(True)
 
     async def stop(self, grace: float) -> None:
         """Report NOT_SERVING, refuse new calls, give running ones ``grace`` seconds, then free the engines."""
-        await self._door.report_stopping()
+        self._health.set(False)
         # gRPC drops what has arrived and is not begun yet: CANCELLED, which nobody tries again. So refuse that first.
         self._stopping.set()
         await asyncio.sleep(min(grace, DRAIN_SECONDS))
         await asyncio.gather(self._door.stop(grace), *([self._http.stop(grace)] if self._http else []))
         for batch in self._batches:
             batch.flush()
-        await self._bundles.close()
         if self._recorder:
             await asyncio.to_thread(self._recorder.close)
+        try:
+            await asyncio.wait_for(self._bundles.close(), ENGINES_SECONDS)
+        except TimeoutError:
+            _log.error("the engines did not close within %.0f s; they are left", ENGINES_SECONDS)
 
 
 async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[Server], None]) -> None:
     """Serve what ``make`` makes until SIGTERM or SIGINT, then drain; ``started`` is called once it listens."""
-    server = make()
     stopping = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stopping.set)
+    on_signals(stopping.set, grace + MARGIN_SECONDS)
+    server = make()
     with suppress(LimitReached):  # logged; without workers answers are compared as text
         await asyncio.to_thread(workers.start)
     await server.start()

@@ -375,6 +375,8 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.Overloaded,
         errors.Stopping,
         errors.StreamNotRead,
+        errors.MessageMissing,
+        errors.TooManyCalls,
         errors.DeadlineExceeded,
         errors.SearchTooLong,
         errors.GaveWay,

@@ -1,38 +1,52 @@
 """The door for gRPC: makes a Call of what came in, and a gRPC status of the error that ended it."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
 
-from router.errors import AddressUnavailable, InvalidRequest, RouterError, StreamNotRead
+from router.errors import AddressUnavailable, InvalidRequest, MessageMissing, RouterError, StreamNotRead
 from router.service import conversion
 from router.service.admin import ADMIN
 from router.service.auth.addresses import address_of
 from router.service.auth.callers import Peer
+from router.service.auth.certificates import fingerprint
+from router.service.health import HEALTH, HealthService
 from router.service.middleware.call import REQUEST_ID, Call, call_id
 from router.service.middleware.chain import Middleware, chain, replying, streaming
 from router.service.router_service import ROUTER
 from router.v1 import admin_pb2_grpc, router_pb2_grpc
 
 MAX_MESSAGE_BYTES = 2**20  # more than any model's context has room for
-MAX_OTHER_CALLS = 1000  # at once, besides searches: decisions, health watches, refusals
+MAX_METADATA_BYTES = 2**14  # of a call, names and values, as HTTP/2 counts them
+MESSAGE_SECONDS = 10.0  # that a call's message may take to come
+WRITE_SECONDS = 30.0  # that a stream may stand still because its caller does not read
 # A caller whose machine or network is gone closes no connection: it is asked so often, and has so long to answer.
 KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 30, 20
-WRITE_SECONDS = 30.0  # that a stream may stand still because its caller does not read
+HANDSHAKE_SECONDS = 10  # until a new connection speaks TLS and HTTP/2
+IDLE_SECONDS = 300  # that a connection may have no call; a gRPC client opens another one by itself
+MAX_CONNECTIONS = 1000
+# Calls of one connection at once: a gRPC client lets others wait. A stream counts a while longer than its call, and
+# what is beyond is refused by gRPC itself (UNAVAILABLE, without our details); with few streams that met honest bursts.
+STREAMS = 5000
+PENDING = 5000  # calls that came and were not looked at yet; gRPC itself ends those beyond, with CANCELLED
+CANCEL_SECONDS = 2.0  # that calls may take to end once they are cancelled
+_log = logging.getLogger(__name__)
 
 
 class GrpcDoor:
     """A listening gRPC server whose services' calls run within middleware. ``port`` is the bound one.
 
-    Health is the exception: nothing stands around it, for it must always work.
+    gRPC has one limit for all calls, strangers' and health's together. So it is not set: middleware counts, and the
+    door bounds what there is before a call, which is connections, headers and messages.
     """
 
     def __init__(
@@ -42,26 +56,36 @@ class GrpcDoor:
         middleware: Sequence[Middleware],
         *,
         router: object,
+        health: HealthService,
+        around_health: Sequence[Middleware],
         admin: object | None = None,
         credentials: grpc.ServerCredentials | None = None,
         share_port: bool = False,
-        max_calls: int = MAX_OTHER_CALLS,
+        message_seconds: float = MESSAGE_SECONDS,
         write_seconds: float = WRITE_SECONDS,
     ):
         """Needs a running event loop. Raises AddressUnavailable.
 
-        router, admin  what answers the calls of RouterService and AdminService; no ``admin``: nothing does
-        credentials    of TLS; None: not encrypted
-        share_port     with other servers that also do; each connection goes to one of them
-        max_calls      at once; gRPC refuses others before anything else sees them
-        write_seconds  that a stream may stand still because its caller does not read
+        router, admin    what answers the calls of RouterService and AdminService; no ``admin``: nothing does
+        around_health    the middleware of health's calls, which need no token
+        credentials      of TLS; None: not encrypted
+        share_port       with other servers that also do; each connection goes to one of them
+        message_seconds  that a call's message may take to come
+        write_seconds    that a stream may stand still because its caller does not read
         """
         self._server = grpc.aio.server(
-            maximum_concurrent_rpcs=max_calls,
             options=[
                 # gRPC's default is to share, silently.
                 ("grpc.so_reuseport", int(share_port)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+                ("grpc.max_concurrent_streams", STREAMS),
+                ("grpc.server.max_pending_requests", PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", PENDING),
+                ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+                ("grpc.server_handshake_timeout_ms", 1000 * HANDSHAKE_SECONDS),
+                ("grpc.max_connection_idle_ms", 1000 * IDLE_SECONDS),
                 ("grpc.keepalive_time_ms", 1000 * KEEPALIVE_SECONDS),
                 ("grpc.keepalive_timeout_ms", 1000 * KEEPALIVE_TIMEOUT_SECONDS),
                 # A keepalive's answer has at least this long.
@@ -69,14 +93,22 @@ class GrpcDoor:
                 ("grpc.http2.max_pings_without_data", 0),  # a long search sends nothing for minutes
             ],
         )
-        registry = _Registry(self._server, middleware, certificates=credentials is not None, seconds=write_seconds)
+        registry, open_registry = (
+            _Registry(
+                self._server,
+                around,
+                certificates=credentials is not None,
+                message_seconds=message_seconds,
+                write_seconds=write_seconds,
+            )
+            for around in (middleware, around_health)
+        )
         router_pb2_grpc.add_RouterServiceServicer_to_server(router, registry)
         if admin:
             admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, registry)
-        shown = ROUTER, *([ADMIN] if admin else []), health.SERVICE_NAME, reflection.SERVICE_NAME
+        shown = ROUTER, *([ADMIN] if admin else []), HEALTH, reflection.SERVICE_NAME
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(reflection.aio.ReflectionServicer(shown), registry)
-        self._health = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(health, open_registry)
         address = address_of(host, port)
         try:
             self.port: int = (
@@ -91,18 +123,14 @@ class GrpcDoor:
             ) from error
 
     async def start(self) -> None:
-        """Listen, and report SERVING."""
         await self._server.start()
-        for service in ("", ROUTER):
-            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
-
-    async def report_stopping(self) -> None:
-        """Report NOT_SERVING from now on."""
-        await self._health.enter_graceful_shutdown()
 
     async def stop(self, grace: float) -> None:
-        """Give running calls ``grace`` seconds, then end them."""
-        await self._server.stop(grace)
+        """Give running calls ``grace`` seconds, then cancel them, and wait no longer than CANCEL_SECONDS for that."""
+        try:
+            await asyncio.wait_for(self._server.stop(grace), grace + CANCEL_SECONDS)
+        except TimeoutError:
+            _log.error("calls did not end within %.0f s of being cancelled; they are left", CANCEL_SECONDS)
 
 
 class _Registry:
@@ -110,12 +138,19 @@ class _Registry:
     asynchronous generators of ``(message, call)``. No gRPC interceptor: gRPC asks those anew at every call."""
 
     def __init__(
-        self, server: grpc.aio.Server, middleware: Sequence[Middleware], *, certificates: bool, seconds: float
+        self,
+        server: grpc.aio.Server,
+        middleware: Sequence[Middleware],
+        *,
+        certificates: bool,
+        message_seconds: float,
+        write_seconds: float,
     ):
         self._server = server
         self._middleware = middleware
         self._certificates = certificates
-        self._write_seconds = seconds
+        self._message_seconds = message_seconds
+        self._write_seconds = write_seconds
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
         """The same handlers are registered by name."""
@@ -125,28 +160,32 @@ class _Registry:
         self._server.add_registered_method_handlers(service, wrapped)
 
     def _handler(self, service: str, method: str, handler: grpc.RpcMethodHandler) -> grpc.RpcMethodHandler:
-        kind = "_".join(
+        sent_as, replied_as = (
             "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
         )
-        endpoint = (streaming if handler.response_streaming else replying)(getattr(handler, kind))
-        proceed = chain(self._middleware, service, method, endpoint)
-        refuse = chain(self._middleware, service, method, _refuse_malformed)
-        # One message is decoded here and not by gRPC, which answers UNKNOWN where that fails, and logs it by itself.
+        endpoint = (streaming if handler.response_streaming else replying)(getattr(handler, f"{sent_as}_{replied_as}"))
+        handle = chain(self._middleware, service, method, endpoint)
+        # One message is read and decoded here and not by gRPC, which waits for it for ever, and answers UNKNOWN where
+        # it is malformed.
         decode = None if handler.request_streaming else handler.request_deserializer
 
-        async def answer(sent: Any, context: grpc.aio.ServicerContext) -> Any:
-            started, handle, request = time.monotonic(), proceed, sent
-            if decode:
-                try:
-                    request = decode(sent)
-                except DecodeError:
-                    handle = refuse
+        async def answer(messages: Any, context: grpc.aio.ServicerContext) -> Any:
+            started = time.monotonic()
             metadata = dict(context.invocation_metadata() or ())
             seconds = context.time_remaining()
             deadline = None if seconds is None else started + seconds
             send = partial(_send, context, self._write_seconds) if handler.response_streaming else _send_nothing
             call = Call(
-                call_id(metadata), service, method, metadata, self._peer(context), started, deadline, request, send
+                call_id(metadata),
+                service,
+                method,
+                metadata,
+                self._peer(context),
+                started,
+                deadline,
+                None if decode else messages,
+                send,
+                partial(_receive, context, self._message_seconds, decode) if decode else None,
             )
             context.set_trailing_metadata(((REQUEST_ID, call.id),))
             try:
@@ -154,7 +193,8 @@ class _Registry:
             except RouterError as error:
                 await _abort(context, call, error)
 
-        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        # For gRPC every method takes a stream of messages, of which :func:`_receive` reads one: the bytes are the same.
+        make = getattr(grpc, f"stream_{replied_as}_rpc_method_handler")
         return make(answer, None if decode else handler.request_deserializer, handler.response_serializer)
 
     def _peer(self, context: grpc.aio.ServicerContext) -> Peer:
@@ -162,12 +202,30 @@ class _Registry:
 
 
 def peer_of(address: str, certificate: Mapping[str, Sequence[bytes]]) -> Peer:
-    """``address`` and ``certificate`` are the context's ``peer()`` and ``auth_context()``."""
-    names = certificate.get("x509_common_name")
-    return Peer(address.rpartition(":")[0] or address, names[0].decode(errors="replace") if names else None)
+    """``address`` and ``certificate`` are the context's ``peer()`` and ``auth_context()``.
+
+    A certificate without a common name is called by its first alternative name, else by its fingerprint.
+    """
+    name = None
+    if pem := certificate.get("x509_pem_cert"):
+        candidates = (*certificate.get("x509_common_name", ()), *certificate.get("x509_subject_alternative_name", ()))
+        names = (each.decode(errors="replace").strip() for each in candidates)
+        name = next(filter(None, names), None) or fingerprint(pem[0])
+    return Peer(address.rpartition(":")[0] or address, name)
 
 
-def _refuse_malformed(call: Call) -> Awaitable[Any]:
+async def _receive(context: grpc.aio.ServicerContext, seconds: float, decode: Callable[[bytes], Any]) -> Any:
+    """The one message of a call. Raises MessageMissing, InvalidRequest."""
+    try:
+        async with asyncio.timeout(seconds):
+            sent = await context.read()
+    except TimeoutError:
+        raise MessageMissing(f"the call's message did not come within {seconds:.0f} s") from None
+    try:
+        if sent is not grpc.aio.EOF:
+            return decode(sent)
+    except DecodeError:
+        pass
     raise InvalidRequest("", "what was sent is not a message of this method's request type", reason="MESSAGE_MALFORMED")
 
 

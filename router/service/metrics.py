@@ -1,6 +1,5 @@
 """What Prometheus scrapes: counts and sums by level and arm, never a prompt, an answer or a caller's name."""
 
-import logging
 import math
 from collections import deque
 from collections.abc import Iterator
@@ -9,10 +8,8 @@ from functools import cache
 import prometheus_client as prometheus
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from router.errors import AddressUnavailable
 from router.policy.table import LEVELS
 from router.service.admission import Admission
-from router.service.auth.addresses import address_of
 from router.service.bundle_manager import BundleManager
 from router.service.drift import calibration_error, stability, training_counts
 from router.service.middleware.call import CallRecord, Verdict
@@ -22,7 +19,6 @@ from router.solving.bill import Bill
 
 WINDOW = 1000  # latest decisions, and latest verdicts, that drift and calibration are computed on
 _MINIMUM = 100  # of them; with fewer, these are NaN
-_log = logging.getLogger(__name__)
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
@@ -160,15 +156,3 @@ class Metrics:
         self._child(self._right, *labels).inc(verdict.right)
         self._child(self._expected, *labels).inc(verdict.expected)
         self._verdicts.append(verdict)
-
-
-def expose(metrics: Metrics, address: str) -> int:
-    """Serve the metrics over HTTP on ``host:port``, in a thread; the bound port. Raises AddressUnavailable."""
-    host, _, port = address.rpartition(":")
-    try:
-        server, _ = prometheus.start_http_server(int(port), host.strip("[]") or "127.0.0.1", metrics.registry)
-    except (OSError, ValueError, OverflowError) as error:
-        raise AddressUnavailable(f"can't serve metrics on {address} ({error}); give a free host:port") from error
-    bound = int(server.server_port)
-    _log.info("metrics on http://%s/metrics", address_of(host or "127.0.0.1", bound))
-    return bound

@@ -58,6 +58,8 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_MODEL_UNKNOWN: _ClassVar[ErrorReason]
     ERROR_REASON_NOT_SEARCHABLE: _ClassVar[ErrorReason]
     ERROR_REASON_TEMPERATURE_OUT_OF_RANGE: _ClassVar[ErrorReason]
+    ERROR_REASON_MESSAGE_MISSING: _ClassVar[ErrorReason]
+    ERROR_REASON_TOO_MANY_CALLS: _ClassVar[ErrorReason]
 EVIDENCE_UNSPECIFIED: Evidence
 EVIDENCE_SUFFICIENT: Evidence
 EVIDENCE_INSUFFICIENT: Evidence
@@ -100,6 +102,8 @@ ERROR_REASON_CODE_NOT_ALLOWED: ErrorReason
 ERROR_REASON_MODEL_UNKNOWN: ErrorReason
 ERROR_REASON_NOT_SEARCHABLE: ErrorReason
 ERROR_REASON_TEMPERATURE_OUT_OF_RANGE: ErrorReason
+ERROR_REASON_MESSAGE_MISSING: ErrorReason
+ERROR_REASON_TOO_MANY_CALLS: ErrorReason
 
 class Message(_message.Message):
     __slots__ = ("role", "content")

@@ -1,7 +1,9 @@
 """Who gets in: addresses, certificates, tokens, and both of them changed under a running server."""
 
+import asyncio
 import hashlib
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,10 +19,11 @@ from router.errors import InvalidFile, InvalidRequest, Unauthenticated
 from router.service.app import Server
 from router.service.auth.addresses import check_exposure
 from router.service.auth.callers import Caller, bearer, caller_of, read_tokens
-from router.service.auth.certificates import server_credentials
+from router.service.auth.certificates import fingerprint, server_credentials
 from router.service.auth.reload import Reloaded
 from router.service.bundle_manager import BundleManager
 from router.service.grpc_door import MAX_MESSAGE_BYTES, peer_of
+from router.service.middleware.call import CallRecord
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -52,7 +55,7 @@ def authority() -> trustme.CA:
 
 
 def issue(authority: trustme.CA, folder: Path, name: str) -> tuple[Path, Path]:
-    issued = authority.issue_cert("localhost", common_name=name)
+    issued = authority.issue_cert("localhost", common_name=name or None)
     cert, key = folder / f"{name}.crt", folder / f"{name}.key"
     rewrite(cert, b"".join(part.bytes() for part in issued.cert_chain_pems))
     rewrite(key, issued.private_key_pem.bytes())
@@ -191,6 +194,26 @@ async def test_mutual_tls_lets_in_only_who_has_a_certificate(solver, authority, 
                 await route(channel)
 
 
+async def test_a_certificate_without_a_name_is_called_by_what_it_has(solver, authority, tmp_path):
+    ca = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(ca)
+    seen: list[CallRecord] = []
+    credentials = server_credentials(*issue(authority, tmp_path, "server"), ca)
+    async with serving(solver, credentials=credentials, observers=[seen.append]) as server:
+        for name in ("", " "):  # trustme gives both the alternative name "localhost"
+            async with channel_to(server, ca, *issue(authority, tmp_path, name)) as channel:
+                await route(channel)
+        await asyncio.sleep(0)
+    assert [record.caller for record in seen] == ["localhost", "localhost"]
+
+
+def test_a_certificate_without_any_name_is_called_by_its_fingerprint(authority):
+    pem = authority.cert_pem.bytes()
+    peer = peer_of("ipv4:10.0.0.1:5555", {"x509_common_name": [b""], "x509_pem_cert": [pem]})
+    assert caller_of(peer) == Caller(fingerprint(pem))
+    assert re.fullmatch(r"certificate sha256:[0-9a-f]{16}", fingerprint(pem))
+
+
 async def test_certificates_are_replaced_without_a_restart(solver, authority, tmp_path):
     cas = [authority, trustme.CA()]
     for number, ca in enumerate(cas):
@@ -222,7 +245,7 @@ def test_certificates_that_do_not_fit_are_a_clear_error(authority, tmp_path):
 
 
 def test_a_caller_without_a_token_is_its_certificate_or_its_address():
-    certified = peer_of("ipv4:10.0.0.1:5555", {"x509_common_name": [b"billing"]})
+    certified = peer_of("ipv4:10.0.0.1:5555", {"x509_common_name": [b"billing"], "x509_pem_cert": [b"-"]})
     one, another = peer_of("ipv4:10.0.0.1:5555", {}), peer_of("ipv4:10.0.0.1:7777", {})
     assert caller_of(certified) == Caller("billing")
     assert caller_of(one) == caller_of(another) == Caller("ipv4:10.0.0.1")

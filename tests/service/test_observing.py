@@ -31,7 +31,8 @@ from router.service.admission import Admission
 from router.service.app import Server
 from router.service.bundle_manager import BundleManager
 from router.service.drift import calibration_error, stability, training_counts
-from router.service.metrics import Metrics, expose
+from router.service.metrics import Metrics
+from router.service.metrics_door import MetricsDoor
 from router.service.middleware.call import CallRecord, Verdict
 from router.service.middleware.observation import ObserverBatch
 from router.service.recorder import Recorder
@@ -312,10 +313,13 @@ def test_training_counts(solver):
 def test_metrics_over_http(solver):
     async def scrape() -> str:
         metrics = Metrics(BundleManager(solver), Admission())
-        port = expose(metrics, "127.0.0.1:0")
+        door = MetricsDoor(metrics.registry, "127.0.0.1:0", lambda: True)
         with pytest.raises(AddressUnavailable, match="host:port"):
-            expose(metrics, f"127.0.0.1:{port}")
-        return await asyncio.to_thread(lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}").read().decode())
+            MetricsDoor(metrics.registry, f"127.0.0.1:{door.port}", lambda: True)
+        url = f"http://127.0.0.1:{door.port}/metrics"
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+        door.close()
+        return text
 
     text = asyncio.run(scrape())
     assert "# HELP router_decisions_total" in text

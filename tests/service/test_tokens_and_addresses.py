@@ -15,7 +15,8 @@ from router.service.app import Server
 from router.service.auth.addresses import address_of, check_address
 from router.service.auth.callers import read_tokens
 from router.service.bundle_manager import BundleManager
-from router.service.metrics import Metrics, expose
+from router.service.metrics import Metrics
+from router.service.metrics_door import MetricsDoor
 from router.v1 import router_pb2 as pb
 
 ONE, TWO = sha256(b"one").hexdigest(), sha256(b"two").hexdigest()
@@ -82,7 +83,8 @@ async def test_ipv6_is_served_and_called(solver, host, caplog):
 
         assert (await asyncio.to_thread(call)).decision.level == 1
         with caplog.at_level(logging.INFO):
-            port = expose(Metrics(BundleManager(solver), Admission()), f"{host}:0")
+            registry = Metrics(BundleManager(solver), Admission()).registry
+            port = MetricsDoor(registry, f"{host}:0", lambda: True).port
         assert f"http://[::1]:{port}/metrics" in caplog.text
         with socket.create_connection(("::1", port), timeout=10):
             pass

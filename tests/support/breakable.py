@@ -156,6 +156,11 @@ class Router:
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), *more]
         return grpc.aio.insecure_channel(self.address, options)
 
+    @property
+    def metrics_address(self) -> tuple[str, int]:
+        host, _, port = self._metrics.rpartition(":")
+        return host, int(port)
+
     def metric(self, name: str) -> float:
         with urllib.request.urlopen(f"http://{self._metrics}", timeout=60) as answer:
             return float(re.search(rf"^{name} (\S+)$", answer.read().decode(), re.M)[1])

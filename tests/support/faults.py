@@ -56,6 +56,7 @@ class Caller:
     """Calls on one channel, each tried again where the server says so, counted in ``tally``."""
 
     def __init__(self, channel: grpc.aio.Channel, tally: Tally, name: str = "app", *, exact: bool = True):
+        self.channel = channel
         self.stub = RouterServiceStub(channel)
         self.admin = AdminServiceStub(channel)
         self.tally = tally

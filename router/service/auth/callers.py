@@ -17,7 +17,7 @@ class Peer:
     """The other end of a connection.
 
     address           without the port, which is another for each connection: "ipv4:10.0.0.1"
-    certificate_name  the common name of its certificate; None: it showed none
+    certificate_name  the common name of its certificate, or what stands for it; None: it showed none
     """
 
     address: str

@@ -2,7 +2,8 @@
 
 import ssl
 from collections.abc import Mapping
-from functools import partial
+from functools import lru_cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,12 @@ def server_credentials(cert: Path, key: Path, client_ca: Path | None = None) -> 
     return grpc.dynamic_ssl_server_credentials(
         configuration(), configuration.changed, require_client_authentication=client_ca is not None
     )
+
+
+@lru_cache(256)
+def fingerprint(pem: bytes) -> str:
+    """What a certificate is called that has no name."""
+    return f"certificate sha256:{sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()[:16]}"
 
 
 def _read_certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCertificateConfiguration:

@@ -99,8 +99,10 @@ class Call:
     metadata         what was sent beside the request: gRPC metadata or HTTP headers, by lower-case name
     started          when it came in, by time.monotonic()
     deadline         when its caller stops waiting, by the same clock; None: never
-    request          a decoded message of the method's request type, or an asynchronous iterator of such messages
+    request          a decoded message of the method's request type, or an asynchronous iterator of such messages; None
+                     until :class:`Receiving` has read it
     send             sends an event of a method that answers with a stream, and waits until the connection takes it
+    receive          reads the message where it isn't there yet; raises MessageMissing, InvalidRequest
     progress         what is known of it so far
     door             that it came in through: "grpc" or "http"
     """
@@ -114,6 +116,7 @@ class Call:
     deadline: float | None
     request: Any
     send: Callable[[Any], Awaitable[None]]
+    receive: Callable[[], Awaitable[Any]] | None = None
     progress: Progress = field(default_factory=Progress)
     door: str = "grpc"
 

@@ -17,10 +17,14 @@ Observer = Callable[[CallRecord], None]
 
 
 class Observation:
-    """Makes the record of every call that ends, however it ends, and has it shown to the observers."""
+    """Makes the record of every call that ends, however it ends, and has it shown to the observers.
 
-    def __init__(self, *batches: "ObserverBatch"):
+    refused_only  of those that end with a RouterError: for calls that come all the time and say nothing otherwise
+    """
+
+    def __init__(self, *batches: "ObserverBatch", refused_only: bool = False):
         self._batches = batches
+        self._refused_only = refused_only
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
         async def handle(call: Call) -> Any:
@@ -37,9 +41,10 @@ class Observation:
                 code = reason = "INTERNAL"
                 raise
             finally:
-                record = call.progress.record = _record(call, code, reason)
-                for batch in self._batches:
-                    batch.add(record)
+                if reason or not self._refused_only:
+                    record = call.progress.record = _record(call, code, reason)
+                    for batch in self._batches:
+                        batch.add(record)
 
         return handle
 

@@ -1,0 +1,32 @@
+"""The end of the process: SIGTERM and SIGINT ask for it, and it comes in time, whatever else is stuck."""
+
+import asyncio
+import faulthandler
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import TextIO
+
+MARGIN_SECONDS = 15.0  # beyond the calls' grace, until the process ends itself
+
+
+def on_signals(stop: Callable[[], None], seconds: float, report: TextIO | None = None) -> None:
+    """At SIGTERM or SIGINT call ``stop`` in the running event loop. If the process still lives after ``seconds``, end
+    it with status 1 and the stacks of its threads on ``report`` (standard error).
+
+    Handlers of Python's own, not the event loop's, which would wait for a callback that does not end; and the end comes
+    from a thread of faulthandler's, which needs no Python to run.
+    """
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if not asked:  # asking twice gives no more time
+            faulthandler.dump_traceback_later(seconds, exit=True, file=report or sys.stderr)
+            loop.call_soon_threadsafe(stop)
+        asked = True
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)

@@ -1,0 +1,59 @@
+"""A process that was told to end does so in time, stuck or not."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.processes
+
+PROGRAM = """
+import asyncio, sys, threading, time
+from router.service.ending import on_signals
+
+async def main():
+    stopping = asyncio.Event()
+    on_signals(stopping.set, 2.0)
+    print("ready", flush=True)
+    {body}
+    await stopping.wait()
+    {after}
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "after", "code"),
+    [
+        ("pass", "pass", 0),
+        ("while True: pass", "pass", 1),  # a callback that does not end
+        ("time.sleep(600)", "pass", 1),
+        ("pass", "await asyncio.Event().wait()", 1),  # a wait that nobody ends
+        ("threading.Thread(target=time.sleep, args=[600]).start()", "pass", 1),  # which Python waits for at exit
+        ("asyncio.get_running_loop().run_in_executor(None, time.sleep, 600)", "pass", 1),
+    ],
+)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_is_told_to_end_ends(body, after, code, number):
+    program = PROGRAM.format(body=body, after=after)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == code
+    assert (b"most recent call first" in said) == (code == 1)
+
+
+def test_asking_twice_gives_no_more_time():
+    program = PROGRAM.format(body="while True: pass", after="pass")
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"ready\n"
+        while process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+        assert process.wait(timeout=120) == 1
