@@ -32,6 +32,33 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Thinking:
+    """How long a model thinks before it answers. Thoughts are billed, and no part of the solution.
+
+    budget     tokens of a thought, at most; 0: none. In process and on vLLM a thought that is longer is closed there,
+               and the answer written after it
+    effort     for the backend "openai": sent as ``reasoning_effort``
+    parameter  for the backend "openai": the body's key that takes the budget, with dots where it is nested, such as
+               "thinking_token_budget" (vLLM) or "thinking_budget_tokens" (llama.cpp)
+    begin, end  text around a thought; a prompt that ends with ``begin`` gets no second one
+    closing    what the model is made to say where its thought is cut off, before ``end``
+    """
+
+    __pydantic_config__ = STRICT
+
+    budget: Count | None = None
+    effort: Annotated[str, Field(min_length=1)] | None = None
+    parameter: Annotated[str, Field(min_length=1)] | None = None
+    begin: str = "<think>\n"
+    end: Annotated[str, Field(min_length=1)] = "</think>"
+    closing: str = "\n\nThe time to think is up, so I answer now.\n"
+
+    def __post_init__(self) -> None:
+        if self.budget is None and self.effort is None:
+            raise ValueError("thinking needs a budget, or for the backend openai an effort")
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A language model that writes.
 
@@ -45,6 +72,7 @@ class ModelSpec:
     backend      what runs it unless the deployment says otherwise: a name in ``registry.BACKENDS``
     input_price, output_price  money for a token that it reads and writes; None where nobody is billed
     endpoint     what its server wants besides; for the backend "openai" only
+    thinking     how long it thinks first; None: as it does by itself
     """
 
     __pydantic_config__ = STRICT
@@ -60,6 +88,7 @@ class ModelSpec:
     input_price: Amount | None = None
     output_price: Amount | None = None
     endpoint: Endpoint | None = None
+    thinking: Thinking | None = None
 
     def temperature_of(self, asked: float | None) -> float:
         """Of sampling, for a request that asks for its own: at most the model's, at which it was measured."""
@@ -181,12 +210,17 @@ class Setup:
 
     @property
     def worth(self) -> dict[str, float]:
-        """What a solution of each model costs, in solutions of the reference model: by price, else by parameters."""
+        """What a solution of each model costs, in solutions of the reference model: by price, else by parameters.
+
+        One that thinks also counts by how much longer than its longest solution it is with the longest thought.
+        """
         return {name: self._weight(spec) / self._weight(self.main) for name, spec in self.models.items()}
 
     def _weight(self, spec: ModelSpec) -> float:
         priced = all(each.output_price for each in self.models.values())
-        return float(spec.output_price or 0) if priced else float(spec.parameters)
+        token = float(spec.output_price or 0) if priced else float(spec.parameters)
+        thoughts = (spec.thinking.budget or 0) if spec.thinking else 0
+        return token * (spec.max_tokens + thoughts) / spec.max_tokens
 
     @property
     def adapters(self) -> list[str]:

@@ -39,6 +39,7 @@ class ExtendJob:
 
     prefixes  token ids of the rendered prompt, by the earlier attempts that it shows
     longest   tokens of a candidate in all
+    text      where its steps end; None: where the engine's do
     """
 
     prefixes: dict[tuple[str, ...], tuple[int, ...]]
@@ -50,6 +51,7 @@ class ExtendJob:
     deadline: float | None
     seed: int
     usage: Usage
+    text: StepText | None = None
     open: list["_Open"] = field(default_factory=list)
     cancelled: bool = False
     done: "Future[list[Candidate]]" = field(default_factory=Future)
@@ -85,12 +87,15 @@ class _Open:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        return self.job.prefixes[self.writing.candidate.earlier] + self.writing.tokens
+        candidate = self.writing.candidate
+        return self.job.prefixes[candidate.earlier] + candidate.thought + self.writing.tokens
 
     @property
     def longest(self) -> int:
         """Tokens that it may have in the end, its prompt's included."""
-        return len(self.job.prefixes[self.writing.candidate.earlier]) + len(self.writing.tokens) + self.tokens_left
+        candidate = self.writing.candidate
+        prefix = len(self.job.prefixes[candidate.earlier]) + len(candidate.thought)
+        return prefix + len(self.writing.tokens) + self.tokens_left
 
     @property
     def cache_key(self) -> PrefixKey:
@@ -200,7 +205,7 @@ class Batcher:
                     room = job.longest - len(candidate.tokens)
                     rng = random.Random(job.seed * 65_537 + index)
                     steps = float("inf") if job.steps is None else job.steps
-                    job.open.append(_Open(job, index, Writing(self._text, candidate), steps, room, rng))
+                    job.open.append(_Open(job, index, Writing(job.text or self._text, candidate), steps, room, rng))
             self._waiting += job.open
             if not job.open:
                 job.done.set_result(job.candidates)

@@ -11,7 +11,9 @@ from router.backends.in_process.prefill import PIECE, extended
 from router.backends.preference import label_tokens, within_cap
 from router.backends.prompt_length import check_length, too_long
 from router.backends.specs import ModelSpec
+from router.backends.steps import StepText
 from router.backends.template import encode, resolved
+from router.backends.thinking import Thinker, thoughts_of
 from router.prompt import Prompt
 from strategies import Candidate
 
@@ -19,14 +21,29 @@ from strategies import Candidate
 class TransformersGenerator:
     """See :class:`router.backends.Generator`. ``reviser``, if there is one, continues what has earlier attempts."""
 
-    def __init__(self, batcher: Batcher, spec: ModelSpec, reviser: Batcher | None = None):
+    def __init__(self, batcher: Batcher, spec: ModelSpec, reviser: Batcher | None = None, *, kept_free: int = 0):
+        """kept_free: tokens of the context that are for others, besides the longest solution."""
         self.batcher = batcher
         self.reviser = reviser or batcher
         self.spec = spec
         self.template = resolved(spec.template, batcher.tokenizer)
         self.parameters = spec.parameters
+        self.kept_free = kept_free
+        self._text = StepText(batcher.tokenizer, spec.template.delimiter)
+        self.thinker: Thinker | None = None
+        if spec.thinking:
+            thoughts = TransformersGenerator(batcher, thoughts_of(spec), reviser)
+            self.thinker = Thinker(spec.thinking, self.template, batcher.tokenizer, thoughts.extend)
+            self.kept_free = self.thinker.longest
+            thoughts.kept_free = self.kept_free + spec.max_tokens - thoughts.spec.max_tokens
 
-    async def extend(
+    async def extend(self, prompt: Prompt, candidates: Sequence[Candidate], **options: Any) -> list[Candidate]:
+        """See ``backends.Generator``."""
+        if self.thinker:
+            return await self.thinker.extend(self._extend, prompt, candidates, **options)
+        return await self._extend(prompt, candidates, **options)
+
+    async def _extend(
         self,
         prompt: Prompt,
         candidates: Sequence[Candidate],
@@ -51,6 +68,7 @@ class TransformersGenerator:
             deadline=deadline,
             seed=seed,
             usage=usage,
+            text=self._text,
         )
         # The chains of a revision grow together: all of a round's candidates have earlier attempts, or none.
         revised = any(candidate.earlier for candidate in candidates)
@@ -128,7 +146,7 @@ class TransformersGenerator:
 
     def _encode(self, prompt: Prompt, earlier: Sequence[str] = ()) -> tuple[int, ...]:
         """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
-        room = self.batcher.context - self.spec.max_tokens
+        room = self.batcher.context - self.spec.max_tokens - self.kept_free
         check_length(prompt, room)
         for first in range(len(earlier) + 1):
             ids = encode(self.batcher.tokenizer, self.template.parts(prompt, earlier[first:]))

@@ -35,6 +35,12 @@ def load_model(
             f"models.{name}.template: an endpoint for chat has its own template; leave only delimiter, retry and "
             "default_system"
         )
+    thinking = spec.thinking
+    if thinking and thinking.budget is not None and not thinking.effort and not thinking.parameter:
+        raise InvalidFile(
+            f"models.{name}.thinking.parameter: say which key of a request takes the budget at this server, such as "
+            "thinking_token_budget (vLLM) or thinking_budget_tokens (llama.cpp)"
+        )
     replicas = Replicas(list(map(base_url, urls)), deployment.key(name), headers=deployment.headers_of(name))
     return OpenAIGenerator(replicas, spec, spec.template, log_probs=log_probs)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from router.backends import Usage
 from router.backends.chat import ChatEndpoint
+from router.backends.openai import thoughts
 from router.backends.openai.samples import Reported, Sample, candidates, counted
 from router.backends.replicas import Lost, Replicas, Unfit, understood
 from router.backends.specs import Endpoint, ModelSpec
@@ -37,6 +38,7 @@ class _Row:
     """One candidate to be written.
 
     cap     tokens that the present request may write;  capped  whether the longest solution has more
+    thought  what it has thought already, where that is all that it wrote: it is asked to answer now
     done    what came of it
     """
 
@@ -45,6 +47,7 @@ class _Row:
     cap: int = 0
     capped: bool = True
     sample: Sample = field(default_factory=Sample)
+    thought: Candidate | None = None
     done: Candidate | None = None
 
 
@@ -94,7 +97,8 @@ class OpenAIGenerator:
                 "a chat completions endpoint writes whole solutions, no steps of them; ask for another arm",
                 reason="ARM_INVALID",
             )
-        room = self.spec.longest_of(longest)
+        thinking = (self.spec.thinking.budget or 0) if self.spec.thinking else 0
+        room = self.spec.longest_of(longest) + thinking
         call = _Call(prompt, self.spec.temperature_of(temperature), room, max_tokens, seed, usage)
         loop = asyncio.get_running_loop()
         until = None if deadline is None else loop.time() + deadline - time.monotonic()
@@ -105,16 +109,18 @@ class OpenAIGenerator:
             pass  # what is not done is cut
         result = list(candidates)
         for row in rows:
-            result[row.index] = row.done or self._made([row], None)[0]
+            made = row.done or self._made([row], None)[0]
+            result[row.index] = thoughts.joined(row.thought, made) if row.thought else made
         return result
 
     async def _write(self, call: "_Call", rows: Sequence[_Row]) -> None:
         """Ask until every row is done or no token is left. What broke off is asked for again, elsewhere."""
         losses = 0
         while writing := self._share(call, [row for row in rows if row.done is None]):
-            groups: dict[tuple[tuple[str, ...], int], list[_Row]] = {}
+            groups: dict[tuple[tuple[str, ...], str | None, int], list[_Row]] = {}
             for row in writing:
-                groups.setdefault((row.candidate.earlier, row.cap), []).append(row)
+                thought = row.thought.reasoning if row.thought else None
+                groups.setdefault((row.candidate.earlier, thought, row.cap), []).append(row)
             asks = [
                 self._ask(call, group[i : i + at_once])
                 for group in groups.values()
@@ -174,7 +180,10 @@ class OpenAIGenerator:
         made = self._made(done[: len(samples)], reported)
         self.count(call.usage, thinking_tokens=sum(candidate.thinking_tokens for candidate in made))
         for row, candidate in zip(done, made * len(done), strict=False):
-            row.done = candidate
+            if row.thought is None and self.spec.thinking and thoughts.was_cut(candidate):
+                row.thought = candidate
+            else:
+                row.done = candidate
 
     async def _read(
         self, call: "_Call", events: AsyncIterator[Any], samples: Sequence[Sample], spent: "_Spent"
@@ -206,6 +215,8 @@ class OpenAIGenerator:
                 {"role": "assistant", "content": attempt},
                 {"role": "user", "content": self.template.retry},
             ]
+        if row.thought:
+            messages += thoughts.hurry(row.thought)
         body: dict[str, Any] = {
             "model": (self.spec.reviser if earlier else None) or self.spec.adapter or self.spec.model,
             "messages": messages,
@@ -223,6 +234,7 @@ class OpenAIGenerator:
                 "logprobs": True,
                 "top_logprobs": 1,
             }  # none besides would do, but llama.cpp takes 0 for no logprobs
+        thoughts.ask(body, self.spec.thinking, hurried=row.thought is not None)
         body |= self.endpoint.extra_body
         return {key: value for key, value in body.items() if value is not None}
 

@@ -22,6 +22,7 @@ from router.backends.replicas import Broken, Lost, Replicas, understood
 from router.backends.specs import ModelSpec
 from router.backends.steps import End, StepText, Writing
 from router.backends.template import encode, resolved
+from router.backends.thinking import Thinker, thoughts_of
 from router.backends.vllm.server import PLAIN, Served, look, token_count
 from router.backends.vllm.verifiers import VllmLabels
 from router.errors import InvalidRequest
@@ -77,9 +78,23 @@ class VllmGenerator:
         self.counted = Usage()  # what the servers reported, over all calls
         self._text = StepText(tokenizer, spec.template.delimiter)
         self._served: Served | None = None
+        self.kept_free = 0  # tokens of the context that are for others, besides the longest solution
+        self.thinker: Thinker | None = None
+        if spec.thinking:
+            thoughts = VllmGenerator(replicas, thoughts_of(spec), tokenizer, log_probs=False)
+            thoughts.counted = self.counted
+            self.thinker = Thinker(spec.thinking, self.template, tokenizer, thoughts.extend)
+            self.kept_free = self.thinker.longest
+            thoughts.kept_free = self.kept_free + spec.max_tokens - thoughts.spec.max_tokens
         self.chat = ChatEndpoint(replicas, "/v1/chat/completions", self._name)
 
-    async def extend(
+    async def extend(self, prompt: Prompt, candidates: Sequence[Candidate], **options: Any) -> list[Candidate]:
+        """See ``backends.Generator``. Greedy rows with equal prefixes are written, and billed, once."""
+        if self.thinker:
+            return await self.thinker.extend(self._extend, prompt, candidates, **options)
+        return await self._extend(prompt, candidates, **options)
+
+    async def _extend(
         self,
         prompt: Prompt,
         candidates: Sequence[Candidate],
@@ -92,7 +107,6 @@ class VllmGenerator:
         usage: Usage,
         longest: int | None = None,
     ) -> list[Candidate]:
-        """See ``backends.Generator``. Greedy rows with equal prefixes are written, and billed, once."""
         rows = [
             _Row(
                 index,
@@ -143,7 +157,8 @@ class VllmGenerator:
                 if earlier not in prefixes:
                     prefixes[earlier] = self._encode(round_.prompt, earlier, served.context)
                 model = (self.spec.reviser if earlier else None) or self.spec.adapter or served.base
-                groups.setdefault((model, prefixes[earlier] + row.writing.tokens, row.cap), []).append(row)
+                prefix = prefixes[earlier] + row.writing.candidate.thought + row.writing.tokens
+                groups.setdefault((model, prefix, row.cap), []).append(row)
             asks = [self._ask(round_, model, prefix, group) for (model, prefix, _), group in groups.items()]
             answers = await asyncio.gather(*asks, return_exceptions=True)
             errors = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -219,7 +234,7 @@ class VllmGenerator:
 
     def _encode(self, prompt: Prompt, earlier: Sequence[str], context: int) -> tuple[int, ...]:
         """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
-        room = context - self.spec.max_tokens
+        room = context - self.spec.max_tokens - self.kept_free
         check_length(prompt, room)
         for first in range(len(earlier) + 1):
             tokens = encode(self.tokenizer, self.template.parts(prompt, earlier[first:]))
