@@ -12,7 +12,7 @@ from router.prompt import Prompt
 from strategies import Candidate
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Usage:
     """What a model has spent. It is added to while the model works, so it is right also when a call is cancelled.
 

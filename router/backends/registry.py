@@ -1,7 +1,7 @@
 """Which engines can run a bundle's models, and what each of them can do. To add one: a module, and a line here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -71,8 +71,6 @@ def load_engines(
     check_deployment(setup, deployment)
     needed = {setup.reference, setup.verifier.asks}
     wanted = [name for name in setup.models if models is None or name in models or name in needed]
-    here = [setup.models[name] for name in wanted if deployment.backend(name, setup.models[name]) == "in_process"]
-    deployment = replace(deployment, sharing=max(1, len(here) + sum(spec.reviser is not None for spec in here)))
     loaded: dict[str, Generator] = {}
     for name in wanted:
         loaded[name] = load_model(name, setup, folder, deployment)

@@ -239,14 +239,12 @@ class Deployment:
     api_keys  others than that, by model's name
     headers   sent to a model's servers besides, by model's name; "" is all models'
     memory    GiB that keys and values of the models in this process may take; None: by what is free
-    sharing   how many models in this process share that
     """
 
     urls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     backends: Mapping[str, str] = field(default_factory=dict)
     api_key: str | None = field(default=None, repr=False)
     memory: float | None = None
-    sharing: int = 1
     api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 

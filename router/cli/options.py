@@ -92,7 +92,7 @@ Memory = Annotated[
         envvar="ROUTER_MEMORY",
         min=0.25,
         help="GiB that keys and values of the models in this process may take; what does not fit waits.  [default: "
-        "half of what is free, less 2 GiB]",
+        "three quarters of what is free, less 2 GiB]",
     ),
 ]
 AllowCode = Annotated[

@@ -94,6 +94,27 @@ async def test_candidates_that_share_a_row_draw_what_they_draw_alone(solver):
         assert alone.log_probs == pytest.approx(candidate.log_probs, abs=1e-3)
 
 
+async def test_six_equal_calls_give_equal_samples(solver):
+    """Whatever ran in between, and whatever width the batch had then."""
+
+    async def sample(prompt: Prompt, n: int, seed: int) -> list[Candidate]:
+        return await solver.engines.main.extend(
+            prompt,
+            [Candidate()] * n,
+            steps=None,
+            temperature=0.8,
+            max_tokens=None,
+            deadline=None,
+            seed=seed,
+            usage=Usage(),
+        )
+
+    first = await sample(PROMPTS[0], 4, 3)
+    for number in range(5):
+        await sample(PROMPTS[2], 1 + 3 * number, number)
+        assert await sample(PROMPTS[0], 4, 3) == first
+
+
 @pytest.mark.parametrize("kind", ["likelihood", "prm"])
 async def test_a_search_reads_each_token_once(solver, prm, kind):
     verifier = prm if kind == "prm" else solver.engines.verifier

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from router.backends import Usage
 from router.backends.in_process.batching import Batcher
 from router.backends.in_process.generator import TransformersGenerator
+from router.backends.in_process.memory import Pool
 from router.backends.preference import label_tokens, within_cap
 from router.backends.specs import ModelSpec
 from router.backends.template import Template, encode
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def generator(folder: Path) -> Iterator[TransformersGenerator]:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    batcher = Batcher(model, AutoTokenizer.from_pretrained(folder), "\n", 64, memory=2**28)
+    batcher = Batcher(model, AutoTokenizer.from_pretrained(folder), "\n", 64, Pool(0.25))
     yield TransformersGenerator(batcher, ModelSpec("tiny", 1, TEMPLATE, temperature=1.0, max_tokens=64))
     batcher.close()
 
@@ -68,7 +69,7 @@ async def test_answers_that_begin_alike_are_refused(generator):
 
 async def test_samples_have_confidences_where_they_are_asked_for(folder):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    batcher = Batcher(model, AutoTokenizer.from_pretrained(folder), "\n", 24, memory=2**28, top=5)
+    batcher = Batcher(model, AutoTokenizer.from_pretrained(folder), "\n", 24, Pool(0.25), top=5)
     generator = TransformersGenerator(batcher, ModelSpec("tiny", 1, TEMPLATE, temperature=1.0, max_tokens=24))
     prompt = Prompt.of("What is 2 + 3 ?")
     written = await generator.extend(

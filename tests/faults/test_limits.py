@@ -3,10 +3,12 @@
 import asyncio
 import signal
 import time
+from functools import partial
 
 import grpc
 import pytest
 
+from router.outcomes.tables import read
 from router.v1 import router_pb2 as pb
 from tests.support.breakable import Router, on_vllm
 from tests.support.faults import Caller, problem, settled, told_nothing
@@ -55,6 +57,40 @@ async def test_answers_that_take_for_ever_to_compare(router, engines, often, tal
                 if often(0, 1) and late.result().solution.bill.generate_seconds > 4:
                     tally.lost.append("a deadline was not kept")
         assert await settled(lambda: router.busy() == 0)
+
+
+async def test_callers_who_choose_the_same_ids(scripted, often, tallied):
+    with tallied(
+        "two callers use each other's ids, send ids again, and report outcomes of calls that never were"
+    ) as tally:
+        async with scripted.channel() as channel:
+            callers = [Caller(channel, tally, name, exact=False) for name in ("app", "ops")]
+            for i in range(often(2, 20)):
+                call_id = f"shared.{i}"
+                tally.times += 1
+                for caller in callers:
+                    metadata = (*caller.metadata, ("x-request-id", call_id))
+
+                    async def route(prompt: str, caller=caller, metadata=metadata) -> pb.RouteResponse:
+                        return await caller.stub.Route(pb.RouteRequest(prompt=prompt), timeout=60, metadata=metadata)
+
+                    first = await caller.ask("a call", partial(route, "7 + 7 ="), lambda reply: bool(reply.call_id))
+                    await caller.ask("its id again", partial(route, "nul \0 and " + "7 + " * 99 + "7 ="))
+                    if first and not await caller.record(first.call_id, correct=caller is callers[0]):
+                        tally.lost.append(f"the outcome of {call_id}")
+                    message = pb.RecordOutcomeRequest(call_id=f"never.{i}", correct=True)
+                    with pytest.raises(grpc.aio.AioRpcError) as raised:
+                        await caller.stub.RecordOutcome(message, timeout=60, metadata=caller.metadata)
+                    if raised.value.code() is not grpc.StatusCode.INVALID_ARGUMENT:
+                        tally.lost.append(f"an outcome of no call: {raised.value.code().name}")
+    found = [row for row in read(scripted.outcomes, ["caller", "call_id", "correct", "level"]) if row["call_id"]]
+    for i in range(tally.times):
+        own = {row["caller"]: row["correct"] for row in found if row["call_id"] == f"shared.{i}"}
+        if own != {"app": True, "ops": False}:
+            tally.lost.append(f"records of shared.{i}: {own}")
+    assert len(found) >= 4 * tally.times
+    assert not tally.lost
+    assert scripted.metric("router_decisions_dropped_total") == 0
 
 
 async def test_sigterm_while_answers_are_compared(bundles, engines, often, tallied, tmp_path):

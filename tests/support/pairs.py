@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from tests.support.fake_vllm import Characters, FakeVllm
 if TYPE_CHECKING:
     from tests.support.vllm_servers import Servers
 
+COUNTS = [each.name for each in fields(Usage)]
 BUNDLE = Path(__file__).parent.parent.parent / "models" / "smollm2-135m"
 
 
@@ -133,8 +134,8 @@ def vllm(servers: "Servers") -> Pair:
 
 
 def total(*parts: Usage) -> Usage:
-    return Usage(*(sum(getattr(part, name) for part in parts) for name in Usage.__slots__))
+    return Usage(*(sum(getattr(part, name) for part in parts) for name in COUNTS))
 
 
 def spent(before: Usage, after: Usage) -> Usage:
-    return Usage(*(getattr(after, name) - getattr(before, name) for name in Usage.__slots__))
+    return Usage(*(getattr(after, name) - getattr(before, name) for name in COUNTS))

@@ -6,7 +6,7 @@ from router.backends import Generator, Verifier
 from router.backends.in_process import prm_models, weights
 from router.backends.in_process.batching import Batcher
 from router.backends.in_process.generator import TransformersGenerator
-from router.backends.in_process.memory import budget
+from router.backends.in_process.memory import pool
 from router.backends.in_process.step_verifier import HEADS, StepVerifier
 from router.backends.log_probability import LogProbability
 from router.backends.prm import FORMATS
@@ -48,5 +48,5 @@ def load_verifier(
 
 def _batcher(spec: ModelSpec, adapter: str | None, folder: Path, deployment: Deployment, top: int = 0) -> Batcher:
     model, tokenizer = weights.load_model(spec.model, folder / adapter if adapter else None)
-    memory = budget(deployment.memory) // deployment.sharing
-    return Batcher(model, tokenizer, spec.template.delimiter, spec.max_tokens, memory, top=top)
+    share = pool(deployment.memory, model.device)
+    return Batcher(model, tokenizer, spec.template.delimiter, spec.max_tokens, share, top=top)

@@ -1,12 +1,15 @@
 """A causal model in this process as a generator."""
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import Generator as IteratorGenerator
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from router.backends import Usage
-from router.backends.in_process.batching import Batcher, CallJob, ExtendJob
+from router.backends.in_process.batching import Batcher
+from router.backends.in_process.jobs import CallJob, ExtendJob
 from router.backends.in_process.prefill import PIECE, extended
 from router.backends.preference import label_tokens, within_cap
 from router.backends.prompt_length import check_length, too_long
@@ -16,6 +19,8 @@ from router.backends.template import encode, resolved
 from router.backends.thinking import Thinker, thoughts_of
 from router.prompt import Prompt
 from strategies import Candidate
+
+_ENCODED = 256  # prefixes whose token ids are kept
 
 
 class TransformersGenerator:
@@ -28,6 +33,8 @@ class TransformersGenerator:
         self.spec = spec
         self.template = resolved(spec.template, batcher.tokenizer)
         self.parameters = spec.parameters
+        # A search asks for the same prefixes round after round.
+        self._encode = lru_cache(_ENCODED)(self._encode_now)
         self.kept_free = kept_free
         self._text = StepText(batcher.tokenizer, spec.template.delimiter)
         self.thinker: Thinker | None = None
@@ -59,7 +66,7 @@ class TransformersGenerator:
         # Candidates differ in their rendered prefix only when they were shown different earlier attempts.
         shown = {candidate.earlier for candidate in candidates}
         job = ExtendJob(
-            prefixes={earlier: self._encode(prompt, earlier) for earlier in shown},
+            prefixes={earlier: self._ids(prompt, earlier) for earlier in shown},
             candidates=list(candidates),
             steps=steps,
             temperature=self.spec.temperature_of(temperature),
@@ -77,9 +84,9 @@ class TransformersGenerator:
 
     async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
         """Mean over the prompt's tokens of the hidden state three quarters up the model."""
-        encoded = [self._encode(prompt) for prompt in prompts]
-
-        vectors: list[list[float]] = await submit(self.batcher, CallJob(self._embed, (encoded, usage), len(encoded)))
+        encoded = [self._ids(prompt) for prompt in prompts]
+        size = sum(map(len, encoded))
+        vectors: list[list[float]] = await submit(self.batcher, CallJob(self._embed, (encoded, usage), size))
         return vectors
 
     def _embed(
@@ -95,10 +102,10 @@ class TransformersGenerator:
         return found
 
     def _hidden(self, ids: tuple[int, ...]) -> IteratorGenerator[None, None, list[float]]:
-        total, kv = None, None
+        total, cache = None, None
         for start in range(0, len(ids), PIECE):
             piece = ids[start : start + PIECE]
-            kv, output = extended(self.batcher.model.base_model, kv, piece, output_hidden_states=True)
+            cache, output = extended(self.batcher.model.base_model, cache, piece, output_hidden_states=True)
             states = output.hidden_states
             summed = states[len(states) * 3 // 4][0].float().sum(0)
             total = summed if total is None else total + summed
@@ -113,11 +120,11 @@ class TransformersGenerator:
         """See :class:`router.backends.Prefers`."""
         labels = label_tokens(self.batcher.tokenizer, answers)
         encoded = [encode(self.batcher.tokenizer, self.template.parts(prompt)) for prompt in prompts]
-        fits = within_cap(encoded, self.batcher.context, max_tokens)
+        fits = within_cap(encoded, self.batcher.longest, max_tokens)
         read = [ids for ids, fit in zip(encoded, fits, strict=True) if fit]
         if not read:
             return [None] * len(prompts)
-        job = CallJob(self._prefer, (read, labels, usage), len(read))
+        job = CallJob(self._prefer, (read, labels, usage), sum(map(len, read)))
         found: list[float] = await submit(self.batcher, job)
         rest = iter(found)
         return [next(rest) if fit else None for fit in fits]
@@ -136,23 +143,30 @@ class TransformersGenerator:
         return found
 
     def _preference(self, ids: tuple[int, ...], labels: tuple[int, int]) -> IteratorGenerator[None, None, float]:
-        kv = None
+        cache = None
         for start in range(0, len(ids), PIECE):
-            kv, output = extended(self.batcher.model.base_model, kv, ids[start : start + PIECE])
+            cache, output = extended(self.batcher.model.base_model, cache, ids[start : start + PIECE])
             yield
         # In 32 bits: in 16 there are a dozen different scores, and most solutions of a prompt would tie.
         head = self.batcher.model.get_output_embeddings().weight[list(labels)].float()
         return float((head @ output.last_hidden_state[0, -1].float()).softmax(-1)[0])
 
-    def _encode(self, prompt: Prompt, earlier: Sequence[str] = ()) -> tuple[int, ...]:
+    def _ids(self, prompt: Prompt, earlier: tuple[str, ...] = ()) -> tuple[int, ...]:
         """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
-        room = self.batcher.context - self.spec.max_tokens - self.kept_free
+        room = self.batcher.longest - self.spec.max_tokens - self.kept_free
         check_length(prompt, room)
-        for first in range(len(earlier) + 1):
-            ids = encode(self.batcher.tokenizer, self.template.parts(prompt, earlier[first:]))
-            if len(ids) <= room:
-                return ids
-        raise too_long(len(ids), room)
+        return self._encode(prompt, earlier, room)
+
+    def _encode_now(self, prompt: Prompt, earlier: tuple[str, ...], room: int) -> tuple[int, ...]:
+        def ids(first: int) -> tuple[int, ...]:
+            return encode(self.batcher.tokenizer, self.template.parts(prompt, earlier[first:]))
+
+        if len(whole := ids(0)) <= room:
+            return whole
+        first = bisect_left(range(len(earlier)), True, key=lambda first: len(ids(first)) <= room)
+        if len(some := ids(first)) <= room:
+            return some
+        raise too_long(len(some), room)
 
     async def close(self) -> None:
         for batcher in {self.batcher, self.reviser}:

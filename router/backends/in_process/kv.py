@@ -1,7 +1,8 @@
 """Keys and values of a causal model in process: prefilled, decoded as one batch, kept for later."""
 
-from collections import OrderedDict
-from collections.abc import Sequence
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -21,9 +22,9 @@ class Sizes:
 
     rows     candidates join a batch while it has fewer rows
     sampled  rows of logits that tokens are drawn from at once
-    scored   candidates that a verifier reads at once
-    prefill  tokens prefilled at once, padding included
-    cached   tokens kept for the next rounds of all searches: 23 KB each for the embedded model in bfloat16
+    scored   candidates that a verifier is asked for at once
+    prefill  tokens read at once, padding included
+    cached   tokens kept for the next rounds of all searches, at most: 23 KB each for the embedded model in bfloat16
     """
 
     rows: int
@@ -60,8 +61,10 @@ def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> tuple[list[KeyVa
 
 def rows_of(cache: DynamicCache, columns: Sequence[slice]) -> list[KeyValues]:
     """Those columns of each row of transformers' cache, copied."""
-    store = torch.stack([torch.stack((layer.keys, layer.values)) for layer in cache.layers])
-    return [store[:, :, row, :, kept].clone() for row, kept in enumerate(columns)]
+    return [
+        torch.stack([torch.stack((layer.keys[row, :, kept], layer.values[row, :, kept])) for layer in cache.layers])
+        for row, kept in enumerate(columns)
+    ]
 
 
 class Batch:
@@ -168,28 +171,54 @@ def join(prefixes: Sequence[KeyValues]) -> DynamicCache:
 
 
 class PrefixCache(Generic[T]):
-    """What was computed of prefixes, least recently used first to go, up to ``room`` tokens.
+    """What was computed of prefixes, least recently used first to go, up to ``room()`` tokens.
 
-    Keys start with the id of the call's ledger, which the entry keeps alive so that the id stays its own: a search
-    finds only what it paid for itself, and its bill depends on nothing that ran before it.
+    Keys start with the id of the call's ledger: a search finds only what it paid for itself, and its bill depends on
+    nothing that ran before it. What is kept for a search goes when the search has ended, and its ledger with it.
     """
 
-    def __init__(self, room: int) -> None:
+    def __init__(self, room: Callable[[], int]) -> None:
         self._room = room
-        self._entries: OrderedDict[PrefixKey, tuple[Usage, T]] = OrderedDict()
+        self._entries: OrderedDict[PrefixKey, T] = OrderedDict()
+        self._ledgers: dict[int, weakref.ref[Usage]] = {}
+        self._ended: deque[int] = deque()  # ids of ledgers that are gone, before another can have the same
         self._tokens = 0
 
     def get(self, key: PrefixKey) -> T | None:
+        self.drop_ended()
         if key not in self._entries:
             return None
         self._entries.move_to_end(key)
-        return self._entries[key][1]
+        return self._entries[key]
 
     def put(self, key: PrefixKey, ledger: Usage, value: T) -> None:
         """Copy what is a view: it would keep the whole batch alive that it was computed in."""
+        self.drop_ended()
+        own = key[0]
+        if own not in self._ledgers:
+            ended = self._ended
+            self._ledgers[own] = weakref.ref(ledger, lambda _: ended.append(own))
         if key not in self._entries:
             self._tokens += len(key[1])
-        self._entries[key] = ledger, value
-        while self._tokens > self._room:
+        self._entries[key] = value
+        room = self._room()
+        while self._tokens > room:
             (_, prefix), _ = self._entries.popitem(last=False)
             self._tokens -= len(prefix)
+
+    def drop_ended(self) -> None:
+        """What was kept for searches that have ended."""
+        ended = set()
+        while self._ended:
+            ended.add(self._ended.popleft())
+        if not ended:
+            return
+        for own in ended:
+            self._ledgers.pop(own, None)
+        for key in [key for key in self._entries if key[0] in ended]:
+            del self._entries[key]
+            self._tokens -= len(key[1])
+
+    def clear(self) -> None:
+        self._entries.clear()
+        self._tokens = 0

@@ -7,23 +7,21 @@ from typing import Any
 import torch
 
 from router.backends import Usage
-from router.backends.in_process.kv import KeyValues, join, prefill, rows_of
+from router.backends.in_process.kv import KeyValues, prefill, rows_of
 
 PIECE = 256  # tokens of a long prefix that are read at once
 
 
 @dataclass(eq=False, slots=True)
 class Reading:
-    """A prefix, and what was read of it: ``kv`` has the keys and values of its first tokens."""
+    """A prefix of which ``read`` tokens were read: into ``cache``, and at the end into ``kv``."""
 
     tokens: tuple[int, ...]
     usage: Usage
     kv: KeyValues | None = None
     done: bool = False
-
-    @property
-    def read(self) -> int:
-        return 0 if self.kv is None else self.kv.shape[-2]
+    cache: Any = None
+    read: int = 0
 
     @property
     def left(self) -> int:
@@ -38,7 +36,7 @@ def read_piece(model: Any, unread: Sequence[Reading], most: int) -> Iterator[tup
     """
     together: list[Reading] = []
     for reading in unread:
-        if reading.left > PIECE or reading.kv is not None:
+        if reading.left > PIECE or reading.cache is not None:
             if not together:
                 yield reading, _continue(model, reading)
                 return
@@ -56,17 +54,27 @@ def read_piece(model: Any, unread: Sequence[Reading], most: int) -> Iterator[tup
 
 def _continue(model: Any, reading: Reading) -> int:
     """Read the next piece of one prefix."""
-    start = reading.read
-    piece = reading.tokens[start : start + PIECE]
-    reading.kv, _ = extended(model, reading.kv, piece)
-    reading.done = reading.left == 0
+    piece = reading.tokens[reading.read : reading.read + PIECE]
+    reading.cache, _ = extended(model, reading.cache, piece)
+    reading.read += len(piece)
+    if reading.left == 0:
+        reading.kv, reading.done = whole(reading.cache), True
+        reading.cache = None
     return len(piece)
 
 
-def extended(model: Any, kv: KeyValues | None, piece: Sequence[int], **options: Any) -> tuple[KeyValues, Any]:
-    """Keys and values with those of ``piece`` after them, and the model's output on it."""
-    start = 0 if kv is None else kv.shape[-2]
-    cache = None if kv is None else join([kv])
+def whole(cache: Any) -> KeyValues:
+    """Keys and values of transformers' cache of one prefix."""
+    (kv,) = rows_of(cache, [slice(None)])
+    return kv
+
+
+def extended(model: Any, cache: Any, piece: Sequence[int], **options: Any) -> tuple[Any, Any]:
+    """transformers' cache with the keys and values of ``piece`` after the others, and the model's output on it.
+
+    cache  of one prefix, which is changed; None: of an empty one
+    """
+    start = 0 if cache is None else cache.get_seq_length()
     device = model.device
     output = model(
         input_ids=torch.tensor([list(piece)], device=device),
@@ -76,8 +84,7 @@ def extended(model: Any, kv: KeyValues | None, piece: Sequence[int], **options: 
         use_cache=True,
         **options,
     )
-    (grown,) = rows_of(output.past_key_values, [slice(0, start + len(piece))])
-    return grown, output
+    return output.past_key_values, output
 
 
 def bytes_a_token(model: Any) -> int:

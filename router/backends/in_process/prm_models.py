@@ -1,7 +1,8 @@
 """Published process reward models in this process, through transformers: modules for heads that it has no class for."""
 
 import asyncio
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,10 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 from transformers import logging as transformers_logging
 
 from router.backends import Usage
+from router.backends.in_process.calls import TORCH_ERRORS, failed
 from router.backends.in_process.weights import model_folder
 from router.backends.prm import FORMATS, Reading, ReadingVerifier, label_ids
 from router.backends.specs import VerifierSpec
-from router.errors import MissingWeights
+from router.errors import EngineUnavailable, MissingWeights
+
+TOKENS = 8192  # read at once, padding included
+log = logging.getLogger(__name__)
 
 
 class Qwen2ForProcessRewardModel(Qwen2PreTrainedModel):
@@ -75,6 +80,18 @@ def load(spec: VerifierSpec) -> ReadingVerifier:
     return ReadingVerifier(FORMATS[spec.kind].reading(tokenizer), spec.parameters, reader)
 
 
+def _parts(readings: Sequence[Reading]) -> Iterator[list[int]]:
+    """Which to read together: of one length beside each other, up to :data:`TOKENS` with padding, one at least."""
+    part: list[int] = []
+    for i in sorted(range(len(readings)), key=lambda i: len(readings[i].tokens)):
+        if part and (len(part) + 1) * len(readings[i].tokens) > TOKENS:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part
+
+
 class TransformersReader:
     """See :class:`router.backends.prm.Reader`. One thread of its own. ``labels``: of a language model's vocabulary."""
 
@@ -89,7 +106,16 @@ class TransformersReader:
     async def scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
         usage.calls += 1
         usage.scored_tokens += sum(len(reading.tokens) for reading in readings)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._scores, readings)
+        loop = asyncio.get_running_loop()
+        scores: dict[int, list[float]] = {}
+        for part in _parts(readings):  # other calls come in between, and a cancelled one ends with its part
+            try:
+                found = await loop.run_in_executor(self._thread, self._scores, [readings[i] for i in part])
+            except TORCH_ERRORS as error:
+                log.exception("a verifier's batch failed")
+                raise EngineUnavailable(failed(error)) from error
+            scores |= dict(zip(part, found, strict=True))
+        return [scores[i] for i in range(len(readings))]
 
     @torch.inference_mode()
     def _scores(self, readings: Sequence[Reading]) -> list[list[float]]:

@@ -1,8 +1,9 @@
 """A fine-tuned model in this process that scores steps."""
 
 import asyncio
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate, chain, islice
 from math import exp
 from typing import Any
@@ -11,10 +12,11 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from router.backends import Usage
-from router.backends.in_process.batching import Batcher, CallJob
+from router.backends.in_process.batching import Batcher
 from router.backends.in_process.generator import submit
+from router.backends.in_process.jobs import CallJob
 from router.backends.in_process.kv import KeyValues, PrefixCache, PrefixKey, join, prefill, rows_of
-from router.backends.in_process.prefill import PIECE, extended
+from router.backends.in_process.prefill import PIECE, bytes_a_token, extended, whole
 from router.backends.prompt_length import too_long
 from router.backends.specs import VerifierSpec
 from router.backends.steps import encoded
@@ -22,6 +24,9 @@ from router.backends.template import ChatTemplate, Template, encode
 from router.prompt import Prompt
 from strategies import Candidate
 
+_ENCODED = 64  # prompts whose token ids are kept
+_COPIES = 3  # of keys and values, while they are read on from
+_SCORES = 12  # bytes of attention's scores and their softmax, by head
 LOGITS = 1024  # rows of the vocabulary's size computed at once
 
 
@@ -39,20 +44,24 @@ class StepVerifier:
         self.parameters = spec.parameters
         self._judge = HEADS[spec.kind]
         self.counted = Usage()  # the engine's own count, over all calls
-        self._read_before: PrefixCache[_Read] = PrefixCache(batcher.sizes.cached)
+        self._encode = lru_cache(_ENCODED)(lambda prompt: encode(batcher.tokenizer, template.parts(prompt)))
+        self.share = batcher.pool.share(bytes_a_token(model))
+        self._read_before: PrefixCache[_Read] = PrefixCache(lambda: min(batcher.sizes.cached, self.share.kept))
+        self._columns_bytes: int = _SCORES * model.config.num_attention_heads  # of attention, by query and column
 
     async def score(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage
     ) -> list[Candidate]:
-        prefix = encode(self.batcher.tokenizer, self.template.parts(prompt))
+        prefix = self._encode(prompt)
         steps = {
             candidate.steps: _Steps(*encoded(self.batcher.tokenizer, candidate))
             for candidate in candidates
             if candidate.steps
         }
+        longest = min(self.batcher.context, self.share.most // _COPIES)
         for each in steps.values():
-            if len(prefix) + len(each.tokens) > self.batcher.context:
-                raise too_long(len(prefix), self.batcher.context - len(each.tokens))
+            if len(prefix) + len(each.tokens) > longest:
+                raise too_long(len(prefix), longest - len(each.tokens))
         self._count(usage, 0, calls=1)
         found: dict[tuple[str, ...], tuple[float, ...]] = {}
         remaining, spent = iter(steps.items()), usage.scored_tokens
@@ -60,7 +69,8 @@ class StepVerifier:
         while chunk := dict(islice(remaining, self.batcher.sizes.scored)):
             room = None if max_tokens is None else max_tokens - (usage.scored_tokens - spent)
             ask = _Ask(prefix, list(chunk.values()), room, usage)
-            scores: list[tuple[float, ...]] = await submit(self.batcher, CallJob(self._score, ask, len(chunk)))
+            size = sum(len(prefix) + len(each.tokens) for each in chunk.values())
+            scores: list[tuple[float, ...]] = await submit(self.batcher, CallJob(self._score, ask, size))
             found |= dict(zip(chunk, scores, strict=False))  # shorter where the room ran out
             if len(scores) < len(chunk):
                 break
@@ -79,8 +89,13 @@ class StepVerifier:
             ]
             for ask, reads in zip(asks, known, strict=True)
         ]
-        if unread := [reading for readings in scored for reading in readings if reading.new]:
-            self._read(unread)
+        for together in self._parts([reading for readings in scored for reading in readings if reading.new]):
+            used = self._bytes(together)
+            self.share.used += used
+            try:
+                yield from self._read(together)
+            finally:
+                self.share.used -= used
         return [[reading.read.scores for reading in readings] for readings in scored]
 
     def _affordable(self, ask: "_Ask") -> "list[_Read | None]":
@@ -106,7 +121,7 @@ class StepVerifier:
         starts: dict[PrefixKey, _Read] = {}
         fresh = sorted({ask.key(): ask for ask in asks}.values(), key=lambda ask: len(ask.prompt))
         short = [ask for ask in fresh if len(ask.prompt) <= PIECE]
-        at_once = max(1, self.batcher.sizes.prefill // PIECE)
+        at_once = max(1, min(self.batcher.sizes.prefill, self.share.tokens // _COPIES) // PIECE)
         for some in (short[i : i + at_once] for i in range(0, len(short), at_once)):
             kept, states = prefill(self.model.base_model, [ask.prompt for ask in some])
             for ask, kv, last in zip(some, kept, states, strict=True):
@@ -120,18 +135,34 @@ class StepVerifier:
         return starts
 
     def _begin_long(self, ask: "_Ask") -> "Generator[None, None, _Read]":
-        kv = last = None
+        cache = last = None
         for start in range(0, len(ask.prompt), PIECE):
             piece = ask.prompt[start : start + PIECE]
-            kv, output = extended(self.model.base_model, kv, piece)
+            cache, output = extended(self.model.base_model, cache, piece)
             last = output.last_hidden_state[0, -1].clone()
             self._count(ask.usage, len(piece))
             yield
-        assert kv is not None
         assert last is not None
-        return _Read(kv, last, ())
+        return _Read(whole(cache), last, ())
 
-    def _read(self, readings: list["_Reading"]) -> None:
+    def _parts(self, readings: list["_Reading"]) -> Iterator[list["_Reading"]]:
+        """As many together as there is memory for, those of one length beside each other; one at least."""
+        part: list[_Reading] = []
+        for reading in sorted(readings, key=lambda each: each.read.length + len(each.new)):
+            if part and self._bytes([*part, reading]) > self.share.tokens * self.share.bytes_a_token:
+                yield part
+                part = []
+            part.append(reading)
+        if part:
+            yield part
+
+    def _bytes(self, readings: list["_Reading"]) -> int:
+        """That reading them together takes: copies of keys and values, and the attention of a piece."""
+        before, after = max(each.read.length for each in readings), max(len(each.new) for each in readings)
+        columns = len(readings) * (before + after)
+        return columns * (_COPIES * self.share.bytes_a_token + min(after, PIECE) * self._columns_bytes)
+
+    def _read(self, readings: list["_Reading"]) -> Generator[None, None, None]:
         """Read the new tokens of each candidate after those that are known: left-padded to right-padded."""
         device = self.model.device
         known = [reading.read for reading in readings]
@@ -142,12 +173,20 @@ class StepVerifier:
         ]
         ids = torch.tensor([[*reading.new, *[0] * (after - len(reading.new))] for reading in readings], device=device)
         cache = join([read.kv for read in known])
-        states = self.model.base_model(
-            input_ids=ids,
-            attention_mask=torch.tensor(masks, device=device),
-            position_ids=torch.tensor([list(range(read.length, read.length + after)) for read in known], device=device),
-            past_key_values=cache,
-        ).last_hidden_state
+        mask = torch.tensor(masks, device=device)
+        positions = torch.tensor([list(range(read.length, read.length + after)) for read in known], device=device)
+        pieces = []
+        for start in range(0, after, PIECE):
+            piece = slice(start, start + PIECE)
+            output = self.model.base_model(
+                input_ids=ids[:, piece],
+                attention_mask=mask[:, : before + min(after, start + PIECE)],
+                position_ids=positions[:, piece],
+                past_key_values=cache,
+            )
+            pieces.append(output.last_hidden_state)
+            yield
+        states = torch.cat(pieces, 1)
         judged = self._judge(self.model, readings, states, ids)
         kept = rows_of(cache, [slice(before - r.read.length, before + len(r.new)) for r in readings])
         for i, (reading, kv, (scores, log_prob)) in enumerate(zip(readings, kept, judged, strict=True)):
@@ -162,6 +201,7 @@ class StepVerifier:
             tally.add(calls=calls, scored_tokens=scored_tokens)
 
     async def close(self) -> None:
+        self.share.close()
         await asyncio.to_thread(self.batcher.close)  # shared with the generator; closing it twice is fine
 
 
