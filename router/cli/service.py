@@ -156,11 +156,10 @@ def serve(
     reflection are the standard gRPC services; health needs no token.
     """
     import asyncio
-    import os
+    import signal
     from contextlib import ExitStack
     from functools import partial
 
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what gRPC's core has to say, our own errors say better
     from router.bundle.bundle import load_bundle
     from router.service import app as server
     from router.service import logs, tracing
@@ -178,6 +177,7 @@ def serve(
     _check_together(tls_cert, tls_key, tls_client_ca, explore, outcomes)
     http_address = _http_address(http, encrypted=tls_cert is not None, insecure=insecure) if http else None
     logs.configure()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: a terminal that closes ends nothing
     workers.begin()  # while the models are loaded: the first answers should not wait for it
     credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     context = certificates.server_context(tls_cert, tls_key, tls_client_ca) if http and tls_cert and tls_key else None
@@ -223,7 +223,7 @@ def serve(
 
     with ExitStack() as ending:
         ending.callback(end_tracing)
-        asyncio.run(server.serve(make, grace=grace, started=started))
+        asyncio.run(server.serve(make, grace=grace, started=started, read_again=reloaded or (lambda: None)))
 
 
 def _check_together(

@@ -16,7 +16,7 @@ from router.service.admission import Admission
 from router.service.auth.addresses import check_exposure
 from router.service.auth.callers import Token
 from router.service.bundle_manager import BundleManager
-from router.service.ending import MARGIN_SECONDS, on_signals
+from router.service.ending import MARGIN_SECONDS, on_hangup, on_signals
 from router.service.grpc_door import MESSAGE_SECONDS, WRITE_SECONDS, GrpcDoor
 from router.service.health import LARGEST, HealthService
 from router.service.middleware.authentication import Authentication
@@ -178,10 +178,21 @@ class Server:
             _log.error("the engines did not close within %.0f s; they are left", ENGINES_SECONDS)
 
 
-async def serve(make: Callable[[], Server], *, grace: float, started: Callable[[Server], None]) -> None:
-    """Serve what ``make`` makes until SIGTERM or SIGINT, then drain; ``started`` is called once it listens."""
+async def serve(
+    make: Callable[[], Server],
+    *,
+    grace: float,
+    started: Callable[[Server], None],
+    read_again: Callable[[], object] = lambda: None,
+) -> None:
+    """Serve what ``make`` makes until SIGTERM or SIGINT, then drain.
+
+    started     is called once it listens
+    read_again  is called at SIGHUP
+    """
     stopping = asyncio.Event()
     on_signals(stopping.set, grace + MARGIN_SECONDS)
+    on_hangup(read_again)
     server = make()
     with suppress(LimitReached):  # logged; without workers answers are compared as text
         await asyncio.to_thread(workers.start)

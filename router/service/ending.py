@@ -1,4 +1,4 @@
-"""The end of the process: SIGTERM and SIGINT ask for it, and it comes in time, whatever else is stuck."""
+"""Signals: SIGTERM and SIGINT ask the process to end, and it does in time, whatever is stuck; SIGHUP ends nothing."""
 
 import asyncio
 import faulthandler
@@ -9,6 +9,12 @@ from types import FrameType
 from typing import TextIO
 
 MARGIN_SECONDS = 15.0  # beyond the calls' grace, until the process ends itself
+
+
+def on_hangup(read_again: Callable[[], object]) -> None:
+    """At SIGHUP call ``read_again`` in the running event loop."""
+    loop = asyncio.get_running_loop()
+    signal.signal(signal.SIGHUP, lambda *_: loop.call_soon_threadsafe(read_again))
 
 
 def on_signals(stop: Callable[[], None], seconds: float, report: TextIO | None = None) -> None:

@@ -26,6 +26,7 @@ from router.service.router_service import ROUTER
 from router.v1 import admin_pb2_grpc, router_pb2_grpc
 
 MAX_MESSAGE_BYTES = 2**20  # more than any model's context has room for
+READ_BYTES = 2**16  # that are read of a connection at once: 4 MB by default, which many connections hold
 MAX_METADATA_BYTES = 2**14  # of a call, names and values, as HTTP/2 counts them
 MESSAGE_SECONDS = 10.0  # that a call's message may take to come
 WRITE_SECONDS = 30.0  # that a stream may stand still because its caller does not read
@@ -78,6 +79,7 @@ class GrpcDoor:
                 # gRPC's default is to share, silently.
                 ("grpc.so_reuseport", int(share_port)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+                ("grpc.experimental.tcp_max_read_chunk_size", READ_BYTES),
                 ("grpc.max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
                 ("grpc.max_concurrent_streams", STREAMS),

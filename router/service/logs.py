@@ -1,12 +1,20 @@
 """JSON logs, one line a call. Prompts and answers stay out unless they are asked for."""
 
 import logging
+import re
+import sys
+import threading
+import traceback
+from types import TracebackType
 from typing import Any
 
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 from router.service.middleware.call import CallRecord
 
+# What others' lines quote, or say of a token, may be a caller's secret.
+_QUOTED = re.compile(r"""(?<!\w)b?(?:'(?:[^'\\]|\\.)*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|$))""")
+_SECRET = re.compile(r"\b(bearer|authorization|api[-_ ]?key|tokens?)\b.*", re.IGNORECASE | re.DOTALL)
 _log = logging.getLogger(__name__)
 
 
@@ -14,12 +22,41 @@ def configure() -> None:
     """Log as JSON on standard error: information of the router, warnings of everything else."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter())
+    handler.addFilter(without_secrets)
+    threading.excepthook = lambda raised: _uncaught(raised.exc_type, raised.exc_traceback)
+    sys.unraisablehook = lambda raised: _uncaught(raised.exc_type, raised.exc_traceback)
     logging.basicConfig(handlers=[handler])
     logging.captureWarnings(True)
     logging.getLogger("router").setLevel(logging.INFO)
     # What no line shows need not be found out for each, see "Optimization" in Python's logging HOWTO.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+
+
+def without_secrets(record: logging.LogRecord) -> bool:
+    """Takes what could be a caller's secret out of a line that is not ours: what it quotes, what follows on a word for
+    a token, and the text of exceptions. gRPC quotes a header that is not UTF-8, which may be an authorization."""
+    if record.name.partition(".")[0] != "router":
+        record.msg, record.args = redacted(record.getMessage()), None
+        if record.exc_info and record.exc_info[0]:
+            kind, _, where = record.exc_info
+            record.exc_info, record.exc_text = None, _raised(kind, where)
+    return True
+
+
+def redacted(text: str) -> str:
+    return _SECRET.sub(r"\1 …", _QUOTED.sub("'…'", text))
+
+
+def _uncaught(kind: type[BaseException] | None, where: TracebackType | None) -> None:
+    """Of a thread, or where nobody could catch it: a line like others, not text on standard error."""
+    if kind and kind is not SystemExit:
+        _log.error("%s was not caught", kind.__name__, extra={"traceback": _raised(kind, where)})
+
+
+def _raised(kind: type[BaseException], where: TracebackType | None) -> str:
+    """Where it was raised, and not its text, which could quote anything."""
+    return "".join(traceback.format_tb(where)) + kind.__name__
 
 
 def formatter() -> logging.Formatter:

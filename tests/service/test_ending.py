@@ -3,8 +3,11 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
+
+from tests.support.breakable import Router
 
 pytestmark = pytest.mark.processes
 
@@ -44,6 +47,19 @@ def test_a_process_that_is_told_to_end_ends(body, after, code, number):
         _, said = process.communicate(timeout=120)
     assert process.returncode == code
     assert (b"most recent call first" in said) == (code == 1)
+
+
+def test_a_hangup_reads_tokens_again_and_ends_nothing(bundle_folder, tmp_path):
+    router = Router(bundle_folder, tmp_path, "--backend=fake")
+    tokens = tmp_path / "tokens.toml"
+    tokens.write_text(tokens.read_text().replace("[ops]", "[operators]"))
+    router.process.signal(signal.SIGHUP)
+    router.process.signal(signal.SIGHUP)
+    deadline = time.monotonic() + 60
+    while "read again" not in router.log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert "read again" in router.log.read_text()
+    assert router.stop() == 0
 
 
 def test_asking_twice_gives_no_more_time():

@@ -51,13 +51,13 @@ class RawClient:
         path: str,
         message: bytes | None = MESSAGE,
         *,
-        headers: Sequence[tuple[str, str]] = (),
+        headers: Sequence[tuple[str, str | bytes]] = (),
         end: bool = True,
     ) -> int:
         """Begin a call; its stream's id. ``message``: framed as gRPC does; None: none is sent, nor an end."""
         self._streams += 1
         stream = 2 * self._streams - 1
-        sent = [
+        sent: list[tuple[str, str | bytes]] = [
             (":method", "POST"),
             (":scheme", "http"),
             (":path", path),
