@@ -48,6 +48,7 @@ from router.backends.registry import load_engines
 from router.backends.specs import Deployment
 from router.bundle.setup import read_setup
 from router.errors import InvalidRequest
+from router.tasks import Tasks
 from strategies import parse
 
 def slow():
@@ -60,7 +61,7 @@ def broken():
     raise InvalidRequest("backend", "broken in a worker", reason="UNSPECIFIED")
 
 address, shards, out, load = sys.argv[1:]
-stage = Stage({{None: 4}}, "math", [parse("{ARM}")], 1, globals()[load], {{"seed": 0}}, seed=0, concurrency=8)
+stage = Stage({{None: 4}}, Tasks(), [parse("{ARM}")], 1, globals()[load], {{"seed": 0}}, seed=0, concurrency=8)
 try:
     collect_shards(sorted(Path(shards).iterdir()), Path(out), stage, address=address, workers=2)
 except InvalidRequest as error:
