@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from router.backends.specs import Deployment
     from router.bundle.bundle import Bundle
     from router.service.app import Server
+    from router.service.engine_watch import EngineWatch
 
 _OBSERVER_SECONDS = 0.02  # that a finished call may wait until it is logged and counted
 
@@ -160,6 +161,7 @@ def serve(
     from contextlib import ExitStack
     from functools import partial
 
+    from router.backends.fit import check_servers
     from router.bundle.bundle import load_bundle
     from router.service import app as server
     from router.service import logs, tracing
@@ -187,6 +189,7 @@ def serve(
     engines = partial(_engines, where, tracer)
     loaded = load_bundle(bundle, bundle_digest)
     solver = Solver(loaded, engines(loaded), where, explore=explore, allow_code=allow_code)
+    check_servers(loaded.setup, where)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
     admission = Admission(concurrency, queue)
 
@@ -207,6 +210,7 @@ def serve(
             observer_seconds=_OBSERVER_SECONDS,
             recorder=recorder,
             tracer=tracer,
+            engines=_watch(where, loaded),
             http=http_address,
             http_tls=context,
             http_direct=http_direct,
@@ -269,6 +273,21 @@ def token(
     print(f'{made}\n\n[{json.dumps(name, ensure_ascii=False)}]\nsha256 = "{digest_of(made).hex()}"')
     if admin:
         print("admin = true")
+
+
+def _watch(where: "Deployment", bundle: "Bundle") -> "EngineWatch":
+    """Of the servers of the bundle's models; of none where a model is in this process."""
+    from router.backends.openai import base_url
+    from router.service.engine_watch import EngineWatch
+
+    servers: dict[str, dict[str, str]] = {}
+    for name, spec in bundle.setup.models.items():
+        if where.backend(name, spec) in ("in_process", "fake") and name == bundle.setup.reference:
+            return EngineWatch({})
+        key = where.key(name)
+        headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **where.headers_of(name)}
+        servers |= {base_url(url): headers for url in where.urls.get(name, ())}
+    return EngineWatch(servers)
 
 
 def _engines(where: "Deployment", tracer: "Tracer | None", bundle: "Bundle") -> "Engines":

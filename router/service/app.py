@@ -17,10 +17,12 @@ from router.service.auth.addresses import check_exposure
 from router.service.auth.callers import Token
 from router.service.bundle_manager import BundleManager
 from router.service.ending import MARGIN_SECONDS, on_hangup, on_signals
+from router.service.engine_watch import EngineWatch
 from router.service.grpc_door import MESSAGE_SECONDS, WRITE_SECONDS, GrpcDoor
 from router.service.health import LARGEST, HealthService
 from router.service.middleware.authentication import Authentication
 from router.service.middleware.chain import Middleware
+from router.service.middleware.engine_refusal import EngineRefusal
 from router.service.middleware.error_status import ErrorStatus
 from router.service.middleware.observation import Observation, Observer, ObserverBatch
 from router.service.middleware.open_calls import NewestCalls, OpenCalls
@@ -63,6 +65,7 @@ class Server:
         middleware: Sequence[Middleware] = (),
         message_seconds: float = MESSAGE_SECONDS,
         write_seconds: float = WRITE_SECONDS,
+        engines: EngineWatch | None = None,
         http: tuple[str, int] | None = None,
         http_tls: ssl.SSLContext | None = None,
         http_direct: bool = True,
@@ -81,6 +84,7 @@ class Server:
         middleware       one's own, around the calls whose caller is known, the first outermost
         message_seconds  that a call's message may take to come
         write_seconds    that a stream may stand still because its caller does not read
+        engines          whether the models answer: health goes by it; None: they are in this process
         http             address and port of the door for OpenAI's clients; None: there is none
         http_tls         its certificates
         http_direct      whether the reference model itself answers there what no search can serve, such as tools
@@ -91,6 +95,8 @@ class Server:
         admission = admission or Admission()
         self._stopping = asyncio.Event()
         self._bundles = bundles
+        self._engines = engines or EngineWatch({})
+        self._engines.changed = lambda alive: self._health.set(alive and not self._stopping.is_set())
         self._recorder = recorder
         # Decisions are recorded without delay: their outcomes may come soon.
         self._batches = [ObserverBatch([recorder.record_decision])] if recorder else []
@@ -105,6 +111,7 @@ class Server:
             OpenCalls(admission.concurrency + admission.queue + MAX_OTHER_CALLS),
             Receiving(),
             *middleware,
+            EngineRefusal(lambda: self._engines.alive, SEARCH_METHODS),
             SearchAdmission(admission, SEARCH_METHODS),
         ]
         # Health is answered to everybody, always: also while calls are refused.
@@ -140,6 +147,7 @@ class Server:
                 authenticate=authentication.caller,
                 stopping=self._stopping,
                 write_seconds=write_seconds,
+                serving=lambda: self._engines.alive,
                 direct=http_direct,
             )
             self._http = door.HttpDoor(*http, answers, tls=http_tls, share_port=share_port)
@@ -159,13 +167,15 @@ class Server:
         await self._door.start()
         if self._http:
             await self._http.start()
-        self._health.set(True)
+        await self._engines.start()
+        self._health.set(self._engines.alive)
 
     async def stop(self, grace: float) -> None:
         """Report NOT_SERVING, refuse new calls, give running ones ``grace`` seconds, then free the engines."""
         self._health.set(False)
         # gRPC drops what has arrived and is not begun yet: CANCELLED, which nobody tries again. So refuse that first.
         self._stopping.set()
+        await self._engines.stop()
         await asyncio.sleep(min(grace, DRAIN_SECONDS))
         await asyncio.gather(self._door.stop(grace), *([self._http.stop(grace)] if self._http else []))
         for batch in self._batches:

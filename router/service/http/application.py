@@ -39,6 +39,7 @@ def application(
     authenticate: Callable[[Mapping[str, str], Peer], object],
     stopping: asyncio.Event,
     write_seconds: float,
+    serving: Callable[[], bool] = lambda: True,
     direct: bool = True,
     pages: Sequence[BaseRoute] = (),
 ) -> Starlette:
@@ -47,6 +48,7 @@ def application(
     authenticate   raises what the middleware raises where a caller may not call: then no body is read
     stopping       set once new calls are refused
     write_seconds  that a reply may stand still because its caller does not read
+    serving        whether any engine is there to answer
     direct         whether the reference model itself answers what no search can serve; else that is refused
     pages          others' routes, beside the API's
     """
@@ -59,7 +61,9 @@ def application(
         return Route(path, _Asgi(endpoint, write_seconds, reads=False), methods=["GET"])
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "stopping"}, 503) if stopping.is_set() else JSONResponse({"status": "serving"})
+        if stopping.is_set():
+            return JSONResponse({"status": "stopping"}, 503)
+        return JSONResponse({"status": "serving"}) if serving() else JSONResponse({"status": "no engine answers"}, 503)
 
     return Starlette(
         routes=[
