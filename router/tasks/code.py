@@ -103,6 +103,11 @@ class CodeTask:
         verdicts = await self._judged(answer, split(reference), until_failure=True)
         return all(each.passed for each in verdicts)
 
+    @property
+    def functions(self) -> list[str]:
+        """Names of those that the tests and inputs call."""
+        return sorted(self._wanted)
+
     def with_written(self, text: str, most: int) -> "CodeTask":
         """The same task with further tests, at most so many, out of what a model wrote.
 

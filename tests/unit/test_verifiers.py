@@ -377,3 +377,25 @@ def test_attempts_say_what_the_judge_read(tmp_path):
     run = frame[frame["arm"] == "best_of_n(n=2)"].iloc[0]
     assert (run["scored_tokens"], run["generated_tokens"]) == (once, 2 * len("Answer: 7") + 2)
     assert frame[frame["arm"] == "single"].iloc[0]["scored_tokens"] == 0
+
+
+async def test_who_writes_tests_is_told_the_functions_name_and_keeps_to_what_may_be_written():
+    class Writer(FakeGenerator):
+        asked: list[str]
+
+        async def extend(self, prompt: Prompt, *args: Any, **options: Any) -> list[Candidate]:
+            self.asked.append(prompt.question)
+            assert options["max_tokens"] == 9
+            return [Candidate(steps=("assert add(1, 2) == 3",))]
+
+    writer = Writer()
+    writer.asked = []
+    verifier = WrittenTests(writer, "small", WritingOptions(count=4))
+    task = load_task("code").bound({"tests": ["assert add(5, 6) == 11"]})
+    _, more = await prepared(verifier, Asked(ASKED, task, may_generate=lambda: 9), Usage())
+    assert "Write 4 lines like `assert add(ARGUMENTS) == RESULT`" in writer.asked[0]
+    assert "What is 3 + 4?" in writer.asked[0]
+    assert more._written == ("assert add(1, 2) == 3",)
+    _, same = await prepared(verifier, Asked(ASKED, task, may_generate=lambda: 0), Usage())
+    assert same is task
+    assert len(writer.asked) == 1

@@ -16,17 +16,21 @@ from router.prompt import Prompt
 from router.schema import STRICT, Positive
 from strategies import Candidate
 
-PROMPT = """{question}
+# The task is somebody else's: a small model that reads it as its own solves it once more.
+PROMPT = """Here is a task in Python, which somebody else solves:
 
-Don't solve this task. Write tests for it: {count} assert statements in Python, one a line, each with literal \
-arguments and the literal result that a right solution gives, also for rare and extreme cases. Reply with one code \
-block."""
+{question}
+
+You test their solution. Write {count} lines like `assert {function}(ARGUMENTS) == RESULT`, with literal arguments \
+other than those above and the literal result that a right solution returns, also for rare and extreme cases. Reply \
+with one code block that holds these lines and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``prompt``: what the model is asked, with {question} and {count};  count: tests that are kept, at most.
+    """``prompt``: what the model is asked, with {question}, {count} and {function}, its name
 
+    count       tests that are kept, at most
     max_tokens  that it may write
     """
 
@@ -50,7 +54,9 @@ class WrittenTests(ExecutedTests):
         left = asked.may_generate()
         if hasattr(task, "with_written") and left != 0:
             most = options.max_tokens if left is None else min(left, options.max_tokens)
-            text = filled_in(options.prompt, question=asked.prompt.transcript, count=str(options.count))
+            name = next(iter(getattr(task, "functions", ())), "FUNCTION")
+            question, count = asked.prompt.transcript, str(options.count)
+            text = filled_in(options.prompt, question=question, count=count, function=name)
             (written,) = await self._generator.extend(
                 Prompt.of(text),
                 [Candidate()],
