@@ -25,7 +25,7 @@ from router.service.http.request import Inbound
 from router.service.http.requests import ALIAS, Chat, parse, read
 from router.service.middleware.call import Call
 from router.service.middleware.chain import Handler, Middleware, chain, replying, streaming
-from router.service.router_service import ROUTER, RouterService
+from router.service.router_service import DIRECT_METHODS, ROUTER, RouterService
 from router.solving.bill import Bill
 from router.v1 import router_pb2 as pb
 
@@ -176,6 +176,11 @@ class _Api:
         content = await self._read(inbound, method, partial(parse, kind))
         return _json(replies.as_json(await self._answer(inbound.call(method, content))))
 
+    def _seconds(self, call: Call) -> float | None:
+        """That a call may take. Searches end by themselves at the longest time that the server gives them."""
+        limits = [call.seconds_left, self._router.longest_search if call.method in DIRECT_METHODS else None]
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def _writers(self, call: Call) -> list[ModelSpec]:
         """The models of the call's arm."""
         setup, decision = self._router.bundles.active.bundle.setup, call.progress.decision
@@ -199,7 +204,8 @@ class _Api:
 
     async def _answer(self, call: Call) -> Any:
         try:
-            async with asyncio.timeout(call.seconds_left):  # gRPC ends what waits too long by itself, HTTP does not
+            # gRPC ends what waits too long by itself, HTTP does not.
+            async with asyncio.timeout(self._seconds(call)):
                 return await self._handlers[call.method](call)
         except TimeoutError:
             raise DeadlineExceeded("no answer before the deadline; give it more time, or a smaller budget") from None

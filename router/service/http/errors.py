@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 
-from router.errors import InvalidRequest, RouterError, Stopped
+from router.errors import InvalidRequest, RouterError
 from router.service import conversion
 from router.solving.bill import Bill
 
@@ -33,8 +33,9 @@ def body(error: RouterError, call_id: str) -> dict[str, Any]:
     """``{"error": {"message", "type", "param", "code"}, "router": {"call_id", "bill"}}``; the code is our reason."""
     code = status(error)
     router: dict[str, Any] = {"call_id": call_id}
-    if isinstance(error, Stopped) and isinstance(error.bill, Bill):
-        router["bill"] = MessageToDict(conversion.bill(error.bill), preserving_proto_field_name=True)
+    bill = getattr(error, "bill", None)
+    if isinstance(bill, Bill):
+        router["bill"] = MessageToDict(conversion.bill(bill), preserving_proto_field_name=True)
     return {
         "error": {
             "message": str(error),
