@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from router.backends import Usage
+from router.backends import Usage, asks
 from router.backends.in_process import memory
 from router.backends.in_process.step_verifier import StepVerifier
 from router.backends.specs import VerifierSpec
@@ -265,3 +265,7 @@ def test_models_share_what_there_is():
     assert one.tokens == one.most - 300_000
     two.close()
     assert (one.tokens, one.kept) == (one.most, 2**30 // 4 // 1000)
+
+
+def test_a_verifier_of_its_own_is_billed_as_the_verifier(tiny: Engine) -> None:
+    assert asks(verifier(tiny)) is None

@@ -39,7 +39,7 @@ class StepVerifier:
 
     def __init__(self, batcher: Batcher, model: Any, template: Template | ChatTemplate, spec: VerifierSpec):
         self.batcher = batcher
-        self.model = model
+        self.network = model
         self.template = template
         self.parameters = spec.parameters
         self._judge = HEADS[spec.kind]
@@ -123,7 +123,7 @@ class StepVerifier:
         short = [ask for ask in fresh if len(ask.prompt) <= PIECE]
         at_once = max(1, min(self.batcher.sizes.prefill, self.share.tokens // _COPIES) // PIECE)
         for some in (short[i : i + at_once] for i in range(0, len(short), at_once)):
-            kept, states = prefill(self.model.base_model, [ask.prompt for ask in some])
+            kept, states = prefill(self.network.base_model, [ask.prompt for ask in some])
             for ask, kv, last in zip(some, kept, states, strict=True):
                 self._count(ask.usage, len(ask.prompt))
                 starts[ask.key()] = _Read(kv, last.clone(), ())
@@ -138,7 +138,7 @@ class StepVerifier:
         cache = last = None
         for start in range(0, len(ask.prompt), PIECE):
             piece = ask.prompt[start : start + PIECE]
-            cache, output = extended(self.model.base_model, cache, piece)
+            cache, output = extended(self.network.base_model, cache, piece)
             last = output.last_hidden_state[0, -1].clone()
             self._count(ask.usage, len(piece))
             yield
@@ -164,7 +164,7 @@ class StepVerifier:
 
     def _read(self, readings: list["_Reading"]) -> Generator[None, None, None]:
         """Read the new tokens of each candidate after those that are known: left-padded to right-padded."""
-        device = self.model.device
+        device = self.network.device
         known = [reading.read for reading in readings]
         before, after = max(read.length for read in known), max(len(reading.new) for reading in readings)
         masks = [
@@ -178,7 +178,7 @@ class StepVerifier:
         pieces = []
         for start in range(0, after, PIECE):
             piece = slice(start, start + PIECE)
-            output = self.model.base_model(
+            output = self.network.base_model(
                 input_ids=ids[:, piece],
                 attention_mask=mask[:, : before + min(after, start + PIECE)],
                 position_ids=positions[:, piece],
@@ -187,7 +187,7 @@ class StepVerifier:
             pieces.append(output.last_hidden_state)
             yield
         states = torch.cat(pieces, 1)
-        judged = self._judge(self.model, readings, states, ids)
+        judged = self._judge(self.network, readings, states, ids)
         kept = rows_of(cache, [slice(before - r.read.length, before + len(r.new)) for r in readings])
         for i, (reading, kv, (scores, log_prob)) in enumerate(zip(readings, kept, judged, strict=True)):
             read, new = reading.read, reading.new
