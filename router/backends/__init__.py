@@ -141,7 +141,8 @@ async def prepared(verifier: Verifier, asked: Asked, usage: Usage) -> tuple[Veri
 
 def asks(verifier: Verifier) -> str | None:
     """Name of the bundle's model that a verifier asks, and is billed as; None: it is none of them."""
-    return getattr(verifier, "model", None)
+    model = getattr(verifier, "model", None)
+    return model if isinstance(model, str) else None  # others hold a model itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,7 +159,8 @@ async def test_the_loop_is_never_blocked(solver):
 
     ticking = asyncio.create_task(tick())
     started = asyncio.get_running_loop().time()
-    async for _ in drive(Majority(n=8), Request(PROMPTS[2]), solver.engines, solver.task, solver.new_bill()):
+    request = Request(PROMPTS[2])
+    async for _ in drive(Majority(n=8), request, solver.engines, solver.task(request), solver.new_bill()):
         pass
     seconds = asyncio.get_running_loop().time() - started
     ticking.cancel()

@@ -179,6 +179,10 @@ def solutions(count: int, length: int) -> list[Candidate]:
     ]
 
 
+async def test_a_verifier_that_holds_its_model_is_billed_as_the_verifier(engine):
+    assert asks(verifier(engine())) is None
+
+
 async def test_scores_do_not_depend_on_how_many_are_read_together(engine, monkeypatch):
     much, little = engine(), engine(tokens=9_000)
     asked = Prompt.of("7" * 700), solutions(12, 600)

@@ -110,7 +110,7 @@ def in_process() -> Pair:
         encode=lambda prompt: encode(tokenizer, generator.template.parts(said(prompt))),
         decode=tokenizer.decode,
         counted=lambda: total(generator.batcher.counted, generator.reviser.counted, verifier.counted),
-        shorten=lambda n: setattr(generator.batcher, "max_tokens", n),
+        shorten=lambda n: setattr(generator, "spec", replace(generator.spec, max_tokens=n)),
     )
 
 
