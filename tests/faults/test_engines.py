@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 
 import grpc
 import pytest
@@ -46,6 +47,28 @@ async def test_all_engines_are_killed_in_mid_search(router, engines, often, tall
                 for engine in engines.values():
                     await asyncio.to_thread(engine.revive)
                 await calls
+
+
+async def test_with_no_engine_left_calls_hear_so_at_once(router, engines, often, tallied):
+    with tallied("all engines gone for longer: health says so, and calls are refused at once") as tally:
+        async with router.channel() as channel:
+            caller = Caller(channel, tally)
+            for i in range(often(1, 5)):
+                for engine in engines.values():
+                    engine.kill()
+                tally.times += 1
+                if not await settled(lambda: not router.healthy()):
+                    tally.lost.append("health says SERVING without an engine")
+                began = time.monotonic()
+                if await caller.solve(i, "single", again=False):
+                    tally.lost.append("an answer of no engine")
+                if time.monotonic() - began > 5:
+                    tally.lost.append("a refusal was waited for")
+                for engine in engines.values():
+                    await asyncio.to_thread(engine.revive)
+                if not await settled(router.healthy):
+                    tally.lost.append("health does not say SERVING again")
+                await caller.solve(i, "single")
 
 
 async def test_a_verifier_that_hangs_costs_no_more_than_the_deadline(router, engines, often, tallied):

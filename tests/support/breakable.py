@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
@@ -160,6 +161,14 @@ class Router:
     def metrics_address(self) -> tuple[str, int]:
         host, _, port = self._metrics.rpartition(":")
         return host, int(port)
+
+    def healthy(self) -> bool:
+        """What GET /health says."""
+        try:
+            with urllib.request.urlopen(f"http://{self._metrics}/health", timeout=60) as answer:
+                return answer.status == 200
+        except urllib.error.HTTPError:
+            return False
 
     def metric(self, name: str) -> float:
         with urllib.request.urlopen(f"http://{self._metrics}", timeout=60) as answer:
