@@ -67,7 +67,7 @@ def init(
         raise InvalidRequest(
             "folder", f"{folder} has a {MODELS} already; change that one, or name another folder", reason="UNSPECIFIED"
         )
-    asking = sys.stdin.isatty()
+    asking = at_a_terminal()
     if url is None and backend is None and asking:
         url = typer.prompt("Where does the model's server answer? (empty: run the model in this process)", "") or None
         task = typer.prompt("Which task? (math, number, choice, exact, json, code, or module:object)", task)
@@ -122,6 +122,10 @@ def init(
     typer.echo(f"wrote {', '.join(map(str, written))}")
     option = f" --url {name}={url}" if url else ""
     typer.echo(f"next: router check --bundle {folder}{option}")
+
+
+def at_a_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 def _chosen(models: "list[ServedModel]", wanted: str | None, asking: bool) -> "ServedModel":

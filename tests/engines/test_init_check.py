@@ -81,6 +81,21 @@ def test_what_is_missing_is_named(tmp_path, options, message):
     assert not (tmp_path / "mine").exists()
 
 
+def test_at_a_terminal_it_asks(url, tmp_path, monkeypatch):
+    monkeypatch.setattr("router.cli.begin.at_a_terminal", lambda: True)
+    said = run("init", str(tmp_path / "mine"), said=f"{url}\nchoice\n")
+    assert "Where does the model's server answer?" in said
+    setup = read_setup(tmp_path / "mine")
+    assert (setup.tasks, setup.main.model) == (("choice",), "m")
+
+
+def test_at_a_terminal_it_asks_for_a_model_of_this_process(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.cli.begin.at_a_terminal", lambda: True)
+    run("init", str(tmp_path / "mine"), said="\nmath\nmystery\n5000\n")
+    spec = read_setup(tmp_path / "mine").main
+    assert (spec.model, spec.parameters, spec.backend) == ("mystery", 5000, "in_process")
+
+
 def test_longest_solutions_have_to_fit_the_context(url, tmp_path):
     assert "1024 tokens" in run("init", str(tmp_path / "mine"), "--url", url, "--max-tokens", "2000", code=2)
 

@@ -14,7 +14,7 @@ from router.backends.template import CHATML
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest
 from router.prompt import Message, Prompt
 from strategies import Candidate, parse
-from tests.support.fake_chat import SPEC, FakeChat, extend
+from tests.support.fake_chat import PROMPT, SPEC, FakeChat, extend
 
 # What is asked for
 
@@ -176,6 +176,28 @@ async def test_the_cap_is_over_all_candidates_together(cap):
     written = await extend(FakeChat().generator(), 4, usage, max_tokens=cap)
     assert usage.generated_tokens <= cap
     assert {candidate.end for candidate in written} == {"cut"}
+
+
+# What a judge asks
+
+
+async def test_a_verdict_is_read_off_the_likeliest_first_tokens():
+    server, usage = FakeChat(first_tokens={"Yes": 0.5, " yes": 0.1, "No": 0.2, "Maybe": 0.1, "": 0.1}), Usage()
+    prefer = server.generator().prefer
+    assert prefer is not None
+    assert await prefer([PROMPT], ("Yes", "No"), max_tokens=None, usage=usage) == [pytest.approx(0.75)]
+    assert usage == Usage(scored_tokens=9, calls=1)
+
+
+async def test_no_verdict_is_no_probability():
+    prefer = FakeChat(first_tokens={"Well": 0.9}).generator().prefer
+    assert prefer is not None
+    assert await prefer([PROMPT], ("Yes", "No"), max_tokens=None, usage=Usage()) == [None]
+    assert await prefer([PROMPT], ("Yes", "No"), max_tokens=20, usage=Usage()) == [None]  # it may be longer than that
+
+
+def test_where_there_are_no_log_probabilities_verdicts_are_sampled():
+    assert FakeChat().generator(replace(SPEC, endpoint=Endpoint(log_probs=False))).prefer is None
 
 
 # What goes wrong

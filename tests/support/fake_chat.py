@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import log
 from random import Random
 from threading import Thread
 
@@ -42,6 +43,7 @@ class FakeChat:
     usage        "once" for all choices, "each" (an event a choice), "growing" (beside the text), or "none"
     thought      what the model thinks first, and whether it comes apart from the text or in it
     prompt_tokens, cached_tokens  as it reports
+    first_tokens  the likeliest ones of a reply that is not streamed, with their probabilities
     breaks_after  events after which an answer breaks off; None: it does not
     """
 
@@ -53,6 +55,7 @@ class FakeChat:
     apart: bool = True
     cached_tokens: int = 0
     breaks_after: int | None = None
+    first_tokens: dict[str, float] = field(default_factory=dict)
     statuses: list = field(default_factory=list)
     refusal: str = "no: {body}"
     asked: list[tuple[httpx2.URL, dict, httpx2.Headers]] = field(default_factory=list)
@@ -72,6 +75,12 @@ class FakeChat:
         most = self.n if isinstance(self.n, int) else {"refused": 1}.get(self.n, 128)
         if body.get("n", 1) > most:
             return httpx2.Response(400, json={"error": {"message": "n is too large"}})
+        if not body.get("stream"):
+            likeliest = [{"token": token, "logprob": log(p)} for token, p in self.first_tokens.items()]
+            listed = (
+                {"content": [{"token": "x", "logprob": -0.1, "top_logprobs": likeliest}]} if self.log_probs else None
+            )
+            return httpx2.Response(200, json={"choices": [{"logprobs": listed}], "usage": {"prompt_tokens": 9}})
         return httpx2.Response(200, stream=_Stream(self._stream(body)))
 
     def _events(self, body: dict) -> Iterator[str]:

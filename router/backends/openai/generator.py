@@ -17,6 +17,7 @@ from typing import Any
 from router.backends import Usage
 from router.backends.chat import ChatEndpoint
 from router.backends.openai import thoughts
+from router.backends.openai.preference import prefer
 from router.backends.openai.samples import Reported, Sample, candidates, counted
 from router.backends.replicas import Lost, Replicas, Unfit, understood
 from router.backends.specs import Endpoint, ModelSpec
@@ -67,6 +68,8 @@ class OpenAIGenerator:
         self.counted = Usage()  # what the servers reported, over all calls
         self.at_once: int | None = None  # samples of one request; None: as many as are wanted
         self._told: set[str] = set()  # what was said once of a server
+        # See ``backends.Prefers``; what a model that thinks says first is no verdict.
+        self.prefer = self._prefer if self.endpoint.log_probs and not spec.thinking else None
         self.chat = ChatEndpoint(replicas, PATH, self._name)
 
     async def _name(self) -> str:
@@ -261,6 +264,17 @@ class OpenAIGenerator:
         """See :meth:`Usage.add`."""
         usage.add(**spent)
         self.counted.add(**spent)
+
+    async def _prefer(
+        self, prompts: Sequence[Prompt], answers: tuple[str, str], *, max_tokens: int | None, usage: Usage
+    ) -> list[float | None]:
+        spent = Usage()
+        calls = [_Call(prompt, 0.0, 1, None, 0, usage) for prompt in prompts]
+        asks = [(call.prompt, self._body(call, _Row(0, Candidate(), cap=1), 1)) for call in calls]
+        try:
+            return await prefer(self.replicas, PATH, asks, answers, max_tokens=max_tokens, usage=spent)
+        finally:
+            self.count(usage, calls=spent.calls, scored_tokens=spent.scored_tokens)
 
     async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
         """Raises InvalidRequest: a chat completions endpoint gives no hidden states."""
