@@ -271,5 +271,5 @@ def test_models_share_what_there_is():
     assert (one.tokens, one.kept) == (one.most, 2**30 // 4 // 1000)
 
 
-def test_a_verifier_of_its_own_is_billed_as_the_verifier(tiny: Engine) -> None:
-    assert asks(verifier(tiny)) is None
+async def test_a_verifier_of_its_own_is_billed_as_the_verifier(engine):
+    assert asks(verifier(engine())) is None
