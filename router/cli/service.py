@@ -164,7 +164,7 @@ def serve(
     from router.backends.fit import check_servers
     from router.bundle.bundle import load_bundle
     from router.service import app as server
-    from router.service import logs, tracing
+    from router.service import descriptors, logs, tracing
     from router.service.admission import Admission
     from router.service.auth import addresses, callers, certificates
     from router.service.auth.reload import Reloaded
@@ -179,6 +179,7 @@ def serve(
     _check_together(tls_cert, tls_key, tls_client_ca, explore, outcomes)
     http_address = _http_address(http, encrypted=tls_cert is not None, insecure=insecure) if http else None
     logs.configure()
+    descriptors.allow_many()  # before the workers are begun, which need some
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: a terminal that closes ends nothing
     workers.begin()  # while the models are loaded: the first answers should not wait for it
     credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None

@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -189,6 +191,21 @@ async def test_stopping_does_not_wait_for_who_does_not_read(solver):
         await asyncio.sleep(0.3)
         await asyncio.wait_for(server.stop(grace=0.2), 30)
         await client.close()
+
+
+# File descriptors
+
+
+@pytest.mark.parametrize(("limits", "allowed"), [((1024, 20_000), 4096), ((1024, 2000), 2000), ((9000, 20_000), 9000)])
+def test_as_many_files_may_be_open_as_are_needed(limits, allowed):
+    program = (
+        "import resource\nfrom router.service.descriptors import allow_many\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, {limits})\n"
+        "print(allow_many(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(allowed)] * 2
+    assert ("LimitNOFILE" in done.stderr) == (allowed < 4096)
 
 
 # Metrics over HTTP
