@@ -30,6 +30,7 @@ from router.v1.router_pb2_grpc import RouterServiceStub
 
 LONGEST = ["majority(n=256)", "best_of_n(n=256)", "weighted_best_of_n(n=128)", "beam_search(n=64, m=4)"]
 LONGEST += ["dvts(n=64, m=4)", "lookahead(n=16, m=4, k=1)", "revision(n=64, chains=16)", "majority(n=16)"]
+SHORT = ["majority(n=4)", "best_of_n(n=8)", "beam_search(n=4, m=2)"]
 AT_ONCE = 16  # calls, as many as the server runs
 EVERY = 30.0  # seconds
 GIB = 2**30
@@ -75,7 +76,8 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
             await asyncio.gather(*callers, return_exceptions=True)
             await asyncio.sleep(15)
             rest = held(server)
-            assert (await stub.Solve(pb.SolveRequest(prompt="What is 7 + 8?"), timeout=120)).solution.text
+            last = await stub.Solve(pb.SolveRequest(prompt="What is 7 + 8?"), timeout=300)
+            assert last.solution.text
     finally:
         process.terminate()
         await process.wait()
@@ -93,7 +95,7 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
 
 def held(server: psutil.Process) -> float:
     """GiB that the server and its workers hold; what they share counts once."""
-    total = server.memory_info().rss
+    total: int = server.memory_info().rss
     for child in server.children(recursive=True):
         try:
             total += child.memory_full_info().uss
@@ -132,9 +134,9 @@ async def call_until(stop: float, stub: RouterServiceStub, number: int, longest:
     while time.monotonic() < stop:
         long = draw.random() < 0.7
         options = pb.SolveOptions(
-            arm=draw.choice(LONGEST) if long else "majority(n=4)", seed=draw.randrange(1000), allow_partial=True
+            arm=draw.choice(LONGEST if long else SHORT), seed=draw.randrange(1000), allow_partial=True
         )
-        length = draw.choice([longest, longest, longest // 3]) if long else 20
+        length = draw.choice([longest, longest // 3, 600]) if long else 20
         call = stub.Solve(
             pb.SolveRequest(prompt=problem(length, draw), options=options), timeout=draw.choice([15, 40, 90, 240])
         )
@@ -148,7 +150,8 @@ async def call_until(stop: float, stub: RouterServiceStub, number: int, longest:
             ended[error.code().name] += 1
             await asyncio.sleep(1)
         except asyncio.CancelledError:
-            if not call.cancelled() or asyncio.current_task().cancelling():
+            task = asyncio.current_task()
+            if not call.cancelled() or (task and task.cancelling()):
                 raise
             ended["cancelled by the caller"] += 1
 
