@@ -131,7 +131,7 @@ $(BUF):
 
 evaluate: install  ## Tune and evaluate again from the checked-in attempts, into build/evaluate: two minutes
 	rm -rf build/evaluate && mkdir -p build/evaluate
-	cd $(BUNDLE) && cp -r models.json generator verifier reviser judged.jsonl difficulty.joblib training.json $(CURDIR)/build/evaluate/
+	cd $(BUNDLE) && cp -r models.json generator verifier reviser judged.jsonl difficulty.joblib familiarity.json training.json $(CURDIR)/build/evaluate/
 	$(BIN)/router tune $(BUNDLE)/attempts/tune.parquet --bundle build/evaluate --default budget=16
 	$(BIN)/router evaluate $(BUNDLE)/attempts/heldout.parquet --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl --goals $(RECIPE)/goals.json
 

@@ -4,23 +4,86 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD, _ASCII_WORD = re.compile(r"[^\W\d_]+"), re.compile(r"[A-Za-z]+")  # the second finds the same in ASCII, faster
 _END = re.compile(r"[.?!](?:\s|$)")
 _DIGIT = re.compile(r"\d")
 _ZEROS = str.maketrans("123456789", "0" * 9)
-_TOKEN = re.compile(r"[^\W\d]+|0+|[^\w\s]")
+_TOKEN, _ASCII_TOKEN = re.compile(r"[^\W\d]+|0+|[^\w\s]"), re.compile(r"[A-Za-z_]+|0+|[^\w\s]")
 _OPERATORS = "+-*/^=×÷−"
 
 
+# Column in a description of what is a prompt's form, whatever the sizes of its numbers are.
+FORM = {
+    **{"characters": 0, "words": 1, "different_words": 2, "word_length": 3, "brackets": 4, "sentences": 5, "lines": 6},
+    **{"numbers": 7, "different_numbers": 8, "operators": 21, "different_operators": 22},
+    **{"plus": 23, "minus": 24, "times": 25, "divided": 26},
+}
+
+
 def describe(prompts: Sequence[str]) -> NDArray[np.float64]:
-    """(n, 27) descriptions of prompts."""
-    return np.array([description(prompt) for prompt in prompts])
+    """(n, 27) descriptions of prompts: what :func:`description` says of each, the arithmetic in arrays. Read-only."""
+    return _describe(tuple(prompts))
+
+
+@lru_cache(maxsize=1)  # as for :func:`description`
+def _describe(prompts: tuple[str, ...]) -> NDArray[np.float64]:
+    if not prompts:
+        return np.zeros((0, 27))
+    counts, numbers, lengths = [], [], []
+    for prompt in prompts:
+        found, own, count = words(prompt), _NUMBER.findall(prompt), prompt.count
+        numbers += own
+        lengths.append(len(own))
+        shape = len(prompt), len(found), len(set(found)), sum(map(len, found)) / (len(found) or 1)
+        structure = count("(") + count("{"), len(_END.findall(prompt)), count("\n")
+        counts.append((*shape, *structure, len(own), len(set(own)), *map(count, _OPERATORS)))
+    table = np.array(counts, dtype=float)
+    many, operators = np.array(lengths), table[:, 9:]
+    plus, minus, star, slash, _, _, times, divide, long_minus = operators.T
+    signs = np.column_stack([plus, minus + long_minus, star + times, slash + divide])
+    used = np.column_stack([operators.sum(axis=1), (operators > 0).sum(axis=1)])
+    described = np.asarray(np.log1p(np.hstack([table[:, :9], _sizes(numbers, many), used, signs])))
+    described.flags.writeable = False
+    return described
+
+
+def _sizes(numbers: Sequence[str], many: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(n, 12) of prompts with so ``many`` of these numbers each: columns 9 to 20 of a description, before the log."""
+    sizes = np.zeros((len(many), 12))
+    having = np.flatnonzero(many)
+    if not len(having):
+        return sizes
+    plain = [number.replace(".", "").replace(",", "") for number in numbers]
+    values = np.minimum(1e15, np.array(plain, dtype=float))
+    digits = np.array([len(number) for number in plain])
+    whose = np.repeat(np.arange(len(many)), many)
+    digits_ordered = digits[np.lexsort((digits, whose))]
+    logs = np.log1p(values)
+    ends = np.cumsum(many)[having]
+    starts = ends - many[having]
+
+    def each(reduce: np.ufunc, of: NDArray[Any]) -> NDArray[np.float64]:
+        return np.asarray(reduce.reduceat(of, starts), dtype=float)
+
+    total, largest, size = each(np.add, digits), digits_ordered[ends - 1], each(np.add, logs)
+    second = np.where(many[having] > 1, digits_ordered[np.maximum(ends - 2, 0)], 0)
+    round_ones = np.array([number[-1] == "0" for number in plain])
+    columns = (
+        *(total, largest, total / many[having], largest + second),
+        *(each(np.add, digits > most) for most in (1, 2)),
+        *(each(np.add, values <= 1), each(np.add, round_ones)),
+        *(size, each(np.maximum, logs), each(np.minimum, logs), size / many[having]),
+    )
+    sizes[having] = np.column_stack(columns)
+    return sizes
 
 
 def length(prompts: Sequence[str]) -> NDArray[np.float64]:
@@ -34,15 +97,34 @@ def masked(prompt: str) -> str:
     return lower.translate(_ZEROS) if lower.isascii() else _DIGIT.sub("0", lower)
 
 
+@lru_cache(maxsize=1)  # as for :func:`description`
+def tokens(prompt: str) -> tuple[str, ...]:
+    """The masked prompt's words, numbers and signs."""
+    text = masked(prompt)
+    return tuple((_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text))
+
+
+@lru_cache(maxsize=1)  # as for :func:`description`
+def tokens_of_many(prompts: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The tokens of each."""
+    return list(map(tokens, prompts))
+
+
+def words(prompt: str) -> list[str]:
+    """Runs of letters."""
+    return (_ASCII_WORD if prompt.isascii() else _WORD).findall(prompt)
+
+
 def phrases(prompt: str) -> list[str]:
     """The masked prompt's words, numbers and signs, and each two neighbours."""
-    tokens = _TOKEN.findall(masked(prompt))
-    return tokens + [f"{one} {other}" for one, other in pairwise(tokens)]
+    found = tokens(prompt)
+    return [*found, *(f"{one} {other}" for one, other in pairwise(found))]
 
 
-def description(prompt: str) -> list[float]:
+@lru_cache(maxsize=1)  # one prompt is described for its difficulty and for its familiarity
+def description(prompt: str) -> tuple[float, ...]:
     """(27,) lengths, words, structure, operators, and the numbers: how many, how long, how large; on log scales."""
-    words = _WORD.findall(prompt)
+    found = words(prompt)
     numbers = _NUMBER.findall(prompt)
     digits, sizes = [], []
     small = round_ones = 0
@@ -59,9 +141,9 @@ def description(prompt: str) -> list[float]:
     plus, minus, star, slash, _, _, times, divide, long_minus = operators
     values = (
         len(prompt),
-        len(words),
-        len(set(words)),
-        sum(map(len, words)) / max(1, len(words)),
+        len(found),
+        len(set(found)),
+        sum(map(len, found)) / max(1, len(found)),
         prompt.count("(") + prompt.count("{"),
         len(_END.findall(prompt)),
         prompt.count("\n"),
@@ -86,4 +168,4 @@ def description(prompt: str) -> list[float]:
         star + times,
         slash + divide,
     )
-    return list(map(math.log1p, values))
+    return tuple(map(math.log1p, values))

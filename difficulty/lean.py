@@ -7,6 +7,7 @@ has it in its caches again.
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain, pairwise
 from operator import mul
 from typing import Any, Self
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 
-from difficulty.features import description, phrases
+from difficulty.features import describe, description, phrases, tokens_of_many
 
 _COUNTS = 8  # a phrase that comes as often as this in a prompt, or more often, has its row computed anew
 
@@ -42,6 +43,11 @@ class TextLogistic:
         # Kept for pickles: those of earlier versions hold them, and no lists.
         self._arrays = {"described": described, "phrases": phrases, "rarity": rarity, "bias": bias}
         self._vocabulary = vocabulary
+        # For many prompts: columns from 1 of words and of pairs of them, so that what is not there can be filtered out.
+        split = {tuple(phrase.split(" ")): row + 1 for phrase, row in vocabulary.items()}
+        self._columns: dict[Any, int] = {
+            words if len(words) > 1 else words[0]: column for words, column in split.items()
+        }
         self._described = list(zip(described.T.tolist(), bias.tolist(), strict=True))
         # For each count of a phrase in a prompt, a row a phrase: its weights and, last, its rarity, times what tf-idf
         # makes of the count.
@@ -73,8 +79,25 @@ class TextLogistic:
         return cls(described, vocabulary, weights[len(described) :], words.idf_, bias)
 
     def predict_proba(self, prompts: Sequence[str]) -> NDArray[np.float64]:
-        """(n, classes) probabilities."""
-        return np.array([self.probabilities(prompt) for prompt in prompts])
+        """(n, classes) probabilities, in arrays: those of :meth:`probabilities` in a fraction of the time."""
+        from scipy.sparse import csr_array
+
+        if not len(prompts):
+            return np.zeros((0, len(self._described)))
+        found: list[int] = []
+        ends = [0]
+        for words in tokens_of_many(tuple(prompts)):
+            found += filter(None, map(self._columns.get, chain(words, pairwise(words))))
+            ends.append(len(found))
+        columns = np.array(found, dtype=np.int64) - 1
+        counts = csr_array((np.ones(len(found)), columns, ends), shape=(len(prompts), len(self._arrays["rarity"])))
+        counts.sum_duplicates()
+        counts.data = (1 + np.log(counts.data)) * self._arrays["rarity"][counts.indices]
+        lengths = np.sqrt(np.maximum(counts.power(2).sum(axis=1), np.finfo(float).tiny))
+        logits = describe(prompts) @ self._arrays["described"] + self._arrays["bias"]
+        logits += (counts @ self._arrays["phrases"]) / lengths[:, None]
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
     def probabilities(self, prompt: str) -> list[float]:
         """(classes,) of one prompt."""

@@ -111,7 +111,9 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         if not hasattr(self, "estimator_"):  # or check_is_fitted would take a tenth of the time
             check_is_fitted(self)
         found = self.estimator_.predict_proba(self._checked(X))
-        return np.array([self._spread(row) for row in found.tolist()]).reshape(-1, len(LEVELS))
+        probabilities = np.full((len(found), len(LEVELS)), _FLOOR / len(LEVELS))
+        probabilities[:, self.seen_ - 1] += (1 - _FLOOR) * found
+        return probabilities
 
     def probabilities(self, x: Any) -> list[float]:
         """(5,) of one prompt or hidden state: what ``predict_proba`` says of it, for a text without an array."""

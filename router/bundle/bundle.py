@@ -7,23 +7,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.backends.specs import Setup
-from router.bundle.manifest import Manifest, checked, read_manifest, version_of
+from router.bundle.manifest import FAMILIARITY, Manifest, checked, read_manifest, version_of
 from router.errors import InvalidBundle
 from router.policy.table import Policy
+from router.schema import loads, read
 
 if TYPE_CHECKING:
-    from difficulty import DifficultyModel
+    from difficulty import DifficultyModel, Familiarity
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """``id`` is the name and the first 12 digits of the manifest's sha256; ``digest`` is all of it."""
+    """``id`` is the name and the first 12 digits of the manifest's sha256; ``digest`` is all of it.
+
+    familiarity  tells prompts that the difficulty model knows nothing about; None: the bundle can't tell
+    """
 
     folder: Path
     digest: str
     manifest: Manifest
     policy: Policy
     difficulty: "DifficultyModel"
+    familiarity: "Familiarity | None" = None
 
     @property
     def setup(self) -> Setup:
@@ -41,7 +46,7 @@ class Bundle:
     @property
     def served_by(self) -> tuple[object, ...]:
         """Equal for bundles that the same engines serve: same models, same adapters."""
-        own = ("difficulty.joblib", "policy.json")
+        own = ("difficulty.joblib", FAMILIARITY, "policy.json")
         adapters = frozenset((name, digest) for name, digest in self.manifest.files.items() if name not in own)
         setup = self.manifest.setup
         return setup.reference, tuple(sorted(setup.models.items())), setup.verifier, adapters
@@ -75,7 +80,19 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
         raise InvalidBundle(
             f"{folder}/difficulty.joblib holds no difficulty model; run `router train`, then `router tune`"
         )
-    return Bundle(folder, found, manifest, policy, difficulty)
+    return Bundle(folder, found, manifest, policy, difficulty, _familiarity(folder, manifest))
+
+
+def _familiarity(folder: Path, manifest: Manifest) -> "Familiarity | None":
+    from difficulty import Familiarity
+
+    if FAMILIARITY not in manifest.files:
+        return None
+    try:
+        familiarity: Familiarity = read(Familiarity, loads(checked(folder, FAMILIARITY, manifest)))
+    except ValueError as error:
+        raise InvalidBundle(f"{folder}/{FAMILIARITY}: {error}; write it again with `router train`") from error
+    return familiarity
 
 
 def read_policy(folder: Path, digest: str | None = None) -> tuple[Manifest, str, Policy]:

@@ -218,6 +218,13 @@ def _print_decision(decision: "pb.Decision") -> None:
     print(f"arm         {decision.arm.text}")
     if decision.HasField("expectation"):
         expected, cost = decision.expectation, decision.expectation.cost
+        if expected.evidence == pb.EVIDENCE_UNFAMILIAR:
+            print(
+                "evidence    unfamiliar: the prompt is unlike those of training; its samples vote, nothing is promised"
+            )
+            print(f"expected    {cost.generations:.1f} generations, {cost.generated_tokens:.0f} tokens generated")
+            print(f"bundle      {decision.bundle_id}")
+            return
         print(
             f"expected    accuracy {expected.accuracy:.2f} [{expected.accuracy_low:.2f}, {expected.accuracy_high:.2f}],"
             f" {cost.generations:.1f} generations, {cost.generated_tokens:.0f} tokens generated,"

@@ -11,12 +11,13 @@ from router.cli.demo import demo
 from router.cli.evaluate import evaluate
 from router.cli.models import merge, train_generator, train_reviser, train_verifier
 from router.cli.outcomes import outcomes
+from router.cli.plan import plan
 from router.cli.policy import train, tune
 from router.cli.review import diff, estimate
 from router.cli.service import serve, token
 from router.cli.verifiers import calibrate, judge, judge_reviser, score
 
-CALLS = (route, solve)
+CALLS = (route, solve, plan)
 SERVICE = (serve, token, demo)
 GROUPS = (outcomes,)
 PIPELINE = (

@@ -49,14 +49,15 @@ def train(
     from router.bundle.setup import read_setup
     from router.solving.features import features_of
     from router.tasks import Tasks
-    from router.training.difficulty import save_training
+    from router.training.difficulty import know, save_training
     from router.training.difficulty import train as fit
     from router.tuning.warnings import of_training
 
     frame = read_attempts(attempts, Tasks(read_setup(bundle).tasks, allow_code), say=say)
     vectors = vectors_of(bundle, features) if features_of(features).vectors else None
     model, training = fit(frame, vectors, statistic=statistic.value, features=features, seed=seed)
-    save_training(model, training, bundle)
+    familiarity = know(frame, seed=seed)
+    save_training(model, training, bundle, familiarity)
     edges = ", ".join(f"{edge:.3g}" for edge in training.edges)
     typer.echo(f"{len(training.prompts)} prompts, levels cut at {statistic.value} {edges}; out of fold:")
     typer.echo(f"{'':18}{'log-loss':>10}{'ECE':>8}{'kappa':>8}{'Spearman':>10}{'accuracy':>10}{'ms':>8}")
@@ -64,6 +65,11 @@ def train(
         typer.echo(
             f"{name:18}{row['log_loss']:10.3f}{row['ece']:8.3f}{row['kappa']:8.3f}{row['spearman']:10.3f}"
             f"{row['accuracy']:10.3f}{row['milliseconds']:8.2f}{'  ← chosen' if name == training.chosen else ''}"
+        )
+    if familiarity:
+        typer.echo(
+            f"unfamiliar is a prompt with more than {familiarity.most_unknown:.0%} words that none of these has, or of "
+            f"another form; out of fold {familiarity.false_alarms:.1%} of these are"
         )
     for text in of_training(training, frame):
         say(f"warning: {text}")

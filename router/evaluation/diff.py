@@ -8,12 +8,12 @@ from typing import Any
 
 from router.backends.specs import VERIFIER, ModelSpec, VerifierSpec
 from router.bundle.bundle import read_policy
-from router.bundle.manifest import Manifest
+from router.bundle.manifest import FAMILIARITY, Manifest
 from router.errors import InvalidBundle, InvalidFile, InvalidRequest
 from router.policy.objectives import AverageBudget, Budget, Objective
 from router.policy.table import LEVELS, Cell, Policy
 
-_OWN = ("difficulty.joblib", "policy.json")  # of a bundle's files; the others are the models'
+_OWN = ("difficulty.joblib", FAMILIARITY, "policy.json")  # of a bundle's files; the others are the models'
 
 
 @dataclass(frozen=True, slots=True)

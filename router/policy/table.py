@@ -6,7 +6,7 @@ expectation of the measurements over them (or the measurement at the likeliest l
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -136,6 +136,10 @@ class Policy:
         """The most that an arm spends, in solutions of the reference model."""
         return arm.budget(self.worth)
 
+    def arm(self, column: int) -> Strategy:
+        """The arm of a column of :meth:`expected`: arms by rising budget."""
+        return self.arms[self._order[column]]
+
     def check(self, objective: Objective) -> None:
         """Raises InvalidRequest, naming the objective as its field, where nothing measured can serve it."""
         objective.check(self)
@@ -166,14 +170,16 @@ class Policy:
         if self.deciding == "mode":
             likeliest = weights.index(max(weights))
             weights = tuple(float(i == likeliest) for i in range(len(LEVELS)))
-        row = self._cheapest(weights, objective.good(self, weights))
-        accuracy, low, high, *cost = _expected(weights, self._measured[row])
-        return Expectation(
-            self.arms[self._order[row]], accuracy, low, high, _cost(cost), sufficient=objective.sufficient(low)
-        )
+        promise = self.promise(self._cheapest(weights, objective.good(self, weights)), weights)
+        return promise if objective.sufficient(promise.low) else replace(promise, sufficient=False)
+
+    def promise(self, column: int, weights: Sequence[float]) -> Expectation:
+        """What an arm, by its column in :meth:`expected`, gives a prompt of these (5,) weights."""
+        accuracy, low, high, *cost = _expected(weights, self._measured[column])
+        return Expectation(self.arm(column), accuracy, low, high, _cost(cost), sufficient=True)
 
     def expected(self, of: str, weights: Any) -> Any:
-        """Expectations of accuracy, low, generations or flops, arms by rising budget.
+        """Expectations of accuracy, low, generations, flops or money (0 without prices), arms by rising budget.
 
         weights  (5,) probabilities of a prompt as a tuple, then a list of (arms,); or (n, 5) as an array, then (n,
                  arms)
@@ -190,6 +196,19 @@ class Policy:
         return min(ranked)[-1]
 
     # Many prompts: arrays
+
+    def promises(self, columns: "NDArray[np.int64]", weights: "NDArray[np.float64]") -> list[Expectation]:
+        """What (n,) arms, by their columns in :meth:`expected`, give prompts of (n, 5) weights."""
+        import numpy as np
+
+        rows = list(zip(columns.tolist(), weights.tolist(), strict=True))
+        if len({len(row) for row in self._measured}) > 1:  # some arms have prices and others none
+            return [self.promise(column, each) for column, each in rows]
+        values = np.einsum("nkl,nl->nk", np.array(self._measured)[columns], weights).tolist()
+        return [
+            Expectation(self.arm(column), accuracy, low, high, _cost(cost), sufficient=True)
+            for (column, _), (accuracy, low, high, *cost) in zip(rows, values, strict=True)
+        ]
 
     def decide_many(self, probabilities: "NDArray[np.float64]", objective: Objective) -> "NDArray[np.int64]":
         """(n,) indices into ``arms`` for (n, 5) probabilities, chosen as :meth:`decide` does. Raises InvalidRequest."""
@@ -260,6 +279,7 @@ _MEASURES: Mapping[str, Callable[[Cell], float]] = {
     "low": lambda cell: cell.low,
     "generations": lambda cell: cell.cost.generations,
     "flops": lambda cell: cell.cost.flops,
+    "money": lambda cell: cell.cost.money or 0.0,
 }
 
 

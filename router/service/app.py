@@ -122,7 +122,7 @@ class Server:
             NewestCalls(LARGEST),
             Receiving(),
         ]
-        service = RouterService(bundles, recorder, tracer, longest_search)
+        service = RouterService(bundles, admission, recorder, tracer, longest_search=longest_search)
         self._door = GrpcDoor(
             host,
             port,

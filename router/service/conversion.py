@@ -24,6 +24,7 @@ from router.tasks import NO_INPUTS
 from router.v1 import router_pb2 as pb
 from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 
+Asked = pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest | pb.BatchPrompt
 PlainValue = object  # of JSON: numbers, texts, booleans, None, lists and dicts of them
 DOMAIN = "router.v1"
 LONGEST_NAME = 128  # characters of a conversation's name
@@ -40,21 +41,30 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
 
     Absent fields are the defaults. What needs the bundle to judge, or has a meaning beyond its type, the solver checks.
     """
-    asked = objective(message.objective) if message.HasField("objective") else None
+    wanted = objective(message.objective) if message.HasField("objective") else None
+    options = None if isinstance(message, pb.RouteRequest) else message.options
+    return asked(message, options, wanted, seconds)
+
+
+def asked(
+    message: Asked,
+    options: pb.SolveOptions | None = None,
+    wanted: Objective | None = None,
+    seconds: float | None = None,
+) -> Request:
+    """What is asked of one prompt. Raises InvalidRequest."""
     given = plain(message.inputs) if message.HasField("inputs") else NO_INPUTS
     task = message.task or None
-    if len(message.conversation) > LONGEST_NAME:
+    conversation = "" if isinstance(message, pb.BatchPrompt) else message.conversation
+    if len(conversation) > LONGEST_NAME:
         raise InvalidRequest(
             "conversation", f"a conversation's name has at most {LONGEST_NAME} characters", reason="PROMPT_INVALID"
         )
-    if isinstance(message, pb.RouteRequest):
-        return Request(
-            prompt(message), asked, seconds=seconds, inputs=given, task=task, conversation=message.conversation
-        )
-    options = message.options
+    if options is None:
+        return Request(prompt(message), wanted, seconds=seconds, inputs=given, task=task, conversation=conversation)
     return Request(
         prompt(message),
-        asked,
+        wanted,
         arm=_arm(options.arm) if options.arm else None,
         max_generated_tokens=_given(options, "max_generated_tokens"),
         max_scored_tokens=_given(options, "max_scored_tokens"),
@@ -65,7 +75,7 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
         max_tokens=_given(options, "max_tokens"),
         inputs=given,
         task=task,
-        conversation=message.conversation,
+        conversation=conversation,
     )
 
 
@@ -90,7 +100,7 @@ def _plain(value: Value) -> PlainValue:
     return None
 
 
-def prompt(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest) -> Prompt:
+def prompt(message: Asked) -> Prompt:
     """Raises InvalidRequest."""
     if not message.messages:
         return Prompt.of(message.prompt)
@@ -160,24 +170,26 @@ def arm(value: Strategy) -> pb.Arm:
 def routed(value: Decision, spent: Bill, *, call_id: str) -> pb.RouteResponse:
     """Filled in place: a message made by itself is copied into the one around it, which takes three times as long."""
     message = pb.RouteResponse(call_id=call_id)
-    _fill_decision(message.decision, value)
-    _fill_bill(message.bill, spent)
+    fill_decision(message.decision, value)
+    fill_bill(message.bill, spent)
     return message
 
 
 def decision(value: Decision) -> pb.Decision:
     message = pb.Decision()
-    _fill_decision(message, value)
+    fill_decision(message, value)
     return message
 
 
-def _fill_decision(message: pb.Decision, value: Decision) -> None:
+def fill_decision(message: pb.Decision, value: Decision) -> None:
     message.level = value.level
     message.probabilities.extend(value.probabilities)
     message.arm.CopyFrom(arm(value.arm))
     message.bundle_id = value.bundle_id
     if value.expectation:
         _fill_expectation(message.expectation, value.expectation)
+        if not value.familiar:
+            message.expectation.evidence = pb.EVIDENCE_UNFAMILIAR
 
 
 def _fill_expectation(message: pb.Expectation, value: Expectation) -> None:
@@ -213,11 +225,11 @@ def _fill_cost(message: pb.Cost, value: Cost) -> None:
 
 def bill(value: Bill) -> pb.Bill:
     message = pb.Bill()
-    _fill_bill(message, value)
+    fill_bill(message, value)
     return message
 
 
-def _fill_bill(message: pb.Bill, value: Bill) -> None:
+def fill_bill(message: pb.Bill, value: Bill) -> None:
     for phase in ("route", "generate", "score"):
         if phase in value.seconds:
             setattr(message, f"{phase}_seconds", value.seconds[phase])

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 import traceback
+from collections import Counter
 from types import TracebackType
 from typing import Any
 
@@ -15,6 +16,7 @@ from router.service.middleware.call import CallRecord
 # What others' lines quote, or say of a token, may be a caller's secret.
 _QUOTED = re.compile(r"""(?<!\w)b?(?:'(?:[^'\\]|\\.)*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|$))""")
 _SECRET = re.compile(r"\b(bearer|authorization|api[-_ ]?key|tokens?)\b.*", re.IGNORECASE | re.DOTALL)
+_MOST_DIGESTS = 20  # of a batch's unfamiliar prompts in one line
 _log = logging.getLogger(__name__)
 
 
@@ -92,6 +94,16 @@ def fields(call: CallRecord, *, text: bool) -> dict[str, Any]:
             "arm": call.arm,
             "pinned": call.request.arm is not None,
             "kept": call.request.arm is None and call.decision.choice is None,
+        }
+        if not call.decision.familiar:
+            record |= {"unfamiliar": True, "prompt_sha256": call.request.prompt.digest}
+    if call.parts:
+        strange = [part.request.prompt.digest for part in call.parts if not part.decision.familiar]
+        record |= {
+            "prompts": len(call.parts),
+            "arms": {str(arm): count for arm, count in Counter(part.decision.arm for part in call.parts).items()},
+            "unfamiliar": len(strange),
+            "unfamiliar_sha256": strange[:_MOST_DIGESTS],
         }
     if call.bill:
         record |= {

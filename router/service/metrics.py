@@ -1,8 +1,8 @@
 """What Prometheus scrapes: counts and sums by level and arm, never a prompt, an answer or a caller's name."""
 
 import math
-from collections import deque
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
 from functools import cache
 
 import prometheus_client as prometheus
@@ -12,7 +12,7 @@ from router.policy.table import LEVELS
 from router.service.admission import Admission
 from router.service.bundle_manager import BundleManager
 from router.service.drift import calibration_error, stability, training_counts
-from router.service.middleware.call import CallRecord, Verdict
+from router.service.middleware.call import CallRecord, Part, Verdict
 from router.service.recorder import Recorder
 from router.service.router_service import DIRECT_METHODS
 from router.solving.bill import Bill
@@ -32,13 +32,14 @@ class Metrics:
         self._verdicts: deque[Verdict] = deque(maxlen=WINDOW)
         self._bundle = ""
         # Looking labels up costs more than counting.
-        self._child = cache(lambda metric, *labels: metric.labels(*labels))
+        self._child = cache(lambda metric, *labels: metric.labels(*labels) if labels else metric)
 
         def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
             return prometheus.Counter(name, text, labels, registry=self.registry)
 
         self._calls = counter("router_calls", "Finished calls.", "door", "method", "code", "reason")
         self._decisions = counter("router_decisions", "Decisions.", "level", "arm")
+        self._unfamiliar = counter("router_unfamiliar", "Decisions on prompts unlike those of training.")
         self._tokens = counter("router_tokens", "Tokens spent.", "level", "arm", "kind")
         self._flops = counter("router_flops", "Floating-point operations spent.", "level", "arm", "engine")
         self._outcomes = counter("router_outcomes", "Outcomes of decisions that promised an accuracy.", "level", "arm")
@@ -112,21 +113,38 @@ class Metrics:
             self._child(self._seconds, call.method, "queue").observe(call.queue_seconds)
             for phase, seconds in call.bill.seconds.items():
                 self._child(self._seconds, call.method, phase).observe(seconds)
-        if call.decision and call.bill and call.request:
-            # A pinned arm's numbers are the caller's: as a label they would grow without end.
-            arm = call.arm or "" if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
-            if call.decision.bundle_id == self._bundle:
-                self._levels.append(call.decision.level)
-            self._child(self._decisions, str(call.decision.level), arm).inc()
-            self._count_bill((str(call.decision.level), arm), call.bill)
-        elif call.bill and call.method in DIRECT_METHODS:
-            self._count_bill(("none", "direct"), call.bill)
+        if call.parts:
+            self._count_batch(call.parts)
+        else:
+            self._count_decision(call)
         if call.verdict and call.verdict.bundle_id == self._bundle:
             self._count_verdict(call.verdict)
         if call.reason == "ENGINE_UNAVAILABLE":
             self._engine_up.set(0)
         elif call.solution:
             self._engine_up.set(1)
+
+    def _count_batch(self, parts: Sequence[Part]) -> None:
+        """Decisions that spent nothing."""
+        made = [part.decision for part in parts]
+        self._child(self._unfamiliar).inc(sum(not each.familiar for each in made))
+        self._levels.extend(each.level for each in made if each.familiar and each.bundle_id == self._bundle)
+        for (level, arm), count in Counter((each.level, each.arm) for each in made).items():
+            self._child(self._decisions, str(level), str(arm)).inc(count)
+
+    def _count_decision(self, call: CallRecord) -> None:
+        if call.bill and call.method in DIRECT_METHODS:
+            self._count_bill(("none", "direct"), call.bill)
+        if not (call.decision and call.bill and call.request):
+            return
+        # A pinned arm's numbers are the caller's: as a label they would grow without end.
+        arm = call.arm or "" if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
+        if not call.decision.familiar:
+            self._child(self._unfamiliar).inc()
+        elif call.decision.bundle_id == self._bundle:
+            self._levels.append(call.decision.level)
+        self._child(self._decisions, str(call.decision.level), arm).inc()
+        self._count_bill((str(call.decision.level), arm), call.bill)
 
     def _follow_bundle(self) -> None:
         """Begin again where another bundle decides: its levels mean something else. What it may decide is shown as 0

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -22,6 +23,7 @@ from router.outcomes.tables import connect
 from router.service import rows
 from router.service.middleware.call import CallRecord
 from router.service.rows import Outcome, Recorded
+from router.solving.bill import Bill
 
 _BATCH = 500  # rows of one transaction
 _IDLE_SECONDS = 0.2  # between looks whether to stop
@@ -64,7 +66,10 @@ class Recorder:
         self._thread.start()
 
     def record_decision(self, call: CallRecord) -> None:
-        """Queue a call's decision, if it came to one. Never waits, never fails."""
+        """Queue a call's decision, if it came to one; of a batch, one a prompt. Never waits, never fails."""
+        for part in call.parts:
+            own = replace(call, id=part.id, request=part.request, decision=part.decision, bill=Bill(), parts=())
+            self.record_decision(own)
         if not (call.decision and call.request and call.bill):
             return
         try:

@@ -2,20 +2,25 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 
 from opentelemetry.trace import Tracer
 
-from router.errors import OutcomesOff, OutcomesUnavailable
-from router.service import conversion
+from router.errors import OutcomesOff, OutcomesUnavailable, RouterError
+from router.service import batch_conversion, conversion
+from router.service.admission import Admission
+from router.service.batch_searches import BatchSearches, Ended
 from router.service.bundle_manager import BundleManager
 from router.service.conversations import Conversations
-from router.service.middleware.call import Call
+from router.service.middleware.call import Call, CallRecord, Part, part_id
 from router.service.recorder import Recorder
 from router.service.rows import Outcome, Recorded
 from router.service.tracing import traced_search
+from router.solving.batch import Batch, decide
+from router.solving.bill import Bill
 from router.solving.driver import Request, Round
 from router.solving.solver import Decision, Solution, Solver
 from router.v1 import router_pb2 as pb
@@ -30,6 +35,7 @@ _DECISION_SECONDS = 1.0  # that servers which share a database take to write a d
 class RouterService:
     """Cancelling a call cancels its coroutine, and with it the search and the engine's work.
 
+    admission      of the searches of a batch; others have their place when they come here
     recorder       of outcomes; None: they are refused
     tracer         makes the spans of searches; None: there are none
     conversations  what they were routed to
@@ -39,11 +45,14 @@ class RouterService:
     def __init__(
         self,
         bundles: BundleManager,
+        admission: Admission,
         recorder: Recorder | None = None,
         tracer: Tracer | None = None,
+        *,
         longest_search: float | None = None,
     ):
         self.bundles = bundles
+        self.admission = admission
         self.conversations = Conversations()
         self.recorder = recorder
         self.tracer = tracer
@@ -66,7 +75,7 @@ class RouterService:
             async with aclosing(self._search(solver, message, call)) as events:
                 async for event in events:
                     if isinstance(event, Solution):
-                        return pb.SolveResponse(solution=_rendered(event, solver, message, call))
+                        return pb.SolveResponse(solution=_rendered(event, solver, message, call.id))
         raise AssertionError("a search ends with its solution")
 
     async def StreamSolve(
@@ -78,10 +87,43 @@ class RouterService:
                     if isinstance(event, Round):
                         yield pb.StreamSolveResponse(round=conversion.progress(event))
                     elif isinstance(event, Solution):
-                        last = _rendered(event, solver, message, call)
+                        last = _rendered(event, solver, message, call.id)
                         if last.text:
                             yield pb.StreamSolveResponse(text=last.text)
                         yield pb.StreamSolveResponse(solution=last)
+
+    async def RouteBatch(self, message: pb.RouteBatchRequest, call: Call) -> pb.RouteBatchResponse:
+        progress = call.progress
+        with self.bundles.solver() as solver:
+            bill, batch = await self._batch(message, solver, call)
+        decisions = batch.decisions
+        ids = [part_id(call, index) for index in range(len(decisions))]
+        progress.parts = list(map(Part, ids, batch.requests, decisions))
+        return batch_conversion.routed(decisions, ids, batch.expected, bill)
+
+    async def SolveBatch(
+        self, message: pb.SolveBatchRequest, call: Call
+    ) -> AsyncGenerator[pb.SolveBatchResponse, None]:
+        assert call.progress.caller
+        caller, count = call.progress.caller.name, Counter[bool]()
+        with self.bundles.solver() as solver:
+            bill, batch = await self._batch(message, solver, call)
+            searches = BatchSearches(
+                solver, batch, self.admission, caller, seconds_left=lambda: call.seconds_left, tracer=self.tracer
+            )
+            async with aclosing(searches.results()) as results:
+                async for ended in results:
+                    bill.add(ended.bill)
+                    solution = ended.outcome if isinstance(ended.outcome, Solution) else None
+                    count[solution is not None] += 1
+                    own = part_id(call, ended.index)
+                    self._show(ended, own, batch, call)
+                    if solution:
+                        rendered = _rendered(solution, solver, message, own)
+                        yield batch_conversion.solved(ended.index, own, rendered)
+                    elif isinstance(ended.outcome, RouterError):
+                        yield batch_conversion.failed(ended.index, own, ended.outcome, ended.bill)
+            yield batch_conversion.summary(count[True], count[False], bill, batch.spent, batch.expected)
 
     async def GetBundle(self, message: pb.GetBundleRequest, call: Call) -> pb.GetBundleResponse:
         active = self.bundles.active
@@ -114,6 +156,40 @@ class RouterService:
                 return await asyncio.wrap_future(self.recorder.record(outcome))
         except TimeoutError:
             raise OutcomesUnavailable("the outcome database does not answer; try again later") from None
+
+    async def _batch(
+        self, message: pb.RouteBatchRequest | pb.SolveBatchRequest, solver: Solver, call: Call
+    ) -> tuple[Bill, Batch]:
+        """What the prompts of a batch are decided, and the bill that says what deciding cost."""
+        bill = call.progress.bill = solver.new_bill()
+        started = time.monotonic()
+        requests, total = batch_conversion.requests(message), batch_conversion.total(message.budget)
+        if self.longest_search:
+            requests = [replace(request, longest_search=self.longest_search) for request in requests]
+        batch = await decide(solver, requests, total, bill)
+        bill.seconds["route"] = time.monotonic() - started
+        return bill, batch
+
+    def _show(self, ended: Ended, own: str, batch: Batch, call: Call) -> None:
+        """One prompt of a batch that goes on."""
+        error = ended.outcome if isinstance(ended.outcome, RouterError) else None
+        record = CallRecord(
+            own,
+            call.service,
+            f"{call.method}.prompt",  # counted beside its batch
+            _caller(call),
+            code=error.status if error else "OK",
+            reason=error.reason if error else "",
+            seconds=ended.seconds,
+            queue_seconds=ended.queue_seconds,
+            request=batch.requests[ended.index],
+            decision=ended.decision,
+            bill=ended.bill,
+            solution=ended.outcome if isinstance(ended.outcome, Solution) else None,
+            door=call.door,
+        )
+        if call.progress.show:
+            call.progress.show(record)
 
     async def _search(
         self, solver: Solver, message: pb.SolveRequest | pb.StreamSolveRequest, call: Call
@@ -153,11 +229,14 @@ def _caller(call: Call) -> str:
 
 
 def _rendered(
-    solution: Solution, solver: Solver, message: pb.SolveRequest | pb.StreamSolveRequest, call: Call
+    solution: Solution,
+    solver: Solver,
+    message: pb.SolveRequest | pb.StreamSolveRequest | pb.SolveBatchRequest,
+    call_id: str,
 ) -> pb.Solution:
     return conversion.solution(
         solution,
         reference=solver.engines.reference,
         candidates=message.options.return_candidates,
-        call_id=call.id,
+        call_id=call_id,
     )

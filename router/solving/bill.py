@@ -75,6 +75,13 @@ class Bill:
             if role in (None, own)
         )
 
+    def add(self, other: "Bill") -> None:
+        """What another call spent, too."""
+        for (model, role), usage in other.lines.items():
+            self.line(model, role).add(**asdict(usage))
+        for phase, seconds in other.seconds.items():
+            self.seconds[phase] += seconds
+
     @property
     def money(self) -> float | None:
         """None where no model has a price."""

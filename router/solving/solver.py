@@ -4,17 +4,23 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from router.backends import Engines, Usage
 from router.backends.registry import check_code, why_not
 from router.backends.specs import Deployment
 from router.bundle.bundle import Bundle
 from router.errors import InvalidBundle, InvalidRequest
+from router.policy import unfamiliar
 from router.policy.objectives import Budget, Objective
 from router.policy.table import Expectation, Policy
+from router.prompt import Prompt
 from router.solving.bill import Bill, rates_of
 from router.solving.driver import Request, Round, StopReason, drive
 from router.solving.features import features_of
@@ -38,6 +44,8 @@ class Decision:
     explore      share of decisions that were drawn when this one was made
     levels_by    digest of the difficulty model: levels mean something only under the one that predicted them
     task         name of the request's task
+    familiar     False: the prompt is unlike those of training. No level was predicted then: probabilities are the
+                 levels' shares among the tuning prompts, level is the middle one, and nothing is promised
     """
 
     level: int
@@ -51,6 +59,12 @@ class Decision:
     explore: float = 0.0
     levels_by: str = ""
     task: str = ""
+    familiar: bool = True
+
+    @property
+    def promised(self) -> float | None:
+        """The accuracy that the choice promises, if it does."""
+        return self.expectation.accuracy if self.expectation and self.familiar else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +114,7 @@ class Solver:
         """
         self.explore = explore
         self.bundle = bundle
+        self._bundle_id, self._levels_by = bundle.id, bundle.levels_by  # made anew each time that they are asked for
         self.engines = engines
         self.tasks = Tasks(bundle.setup.tasks, allow_code)
         self.tasks.check()
@@ -110,6 +125,9 @@ class Solver:
         reasons = {arm: self._why_not(arm) for arm in bundle.policy.arms}
         self.left_out = {arm: reason for arm, reason in reasons.items() if reason}
         self.policy = _runnable(bundle, self.left_out)
+        known = bundle.familiarity.tasks if bundle.familiarity else ()
+        self._known_tasks = frozenset(name or self.tasks.names[0] for name in known)
+        self.shares = unfamiliar.shares(self.policy)  # of levels, where nothing is known of a prompt
 
     async def decide(self, request: Request, bill: Bill | None = None) -> Decision:
         """Predict the level, choose the arm; what that spends goes onto ``bill``. Raises InvalidRequest."""
@@ -118,40 +136,88 @@ class Solver:
         policy = self.policy
         objective = request.objective or policy.default
         policy.check(objective)  # a bad objective is an error also where the arm is pinned
-        usage = Usage()
-        try:
-            (read,) = await self.features.read([request.prompt], self.engines, usage)
-        finally:
-            if bill and usage != Usage():
-                bill.line(self.engines.reference, "generator").add(**asdict(usage))
-        probabilities = tuple(self.bundle.difficulty.probabilities(read))
-        level = 1 + probabilities.index(max(probabilities))
-        levels_by, task = self.bundle.levels_by, request.task or self.tasks.names[0]
+        familiar = self.knows(request)
+        if familiar:
+            (read,) = await self.read([request.prompt], bill)
+            probabilities = tuple(self.bundle.difficulty.probabilities(read))
+        else:
+            probabilities = self.shares
         if request.arm:
-            return Decision(level, probabilities, request.arm, None, self.bundle.id, levels_by=levels_by, task=task)
+            return self.decision(request, probabilities, request.arm, None, familiar=familiar)
+        if not familiar:
+            plan = unfamiliar.plan(policy, objective, probabilities)
+            return self.decision(request, probabilities, plan.arm, plan, objective=objective, familiar=False)
         expectation = policy.decide(probabilities, objective)
-        decision = Decision(
-            level,
+        decision = self.decision(
+            request,
             probabilities,
             expectation.arm,
-            expectation if self._as_measured(request, expectation.arm) else None,
-            self.bundle.id,
+            expectation if self.as_measured(request, expectation.arm) else None,
             objective=objective,
             choice=expectation.arm,
             explore=self.explore,
-            levels_by=levels_by,
-            task=task,
         )
         return self._explored(decision, objective.value if isinstance(objective, Budget) else policy.largest)
 
-    def _as_measured(self, request: Request, arm: Strategy) -> bool:
+    def as_measured(self, request: Request, arm: Strategy) -> bool:
         """Whether the models write as they did when the policy was measured."""
+        if request.temperature is None and request.max_tokens is None:
+            return True
         specs = [self.bundle.setup.models[name or self.bundle.setup.reference] for name in arm.models]
         return all(
             spec.temperature_of(request.temperature) == spec.temperature
             and spec.longest_of(request.max_tokens) == spec.max_tokens
             for spec in specs
         )
+
+    def decision(
+        self,
+        request: Request,
+        probabilities: tuple[float, ...],
+        arm: Strategy,
+        expectation: Expectation | None,
+        *,
+        familiar: bool = True,
+        **chosen: Any,
+    ) -> Decision:
+        """``chosen``: how the arm was, by Decision's fields."""
+        level = 1 + probabilities.index(max(probabilities)) if familiar else unfamiliar.middle(probabilities)
+        task = request.task or self.tasks.names[0]
+        return Decision(
+            level,
+            probabilities,
+            arm,
+            expectation,
+            self._bundle_id,
+            levels_by=self._levels_by,
+            task=task,
+            familiar=familiar,
+            **chosen,
+        )
+
+    def knows(self, request: Request) -> bool:
+        """Whether the prompt, and its task, are like those that the bundle was made from; True where it can't tell."""
+        known = self.bundle.familiarity
+        if known is None:
+            return True
+        return (request.task or self.tasks.names[0]) in self._known_tasks and known.knows(request.prompt.question)
+
+    def known(self, requests: Sequence[Request]) -> NDArray[np.bool_]:
+        """(n,) the same of many."""
+        familiarity, first = self.bundle.familiarity, self.tasks.names[0]
+        if familiarity is None:
+            return np.ones(len(requests), dtype=bool)
+        tasks = np.array([(request.task or first) in self._known_tasks for request in requests], dtype=bool)
+        return np.asarray(tasks & familiarity.knows_many([request.prompt.question for request in requests]))
+
+    async def read(self, prompts: Sequence[Prompt], bill: Bill | None = None) -> Sequence[Any]:
+        """What the difficulty model reads of prompts; what that spends goes onto ``bill``."""
+        usage = Usage()
+        try:
+            return await self.features.read(prompts, self.engines, usage)
+        finally:
+            if bill and usage != Usage():
+                bill.line(self.engines.reference, "generator").add(**asdict(usage))
 
     def task(self, request: Request) -> Task:
         """The request's task, given its inputs. Raises InvalidRequest, CodeNotAllowed."""
@@ -191,12 +257,20 @@ class Solver:
                 raise InvalidRequest("options.arm", f"{arm} can't be run: {reason}", reason="ARM_INVALID")
             request = replace(request, arm=arm)
         decision = await self.decide(request, bill)
-        task = self.task(request)
         bill.seconds["route"] += time.monotonic() - started
-        yield decision
-        request = replace(request, task=decision.task)
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
+        async with aclosing(self.run(decision, request, bill)) as events:
+            async for event in events:
+                yield event
+
+    async def run(
+        self, decision: Decision, request: Request, bill: Bill
+    ) -> AsyncGenerator[Decision | Round | Solution, None]:
+        """What :meth:`stream` yields, of a decision that was made. Raises as it does."""
+        task = self.task(request)
+        yield decision
+        request = replace(request, task=decision.task)
         allowance = Allowance()
         async with aclosing(drive(decision.arm, request, self.engines, task, bill, allowance=allowance)) as events:
             async for event in events:

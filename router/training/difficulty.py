@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from difficulty import CANDIDATES, LEVELS, DifficultyModel, find_edges, levels_of
+from difficulty import CANDIDATES, LEVELS, DifficultyModel, Familiarity, find_edges, levels_of
 from difficulty.compare import compare
 from router.attempts.pools import SAMPLE
 from router.attempts.schema import last_score, prompt_of
-from router.bundle.manifest import MANIFEST
+from router.bundle.manifest import FAMILIARITY, MANIFEST
 from router.errors import InvalidBundle, InvalidFile
 from router.prompt import Prompt
 
@@ -135,11 +135,27 @@ def prompt_statistics(attempts: pd.DataFrame, statistic: str) -> pd.DataFrame:
     return table.astype({"statistic": float})
 
 
-def save_training(model: DifficultyModel, training: Training, folder: Path) -> None:
-    """Write the difficulty model and what tune needs; the folder is no bundle again until tune has finished it."""
+def know(attempts: pd.DataFrame, *, folds: int = 5, seed: int = 0) -> Familiarity | None:
+    """What prompts like those of the attempts look like; None where there are too few to tell."""
+    first = attempts.drop_duplicates("prompt_id")
+    asked = [prompt_of(row).question for row in first.to_dict("records")]
+    tasks = sorted(set(first["task"].fillna(""))) if "task" in first else [""]
+    return Familiarity.of(asked, tasks=tasks, folds=folds, seed=seed) if len(set(asked)) > 1 else None
+
+
+def save_training(
+    model: DifficultyModel, training: Training, folder: Path, familiarity: Familiarity | None = None
+) -> None:
+    """Write the difficulty model and what tune needs; the folder is no bundle again until tune has finished it.
+
+    familiarity  None: the bundle can't tell unfamiliar prompts
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
     joblib.dump(model, folder / "difficulty.joblib", compress=3)
+    (folder / FAMILIARITY).unlink(missing_ok=True)
+    if familiarity:
+        (folder / FAMILIARITY).write_text(json.dumps(asdict(familiarity), ensure_ascii=False, indent=1) + "\n")
     rows = training.prompts.round(6).reset_index().to_dict("records")
     document = {**{name: getattr(training, name) for name in _SAVED}, "prompts": rows}
     (folder / TRAINING).write_text(dumps(document))

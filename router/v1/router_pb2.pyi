@@ -13,6 +13,7 @@ class Evidence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVIDENCE_UNSPECIFIED: _ClassVar[Evidence]
     EVIDENCE_SUFFICIENT: _ClassVar[Evidence]
     EVIDENCE_INSUFFICIENT: _ClassVar[Evidence]
+    EVIDENCE_UNFAMILIAR: _ClassVar[Evidence]
 
 class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -60,9 +61,11 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_TEMPERATURE_OUT_OF_RANGE: _ClassVar[ErrorReason]
     ERROR_REASON_MESSAGE_MISSING: _ClassVar[ErrorReason]
     ERROR_REASON_TOO_MANY_CALLS: _ClassVar[ErrorReason]
+    ERROR_REASON_BATCH_INVALID: _ClassVar[ErrorReason]
 EVIDENCE_UNSPECIFIED: Evidence
 EVIDENCE_SUFFICIENT: Evidence
 EVIDENCE_INSUFFICIENT: Evidence
+EVIDENCE_UNFAMILIAR: Evidence
 STOP_REASON_UNSPECIFIED: StopReason
 STOP_REASON_COMPLETE: StopReason
 STOP_REASON_TOKEN_CAP: StopReason
@@ -104,6 +107,7 @@ ERROR_REASON_NOT_SEARCHABLE: ErrorReason
 ERROR_REASON_TEMPERATURE_OUT_OF_RANGE: ErrorReason
 ERROR_REASON_MESSAGE_MISSING: ErrorReason
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason
+ERROR_REASON_BATCH_INVALID: ErrorReason
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -202,6 +206,108 @@ class StreamSolveResponse(_message.Message):
     solution: Solution
     text: str
     def __init__(self, round: _Optional[_Union[Round, _Mapping]] = ..., solution: _Optional[_Union[Solution, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+
+class BatchPrompt(_message.Message):
+    __slots__ = ("prompt", "messages", "inputs", "task")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    prompt: str
+    messages: _containers.RepeatedCompositeFieldContainer[Message]
+    inputs: _struct_pb2.Struct
+    task: str
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
+
+class BatchBudget(_message.Message):
+    __slots__ = ("generations", "flops", "money")
+    GENERATIONS_FIELD_NUMBER: _ClassVar[int]
+    FLOPS_FIELD_NUMBER: _ClassVar[int]
+    MONEY_FIELD_NUMBER: _ClassVar[int]
+    generations: float
+    flops: float
+    money: float
+    def __init__(self, generations: _Optional[float] = ..., flops: _Optional[float] = ..., money: _Optional[float] = ...) -> None: ...
+
+class RouteBatchRequest(_message.Message):
+    __slots__ = ("prompts", "budget")
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    prompts: _containers.RepeatedCompositeFieldContainer[BatchPrompt]
+    budget: BatchBudget
+    def __init__(self, prompts: _Optional[_Iterable[_Union[BatchPrompt, _Mapping]]] = ..., budget: _Optional[_Union[BatchBudget, _Mapping]] = ...) -> None: ...
+
+class RouteBatchResponse(_message.Message):
+    __slots__ = ("decisions", "expected", "bill")
+    DECISIONS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    BILL_FIELD_NUMBER: _ClassVar[int]
+    decisions: _containers.RepeatedCompositeFieldContainer[BatchDecision]
+    expected: float
+    bill: Bill
+    def __init__(self, decisions: _Optional[_Iterable[_Union[BatchDecision, _Mapping]]] = ..., expected: _Optional[float] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ...) -> None: ...
+
+class BatchDecision(_message.Message):
+    __slots__ = ("decision", "call_id")
+    DECISION_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    decision: Decision
+    call_id: str
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., call_id: _Optional[str] = ...) -> None: ...
+
+class SolveBatchRequest(_message.Message):
+    __slots__ = ("prompts", "budget", "options")
+    PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    BUDGET_FIELD_NUMBER: _ClassVar[int]
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    prompts: _containers.RepeatedCompositeFieldContainer[BatchPrompt]
+    budget: BatchBudget
+    options: SolveOptions
+    def __init__(self, prompts: _Optional[_Iterable[_Union[BatchPrompt, _Mapping]]] = ..., budget: _Optional[_Union[BatchBudget, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ...) -> None: ...
+
+class SolveBatchResponse(_message.Message):
+    __slots__ = ("result", "summary")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    SUMMARY_FIELD_NUMBER: _ClassVar[int]
+    result: BatchResult
+    summary: BatchSummary
+    def __init__(self, result: _Optional[_Union[BatchResult, _Mapping]] = ..., summary: _Optional[_Union[BatchSummary, _Mapping]] = ...) -> None: ...
+
+class BatchResult(_message.Message):
+    __slots__ = ("index", "call_id", "solution", "error")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    SOLUTION_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    call_id: str
+    solution: Solution
+    error: BatchError
+    def __init__(self, index: _Optional[int] = ..., call_id: _Optional[str] = ..., solution: _Optional[_Union[Solution, _Mapping]] = ..., error: _Optional[_Union[BatchError, _Mapping]] = ...) -> None: ...
+
+class BatchError(_message.Message):
+    __slots__ = ("reason", "message", "bill")
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    BILL_FIELD_NUMBER: _ClassVar[int]
+    reason: ErrorReason
+    message: str
+    bill: Bill
+    def __init__(self, reason: _Optional[_Union[ErrorReason, str]] = ..., message: _Optional[str] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ...) -> None: ...
+
+class BatchSummary(_message.Message):
+    __slots__ = ("solved", "failed", "bill", "spent", "expected")
+    SOLVED_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    BILL_FIELD_NUMBER: _ClassVar[int]
+    SPENT_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_FIELD_NUMBER: _ClassVar[int]
+    solved: int
+    failed: int
+    bill: Bill
+    spent: float
+    expected: float
+    def __init__(self, solved: _Optional[int] = ..., failed: _Optional[int] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., spent: _Optional[float] = ..., expected: _Optional[float] = ...) -> None: ...
 
 class GetBundleRequest(_message.Message):
     __slots__ = ()

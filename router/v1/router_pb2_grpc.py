@@ -53,6 +53,16 @@ class RouterServiceStub:
                 request_serializer=router_dot_v1_dot_router__pb2.StreamSolveRequest.SerializeToString,
                 response_deserializer=router_dot_v1_dot_router__pb2.StreamSolveResponse.FromString,
                 _registered_method=True)
+        self.RouteBatch = channel.unary_unary(
+                '/router.v1.RouterService/RouteBatch',
+                request_serializer=router_dot_v1_dot_router__pb2.RouteBatchRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_router__pb2.RouteBatchResponse.FromString,
+                _registered_method=True)
+        self.SolveBatch = channel.unary_stream(
+                '/router.v1.RouterService/SolveBatch',
+                request_serializer=router_dot_v1_dot_router__pb2.SolveBatchRequest.SerializeToString,
+                response_deserializer=router_dot_v1_dot_router__pb2.SolveBatchResponse.FromString,
+                _registered_method=True)
         self.GetBundle = channel.unary_unary(
                 '/router.v1.RouterService/GetBundle',
                 request_serializer=router_dot_v1_dot_router__pb2.GetBundleRequest.SerializeToString,
@@ -93,6 +103,21 @@ class RouterServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RouteBatch(self, request, context):
+        """Decides for many prompts at once, which share one total: more for those where it pays, less for others. Runs nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SolveBatch(self, request, context):
+        """The same, and runs the arms: a solution, or an error, of each prompt as it comes, and the bill of all at the end. What
+        was not spent as expected goes to the prompts that did not begin yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetBundle(self, request, context):
         """What is being served.
         """
@@ -126,6 +151,16 @@ def add_RouterServiceServicer_to_server(servicer, server):
                     servicer.StreamSolve,
                     request_deserializer=router_dot_v1_dot_router__pb2.StreamSolveRequest.FromString,
                     response_serializer=router_dot_v1_dot_router__pb2.StreamSolveResponse.SerializeToString,
+            ),
+            'RouteBatch': grpc.unary_unary_rpc_method_handler(
+                    servicer.RouteBatch,
+                    request_deserializer=router_dot_v1_dot_router__pb2.RouteBatchRequest.FromString,
+                    response_serializer=router_dot_v1_dot_router__pb2.RouteBatchResponse.SerializeToString,
+            ),
+            'SolveBatch': grpc.unary_stream_rpc_method_handler(
+                    servicer.SolveBatch,
+                    request_deserializer=router_dot_v1_dot_router__pb2.SolveBatchRequest.FromString,
+                    response_serializer=router_dot_v1_dot_router__pb2.SolveBatchResponse.SerializeToString,
             ),
             'GetBundle': grpc.unary_unary_rpc_method_handler(
                     servicer.GetBundle,
@@ -223,6 +258,60 @@ class RouterService:
             '/router.v1.RouterService/StreamSolve',
             router_dot_v1_dot_router__pb2.StreamSolveRequest.SerializeToString,
             router_dot_v1_dot_router__pb2.StreamSolveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RouteBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/router.v1.RouterService/RouteBatch',
+            router_dot_v1_dot_router__pb2.RouteBatchRequest.SerializeToString,
+            router_dot_v1_dot_router__pb2.RouteBatchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SolveBatch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/router.v1.RouterService/SolveBatch',
+            router_dot_v1_dot_router__pb2.SolveBatchRequest.SerializeToString,
+            router_dot_v1_dot_router__pb2.SolveBatchResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,8 +36,10 @@ async def test_the_clients_examples_run(solver):
     examples = re.findall(r"```python\n(.*?)```", CLIENTS, re.S)
     async with serving(solver) as server:
         printed = [await asyncio.to_thread(run, example, server.port, server.http_port) for example in examples]
-    solved, gathered, streamed, failed, openai = printed
+    solved, batch, gathered, streamed, failed, openai = printed
     assert solved.startswith("83 ")
+    assert {line[:4] for line in batch.splitlines()[:2]} == {"0 17", "1 83"}
+    assert batch.splitlines()[2].startswith("2 solved, ")
     assert gathered.split() == ["17", "83"]
     assert streamed.startswith("round 1")
     assert streamed.endswith("\n83\n")

@@ -341,7 +341,8 @@ async def test_reflection_describes_the_service(server):
 
     services, methods, prompt = await asyncio.to_thread(describe)
     assert {ROUTER, "grpc.health.v1.Health"} <= set(services)
-    assert (methods, prompt) == (["Route", "Solve", "StreamSolve", "GetBundle", "RecordOutcome"], "prompt")
+    batches = ["RouteBatch", "SolveBatch"]
+    assert (methods, prompt) == (["Route", "Solve", "StreamSolve", *batches, "GetBundle", "RecordOutcome"], "prompt")
 
 
 async def test_a_port_in_use_is_a_clear_error(server, solver):

@@ -37,7 +37,7 @@ def begin(folder: Path) -> None:
     there are none yet."""
     for name in ("generator", "verifier", "reviser"):
         copytree(BUNDLE / name, folder / name, dirs_exist_ok=True)
-    for name in ("difficulty.joblib", "training.json"):
+    for name in ("difficulty.joblib", "familiarity.json", "training.json"):
         copy(BUNDLE / name, folder)
     (folder / "attempts").mkdir(exist_ok=True)
     for name in ("tune.parquet", "heldout.parquet", "middling.parquet"):

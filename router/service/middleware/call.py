@@ -1,12 +1,13 @@
 """One call: what came in, what is known of it while it runs, and its record once it is finished."""
 
+import hashlib
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from router.service.auth.callers import Caller, Peer
 from router.service.conversion import CALL_ID
@@ -16,6 +17,8 @@ from router.solving.solver import Decision, Solution
 
 REQUEST_ID = "x-request-id"  # the metadata entry that carries a call's id, in both directions
 _CALL_ID = re.compile(CALL_ID)
+_LONGEST_ID = 120  # of a call whose prompts get ids of their own: theirs are a little longer
+_DECIDING = ("Route", "RouteBatch")  # methods that run nothing
 _arm_name = lru_cache(1024)(str)  # of a policy's arms, and of some that callers pin
 
 
@@ -30,6 +33,14 @@ class Verdict:
     right: bool
 
 
+class Part(NamedTuple):
+    """One prompt of a batch that decided."""
+
+    id: str
+    request: Request
+    decision: Decision
+
+
 @dataclass(frozen=True, slots=True)
 class CallRecord:
     """A finished call: what the log, the metrics, the trace and the recorder read.
@@ -40,6 +51,7 @@ class CallRecord:
     door            that it came in through: "grpc" or "http"
     queue_seconds   of these, waiting for a place to search
     verdict         of RecordOutcome, where the outcome is the first of a decision that promised an accuracy
+    parts           of RouteBatch, one a prompt; those of SolveBatch are shown as calls when they end
 
     The others are None where the call did not come so far.
     """
@@ -58,6 +70,7 @@ class CallRecord:
     solution: Solution | None = None
     verdict: Verdict | None = None
     door: str = "grpc"
+    parts: Sequence[Part] = ()
 
     @property
     def arm(self) -> str | None:
@@ -67,8 +80,8 @@ class CallRecord:
     @property
     def promised(self) -> float | None:
         """The accuracy that the decision promised; None: the arm was not the policy's choice, or did not run whole."""
-        whole = self.solution.stop is StopReason.COMPLETE if self.solution else self.method == "Route"
-        return self.decision.expectation.accuracy if self.decision and self.decision.expectation and whole else None
+        whole = self.solution.stop is StopReason.COMPLETE if self.solution else self.method in _DECIDING
+        return self.decision.promised if self.decision and whole else None
 
 
 @dataclass(slots=True)
@@ -76,6 +89,8 @@ class Progress:
     """What is known of a call while it runs. Middleware and the service's methods fill it in; others get the record.
 
     release_place  gives the place to search back before the call ends; calling it again does nothing
+    parts          of RouteBatch, what was decided for each prompt
+    show           shows observers what ended of a call that goes on: a prompt of SolveBatch
     record         set once the call is finished
     """
 
@@ -87,6 +102,8 @@ class Progress:
     bill: Bill | None = None
     solution: Solution | None = None
     verdict: Verdict | None = None
+    parts: Sequence[Part] = ()
+    show: Callable[[CallRecord], None] | None = None
     record: CallRecord | None = None
 
 
@@ -130,3 +147,9 @@ def call_id(metadata: Mapping[str, str | bytes]) -> str:
     """The caller's ``x-request-id`` where it is a valid id, else a new one, which nobody can guess."""
     given = metadata.get(REQUEST_ID)
     return given if isinstance(given, str) and _CALL_ID.fullmatch(given) else os.urandom(16).hex()
+
+
+def part_id(call: Call, index: int) -> str:
+    """Of one prompt of a batch."""
+    own = call.id if len(call.id) <= _LONGEST_ID else hashlib.sha256(call.id.encode()).hexdigest()
+    return f"{own}.{index}"

@@ -29,6 +29,7 @@ class Observation:
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
         async def handle(call: Call) -> Any:
             code, reason = "OK", ""
+            call.progress.show = self._show
             try:
                 return await proceed(call)
             except RouterError as error:
@@ -43,10 +44,13 @@ class Observation:
             finally:
                 if reason or not self._refused_only:
                     record = call.progress.record = _record(call, code, reason)
-                    for batch in self._batches:
-                        batch.add(record)
+                    self._show(record)
 
         return handle
+
+    def _show(self, record: CallRecord) -> None:
+        for batch in self._batches:
+            batch.add(record)
 
 
 class ObserverBatch:
@@ -99,4 +103,5 @@ def _record(call: Call, code: str, reason: str) -> CallRecord:
         progress.solution,
         progress.verdict,
         call.door,
+        progress.parts,
     )

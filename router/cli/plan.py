@@ -1,0 +1,106 @@
+"""plan: many prompts, one budget."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from router.cli.options import AllowCode, Served
+from router.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from router.solving.solver import Decision
+
+
+class Unit(StrEnum):
+    GENERATIONS = "generations"
+    FLOPS = "flops"
+    MONEY = "money"
+
+
+def plan(
+    prompts: Annotated[Path, typer.Argument(help="Prompts file, JSON Lines or Parquet.")],
+    *,
+    budget: Annotated[float, typer.Option(help="What all prompts may be expected to spend together.")],
+    out: Annotated[Path, typer.Option(help="Decisions, a JSON object a line, in the order of the prompts.")],
+    unit: Annotated[
+        Unit,
+        typer.Option(
+            help="What the budget counts: complete solutions of the reference model, FLOPs, or money by the bundle's "
+            "prices."
+        ),
+    ] = Unit.GENERATIONS,
+    bundle: Served,
+    allow_code: AllowCode = False,
+) -> None:
+    """Share one budget over many prompts: for each the arm that buys most, where a solution buys most. Runs none.
+
+    No server is needed. RouteBatch decides the same for at most 1,000 prompts; SolveBatch runs them, too.
+    """
+    import asyncio
+    import json
+    from collections import Counter
+    from dataclasses import replace
+
+    from router.attempts.prompts import read_prompts
+    from router.backends import Engines
+    from router.backends.fake import FakeGenerator, FakeVerifier
+    from router.backends.registry import load_engines
+    from router.backends.specs import Deployment, VerifierSpec
+    from router.bundle.bundle import load_bundle
+    from router.solving.batch import Total, decide
+    from router.solving.driver import Request
+    from router.solving.features import features_of
+    from router.solving.solver import Solver
+
+    problems = read_prompts(prompts)
+    loaded = load_bundle(bundle)
+    setup = loaded.setup
+    # Nothing is run: a model is loaded only where the difficulty model reads its hidden states.
+    engines = Engines({name: FakeGenerator(name=name) for name in setup.models}, setup.reference, FakeVerifier())
+    if features_of(loaded.manifest.features).vectors:
+        real = load_engines(replace(setup, verifier=VerifierSpec("log_prob", None, 0)), bundle, Deployment())
+        engines = Engines({**engines.models, setup.reference: real.main}, setup.reference, real.verifier)
+    requests = [Request(each.prompt, inputs=each.inputs, task=each.task) for each in problems]
+
+    async def decided() -> "tuple[list[dict[str, object]], float]":
+        try:
+            solver = Solver(loaded, engines, allow_code=allow_code)
+            batch = await decide(solver, requests, Total(budget, unit.value))
+            return [_row(each) for each in batch.decisions], batch.expected
+        finally:
+            await engines.close()
+
+    try:
+        rows, expected = asyncio.run(decided())
+    except InvalidRequest as error:
+        raise InvalidRequest(error.field, f"{prompts}: {error}", reason=error.reason) from error
+    with out.open("w") as file:
+        for problem, row in zip(problems, rows, strict=True):
+            file.write(json.dumps({"id": problem.id, **row}, ensure_ascii=False) + "\n")
+    accuracy = [float(str(row["accuracy"])) for row in rows if row["familiar"]]
+    strange = len(rows) - len(accuracy)
+    for arm, count in Counter(str(row["arm"]) for row in rows).most_common():
+        typer.echo(f"{count:8}  {arm}")
+    typer.echo(f"{len(rows)} prompts, expected to spend {expected:.6g} of {budget:.6g} {unit.value}")
+    if accuracy:
+        typer.echo(f"expected accuracy {sum(accuracy) / len(accuracy):.3f}, over {len(accuracy)} familiar prompts")
+    if strange:
+        typer.echo(f"{strange} prompts are unlike those of training: they get a vote, and no accuracy is promised")
+    typer.echo(f"wrote {out}")
+
+
+def _row(decision: "Decision") -> "dict[str, object]":
+    expected = decision.expectation
+    assert expected
+    return {
+        "level": decision.level,
+        "probabilities": [round(each, 6) for each in decision.probabilities],
+        "arm": str(decision.arm),
+        "familiar": decision.familiar,
+        "accuracy": expected.accuracy if decision.familiar else None,
+        "generations": expected.cost.generations,
+        "flops": expected.cost.flops,
+        "money": expected.cost.money,
+    }

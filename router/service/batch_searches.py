@@ -1,0 +1,178 @@
+"""Runs the searches of a batch: each in a place of its own, its arm chosen when it begins, of what is left then."""
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from opentelemetry.trace import Tracer
+
+from router.errors import DeadlineExceeded, InternalError, Overloaded, RouterError
+from router.service.admission import Admission, Place
+from router.service.tracing import traced_search
+from router.solving.batch import Batch
+from router.solving.bill import Bill
+from router.solving.driver import Request
+from router.solving.solver import Decision, Solution, Solver
+
+_MARGIN = 0.15  # seconds kept back from a deadline, to send what is known in time
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of one prompt. ``decision`` is None where it did not begin; seconds are from when its place was asked
+    for, ``queue_seconds`` of them without it."""
+
+    index: int
+    outcome: Solution | RouterError
+    bill: Bill
+    decision: Decision | None = None
+    seconds: float = 0.0
+    queue_seconds: float = 0.0
+
+
+class BatchSearches:
+    """A batch asks for one place at a time, as a caller's next search does: so it fills a server that is idle, and
+    where others wait it gets what is its caller's turn.
+
+    caller        whose places they are
+    seconds_left  for the whole batch; None: any time
+    read_ahead    searches whose results may wait to be read, beside those that run
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        batch: Batch,
+        admission: Admission,
+        caller: str,
+        *,
+        seconds_left: Callable[[], float | None],
+        tracer: Tracer | None = None,
+        read_ahead: int = 16,
+    ):
+        self._solver, self._batch, self._tracer = solver, batch, tracer
+        self._admission, self._caller, self._seconds_left = admission, caller, seconds_left
+        self._room = asyncio.Semaphore(admission.concurrency + read_ahead)
+        self._asking = asyncio.Lock()  # for a place: one at a time
+        self._ended: asyncio.Queue[Ended | RouterError] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def results(self) -> AsyncGenerator[Ended, None]:
+        """Of all prompts, in the order in which they end. Leaving early ends all searches.
+
+        Raises Overloaded where not even the first one gets a place.
+        """
+        self._start(self._begin_all()).add_done_callback(self._tell)
+        try:
+            for _ in self._batch.order:
+                ended = await self._ended.get()
+                if isinstance(ended, RouterError):
+                    raise ended
+                yield ended
+                self._room.release()
+        finally:
+            for task in tuple(self._tasks):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _begin_all(self) -> None:
+        for number, index in enumerate(self._batch.order):
+            await self._room.acquire()
+            asked = time.monotonic()
+            try:
+                place = await self._place(patient=number > 0)
+            except Overloaded as error:
+                self._ended.put_nowait(error)
+                return
+            except DeadlineExceeded as error:
+                self._ended.put_nowait(Ended(index, error, self._solver.new_bill()))
+                continue
+            search = self._start(self._search(index, place, asked))
+            search.add_done_callback(partial(_release, place))  # also where it is cancelled before it began
+
+    def _tell(self, begun: asyncio.Task[None]) -> None:
+        """A bug ends the batch, or it would wait for ever."""
+        if not begun.cancelled() and (error := begun.exception()):
+            _log.error("a batch failed: %s", type(error).__name__)
+            self._ended.put_nowait(InternalError("internal error; the server's log says more"))
+
+    async def _place(self, *, patient: bool) -> Place:
+        """``patient``: ask again where there is none, until the deadline. Raises Overloaded, DeadlineExceeded."""
+        error = DeadlineExceeded("the deadline passed before this prompt had its turn; give the batch more time")
+        while True:
+            left = self._seconds_left()
+            left = None if left is None else left - _MARGIN
+            if left is not None and left <= 0:
+                raise error
+            try:
+                async with asyncio.timeout(left), self._asking:
+                    return await self._admission.place(self._caller, left)
+            except TimeoutError:
+                raise error from None
+            except Overloaded as refusal:
+                if not patient:
+                    raise
+                await asyncio.sleep(min(refusal.retry_seconds or 1.0, 1.0 if left is None else left))
+
+    async def _search(self, index: int, place: Place, asked: float) -> None:
+        """In its place; where that is wanted back, the search begins again in the next one that is free."""
+        waited, bill = time.monotonic() - asked, self._solver.new_bill()
+        decision, outcome = await self._within(index, place, bill)
+        while outcome is None:
+            lost = time.monotonic()
+            try:
+                place = await self._place(patient=True)
+            except DeadlineExceeded as error:
+                outcome = error
+                break
+            waited += time.monotonic() - lost
+            decision, outcome = await self._within(index, place, bill)
+        self._batch.ended(index, bill)
+        self._ended.put_nowait(Ended(index, outcome, bill, decision, time.monotonic() - asked, waited))
+
+    async def _within(self, index: int, place: Place, bill: Bill) -> "tuple[Decision, Solution | RouterError | None]":
+        """What was decided when the place was there, and what came of it; None: others had waited for the place."""
+        decision = self._batch.begin(index, bill)
+        request = replace(self._batch.requests[index], seconds=self._seconds_left())
+        loop = asyncio.get_running_loop()
+        with place:
+            try:
+                async with asyncio.timeout(None) as limit:
+                    place.on_end = lambda: limit.reschedule(loop.time())
+                    return decision, await self._solved(decision, request, bill)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                return decision, None
+            except RouterError as error:
+                return decision, error
+            except Exception as error:
+                # Where it was raised, and not its text, which could quote a prompt.
+                lines = "".join(traceback.format_tb(error.__traceback__))
+                _log.error("a batch's search failed: %s", type(error).__name__, extra={"traceback": lines})
+                return decision, InternalError("internal error; the server's log says more")
+
+    async def _solved(self, decision: Decision, request: Request, bill: Bill) -> Solution:
+        search = self._solver.run(decision, request, bill)
+        async with aclosing(traced_search(self._tracer, search) if self._tracer else search) as events:
+            async for event in events:
+                if isinstance(event, Solution):
+                    return event
+        raise AssertionError("a search ends with its solution")
+
+
+def _release(place: Place, search: asyncio.Task[None]) -> None:
+    place.release()

@@ -1,0 +1,195 @@
+"""Many prompts, one budget: what each is decided, and what is left for those to come while others are solved."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.errors import InvalidRequest
+from router.policy import unfamiliar
+from router.policy.allocation import Ladders, undominated
+from router.policy.table import LEVELS, Expectation, Policy
+from router.solving.bill import Bill
+from router.solving.driver import Request
+from router.solving.solver import Decision, Solver, validate
+
+MOST_PROMPTS = 1000  # of one call
+Unit = Literal["generations", "flops", "money"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+_OF_A_PROMPT = ("prompt", "messages", "inputs", "task", "conversation")  # fields, and not of the batch
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What the prompts of a batch may be expected to spend together, above 0."""
+
+    value: float
+    unit: Unit = "generations"
+
+
+class Batch:
+    """Prompts that were decided together. Make one with :func:`decide`.
+
+    costs     (n, arms) expected costs of each prompt's arms, in the total's unit
+    plans     of unfamiliar prompts, by index
+    order     the prompts' indices, those that are expected to spend the least first: what they leave can be moved
+    expected  what all of them are expected to spend
+    """
+
+    def __init__(
+        self,
+        solver: Solver,
+        requests: Sequence[Request],
+        total: Total,
+        probabilities: NDArray[np.float64],
+        familiar: NDArray[np.bool_],
+    ):
+        """probabilities: (n, 5) of levels; familiar: (n,). Raises InvalidRequest where the total is too small."""
+        self.requests = requests
+        self.total = total
+        self._solver = solver
+        self._probabilities = probabilities
+        policy = solver.policy
+        self._weights = policy.weights(probabilities)
+        levels = np.eye(len(LEVELS))
+        kept = undominated(policy.expected("accuracy", levels), policy.expected(total.unit, levels))
+        accuracy = policy.expected("accuracy", self._weights)[:, kept]
+        self.costs = np.array(policy.expected(total.unit, self._weights))
+        self.plans: dict[int, Expectation] = {}
+        for index in np.flatnonzero(~familiar).tolist():
+            plan = self.plans[index] = self._plan()
+            # One arm only, so no step up.
+            self.costs[index], accuracy[index] = _in(total.unit, plan), 0.0
+        self._ladders = Ladders.among(kept, accuracy, self.costs[:, kept])
+        if self._ladders.base.sum() > total.value * (1 + 1e-9):
+            raise InvalidRequest(
+                f"budget.{total.unit}",
+                f"the {len(requests)} prompts take at least {self._ladders.base.sum():.6g} {total.unit}, the cheapest "
+                f"arm for each; {total.value:.6g} were given",
+                reason="BUDGET_OUT_OF_RANGE",
+            )
+        self._columns = self._ladders.choose(total.value)
+        expected = self.costs[np.arange(len(requests)), self._columns]
+        self.expected = float(expected.sum())
+        self.order: list[int] = np.argsort(expected, kind="stable").tolist()
+        self._waiting = np.ones(len(requests), dtype=bool)
+        self._solution_tokens = _solution_tokens(policy, solver.engines.reference)
+        self._counted = np.zeros(len(requests))  # what prompts that began spent, or are expected to
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """Of each prompt, before any is solved."""
+        promises = self._solver.policy.promises(self._columns, self._weights)
+        rows = map(tuple, self._probabilities.tolist())
+        return [self._decision(i, row, promise) for i, (row, promise) in enumerate(zip(rows, promises, strict=True))]
+
+    @property
+    def spent(self) -> float:
+        """By the prompts that began, in the total's unit."""
+        return float(self._counted.sum())
+
+    def begin(self, index: int, bill: Bill) -> Decision:
+        """What to run for a prompt that begins now, or again: its share of what is left, with those that wait.
+
+        bill  what it spent before
+        """
+        before = self._counted[index] = self._spent(index, bill)
+        self._waiting[index] = True
+        column = int(self._ladders.choose(self.total.value - self._counted.sum(), self._waiting)[index])
+        self._waiting[index] = False
+        self._counted[index] = before + self.costs[index, column]
+        promise = self._solver.policy.promise(column, self._weights[index].tolist())
+        return self._decision(index, tuple(self._probabilities[index].tolist()), promise)
+
+    def ended(self, index: int, bill: Bill) -> None:
+        """What a prompt spent really."""
+        self._counted[index] = self._spent(index, bill)
+
+    def _spent(self, index: int, bill: Bill) -> float:
+        match self.total.unit:
+            case "flops":
+                return bill.flops()
+            case "money":
+                return bill.money or 0.0
+        worth = self._solver.bundle.setup.worth
+        tokens = sum(
+            usage.generated_tokens * worth.get(model, 1.0)
+            for (model, role), usage in bill.lines.items()
+            if role == "generator"
+        )
+        return tokens / float(self._weights[index] @ self._solution_tokens)
+
+    def _decision(self, index: int, probabilities: tuple[float, ...], promise: Expectation) -> Decision:
+        request = self.requests[index]
+        if plan := self.plans.get(index):
+            return self._solver.decision(request, probabilities, plan.arm, plan, familiar=False)
+        measured = self._solver.as_measured(request, promise.arm)
+        return self._solver.decision(request, probabilities, promise.arm, promise if measured else None)
+
+    def _plan(self) -> Expectation:
+        """An unfamiliar prompt's: as many samples as an even share of the total pays."""
+        share, solver = self.total.value / len(self.requests), self._solver
+        one = _in(self.total.unit, unfamiliar.within(solver.policy, 1, solver.shares))
+        return unfamiliar.within(solver.policy, share / one if one else unfamiliar.SAMPLES, solver.shares)
+
+
+def _solution_tokens(policy: Policy, reference: str) -> NDArray[np.float64]:
+    """(5,) tokens of a solution of the reference model at each level, by the arms that ask no other."""
+    own = [cell for cell in policy.cells if cell.arm.models <= {None, reference}] or list(policy.cells)
+    tokens, solutions = np.zeros(len(LEVELS)), np.zeros(len(LEVELS))
+    for cell in own:
+        tokens[cell.level - 1] += cell.cost.generated_tokens
+        solutions[cell.level - 1] += cell.cost.generations
+    return np.asarray(np.maximum(tokens, 1.0) / np.maximum(solutions, 1e-9))
+
+
+def _in(unit: Unit, expectation: Expectation) -> float:
+    return float(getattr(expectation.cost, unit) or 0.0)
+
+
+async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill: Bill | None = None) -> Batch:
+    """Predict all levels in arrays and share the total out; what that spends goes onto ``bill``.
+
+    Raises InvalidRequest: a field of the sixth prompt is named ``prompts[5].prompt``.
+    """
+    if not total.value > 0 or not np.isfinite(total.value):
+        raise InvalidRequest(
+            f"budget.{total.unit}", f"a budget of {total.value:g}; give a number above 0", reason="BUDGET_OUT_OF_RANGE"
+        )
+    if total.unit == "money" and any(cell.cost.money is None for cell in solver.policy.cells):
+        raise InvalidRequest(
+            "budget.money",
+            "the policy knows no prices of its arms; give the budget in generations or flops",
+            reason="BATCH_INVALID",
+        )
+    for_each(requests, lambda request: _check(solver, request))
+    familiar = solver.known(requests)
+    probabilities = np.tile(np.array(solver.shares), (len(requests), 1))
+    # A text costs nothing to read, and all of them were read a moment ago, to see which are familiar.
+    asked = np.flatnonzero(familiar | (not solver.features.vectors)).tolist()
+    if asked:
+        read = await solver.read([requests[index].prompt for index in asked], bill)
+        probabilities[asked] = solver.bundle.difficulty.predict_proba(read)
+    probabilities[~familiar] = solver.shares
+    return Batch(solver, requests, total, probabilities, familiar)
+
+
+def _check(solver: Solver, request: Request) -> None:
+    validate(request)
+    solver.task(request)
+
+
+def for_each(items: Sequence[Any], do: Callable[[Any], Any]) -> list[Any]:
+    """What ``do`` returns for each prompt. Raises its InvalidRequest with the prompt's index in the field."""
+    done = []
+    for index, item in enumerate(items):
+        try:
+            done.append(do(item))
+        except InvalidRequest as error:
+            if error.field.split(".")[0] not in _OF_A_PROMPT:
+                raise
+            where = f"prompts[{index}].{error.field}"
+            raise InvalidRequest(where, f"{where}: {error}", reason=error.reason) from error
+    return done
