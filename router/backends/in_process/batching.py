@@ -19,9 +19,11 @@ from typing import Any
 import torch
 
 from router.backends import Usage
+from router.backends.in_process.attention import GROUPED
+from router.backends.in_process.batch import Batch
 from router.backends.in_process.calls import TORCH_ERRORS, Calls, failed
 from router.backends.in_process.jobs import CallJob, ExtendJob, Open, Row
-from router.backends.in_process.kv import SIZES, Batch, KeyValues, PrefixCache, PrefixKey
+from router.backends.in_process.kv import SIZES, KeyValues, PrefixCache, PrefixKey
 from router.backends.in_process.memory import Pool, Share, trim
 from router.backends.in_process.prefill import Reading, bytes_a_token, read_piece
 from router.backends.in_process.sampling import confidences, sample
@@ -47,6 +49,7 @@ class Batcher:
         top: likeliest tokens that candidates' confidences are about; 0: they have none
         """
         self.top = top
+        model.set_attn_implementation(GROUPED)  # the one that reads a batch's blocks
         self.model = model
         self.tokenizer = tokenizer
         self.max_tokens = max_tokens
@@ -60,7 +63,7 @@ class Batcher:
         self._calls = Calls(self.sizes.prefill)
         self._waiting: list[Open] = []
         self._rows: list[Row] = []
-        self._batch = Batch()  # its rows are those of ``_rows``
+        self._batch = Batch(self.sizes.spread)  # its rows are those of ``_rows``
         self._reading: dict[PrefixKey, Reading] = {}  # prefixes that candidates wait for
         self._turn = 0
         self._step_seconds = 0.0
@@ -250,16 +253,17 @@ class Batcher:
                 self._batch.remove(i)
                 self._rows[i] = self._rows[-1]
                 self._rows.pop()
-        if not self._rows:
-            self._batch = Batch()  # its memory goes back, and its width changes nobody's floating point
 
     def _step(self) -> None:
         """One forward pass: a token for every candidate."""
-        logits = self._batch.step(self.model, [row[0].last for row in self._rows])
+        logits, order = self._batch.step(self.model, [row[0].last for row in self._rows])
         temperatures = [row[0].job.temperature for row in self._rows]
         numbers = [[candidate.rng.random() for candidate in row] for row in self._rows]
-        sampled = sample(logits, temperatures, numbers, self.sizes.sampled)
-        sure = confidences(logits, self.top, self.sizes.sampled) if self.top else [None] * len(self._rows)
+        sampled = sample(logits, temperatures, numbers, self.sizes.sampled, order)
+        sure: list[float | None] = [None] * len(self._rows)
+        if self.top:
+            unordered = confidences(logits, self.top, self.sizes.sampled)
+            sure = [unordered[place] for place in order]
         for i, (row, drawn) in enumerate(zip(list(self._rows), sampled, strict=True)):
             branches: dict[int, Row] = {}
             for candidate, (token, log_prob) in zip(row, drawn, strict=True):
@@ -307,6 +311,6 @@ class Batcher:
         for job in {candidate.job for candidate in chain(self._waiting, *self._rows)}:
             if not job.done.done():
                 job.done.set_exception(EngineUnavailable(message))
-        self._waiting, self._rows, self._batch, self._reading = [], [], Batch(), {}
+        self._waiting, self._rows, self._batch, self._reading = [], [], Batch(self.sizes.spread), {}
         self._prefixes.clear()
         self.share.use(0)

@@ -8,12 +8,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch.nn.functional import pad
-from transformers import Cache, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import DynamicCache
 
 from router.backends import Usage
-
-ROOM = 32  # columns that a batch can grow before it is copied
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +18,7 @@ class Sizes:
     """How much is computed at once, and kept.
 
     rows     candidates join a batch while it has fewer rows
+    spread   tokens by which rows differ that lie side by side, padded to one length: a product of them reads them all
     sampled  rows of logits that tokens are drawn from at once
     scored   candidates that a verifier is asked for at once
     prefill  tokens read at once, padding included
@@ -28,6 +26,7 @@ class Sizes:
     """
 
     rows: int
+    spread: int
     sampled: int
     scored: int
     prefill: int
@@ -35,10 +34,11 @@ class Sizes:
 
 
 # On two cores throughput levels off at 256 rows, and to sample more than 16 at once takes each pass over the vocabulary
-# out of the cache, three times as slow. A GPU takes as long for a thousand rows of a small model as for one.
+# out of the cache, three times as slow. A GPU takes as long for a thousand rows of a small model as for one, so that
+# several products in the place of one would cost it more than padding.
 SIZES = {
-    "cpu": Sizes(rows=256, sampled=16, scored=16, prefill=4_096, cached=100_000),
-    "cuda": Sizes(rows=1024, sampled=256, scored=256, prefill=65_536, cached=125_000),
+    "cpu": Sizes(rows=256, spread=64, sampled=16, scored=16, prefill=4_096, cached=100_000),
+    "cuda": Sizes(rows=1024, spread=2**30, sampled=256, scored=256, prefill=65_536, cached=125_000),
 }
 
 KeyValues = torch.Tensor  # of one prefix: [layers, 2, heads, tokens, head size]
@@ -65,102 +65,6 @@ def rows_of(cache: DynamicCache, columns: Sequence[slice]) -> list[KeyValues]:
         torch.stack([torch.stack((layer.keys[row, :, kept], layer.values[row, :, kept])) for layer in cache.layers])
         for row, kept in enumerate(columns)
     ]
-
-
-class Batch:
-    """Keys and values of prefixes that grow together, one column a step; left-padded, so all end at one column.
-
-    Rows are added, copied and removed in place. Only when the room runs out is the whole batch copied.
-    """
-
-    def __init__(self) -> None:
-        self.lengths: list[int] = []  # tokens of each row
-        self._columns = 0
-        self._store: torch.Tensor | None = None  # [layers, 2, rows, heads, columns, head size], with room in both
-
-    def add(self, prefix: KeyValues) -> None:
-        """Append a row."""
-        tokens = prefix.shape[-2]
-        if self._store is None or tokens > self._columns or len(self) == self._store.shape[2]:
-            self._make_room(prefix, max([tokens, *self.lengths]))
-        assert self._store is not None
-        self._store[:, :, len(self), :, self._columns - tokens : self._columns] = prefix
-        self.lengths.append(tokens)
-
-    def copy(self, row: int) -> None:
-        """Append a row equal to ``row``."""
-        self.add(self.take(row))
-
-    def remove(self, row: int) -> None:
-        """Drop a row; the last one takes its place."""
-        last = len(self) - 1
-        if row < last:
-            assert self._store is not None
-            self._store[:, :, row] = self._store[:, :, last]
-            self.lengths[row] = self.lengths[last]
-        self.lengths.pop()
-
-    def take(self, row: int) -> KeyValues:
-        """A view of a row: copy what is to outlive the next change."""
-        assert self._store is not None
-        return self._store[:, :, row, :, self._columns - self.lengths[row] : self._columns]
-
-    def step(self, model: Any, tokens: Sequence[int]) -> torch.Tensor:
-        """Grow each row by its token; returns the logits after it, [rows, vocabulary]."""
-        assert self._store is not None
-        if self._columns == self._store.shape[-2]:
-            self._make_room(self.take(0), max(self.lengths))
-        end, device = self._columns, model.device
-        lengths = torch.tensor(self.lengths, device=device)
-        logits: torch.Tensor = model(
-            input_ids=torch.tensor(tokens, device=device)[:, None],
-            attention_mask=(torch.arange(end + 1, device=device)[None] >= (end - lengths)[:, None]).long(),
-            position_ids=lengths[:, None],
-            past_key_values=Cache(layers=[_Layer(layer[:, : len(self)], end) for layer in self._store]),
-        ).logits[:, -1]
-        self._columns += 1
-        self.lengths = [length + 1 for length in self.lengths]
-        return logits
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def _make_room(self, like: KeyValues, columns: int) -> None:
-        """Copy the last ``columns`` columns into a store with room for more rows and columns."""
-        layers, two, heads, _, size = like.shape
-        rows = (
-            len(self) + max(16, len(self) // 4)  # not twice as many: that would be twice the memory
-            if self._store is None or len(self) == self._store.shape[2]
-            else self._store.shape[2]
-        )
-        # Zeros, not empty: what is masked is multiplied by 0, and garbage may be NaN.
-        store = torch.zeros((layers, two, rows, heads, columns + ROOM, size), dtype=like.dtype, device=like.device)
-        if self._store is not None and len(self):
-            kept = min(columns, self._columns)
-            store[:, :, : len(self), :, columns - kept : columns] = self._store[
-                :, :, : len(self), :, self._columns - kept : self._columns
-            ]
-        self._store, self._columns = store, columns
-
-
-class _Layer(DynamicLayer):
-    """One layer of a batch as transformers' cache: a step writes its column in place instead of copying all others."""
-
-    def __init__(self, store: torch.Tensor, end: int):
-        """``store``: [2, rows, heads, columns, head size], filled up to column ``end``."""
-        super().__init__()
-        self.lazy_initialization(store[0], store[1])
-        self._store = store
-        self.keys, self.values = store[0, :, :, :end], store[1, :, :, :end]
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        start = self.keys.shape[2]
-        end = start + key_states.shape[2]
-        self._store[0, :, :, start:end], self._store[1, :, :, start:end] = key_states, value_states
-        self.keys, self.values = self._store[0, :, :, :end], self._store[1, :, :, :end]
-        return self.keys, self.values
 
 
 def join(prefixes: Sequence[KeyValues]) -> DynamicCache:

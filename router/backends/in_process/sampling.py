@@ -10,7 +10,11 @@ _BELOW = 1 - 2**-52  # a number of 64 bits times this is smaller, whatever the r
 
 
 def sample(
-    logits: torch.Tensor, temperatures: Sequence[float], numbers: Sequence[Sequence[float]], at_once: int
+    logits: torch.Tensor,
+    temperatures: Sequence[float],
+    numbers: Sequence[Sequence[float]],
+    at_once: int,
+    order: Sequence[int] | None = None,
 ) -> list[list[tuple[int, float]]]:
     """Tokens, each with its log-probability at temperature 1: for every row one a random number.
 
@@ -18,13 +22,14 @@ def sample(
     temperatures  one a row; 0 is greedy
     numbers       in [0, 1), any count a row
     at_once       rows that are computed together: each takes memory of the vocabulary's size
+    order         which of the logits are each row's, where they come in another order
 
     By inverse transform: a number draws the same token alone and in company.
     """
     drawn: list[list[tuple[int, float]]] = []
     for start in range(0, len(numbers), at_once):
         few = slice(start, start + at_once)
-        drawn += _sample(logits[few].float(), temperatures[few], numbers[few])
+        drawn += _sample(logits[few if order is None else order[few]].float(), temperatures[few], numbers[few])
     return drawn
 
 
@@ -46,8 +51,8 @@ def _sample(
     Running sums over a vocabulary of 150,000 would take as long as a quarter of a small model's forward pass.
     """
     device, rows = logits.device, len(numbers)
-    largest, likeliest = logits.max(-1)
-    less = logits - largest[:, None]
+    largest = logits.amax(-1, keepdim=True)
+    less = logits - largest
     if rest := -logits.shape[1] % BLOCK:
         less = pad(less, (0, rest), value=-torch.inf)
     weights = less.exp()
@@ -66,8 +71,10 @@ def _sample(
     left = torch.minimum(draws - begins, inside[..., -1] * _BELOW)
     drawn = block * BLOCK + torch.searchsorted(inside, left[..., None], right=True)[..., 0].clamp(max=BLOCK - 1)
 
-    greedy = torch.tensor([[temperature == 0] for temperature in temperatures], device=device)
-    tokens = torch.where(greedy, likeliest[:, None], drawn)
+    tokens = drawn
+    greedy = [row for row, temperature in enumerate(temperatures) if temperature == 0]
+    if greedy:  # looked for where needed only: it takes as long as all else
+        tokens[greedy] = less[greedy].argmax(-1, keepdim=True)
     log_probs = less.gather(1, tokens) - log_total[:, None]
     return [
         list(zip(row_tokens, row_log_probs, strict=True))[: len(row)]

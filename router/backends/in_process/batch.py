@@ -1,0 +1,220 @@
+"""Keys and values of prefixes that are decoded together, and the step that gives each its next token."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
+
+from router.backends.in_process.kv import KeyValues
+
+# What is computed has one of few shapes: torch prepares a product for each shape anew, a fifth of a step's time, and
+# keeps what it prepared, gigabytes in the end.
+COLUMNS = 32  # a block is a multiple of this wide, and has room for as many more columns when it was copied
+ROWS = 16  # a batch of more than FEW rows is computed with a multiple of this many
+FEW = 64
+
+
+class Batch:
+    """Prefixes that grow together, a token a step. Rows are added, copied and removed in place.
+
+    They lie in blocks of rows that are about as long: attention reads a whole block, its padding too.
+    """
+
+    def __init__(self, spread: int) -> None:
+        """spread: tokens by which the rows of a block may differ."""
+        self._spread = spread
+        self._blocks: list[_Block] = []
+        self._places: list[tuple[_Block, int]] = []  # of each row: its block, and which row it is there
+
+    def add(self, prefix: KeyValues) -> None:
+        """Append a row."""
+        tokens = prefix.shape[-2]
+        block = next((each for each in self._blocks if each.accepts(tokens, self._spread)), None)
+        if block is None:
+            block = _Block()
+            self._blocks.append(block)
+        block.add(prefix)
+        block.owners.append(len(self))
+        self._places.append((block, len(block) - 1))
+
+    def copy(self, row: int) -> None:
+        """Append a row equal to ``row``."""
+        self.add(self.take(row))
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last one takes its place."""
+        block, place = self._places[row]
+        block.remove(place)
+        if place < len(block):
+            self._places[block.owners[place]] = block, place
+        elif not len(block):
+            self._blocks.remove(block)
+        last = self._places.pop()
+        if row < len(self):
+            self._places[row] = last
+            last[0].owners[last[1]] = row
+
+    def take(self, row: int) -> KeyValues:
+        """A view of a row: copy what is to outlive the next change."""
+        block, place = self._places[row]
+        return block.take(place)
+
+    def step(self, model: Any, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+        """Grow each row by its token; returns logits, [any order, vocabulary], and which are those of each row."""
+        for block in self._blocks:
+            block.prepare()
+        device = model.device
+        # Aligned at their ends, as one batch would be: what a model masks by distance stays right.
+        end = max(block.end for block in self._blocks)
+        width = max(end - block.end + block.width for block in self._blocks)
+        ids: list[int] = []
+        ends: list[int] = []
+        places: dict[_Block, int] = {}
+        for block in self._blocks:
+            places[block] = len(ids)
+            ids += [tokens[owner] for owner in block.owners]
+            ends += block.lengths
+        idle = [0] * (-len(self) % ROWS if len(self) > FEW else 0)  # rows of no block, and of no use
+        lengths, columns = torch.tensor(ends + idle, device=device), torch.arange(width, device=device)[None]
+        logits: torch.Tensor = model(
+            input_ids=torch.tensor(ids + idle, device=device)[:, None],
+            attention_mask=((columns >= (end - lengths)[:, None]) & (columns <= end)).long(),
+            position_ids=lengths[:, None],
+            past_key_values=Cache(layers=[_Layer(layer, self._blocks, end, width) for layer in self._layers()]),
+        ).logits[:, -1]
+        for block in self._blocks:
+            block.grow()
+        return logits, [places[block] + place for block, place in self._places]
+
+    def _layers(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Of each layer the blocks' keys and values, [2, rows, heads, columns, head size]."""
+        return zip(*(block.filled() for block in self._blocks), strict=True)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+@dataclass(eq=False, slots=True)
+class _Block:
+    """Rows that are about as long; left-padded, so all end at one column.
+
+    owners   of each row: which it is in the batch
+    lengths  tokens of each row
+    end      columns that are filled
+    """
+
+    owners: list[int] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    end: int = 0
+    _store: torch.Tensor | None = None  # [layers, 2, rows, heads, columns, head size], with room in both
+
+    @property
+    def width(self) -> int:
+        return self.store.shape[-2]
+
+    @property
+    def store(self) -> torch.Tensor:
+        assert self._store is not None
+        return self._store
+
+    def filled(self) -> torch.Tensor:
+        """Of each layer the keys and values of the rows."""
+        return self.store[:, :, : len(self)]
+
+    def accepts(self, tokens: int, spread: int) -> bool:
+        return max(*self.lengths, tokens) - min(*self.lengths, tokens) <= spread
+
+    def add(self, prefix: KeyValues) -> None:
+        tokens = prefix.shape[-2]
+        if self._store is None or tokens > self.end or len(self) == self._store.shape[2]:
+            self._make_room(prefix, max([tokens, *self.lengths]))
+        self.store[:, :, len(self), :, self.end - tokens : self.end] = prefix
+        self.lengths.append(tokens)
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last one takes its place."""
+        last = len(self) - 1
+        if row < last:
+            self.store[:, :, row] = self.store[:, :, last]
+            self.lengths[row] = self.lengths[last]
+            self.owners[row] = self.owners[last]
+        self.lengths.pop()
+        self.owners.pop()
+
+    def take(self, row: int) -> KeyValues:
+        return self.store[:, :, row, :, self.end - self.lengths[row] : self.end]
+
+    def prepare(self) -> None:
+        """Have room for a column."""
+        if self.end == self.width:
+            self._make_room(self.take(0), max(self.lengths))
+
+    def grow(self) -> None:
+        self.end += 1
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def _make_room(self, like: KeyValues, columns: int) -> None:
+        """Copy the last ``columns`` columns into a store with room for more rows and columns."""
+        layers, two, heads, _, size = like.shape
+        rows = len(self) + max(ROWS, len(self) // 4)  # not twice as many: that would be twice the memory
+        width = columns + COLUMNS + -columns % COLUMNS
+        # Zeros, not empty: what is masked is multiplied by 0, and garbage may be NaN.
+        store = torch.zeros((layers, two, rows, heads, width, size), dtype=like.dtype, device=like.device)
+        if self._store is not None:
+            kept = min(columns, self.end)
+            store[:, :, : len(self), :, columns - kept : columns] = self._store[
+                :, :, : len(self), :, self.end - kept : self.end
+            ]
+        self._store, self.end = store, columns
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+class _Layer(DynamicLayer):
+    """One layer of a batch as transformers' cache: a step writes its column in place instead of copying all others.
+
+    Keys and values come as :class:`Blocks` to the attention. It gets the columns with room too, which its mask leaves
+    out: a product of all of them reads the store where it lies, one of a part of the columns copies it first, three
+    times as slow.
+    """
+
+    def __init__(self, stores: Sequence[torch.Tensor], blocks: Sequence[_Block], end: int, width: int):
+        super().__init__()
+        self.lazy_initialization(stores[0], stores[0])
+        self._stores = stores
+        self._ends = [block.end for block in blocks]
+        self._end, self._width = end, width
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Any, Any]:
+        start = 0
+        for store, end in zip(self._stores, self._ends, strict=True):
+            rows = slice(start, start + store.shape[1])
+            store[0, :, :, end : end + 1] = key_states[rows]
+            store[1, :, :, end : end + 1] = value_states[rows]
+            start = rows.stop
+        first = [self._end - end for end in self._ends]
+        return Blocks([store[0] for store in self._stores], first), Blocks([store[1] for store in self._stores], first)
+
+    def get_seq_length(self) -> int:
+        return self._end
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self._width, 0
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Keys or values of one layer.
+
+    tensors  [rows, groups, columns, size] of each block, rows in the order of the queries, which may be more
+    first    the mask's column that is each block's first
+    """
+
+    tensors: list[torch.Tensor]
+    first: list[int]
