@@ -13,7 +13,7 @@ BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
 OPENAI_VERSION := 7.59.0
 OPENAI := .cache/openai/node_modules/openai/package.json
-.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-postgresql test-monitoring test-sandbox check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -88,6 +88,10 @@ test-monitoring: install  ## Try the alert rules and the dashboard's queries on 
 	promtool check rules docs/monitoring/alerts.yml
 	promtool test rules docs/monitoring/alerts_test.yml docs/monitoring/alerts_days_test.yml
 	$(BIN)/python -m pytest -m prometheus
+
+test-front: install  ## Try the front of docs/deploy/haproxy.cfg before a real server
+	command -v haproxy >/dev/null || { $(APT_INSTALL) haproxy; }
+	$(BIN)/python -m pytest -m front
 
 test-sandbox: install  ## Try to escape from the sandbox that runs code, and to forge its verdicts
 	command -v bwrap >/dev/null || { $(APT_INSTALL) bubblewrap libseccomp2; }

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import socket
 import subprocess
 from pathlib import Path
@@ -16,10 +15,7 @@ from router.v1.router_pb2_grpc import RouterServiceStub
 from tests.support.breakable import ROOT, Router
 from tests.support.raw_http2 import RawClient
 
-pytestmark = [
-    pytest.mark.processes,
-    pytest.mark.skipif(not shutil.which("haproxy"), reason="haproxy is not installed"),
-]
+pytestmark = pytest.mark.front
 METADATA = (("authorization", "Bearer app"),)
 
 
