@@ -3,6 +3,7 @@
 Usage: python examples.py OUT                 (prompts are drawn anew: only into an empty folder)
        python examples.py --verifier FILE [N] (worked examples for the verifier, none of a prompt in data/)
        python examples.py --practice FILE [N] (prompts for attempts that the reviser learns from, none in data/ either)
+       python examples.py --fresh FILE [N]    (held-out prompts of another seed, of no set above nor in data/)
 """
 
 import json
@@ -15,7 +16,7 @@ from pathlib import Path
 from problems import Problem, generate
 
 JUDGED = {"heldout": 250, "tune": 500, "reviser": 60}
-SOLVER, CALIBRATION, VERIFIER, PRACTICE = 3000, 1400, 150_000, 5000
+SOLVER, CALIBRATION, VERIFIER, PRACTICE, FRESH = 3000, 1400, 150_000, 5000, 1000
 DATA = Path(__file__).parent / "data"
 
 
@@ -58,6 +59,13 @@ if __name__ == "__main__":
             _write(Path(file), map(_worked, problems))
         case ["--practice", file, *size]:
             problems = generate(int(*size) if size else PRACTICE, seed=15, exclude=_drawn(*sampled, "solver"))
+            _write(Path(file), map(_prompt, problems))
+        case ["--fresh", file, *size]:
+            seen = _drawn(*sampled, "solver", "middling")
+            seen |= {each.prompt for each in generate(VERIFIER, seed=14, exclude=_drawn(*sampled))}
+            seen |= {each.prompt for each in generate(PRACTICE, seed=15, exclude=_drawn(*sampled, "solver"))}
+            problems = generate(int(*size) if size else FRESH, seed=16, exclude=frozenset(seen), judged=True)
+            random.Random(16).shuffle(problems)
             _write(Path(file), map(_prompt, problems))
         case [folder]:
             main(Path(folder))
