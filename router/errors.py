@@ -190,3 +190,10 @@ class GaveWay(Stopped):
 class TokenCapReached(Stopped):
     status = "RESOURCE_EXHAUSTED"
     reason = "TOKEN_CAP_REACHED"
+
+
+class ConfidenceInsufficient(Stopped):
+    """The target accuracy was not reached, and whoever asked wants no lesser answer."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "CONFIDENCE_INSUFFICIENT"

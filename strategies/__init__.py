@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from strategies.cascade import Cascade
-from strategies.requests import Candidate, Extend, Result, Score, Search
+from strategies.requests import Believe, Candidate, Extend, Result, Score, Search, Stage
 from strategies.revision import Revision
 from strategies.sampling import BestOfN, Majority, Sampling, Single, WeightedBestOfN
 from strategies.strategy import LARGEST, InvalidArm, Strategy, is_name
@@ -18,6 +18,7 @@ __all__ = [
     "LARGEST",
     "STRATEGIES",
     "BeamSearch",
+    "Believe",
     "BestOfN",
     "Candidate",
     "Cascade",
@@ -32,6 +33,7 @@ __all__ = [
     "Score",
     "Search",
     "Single",
+    "Stage",
     "Strategy",
     "WeightedBestOfN",
     "parse",

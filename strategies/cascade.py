@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from strategies.requests import Candidate, Result, Score, Search
+from strategies.belief import most_believed
+from strategies.requests import Believe, Score, Search, Stage
 from strategies.selection import answered
-from strategies.stopping import lead
 from strategies.strategy import InvalidArm, Strategy
 
 if TYPE_CHECKING:
@@ -21,14 +21,13 @@ LONGEST = 8  # stages
 
 @dataclass(frozen=True)
 class Cascade(Strategy):
-    """Arms in turn; after each but the last the cascade ends if its answer's confidence is at least the threshold.
+    """Arms in turn; after each but the last the cascade ends if an answer's confidence is at least the threshold.
 
     stages      two to eight arms, none of them a cascade; each keeps its own model
     thresholds  one for each stage but the last, in (0, 1]
 
-    The confidence of an answer is the verifier's calibrated score of the solution that stands for it; where nothing
-    scores, the probability that the leading answer keeps its lead. The last stage's answer is returned where it has
-    one, else the most confident of the earlier ones.
+    Every stage keeps what it found: the answer is the most confident one over all stages that ran. How confident an
+    answer is, the driver says (:class:`Believe`): by the bundle's confidence model, else see ``strategies.belief``.
     """
 
     name: ClassVar[str] = "cascade"
@@ -75,30 +74,40 @@ class Cascade(Strategy):
     def referring(self, reference: str) -> Self:
         return replace(self, stages=tuple(stage.referring(reference) for stage in self.stages))
 
+    def until(self, threshold: float) -> Self:
+        """The same stages, each of which ends the cascade at this confidence."""
+        return replace(self, thresholds=(threshold,) * len(self.thresholds))
+
     def search(self) -> Search:
-        written: tuple[Candidate, ...] = ()
-        kept, most = Result(), -1.0
-        for stage, threshold in zip(self.stages, (*self.thresholds, None), strict=True):
-            found = yield from stage.search()
-            written += found.candidates
-            if threshold is None:
-                kept = found if found.best else kept
-                break
-            if found.best and found.best.score is None:
+        stages: list[Stage] = []
+        sure: list[float | None] = []
+        for arm, threshold in zip(self.stages, (*self.thresholds, None), strict=True):
+            found = yield from arm.search()
+            if threshold is not None and found.best and found.best.score is None:
                 (scored,) = yield Score((found.best,))
                 found = replace(found, best=scored)
-            sure = confidence(found)
-            if found.best and sure > most:
-                kept, most = found, sure
-            if sure >= threshold:
+            stages.append(Stage(arm, found))
+            believed = yield Believe(tuple(stages), threshold)
+            sure = [each.confidence if answered(each) else 0.0 for each in believed]
+            stages[-1] = replace(stages[-1], confidence=sure[-1])
+            if threshold is not None and max(each or 0.0 for each in sure) >= threshold:
                 break
-        return replace(kept, candidates=written)
+        kept = most_believed(sure, [stage.result.best is not None for stage in stages])
+        best = stages[kept].result.best
+        return replace(
+            stages[kept].result,
+            best=best and replace(best, confidence=sure[kept]),
+            candidates=tuple(candidate for stage in stages for candidate in stage.result.candidates),
+            stages=tuple(stages),
+        )
 
     def replay(self, recorded: "Recorded") -> "Runs | None":
-        from strategies.replay import in_turn
+        from strategies.in_turn import in_turn, replayed
 
-        stages = [stage.replay(recorded) for stage in self.stages]
-        return in_turn(stages, self.thresholds, recorded) or super().replay(recorded)
+        found = None
+        if stages := replayed(self.stages, recorded):
+            found = in_turn(self.stages, stages, self.thresholds, recorded.prefilled, verified=recorded.verified)
+        return found or super().replay(recorded)
 
     def __str__(self) -> str:
         *earlier, last = map(str, self.stages)
@@ -108,13 +117,6 @@ class Cascade(Strategy):
     @property
     def _order(self) -> tuple[Any, ...]:
         return "~cascade", tuple((stage._order) for stage in self.stages), self.thresholds  # after all other arms
-
-
-def confidence(found: Result) -> float:
-    """How much a stage's answer is believed, 0 where it has none."""
-    if found.best is None or not answered(found.best):
-        return 0.0
-    return lead(found.candidates) if found.best.score is None else found.best.score
 
 
 def _shown(threshold: float) -> str:

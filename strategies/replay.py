@@ -7,14 +7,13 @@ are used most have the same in numpy beside it; a test holds each of them agains
 Needs numpy, which the strategies themselves don't: they import this where they replay.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.records import Floats, Ints, Pool, Recorded, Runs, Samples
+from strategies.records import Floats, Ints, Pool, Recorded, Runs, Samples, Seen
 from strategies.requests import Candidate, Extend, Result
 from strategies.stopping import keeps_lead, lead
 
@@ -37,7 +36,7 @@ def by_search(strategy: Samples, recorded: Recorded) -> Runs | None:
         correct = pool.correct[alike].mean() if alike else 0.0
         runs.append((correct, picked, drew, lead(found.candidates)))
     correct, chosen, taken, leads = zip(*runs, strict=True)
-    drawn = np.arange(len(pool)) < np.array(taken)[:, None]
+    drawn = np.arange(pool.left) < np.array(taken)[:, None]
     return _runs(strategy, recorded, pool, np.array(correct, dtype=float), np.array(chosen), np.array(leads), drawn)
 
 
@@ -56,7 +55,7 @@ def by_votes(strategy: Samples, recorded: Recorded) -> Runs | None:
         runs = taken == total
         order = pool.order[runs, :total]
         correct[runs], picked[runs], leads[runs] = _voted(recorded, pool, group, order, weighs)
-    return _runs(strategy, recorded, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
+    return _runs(strategy, recorded, pool, correct, picked, leads, np.arange(pool.left) < taken[:, None])
 
 
 def by_highest_score(strategy: Samples, recorded: Recorded) -> Runs | None:
@@ -80,54 +79,19 @@ def by_highest_score(strategy: Samples, recorded: Recorded) -> Runs | None:
         if not scored.all():  # a vote, where none is scored
             correct[runs], picked[runs], leads[runs] = _voted(recorded, pool, group, order, weighs=False)
         if scored.any():
+            if recorded.staged:
+                leads[found[scored]] = _leads(_tally(True, group[order[scored]], pool.scores[order[scored]]))
             correct[found[scored]] = _right(pool, group)[group[winner[scored]]]
             picked[found[scored]] = winner[scored]
-    return _runs(strategy, recorded, pool, correct, picked, leads, np.arange(len(pool)) < taken[:, None])
-
-
-def in_turn(stages: Sequence[Runs | None], thresholds: Sequence[float], recorded: Recorded) -> Runs | None:
-    """A cascade, from the runs of its stages; None where a stage has none, or its confidence is unknown.
-
-    Which run of one stage meets which of the next is shifted, so that stages that drew the same attempts in the same
-    order count as independent. A model that reads the prompt again finds it prefilled.
-    """
-    known = [runs for runs in stages if runs is not None]
-    if len(known) < len(stages) or any(np.isnan(runs.confidence).any() for runs in known[:-1]):
-        return None
-    count = max(map(len, known))
-    open_runs = np.ones(count, dtype=bool)
-    correct, most, check = np.zeros(count), np.full(count, -1.0), np.zeros(count)
-    answered = np.zeros(count, dtype=bool)
-    prompt: dict[str | None, Floats] = {}
-    generated: dict[str | None, Floats] = {}
-    scored, confidence = np.zeros(count), np.zeros(count)
-    for i, runs in enumerate(known):
-        at = (np.arange(count) + i * max(1, len(runs) // len(known))) % len(runs)
-        last = i == len(known) - 1
-        for model, tokens in runs.prompt_tokens.items():
-            again = recorded.pools[model].prompt_tokens.mean() if model in prompt and model in recorded.pools else 0.0
-            spent = np.maximum(tokens[at] - again, 0.0) * open_runs
-            prompt[model] = prompt.get(model, np.zeros(count)) + spent
-        for model, tokens in runs.generated_tokens.items():
-            generated[model] = generated.get(model, np.zeros(count)) + tokens[at] * open_runs
-        scored += (runs.scored_tokens[at] + (0.0 if last else runs.check_tokens[at])) * open_runs
-        check = np.where(open_runs, runs.check_tokens[at] if last else 0.0, check)
-        better = open_runs & runs.answered[at] & ((runs.confidence[at] > most) | last)
-        correct = np.where(better, runs.correct[at], correct)
-        confidence = np.where(better, runs.confidence[at], confidence)
-        most = np.where(better, runs.confidence[at], most)
-        answered |= better
-        if not last:
-            open_runs &= ~(runs.confidence[at] >= thresholds[i])
-    return Runs(correct, prompt, generated, scored, confidence, check, answered)
+    return _runs(strategy, recorded, pool, correct, picked, leads, np.arange(pool.left) < taken[:, None])
 
 
 def _pool(strategy: Samples, recorded: Recorded) -> Pool | None:
     """The pool that it draws from, where that is large enough and has the scores that it needs."""
     pool = recorded.pools.get(strategy.model)
-    if pool is None or strategy.n > len(pool) or (strategy.needs_scores and np.isnan(pool.scores).all()):
+    if pool is None or strategy.n > pool.left or (strategy.needs_scores and np.isnan(pool.scores).all()):
         return None
-    if strategy.n == 1:  # of one sample the expectation is known exactly
+    if strategy.n == 1 and not recorded.staged:  # of one sample the expectation is known exactly
         return replace(pool, order=np.arange(len(pool))[:, None])
     return pool
 
@@ -147,24 +111,25 @@ def _runs(  # noqa: PLR0917
 
     def spent(tokens: Floats) -> Floats:
         """Of a run that takes all n samples the expectation; of one that may stop, what it drew."""
-        if not strategy.stop:
+        if not (strategy.stop or recorded.staged):
             return np.full(runs, strategy.n * tokens.mean())
         return np.asarray((tokens[pool.order] * drawn).sum(axis=1))
 
     prompt = pool.prompt_tokens.mean()
     reads = strategy.needs_scores and pool.reads
     answered = picked >= 0
-    score = np.where(answered, pool.scores[picked], np.nan)
-    unscored = np.nan if recorded.verified else leads  # a cascade would have it scored, and nobody knows what that gave
     check = np.zeros(runs) if strategy.needs_scores else (prompt + pool.scored_tokens[picked]) * answered * pool.reads
     return Runs(
         correct=correct,
         prompt_tokens={strategy.model: np.full(runs, prompt)},  # once: later rounds find it prefilled
         generated_tokens={strategy.model: spent(pool.generated_tokens)},
         scored_tokens=prompt + spent(pool.scored_tokens) if reads else np.zeros(runs),
-        confidence=np.where(answered, np.where(np.isnan(score), unscored, score), 0.0),
+        seen=Seen(
+            answer=np.where(answered, pool.codes[picked], -1),
+            score=np.where(answered, pool.scores[picked], np.nan),
+            lead=np.where(answered, leads if recorded.staged else np.nan, np.nan),
+        ),
         check_tokens=check,
-        answered=answered,
     )
 
 
@@ -231,7 +196,7 @@ def _sides(tally: _Tally) -> tuple[Floats, Floats]:
     return leader * scale, runner_up * scale
 
 
-def _leads(tally: _Tally, threshold: float) -> Floats:
+def _leads(tally: _Tally, threshold: float = np.nan) -> Floats:
     """(R,) ``stopping.lead``; where it is too close to ``threshold`` to tell, by the original."""
     from scipy.special import betainc
 
@@ -243,10 +208,7 @@ def _leads(tally: _Tally, threshold: float) -> Floats:
 
 
 def _voted(recorded: Recorded, pool: Pool, group: Ints, order: Ints, weighs: bool) -> tuple[Floats, Ints, Floats]:
-    """(R,) whether the vote's answer is right, which attempt stands for it (-1: none), and how sure the lead is.
-
-    Where a verifier scores, nobody asks how sure the lead is.
-    """
+    """(R,) whether the vote's answer is right, which attempt stands for it (-1: none); the lead, where it is asked."""
     if not (group >= 0).any():
         return np.zeros(len(order)), np.full(len(order), -1), np.full(len(order), 0.5)
     mine = group[order]
@@ -259,9 +221,7 @@ def _voted(recorded: Recorded, pool: Pool, group: Ints, order: Ints, weighs: boo
     score = pool.scores[order] if weighs else np.zeros(order.shape)
     standing = np.where(support, np.where(np.isnan(score), -1.0, score), -2.0).argmax(axis=1)
     picked = np.where(found, order[np.arange(len(order)), standing], -1)
-    leads = np.full(len(order), np.nan)
-    if not recorded.verified:
-        leads = np.array([keeps_lead(*sides) for sides in zip(*map(np.ndarray.tolist, _sides(tally)), strict=True)])
+    leads = _leads(tally) if recorded.staged else np.full(len(order), np.nan)
     return np.where(found, _right(pool, group)[winner], 0.0), picked, leads
 
 

@@ -1,14 +1,18 @@
 """What a search asks of the engines, and what it gets back.
 
-A search is a generator. It yields an :class:`Extend` or a :class:`Score`, receives the same candidates back, extended
-or scored, in the same order, and returns a :class:`Result`. It never does I/O, counts tokens or looks at a clock: one
-driver does that for every strategy. When a cap or the deadline ends the search early, requests are answered at once
-with the candidates as they are; a search copes, since an unfinished or unscored candidate is an ordinary thing.
+A search is a generator. It yields an :class:`Extend`, a :class:`Score` or a :class:`Believe`, receives the same
+candidates back, extended, scored or believed, in the same order, and returns a :class:`Result`. It never does I/O,
+counts tokens or looks at a clock: one driver does that for every strategy. When a cap or the deadline ends the search
+early, requests are answered at once with the candidates as they are; a search copes, since an unfinished or unscored
+candidate is an ordinary thing.
 """
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from strategies.strategy import Strategy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class Candidate:
     reasoning  what the model thought before it answered; it is no part of the text, and no verifier reads it
     thought    that as token ids between the rendered prompt and ``tokens``, where the engine continues exact prefixes
     thinking_tokens  tokens that were generated to think
+    confidence probability that its answer is right, by all that was known when that was asked; None: not asked, or
+               nobody can say
     """
 
     steps: tuple[str, ...] = ()
@@ -48,6 +54,7 @@ class Candidate:
     reasoning: str = ""
     thought: tuple[int, ...] = ()
     thinking_tokens: int = 0
+    confidence: float | None = None
 
     @property
     def text(self) -> str:
@@ -98,6 +105,34 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """An arm that has run, alone or in a cascade.
+
+    confidence  probability that ``result`` is right, as it was believed when the stage ended; None: nobody can say
+    """
+
+    arm: "Strategy"
+    result: "Result"
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Believe:
+    """Say of the answer of every stage how likely it is right, in the light of all of them: no model is asked.
+
+    threshold  the confidence that ends the search; None: the last stage has run
+    """
+
+    stages: tuple[Stage, ...]
+    threshold: float | None = None
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """One a stage: the solution that it would return, an empty one where it has none."""
+        return tuple(stage.result.best or Candidate() for stage in self.stages)
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """What a search found.
 
@@ -106,6 +141,7 @@ class Result:
     share       the winning answer's share of all votes, in [0, 1]
     candidates  every solution that was weighed, answered or not
     unanswered  where there is no best one, the best text that there is all the same: the driver looks for it
+    stages      of a cascade: what each stage found that was run
     """
 
     best: Candidate | None = None
@@ -113,6 +149,7 @@ class Result:
     share: float = 0.0
     candidates: tuple[Candidate, ...] = field(default=(), repr=False)
     unanswered: Candidate | None = field(default=None, repr=False)
+    stages: tuple[Stage, ...] = field(default=(), repr=False)
 
     @property
     def shown(self) -> Candidate | None:
@@ -124,4 +161,4 @@ class Result:
         return self.best.answer if self.best else None
 
 
-Search = Generator[Extend | Score, Sequence[Candidate], Result]
+Search = Generator[Extend | Score | Believe, Sequence[Candidate], Result]

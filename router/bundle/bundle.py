@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from router.backends.specs import Setup
-from router.bundle.manifest import FAMILIARITY, Manifest, checked, read_manifest, version_of
+from router.bundle.manifest import CONFIDENCE, FAMILIARITY, Manifest, checked, read_manifest, version_of
 from router.errors import InvalidBundle
+from router.policy.confidence import Confidence
 from router.policy.table import Policy
 from router.schema import loads, read
 
@@ -21,6 +22,7 @@ class Bundle:
     """``id`` is the name and the first 12 digits of the manifest's sha256; ``digest`` is all of it.
 
     familiarity  tells prompts that the difficulty model knows nothing about; None: the bundle can't tell
+    confidence  says how likely an answer is right; None: the bundle has no such model
     """
 
     folder: Path
@@ -29,6 +31,7 @@ class Bundle:
     policy: Policy
     difficulty: "DifficultyModel"
     familiarity: "Familiarity | None" = None
+    confidence: Confidence | None = None
 
     @property
     def setup(self) -> Setup:
@@ -46,7 +49,7 @@ class Bundle:
     @property
     def served_by(self) -> tuple[object, ...]:
         """Equal for bundles that the same engines serve: same models, same adapters."""
-        own = ("difficulty.joblib", FAMILIARITY, "policy.json")
+        own = ("difficulty.joblib", FAMILIARITY, "policy.json", CONFIDENCE)
         adapters = frozenset((name, digest) for name, digest in self.manifest.files.items() if name not in own)
         setup = self.manifest.setup
         return setup.reference, tuple(sorted(setup.models.items())), setup.verifier, adapters
@@ -80,7 +83,8 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
         raise InvalidBundle(
             f"{folder}/difficulty.joblib holds no difficulty model; run `router train`, then `router tune`"
         )
-    return Bundle(folder, found, manifest, policy, difficulty, _familiarity(folder, manifest))
+    confidence = _confidence(folder, manifest)
+    return Bundle(folder, found, manifest, policy, difficulty, _familiarity(folder, manifest), confidence)
 
 
 def _familiarity(folder: Path, manifest: Manifest) -> "Familiarity | None":
@@ -93,6 +97,10 @@ def _familiarity(folder: Path, manifest: Manifest) -> "Familiarity | None":
     except ValueError as error:
         raise InvalidBundle(f"{folder}/{FAMILIARITY}: {error}; write it again with `router train`") from error
     return familiarity
+
+
+def _confidence(folder: Path, manifest: Manifest) -> Confidence | None:
+    return Confidence.loads(checked(folder, CONFIDENCE, manifest)) if CONFIDENCE in manifest.files else None
 
 
 def read_policy(folder: Path, digest: str | None = None) -> tuple[Manifest, str, Policy]:

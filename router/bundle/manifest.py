@@ -18,6 +18,7 @@ from router.schema import STRICT, Finite, loads, read
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
 FAMILIARITY = "familiarity.json"  # optional: bundles from before it have none
+CONFIDENCE = "confidence.json"  # a bundle need not have it
 SHORTEST_PIN = 12  # hexadecimal digits of a digest
 Edges = Annotated[tuple[Finite, ...], Field(strict=False, min_length=4, max_length=4)]  # JSON has lists
 
@@ -142,8 +143,8 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def digests(folder: Path, adapters: Sequence[str] = ()) -> dict[str, str]:
-    """sha256 of every file that a bundle serves: difficulty model, what it knows, policy, adapters' folders."""
-    names = ["difficulty.joblib", FAMILIARITY, "policy.json", *(f"{adapter}/*" for adapter in adapters)]
+    """sha256 of every file that a bundle serves: difficulty, what it knows, policy, confidence, adapters."""
+    names = ["difficulty.joblib", FAMILIARITY, "policy.json", CONFIDENCE, *(f"{adapter}/*" for adapter in adapters)]
     files = sorted(file for name in names for file in folder.glob(name) if file.is_file())
     return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
 

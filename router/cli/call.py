@@ -109,6 +109,9 @@ def solve(
     allow_partial: Annotated[
         bool, typer.Option(help="Take what was found when a cap or the deadline ends the search.")
     ] = False,
+    refuse: Annotated[
+        bool, typer.Option(help="Fail where a target accuracy is not reached, instead of returning the best answer.")
+    ] = False,
     candidates: Annotated[bool, typer.Option(help="Show every solution that was weighed, with its scores.")] = False,
     temperature: Annotated[
         float | None,
@@ -134,8 +137,9 @@ def solve(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
+    wanted = _objective(objective, refuse=refuse)
     asked: dict[str, Any] = {**_prompt(prompt, messages), **_inputs(inputs, task), "conversation": conversation}
-    asked["objective"] = _objective(objective)
+    asked["objective"] = wanted
     options = pb.SolveOptions(
         arm=str(read_arm(arm)) if arm else "",
         max_generated_tokens=max_generated_tokens,
@@ -156,6 +160,8 @@ def solve(
                 _print_json(event)
             elif event.HasField("round"):
                 _print_round(event.round)
+            elif event.HasField("stage"):
+                print(_stage(event.stage), flush=True)
             elif event.HasField("solution"):  # which holds the text as well
                 _print_solution(event.solution)
     return None
@@ -190,13 +196,16 @@ def _inputs(inputs: str | None, task: str | None) -> dict[str, Any]:
     return {**asked, "inputs": found}
 
 
-def _objective(text: str | None) -> "pb.Objective | None":
-    from router.v1 import router_pb2 as pb
+def _objective(text: str | None, *, refuse: bool = False) -> "pb.Objective | None":
+    from router.service import conversion
 
     if text is None:
+        if refuse:
+            raise InvalidRequest(
+                "objective", "--refuse needs --objective target_accuracy=…", reason="OBJECTIVE_OUT_OF_RANGE"
+            )
         return None
-    objective = parse_objective(text)
-    return pb.Objective(**{objective.kind: objective.value})
+    return conversion.objective_message(parse_objective(text), refuse=refuse)
 
 
 def _print_json(message: "pb.RouteResponse | pb.SolveResponse | pb.StreamSolveResponse") -> None:
@@ -244,6 +253,19 @@ def _print_round(progress: "pb.Round") -> None:
     )
 
 
+def _stage(stage: "pb.StageResult") -> str:
+    """What a stage of a cascade came to, and why the cascade ended there or went on."""
+    sure = f"confidence {stage.confidence:.2f}" if stage.HasField("confidence") else "confidence unknown"
+    found = f"answer {stage.answer}, {sure}" if stage.HasField("answer") else "no answer"
+    if not stage.HasField("threshold"):
+        why = "the last stage"
+    elif stage.ends:
+        why = f"reaches {stage.threshold:g}: done"
+    else:
+        why = f"below {stage.threshold:g}: on to the next stage"
+    return f"stage {stage.number}: {stage.arm.text}: {found}, {why}"
+
+
 def _print_solution(solution: "pb.Solution") -> None:
     from router.v1 import router_pb2 as pb
 
@@ -254,6 +276,10 @@ def _print_solution(solution: "pb.Solution") -> None:
             score = f"{step.score:.3f}" if step.HasField("score") else "  -  "
             print(f"    {score}  {step.text.rstrip()}")
     _print_decision(solution.decision)
+    for stage in solution.stages:
+        print(_stage(stage))
+    if solution.HasField("confidence"):
+        print(f"confidence  {solution.confidence:.2f}")
     bill = solution.bill
     print(
         f"bill        {bill.prompt_tokens} prompt, {bill.generated_tokens} generated, {bill.scored_tokens} scored"

@@ -22,6 +22,7 @@ from router.cli.options import Backend, ObjectiveOption, Served
 from router.client import connect
 from router.errors import RouterError
 from router.policy.objectives import parse_objective
+from router.service import conversion
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -137,7 +138,7 @@ def _serving(address: str) -> bool:
 
 def _solve_all(stub: RouterServiceStub, objective: str | None, console: Console, status: Status) -> None:
     asked = parse_objective(objective) if objective else None
-    wanted = pb.Objective(**{asked.kind: asked.value}) if asked else None
+    wanted = conversion.objective_message(asked) if asked else None
     console.print(_row(f"[bold]{name}" for name, _ in _COLUMNS))
     for number, (varying, prompt, reference) in enumerate(PROBLEMS, start=1):
         started = time.monotonic()
@@ -147,6 +148,11 @@ def _solve_all(stub: RouterServiceStub, objective: str | None, console: Console,
         for event in stub.StreamSolve(request, timeout=_SOLVE_SECONDS):
             if event.HasField("solution"):
                 console.print(_solved(varying, reference, event.solution, time.monotonic() - started))
+            elif event.HasField("stage"):
+                sure = (
+                    f"{event.stage.confidence:.0%} sure of {event.stage.answer}" if event.stage.answer else "no answer"
+                )
+                status.update(f"{doing}: stage {event.stage.number} ended, {sure}")
             elif event.HasField("round"):
                 now = event.round
                 leader = f", leading answer {now.answer} ({now.share:.0%})" if now.answer else ""

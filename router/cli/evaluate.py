@@ -36,7 +36,6 @@ def evaluate(
     Every fixed arm, the best fixed arm, and the policy on predicted and on measured levels, under every objective, each
     with 95% intervals; as JSON and as one HTML page. Writes the bundle's card.md as well.
     """
-    from dataclasses import asdict
     from json import dumps, loads
 
     from router.attempts.schema import read_attempts
@@ -67,7 +66,7 @@ def evaluate(
     (bundle / CARD).write_text(card(bundle, report, results))
     written = [*save_evaluation(report, out), bundle / CARD]
     if json:
-        typer.echo(dumps(asdict(report)))
+        typer.echo(dumps(report.as_json()))
         return
     for line in summary(report):
         typer.echo(line)

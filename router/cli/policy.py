@@ -107,6 +107,9 @@ def tune(
     tolerance: Annotated[
         float, typer.Option(min=0, max=1, help="Accuracies this close are a tie, which the cheaper arm wins.")
     ] = 0.005,
+    cascades: Annotated[
+        bool, typer.Option(help="Try cascades of the arms that were run, and keep those that matter.")
+    ] = True,
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
@@ -138,6 +141,7 @@ def tune(
         arms=[read_arm(text).referring(setup.reference) for text in arm or []],
         default=objective,
         tolerance=tolerance,
+        cascades=cascades,
         seed=seed,
     )
     save_tuning(tuning, bundle)
@@ -151,6 +155,18 @@ def tune(
             f"budget {row['budget']:3}: policy {row['policy']['accuracy']:.3f}, on oracle levels "
             f"{row['oracle']['accuracy']:.3f}, best fixed {row['best_fixed_arm']} {row['best_fixed']['accuracy']:.3f}"
         )
+    tried = report["cascades"]
+    typer.echo(
+        f"cascades: {tried['tried']} tried, {tried['kept']} kept, made of {', '.join(tried['made_of']) or 'nothing'}"
+    )
+    for row in report["average_budgets"]:
+        for name, gain in row["gains"].items():
+            way = row["ways"][name]
+            typer.echo(
+                f"average budget {row['budget']:3}: policy {row['ways']['policy']['accuracy']:.3f} at "
+                f"{row['ways']['policy']['generations']:.2f}, {name.replace('_', ' ')} {way['accuracy']:.3f} at "
+                f"{way['generations']:.2f}: {gain['accuracy']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+            )
     for level in LEVELS:
         certain = [float(each == level) for each in LEVELS]
         arms = [str(policy.decide(certain, Budget(row["budget"])).arm) for row in report["budgets"]]

@@ -180,6 +180,8 @@ def _print_diff(report: dict[str, Any]) -> None:
         typer.echo(f"level {row['level']}, {_objective(row)}")
         for sign, cell in (("-", row["old"]), ("+", row["new"])):
             typer.echo(f"  {sign} {cell['arm']:32}{_cell(cell)}" if cell else f"  {sign} refused: out of range")
+        if row["explained"]:
+            typer.echo(f"    {row['explained']}")
     if cells["changed"]:
         apart = [row for row in cells["changed"] if row["apart"]]
         most = max(abs(row["new"]["accuracy"] - row["old"]["accuracy"]) for row in cells["changed"])

@@ -11,6 +11,7 @@ from router.evaluation.curves import Curve, PerPrompt
 from router.policy.objectives import Objective
 from router.policy.table import Policy
 from router.tuning.evidence import Measured
+from strategies import Cascade
 
 SAMPLING = ("majority", "best_of_n", "weighted_best_of_n")  # with one sample they are the same
 
@@ -51,7 +52,7 @@ def routed(
 ) -> tuple[PerPrompt | None, list[str]]:
     """The policy's choices by (P, 5) level probabilities, or the chosen arms that were not run on these prompts."""
     names = arm_names(measured)
-    arms = [str(policy.decide(row, objective).arm) for row in probabilities.tolist()]
+    arms = [str(objective.runs(policy.decide(row, objective).arm)) for row in probabilities.tolist()]
     if missing := sorted(set(arms) - set(names)):
         return None, missing
     return chosen(measured, np.array([names.index(arm) for arm in arms]), extra_flops), []
@@ -71,6 +72,8 @@ def fixed_curves(measured: Measured) -> dict[str, Curve]:
     found: dict[str, dict[float, PerPrompt]] = {}
     named = zip(map(curve_name, arm_names(measured)), budgets_of(measured), range(len(measured.arms)), strict=True)
     for name, budget, column in sorted(named):
+        if isinstance(measured.arms[column], Cascade):  # each is one of its kind
+            continue
         found.setdefault(name, {})[budget] = fixed(measured, column)
     first = found.get("majority", {}).get(1)
     for name in SAMPLING:

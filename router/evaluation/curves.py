@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from router.evaluation.report import Estimate, GapRecovered, Point, Saving, Times, TimesAt
+from router.evaluation.parts import Estimate, Point
+from router.evaluation.report import GapRecovered, Saving, Times, TimesAt
 from router.tuning.evidence import interval
 from router.tuning.warnings import FEWEST
 

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.evaluation.curves import Curve, PerPrompt, estimate
-from router.evaluation.report import Diagnosis, Estimate
+from router.evaluation.parts import Estimate
+from router.evaluation.report import Diagnosis
 
 
 def diagnose(

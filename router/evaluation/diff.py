@@ -8,12 +8,14 @@ from typing import Any
 
 from router.backends.specs import VERIFIER, ModelSpec, VerifierSpec
 from router.bundle.bundle import read_policy
-from router.bundle.manifest import FAMILIARITY, Manifest
+from router.bundle.manifest import CONFIDENCE, FAMILIARITY, Manifest
 from router.errors import InvalidBundle, InvalidFile, InvalidRequest
+from router.evaluation.explain import explain
 from router.policy.objectives import AverageBudget, Budget, Objective
 from router.policy.table import LEVELS, Cell, Policy
+from strategies import parse
 
-_OWN = ("difficulty.joblib", FAMILIARITY, "policy.json")  # of a bundle's files; the others are the models'
+_OWN = ("difficulty.joblib", FAMILIARITY, "policy.json", CONFIDENCE)  # of a bundle's files; the others are the models'
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +50,14 @@ def diff(old: Side, new: Side, objectives: Sequence[Objective] = ()) -> dict[str
     arms_added, arms_removed
     choices     compared: how many; changed: a row for each choice that differs, of a prompt whose level is certain:
                 level, objective, and on both sides the cell that is chosen, or null where the objective is refused.
-                Neighbouring budgets with the same answer are one row, with ``upto`` the last of them
+                ``explained`` says what differs between two cascades. Neighbouring budgets with the same answer are one
+                row, with ``upto`` the last of them
     cells       same: how many (level, arm) are in both with equal numbers; changed: a row for each that was measured
                 otherwise: level, arm, old, new, and apart: whether the new accuracy lies outside the old interval or
                 the old one outside the new
     """
     models = None if old.manifest is None or new.manifest is None else _models(old.manifest, new.manifest)
-    settings = _differing(_settings(old.policy), _settings(new.policy))
+    settings = _differing(_settings(old), _settings(new))
     added = [str(arm) for arm in new.policy.arms if arm not in old.policy.arms]
     removed = [str(arm) for arm in old.policy.arms if arm not in new.policy.arms]
     choices = list(_choices(old.policy, new.policy, objectives))
@@ -108,8 +111,10 @@ def _described(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _settings(policy: Policy) -> dict[str, Any]:
+def _settings(side: Side) -> dict[str, Any]:
+    policy = side.policy
     return {
+        "confidence model": side.manifest and side.manifest.files.get(CONFIDENCE, "none")[:12],
         "default objective": str(policy.default),
         "deciding": policy.deciding,
         "tolerance": policy.tolerance,
@@ -154,7 +159,9 @@ def _averages(old: Policy, new: Policy) -> list[Objective]:
 
 def _row(old: Policy, new: Policy, level: int, objective: Objective) -> dict[str, Any]:
     row = {"level": level, "objective": str(objective), "value": objective.value}
-    return row | {"old": _chosen(old, level, objective), "new": _chosen(new, level, objective)}
+    both = _chosen(old, level, objective), _chosen(new, level, objective)
+    explained = explain(parse(both[0]["arm"]), parse(both[1]["arm"])) if both[0] and both[1] else ""
+    return row | {"old": both[0], "new": both[1], "explained": explained}
 
 
 def _chosen(policy: Policy, level: int, objective: Objective) -> dict[str, Any] | None:

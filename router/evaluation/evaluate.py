@@ -21,33 +21,34 @@ from router.bundle.bundle import Bundle, load_bundle
 from router.errors import InvalidBundle, InvalidFile
 from router.evaluation import tables
 from router.evaluation.arms import arm_names, average_budgets, fixed, fixed_curves, hindsight, routed
+from router.evaluation.averages import Averages, at_averages, cascades_of, plans, trusted
 from router.evaluation.curves import REFERENCES, Curve, PerPrompt, gap_recovered, saving
 from router.evaluation.diagnosis import diagnose
 from router.evaluation.goals import judge_goals
+from router.evaluation.headline import headline
 from router.evaluation.larger_model import compare_at_equal_flops
-from router.evaluation.report import (
-    CandidateQuality,
-    CurvePoint,
-    Estimate,
-    Goal,
-    LeftOut,
-    LevelCounts,
-    MethodResult,
-    Report,
-)
+from router.evaluation.parts import Estimate
+from router.evaluation.report import CandidateQuality, CurvePoint, Goal, LeftOut, LevelCounts, MethodResult, Report
 from router.policy.objectives import AverageBudget, Budget, Objective, PricePerFlop, TargetAccuracy
 from router.policy.table import LEVELS, Policy
 from router.prompt import Prompt
 from router.solving.features import features_of
 from router.training.difficulty import Training, Vectors, prompt_statistics, read_training, text_digest
+from router.tuning.candidates import replay
+from router.tuning.cascades import Enumerated
+from router.tuning.confidence import Believing
 from router.tuning.evidence import Measured, by_reason, measure, named, resamples
 from router.tuning.tune import ORACLE_POLICY, TUNING
 from router.tuning.warnings import of_evaluation
+from strategies import Cascade
+from strategies.in_turn import by_score_or_lead
+from strategies.records import Believes
 
+AT = 16  # average budget at which plans are shown and confidences judged
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0915  # one figure after the other
     attempts: pd.DataFrame,
     folder: Path,
     vectors: Vectors | None = None,
@@ -77,11 +78,19 @@ def evaluate(
     measured = measure(attempts, prompts.index, budgets, bundle.setup, arms=arms, seed=seed)
     prompts = prompts.loc[measured.prompts]
     probabilities = _probabilities(bundle, prompts["asked"].tolist(), vectors)
+    wanted = [*_usual_objectives(measured), *objectives]
+    tuned = tuning["average_budgets"]
+    enumerated = _enumerated(measured, bundle, probabilities)
+    cascades = [arm for arm in arms if isinstance(arm, Cascade)] + cascades_of(tuned)
+    cascades += _run_until(bundle.policy, probabilities, wanted)
+    replayed, not_replayed = replay(cascades, measured, enumerated)
+    measured = measured.with_cascades(replayed)
     levels = levels_of(prompts["statistic"], manifest.edges)
     known = np.eye(len(LEVELS))[levels - 1]
     draws = resamples(len(prompts), np.random.default_rng(seed))
     estimator_flops = _estimator_flops(measured, manifest.features)
     left_out = [LeftOut(entry["arm"], entry["reason"]) for entry in measured.left_out]
+    left_out += [LeftOut(entry["arm"], entry["reason"]) for entry in not_replayed]
     left_out += [LeftOut(named(entry), entry["reason"]) for entry in by_reason(measured.short)]
 
     def run(policy: Policy, objective: Objective) -> PerPrompt | None:
@@ -111,7 +120,6 @@ def evaluate(
         "predicted_average": at_average_budgets(bundle.policy),
         "oracle_average": at_average_budgets(oracle_policy),
     }
-    wanted = [*_usual_objectives(measured), *objectives]
     asked = [(objective, runs) for objective in wanted if (runs := run(bundle.policy, objective))]
     in_hindsight: Curve = {budget: hindsight(measured, levels, budget) for budget in budgets}
     savings = {
@@ -145,6 +153,10 @@ def evaluate(
             draws=draws,
         )
     accuracies = tables.per_level(measured, levels, seed)
+    averages = Averages(measured, bundle.policy, probabilities)
+    rows_at_averages, best_fixed_at = at_averages(averages, tuned, draws)
+    middle = float(AT if any(row.budget == AT for row in rows_at_averages) else averages.least)
+    trust = trusted(averages, enumerated, middle) if bundle.confidence else None
     return Report(
         bundle=bundle.id,
         statistic=manifest.statistic,
@@ -175,7 +187,37 @@ def evaluate(
         ),
         left_out=tuple(left_out),
         warnings=tuple(of_evaluation(measured, levels)),
+        averages=tuple(rows_at_averages),
+        validated=tuple(tuned),
+        plans=tuple(plans(averages, enumerated, middle)),
+        trust=trust,
+        headline=headline(
+            averages,
+            rows_at_averages,
+            savings=savings,
+            fixed_curves=best_fixed_at,
+            policy_curve=policies["predicted_average"],
+            trust=trust,
+            draws=draws,
+        ),
     )
+
+
+def _enumerated(measured: Measured, bundle: Bundle, probabilities: NDArray[np.float64]) -> Enumerated:
+    """Cascades as the bundle's confidence model ends them."""
+    believe: Believes = Believing(bundle.confidence, probabilities) if bundle.confidence else by_score_or_lead
+    return Enumerated(measured.replays, believe)
+
+
+def _run_until(policy: Policy, probabilities: NDArray[np.float64], objectives: Sequence[Objective]) -> list[Cascade]:
+    """What is run of the cascades that these objectives choose, where that is another one."""
+    found = {
+        objective.runs(policy.decide(row, objective).arm)
+        for objective in objectives
+        if objective.kind == TargetAccuracy.kind
+        for row in probabilities.tolist()
+    }
+    return sorted(arm for arm in found if isinstance(arm, Cascade))
 
 
 def _fixed_at(measured: Measured, arms: Mapping[int, str]) -> Curve:

@@ -15,6 +15,9 @@ _DESCRIPTIONS = {
     "flops": "Accuracy against FLOPs, a line for each way to choose arms",
     "levels": "Accuracy against budget at each level, a line for each strategy",
     "revisions": "Accuracy of solutions written one after the other and of independent ones, by level",
+    "averages": "Accuracy against generations at average budgets, a line for each way to choose",
+    "plans": "What the policy runs at each level, stage by stage",
+    "trust": "Share of right answers against confidence, by tenths of confidence",
     "larger": "Accuracy of the small model by the solutions it writes, and of the larger model, by group of prompts",
 }
 

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from router.evaluation import plan_plots
 from router.evaluation.report import CurvePoint, LargerModel, LevelAccuracy, Report
 from router.evaluation.words import CURVES
 from router.evaluation.words import curve as label_of
@@ -47,7 +48,7 @@ _WIDTH = 5.4  # inches: on a phone, too, the text of a plot can be read
 
 
 def draw(report: Report) -> dict[str, Figure]:
-    """The figures by name; ``revisions`` and ``larger`` only where they were measured."""
+    """The figures by name; those of what was not measured are missing."""
     with mpl.rc_context(_STYLE):
         figures = {
             "generations": _curves(report, "generations"),
@@ -58,6 +59,12 @@ def draw(report: Report) -> dict[str, Figure]:
             figures["revisions"] = _revisions(report)
         if report.larger:
             figures["larger"] = _larger(report.larger)
+        if report.averages:
+            figures["averages"] = plan_plots.averages(report.averages)
+        if report.plans:
+            figures["plans"] = plan_plots.trees(report.plans)
+        if report.trust:
+            figures["trust"] = plan_plots.reliability(report.trust)
     return figures
 
 

@@ -14,41 +14,13 @@ oracle, oracle_average   the same two on measured levels: those that a prompt's 
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import ClassVar
-
-from pydantic import ConfigDict
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from difficulty.compare import Quality
 from router.errors import InvalidFile
-from router.schema import STRICT, read
-
-
-class Part:
-    """Base of everything in a report: when one is read, unknown keys are errors."""
-
-    __slots__ = ()
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate(Part):
-    """A mean over prompts, ``low`` to ``high`` its interval; in the unit of what it is of."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Point(Part):
-    """What one way to choose arms gives on the held-out prompts, and what it spends."""
-
-    accuracy: float
-    low: float
-    high: float
-    generations: float
-    flops: float
+from router.evaluation.parts import HEADLINE, AtAverage, Estimate, Part, Plan, Point, Trust
+from router.schema import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -360,6 +332,11 @@ class Report(Part):
     difficulty           the served difficulty model on the held-out prompts
     candidates           every difficulty model that was tried, by name, best first
     warnings             what the attempts are too few to tell
+    averages             the policy beside plainer ways to choose, at average budgets
+    validated            the same by nested cross-validation on the training prompts, as ``router tune`` measured it
+    plans                what the policy runs at each level at an average budget, stage by stage
+    trust                how the answers' confidences and the outcomes agree; None: not measured
+    headline             what a reader looks for first, by name; in evaluation.json each is a key of its own
     """
 
     bundle: str
@@ -384,15 +361,26 @@ class Report(Part):
     levels: LevelCounts
     left_out: tuple[LeftOut, ...]
     warnings: tuple[str, ...] = ()
+    averages: tuple[AtAverage, ...] = ()
+    validated: tuple[dict[str, Any], ...] = ()
+    plans: tuple[Plan, ...] = ()
+    trust: Trust | None = None
+    headline: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        found = asdict(self)
+        return {**found, **found.pop("headline")}
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + "\n"
+        return json.dumps(self.as_json(), indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
         """Inverse of :meth:`to_json`; raises InvalidFile naming what is wrong."""
         try:
-            report: Report = read(cls, json.loads(text))
+            found = json.loads(text)
+            headline = {name: found.pop(name) for name in HEADLINE if name in found}
+            report: Report = read(cls, {**found, "headline": headline})
         except ValueError as error:
             raise InvalidFile(f"no evaluation.json of this version: {error}") from error
         return report

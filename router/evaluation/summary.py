@@ -1,6 +1,7 @@
 """The report as a few lines for the terminal."""
 
-from router.evaluation.report import Point, Report
+from router.evaluation.parts import Point
+from router.evaluation.report import Report
 from router.evaluation.words import MEASURES, in_short
 
 _COLUMNS = ("majority", "weighted_best_of_n", "best_fixed", "predicted", "predicted_average", "oracle")

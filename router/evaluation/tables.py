@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from router.evaluation.arms import SAMPLING, arm_names, budgets_of, curve_name, least_average
 from router.evaluation.curves import REFERENCES, Curve, PerPrompt, estimate
-from router.evaluation.report import AtBudget, Chains, Choice, Estimate, LevelAccuracy, ObjectiveResult
+from router.evaluation.parts import Estimate
+from router.evaluation.report import AtBudget, Chains, Choice, LevelAccuracy, ObjectiveResult
 from router.policy.objectives import AverageBudget, Budget, Objective
 from router.policy.table import LEVELS, Policy
 from router.tuning.evidence import Measured, resamples

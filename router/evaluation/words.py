@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from markupsafe import Markup, escape
 
 import strategies
-from router.evaluation.report import Diagnosis, Estimate, GapRecovered, MethodResult, Point, Report, Times
+from router.evaluation.parts import Estimate, Point
+from router.evaluation.report import Diagnosis, GapRecovered, MethodResult, Report, Times
 
 CURVES = {
     "predicted": "policy, fixed budget",
@@ -14,6 +15,16 @@ CURVES = {
     "oracle": "policy on measured levels, fixed budget",
     "oracle_average": "policy on measured levels, average budget",
     "best_fixed": "best fixed arm",
+}
+WAYS = {
+    "best_fixed_arm": "best fixed arm",
+    "best_fixed_cascade": "best fixed cascade",
+    "random_mix": "random mix of two arms",
+    "shuffled_levels": "policy, levels shuffled",
+    "larger_alone": "larger model alone",
+    "level_only": "levels only, no cascades",
+    "confidence_only": "confidence only, no levels",
+    "nearest_neighbours": "best at similar prompts",
 }
 STRATEGIES = {
     "single": "one solution, written without randomness",
@@ -166,7 +177,14 @@ def arms_of(report: Report) -> list[str]:
 def in_short(report: Report) -> list[str]:
     """What the report says, a sentence each."""
     doubts = [f"{text[0].upper()}{text[1:]}." for text in report.warnings]
-    return [*doubts, *_against_best_fixed(report), *_saved(report), limits(report.diagnosis), _levels(report)]
+    return [
+        *doubts,
+        *_against_best_fixed(report),
+        *_plans(report),
+        *_saved(report),
+        limits(report.diagnosis),
+        _levels(report),
+    ]
 
 
 def _against_best_fixed(report: Report) -> list[str]:
@@ -181,6 +199,23 @@ def _against_best_fixed(report: Report) -> list[str]:
             f"Under {article} {kind} budget the policy is clearly more accurate than the best fixed arm at {more} of "
             f"{len(found)} budgets, clearly less accurate at {less}. At {len(found) - more - less} there is no clear "
             "difference."
+        )
+    return lines
+
+
+def _plans(report: Report) -> list[str]:
+    """What cascades, confidence and levels are worth at average budgets; losses are said like gains."""
+    lines = []
+    for row in report.averages:
+        gains = "; ".join(f"{difference(gain)} over the {WAYS[name]}" for name, gain in row.gains.items())
+        lines.append(
+            f"At an average budget of {row.budget:g} the policy is right on {value(row.policy)} for "
+            f"{row.policy.generations:.1f} generations{': ' * bool(gains)}{gains}."
+        )
+    if report.trust:
+        lines.append(
+            f"The calibration error of its answers' confidences is {report.trust.error:.3f}, where perfect ones would "
+            f"show {report.trust.chance:.3f} by chance."
         )
     return lines
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from router.errors import InvalidRequest
+from strategies import Cascade, Strategy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +75,12 @@ class Objective(Protocol):
     def sufficient(self, low: float) -> bool:
         """Whether an arm with this lower end of its accuracy is known to serve the objective."""
 
+    def runs(self, arm: Strategy) -> Strategy:
+        """What to run where this arm was chosen."""
+
+    def reached(self, confidence: float | None) -> bool:
+        """Whether an answer that is right with this probability serves the objective; None: nobody can say."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Valued:
@@ -85,6 +92,12 @@ class _Valued:
         return f"{self.kind}={self.value:g}"
 
     def sufficient(self, low: float) -> bool:
+        return True
+
+    def runs(self, arm: Strategy) -> Strategy:
+        return arm
+
+    def reached(self, confidence: float | None) -> bool:
         return True
 
     def _refuse(self, why: str, reason: str) -> InvalidRequest:
@@ -153,7 +166,10 @@ class AverageBudget(_Valued):
 
 @dataclass(frozen=True, slots=True)
 class TargetAccuracy(_Valued):
-    """The cheapest arm that is right with at least this probability, by the lower end of its interval."""
+    """The cheapest arm that is right with at least this probability, by the lower end of its interval.
+
+    A cascade ends once its answer is right with this confidence, whatever confidence it was measured with.
+    """
 
     kind: ClassVar[str] = "target_accuracy"
 
@@ -178,6 +194,12 @@ class TargetAccuracy(_Valued):
 
     def sufficient(self, low: float) -> bool:
         return low >= self.value
+
+    def runs(self, arm: Strategy) -> Strategy:
+        return arm.until(self.value) if isinstance(arm, Cascade) else arm
+
+    def reached(self, confidence: float | None) -> bool:
+        return confidence is not None and confidence >= self.value
 
 
 @dataclass(frozen=True, slots=True)

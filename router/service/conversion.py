@@ -6,7 +6,6 @@ from datetime import timedelta
 from functools import lru_cache
 
 from google.protobuf.any_pb2 import Any
-from google.protobuf.struct_pb2 import Struct, Value
 from google.rpc.code_pb2 import Code
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
@@ -17,15 +16,16 @@ from router.errors import InvalidRequest, RouterError
 from router.policy.objectives import Objective, objective_of
 from router.policy.table import Cell, Cost, Expectation, Policy
 from router.prompt import Message, Prompt
+from router.service.structs import plain
 from router.solving.bill import FREE, Bill
 from router.solving.driver import Request, Round
 from router.solving.solver import Decision, Solution
+from router.solving.stages import StageEnd
 from router.tasks import NO_INPUTS
 from router.v1 import router_pb2 as pb
 from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 
 Asked = pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest | pb.BatchPrompt
-PlainValue = object  # of JSON: numbers, texts, booleans, None, lists and dicts of them
 DOMAIN = "router.v1"
 LONGEST_NAME = 128  # characters of a conversation's name
 CALL_ID = r"[A-Za-z0-9_.:-]{1,128}"  # ASCII: gRPC sends nothing else back
@@ -43,7 +43,8 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
     """
     wanted = objective(message.objective) if message.HasField("objective") else None
     options = None if isinstance(message, pb.RouteRequest) else message.options
-    return asked(message, options, wanted, seconds)
+    refuse = message.objective.on_insufficient == pb.ON_INSUFFICIENT_REFUSE
+    return asked(message, options, wanted, seconds, refuse=refuse)
 
 
 def asked(
@@ -51,6 +52,8 @@ def asked(
     options: pb.SolveOptions | None = None,
     wanted: Objective | None = None,
     seconds: float | None = None,
+    *,
+    refuse: bool = False,
 ) -> Request:
     """What is asked of one prompt. Raises InvalidRequest."""
     given = plain(message.inputs) if message.HasField("inputs") else NO_INPUTS
@@ -73,31 +76,11 @@ def asked(
         allow_partial=options.allow_partial,
         temperature=options.temperature if options.HasField("temperature") else None,
         max_tokens=_given(options, "max_tokens"),
+        refuse=refuse,
         inputs=given,
         task=task,
         conversation=conversation,
     )
-
-
-def plain(message: Struct) -> dict[str, PlainValue]:
-    """As JSON has it: a whole number is an integer."""
-    return {name: _plain(value) for name, value in message.fields.items()}
-
-
-def _plain(value: Value) -> PlainValue:
-    match value.WhichOneof("kind"):
-        case "number_value":
-            number = value.number_value
-            return int(number) if number.is_integer() else number
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
-        case "struct_value":
-            return plain(value.struct_value)
-        case "list_value":
-            return [_plain(each) for each in value.list_value.values]
-    return None
 
 
 def prompt(message: Asked) -> Prompt:
@@ -112,6 +95,13 @@ def prompt(message: Asked) -> Prompt:
         return Prompt(tuple(Message(each.role, each.content) for each in message.messages))  # type: ignore[arg-type]
     except ValueError as error:
         raise InvalidRequest("messages", f"messages: {error}", reason="PROMPT_INVALID") from error
+
+
+def objective_message(value: Objective, *, refuse: bool = False) -> pb.Objective:
+    """The inverse of :func:`objective`, of an objective that is in the contract."""
+    message = pb.Objective(on_insufficient=pb.ON_INSUFFICIENT_REFUSE if refuse else None)
+    setattr(message, value.kind, value.value)
+    return message
 
 
 def objective(message: pb.Objective) -> Objective | None:
@@ -267,6 +257,19 @@ def progress(value: Round) -> pb.Round:
         answer=value.answer,
         share=value.share,
         model=value.model or "",
+        stage=value.stage,
+        confidence=value.confidence,
+    )
+
+
+def stage(value: StageEnd) -> pb.StageResult:
+    return pb.StageResult(
+        number=value.number,
+        arm=arm(value.arm),
+        answer=value.answer,
+        confidence=value.confidence,
+        threshold=value.threshold,
+        ends=value.ends,
     )
 
 
@@ -285,6 +288,8 @@ def solution(value: Solution, *, reference: str, candidates: bool, call_id: str)
         call_id=call_id,
         no_answer=value.no_answer,
         answers_compared_as_text=value.answers_compared_as_text,
+        confidence=value.confidence,
+        stages=map(stage, value.stages),
     )
 
 
@@ -325,7 +330,7 @@ def served(bundle: Bundle, policy: Policy) -> pb.Bundle:
         statistic=bundle.manifest.statistic,
         edges=bundle.manifest.edges,
         # One that a user added is not in the contract.
-        default_objective=pb.Objective(**{default.kind: default.value}) if default.kind in _OBJECTIVES else None,
+        default_objective=objective_message(default) if default.kind in _OBJECTIVES else None,
         cells=map(cell, policy.cells),
     )
 
@@ -393,6 +398,7 @@ _CLASSES: dict[str, type[RouterError]] = {
         errors.SearchTooLong,
         errors.GaveWay,
         errors.TokenCapReached,
+        errors.ConfidenceInsufficient,
         errors.InternalError,
     )
 }

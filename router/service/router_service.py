@@ -23,6 +23,7 @@ from router.solving.batch import Batch, decide
 from router.solving.bill import Bill
 from router.solving.driver import Request, Round
 from router.solving.solver import Decision, Solution, Solver
+from router.solving.stages import StageEnd
 from router.v1 import router_pb2 as pb
 
 ROUTER = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
@@ -86,6 +87,8 @@ class RouterService:
                 async for event in events:
                     if isinstance(event, Round):
                         yield pb.StreamSolveResponse(round=conversion.progress(event))
+                    elif isinstance(event, StageEnd):
+                        yield pb.StreamSolveResponse(stage=conversion.stage(event))
                     elif isinstance(event, Solution):
                         last = _rendered(event, solver, message, call.id)
                         if last.text:
@@ -193,7 +196,7 @@ class RouterService:
 
     async def _search(
         self, solver: Solver, message: pb.SolveRequest | pb.StreamSolveRequest, call: Call
-    ) -> AsyncGenerator[Decision | Round | Solution, None]:
+    ) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
         """The events of a search, each noted in the call's progress."""
         progress = call.progress
         asked = conversion.request(message, call.seconds_left)

@@ -15,6 +15,7 @@ from router.errors import MissingDependency
 from router.prompt import Prompt
 from router.solving.driver import Round
 from router.solving.solver import Decision, Solution
+from router.solving.stages import StageEnd
 from strategies import Candidate
 
 
@@ -38,8 +39,8 @@ def exporter(endpoint: str) -> tuple[Tracer, Callable[[], None]]:
 
 async def traced_search(
     tracer: Tracer,
-    events: AsyncGenerator[Decision | Round | Solution, None],
-) -> AsyncGenerator[Decision | Round | Solution, None]:
+    events: AsyncGenerator[Decision | Round | StageEnd | Solution, None],
+) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
     """The events of a search, each awaited in a span: route, then one a round."""
     name = "route"
     async with aclosing(events):
@@ -50,6 +51,9 @@ async def traced_search(
                     current.set_attributes(
                         {"router.round": event.number, "router.alive": event.alive, "router.finished": event.finished}
                     )
+                elif isinstance(event, StageEnd):
+                    current.update_name("stage")
+                    current.set_attribute("router.stage", event.number)
                 elif isinstance(event, Solution):
                     current.update_name("result")
             if event is None:

@@ -20,8 +20,10 @@ from router.errors import DeadlineExceeded, InvalidRequest, SearchTooLong, Stopp
 from router.policy.objectives import Objective
 from router.prompt import Prompt
 from router.solving.bill import Bill
+from router.solving.stages import Believes, StageEnd, believed_by, ended
 from router.tasks import Allowance, LimitReached, Task, why_none, within
-from strategies import Candidate, Extend, Result, Score, Strategy
+from strategies import Believe, Candidate, Extend, Result, Score, Stage, Strategy
+from strategies.belief import by_score_or_lead
 
 _MARGIN = 0.15  # seconds kept back from a deadline, to send the partial result or the bill in time
 
@@ -44,6 +46,7 @@ class Request:
     max_generated_tokens, max_scored_tokens  hard caps, never passed
     seconds               time left for the whole call
     longest_search        seconds that the server lets a search take
+    refuse                where an answer's confidence is below the target accuracy, fail instead of returning it
     allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
     temperature           of sampling, at least 0; a model's own bounds it
     max_tokens            of the longest solution; a model's own bounds it
@@ -63,6 +66,7 @@ class Request:
     allow_partial: bool = False
     temperature: float | None = None
     max_tokens: int | None = None
+    refuse: bool = False
     inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     task: str | None = None
     conversation: str = ""
@@ -72,7 +76,9 @@ class Request:
 class Round:
     """Progress after one answered request. ``answer`` and ``share``: the leading answer so far, None and 0 at first.
 
-    model  that wrote; None where the verifier scored
+    model       that wrote; None where the verifier scored
+    stage       of a cascade, from 1; 1 of every other arm
+    confidence  of the most believed answer of the stages before; None after the first
     """
 
     number: int
@@ -83,15 +89,25 @@ class Round:
     answer: str | None
     share: float
     model: str | None = None
+    stage: int = 1
+    confidence: float | None = None
 
 
 async def drive(
-    arm: Strategy, request: Request, engines: Engines, task: Task, bill: Bill, *, allowance: Allowance | None = None
-) -> AsyncGenerator[Round | tuple[Result, StopReason], None]:
+    arm: Strategy,
+    request: Request,
+    engines: Engines,
+    task: Task,
+    bill: Bill,
+    *,
+    allowance: Allowance | None = None,
+    believe: Believes = by_score_or_lead,
+) -> AsyncGenerator[Round | StageEnd | tuple[Result, StopReason], None]:
     """Run one search; yield a Round for each request of it, then what it found and why it ended.
 
     task       of this request: ``inputs`` and ``task`` of it are not looked at here
     allowance  what comparing its answers may cost, and how many were compared as text; None: as every call has
+    believe    says how likely answers are right. What is returned has that of its answer
 
     Raises InvalidRequest where the arm asks a model that is not there.
     """
@@ -106,9 +122,18 @@ async def drive(
     limited = _Limited(request, engines, task, bill, allowance or Allowance(), votes=arm.rows > 1)
     finished: list[Candidate] = []
     candidates: list[Candidate] = []
+    stage, sure = 1, None
+    numbers = count(1)
     try:
         wanted = next(search)
-        for number in count(1):
+        while True:
+            if isinstance(wanted, Believe):
+                believed = believed_by(wanted, believe)
+                stage_end = ended(wanted, believed, stage)
+                stage, sure = stage + 1, stage_end.confidence
+                yield stage_end
+                wanted = search.send(believed)
+                continue
             candidates = await limited.answer(wanted)
             # Rollouts that lookahead throws away (greedy, a few steps) are no solutions of the search.
             if isinstance(wanted, Extend) and not (wanted.steps and wanted.temperature == 0):
@@ -118,7 +143,8 @@ async def drive(
                     if new.finished and not old.finished
                 ]
             model = (wanted.model or engines.reference) if isinstance(wanted, Extend) else None
-            yield _round(number, candidates, finished, bill, model)
+            progress = _round(next(numbers), candidates, finished, bill, model)
+            yield replace(progress, stage=stage, confidence=sure)
             wanted = search.send(candidates)
     except StopIteration as done:
         result: Result = done.value
@@ -126,6 +152,9 @@ async def drive(
         search.close()
     if limited.stop is not StopReason.COMPLETE and not request.allow_partial:
         raise _stopped(limited.stop, bill)
+    if result.best and result.best.confidence is None and not result.stages:
+        (best,) = believed_by(Believe((Stage(arm, result),)), believe)
+        result = replace(result, best=best)
     if result.best is None:
         result = replace(result, unanswered=_longest(result.candidates or finished or candidates))
     yield result, limited.stop

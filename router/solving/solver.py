@@ -16,7 +16,7 @@ from router.backends import Engines, Usage
 from router.backends.registry import check_code, why_not
 from router.backends.specs import Deployment
 from router.bundle.bundle import Bundle
-from router.errors import InvalidBundle, InvalidRequest
+from router.errors import ConfidenceInsufficient, InvalidBundle, InvalidRequest
 from router.policy import unfamiliar
 from router.policy.objectives import Budget, Objective
 from router.policy.table import Expectation, Policy
@@ -24,8 +24,10 @@ from router.prompt import Prompt
 from router.solving.bill import Bill, rates_of
 from router.solving.driver import Request, Round, StopReason, drive
 from router.solving.features import features_of
+from router.solving.stages import Believes, StageEnd
 from router.tasks import Allowance, Task, Tasks, opaque, runnable
 from strategies import Result, Strategy
+from strategies.belief import by_score_or_lead
 
 LONGEST_PROMPT = 400_000  # characters, whatever the model; what it has room for is counted in tokens
 LARGEST_BUDGET = 256  # solutions that a caller may pin: the largest that Snell et al. measure
@@ -69,9 +71,11 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """``answer``: as a caller is shown it; of a task whose keys are digests, what the chosen solution says.
+    """What was found for a prompt.
 
+    answer  as a caller is shown it; of a task whose keys are digests, what the chosen solution says
     answers_compared_as_text  how many, since to compare them as what they are took too long
+    stages  of a cascade, those that ran
     """
 
     decision: Decision
@@ -80,6 +84,12 @@ class Solution:
     stop: StopReason
     answer: str | None = None
     answers_compared_as_text: int = 0
+    stages: tuple[StageEnd, ...] = ()
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability that the answer is right; None: there is none, or nobody can say."""
+        return self.result.best.confidence if self.result.best else None
 
     @property
     def no_answer(self) -> str:
@@ -148,13 +158,14 @@ class Solver:
             plan = unfamiliar.plan(policy, objective, probabilities)
             return self.decision(request, probabilities, plan.arm, plan, objective=objective, familiar=False)
         expectation = policy.decide(probabilities, objective)
+        arm = objective.runs(expectation.arm)
         decision = self.decision(
             request,
             probabilities,
-            expectation.arm,
+            arm,
             expectation if self.as_measured(request, expectation.arm) else None,
             objective=objective,
-            choice=expectation.arm,
+            choice=arm,
             explore=self.explore,
         )
         return self._explored(decision, objective.value if isinstance(objective, Budget) else policy.largest)
@@ -243,11 +254,12 @@ class Solver:
 
     async def stream(
         self, request: Request, bill: Bill | None = None
-    ) -> AsyncGenerator[Decision | Round | Solution, None]:
-        """Yield the Decision, a Round after each answered request of the search, the Solution last.
+    ) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
+        """Yield the Decision, a Round after each answered request of the search, a StageEnd after each stage of a
+        cascade, the Solution last.
 
         ``bill`` may be given to read what was spent also when this is cancelled. Raises InvalidRequest,
-        DeadlineExceeded, TokenCapReached (both with ``.bill``), EngineUnavailable.
+        DeadlineExceeded, TokenCapReached, ConfidenceInsufficient (all with ``.bill``), EngineUnavailable.
         """
         bill = self.new_bill() if bill is None else bill
         started = time.monotonic()
@@ -266,25 +278,48 @@ class Solver:
 
     async def run(
         self, decision: Decision, request: Request, bill: Bill
-    ) -> AsyncGenerator[Decision | Round | Solution, None]:
+    ) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
         """What :meth:`stream` yields, of a decision that was made. Raises as it does."""
         task = self.task(request)
         yield decision
         request = replace(request, task=decision.task)
-        allowance = Allowance()
-        async with aclosing(drive(decision.arm, request, self.engines, task, bill, allowance=allowance)) as events:
+        allowance, believe = Allowance(), self._believe(decision)
+        search = drive(decision.arm, request, self.engines, task, bill, allowance=allowance, believe=believe)
+        stages: list[StageEnd] = []
+        async with aclosing(search) as events:
             async for event in events:
-                if isinstance(event, Round):
+                if isinstance(event, StageEnd):
+                    stages.append(event)
+                if isinstance(event, Round | StageEnd):
                     yield event
                 else:
                     result, stop = event
-                    yield Solution(decision, result, bill, stop, _answer(task, result), allowance.as_text)
+                    found = decision, result, bill, stop, _answer(task, result)
+                    solution = Solution(*found, allowance.as_text, tuple(stages))
+                    if request.refuse and decision.objective and not decision.objective.reached(solution.confidence):
+                        raise _insufficient(solution, decision.objective)
+                    yield solution
+
+    def _believe(self, decision: Decision) -> Believes:
+        """By the bundle's confidence model, where it has one."""
+        model = self.bundle.confidence
+        return by_score_or_lead if model is None else lambda wanted: model.of(decision.probabilities, wanted)
 
     def new_bill(self) -> Bill:
         return Bill(self.rates)
 
     def _why_not(self, arm: Strategy) -> str | None:
         return why_not(arm, self.bundle.setup, self._deployment, self.engines)
+
+
+def _insufficient(solution: Solution, objective: Objective) -> ConfidenceInsufficient:
+    sure = "unknown" if solution.confidence is None else f"{solution.confidence:.2f}"
+    error = ConfidenceInsufficient(
+        f"the answer's confidence is {sure}, which does not reach {objective}; ask for less, or for the best there is "
+        "with on_insufficient = best"
+    )
+    error.bill = solution.bill
+    return error
 
 
 def _answer(task: Task, result: Result) -> str | None:

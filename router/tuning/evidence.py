@@ -15,19 +15,18 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from router.attempts.pools import SAMPLE, is_pool, model_of
-from router.attempts.schema import last_score
 from router.backends.specs import Setup
 from router.errors import InvalidFile
 from router.policy.table import Cost
-from strategies import STRATEGIES, Sampling, Strategy, parse
+from router.tuning.cascades import RUNS, Replayed, Replays
+from router.tuning.recordings import DRAWS, recordings
+from strategies import STRATEGIES, Cascade, Sampling, Strategy, parse
 from strategies.records import Pool, Recorded, Runs
 
 Floats = NDArray[np.float64]
-DRAWS = 200
 COVERAGE = 0.95  # share of the prompts that an arm must be measured on to take part
 RESAMPLES = 1000
 _NAMED = 5  # prompts left out whose ids are written down
-TOKENS = ["prompt_tokens", "generated_tokens", "scored_tokens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,40 +57,21 @@ def evidence(
     them.
 
     reference  name of the reference model;  verified  whether a verifier scores
-    arms   cascades, and others that are neither of the usual sizes nor were run
+    arms   others that are neither of the usual sizes nor were run
     draws  runs that a sampling arm is replayed for
 
     Where a sampling arm was also really run, the replay is used: it averages over many runs.
     Raises InvalidFile where ``correct`` is null: accuracy can't be measured there.
     """
-    unknown = attempts["correct"].isna()
-    if unknown.any():
-        first = attempts.loc[unknown.idxmax(), "prompt_id"]
-        raise InvalidFile(
-            f"`correct` is null for {unknown.sum()} attempts, first at prompt {first!r}: without it no accuracy can be "
-            "measured; fill it in, or leave those prompts out"
-        )
-    generators: dict[str | None, np.random.Generator] = {}
-    found: dict[str, dict[Strategy, Point]] = {}
-    # Prompts with a pool first: what is drawn at random for one does not depend on the others' runs.
-    order = attempts.assign(pool=attempts["arm"] != SAMPLE).sort_values("pool", kind="stable")
-    for prompt_id, rows in order.groupby("prompt_id", sort=False):
-        groups = dict(list(rows.groupby("arm", sort=False)))
-        pools: dict[str | None, Pool] = {}
-        for name in filter(is_pool, groups):
-            model = model_of(name)
-            pools[model] = _pool(groups[name], draws, generators.setdefault(model, _generator(seed, model)))
-        reads = any(pool.reads for pool in pools.values())
-        runs = {name: _run(groups[name], parse(name), reference, reads) for name in groups if not is_pool(name)}
-        tried = _tried(pools, runs, budgets, arms)
-        recorded = Recorded(pools, runs, verified)
-        replayed = ((arm, arm.replay(recorded)) for arm in tried)
-        found[prompt_id] = {arm: _point(each, reference) for arm, each in replayed if each is not None}
-    return found
+    found = recordings(attempts, reference=reference, verified=verified, draws=draws, seed=seed)
+    return {prompt: _points(recorded, budgets, arms, reference) for prompt, recorded in found.items()}
 
 
-def _generator(seed: int, model: str | None) -> np.random.Generator:
-    return np.random.default_rng(seed if model is None else [seed, *model.encode()])
+def _points(
+    recorded: Recorded, budgets: Sequence[int], arms: Sequence[Strategy], reference: str
+) -> dict[Strategy, Point]:
+    replayed = ((arm, arm.replay(recorded)) for arm in _tried(recorded.pools, recorded.runs, budgets, arms))
+    return {arm: _point(each, reference) for arm, each in replayed if each is not None}
 
 
 def _tried(
@@ -105,66 +85,6 @@ def _tried(
         for arm in strategy.variants(sorted({n for n in budgets if n <= len(pool)}), model)
     ]
     return list(dict.fromkeys([*usual, *(parse(arm) for arm in runs), *arms]))
-
-
-def _pool(rows: pd.DataFrame, draws: int, rng: np.random.Generator) -> Pool:
-    scores = np.array([np.nan if score is None else score for score in rows["scores"].map(last_score)], dtype=float)
-    prompt, generated, scored = (rows[name].to_numpy(dtype=float) for name in TOKENS)
-    return Pool(
-        answers=[None if pd.isna(answer) else answer for answer in rows["answer"]],
-        correct=rows["correct"].to_numpy(dtype=float),
-        scores=scores,
-        prompt_tokens=prompt,
-        generated_tokens=generated,
-        scored_tokens=scored,
-        # Like the real thing, a run meets its samples in random order.
-        order=rng.random((draws, len(rows))).argsort(axis=1),
-    )
-
-
-def _run(rows: pd.DataFrame, arm: Strategy, reference: str, reads: bool) -> Runs:
-    """Complete runs of one arm at one prompt; ``reads``: whether the verifier reads what models write."""
-    prompt: dict[str | None, Floats] = {}
-    generated: dict[str | None, Floats] = {}
-    if len(arm.models) == 1:
-        (model,) = arm.models
-        prompt[model] = rows["prompt_tokens"].to_numpy(dtype=float)
-        generated[model] = rows["generated_tokens"].to_numpy(dtype=float)
-    else:
-        spent = [_by_model(lines, reference) for lines in rows["usage"]]
-        for model in arm.models:
-            both = [each.get(model, (0.0, 0.0)) for each in spent]
-            prompt[model], generated[model] = (np.array(values, dtype=float) for values in zip(*both, strict=True))
-    answered = rows["answer"].notna().to_numpy()
-    scores = np.array([np.nan if score is None else score for score in rows["scores"].map(last_score)], dtype=float)
-    return Runs(
-        correct=rows["correct"].to_numpy(dtype=float),
-        prompt_tokens=prompt,
-        generated_tokens=generated,
-        scored_tokens=rows["scored_tokens"].to_numpy(dtype=float),
-        confidence=np.where(answered, scores, 0.0),
-        check_tokens=_check_tokens(rows, arm, reads),
-        answered=answered,
-    )
-
-
-def _check_tokens(rows: pd.DataFrame, arm: Strategy, reads: bool) -> Floats:
-    """What the verifier would read besides, to score the solution of an arm that scores nothing itself."""
-    if arm.needs_scores or not reads or (rows["scored_tokens"] > 0).any():
-        return np.zeros(len(rows))
-    tokens: Floats = (rows["prompt_tokens"] + rows["generated_tokens"]).to_numpy(dtype=float)
-    return tokens
-
-
-def _by_model(lines: Any, reference: str) -> dict[str | None, tuple[float, float]]:
-    """(prompt, generated) tokens by model of a run's ``usage``."""
-    if lines is None:
-        raise InvalidFile("a run of an arm that asks several models needs the column `usage`; collect it again")
-    return {
-        None if line["model"] == reference else line["model"]: (line["prompt_tokens"], line["generated_tokens"])
-        for line in lines
-        if line["role"] == "generator"
-    }
 
 
 def _point(runs: Runs, reference: str) -> Point:
@@ -191,6 +111,8 @@ class Measured:
     left_out     arms that were measured on too few prompts, and why
     short        prompts on which an arm is missing that nearly all others have, so that they don't take part: why, by
                  prompt_id
+    replays      runs of the arms, to make cascades of
+    one          (P,) mean tokens of one sample of the reference model
     """
 
     prompts: pd.Index
@@ -202,6 +124,8 @@ class Measured:
     scored: Floats
     setup: Setup
     left_out: tuple[dict[str, Any], ...]
+    replays: Replays
+    one: Floats
     short: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -220,9 +144,38 @@ class Measured:
         worth = self.setup.worth
         return np.array([arm.budget(worth) for arm in self.arms])
 
+    def of(self, columns: Sequence[int]) -> "Measured":
+        """Some of the arms."""
+        names = ("accuracy", "generations", "prompt", "generated", "scored")
+        of_those: dict[str, Any] = {name: getattr(self, name)[:, columns] for name in names}
+        return replace(self, arms=tuple(self.arms[k] for k in columns), **of_those)
+
+    def with_cascades(self, cascades: Sequence[Replayed]) -> "Measured":
+        """These as well, in the order of arms."""
+        models = list(self.setup.models)
+        worth = np.array([self.setup.worth[model] for model in models])
+
+        def tokens(by_model: Mapping[str | None, Floats]) -> Floats:
+            named = {model or self.setup.reference: each for model, each in by_model.items()}
+            return np.stack([named.get(model, np.zeros(len(self.prompts))) for model in models], axis=-1)
+
+        if not cascades:
+            return self
+        generated = np.stack([tokens(each.generated_tokens) for each in cascades], axis=1)
+        more: dict[str, Floats] = {
+            "accuracy": np.stack([each.accuracy for each in cascades], axis=1),
+            "generations": (generated / self.one[:, None, None] * worth).sum(axis=2),
+            "prompt": np.stack([tokens(each.prompt_tokens) for each in cascades], axis=1),
+            "generated": generated,
+            "scored": np.stack([each.scored_tokens for each in cascades], axis=1),
+        }
+        both = [*self.arms, *(each.arm for each in cascades)]
+        values: dict[str, Any] = {name: np.concatenate([getattr(self, name), more[name]], axis=1) for name in more}
+        return replace(self, arms=tuple(both), **values).of(sorted(range(len(both)), key=lambda k: both[k]))
+
     def on(self, rows: NDArray[np.int64]) -> "Measured":
         """Some of the prompts."""
-        names = ("prompts", "accuracy", "generations", "prompt", "generated", "scored")
+        names = ("prompts", "accuracy", "generations", "prompt", "generated", "scored", "one")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def costs(self, weights: Floats) -> list[Cost]:
@@ -261,11 +214,16 @@ def measure(
     arms: Sequence[Strategy] = (),
     seed: int = 0,
 ) -> Measured:
-    """The evidence on these prompts, of the arms measured on nearly all of them. Raises InvalidFile."""
+    """The evidence on these prompts, of the arms measured on nearly all of them. Raises InvalidFile.
+
+    arms  others than the usual ones; cascades among them only from runs of their own, see ``with_cascades``
+    """
     here = attempts[attempts["prompt_id"].isin(prompts)]
     _check_models(here, setup)
     verified = setup.verifier.kind != "none"
-    points = evidence(here, budgets, reference=setup.reference, verified=verified, arms=arms, seed=seed)
+    recorded = recordings(here, reference=setup.reference, verified=verified, seed=seed)
+    plain = [arm for arm in arms if not isinstance(arm, Cascade)]
+    points = {prompt: _points(each, budgets, plain, setup.reference) for prompt, each in recorded.items()}
     counted: dict[Strategy, int] = {}
     for by_arm in points.values():
         for arm in by_arm:
@@ -306,7 +264,17 @@ def measure(
         scored=np.array([[point.scored_tokens for point in row] for row in cells]),
         setup=setup,
         left_out=tuple(left_out),
+        replays=Replays([_few(recorded[prompt]) for prompt in kept]),
+        one=one,
         short=short,
+    )
+
+
+def _few(recorded: Recorded) -> Recorded:
+    """With as many runs of its pools as cascades are replayed for."""
+    return replace(
+        recorded,
+        pools={model: replace(pool, order=pool.order[:RUNS]) for model, pool in recorded.pools.items()},
     )
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from router.backends.specs import Setup
-from router.bundle.manifest import FORMAT_VERSION, MANIFEST, Manifest, digests, library_versions, write_manifest
+from router.bundle.manifest import (
+    CONFIDENCE,
+    FORMAT_VERSION,
+    MANIFEST,
+    Manifest,
+    digests,
+    library_versions,
+    write_manifest,
+)
 from router.errors import InvalidFile
 from router.training.difficulty import dumps, read_training
 from router.tuning.tune import ORACLE_POLICY, TUNING, Tuning
@@ -19,6 +27,10 @@ def save_tuning(tuning: Tuning, folder: Path) -> None:
     (folder / "policy.json").write_text(tuning.policy.dumps())
     (folder / ORACLE_POLICY).write_text(tuning.oracle.dumps())
     (folder / TUNING).write_text(dumps(tuning.report))
+    if tuning.confidence is None:
+        (folder / CONFIDENCE).unlink(missing_ok=True)
+    else:
+        (folder / CONFIDENCE).write_text(tuning.confidence.dumps())
 
 
 def finish_bundle(folder: Path, setup: Setup, provenance: Mapping[str, Any] | None = None) -> Manifest:

@@ -1,62 +1,28 @@
-"""Tune the policy: measure every arm at every level, robustly, in one table that serves every objective.
-
-With some sixty prompts a level and dozens of arms, the best-looking arm of a level is mostly luck. Two things keep luck
-out: an arm's advantage at a level is shrunk towards its advantage over all prompts (empirical Bayes), and how the table
-is made and read is itself chosen by two-fold cross-validation (Snell et al., section 3.2), the paper's way among them.
-"""
+"""Tune the policy: measure every arm at every level, cascades among them, in one table that serves every objective."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from router.backends.specs import Setup
 from router.errors import InvalidFile
-from router.policy.objectives import Budget, BudgetPoint, Objective, at_price
-from router.policy.table import LEVELS, Cell, Deciding, Policy
+from router.policy.confidence import Confidence
+from router.policy.objectives import Budget, Objective
+from router.policy.table import LEVELS, Policy
 from router.training.difficulty import CARRY_LEVELS, Training
+from router.tuning.candidates import with_cascades
 from router.tuning.evidence import Measured, by_reason, common_size, interval, measure, pool_sizes, resamples
-from router.tuning.warnings import FEWEST, of_tuning
-from strategies import Strategy
+from router.tuning.nested import compare
+from router.tuning.tables import METHODS, Method, cross_validate, tabulate, with_average_budgets
+from router.tuning.warnings import of_tuning
+from strategies import Cascade, Strategy
 
 TUNING, ORACLE_POLICY = "tuning.json", "oracle_policy.json"
-SPLITS = 20
 INTERVALS = 250  # resamples behind a cell's interval
-_CHARGED = (0.03, 0.01, 0.003, 0.001)  # prices of a generation at which methods are compared
-_PRICES = np.geomspace(1, 1e-6, 400)  # of a generation, in right answers
 UNJUDGED = "has attempts whose `correct` is null"
-_RISE = 1.02  # average budgets closer than this are one
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """How the table is made, and read.
-
-    levels    which prompts a level is measured on. statistic: those whose attempts put them there. predicted: every
-              prompt, with its out-of-fold probability of that level. likeliest: those predicted to be there
-    pooled    whether levels borrow strength from each other, see :func:`pooled`
-    deciding  see ``Policy``
-    """
-
-    levels: Literal["statistic", "predicted", "likeliest"]
-    pooled: bool
-    deciding: Deciding
-
-    def __str__(self) -> str:
-        return f"{self.levels} levels, {'pooled' if self.pooled else 'each by itself'}, deciding by {self.deciding}"
-
-
-PAPER = Method("likeliest", False, "mode")  # a table of its own for each predicted level, as in Snell et al.
-METHODS = (
-    PAPER,
-    Method("likeliest", True, "mode"),
-    Method("predicted", True, "distribution"),
-    Method("statistic", True, "mode"),
-    Method("statistic", True, "distribution"),
-)
 
 
 LEVELLESS = "one table for all levels: the best fixed arm of each budget"
@@ -64,12 +30,14 @@ LEVELLESS = "one table for all levels: the best fixed arm of each budget"
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """``policy`` is served, ``oracle`` (for prompts whose level is known) is only reported.
+    """``policy`` and ``confidence`` are served, ``oracle`` (for prompts whose level is known) is only reported.
 
     report["methods"]   by cross-validation: each method's accuracy, mean over the budgets, and what it is worth more
                         than the best fixed arms, mean over budgets and prices; the one worth most is served
     report["budgets"]   over all prompts, by cross-validation: accuracy of the policy, of the oracle policy and of the
                         best fixed arm, and which arm that is
+    report["cascades"]  how many were tried, how many are left, and what they are made of
+    report["average_budgets"]  by cross-validation: see ``nested.compare``
     report["left_out"]  arms that were measured on too few prompts to take part
     report["prompts_left_out"]  prompts that lack what nearly all others have: how many for each reason, the first ids
     """
@@ -77,6 +45,7 @@ class Tuning:
     policy: Policy
     oracle: Policy
     report: Mapping[str, Any]
+    confidence: Confidence | None = None
 
 
 def tune(
@@ -88,6 +57,7 @@ def tune(
     arms: Sequence[Strategy] = (),
     default: Objective | None = None,
     tolerance: float = 0.005,
+    cascades: bool = True,
     seed: int = 0,
 ) -> Tuning:
     """Measure the table, choose how to make and read it, solve the average budgets.
@@ -98,6 +68,8 @@ def tune(
     default    objective of a request that names none; None: the largest budget
     tolerance  accuracies this close are a tie, and ties go to the arm that costs the fewest FLOPs: with a hundred
                prompts a level the standard error is several points, so half a point is no reason to pay more
+
+    cascades   whether cascades are enumerated; those in ``arms`` are measured in any case
 
     Raises InvalidFile where prompts and training don't match, InvalidRequest where nothing measured serves ``default``.
     """
@@ -122,16 +94,18 @@ def tune(
     prompts = training.prompts.loc[measured.prompts]
     probabilities = training.probabilities.loc[measured.prompts].to_numpy()
     levels = prompts["level"].to_numpy()
+    asked = [arm for arm in arms if isinstance(arm, Cascade)]
+    candidates = with_cascades(
+        measured, probabilities, levels, asked, enumerate_more=cascades, budgets=budgets, tolerance=tolerance, seed=seed
+    )
+    measured = candidates.measured
     known = np.eye(len(LEVELS))[levels - 1]
     everyone = np.ones_like(known)
-    weights = {
-        "statistic": known,
-        "predicted": probabilities,
-        "likeliest": np.eye(len(LEVELS))[probabilities.argmax(axis=1)],
-    }
+    likeliest = np.eye(len(LEVELS))[probabilities.argmax(axis=1)]
     options: dict[str, Any] = {"budgets": budgets, "levels": levels, "tolerance": tolerance, "seed": seed}
     tried = {
-        method: cross_validate(measured, weights[method.levels], probabilities, method, **options) for method in METHODS
+        method: cross_validate(measured, method.weights(probabilities, levels), probabilities, method, **options)
+        for method in METHODS
     }
     method = max(METHODS, key=lambda method: tried[method].mean())
     exact = Method("statistic", True, "distribution")
@@ -144,7 +118,8 @@ def tune(
     # Too few prompts can't carry levels: what one of them seems to want is luck.
     levelled = len(prompts) >= CARRY_LEVELS
     finished: dict[str, Any] = {"default": largest, "tolerance": tolerance, "draws": draws[:: len(draws) // INTERVALS]}
-    served, counting = (method, weights[method.levels]) if levelled else (exact, everyone)
+    counting = method.weights(probabilities, levels)
+    served, counting = (method, counting) if levelled else (exact, everyone)
     values = tried[method] if levelled else fixed_values
     table = tabulate(measured, counting, served, **finished)
     policy = with_average_budgets(table, probabilities, measured)
@@ -168,7 +143,7 @@ def tune(
         "prompts": len(prompts),
         "levels": {
             "oracle": [int(count) for count in known.sum(axis=0)],
-            "predicted": [int(count) for count in weights["likeliest"].sum(axis=0)],
+            "predicted": [int(count) for count in likeliest.sum(axis=0)],
         },
         "method": str(method) if levelled else LEVELLESS,
         "tolerance": tolerance,
@@ -182,135 +157,13 @@ def tune(
             for each, values in tried.items()
         ],
         "budgets": rows,
-        "left_out": list(measured.left_out),
+        "cascades": candidates.report,
+        "average_budgets": compare(candidates, method, _texts(attempts, measured), draws, tolerance=tolerance),
+        "left_out": [*measured.left_out, *candidates.left_out],
         "prompts_left_out": by_reason({**dict.fromkeys(unjudged, UNJUDGED), **measured.short}),
     }
     report["warnings"] = of_tuning(measured, levels, pool_sizes(attempts, index), rows[-1])
-    return Tuning(policy, oracle, report)
-
-
-def pooled(accuracy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(5, K) accuracy of K arms at five levels, an arm's advantage at a level shrunk towards its overall advantage.
-
-    accuracy  (P, K) of each prompt;  weights (P, 5) how much each prompt counts at each level
-
-    An arm's advantage on a prompt is its accuracy less the mean of all arms there, which takes out how hard the prompt
-    is. At a level it is ``overall + true deviation + noise``; the noise's variance is that of a mean, the deviations'
-    variance is what the observed ones have beyond it (method of moments), and the posterior mean keeps
-    deviation² / (deviation² + noise²) of each observed deviation.
-    """
-    shares = _shares(weights)
-    base = accuracy.mean(axis=1, keepdims=True)
-    advantage = accuracy - base
-    here, overall = shares.T @ advantage, advantage.mean(axis=0)
-    effective = 1 / (shares**2).sum(axis=0)
-    noise = np.maximum(shares.T @ advantage**2 - here**2, 0) / np.maximum(effective - 1, 1)[:, None]
-    observed = here - overall
-    spread = max(0.0, float((observed**2 - noise).mean()))
-    total = spread + noise
-    kept = np.divide(spread, total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(np.clip(shares.T @ base + overall + kept * observed, 0, 1))
-
-
-def estimate(accuracy: NDArray[np.float64], weights: NDArray[np.float64], method: Method) -> NDArray[np.float64]:
-    """(5, K) accuracy of each arm at each level, by the method."""
-    return pooled(accuracy, weights) if method.pooled else np.asarray(_shares(weights).T @ accuracy)
-
-
-def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each prompt's share of each level; all prompts share a level that has none."""
-    counts = weights.sum(axis=0)
-    return np.where(counts > 0, weights / np.where(counts > 0, counts, 1), 1 / len(weights))
-
-
-def tabulate(
-    measured: Measured,
-    weights: NDArray[np.float64],
-    method: Method,
-    *,
-    default: Objective,
-    tolerance: float,
-    draws: NDArray[np.float64] | None = None,
-) -> Policy:
-    """The table as a policy without average budgets. Without bootstrap ``draws`` its intervals are points.
-
-    A level of fewer than :data:`FEWEST` prompts is measured on all of them.
-    """
-    counts = weights.sum(axis=0)
-    weights = np.where(counts < FEWEST, 1.0, weights)
-    accuracy = low = high = estimate(measured.accuracy, weights, method)
-    if draws is not None:
-        times = np.rint(draws * len(weights)).astype(int)
-        rows = [np.repeat(np.arange(len(weights)), count) for count in times]
-        drawn = [estimate(measured.accuracy[row], weights[row], method) for row in rows]
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-        low, high = np.minimum(low, accuracy), np.maximum(high, accuracy)
-    cells = []
-    for i, level in enumerate(LEVELS):
-        share = _shares(weights)[:, i]
-        for k, (arm, cost) in enumerate(zip(measured.arms, measured.costs(share), strict=True)):
-            mean, least, most = (round(float(table[i, k]), 4) for table in (accuracy, low, high))
-            cells.append(Cell(level, arm, mean, least, most, prompts=round(float(counts[i]), 1), cost=cost))
-    worth = measured.setup.worth
-    return Policy(cells, default, deciding=method.deciding, tolerance=tolerance, worth=worth)
-
-
-def cross_validate(
-    measured: Measured,
-    weights: NDArray[np.float64],
-    probabilities: NDArray[np.float64],
-    method: Method,
-    *,
-    budgets: Sequence[int],
-    levels: NDArray[np.int64],
-    tolerance: float,
-    seed: int,
-) -> NDArray[np.float64]:
-    """(P, budgets + prices) what the arms are worth on each prompt that a table made from other prompts chooses there.
-
-    Accuracy under each fixed budget, then accuracy less spend at each of :data:`_CHARGED`: a method has to serve both
-    kinds of objective. Two-fold within each level, averaged over many halvings, as in Snell et al., section 3.2.
-    """
-    rng = np.random.default_rng(seed)  # the same halvings for every method
-    found = np.zeros((len(levels), len(budgets) + len(_CHARGED)))
-    for _ in range(SPLITS):
-        half = np.empty(len(levels), dtype=int)
-        half[np.lexsort((rng.random(len(levels)), levels))] = np.arange(len(levels)) % 2
-        for fold in (0, 1):
-            made, read = np.flatnonzero(half == fold), np.flatnonzero(half != fold)
-            smallest = Budget(float(measured.budgets.min()))
-            table = tabulate(measured.on(made), weights[made], method, default=smallest, tolerance=tolerance)
-            weighing = table.weights(probabilities[read])
-            for i, budget in enumerate(budgets):
-                chosen = table.decide_many(probabilities[read], Budget(budget))
-                found[read, i] += measured.accuracy[read, chosen]
-            for i, price in enumerate(_CHARGED, start=len(budgets)):
-                chosen = table.cheapest_of_many(weighing, at_price(table, weighing, price, "generations"))
-                found[read, i] += measured.accuracy[read, chosen] - price * measured.generations[read, chosen]
-    return found / SPLITS
-
-
-def with_average_budgets(table: Policy, probabilities: NDArray[np.float64], measured: Measured) -> Policy:
-    """The policy that also serves average budgets: what the prompts spend at each price of a generation.
-
-    Of the choices that each price makes, none is more accurate (by the table) at the same average spend: together they
-    are the upper hull of accuracy against spend. It ends where the whole largest budget buys a tie.
-    """
-    points: list[BudgetPoint] = []
-    prompts, weights = np.arange(len(probabilities)), table.weights(probabilities)
-    for price in _PRICES[table.tolerance / table.largest <= _PRICES]:
-        chosen = table.cheapest_of_many(weights, at_price(table, weights, float(price), "generations"))
-        spent = float(measured.generations[prompts, chosen].mean())
-        if not points or spent > _RISE * points[-1].generations:
-            points.append(BudgetPoint(round(spent, 4), float(f"{price:.4g}")))
-    return Policy(
-        table.cells,
-        table.default,
-        budget_points=points,
-        deciding=table.deciding,
-        tolerance=table.tolerance,
-        worth=table.worth,
-    )
+    return Tuning(policy, oracle, report, candidates.confidence)
 
 
 def _budgets(attempts: pd.DataFrame, prompts: pd.Index) -> list[int]:
@@ -334,3 +187,10 @@ def _judged(attempts: pd.DataFrame, training: Training) -> tuple[pd.DataFrame, l
             "references with `router rejudge ATTEMPTS --prompts FILE --out NEW`"
         )
     return attempts[~attempts["prompt_id"].isin(unknown)], unjudged
+
+
+def _texts(attempts: pd.DataFrame, measured: Measured) -> list[str]:
+    texts: list[str] = (
+        attempts.drop_duplicates("prompt_id").set_index("prompt_id")["prompt"].loc[measured.prompts].tolist()
+    )
+    return texts

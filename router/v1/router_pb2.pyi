@@ -8,6 +8,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class OnInsufficient(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ON_INSUFFICIENT_UNSPECIFIED: _ClassVar[OnInsufficient]
+    ON_INSUFFICIENT_BEST: _ClassVar[OnInsufficient]
+    ON_INSUFFICIENT_REFUSE: _ClassVar[OnInsufficient]
+
 class Evidence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     EVIDENCE_UNSPECIFIED: _ClassVar[Evidence]
@@ -62,6 +68,10 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_MESSAGE_MISSING: _ClassVar[ErrorReason]
     ERROR_REASON_TOO_MANY_CALLS: _ClassVar[ErrorReason]
     ERROR_REASON_BATCH_INVALID: _ClassVar[ErrorReason]
+    ERROR_REASON_CONFIDENCE_INSUFFICIENT: _ClassVar[ErrorReason]
+ON_INSUFFICIENT_UNSPECIFIED: OnInsufficient
+ON_INSUFFICIENT_BEST: OnInsufficient
+ON_INSUFFICIENT_REFUSE: OnInsufficient
 EVIDENCE_UNSPECIFIED: Evidence
 EVIDENCE_SUFFICIENT: Evidence
 EVIDENCE_INSUFFICIENT: Evidence
@@ -108,6 +118,7 @@ ERROR_REASON_TEMPERATURE_OUT_OF_RANGE: ErrorReason
 ERROR_REASON_MESSAGE_MISSING: ErrorReason
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason
 ERROR_REASON_BATCH_INVALID: ErrorReason
+ERROR_REASON_CONFIDENCE_INSUFFICIENT: ErrorReason
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -118,16 +129,18 @@ class Message(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class Objective(_message.Message):
-    __slots__ = ("budget", "average_budget", "target_accuracy", "price_per_flop")
+    __slots__ = ("budget", "average_budget", "target_accuracy", "price_per_flop", "on_insufficient")
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
     TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
+    ON_INSUFFICIENT_FIELD_NUMBER: _ClassVar[int]
     budget: float
     average_budget: float
     target_accuracy: float
     price_per_flop: float
-    def __init__(self, budget: _Optional[float] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ...) -> None: ...
+    on_insufficient: OnInsufficient
+    def __init__(self, budget: _Optional[float] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ..., on_insufficient: _Optional[_Union[OnInsufficient, str]] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
     __slots__ = ("prompt", "messages", "objective", "inputs", "task", "conversation")
@@ -198,14 +211,16 @@ class StreamSolveRequest(_message.Message):
     def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[Message, _Mapping]]] = ..., objective: _Optional[_Union[Objective, _Mapping]] = ..., options: _Optional[_Union[SolveOptions, _Mapping]] = ..., inputs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., task: _Optional[str] = ..., conversation: _Optional[str] = ...) -> None: ...
 
 class StreamSolveResponse(_message.Message):
-    __slots__ = ("round", "solution", "text")
+    __slots__ = ("round", "solution", "text", "stage")
     ROUND_FIELD_NUMBER: _ClassVar[int]
     SOLUTION_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
     round: Round
     solution: Solution
     text: str
-    def __init__(self, round: _Optional[_Union[Round, _Mapping]] = ..., solution: _Optional[_Union[Solution, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+    stage: StageResult
+    def __init__(self, round: _Optional[_Union[Round, _Mapping]] = ..., solution: _Optional[_Union[Solution, _Mapping]] = ..., text: _Optional[str] = ..., stage: _Optional[_Union[StageResult, _Mapping]] = ...) -> None: ...
 
 class BatchPrompt(_message.Message):
     __slots__ = ("prompt", "messages", "inputs", "task")
@@ -495,7 +510,7 @@ class BillLine(_message.Message):
     def __init__(self, model: _Optional[str] = ..., role: _Optional[str] = ..., prompt_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., flops: _Optional[float] = ..., money: _Optional[float] = ..., thinking_tokens: _Optional[int] = ...) -> None: ...
 
 class Round(_message.Message):
-    __slots__ = ("number", "alive", "finished", "generated_tokens", "scored_tokens", "answer", "share", "model")
+    __slots__ = ("number", "alive", "finished", "generated_tokens", "scored_tokens", "answer", "share", "model", "stage", "confidence")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     ALIVE_FIELD_NUMBER: _ClassVar[int]
     FINISHED_FIELD_NUMBER: _ClassVar[int]
@@ -504,6 +519,8 @@ class Round(_message.Message):
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
     number: int
     alive: int
     finished: int
@@ -512,10 +529,12 @@ class Round(_message.Message):
     answer: str
     share: float
     model: str
-    def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ..., model: _Optional[str] = ...) -> None: ...
+    stage: int
+    confidence: float
+    def __init__(self, number: _Optional[int] = ..., alive: _Optional[int] = ..., finished: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., scored_tokens: _Optional[int] = ..., answer: _Optional[str] = ..., share: _Optional[float] = ..., model: _Optional[str] = ..., stage: _Optional[int] = ..., confidence: _Optional[float] = ...) -> None: ...
 
 class Solution(_message.Message):
-    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id", "no_answer", "reasoning", "answers_compared_as_text")
+    __slots__ = ("decision", "answer", "text", "share", "stop_reason", "bill", "candidates", "call_id", "no_answer", "reasoning", "answers_compared_as_text", "confidence", "stages")
     DECISION_FIELD_NUMBER: _ClassVar[int]
     ANSWER_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -527,6 +546,8 @@ class Solution(_message.Message):
     NO_ANSWER_FIELD_NUMBER: _ClassVar[int]
     REASONING_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_COMPARED_AS_TEXT_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
     decision: Decision
     answer: str
     text: str
@@ -538,7 +559,25 @@ class Solution(_message.Message):
     no_answer: str
     reasoning: str
     answers_compared_as_text: int
-    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ..., no_answer: _Optional[str] = ..., reasoning: _Optional[str] = ..., answers_compared_as_text: _Optional[int] = ...) -> None: ...
+    confidence: float
+    stages: _containers.RepeatedCompositeFieldContainer[StageResult]
+    def __init__(self, decision: _Optional[_Union[Decision, _Mapping]] = ..., answer: _Optional[str] = ..., text: _Optional[str] = ..., share: _Optional[float] = ..., stop_reason: _Optional[_Union[StopReason, str]] = ..., bill: _Optional[_Union[Bill, _Mapping]] = ..., candidates: _Optional[_Iterable[_Union[Candidate, _Mapping]]] = ..., call_id: _Optional[str] = ..., no_answer: _Optional[str] = ..., reasoning: _Optional[str] = ..., answers_compared_as_text: _Optional[int] = ..., confidence: _Optional[float] = ..., stages: _Optional[_Iterable[_Union[StageResult, _Mapping]]] = ...) -> None: ...
+
+class StageResult(_message.Message):
+    __slots__ = ("number", "arm", "answer", "confidence", "threshold", "ends")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ARM_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    ENDS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    arm: Arm
+    answer: str
+    confidence: float
+    threshold: float
+    ends: bool
+    def __init__(self, number: _Optional[int] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., answer: _Optional[str] = ..., confidence: _Optional[float] = ..., threshold: _Optional[float] = ..., ends: _Optional[bool] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("steps", "answer", "finished", "tokens", "model", "reasoning")

@@ -19,7 +19,7 @@ GOALS = (
 
 @pytest.fixture(scope="session")
 def rich_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_bundle(tmp_path_factory.mktemp("rich"), rich_world("train"), setup=WITH_LARGE)
+    return make_bundle(tmp_path_factory.mktemp("rich"), rich_world("train", 20), setup=WITH_LARGE)
 
 
 @pytest.fixture(scope="session")

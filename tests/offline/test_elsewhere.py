@@ -179,7 +179,7 @@ def test_json_that_is_nested_too_deeply_is_not_json(tmp_path):
 
 def test_rows_from_elsewhere_are_trained_and_tuned(tmp_path, monkeypatch):
     monkeypatch.setattr("router.training.difficulty.CANDIDATES", ("prompt_length",))
-    monkeypatch.setattr("router.tuning.tune.SPLITS", 2)
+    monkeypatch.setattr("router.tuning.tables.SPLITS", 2)
     folder = tmp_path / "bundle"
     folder.mkdir()
     write_setup(SETUP, folder)

@@ -12,13 +12,15 @@ from router.cli.main import main
 from router.errors import InvalidBundle, InvalidFile
 from router.evaluation.curves import spend_to_match
 from router.evaluation.evaluate import evaluate
+from router.evaluation.parts import HEADLINE
+from router.evaluation.report import Report
 from router.policy.objectives import TargetAccuracy
 from tests.support.evaluation import RIGHT, SETUP, lengths, make_bundle, rich_world, world
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("bundle"), world("train"))
+    return make_bundle(tmp_path_factory.mktemp("bundle"), world("train", 20))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_revisions_are_shown_from_sequential_to_parallel(rich_report):
 
 def test_a_model_that_the_bundle_does_not_describe_is_refused(tmp_path):
     with pytest.raises(InvalidFile, match="must describe the model 'large'"):
-        make_bundle(tmp_path, rich_world("train"))
+        make_bundle(tmp_path, rich_world("train", 20))
 
 
 def test_more_work_is_compared_with_a_larger_model_at_equal_flops(rich_report):
@@ -174,10 +176,10 @@ def test_an_arm_without_held_out_runs_is_reported_not_guessed(bundle):
 
 
 def test_training_prompts_are_refused_whatever_their_id(bundle):
-    with pytest.raises(InvalidFile, match="60 of the 60 prompts were trained on"):
-        evaluate(world("train"), bundle)
-    renamed = world("train").assign(prompt_id=lambda frame: "new-" + frame["prompt_id"])
-    with pytest.raises(InvalidFile, match="60 of the 60 prompts were trained on"):
+    with pytest.raises(InvalidFile, match="100 of the 100 prompts were trained on"):
+        evaluate(world("train", 20), bundle)
+    renamed = world("train", 20).assign(prompt_id=lambda frame: "new-" + frame["prompt_id"])
+    with pytest.raises(InvalidFile, match="100 of the 100 prompts were trained on"):
         evaluate(renamed, bundle)
 
 
@@ -193,7 +195,7 @@ def test_runs_without_a_pool_are_refused(bundle):
 
 
 def test_a_hidden_state_model_needs_the_generator_and_pays_for_it(tmp_path):
-    folder = make_bundle(tmp_path, world("train"), "hidden_logistic", lengths)
+    folder = make_bundle(tmp_path, world("train", 20), "hidden_logistic", lengths)
     with pytest.raises(InvalidBundle, match="'hidden' features"):
         evaluate(world("held"), folder)
     row = at(evaluate(world("held"), folder, lengths), 1)
@@ -205,12 +207,32 @@ def test_an_untuned_folder_is_refused(tmp_path):
         evaluate(world("held"), tmp_path)
 
 
+def test_what_can_not_be_measured_is_null_with_a_reason(report):
+    found = json.loads(report.to_json())
+    assert found["accuracy_at_larger_cost"] is None
+    assert found["reasons"]["accuracy_at_larger_cost"] == "no larger model was run"
+    assert found["gain_over_best_fixed"]["32"] is None
+    assert "16, 32" in found["reasons"]["gain_over_best_fixed"]
+    assert found["savings_average_budget"]["value"] > 0
+    assert Report.from_json(report.to_json()) == report
+
+
+def test_the_policy_stands_beside_plainer_ways_at_average_budgets(report):
+    (row,) = (row for row in report.averages if row.budget == 2)
+    assert set(row.ways) >= {"best_fixed_arm", "random_mix", "shuffled_levels"}
+    assert row.ways["shuffled_levels"].point.generations == pytest.approx(row.policy.generations, abs=0.1)
+    assert row.gains["shuffled_levels"].value > 0.1  # in this world the level says what to run
+    assert row.gains["best_fixed_arm"].value > 0.1
+    assert report.trust is not None
+    assert sum(each.count for each in report.trust.bins) == report.trust.answers
+
+
 def test_the_commands_go_from_attempts_to_plots(tmp_path):
     folder, out = tmp_path / "bundle", tmp_path / "out"
     folder.mkdir()
     write_setup(SETUP, folder)
-    for name in ("train", "held"):
-        write_attempts(world(name), tmp_path / f"{name}.parquet")
+    for name, prompts in (("train", 20), ("held", 12)):
+        write_attempts(world(name, prompts), tmp_path / f"{name}.parquet")
     attempts, held = str(tmp_path / "train.parquet"), str(tmp_path / "held.parquet")
 
     def router(*arguments):
@@ -232,6 +254,7 @@ def test_the_commands_go_from_attempts_to_plots(tmp_path):
     evaluated = router("evaluate", held, "--bundle", folder, "--out", out, "--json")
     assert evaluated.exit_code == 0, evaluated.output
     assert json.loads(evaluated.stdout.splitlines()[-1]) == json.loads((out / "evaluation.json").read_text())
+    assert set(HEADLINE) <= set(json.loads((out / "evaluation.json").read_text()))
     goals = tmp_path / "goals.json"
     goals.write_text('[{"measure": "savings_fixed_budget", "at_least": 100}]')
     shown = router(

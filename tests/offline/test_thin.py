@@ -155,7 +155,7 @@ def test_levels_that_are_upside_down_are_said():
 
 
 def test_an_evaluation_in_which_one_prompt_was_solved_claims_no_saving(tmp_path):
-    folder = make_bundle(tmp_path, evaluation_world("train"))
+    folder = make_bundle(tmp_path, evaluation_world("train", 20))
     held = evaluation_world("held", 8)
     held["correct"] = (held["prompt_id"] == "held-3-0") & held["correct"]
     report = evaluate(held, folder)
@@ -172,7 +172,7 @@ def test_an_evaluation_in_which_one_prompt_was_solved_claims_no_saving(tmp_path)
 
 
 def test_an_evaluation_names_the_prompts_with_short_pools(tmp_path):
-    folder = make_bundle(tmp_path, evaluation_world("train"))
+    folder = make_bundle(tmp_path, evaluation_world("train", 20))
     held = evaluation_world("held")
     short = (held["prompt_id"] == "held-2-3") & (held["sample"] > 1)
     report = evaluate(held[~short], folder)
@@ -221,7 +221,7 @@ def no_engine(monkeypatch):
 def quick(monkeypatch):
     """One candidate is enough here."""
     monkeypatch.setattr("router.training.difficulty.CANDIDATES", ("prompt_length",))
-    monkeypatch.setattr("router.tuning.tune.SPLITS", 2)
+    monkeypatch.setattr("router.tuning.tables.SPLITS", 2)
 
 
 def test_a_bundle_where_every_attempt_is_wrong_is_complete_with_a_warning(folder, tmp_path):

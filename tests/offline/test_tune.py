@@ -9,11 +9,14 @@ from router.backends.specs import ModelSpec, Setup, VerifierSpec
 from router.backends.template import Template
 from router.bundle.bundle import load_bundle
 from router.errors import InvalidBundle, InvalidFile, InvalidRequest
+from router.policy.confidence import Confidence
 from router.policy.objectives import Budget, TargetAccuracy, objective_of
 from router.prompt import Prompt
 from router.training.difficulty import Training, prompt_statistics, read_training, save_training, text_digest, train
 from router.tuning.finish import finish_bundle, save_tuning
-from router.tuning.tune import METHODS, PAPER, Tuning, pooled, tune
+from router.tuning.nested import WAYS
+from router.tuning.tables import METHODS, PAPER, pooled
+from router.tuning.tune import Tuning, tune
 from strategies import parse
 
 SMALL = ModelSpec("tiny", 100, Template("{text}", "", "", "\n"), temperature=0.8, max_tokens=64)
@@ -83,7 +86,7 @@ def cell(policy, level, arm):
 
 @cache
 def tuned() -> Tuning:
-    return tune(*a_world(), [1, 2, 4], setup=SETUP)
+    return tune(*a_world(), [1, 2, 4], setup=SETUP, cascades=False)
 
 
 def test_tune_finds_the_arm_that_each_level_needs():
@@ -203,11 +206,35 @@ def test_cross_validation_is_honest_on_noise():
 
 def test_cascades_are_measured_when_they_are_asked_for():
     attempts, trained = a_world()
-    cascade = parse("majority(n=1) @0.5 > best_of_n(n=4)")
-    tuning = tune(attempts, trained, [1, 4], setup=SETUP, arms=[cascade])
+    cascade = parse("majority(n=1) @0.5 > best_of_n(n=2)")
+    tuning = tune(attempts, trained, [1, 4], setup=SETUP, arms=[cascade], cascades=False)
     assert cascade in tuning.policy.arms
-    assert tuning.policy.budget(cascade) == 5
+    assert tuning.policy.budget(cascade) == 3
     assert cascade not in tuned().policy.arms
+
+
+def test_cascades_whose_stages_need_more_attempts_than_there_are_say_so():
+    attempts, trained = a_world()
+    cascade = parse("majority(n=1) @0.5 > best_of_n(n=4)")  # five of pools of four
+    tuning = tune(attempts, trained, [1, 4], setup=SETUP, arms=[cascade], cascades=False)
+    assert cascade not in tuning.policy.arms
+    assert any(entry["arm"] == str(cascade) and "too small" in entry["reason"] for entry in tuning.report["left_out"])
+
+
+def test_cascades_are_enumerated_pruned_and_compared_with_plainer_ways():
+    """A verifier that knows: where a sample is doubted, the beam search is worth its price."""
+    attempts, trained = a_world()
+    attempts = attempts.assign(scores=[[0.9 if right else 0.1] for right in attempts["correct"]])
+    tuning = tune(attempts, trained, [1, 2, 4], setup=SETUP)
+    tried = tuning.report["cascades"]
+    cascades = [arm for arm in tuning.policy.arms if " > " in str(arm)]
+    assert tried["tried"] > tried["kept"] == len(cascades) > 0
+    assert tuning.confidence is not None
+    (row,) = (row for row in tuning.report["average_budgets"] if row["budget"] == 2)
+    assert row["ways"]["policy"]["accuracy"] > row["ways"]["best_fixed_arm"]["accuracy"] + 0.1
+    assert row["ways"]["policy"]["generations"] < 2 * 1.1
+    assert set(row["gains"]) == set(WAYS) - {"policy"}
+    assert " > " in row["chosen"]["best_fixed_cascade"]
 
 
 @pytest.mark.parametrize(("gone", "served"), [(["4-0", "4-1"], True), ([f"4-{i}" for i in range(10)], False)])
@@ -273,7 +300,11 @@ def test_a_bundle_is_trained_tuned_finished_and_served(tmp_path):
     assert bundle.manifest.edges == trained.edges
     easy, hard = bundle.difficulty.predict(["p0 word", "p9 " + "word " * 10])
     assert easy < hard
-    assert (bundle.policy.smallest, bundle.policy.largest) == (1, 4)
+    assert bundle.policy.smallest == 1
+    assert bundle.confidence is not None
+    (bundle.folder / "confidence.json").write_text(Confidence({}, 0.0).dumps())
+    with pytest.raises(InvalidBundle, match="digest"):
+        load_bundle(tmp_path)
 
 
 def test_training_again_takes_the_manifest_away(tmp_path):
@@ -303,7 +334,7 @@ def test_unscored_attempts_are_not_scored_zero():
 
 
 def test_training_on_tied_pass_rates_says_what_to_do():
-    attempts = frame([row(f"p{i}", s, correct=i < 10) for i in range(30) for s in range(4)])
+    attempts = frame([row(f"p{i}", s, correct=i < 40) for i in range(100) for s in range(4)])
     with pytest.raises(InvalidFile, match=r"2 different values.*Collect more --attempts"):
         train(attempts)
 

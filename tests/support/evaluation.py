@@ -63,9 +63,9 @@ def with_runs(frame: pd.DataFrame, arm: str, **changes: Any) -> pd.DataFrame:
     return pd.concat([frame, runs.assign(arm=arm, **changes)], ignore_index=True)
 
 
-def rich_world(prefix: str) -> pd.DataFrame:
+def rich_world(prefix: str, prompts_a_level: int = 12) -> pd.DataFrame:
     """With revisions, and with a model 4 times the size that knows everything but the hardest."""
-    frame = world(prefix)
+    frame = world(prefix, prompts_a_level)
     for arm, tokens in (("revision(n=8, chains=1)", 80), ("revision(n=8, chains=2)", 80)):
         frame = with_runs(frame, arm, generated_tokens=tokens)
     frame = with_runs(frame, "revision(n=16, chains=4)", generated_tokens=160)
@@ -82,6 +82,8 @@ def make_bundle(
     candidate: str = "prompt_length",
     vectors: Vectors | None = None,
     setup: Setup = SETUP,
+    *,
+    cascades: bool = False,
 ) -> Path:
     """Trained and tuned on these attempts; ``candidate`` names the difficulty model, which ``vectors`` are for."""
     prompts = prompt_statistics(attempts, "pass_rate")
@@ -94,7 +96,7 @@ def make_bundle(
     training = Training("pass_rate", 0, EDGES, candidate, {}, prompts.drop(columns=["prompt", "asked"]), reads)
     save_training(model, training, folder)
     write_setup(setup, folder)
-    save_tuning(tune(attempts, training, [1, 2, 4, 8], setup=setup), folder)
+    save_tuning(tune(attempts, training, [1, 2, 4, 8], setup=setup, cascades=cascades), folder)
     finish_bundle(folder, setup)
     return folder
 

@@ -14,5 +14,5 @@ def named(name: str, **parameters: Any) -> Any:
 
 async def finished(events: AsyncIterator[Any]) -> tuple[list[Round], Result, StopReason]:
     """What ``drive`` yields: its rounds, and the result with why it stopped."""
-    *rounds, (result, stopped) = [event async for event in events]
-    return rounds, result, stopped
+    *found, (result, stopped) = [event async for event in events]
+    return [event for event in found if isinstance(event, Round)], result, stopped

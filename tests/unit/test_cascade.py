@@ -13,8 +13,10 @@ from router.backends.specs import VERIFIER
 from router.prompt import Prompt
 from router.solving.bill import Bill, Rate
 from router.solving.driver import Request, Round, StopReason, drive
+from router.solving.stages import StageEnd
 from router.tasks import load_task
-from strategies import Candidate, Cascade, Extend, InvalidArm, Result, Score, Single, parse
+from strategies import Believe, Candidate, Cascade, Extend, InvalidArm, Result, Score, Single, parse
+from strategies.belief import by_score_or_lead
 from tests.support.searches import finished
 
 # As text
@@ -116,15 +118,19 @@ def solved(answer: str | None, score: float | None = None, model: str | None = N
 
 
 def play(text: str, replies: Sequence[Sequence[Candidate]]) -> tuple[list[Extend | Score], Result]:
-    """Feed a search from a list of replies; return its requests and its result."""
+    """Feed a search from a list of replies; return its requests of models and its result."""
     search = parse(text).search()
-    requests = [next(search)]
-    for reply in replies:
-        try:
-            requests.append(search.send(list(reply)))
-        except StopIteration as done:
-            return requests, done.value
-    raise AssertionError(f"the search still asks: {requests[-1]}")
+    request, requests, left = next(search), [], iter(replies)
+    try:
+        while True:
+            if isinstance(request, Believe):
+                sure = zip(request.candidates, by_score_or_lead(request), strict=True)
+                request = search.send([replace(each, confidence=confidence) for each, confidence in sure])
+            else:
+                requests.append(request)
+                request = search.send(list(next(left)))
+    except StopIteration as done:
+        return requests, done.value
 
 
 def test_it_ends_at_the_first_stage_whose_answer_is_believed():
@@ -176,14 +182,14 @@ def test_where_nothing_scores_the_lead_of_the_vote_is_the_confidence():
 def test_a_search_that_a_limit_cut_ends_without_asking_for_ever():
     search = parse("single @0.7 > beam_search(n=4, m=2) @0.7 > single(model=large)").search()
     request, result = next(search), None
-    for _ in range(10):
+    for _ in range(20):
         cut = isinstance(request, Extend)
         try:
             request = search.send([replace(each, end="cut") if cut else each for each in request.candidates])
         except StopIteration as done:
             result = done.value
             break
-    assert result == Result(candidates=result.candidates)
+    assert (result.best, result.answer) == (None, None)
     assert {candidate.end for candidate in result.candidates} == {"cut"}
 
 
@@ -244,3 +250,40 @@ async def test_a_token_cap_holds_over_all_stages():
     )
     assert (stop, bill.generated_tokens) == (StopReason.TOKEN_CAP, len("Answer: 1.") * 5 + 3)
     assert result.answer == "1"  # the most believed of what was found by then
+
+
+async def test_a_stage_ends_with_what_is_believed_by_then_and_later_rounds_say_so():
+    models = {name: FakeGenerator(write=say(said)) for name, said in (("small", 1), ("large", 2))}
+    engines, bill = Engines(models, "small", FakeVerifier(judge=lambda prompt, steps: [0.2] * len(steps))), Bill(RATES)
+    arm, request = parse(STAGES), Request(Prompt.of("1 + 1 ="))
+    events = [event async for event in drive(arm, request, engines, load_task("math"), bill, believe=doubts)]
+    ends = [event for event in events if isinstance(event, StageEnd)]
+    assert [(each.number, each.answer, each.confidence, each.threshold, each.ends) for each in ends] == [
+        (1, "1", 0.3, 0.7, False),
+        (2, "1", 0.6, 0.7, False),
+        (3, "1", 0.65, None, True),
+    ]
+    rounds = [(each.stage, each.confidence) for each in events if isinstance(each, Round)]
+    assert rounds == [(1, None), (1, None), (2, 0.3), (2, 0.3), (3, 0.6)]
+    assert isinstance(events[-1], tuple)
+    result, _ = events[-1]
+    assert (result.answer, result.best.confidence) == ("1", 0.65)  # the larger model's 2 is believed less
+    assert [stage.confidence for stage in result.stages] == [0.3, 0.6, 0.35]
+
+
+def doubts(wanted: Believe) -> list[float]:
+    """Grows with the answers that agree."""
+    answers = [stage.result.answer for stage in wanted.stages]
+    if len(answers) == 3:
+        return [0.65, 0.65, 0.35]
+    return [0.3 * answers.count(answer) for answer in answers]
+
+
+async def test_every_arm_says_how_sure_it_is():
+    engines = Engines({"small": FakeGenerator(write=say(1))}, "small", FakeVerifier())
+    request, bill = Request(Prompt.of("1 + 1 =")), Bill(RATES)
+    arm = parse("majority(n=4)")
+    _, result, _ = await finished(drive(arm, request, engines, load_task("math"), bill, believe=lambda wanted: [0.25]))
+    assert result.best.confidence == 0.25
+    _, result, _ = await finished(drive(arm, request, engines, load_task("math"), bill))
+    assert result.best.confidence == pytest.approx(1 - 0.5**5)  # the lead of four votes, where nothing better is known

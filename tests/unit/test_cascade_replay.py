@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from strategies import Candidate, Cascade, Extend, Result, Strategy, parse
-from strategies.records import Pool, Recorded, Runs
+from strategies.in_turn import replayed
+from strategies.records import Pool, Recorded, Runs, Seen, code_of
 
 
 def recorded_pool(seed: int, *, right: float, size: int = 12, runs: int = 240, scored: bool = True) -> Pool:
@@ -36,14 +37,17 @@ def recorded_runs(seed: int, *, model: str | None, right: float, count: int = 6)
         prompt_tokens={model: np.full(count, 9.0)},
         generated_tokens={model: rng.integers(50, 90, count).astype(float)},
         scored_tokens=rng.integers(50, 90, count).astype(float),
-        confidence=np.where(answered, np.round(rng.random(count), 2), 0.0),
+        seen=Seen(
+            answer=np.where(answered, np.where(correct, code_of("1"), code_of("2")), -1),
+            score=np.where(answered, np.round(rng.random(count), 2), np.nan),
+            lead=np.full(count, np.nan),
+        ),
         check_tokens=np.zeros(count),
-        answered=answered,
     )
 
 
 class Replayed:
-    """The slow way: drives the cascade's own search once over recorded attempts, each stage in an order of its own.
+    """The slow way: drives the cascade's own search once over recorded attempts, in one order for all of a model.
 
     An arm that was run is one of its runs, whose candidate is told apart by its text.
     """
@@ -52,18 +56,20 @@ class Replayed:
         self.recorded, self.rng = recorded, rng
         self.correct, self.generated, self.scored = 0.0, dict.fromkeys(cascade.models, 0.0), 0.0
         self.prompt: dict[str | None, float] = {}
+        self.orders = {model: iter(rng.permutation(len(pool))) for model, pool in recorded.pools.items()}
         found, most = None, -1.0
+        sure: float | None
         for stage, threshold in zip(cascade.stages, (*cascade.thresholds, None), strict=True):
             right, answered, sure = (
                 self.run_of(stage) if str(stage) in recorded.runs else self.search_of(stage, last=threshold is None)
             )
-            if answered and (threshold is None or sure > most):
-                found, most = right, sure
-            if threshold is not None and sure >= threshold:
+            if answered and (sure is None or sure > most):
+                found, most = right, 2.0 if sure is None else sure
+            if threshold is not None and most >= threshold:
                 break
         self.correct = found or 0.0
 
-    def run_of(self, stage: Strategy) -> tuple[float, bool, float]:
+    def run_of(self, stage: Strategy) -> tuple[float, bool, float | None]:
         runs = self.recorded.runs[str(stage)]
         i = self.rng.integers(len(runs))
         (model,) = stage.models
@@ -72,12 +78,12 @@ class Replayed:
         prefilled = self.recorded.pools[model].prompt_tokens[0] if model in self.prompt else 0.0
         self.prompt[model] = self.prompt.get(model, 0.0) + runs.prompt_tokens[model][i] - prefilled
         self.scored += runs.scored_tokens[i]
-        return runs.correct[i], runs.answered[i], runs.confidence[i]
+        return runs.correct[i], runs.answered[i], runs.seen.score[i]
 
-    def search_of(self, stage: Strategy, *, last: bool) -> tuple[float, bool, float]:
+    def search_of(self, stage: Strategy, *, last: bool) -> tuple[float, bool, float | None]:
         """Its real search; where it is not the last, its answer is scored as a cascade has it scored."""
         pool = self.recorded.pools[stage.model]
-        order = iter(self.rng.permutation(len(pool)))
+        order = self.orders[stage.model]
         self.prompt.setdefault(stage.model, pool.prompt_tokens[0])
         search, asked, read = stage.search(), 0, False
         request = next(search)
@@ -102,7 +108,7 @@ class Replayed:
         best = found.best
         if best.score is None and not last:
             best = self.judged(best, pool, first=True)
-        return pool.correct[int(best.text)], True, 0.0 if last or best.score is None else best.score
+        return pool.correct[int(best.text)], True, best.score
 
     def judged(self, candidate: Candidate, pool: Pool, *, first: bool) -> Candidate:
         """Scored, and read: the prompt once a request, as pools are billed."""
@@ -129,7 +135,7 @@ def cascade_of(text: str) -> Cascade:
 
 @pytest.mark.parametrize("text", CASCADES)
 def test_the_replay_is_what_driving_the_search_gives_on_average(text):
-    """Over prompts whose attempts differ: stages are independent, and nobody knows in which order they would come."""
+    """Over prompts whose attempts differ: what a stage draws from a pool, no later one draws again."""
     cascade, rng = cascade_of(text), np.random.default_rng(0)
     differences = []
     for seed in range(40):
@@ -167,7 +173,8 @@ def test_the_replay_is_exact_where_every_run_is_alike(text):
             for model, tokens in ((None, 20.0), ("large", 30.0))
         }
         run = recorded_runs(0, model=None, right=1.0, count=1)
-        run = replace(run, confidence=np.array([score]), answered=np.array([True]), correct=np.array([1.0]))
+        seen = Seen(np.array([code_of("1")]), np.array([score]), np.array([np.nan]))
+        run = replace(run, seen=seen, correct=np.array([1.0]))
         recorded = Recorded(pools, {"beam_search(n=4, m=2)": run})
         found = parse(text).replay(recorded)
         driven = Replayed(cascade_of(text), recorded, np.random.default_rng(0))
@@ -193,7 +200,36 @@ def test_a_confidence_that_nobody_knows_is_not_made_up():
     recorded = Recorded({None: recorded_pool(0, right=0.5, scored=False)}, {})
     assert cascade.replay(recorded) is None
     assert cascade.replay(replace(recorded, verified=False)) is not None
-    unscored = replace(recorded_runs(0, model=None, right=0.5), confidence=np.full(6, np.nan))
+    runs = recorded_runs(0, model=None, right=0.5)
+    unscored = replace(runs, seen=replace(runs.seen, score=np.full(6, np.nan)))
     scored = Recorded({None: recorded_pool(0, right=0.5)}, {"single": unscored})
     assert parse("single @0.7 > majority(n=4)").replay(scored) is None
     assert parse("majority(n=4) @0.7 > single").replay(scored) is not None  # the last one's is not asked for
+
+
+def test_two_stages_of_one_pool_never_draw_the_same_attempt():
+    pool = replace(recorded_pool(0, right=0.5, size=7), answers=["1"] * 7, generated_tokens=np.exp2(np.arange(7.0)))
+    arms = cascade_of("majority(n=3) @0.9 > best_of_n(n=4)").stages
+    stages = replayed(arms, Recorded({None: pool}, {}))
+    assert stages
+    first, second = stages
+    assert set(first.generated_tokens[None] + second.generated_tokens[None]) == {2.0**7 - 1}
+    assert parse("majority(n=4) @0.9 > best_of_n(n=4)").replay(Recorded({None: pool}, {})) is None  # 7 are too few
+
+
+def test_a_stage_that_comes_twice_needs_two_runs():
+    twice = parse("beam_search(n=4, m=2) @0.5 > beam_search(n=4, m=2)")
+    one, two = (recorded_runs(0, model=None, right=0.5, count=count) for count in (1, 2))
+    assert twice.replay(Recorded({}, {"beam_search(n=4, m=2)": one})) is None
+    assert twice.replay(Recorded({}, {"beam_search(n=4, m=2)": two})) is not None
+
+
+def test_every_stage_keeps_what_it_found():
+    """The last one's doubtful answer does not replace one that is believed more."""
+    first, last = (recorded_runs(0, model=None, right=1.0, count=1) for _ in range(2))
+    first = replace(first, correct=np.ones(1), seen=Seen(np.array([code_of("1")]), np.array([0.6]), np.full(1, np.nan)))
+    last = replace(last, correct=np.zeros(1), seen=Seen(np.array([code_of("2")]), np.array([0.5]), np.full(1, np.nan)))
+    found = parse("beam_search(n=4, m=2) @0.9 > dvts(n=4, m=2)").replay(
+        Recorded({}, {"beam_search(n=4, m=2)": first, "dvts(n=4, m=2)": last})
+    )
+    assert (found.correct, found.confidence, found.stages) == (1.0, 0.6, 2)

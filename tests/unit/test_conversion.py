@@ -17,6 +17,7 @@ from router.prompt import Message, Prompt
 from router.service import conversion
 from router.solving.bill import Bill, Rate
 from router.solving.driver import Request, Round, StopReason
+from router.solving.stages import StageEnd
 from router.v1 import router_pb2 as pb
 from strategies import STRATEGIES, Dvts, parse
 
@@ -139,7 +140,7 @@ def test_wrong_messages_name_their_field(prompt, roles, says):
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("message", [pb.RouteRequest, pb.SolveRequest, pb.StreamSolveRequest])
 def test_every_objective_survives_the_conversion(message, kind):
-    asked = message(prompt="p", objective=pb.Objective(**{kind: 1}))
+    asked = message(prompt="p", objective=conversion.objective_message(objective_of(kind, 1)))
     assert conversion.request(asked, None).objective == objective_of(kind, 1)
 
 
@@ -249,11 +250,43 @@ def test_a_bill_has_money_where_there_are_prices():
 
 
 def test_a_round_names_the_model_that_wrote():
-    progress = Round(1, 2, 3, 4, 5, "7", 0.5, "large")
+    progress = Round(1, 2, 3, 4, 5, "7", 0.5, "large", stage=2, confidence=0.75)
     assert conversion.progress(progress) == pb.Round(
-        number=1, alive=2, finished=3, generated_tokens=4, scored_tokens=5, answer="7", share=0.5, model="large"
+        number=1,
+        alive=2,
+        finished=3,
+        generated_tokens=4,
+        scored_tokens=5,
+        answer="7",
+        share=0.5,
+        model="large",
+        stage=2,
+        confidence=0.75,
     )
     assert not conversion.progress(Round(1, 0, 0, 0, 0, None, 0.0)).model
+
+
+def test_a_stage_says_what_it_came_to_and_whether_it_was_enough():
+    ended = conversion.stage(StageEnd(2, parse("majority(n=4)"), "7", 0.8, 0.7))
+    assert (ended.number, ended.arm.text, ended.answer, ended.threshold, ended.ends) == (
+        2,
+        "majority(n=4)",
+        "7",
+        0.7,
+        True,
+    )
+    assert not conversion.stage(StageEnd(1, parse("single"), "7", 0.6, 0.7)).ends
+    last = conversion.stage(StageEnd(3, parse("single"), None, None, None))
+    assert last.ends
+    assert not any(last.HasField(name) for name in ("answer", "confidence", "threshold"))
+
+
+def test_refusing_survives_the_conversion():
+    for refuse in (False, True):
+        asked = pb.SolveRequest(
+            prompt="p", objective=conversion.objective_message(objective_of("target_accuracy", 0.9), refuse=refuse)
+        )
+        assert conversion.request(asked, None).refuse is refuse
 
 
 def test_what_is_served(bundle_folder):

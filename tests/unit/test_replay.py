@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies import STRATEGIES, Sampling, parse
-from strategies.records import Pool, Recorded, Runs
+from strategies.records import Pool, Recorded, Runs, code_of
 from strategies.replay import by_search
 
 SAMPLING = {name: strategy for name, strategy in STRATEGIES.items() if issubclass(strategy, Sampling)}
@@ -42,8 +42,11 @@ def assert_same(found: Runs | None, expected: Runs | None) -> None:
     if found is None or expected is None:
         assert found is expected
         return
-    for name in ("correct", "scored_tokens", "confidence", "check_tokens", "answered"):
-        assert np.array_equal(getattr(found, name), getattr(expected, name), equal_nan=name == "confidence"), name
+    for name in ("correct", "scored_tokens", "check_tokens"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name)), name
+    for name in ("answer", "score"):
+        assert np.array_equal(getattr(found.seen, name), getattr(expected.seen, name), equal_nan=True), name
+    assert found.seen.lead == pytest.approx(expected.seen.lead, abs=1e-9, nan_ok=True)
     for name in ("prompt_tokens", "generated_tokens"):
         mine, theirs = getattr(found, name), getattr(expected, name)
         assert mine.keys() == theirs.keys()
@@ -51,10 +54,10 @@ def assert_same(found: Runs | None, expected: Runs | None) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLING)
-@given(pool=pools(), n=st.integers(1, 12), stop=STOPS, verified=st.booleans(), model=st.sampled_from([None, "large"]))
-def test_every_replay_equals_the_search(*, name, pool, n, stop, verified, model):
+@given(pool=pools(), n=st.integers(1, 12), stop=STOPS, staged=st.booleans(), model=st.sampled_from([None, "large"]))
+def test_every_replay_equals_the_search(*, name, pool, n, stop, staged, model):
     arm = SAMPLING[name](n=n, stop=stop, model=model)
-    recorded = Recorded({model: pool}, {}, verified)
+    recorded = Recorded({model: pool}, {}, staged=staged)
     assert_same(arm.replay(recorded), by_search(arm, recorded))
 
 
@@ -110,14 +113,20 @@ def test_other_arms_are_known_only_from_their_runs(text):
     assert arm.replay(Recorded({None: pool("1111")}, {text: runs})) is runs
 
 
-def test_a_confidence_is_the_score_and_without_a_verifier_the_lead():
+def test_runs_show_what_their_answers_can_be_believed_by():
     scored = parse("majority(n=2)").replay(Recorded({None: pool("11.", [0.3, 0.3, 0.9])}, {}))
-    assert set(scored.confidence) == {0.3}
+    assert set(scored.seen.score) == {0.3}
     assert set(scored.check_tokens) == {5.0 + 9.0}  # to have the answer scored, the verifier reads it and the prompt
-    nobody = Recorded({None: pool("11")}, {}, verified=False)
-    assert parse("majority(n=2)").replay(nobody).confidence.tolist() == [0.875] * 4
-    assert np.isnan(parse("majority(n=2)").replay(replace(nobody, verified=True)).confidence).all()
+    unscored = parse("majority(n=2)").replay(Recorded({None: pool("11")}, {}, staged=True))
+    assert np.isnan(unscored.seen.score).all()
+    assert unscored.seen.lead == pytest.approx([0.875] * 4)
+    assert set(unscored.seen.answer) == {code_of("1")}
     none = parse("majority(n=2)").replay(Recorded({None: pool("...")}, {}))
-    assert (none.confidence.tolist(), none.answered.any(), none.correct.any()) == ([0] * 4, False, False)
+    assert (none.seen.answer.tolist(), none.answered.any(), none.correct.any()) == ([-1] * 4, False, False)
     sure = parse("best_of_n(n=2)").replay(Recorded({None: pool("12", [0.3, 0.9])}, {}))
-    assert (set(sure.confidence), set(sure.check_tokens), set(sure.scored_tokens)) == ({0.9}, {0}, {5.0 + 2 * 9.0})
+    assert (set(sure.seen.score), set(sure.check_tokens), set(sure.scored_tokens)) == ({0.9}, {0}, {5.0 + 2 * 9.0})
+
+
+def test_equal_answers_have_equal_codes_and_none_is_below_all():
+    assert code_of("1") == code_of("1") != code_of("2")
+    assert code_of("1") >= 0 > code_of(None)

@@ -19,7 +19,7 @@ from router.prompt import Prompt
 from router.service import conversion
 from router.solving.driver import Request
 from router.solving.solver import Solver
-from strategies import parse
+from strategies import Strategy, parse
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,12 @@ class Regret:
 
     def sufficient(self, low: float) -> bool:
         return low > 0.3
+
+    def runs(self, arm: Strategy) -> Strategy:
+        return arm
+
+    def reached(self, confidence: float | None) -> bool:
+        return True
 
 
 @pytest.fixture(autouse=True)

@@ -164,12 +164,19 @@ def row(  # noqa: PLR0917
     prompt: str, sample: int, arm: str, correct: bool, length: int, answer: str | None
 ) -> dict[str, object]:
     tokens = {"prompt_tokens": 10, "generated_tokens": length, "scored_tokens": 0, "scores": None, "usage": None}
-    return {"prompt_id": prompt, "sample": sample, "arm": arm, "correct": correct, "answer": answer} | tokens
+    return {
+        "prompt_id": prompt,
+        "prompt": prompt,
+        "sample": sample,
+        "arm": arm,
+        "correct": correct,
+        "answer": answer,
+    } | tokens
 
 
 def test_they_are_measured_and_tuned_without_a_second_table():
-    frame, training = attempts()
-    tuning = tune(frame, training, [1, 2, 4], setup=SETUP)
+    frame, training = attempts(20)
+    tuning = tune(frame, training, [1, 2, 4], setup=SETUP, cascades=False)
     arms = set(tuning.policy.arms)
     assert {Longest(n=1), Longest(n=2), Longest(n=4), UntilAgreed(n=4)} < arms
     chosen = [str(tuning.policy.decide(np.eye(5)[level - 1], Budget(4)).arm) for level in LEVELS]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -39,7 +39,7 @@ def solved(
 def play(arm: str, replies: Sequence[Sequence[Candidate]]) -> tuple[list[Extend | Score], Result]:
     """Feed a search from a list of replies; return its requests and its result."""
     search = parse(arm).search()
-    requests = [next(search)]
+    requests: list[Any] = [next(search)]
     for reply in replies:
         try:
             requests.append(search.send(list(reply)))
@@ -159,6 +159,7 @@ class Tree:
         search = parse(arm).search()
         request = next(search)
         while True:
+            assert isinstance(request, Extend | Score)
             reply = self.extend(request) if isinstance(request, Extend) else self.score(request)
             try:
                 request = search.send(reply)

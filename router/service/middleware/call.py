@@ -79,9 +79,12 @@ class CallRecord:
 
     @property
     def promised(self) -> float | None:
-        """The accuracy that the decision promised; None: the arm was not the policy's choice, or did not run whole."""
+        """The probability with which the answer was said to be right: the solution's confidence where it has one, else
+        the accuracy that the decision promised. None: the arm was not the policy's choice, or did not run whole."""
         whole = self.solution.stop is StopReason.COMPLETE if self.solution else self.method in _DECIDING
-        return self.decision.promised if self.decision and whole else None
+        promised = self.decision.promised if self.decision and whole else None
+        confidence = self.solution.confidence if self.solution else None
+        return promised if promised is None or confidence is None else confidence
 
 
 @dataclass(slots=True)

@@ -1,0 +1,194 @@
+"""The policy at average budgets on held-out prompts, beside plainer ways to choose; its plans; its confidences."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.evaluation.arms import arm_names, chosen, fixed
+from router.evaluation.curves import Curve, PerPrompt, estimate
+from router.evaluation.parts import AtAverage, Plan, PlanStage, ReliabilityBin, Trust, Way
+from router.policy.objectives import AverageBudget
+from router.policy.table import LEVELS, Policy
+from router.tuning.calibration import calibration
+from router.tuning.candidates import trust
+from router.tuning.cascades import Enumerated
+from router.tuning.evidence import Measured
+from strategies import Cascade, Single, Strategy, parse
+
+SHUFFLES = 20
+Floats = NDArray[np.float64]
+
+
+class Averages:
+    """The policy's choices on P held-out prompts of (P, 5) level probabilities, under average budgets."""
+
+    def __init__(self, measured: Measured, policy: Policy, probabilities: Floats):
+        self.measured, self.policy, self.probabilities = measured, policy, probabilities
+        self._columns = {arm: k for k, arm in enumerate(measured.arms)}
+        self.least = policy.budget_points[0].generations if policy.budget_points else np.inf
+
+    def run(self, budget: float, probabilities: Floats | None = None) -> PerPrompt | None:
+        """None where an arm that is chosen was not run on these prompts."""
+        given = self.probabilities if probabilities is None else probabilities
+        picked = self.policy.decide_many(given, AverageBudget(max(budget, self.least)))
+        columns = [self._columns.get(self.policy.arms[k], -1) for k in picked]
+        return None if min(columns) < 0 else chosen(self.measured, np.array(columns))
+
+    def arms(self, budget: float) -> list[Strategy]:
+        """The arm of each prompt."""
+        picked = self.policy.decide_many(self.probabilities, AverageBudget(max(budget, self.least)))
+        return [self.policy.arms[k] for k in picked]
+
+    def shuffled(self, spent: float, rng: np.random.Generator) -> PerPrompt | None:
+        """Each prompt with the levels of another one, mean of many shuffles, at this mean spend."""
+        found = []
+        for _ in range(SHUFFLES):
+            given = rng.permutation(self.probabilities)
+            low, high = 0, len(self.policy.budget_points) - 1
+            while high - low > 1:  # the price at which it spends as much
+                middle = (low + high) // 2
+                runs = self.run(self.policy.budget_points[middle].generations, given)
+                if runs is None:
+                    return None
+                low, high = (low, middle) if runs.generations.mean() > spent else (middle, high)
+            ends = [self.run(self.policy.budget_points[i].generations, given) for i in (low, high)]
+            known = [runs for runs in ends if runs is not None]
+            if len(known) < len(ends):
+                return None
+            found.append(_mixed(known[0], known[1], spent))
+        return PerPrompt(*(np.mean([getattr(runs, name) for runs in found], axis=0) for name in _NUMBERS))
+
+
+_NUMBERS = ("accuracy", "generations", "flops")
+
+
+def _mixed(first: PerPrompt, second: PerPrompt, spent: float) -> PerPrompt:
+    """A random mix of the two at this mean spend, or the nearer one."""
+    low, high = first.generations.mean(), second.generations.mean()
+    share = float(np.clip((spent - low) / (high - low), 0, 1)) if high != low else 0.0
+    return PerPrompt(*((1 - share) * getattr(first, name) + share * getattr(second, name) for name in _NUMBERS))
+
+
+def at_averages(
+    averages: Averages, tuned: Sequence[Mapping[str, Any]], draws: Floats
+) -> tuple[list[AtAverage], dict[str, Curve]]:
+    """A row for each average budget that ``router tune`` compared ways at; the fixed ones also as curves."""
+    measured = averages.measured
+    names = arm_names(measured)
+    rng = np.random.default_rng(0)
+    larger = larger_alone(measured)
+    rows: list[AtAverage] = []
+    curves: dict[str, dict[float, PerPrompt]] = {"best_fixed_arm": {}, "best_fixed_cascade": {}}
+    for row in tuned:
+        budget = float(row["budget"])
+        policy = averages.run(budget)
+        if policy is None or budget < averages.least:
+            continue
+        spent = float(policy.generations.mean())
+        found: dict[str, tuple[str, PerPrompt]] = {}
+        for name in ("best_fixed_arm", "best_fixed_cascade"):
+            arm = row["chosen"][name]
+            if arm in names:
+                found[name] = arm, fixed(measured, names.index(arm))
+        mix = row["chosen"]["random_mix"]
+        if mix["first"] in names and mix["second"] in names:
+            both = [fixed(measured, names.index(mix[which])) for which in ("first", "second")]
+            arms = mix["first"] if mix["first"] == mix["second"] else f"{mix['first']} or {mix['second']}"
+            found["random_mix"] = arms, _mixed(both[0], both[1], spent)
+        shuffled = averages.shuffled(spent, rng)
+        if shuffled is not None:
+            found["shuffled_levels"] = "the policy's arms", shuffled
+        if larger is not None:
+            found["larger_alone"] = names[larger], fixed(measured, larger)
+        for name, points in curves.items():
+            if name in found:
+                points[budget] = found[name][1]
+        rows.append(
+            AtAverage(
+                budget,
+                policy.point(draws),
+                {name: Way(arm, runs.point(draws)) for name, (arm, runs) in found.items()},
+                {name: estimate(policy.accuracy - runs.accuracy, draws) for name, (_, runs) in found.items()},
+            )
+        )
+    return rows, dict(curves)
+
+
+def larger_alone(measured: Measured) -> int | None:
+    """The column of one solution of the largest model beside the reference model; None: it was not run."""
+    setup = measured.setup
+    sizes = {name: spec.parameters for name, spec in setup.models.items() if spec.parameters > setup.main.parameters}
+    for name in sorted(sizes, key=lambda name: -sizes[name]):
+        if Single(model=name) in measured.arms:
+            return measured.arms.index(Single(model=name))
+    return None
+
+
+def plans(averages: Averages, enumerated: Enumerated, budget: float) -> list[Plan]:
+    """What the policy runs for a prompt that is surely at each level, on the prompts that are likeliest there."""
+    measured, policy = averages.measured, averages.policy
+    likeliest = averages.probabilities.argmax(axis=1)
+    found = []
+    for i, level in enumerate(LEVELS):
+        certain = [float(i == j) for j in range(len(LEVELS))]
+        arm = policy.decide(certain, AverageBudget(max(budget, averages.least))).arm
+        rows = np.flatnonzero(likeliest == i)
+        if arm not in measured.arms or not len(rows):
+            continue
+        column = measured.arms.index(arm)
+        runs = fixed(measured, column).on(rows)
+        accuracy, spent = float(runs.accuracy.mean()), float(runs.generations.mean())
+        stages = _stages(arm, enumerated, measured, rows) or [PlanStage(str(arm), None, 1.0, 1.0, accuracy, spent)]
+        found.append(Plan(level, budget, str(arm), len(rows), round(accuracy, 4), round(spent, 3), tuple(stages)))
+    return found
+
+
+def _stages(
+    arm: Strategy, enumerated: Enumerated, measured: Measured, rows: NDArray[np.int64]
+) -> list[PlanStage] | None:
+    if not isinstance(arm, Cascade):
+        return None
+    runs = enumerated.runs(arm)
+    if runs is None or runs.stages is None:
+        return None
+    worth, one = measured.setup.worth, measured.one[:, None]
+    spent = sum(
+        tokens / one * worth[model or measured.setup.reference] for model, tokens in runs.generated_tokens.items()
+    )
+    ended_at = np.broadcast_to(runs.stages, runs.correct.shape)[rows]
+    right, spent = runs.correct[rows], np.broadcast_to(np.asarray(spent), runs.correct.shape)[rows]
+    found = []
+    for i, (stage, threshold) in enumerate(zip(arm.stages, (*arm.thresholds, None), strict=True), start=1):
+        here = ended_at == i
+        found.append(
+            PlanStage(
+                str(stage),
+                threshold,
+                reached=round(float((ended_at >= i).mean()), 4),
+                ended=round(float(here.mean()), 4),
+                accuracy=round(float(right[here].mean()), 4) if here.any() else None,
+                generations=round(float(spent[here].mean()), 3) if here.any() else None,
+            )
+        )
+    return found
+
+
+def trusted(averages: Averages, enumerated: Enumerated, budget: float) -> Trust | None:
+    """Of one run of each prompt's arm; None where nothing can be said."""
+    sure, right = trust(enumerated, averages.arms(budget))
+    known = ~np.isnan(sure) & (right >= 0)
+    if known.sum() < 2:
+        return None
+    found = asdict(calibration(sure[known], right[known]))
+    bins = tuple(ReliabilityBin(**each) for each in found.pop("bins"))
+    return Trust(budget, **found, bins=bins)
+
+
+def cascades_of(tuned: Sequence[Mapping[str, Any]]) -> list[Cascade]:
+    """Those that the plainer ways would take."""
+    named = [row["chosen"]["best_fixed_cascade"] for row in tuned]
+    found = [parse(text) for text in dict.fromkeys(named) if text]
+    return [arm for arm in found if isinstance(arm, Cascade)]

@@ -1,0 +1,126 @@
+"""The figures that a reader looks for first, each by its name; what can't be measured is null, with a reason."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.evaluation.arms import fixed
+from router.evaluation.averages import Averages, larger_alone
+from router.evaluation.curves import Curve, PerPrompt, estimate, saving, spend_to_match
+from router.evaluation.parts import HEADLINE, AtAverage, Trust
+from router.evaluation.report import Saving
+
+BUDGETS = (8, 16, 32)  # average budgets that gains are wanted at
+_GAINS = {
+    "gain_over_best_fixed": "best_fixed_arm",
+    "gain_over_best_fixed_cascade": "best_fixed_cascade",
+    "gain_over_random_mix": "random_mix",
+    "gain_over_shuffled_levels": "shuffled_levels",
+}
+_SAVED = {
+    "savings_average_budget": "predicted_average",
+    "savings_fixed_budget": "predicted",
+    "savings_best_fixed": "best_fixed",
+}
+_OF_LARGER = ("accuracy_at_larger_cost", "accuracy_at_1.5_larger_cost", "cost_of_larger_accuracy", "apgr", "cpt")
+_GRID = 20  # costs between the smallest arm and the larger model
+_SHARES = (0.5, 0.8)  # of the gap between them
+Floats = NDArray[np.float64]
+
+
+def headline(
+    averages: Averages,
+    rows: Sequence[AtAverage],
+    *,
+    savings: Mapping[str, Mapping[str, Saving]],
+    fixed_curves: Mapping[str, Curve],
+    policy_curve: Curve,
+    trust: Trust | None,
+    draws: Floats,
+) -> dict[str, Any]:
+    """All of ``parts.HEADLINE``.
+
+    rows          of ``averages.at_averages``
+    fixed_curves  of the best fixed arm and cascade, by average budget: "best_fixed_arm", "best_fixed_cascade"
+    policy_curve  of the policy, by average budget
+    """
+    found: dict[str, Any] = dict.fromkeys(HEADLINE)
+    reasons: dict[str, str] = {}
+    by_budget = {row.budget: row for row in rows}
+    for name, way in _GAINS.items():
+        found[name], missing = _gains(by_budget, way)
+        if missing:
+            reasons[name] = (
+                f"not measured at an average budget of {', '.join(missing)}: no policy spends as much, or the chosen "
+                "arms were not run on these prompts"
+            )
+    saved = {name: savings[policy]["weighted_best_of_n"] for name, policy in _SAVED.items()}
+    saved |= {
+        f"savings_against_{way.removesuffix('_arm')}": saving(policy_curve, way, fixed_curves.get(way, {}), draws)
+        for way in ("best_fixed_arm", "best_fixed_cascade")
+    }
+    for name, each in saved.items():
+        times = each.generations
+        found[name] = {"value": times.times, "low": times.low, "high": times.high} if times else None
+        if times is None or each.reason:
+            reasons[name] = each.reason or "not measured on these attempts"
+    column = larger_alone(averages.measured)
+    if column is None:
+        reasons |= dict.fromkeys(_OF_LARGER, "no larger model was run")
+    else:
+        found |= _beside(averages, fixed(averages.measured, column), draws)
+    if trust is None:
+        reasons["confidence_error"] = "the bundle has no confidence model, or the chosen arms can't be replayed"
+    else:
+        found["confidence_error"] = {"value": trust.error, "chance": trust.chance, "chance_high": trust.chance_high}
+    spent = {f"{row.budget:g}": round(row.policy.generations / row.budget - 1, 4) for row in rows}
+    found["average_budget_error"] = spent or None
+    if not spent:
+        reasons["average_budget_error"] = "no average budget was measured"
+    found["reasons"] = reasons
+    return found
+
+
+def _gains(rows: Mapping[float, AtAverage], way: str) -> tuple[dict[str, Any] | None, list[str]]:
+    """The policy's gain on a way at each budget, and the budgets at which it was not measured."""
+    gains: dict[str, Any] = {}
+    for budget in BUDGETS:
+        row = rows.get(float(budget))
+        gain = row.gains.get(way) if row else None
+        gains[str(budget)] = {"value": gain.value, "low": gain.low, "high": gain.high} if gain else None
+    missing = [budget for budget, gain in gains.items() if gain is None]
+    return None if len(missing) == len(gains) else gains, missing
+
+
+def _beside(averages: Averages, larger: PerPrompt, draws: Floats) -> dict[str, Any]:
+    """The policy beside the larger model alone: its accuracy at that cost and at half as much again, the cost at which
+    it is as accurate, and RouteLLM's figures (arXiv 2406.18665, section 4): APGR, the share of the gap between the
+    cheapest arm and the larger model that is recovered, mean over the costs between theirs; CPT, the share of that cost
+    at which half and 80% of the gap is."""
+    cost = float(larger.generations.mean())
+    found: dict[str, Any] = {}
+    for name, at in (("accuracy_at_larger_cost", cost), ("accuracy_at_1.5_larger_cost", 1.5 * cost)):
+        runs = averages.run(at)
+        value = estimate(runs.accuracy, draws) if runs else None
+        found[name] = {"value": value.value, "low": value.low, "high": value.high} if value else None
+    grid = np.linspace(averages.least, max(cost, averages.least), _GRID)
+    curve = [runs for runs in map(averages.run, grid.tolist()) if runs is not None]
+    if len(curve) < 2:
+        return found | {"cost_of_larger_accuracy": None, "apgr": None, "cpt": None}
+    spent = np.array([runs.generations.mean() for runs in curve])
+    accuracy = np.maximum.accumulate([runs.accuracy.mean() for runs in curve])
+    weak, strong = float(curve[0].accuracy.mean()), float(larger.accuracy.mean())
+    matched = spend_to_match(spent.tolist(), accuracy.tolist(), strong)
+    found["cost_of_larger_accuracy"] = None if matched is None else round(matched / cost, 3)
+    if strong <= weak or spent[-1] <= spent[0]:
+        return found | {"apgr": None, "cpt": None}
+    recovered = (accuracy - weak) / (strong - weak)
+    shares = (spent - spent[0]) / (cost - spent[0])
+    found["apgr"] = round(float(np.trapezoid(recovered, shares) / (shares[-1] - shares[0])), 3)
+    found["cpt"] = {
+        f"{goal:.0%}": round(float(shares[np.argmax(recovered >= goal)]), 3) if (recovered >= goal).any() else None
+        for goal in _SHARES
+    }
+    return found

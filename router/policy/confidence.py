@@ -1,0 +1,170 @@
+"""How likely an answer is right, from all that is known once it is there: a small calibrated model in plain numbers.
+
+It is a logistic function of named features: the prompt's level probabilities; the verifier's score of the solution, and
+of the best one that another stage found; the lead of the answer in the vote; how much was written to find it; and, for
+each model, how many stages gave this answer and how many another one. What a bundle's verifier does not say (there may
+be none) counts as unknown, not as zero. The same code serves one call and replays thousands of runs.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from router.errors import InvalidBundle
+from router.schema import STRICT, Finite, Name, loads, read
+from strategies import Believe, Sampling, Strategy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from strategies.records import Seen
+
+    Floats = NDArray[np.float64]
+
+_EDGE = 0.002  # scores and leads closer than this to 0 or 1 say no more than it
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """A fitted model. ``weights`` by feature, in the features' own units, and ``bias``, both of log-odds.
+
+    voting  names of the strategies whose votes it learned from: of other searches no votes were recorded
+    """
+
+    __pydantic_config__ = STRICT
+
+    weights: Mapping[str, Finite]
+    bias: Finite
+    voting: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+
+    def of(self, probabilities: Sequence[float], wanted: Believe) -> list[float]:
+        """Probability that each stage's answer is right, 0 where it has none.
+
+        probabilities  of levels 1 to 5
+        """
+        import numpy as np
+
+        from strategies.records import Seen
+        from strategies.stopping import lead
+
+        codes: dict[str, int] = {}
+        numbers = count()
+        seen = []
+        for stage in wanted.stages:
+            best = stage.result.best
+            answer = None if best is None else best.answer
+            if answer is not None and answer not in codes:
+                codes[answer] = next(numbers)
+            score = None if best is None else best.score
+            seen.append(
+                Seen(
+                    answer=np.array([-1 if answer is None else codes[answer]]),
+                    score=np.array([np.nan if score is None else score]),
+                    lead=np.array([lead(stage.result.candidates) if best else np.nan]),
+                )
+            )
+        arms = [stage.arm for stage in wanted.stages]
+        return [float(each[0]) for each in self.of_many(np.array([probabilities]), arms, seen)]
+
+    def of_many(self, probabilities: "Floats", arms: Sequence[Strategy], seen: "Sequence[Seen]") -> "list[Floats]":
+        """The same for arrays of runs.
+
+        probabilities  (..., 5) that fit the runs' shape
+        """
+        import numpy as np
+
+        found = []
+        for i, each in enumerate(seen):
+            logit: Any = self.bias
+            for name, values in features(probabilities, arms, seen, i, self.voting).items():
+                weight = self.weights.get(name)
+                if weight is not None:
+                    logit = logit + weight * values
+            found.append(np.where(each.answer < 0, 0.0, 1 / (1 + np.exp(-logit))))
+        return found
+
+    def dumps(self) -> str:
+        """JSON, one feature a line."""
+        weights = ",\n  ".join(f"{json.dumps(name)}: {weight:.6g}" for name, weight in self.weights.items())
+        return (
+            f'{{"bias": {self.bias:.6g},\n "voting": {json.dumps(list(self.voting))},\n'
+            f' "weights": {{\n  {weights}\n }}}}\n'
+        )
+
+    @classmethod
+    def loads(cls, text: str | bytes) -> "Confidence":
+        """Inverse of ``dumps``; raises InvalidBundle naming what is wrong. Unknown keys are errors."""
+        try:
+            found: Confidence = read(cls, loads(text))
+        except (ValueError, OverflowError) as error:
+            raise InvalidBundle(f"confidence: {error}") from error
+        return found
+
+
+def features(
+    probabilities: "Floats", arms: Sequence[Strategy], seen: "Sequence[Seen]", i: int, voting: Sequence[str]
+) -> "dict[str, Floats]":
+    """What is known of the answer of stage ``i`` by name, as arrays; what is unknown is 0, and so is its ``known``.
+
+    Log-odds are in units of 1, the level is in levels from the middle one.
+    """
+    import numpy as np
+
+    own = seen[i]
+    same = [(each.answer == own.answer) & (each.answer >= 0) for each in seen]
+    scored = [(each.answer >= 0) & ~np.isnan(each.score) for each in seen]
+    zero = np.zeros(own.answer.shape)
+
+    def best(those: "Sequence[NDArray[np.bool_]]") -> "tuple[Floats, NDArray[np.bool_]]":
+        """Log-odds of the highest score among some of the stages, 0 where there is none."""
+        some = np.any(those, axis=0)
+        top = np.max([np.where(mask, each.score, 0.0) for mask, each in zip(those, seen, strict=True)], axis=0)
+        return np.where(some, _log_odds(top), 0.0), some
+
+    score, known = best([mine & has for mine, has in zip(same, scored, strict=True)])
+    rival, rivalled = best([~mine & has for mine, has in zip(same, scored, strict=True)])
+    level = probabilities @ np.arange(-2.0, 3.0)
+    written = np.log2(sum(sum(arm.solutions.values()) for arm in arms))
+    found = {f"level {k}": zero + probabilities[..., k - 1] for k in (1, 2, 4, 5)}
+    found |= {
+        "score": score,
+        "score known": known.astype(float),
+        "score by level": score * level,
+        "score by written": score * written,
+        "rival's score": rival,
+        "rival's score known": rivalled.astype(float),
+        "written": zero + written,
+    }
+    votes = arms[i].name in voting and bool(sum(arms[i].solutions.values()) > 1)
+    known_lead = ~np.isnan(own.lead) if votes else zero.astype(bool)
+    lead = np.where(known_lead, _log_odds(np.nan_to_num(own.lead, nan=0.5)), 0.0)
+    found |= {"lead": lead, "lead known": known_lead.astype(float), "lead by level": lead * level}
+    (writer,) = arms[i].models if len(arms[i].models) == 1 else (None,)
+    for model in {model for arm in arms for model in arm.models}:
+        asked = [j for j, arm in enumerate(arms) if model in arm.models]
+        agreeing = sum((same[j] for j in asked if j != i), start=zero)
+        against = sum((~same[j] & (seen[j].answer >= 0) for j in asked), start=zero)
+        whose = "" if model is None else f" of {model}"
+        found |= {f"agreeing{whose}": agreeing, f"against{whose}": against}
+        if model is not None:
+            by = zero + (writer == model)
+            found |= {f"written by {model}": by, f"written by {model}, by level": by * level}
+            found |= {f"agreeing{whose}, by level": agreeing * level, f"against{whose}, by level": against * level}
+    return found
+
+
+def voting_of(arms: Sequence[Strategy]) -> tuple[str, ...]:
+    """Names of the strategies among these whose votes are known wherever they are replayed."""
+    return tuple(sorted({arm.name for arm in arms if isinstance(arm, Sampling)}))
+
+
+def _log_odds(probability: Any) -> Any:
+    import numpy as np
+
+    bounded = np.clip(probability, _EDGE, 1 - _EDGE)
+    return np.log(bounded / (1 - bounded))

@@ -1,0 +1,80 @@
+"""How confidences and outcomes agree, beside what chance alone would show."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+Floats = NDArray[np.float64]
+BINS = 10
+_SIMULATED = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Answers of one tenth of confidence: how many, their mean confidence, the share right with its 95% interval."""
+
+    count: int
+    confidence: float
+    right: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How confidences and outcomes agree.
+
+    error    expected calibration error: mean distance between the two over ten equal bins, weighed by their answers
+    chance   what perfectly calibrated confidences of this spread show on average, by simulation, and ``chance_high`` in
+             one of 20 cases
+    brier    mean squared distance between confidence and outcome;  brier_constant: of always saying the mean
+    auc      probability that a right answer is believed more than a wrong one; None where all are alike
+    bins     the reliability diagram, empty bins left out
+    """
+
+    answers: int
+    error: float
+    chance: float
+    chance_high: float
+    brier: float
+    brier_constant: float
+    auc: float | None
+    bins: tuple[Bin, ...]
+
+
+def calibration(confidence: Floats, right: Floats, *, seed: int = 0) -> Calibration:
+    """(N,) confidences of answers, and whether each is right: independent of each other."""
+    rng = np.random.default_rng(seed)
+    place = np.minimum((confidence * BINS).astype(int), BINS - 1)
+
+    def error(outcome: Floats) -> float:
+        gaps = np.bincount(place, outcome - confidence, BINS)
+        return float(np.abs(gaps).sum() / len(confidence))
+
+    perfect = [error((rng.random(len(confidence)) < confidence).astype(float)) for _ in range(_SIMULATED)]
+    bins = []
+    for i in np.unique(place):
+        inside = place == i
+        mean = float(right[inside].mean())
+        low, high = _wilson(mean, int(inside.sum()))
+        bins.append(Bin(int(inside.sum()), round(float(confidence[inside].mean()), 4), round(mean, 4), low, high))
+    auc = float(roc_auc_score(right > 0.5, confidence)) if 0 < right.mean() < 1 else None
+    return Calibration(
+        answers=len(confidence),
+        error=round(error(right), 4),
+        chance=round(float(np.mean(perfect)), 4),
+        chance_high=round(float(np.quantile(perfect, 0.95)), 4),
+        brier=round(float(((confidence - right) ** 2).mean()), 4),
+        brier_constant=round(float(right.var()), 4),
+        auc=None if auc is None else round(auc, 4),
+        bins=tuple(bins),
+    )
+
+
+def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
+    """95% interval of a share (Wilson 1927)."""
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
+    return round(float(middle - half), 4), round(float(middle + half), 4)

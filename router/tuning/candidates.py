@@ -1,0 +1,138 @@
+"""Adds cascades to what was measured: fits the confidence model, replays them by it, keeps those that matter."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.policy.confidence import Confidence
+from router.tuning.cascades import Enumerated, Replayed, atoms, candidates, groups, paths, prune, sequences
+from router.tuning.confidence import OutOfFold, fit
+from router.tuning.evidence import Measured
+from strategies import Cascade, Strategy
+from strategies.in_turn import by_score_or_lead
+from strategies.records import Believes, Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What a policy may choose from.
+
+    measured  the arms, with the cascades that matter and those asked for
+    everything  the same with all cascades that were tried
+    probabilities  (P, 5) of the prompts' levels, out of fold;  levels (P,) by their attempts
+    belief    None: too little to fit a confidence model
+    atoms     what the cascades are made of
+    asked     cascades that were asked for and take part
+    left_out  those that can't be replayed, and why
+    """
+
+    measured: Measured
+    everything: Measured
+    probabilities: Floats
+    levels: NDArray[np.int64]
+    belief: OutOfFold | None
+    atoms: tuple[Strategy, ...] = ()
+    asked: frozenset[Strategy] = frozenset()
+    left_out: tuple[dict[str, str], ...] = ()
+
+    @property
+    def confidence(self) -> Confidence | None:
+        return self.belief.whole if self.belief else None
+
+    def without_luck(self, rows: NDArray[np.int64], budgets: Sequence[int], tolerance: float) -> list[int]:
+        """Columns of ``everything`` that matter on some of the prompts: all plain arms, and the pruned cascades."""
+        return _matter(self.everything.on(rows), self.probabilities[rows], budgets, tolerance, self.asked)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """How many cascades were tried, and how many are left."""
+
+        def count(of: Measured) -> int:
+            return sum(isinstance(arm, Cascade) for arm in of.arms)
+
+        return {
+            "tried": count(self.everything),
+            "kept": count(self.measured),
+            "made_of": [str(arm) for arm in self.atoms],
+        }
+
+
+def with_cascades(
+    measured: Measured,
+    probabilities: Floats,
+    levels: NDArray[np.int64],
+    asked: Sequence[Cascade],
+    *,
+    enumerate_more: bool = True,
+    budgets: Sequence[int],
+    tolerance: float,
+    seed: int,
+) -> Candidates:
+    """``asked`` take part in any case; ``probabilities`` (P, 5) are out of fold."""
+    replays = measured.replays
+    made_of = atoms(measured.arms, measured.accuracy, measured.generations, replays)
+    chosen = list(sequences(made_of, replays))
+    belief = fit(paths(measured.arms, chosen, replays, seed=seed), probabilities, levels, seed=seed)
+    believe: Believes = belief or by_score_or_lead
+    more = candidates(chosen) if enumerate_more else []
+    tried, left_out = replay([*more, *asked], measured, Enumerated(replays, believe))
+    everything = measured.with_cascades(tried)
+    kept = frozenset(asked)
+    columns = _matter(everything, probabilities, budgets, tolerance, kept)
+    return Candidates(
+        everything.of(columns), everything, probabilities, levels, belief, tuple(made_of), kept, tuple(left_out)
+    )
+
+
+def replay(
+    cascades: Sequence[Cascade], measured: Measured, enumerated: Enumerated
+) -> tuple[list[Replayed], list[dict[str, str]]]:
+    """Those that can be, each once, and why the others can't."""
+    found, left_out = [], []
+    for arm in dict.fromkeys(cascades):
+        if arm in measured.arms:  # it was run itself
+            continue
+        runs = enumerated.runs(arm)
+        if runs is None:
+            why = "a stage was not run on every prompt, was not scored, or the pools are too small for all its stages"
+            left_out.append({"arm": str(arm), "reason": why})
+        else:
+            found.append(Replayed.of(arm, runs, len(measured.prompts)))
+    return found, left_out
+
+
+def _matter(
+    everything: Measured,
+    probabilities: Floats,
+    budgets: Sequence[int],
+    tolerance: float,
+    asked: frozenset[Strategy],
+) -> list[int]:
+    cascades = [k for k, arm in enumerate(everything.arms) if isinstance(arm, Cascade)]
+    plain = [k for k in range(len(everything.arms)) if k not in set(cascades)]
+    if not cascades:
+        return plain
+    kept = prune(
+        everything.accuracy[:, cascades],
+        everything.generations[:, cascades],
+        groups(probabilities),
+        budgets=everything.budgets[cascades],
+        wanted=budgets,
+        tolerance=tolerance,
+    )
+    wanted = {cascades[i] for i in kept} | {k for k in cascades if everything.arms[k] in asked}
+    return sorted([*plain, *wanted])
+
+
+def trust(enumerated: Enumerated, arms: Sequence[Strategy]) -> tuple[Floats, Floats]:
+    """(P,) confidence of one run of each prompt's arm, and whether it is right; NaN where that is not known."""
+    sure, right = np.full(len(arms), np.nan), np.full(len(arms), np.nan)
+    for arm in dict.fromkeys(arms):
+        rows = np.array([each == arm for each in arms])
+        runs = enumerated.alone(arm)
+        if runs is not None and runs.confidence is not None:
+            sure[rows], right[rows] = runs.confidence[rows, 0], runs.correct[rows, 0]
+    return sure, right

@@ -1,0 +1,243 @@
+"""Cascades as candidates: enumerated from the arms that were run, replayed on all prompts at once, and pruned.
+
+A cascade's stages are arms of rising cost; all thresholds of one are equal, since a confidence means the same after
+every stage. From eight arms and eight thresholds come more than a thousand cascades. Only those stay that are worth
+more than all others to some level at some price by more than luck: a short table can be read, and a best of few is less
+flattered by chance than a best of many.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.tuning.confidence import Path
+from strategies import Cascade, Sampling, Strategy
+from strategies.in_turn import after, either, replayed, stack
+from strategies.records import Believes, Floats, Recorded, Runs
+
+RUNS = 24  # of each prompt that a cascade is replayed for
+ATOMS = 8  # arms that cascades are made of, at most
+STAGES = 4  # of a cascade, at most
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+PRICES = np.geomspace(0.05, 0.0005, 9)  # of a generation, in right answers
+_PATHS = 24
+_SIZES = (1, 4, 16)  # of sampling arms that the confidence model learns from
+
+
+class Replays:
+    """Runs of stages at P prompts, each replayed once.
+
+    recorded  of each prompt, in order
+    """
+
+    def __init__(self, recorded: Sequence[Recorded]):
+        self._recorded = recorded
+        self._found: dict[tuple[Strategy, ...], Runs | None] = {}
+        models = {model for each in recorded for model in each.prefilled}
+        self.prefilled: Mapping[str | None, Floats] = {
+            model: np.array([each.prefilled.get(model, 0.0) for each in recorded])[:, None] for model in models
+        }
+        self.verified = all(each.verified for each in recorded)
+
+    def stages(self, arms: Sequence[Strategy]) -> list[Runs] | None:
+        """(P, R) of each; None where one is missing at a prompt, or can't be believed where others follow."""
+        found = [self._last(tuple(arms[: i + 1])) for i in range(len(arms))]
+        known = [runs for runs in found if runs is not None]
+        if len(known) < len(found):
+            return None
+        return known if all(map(self.believable, arms[:-1])) else None
+
+    def believable(self, arm: Strategy) -> bool:
+        """Whether it can be a stage that others follow."""
+        runs = self._last((arm,))
+        return runs is not None and not (self.verified and (np.isnan(runs.seen.score) & runs.answered).any())
+
+    def _last(self, arms: tuple[Strategy, ...]) -> Runs | None:
+        """Of the last one, after the others drew what they draw."""
+        # Only what draws from the same pool, or is the same arm, matters to it.
+        key = (*(arm for arm in arms[:-1] if arm.models & arms[-1].models and _draws(arm, arms[-1])), arms[-1])
+        if key not in self._found:
+            rows = [replayed(key, each) for each in self._recorded]
+            known = [row[-1] for row in rows if row]
+            self._found[key] = stack(known, RUNS) if len(known) == len(rows) else None
+        return self._found[key]
+
+
+def _draws(earlier: Strategy, arm: Strategy) -> bool:
+    """Whether what the earlier one drew is missing to the other: both sample, or are the same."""
+    return earlier == arm or (not earlier.needs_steps and not earlier.revises and not arm.needs_steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """A cascade's mean over its runs, at each of P prompts; tokens by model."""
+
+    arm: Cascade
+    accuracy: Floats
+    prompt_tokens: Mapping[str | None, Floats]
+    generated_tokens: Mapping[str | None, Floats]
+    scored_tokens: Floats
+
+    @classmethod
+    def of(cls, arm: Cascade, runs: Runs, prompts: int) -> "Replayed":
+        def mean(values: Floats) -> Floats:
+            found: Floats = np.broadcast_to(values, (prompts, runs.correct.shape[1])).mean(axis=1)
+            return found
+
+        return cls(
+            arm,
+            mean(runs.correct),
+            {model: mean(tokens) for model, tokens in runs.prompt_tokens.items()},
+            {model: mean(tokens) for model, tokens in runs.generated_tokens.items()},
+            mean(runs.scored_tokens),
+        )
+
+
+class Enumerated:
+    """Cascades over prefixes that many of them share: what there is after a prefix is computed once."""
+
+    def __init__(self, replays: Replays, believe: Believes):
+        self._replays, self._believe = replays, believe
+        self._after: dict[tuple[tuple[Strategy, ...], bool], Runs] = {}
+
+    def runs(self, arm: Cascade) -> Runs | None:
+        """(P, R); None where a stage is missing."""
+        stages = self._replays.stages(arm.stages)
+        if stages is None:
+            return None
+        found = self._at(arm.stages, stages, last=True)
+        for count in range(len(stages) - 1, 0, -1):
+            step = self._at(arm.stages[:count], stages[:count], last=False)
+            assert step.confidence is not None
+            found = either(np.nan_to_num(step.confidence) >= arm.thresholds[count - 1], step, found)
+        return found
+
+    def alone(self, arm: Strategy) -> Runs | None:
+        """The same of any arm, with the confidence of its answer."""
+        if isinstance(arm, Cascade):
+            return self.runs(arm)
+        stages = self._replays.stages([arm])
+        return None if stages is None else self._at((arm,), stages, last=True)
+
+    def _at(self, arms: tuple[Strategy, ...], stages: Sequence[Runs], *, last: bool) -> Runs:
+        key = arms, last
+        if key not in self._after:
+            self._after[key] = after(arms, stages, self._replays.prefilled, self._believe, last=last)
+        return self._after[key]
+
+
+def atoms(arms: Sequence[Strategy], accuracy: Floats, generations: Floats, replays: Replays) -> list[Strategy]:
+    """Arms that cascades are made of, by rising cost: layer by layer the upper hull of accuracy against generations.
+
+    accuracy, generations  (P, K) of the arms
+
+    An arm whose answer was not scored, where a verifier scores, can only come last: it takes part if it is more
+    accurate than all cheaper ones.
+    """
+    acc, spent = accuracy.mean(axis=0), generations.mean(axis=0)
+    plain = [k for k, arm in enumerate(arms) if not isinstance(arm, Cascade)]
+    doubted = {k for k in plain if not replays.believable(arms[k])}
+    usable = [k for k in plain if k not in doubted]
+    last = [
+        k for k in doubted if (cheaper := [j for j in usable if spent[j] < spent[k]]) and acc[k] > acc[cheaper].max()
+    ]
+    found: list[int] = sorted(last, key=lambda k: -acc[k])[:1]
+    while usable and len(found) < ATOMS:
+        layer = _hull(usable, acc, spent)
+        found += layer[: ATOMS - len(found)]
+        usable = [k for k in usable if k not in layer]
+    return [arms[k] for k in sorted(found, key=lambda k: spent[k])]
+
+
+def _hull(rows: Sequence[int], acc: Floats, spent: Floats) -> list[int]:
+    """Of these arms, those that no mix of two others beats at equal cost, the most accurate first."""
+    hull: list[int] = []
+    for k in sorted(rows, key=lambda k: (spent[k], -acc[k])):
+        if hull and acc[k] <= acc[hull[-1]]:
+            continue
+        while len(hull) > 1:
+            (a, b), c = hull[-2:], k
+            if (acc[b] - acc[a]) * (spent[c] - spent[a]) > (acc[c] - acc[a]) * (spent[b] - spent[a]):
+                break
+            hull.pop()
+        hull.append(k)
+    return hull[::-1]
+
+
+def sequences(arms: Sequence[Strategy], replays: Replays) -> Iterator[tuple[Strategy, ...]]:
+    """All of rising cost, of two to :data:`STAGES` stages, that can be replayed."""
+    for length in range(2, min(STAGES, len(arms)) + 1):
+        for chosen in combinations(arms, length):
+            if replays.stages(chosen) is not None:
+                yield chosen
+
+
+def candidates(chosen: Sequence[tuple[Strategy, ...]]) -> list[Cascade]:
+    return [Cascade(stages=arms, thresholds=(at,) * (len(arms) - 1)) for arms in chosen for at in THRESHOLDS]
+
+
+def paths(
+    arms: Sequence[Strategy], chosen: Sequence[tuple[Strategy, ...]], replays: Replays, *, seed: int
+) -> list[Path]:
+    """What the confidence model learns from: every arm by itself, as a stage and as the end, and some cascades."""
+    rng = np.random.default_rng(seed)
+    found = []
+
+    def add(stages: Sequence[Strategy], *, last: bool) -> None:
+        runs = replays.stages(stages)
+        if runs is not None:
+            columns = rng.choice(RUNS, 1, replace=False)
+            found.append(Path.of(stages, runs, columns, last=last))
+
+    few = [arm for arm in arms if not isinstance(arm, Sampling) or (arm.n in _SIZES and not arm.stop)]
+    for arm in dict.fromkeys([*few, *(arm for each in chosen for arm in each)]):
+        add([arm], last=True)
+        if not arm.needs_scores:
+            add([arm], last=False)
+    longest = [each for each in chosen if len(each) == max(map(len, chosen))]
+    for i in rng.permutation(len(longest))[:_PATHS]:
+        stages = longest[i]
+        for count in range(2, len(stages) + 1):
+            add(stages[:count], last=count == len(stages))
+        add(stages[1:], last=True)
+    return found
+
+
+def prune(
+    accuracy: Floats,
+    generations: Floats,
+    weights: Floats,
+    *,
+    budgets: Floats,
+    wanted: Sequence[float],
+    tolerance: float,
+) -> list[int]:
+    """Which of C cascades matter: at each price of a generation, and within each fixed budget, the best of all prompts
+    and of each level, unless one that matters already is as good up to ``tolerance``.
+
+    accuracy, generations  (P, C);  weights (P, L) shares of each prompt in the groups, their sums 1
+    budgets  (C,) the most that each spends;  wanted  fixed budgets
+    """
+    means, costs = weights.T @ accuracy, weights.T @ generations
+    kept: list[int] = []
+
+    def keep(worth: Floats) -> None:
+        best = int(worth.argmax())
+        if np.isfinite(worth[best]) and (not kept or worth[kept].max() < worth[best] - tolerance):
+            kept.append(best)
+
+    for price in PRICES:
+        for group in range(weights.shape[1]):
+            keep(means[group] - price * costs[group])
+    for budget in wanted:
+        keep(np.where(budgets <= budget, means[0], -np.inf))
+    return kept
+
+
+def groups(probabilities: NDArray[np.float64]) -> Floats:
+    """(P, 6) weights for :func:`prune`: all prompts alike, then each level's share of the prompts."""
+    everyone = np.full((len(probabilities), 1), 1 / len(probabilities))
+    return np.hstack([everyone, probabilities / np.maximum(probabilities.sum(axis=0), 1e-9)])

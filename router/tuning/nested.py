@@ -1,0 +1,199 @@
+"""What the policy is worth at average budgets beside plainer ways to choose, by nested cross-validation over prompts.
+
+Everything that is chosen is chosen without the prompts that it is measured on: which cascades matter, the table, the
+prices, the best fixed arm and cascade, the mix of two. Confidences are out of fold as well.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from router.errors import InvalidRequest
+from router.policy.objectives import AverageBudget, Budget
+from router.policy.table import Policy
+from router.tuning.candidates import Candidates
+from router.tuning.evidence import Measured, interval
+from router.tuning.tables import Method, tabulate, with_average_budgets
+from strategies import Cascade
+
+AVERAGES = (2, 4, 8, 16, 32)  # average budgets that are reported, in complete solutions
+NEIGHBOURS = 25
+_FOLDS = 4
+_SHUFFLES = 10
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Choice = tuple[Floats, Floats]  # accuracy and generations of each prompt
+
+
+def compare(
+    candidates: Candidates, method: Method, texts: Sequence[str], draws: Floats, *, tolerance: float
+) -> list[dict[str, Any]]:
+    """A row for each average budget: every way's accuracy and spend, and what the policy gains on it; chosen: which
+    arms the plainer ways would take, knowing all prompts."""
+    every = candidates.everything
+    prompts = np.arange(len(every.prompts))
+    rng = np.random.default_rng(0)
+    fold = np.empty(len(prompts), dtype=int)
+    fold[np.lexsort((rng.random(len(prompts)), candidates.probabilities.argmax(axis=1)))] = prompts % _FOLDS
+    wanted = [budget for budget in AVERAGES if budget <= every.generations.mean(axis=0).max()]
+    similar = _similar(texts)
+    found: dict[int, dict[str, Choice]] = {
+        budget: {name: (np.zeros(len(prompts)), np.zeros(len(prompts))) for name in WAYS} for budget in wanted
+    }
+    for i in range(_FOLDS):
+        made, read = prompts[fold != i], prompts[fold == i]
+        policy_of = _Policies(candidates, made, method, tolerance)
+        for budget in wanted:
+            ways = _ways(candidates, policy_of, made=made, read=read, budget=budget, similar=similar, rng=rng)
+            for name, (accuracy, spent) in ways.items():
+                found[budget][name][0][read], found[budget][name][1][read] = accuracy, spent
+    return [_row(budget, found[budget], every, draws) for budget in wanted]
+
+
+WAYS = (
+    *("policy", "best_fixed_arm", "best_fixed_cascade", "random_mix"),
+    *("level_only", "confidence_only", "shuffled_levels", "nearest_neighbours"),
+)
+
+
+class _Policies:
+    """Tables made from some of the prompts."""
+
+    def __init__(self, candidates: Candidates, made: Ints, method: Method, tolerance: float):
+        every = candidates.everything
+        self.columns = candidates.without_luck(made, [], tolerance)
+        self.plain = [k for k, arm in enumerate(every.arms) if not isinstance(arm, Cascade)]
+        probabilities = candidates.probabilities[made]
+
+        def table(columns: Sequence[int]) -> Policy:
+            measured = every.on(made).of(columns)
+            least = Budget(float(measured.budgets.min()))
+            weights = method.weights(probabilities, candidates.levels[made])
+            made_of = tabulate(measured, weights, method, default=least, tolerance=tolerance)
+            return with_average_budgets(made_of, probabilities, measured)
+
+        self.policy, self.level_only = table(self.columns), table(self.plain)
+
+
+def _ways(
+    candidates: Candidates,
+    policies: _Policies,
+    *,
+    made: Ints,
+    read: Ints,
+    budget: float,
+    similar: Floats,
+    rng: np.random.Generator,
+) -> dict[str, Choice]:
+    every, probabilities = candidates.everything, candidates.probabilities
+    accuracy, spent = every.accuracy, every.generations
+    cascades = [k for k, arm in enumerate(every.arms) if isinstance(arm, Cascade)]
+
+    def taken(columns: Ints | int) -> Choice:
+        return accuracy[read, columns], spent[read, columns]
+
+    def decided(policy: Policy, given: Floats) -> Choice:
+        names = {arm: k for k, arm in enumerate(every.arms)}
+        try:
+            chosen = policy.decide_many(given, AverageBudget(budget))
+        except InvalidRequest:  # the least that it can spend is more
+            chosen = policy.decide_many(given, AverageBudget(policy.budget_points[0].generations))
+        return taken(np.array([names[policy.arms[k]] for k in chosen]))
+
+    def mixed(columns: Sequence[int]) -> Choice:
+        low, high, share = mix(accuracy[made][:, columns].mean(axis=0), spent[made][:, columns].mean(axis=0), budget)
+        (a, b), (c, d) = taken(columns[low]), taken(columns[high])
+        return (1 - share) * a + share * c, (1 - share) * b + share * d
+
+    shuffled = [decided(policies.policy, rng.permutation(probabilities[read])) for _ in range(_SHUFFLES)]
+    return {
+        "policy": decided(policies.policy, probabilities[read]),
+        "best_fixed_arm": taken(best_fixed(every, policies.plain, made, budget)),
+        "best_fixed_cascade": taken(best_fixed(every, cascades or policies.plain, made, budget)),
+        "random_mix": mixed(policies.plain),
+        "level_only": decided(policies.level_only, probabilities[read]),
+        "confidence_only": mixed([*policies.plain, *cascades]),
+        "shuffled_levels": (np.mean([a for a, _ in shuffled], axis=0), np.mean([b for _, b in shuffled], axis=0)),
+        "nearest_neighbours": taken(
+            _nearest(every, policies.columns, made=made, read=read, budget=budget, similar=similar)
+        ),
+    }
+
+
+def best_fixed(every: Measured, columns: Sequence[int], rows: Ints, budget: float) -> int:
+    """The column of the most accurate arm that spends at most so much on average; the cheapest where none does."""
+    spent = every.generations[rows][:, columns].mean(axis=0)
+    accuracy = every.accuracy[rows][:, columns].mean(axis=0)
+    within = spent <= max(budget, float(spent.min()))
+    return columns[int(np.where(within, accuracy, -1.0).argmax())]
+
+
+def mix(accuracy: Floats, spent: Floats, budget: float) -> tuple[int, int, float]:
+    """Which two arms, and which share of the second, are most accurate together at this mean spend."""
+    below, above = np.flatnonzero(spent <= budget), np.flatnonzero(spent > budget)
+    if not len(below):
+        cheapest = int(spent.argmin())
+        return cheapest, cheapest, 0.0
+    alone = int(below[accuracy[below].argmax()])
+    if not len(above):
+        return alone, alone, 0.0
+    share = (budget - spent[below][:, None]) / (spent[above][None] - spent[below][:, None])
+    worth = accuracy[below][:, None] * (1 - share) + accuracy[above][None] * share
+    i, j = np.unravel_index(int(worth.argmax()), worth.shape)
+    if worth[i, j] <= accuracy[alone]:
+        return alone, alone, 0.0
+    return int(below[i]), int(above[j]), float(share[i, j])
+
+
+def _similar(texts: Sequence[str]) -> Floats:
+    """(P, P) cosine of the prompts' character n-grams, of a prompt with itself below all others."""
+    found = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit_transform(texts)
+    table: Floats = (found @ found.T).toarray()
+    np.fill_diagonal(table, -1.0)
+    return table
+
+
+def _nearest(
+    every: Measured, columns: Sequence[int], *, made: Ints, read: Ints, budget: float, similar: Floats
+) -> Ints:
+    """(read,) the arm that was best at the most similar prompts, at the price at which others spend the budget."""
+    accuracy, spent = every.accuracy[made][:, columns], every.generations[made][:, columns]
+
+    def expected(rows: Ints) -> tuple[Floats, Floats]:
+        near = np.argsort(-similar[np.ix_(rows, made)], axis=1)[:, :NEIGHBOURS]
+        return accuracy[near].mean(axis=1), spent[near].mean(axis=1)
+
+    (mine, cost), (theirs, their_cost) = expected(made), expected(read)
+    low, high = 1e-6, 1.0
+    for _ in range(30):
+        price = (low * high) ** 0.5
+        used = spent[np.arange(len(made)), (mine - price * cost).argmax(axis=1)].mean()
+        low, high = (price, high) if used > budget else (low, price)
+    found: Ints = np.array(columns, dtype=np.int64)[(theirs - high * their_cost).argmax(axis=1)]
+    return found
+
+
+def _row(budget: int, found: dict[str, Choice], every: Measured, draws: Floats) -> dict[str, Any]:
+    rows = np.arange(len(every.prompts))
+    plain = [k for k, arm in enumerate(every.arms) if not isinstance(arm, Cascade)]
+    cascades = [k for k, arm in enumerate(every.arms) if isinstance(arm, Cascade)]
+    low, high, share = mix(every.accuracy[:, plain].mean(axis=0), every.generations[:, plain].mean(axis=0), budget)
+    ways = {
+        name: {**interval(accuracy, draws), "generations": round(float(spent.mean()), 3)}
+        for name, (accuracy, spent) in found.items()
+    }
+    gains = {
+        name: interval(found["policy"][0] - accuracy, draws)
+        for name, (accuracy, _) in found.items()
+        if name != "policy"
+    }
+    chosen = {
+        "best_fixed_arm": str(every.arms[best_fixed(every, plain, rows, budget)]),
+        "best_fixed_cascade": str(every.arms[best_fixed(every, cascades, rows, budget)]) if cascades else None,
+        "random_mix": {"first": str(every.arms[plain[low]]), "second": str(every.arms[plain[high]]), "share": share},
+    }
+    return {"budget": budget, "ways": ways, "gains": gains, "chosen": chosen}

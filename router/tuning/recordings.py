@@ -1,0 +1,113 @@
+"""Attempts files as what the strategies replay: pools of attempts and complete runs, by prompt."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from router.attempts.pools import SAMPLE, is_pool, model_of
+from router.attempts.schema import last_score
+from router.errors import InvalidFile
+from strategies import Strategy, parse
+from strategies.records import Pool, Recorded, Runs, Seen, code_of
+
+Floats = NDArray[np.float64]
+DRAWS = 200
+TOKENS = ["prompt_tokens", "generated_tokens", "scored_tokens"]
+
+
+def recordings(
+    attempts: pd.DataFrame, *, reference: str = "", verified: bool = True, draws: int = DRAWS, seed: int = 0
+) -> dict[str, Recorded]:
+    """What was recorded at each prompt. Arguments and errors as those of ``evidence.evidence``."""
+    unknown = attempts["correct"].isna()
+    if unknown.any():
+        first = attempts.loc[unknown.idxmax(), "prompt_id"]
+        raise InvalidFile(
+            f"`correct` is null for {unknown.sum()} attempts, first at prompt {first!r}: without it no accuracy can be "
+            "measured; fill it in, or leave those prompts out"
+        )
+    generators: dict[str | None, np.random.Generator] = {}
+    found: dict[str, Recorded] = {}
+    # Prompts with a pool first: what is drawn at random for one does not depend on the others' runs.
+    order = attempts.assign(pool=attempts["arm"] != SAMPLE).sort_values("pool", kind="stable")
+    for prompt_id, rows in order.groupby("prompt_id", sort=False):
+        groups = dict(list(rows.groupby("arm", sort=False)))
+        pools: dict[str | None, Pool] = {}
+        for name in filter(is_pool, groups):
+            model = model_of(name)
+            pools[model] = _pool(groups[name], draws, generators.setdefault(model, _generator(seed, model)))
+        reads = any(pool.reads for pool in pools.values())
+        runs = {name: _run(groups[name], parse(name), reference, reads) for name in groups if not is_pool(name)}
+        found[prompt_id] = Recorded(pools, runs, verified)
+    return found
+
+
+def _generator(seed: int, model: str | None) -> np.random.Generator:
+    return np.random.default_rng(seed if model is None else [seed, *model.encode()])
+
+
+def _pool(rows: pd.DataFrame, draws: int, rng: np.random.Generator) -> Pool:
+    scores = np.array([np.nan if score is None else score for score in rows["scores"].map(last_score)], dtype=float)
+    prompt, generated, scored = (rows[name].to_numpy(dtype=float) for name in TOKENS)
+    return Pool(
+        answers=[None if pd.isna(answer) else answer for answer in rows["answer"]],
+        correct=rows["correct"].to_numpy(dtype=float),
+        scores=scores,
+        prompt_tokens=prompt,
+        generated_tokens=generated,
+        scored_tokens=scored,
+        # Like the real thing, a run meets its samples in random order.
+        order=rng.random((draws, len(rows))).argsort(axis=1),
+    )
+
+
+def _run(rows: pd.DataFrame, arm: Strategy, reference: str, reads: bool) -> Runs:
+    """Complete runs of one arm at one prompt; ``reads``: whether the verifier reads what models write."""
+    prompt: dict[str | None, Floats] = {}
+    generated: dict[str | None, Floats] = {}
+    if len(arm.models) == 1:
+        (model,) = arm.models
+        prompt[model] = rows["prompt_tokens"].to_numpy(dtype=float)
+        generated[model] = rows["generated_tokens"].to_numpy(dtype=float)
+    else:
+        spent = [_by_model(lines, reference) for lines in rows["usage"]]
+        for model in arm.models:
+            both = [each.get(model, (0.0, 0.0)) for each in spent]
+            prompt[model], generated[model] = (np.array(values, dtype=float) for values in zip(*both, strict=True))
+    answered = rows["answer"].notna().to_numpy()
+    scores = np.array([np.nan if score is None else score for score in rows["scores"].map(last_score)], dtype=float)
+    return Runs(
+        correct=rows["correct"].to_numpy(dtype=float),
+        prompt_tokens=prompt,
+        generated_tokens=generated,
+        scored_tokens=rows["scored_tokens"].to_numpy(dtype=float),
+        seen=Seen(
+            answer=np.array(
+                [code_of(answer if has else None) for answer, has in zip(rows["answer"], answered, strict=True)]
+            ),
+            score=np.where(answered, scores, np.nan),
+            lead=np.full(len(rows), np.nan),
+        ),
+        check_tokens=_check_tokens(rows, arm, reads),
+    )
+
+
+def _check_tokens(rows: pd.DataFrame, arm: Strategy, reads: bool) -> Floats:
+    """What the verifier would read besides, to score the solution of an arm that scores nothing itself."""
+    if arm.needs_scores or not reads or (rows["scored_tokens"] > 0).any():
+        return np.zeros(len(rows))
+    tokens: Floats = (rows["prompt_tokens"] + rows["generated_tokens"]).to_numpy(dtype=float)
+    return tokens
+
+
+def _by_model(lines: Any, reference: str) -> dict[str | None, tuple[float, float]]:
+    """(prompt, generated) tokens by model of a run's ``usage``."""
+    if lines is None:
+        raise InvalidFile("a run of an arm that asks several models needs the column `usage`; collect it again")
+    return {
+        None if line["model"] == reference else line["model"]: (line["prompt_tokens"], line["generated_tokens"])
+        for line in lines
+        if line["role"] == "generator"
+    }

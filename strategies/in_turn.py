@@ -1,0 +1,186 @@
+"""What runs of a cascade would have given, from runs of its stages: at one prompt, or at many at once. Needs numpy."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from strategies.records import Believes, Floats, Recorded, Runs, Seen
+from strategies.strategy import Strategy
+
+Prefilled = Mapping[str | None, Any]  # tokens of the prompt, by model: numbers, or arrays that fit the runs'
+
+
+def replayed(arms: Sequence[Strategy], recorded: Recorded) -> list[Runs] | None:
+    """Runs of each stage, one run of the cascade a row; None where a stage has none.
+
+    A stage that samples draws what no earlier stage drew: two stages of one pool are independent, and a pool must be
+    large enough for both. A stage that was run and comes twice needs two runs.
+    """
+    drawn: Counter[str | None] = Counter()
+    times: Counter[Strategy] = Counter()
+    found = []
+    for arm in arms:
+        pools = {model: pool.beyond(drawn[model]) for model, pool in recorded.pools.items()}
+        runs = arm.replay(replace(recorded, pools=pools, staged=True))
+        if runs is None:
+            return None
+        if runs is recorded.runs.get(str(arm)):
+            if times[arm] >= len(runs):
+                return None
+            runs = _at(runs, (np.arange(len(runs)) + times[arm]) % len(runs))
+            times[arm] += 1
+        else:
+            drawn.update(arm.solutions)
+        found.append(runs)
+    return found
+
+
+def in_turn(
+    arms: Sequence[Strategy],
+    stages: Sequence[Runs],
+    thresholds: Sequence[float],
+    prefilled: Prefilled,
+    *,
+    believe: Believes | None = None,
+    verified: bool = True,
+) -> Runs | None:
+    """The cascade. None where a stage lacks the score that it would be believed by.
+
+    stages     runs at one prompt, or at many: ``(..., R)``; fewer runs than others have are repeated
+    prefilled  of the prompt, which a model that reads it again finds prefilled
+    believe    None: as ``belief.by_score_or_lead``
+    """
+    if verified and any((np.isnan(runs.seen.score) & runs.answered).any() for runs in stages[:-1]):
+        return None
+    believe = believe or by_score_or_lead
+    stages = repeated(stages)
+    found = after(arms, stages, prefilled, believe, last=True)
+    for count in range(len(stages) - 1, 0, -1):
+        ended = after(arms[:count], stages[:count], prefilled, believe, last=False)
+        found = either(np.nan_to_num(_known(ended)) >= thresholds[count - 1], ended, found)
+    return found
+
+
+def after(
+    arms: Sequence[Strategy], stages: Sequence[Runs], prefilled: Prefilled, believe: Believes, *, last: bool
+) -> Runs:
+    """What there is once these stages have run: their most confident answer, and all that they spent.
+
+    stages  of equally many runs
+    last    whether no other follows. Then the last stage's answer is not scored if the arm does not do so itself
+    """
+    prompt: dict[str | None, Floats] = {}
+    generated: dict[str | None, Floats] = {}
+    seen, scored = [], np.zeros(1)
+    for i, (arm, runs) in enumerate(zip(arms, stages, strict=True)):
+        for model, tokens in runs.prompt_tokens.items():
+            again = prefilled.get(model, 0.0) if model in prompt else 0.0
+            prompt[model] = prompt.get(model, 0.0) + np.maximum(tokens - again, 0.0)
+        for model, tokens in runs.generated_tokens.items():
+            generated[model] = generated.get(model, 0.0) + tokens
+        unasked = last and i == len(stages) - 1 and not (arm.needs_scores or arm.revises)
+        seen.append(replace(runs.seen, score=np.full_like(runs.seen.score, np.nan)) if unasked else runs.seen)
+        scored = scored + runs.scored_tokens + (0.0 if unasked else runs.check_tokens)
+    sure = np.stack(np.broadcast_arrays(*believe(arms, seen, last=last)))
+    has = np.stack([runs.answered for runs in stages])
+    rank = np.where(has, np.nan_to_num(sure), -1.0)
+    if last:  # its answer stands where nobody can say how likely it is right
+        rank[-1] = np.where(has[-1] & np.isnan(sure[-1]), 2.0, rank[-1])
+    kept = rank.argmax(axis=0)[None]
+
+    def of_kept(values: Sequence[Any]) -> Any:
+        return np.take_along_axis(np.stack(values), kept, axis=0)[0]
+
+    return Runs(
+        correct=np.where(has.any(axis=0), of_kept([runs.correct for runs in stages]), 0.0),
+        prompt_tokens=prompt,
+        generated_tokens=generated,
+        scored_tokens=scored,
+        seen=Seen(*(of_kept([getattr(each, name) for each in seen]) for name in ("answer", "score", "lead"))),
+        check_tokens=np.zeros_like(scored),
+        confidence=np.where(has.any(axis=0), of_kept(list(sure)), 0.0),
+        stages=np.full(kept.shape[1:], len(stages)),
+    )
+
+
+def by_score_or_lead(arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bool) -> list[Floats]:
+    """As ``belief.by_score_or_lead``."""
+    found = [np.where(np.isnan(each.score), each.lead, each.score) for each in seen]
+    if last and len(seen) > 1:
+        found[-1] = seen[-1].score
+    return [np.where(each.answer < 0, 0.0, sure) for each, sure in zip(seen, found, strict=True)]
+
+
+def either(first: NDArray[np.bool_], then: Runs, otherwise: Runs) -> Runs:
+    """Run by run one or the other."""
+
+    def tokens(ours: Mapping[str | None, Floats], theirs: Mapping[str | None, Floats]) -> dict[str | None, Floats]:
+        return {model: np.where(first, ours.get(model, 0.0), theirs.get(model, 0.0)) for model in {*ours, *theirs}}
+
+    def values(name: str) -> Any:
+        return np.where(first, getattr(then, name), getattr(otherwise, name))
+
+    return Runs(
+        prompt_tokens=tokens(then.prompt_tokens, otherwise.prompt_tokens),
+        generated_tokens=tokens(then.generated_tokens, otherwise.generated_tokens),
+        seen=Seen(
+            *(
+                np.where(first, getattr(then.seen, name), getattr(otherwise.seen, name))
+                for name in ("answer", "score", "lead")
+            )
+        ),
+        **{name: values(name) for name in ("correct", "scored_tokens", "check_tokens", "confidence", "stages")},
+    )
+
+
+def repeated(stages: Sequence[Runs]) -> list[Runs]:
+    """As many runs of each as there are of any."""
+    count = max(map(len, stages))
+    return [_at(runs, np.arange(count) % len(runs)) for runs in stages]
+
+
+def _known(runs: Runs) -> Floats:
+    assert runs.confidence is not None
+    return runs.confidence
+
+
+def _at(runs: Runs, rows: NDArray[np.int64]) -> Runs:
+    """Some of its runs, in this order."""
+    if len(rows) == len(runs) and (rows == np.arange(len(rows))).all():
+        return runs
+
+    def values(array: Any) -> Any:
+        return np.asarray(array)[..., rows]
+
+    return Runs(
+        correct=values(runs.correct),
+        prompt_tokens={model: values(tokens) for model, tokens in runs.prompt_tokens.items()},
+        generated_tokens={model: values(tokens) for model, tokens in runs.generated_tokens.items()},
+        scored_tokens=values(runs.scored_tokens),
+        seen=Seen(values(runs.seen.answer), values(runs.seen.score), values(runs.seen.lead)),
+        check_tokens=values(runs.check_tokens),
+    )
+
+
+def stack(runs: Sequence[Runs], count: int) -> Runs:
+    """(P, count) of runs at P prompts."""
+    rows = [_at(each, np.arange(count) % len(each)) for each in runs]
+
+    def values(name: str) -> Any:
+        return np.stack([getattr(each, name) for each in rows])
+
+    def tokens(name: str) -> dict[str | None, Floats]:
+        return {model: np.stack([getattr(each, name)[model] for each in rows]) for model in getattr(rows[0], name)}
+
+    return Runs(
+        correct=values("correct"),
+        prompt_tokens=tokens("prompt_tokens"),
+        generated_tokens=tokens("generated_tokens"),
+        scored_tokens=values("scored_tokens"),
+        seen=Seen(*(np.stack([getattr(each.seen, name) for each in rows]) for name in ("answer", "score", "lead"))),
+        check_tokens=values("check_tokens"),
+    )
