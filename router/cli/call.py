@@ -197,7 +197,7 @@ def _inputs(inputs: str | None, task: str | None) -> dict[str, Any]:
 
 
 def _objective(text: str | None, *, refuse: bool = False) -> "pb.Objective | None":
-    from router.service import conversion
+    from router.service.objectives import objective_message
 
     if text is None:
         if refuse:
@@ -205,7 +205,7 @@ def _objective(text: str | None, *, refuse: bool = False) -> "pb.Objective | Non
                 "objective", "--refuse needs --objective target_accuracy=…", reason="OBJECTIVE_OUT_OF_RANGE"
             )
         return None
-    return conversion.objective_message(parse_objective(text), refuse=refuse)
+    return objective_message(parse_objective(text), refuse=refuse)
 
 
 def _print_json(message: "pb.RouteResponse | pb.SolveResponse | pb.StreamSolveResponse") -> None:

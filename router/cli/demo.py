@@ -22,7 +22,7 @@ from router.cli.options import Backend, ObjectiveOption, Served
 from router.client import connect
 from router.errors import RouterError
 from router.policy.objectives import parse_objective
-from router.service import conversion
+from router.service.objectives import objective_message
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -138,7 +138,7 @@ def _serving(address: str) -> bool:
 
 def _solve_all(stub: RouterServiceStub, objective: str | None, console: Console, status: Status) -> None:
     asked = parse_objective(objective) if objective else None
-    wanted = conversion.objective_message(asked) if asked else None
+    wanted = objective_message(asked) if asked else None
     console.print(_row(f"[bold]{name}" for name, _ in _COLUMNS))
     for number, (varying, prompt, reference) in enumerate(PROBLEMS, start=1):
         started = time.monotonic()

@@ -13,9 +13,10 @@ from google.rpc.status_pb2 import Status
 from router import errors
 from router.bundle.bundle import Bundle
 from router.errors import InvalidRequest, RouterError
-from router.policy.objectives import Objective, objective_of
+from router.policy.objectives import Objective
 from router.policy.table import Cell, Cost, Expectation, Policy
 from router.prompt import Message, Prompt
+from router.service.objectives import objective, objective_message
 from router.service.structs import plain
 from router.solving.bill import FREE, Bill
 from router.solving.driver import Request, Round
@@ -95,19 +96,6 @@ def prompt(message: Asked) -> Prompt:
         return Prompt(tuple(Message(each.role, each.content) for each in message.messages))  # type: ignore[arg-type]
     except ValueError as error:
         raise InvalidRequest("messages", f"messages: {error}", reason="PROMPT_INVALID") from error
-
-
-def objective_message(value: Objective, *, refuse: bool = False) -> pb.Objective:
-    """The inverse of :func:`objective`, of an objective that is in the contract."""
-    message = pb.Objective(on_insufficient=pb.ON_INSUFFICIENT_REFUSE if refuse else None)
-    setattr(message, value.kind, value.value)
-    return message
-
-
-def objective(message: pb.Objective) -> Objective | None:
-    """None where it says nothing."""
-    kind = message.WhichOneof("kind")
-    return objective_of(kind, getattr(message, kind)) if kind else None
 
 
 def _given(message: pb.SolveOptions, name: str) -> int | None:

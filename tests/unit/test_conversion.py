@@ -15,6 +15,7 @@ from router.errors import InvalidRequest, RouterError
 from router.policy.objectives import OBJECTIVES, Budget, objective_of
 from router.prompt import Message, Prompt
 from router.service import conversion
+from router.service.objectives import objective_message
 from router.solving.bill import Bill, Rate
 from router.solving.driver import Request, Round, StopReason
 from router.solving.stages import StageEnd
@@ -140,7 +141,7 @@ def test_wrong_messages_name_their_field(prompt, roles, says):
 @pytest.mark.parametrize("kind", OBJECTIVES)
 @pytest.mark.parametrize("message", [pb.RouteRequest, pb.SolveRequest, pb.StreamSolveRequest])
 def test_every_objective_survives_the_conversion(message, kind):
-    asked = message(prompt="p", objective=conversion.objective_message(objective_of(kind, 1)))
+    asked = message(prompt="p", objective=objective_message(objective_of(kind, 1)))
     assert conversion.request(asked, None).objective == objective_of(kind, 1)
 
 
@@ -284,7 +285,7 @@ def test_a_stage_says_what_it_came_to_and_whether_it_was_enough():
 def test_refusing_survives_the_conversion():
     for refuse in (False, True):
         asked = pb.SolveRequest(
-            prompt="p", objective=conversion.objective_message(objective_of("target_accuracy", 0.9), refuse=refuse)
+            prompt="p", objective=objective_message(objective_of("target_accuracy", 0.9), refuse=refuse)
         )
         assert conversion.request(asked, None).refuse is refuse
 
