@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,17 @@ async def test_no_server_is_a_clear_error():
     assert "router serve" in result.stderr
 
 
+@pytest.fixture
+def refused(bundle_folder):
+    """Runs `router serve` to its error: in the main thread, since it handles signals."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
+    yield lambda *arguments: CliRunner().invoke(
+        main, ["serve", "--backend", "fake", "--bundle", str(bundle_folder), *arguments]
+    )
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -141,25 +153,26 @@ async def test_no_server_is_a_clear_error():
         (["--tokens", "/nowhere.toml"], 2, "can't read the tokens in /nowhere.toml"),
     ],
 )
-async def test_serve_refuses_what_it_cannot_serve(bundle_folder, arguments, code, message):
-    result = await router("serve", "--backend", "fake", "--bundle", str(bundle_folder), *arguments)
+def test_serve_refuses_what_it_cannot_serve(refused, arguments, code, message):
+    result = refused(*arguments)
     assert (result.exit_code, result.stderr.count("\n")) == (code, 1)
     assert message in result.stderr
 
 
-async def test_serve_refuses_to_run_code_where_it_cannot_be_isolated(bundle_folder, monkeypatch):
+def test_serve_refuses_to_run_code_where_it_cannot_be_isolated(refused, monkeypatch):
     monkeypatch.setattr(CodeTask, "sandbox", None)
     monkeypatch.setenv("PATH", "/nowhere")
-    result = await router("serve", "--backend", "fake", "--bundle", str(bundle_folder), "--allow-code")
+    result = refused("--allow-code")
     assert result.exit_code == 1
     assert "bubblewrap" in result.stderr
 
 
-async def test_serve_on_a_port_in_use(server, bundle_folder):
-    arguments = ["--backend", "fake", "--bundle", str(bundle_folder), "--port", str(server.port)]
-    result = await router("serve", *arguments)
+def test_serve_on_a_port_in_use(refused):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = refused("--port", str(port))
     assert result.exit_code == 1
-    assert f"can't listen on 127.0.0.1:{server.port}" in result.stderr
+    assert f"can't listen on 127.0.0.1:{port}" in result.stderr
 
 
 @pytest.mark.processes
