@@ -14,18 +14,26 @@ from strategies.strategy import Strategy
 Prefilled = Mapping[str | None, Any]  # tokens of the prompt, by model: numbers, or arrays that fit the runs'
 
 
-def replayed(arms: Sequence[Strategy], recorded: Recorded) -> list[Runs] | None:
+def replayed(
+    arms: Sequence[Strategy], recorded: Recorded, known: dict[Any, Runs | None] | None = None
+) -> list[Runs] | None:
     """Runs of each stage, one run of the cascade a row; None where a stage has none.
+
+    known  replays at this prompt, by arm and by what earlier stages drew: looked up, and added to
 
     A stage that samples draws what no earlier stage drew: two stages of one pool are independent, and a pool must be
     large enough for both. A stage that was run and comes twice needs two runs.
     """
+    known = {} if known is None else known
     drawn: Counter[str | None] = Counter()
     times: Counter[Strategy] = Counter()
     found = []
     for arm in arms:
-        pools = {model: pool.beyond(drawn[model]) for model, pool in recorded.pools.items()}
-        runs = arm.replay(replace(recorded, pools=pools, staged=True))
+        key = arm, frozenset(drawn.items())
+        if key not in known:
+            pools = {model: pool.beyond(drawn[model]) for model, pool in recorded.pools.items()}
+            known[key] = arm.replay(replace(recorded, pools=pools, staged=True))
+        runs = known[key]
         if runs is None:
             return None
         if runs is recorded.runs.get(str(arm)):

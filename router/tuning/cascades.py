@@ -9,6 +9,7 @@ flattered by chance than a best of many.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ class Replays:
 
     def __init__(self, recorded: Sequence[Recorded]):
         self._recorded = recorded
+        self._known: list[dict[Any, Runs | None]] = [{} for _ in recorded]
         self._found: dict[tuple[Strategy, ...], Runs | None] = {}
         models = {model for each in recorded for model in each.prefilled}
         self.prefilled: Mapping[str | None, Floats] = {
@@ -60,7 +62,7 @@ class Replays:
         # Only what draws from the same pool, or is the same arm, matters to it.
         key = (*(arm for arm in arms[:-1] if arm.models & arms[-1].models and _draws(arm, arms[-1])), arms[-1])
         if key not in self._found:
-            rows = [replayed(key, each) for each in self._recorded]
+            rows = [replayed(key, each, known) for each, known in zip(self._recorded, self._known, strict=True)]
             known = [row[-1] for row in rows if row]
             self._found[key] = stack(known, RUNS) if len(known) == len(rows) else None
         return self._found[key]

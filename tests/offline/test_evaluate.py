@@ -238,7 +238,7 @@ def test_the_commands_go_from_attempts_to_plots(tmp_path):
     def router(*arguments):
         return CliRunner().invoke(main, list(map(str, arguments)))
 
-    early = router("tune", attempts, "--bundle", folder)
+    early = router("tune", attempts, "--bundle", folder, "--no-cascades")
     assert (early.exit_code, "run `router train`" in early.stderr) == (1, True)
     trained = router("train", attempts, "--bundle", folder, "--features", "text")
     assert trained.exit_code == 0, trained.output

@@ -74,7 +74,7 @@ def world(sizes, right=lambda level, sample: sample % 5 >= level - 1):
 
 def test_budgets_go_by_what_nearly_all_prompts_have_and_short_pools_are_named():
     attempts, levels = world([24] * 20 + [2] + [24] * 19)
-    report = tune(attempts, training(levels), setup=SETUP).report
+    report = tune(attempts, training(levels), setup=SETUP, cascades=False).report
     assert [row["budget"] for row in report["budgets"]] == [1, 2, 4, 8, 16]
     assert report["prompts"] == 39
     assert report["prompts_left_out"] == [
@@ -84,7 +84,7 @@ def test_budgets_go_by_what_nearly_all_prompts_have_and_short_pools_are_named():
 
 def test_where_many_pools_are_short_budgets_fall_and_the_prompts_are_named():
     attempts, levels = world([8] * 45 + [2] * 15)
-    report = tune(attempts, training(levels), setup=SETUP).report
+    report = tune(attempts, training(levels), setup=SETUP, cascades=False).report
     assert [row["budget"] for row in report["budgets"]] == [1, 2]
     few, warning = report["warnings"]
     assert "60 prompts can't carry five levels" in few
@@ -93,7 +93,7 @@ def test_where_many_pools_are_short_budgets_fall_and_the_prompts_are_named():
 
 def test_few_prompts_get_the_best_fixed_arm_whatever_their_level():
     attempts, levels = world([8] * 60)
-    tuning = tune(attempts, training(levels), setup=SETUP)
+    tuning = tune(attempts, training(levels), setup=SETUP, cascades=False)
     chosen = {str(tuning.policy.decide([float(i == j) for j in range(5)], Budget(8)).arm) for i in range(5)}
     assert chosen == {tuning.report["budgets"][-1]["best_fixed_arm"]}
     assert tuning.report["method"] == LEVELLESS
@@ -103,7 +103,7 @@ def test_few_prompts_get_the_best_fixed_arm_whatever_their_level():
 def test_prompts_without_an_arm_that_nearly_all_have_are_named():
     attempts, levels = world([4] * 40)
     runs = [attempt(prompt, 0, True, arm="beam_search(n=4, m=4)") for prompt in list(levels)[1:]]
-    report = tune(pd.concat([attempts, frame(runs)]), training(levels), setup=SETUP).report
+    report = tune(pd.concat([attempts, frame(runs)]), training(levels), setup=SETUP, cascades=False).report
     assert report["prompts_left_out"] == [
         {"reason": "was not measured with beam_search(n=4, m=4)", "count": 1, "first": ["p0"]}
     ]
@@ -113,16 +113,16 @@ def test_levels_by_score_are_tuned_on_the_prompts_that_were_judged():
     attempts, levels = world([4] * 60)
     unknown = attempts["prompt_id"].isin(["p3", "p7"])
     partly = attempts.assign(correct=attempts["correct"].mask(unknown))
-    report = tune(partly, training(levels, "mean_score"), setup=SETUP).report
+    report = tune(partly, training(levels, "mean_score"), setup=SETUP, cascades=False).report
     assert report["prompts"] == 58
     assert report["prompts_left_out"] == [
         {"reason": "has attempts whose `correct` is null", "count": 2, "first": ["p3", "p7"]}
     ]
     with pytest.raises(InvalidFile, match="`correct` is null for 8"):
-        tune(partly, training(levels), setup=SETUP)
+        tune(partly, training(levels), setup=SETUP, cascades=False)
     nowhere = attempts.assign(correct=attempts["correct"].mask(attempts["sample"] >= 0))
     with pytest.raises(InvalidFile, match="nothing can be tuned: add references with `router rejudge"):
-        tune(nowhere, training(levels, "mean_score"), setup=SETUP)
+        tune(nowhere, training(levels, "mean_score"), setup=SETUP, cascades=False)
 
 
 # Thin evidence
@@ -229,7 +229,7 @@ def test_a_bundle_where_every_attempt_is_wrong_is_complete_with_a_warning(folder
     write_attempts(attempts, tmp_path / "a.parquet")
     trained = router("train", tmp_path / "a.parquet", "--bundle", folder, "--statistic", "mean_score")
     assert trained.exit_code == 0, trained.stderr
-    tuned = router("tune", tmp_path / "a.parquet", "--bundle", folder)
+    tuned = router("tune", tmp_path / "a.parquet", "--bundle", folder, "--no-cascades")
     assert tuned.exit_code == 0, tuned.stderr
     assert "warning: any arm was ever right on 0 of 100 prompts only" in tuned.stderr
     assert "the bundle is complete, but on thin evidence" in tuned.stdout
@@ -241,14 +241,17 @@ def test_scores_that_mislead_are_said_by_train_and_tune(folder, tmp_path):
     write_attempts(attempts, tmp_path / "a.parquet")
     trained = router("train", tmp_path / "a.parquet", "--bundle", folder, "--statistic", "mean_score")
     assert "warning: the levels are upside down" in trained.stderr
-    assert "warning: the levels are upside down" in router("tune", tmp_path / "a.parquet", "--bundle", folder).stderr
+    assert (
+        "warning: the levels are upside down"
+        in router("tune", tmp_path / "a.parquet", "--bundle", folder, "--no-cascades").stderr
+    )
 
 
 def test_sound_evidence_is_complete_without_a_word(folder, tmp_path):
     attempts = scored(score=lambda i: 0.5, correct=lambda i, sample: sample < (i % 5))
     write_attempts(attempts, tmp_path / "a.parquet")
     trained = router("train", tmp_path / "a.parquet", "--bundle", folder)
-    tuned = router("tune", tmp_path / "a.parquet", "--bundle", folder)
+    tuned = router("tune", tmp_path / "a.parquet", "--bundle", folder, "--no-cascades")
     assert "warning" not in trained.stderr + tuned.stderr
     assert tuned.stdout.endswith("the bundle is complete\n")
 
@@ -291,7 +294,7 @@ def test_train_says_what_can_not_be_tuned_without_references(folder, tmp_path, k
     assert trained.exit_code == 0, trained.stderr
     assert re.search(words, trained.stderr)
     assert "router rejudge" in trained.stderr
-    tuned = router("tune", tmp_path / "a.parquet", "--bundle", folder)
+    tuned = router("tune", tmp_path / "a.parquet", "--bundle", folder, "--no-cascades")
     assert tuned.exit_code == (0 if known else 2)
     assert ("left out: 10 prompts (p90, p91, p92, p93, p94, ...)" if known else "nothing can be tuned") in tuned.output
 

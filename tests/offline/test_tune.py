@@ -126,7 +126,7 @@ def test_an_average_budget_is_spent_where_it_pays():
 
 def test_a_default_objective_is_served_and_checked():
     default = TargetAccuracy(0.9)
-    assert tune(*a_world(), [1, 4], setup=SETUP, default=default).policy.default == default
+    assert tune(*a_world(), [1, 4], setup=SETUP, default=default, cascades=False).policy.default == default
     with pytest.raises(InvalidRequest, match="budget 64 is outside"):
         tune(*a_world(4), [1, 4], setup=SETUP, default=Budget(64))
 
@@ -144,7 +144,7 @@ def test_costs_are_prompt_once_and_every_sample():
 
 def test_cells_say_what_was_measured():
     attempts, trained = a_world()
-    measured = cell(tune(attempts, trained, [1, 4], setup=SETUP).policy, 2, "majority(n=1)")
+    measured = cell(tune(attempts, trained, [1, 4], setup=SETUP, cascades=False).policy, 2, "majority(n=1)")
     assert measured.prompts == pytest.approx(20)
     assert measured.low <= measured.accuracy <= measured.high
     assert measured.accuracy == pytest.approx(0.75, abs=0.02)  # three of four attempts at every prompt
@@ -195,7 +195,7 @@ def test_cross_validation_is_honest_on_noise():
         levels[f"p{i}"] = int(weights[i].argmax()) + 1
         rows.append(row(f"p{i}", 0, correct=False))
         rows += [row(f"p{i}", arm=arm, correct=bool(accuracy[i, k])) for k, arm in enumerate(arms)]
-    report = tune(frame(rows), training(levels), [1, 50], setup=SETUP, tolerance=0).report
+    report = tune(frame(rows), training(levels), [1, 50], setup=SETUP, tolerance=0, cascades=False).report
     top = report["budgets"][-1]
     assert top["policy"]["accuracy"] == pytest.approx(0.5, abs=0.04)
     assert len(report["methods"]) == len(METHODS)
@@ -241,7 +241,7 @@ def test_cascades_are_enumerated_pruned_and_compared_with_plainer_ways():
 def test_an_arm_measured_on_too_few_prompts_is_left_out_and_reported(gone, served):
     attempts, trained = a_world()
     kept = attempts[~((attempts["arm"] != "sample") & attempts["prompt_id"].isin(gone))]
-    tuning = tune(kept, trained, [1, 2, 4], setup=SETUP)
+    tuning = tune(kept, trained, [1, 2, 4], setup=SETUP, cascades=False)
     assert (parse("beam_search(n=4, m=4)") in tuning.policy.arms) == served
     assert [entry["arm"] for entry in tuning.report["left_out"]] == ([] if served else ["beam_search(n=4, m=4)"])
     assert tuning.report["prompts"] == 100 - len(gone) * served  # arms are compared on the same prompts
@@ -250,7 +250,9 @@ def test_an_arm_measured_on_too_few_prompts_is_left_out_and_reported(gone, serve
 def test_a_level_of_few_prompts_is_measured_on_all():
     attempts, trained = a_world()
     few = trained.prompts.assign(level=trained.prompts["level"].clip(upper=4))
-    tuning = tune(attempts, Training("pass_rate", 0, trained.edges, "text_logistic", {}, few), [1, 4], setup=SETUP)
+    tuning = tune(
+        attempts, Training("pass_rate", 0, trained.edges, "text_logistic", {}, few), [1, 4], setup=SETUP, cascades=False
+    )
     assert tuning.report["levels"]["oracle"] == [20, 20, 20, 40, 0]
     everywhere = attempts.loc[attempts["arm"] == "beam_search(n=4, m=4)", "correct"].mean()
     assert cell(tuning.oracle, 5, "beam_search(n=4, m=4)").accuracy == pytest.approx(everywhere, abs=0.05)
@@ -311,7 +313,7 @@ def test_training_again_takes_the_manifest_away(tmp_path):
     attempts = pools()
     model, trained = trained_on_pools()
     save_training(model, trained, tmp_path)
-    save_tuning(tune(attempts, trained, [1], setup=SETUP), tmp_path)
+    save_tuning(tune(attempts, trained, [1], setup=SETUP, cascades=False), tmp_path)
     finish_bundle(tmp_path, SETUP)
     save_training(model, trained, tmp_path)
     with pytest.raises(InvalidBundle, match="no manifest"):

@@ -18,7 +18,7 @@ WRITERS = {
     "train-reviser": ["x.parquet"],
     "train-verifier": ["x.parquet"],
 }
-READERS = {"serve", "demo", "collect", "score", "judge-reviser", "merge"}
+READERS = {"serve", "demo", "check", "plan", "collect", "score", "judge-reviser", "merge"}
 
 
 def folder_option(command: str):

@@ -112,10 +112,12 @@ async def test_an_outcome_is_held_against_what_was_promised(solver, recorder, ur
             return seen[-1].verdict
 
         solution = (await stub.Solve(pb.SolveRequest(prompt=HARD))).solution
-        promised = solution.decision.expectation.accuracy
         assert await verdict(solution.call_id, score=0.5) is None
         told = await verdict(solution.call_id, correct=True)
-        assert told == Verdict(5, "revision(n=4, chains=2)", solution.decision.bundle_id, promised, right=True)
+        # The answer's confidence, not what its arm was expected to give.
+        assert solution.confidence != solution.decision.expectation.accuracy
+        promised = Verdict(5, "revision(n=4, chains=2)", solution.decision.bundle_id, solution.confidence, right=True)
+        assert told == promised
         assert await verdict(solution.call_id, correct=False) is None  # a correction
         routed = await stub.Route(pb.RouteRequest(prompt=EASY))
         assert (await verdict(routed.call_id, correct=False)).right is False
