@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.struct_pb2 import Struct
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -30,6 +31,7 @@ def methods() -> list[tuple[str, MethodDescriptor]]:
     return [(f"/{service.full_name}/{method.name}", method) for service in services for method in service.methods]
 
 
+BATCH_BUDGET = pb.BatchBudget(generations=16)
 VALID: dict[str, list[Any]] = {
     "Route": [
         pb.RouteRequest(prompt="7 + 7 =", objective=pb.Objective(budget=4)),
@@ -47,6 +49,16 @@ VALID: dict[str, list[Any]] = {
         ),
     ],
     "StreamSolve": [pb.StreamSolveRequest(prompt="7 - 7 =", options=pb.SolveOptions(allow_partial=True))],
+    "RouteBatch": [
+        pb.RouteBatchRequest(prompts=[pb.BatchPrompt(prompt=f"7 + {i} =") for i in range(5)], budget=BATCH_BUDGET)
+    ],
+    "SolveBatch": [
+        pb.SolveBatchRequest(
+            prompts=[pb.BatchPrompt(prompt="7 - 7 ="), pb.BatchPrompt(prompt="7 + 7 + 7 =")],
+            budget=BATCH_BUDGET,
+            options=pb.SolveOptions(allow_partial=True),
+        )
+    ],
     "GetBundle": [pb.GetBundleRequest()],
     "RecordOutcome": [pb.RecordOutcomeRequest(call_id="a", correct=True, score=0.5)],
     "ListBundles": [admin.ListBundlesRequest()],
@@ -135,8 +147,27 @@ async def still_well(channel: grpc.aio.Channel, tally: Tally) -> None:
     await Caller(channel, tally, exact=False).solve(1, "single")
 
 
+def structs() -> st.SearchStrategy[Message]:
+    """Any inputs of a task."""
+    value = st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=30),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=10), inner, max_size=3),
+        max_leaves=6,
+    )
+    names = st.sampled_from(["choices", "tests", "schema", "fields"]) | st.text(max_size=10)
+
+    def struct_of(given: dict[str, Any]) -> Struct:
+        made = Struct()
+        made.update(given)
+        return made
+
+    return st.dictionaries(names, value, max_size=3).map(struct_of)
+
+
 def messages(cls: type[Message]) -> st.SearchStrategy[Message]:
     """Any message of a type, in range or not."""
+    if cls is Struct:
+        return structs()
     kinds: dict[int, Any] = {
         FieldDescriptor.TYPE_STRING: st.text(max_size=30) | st.text(min_size=1000, max_size=9000),
         FieldDescriptor.TYPE_BOOL: st.booleans(),
