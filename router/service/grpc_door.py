@@ -18,7 +18,7 @@ from router.service import conversion
 from router.service.admin import ADMIN
 from router.service.auth.addresses import address_of
 from router.service.auth.callers import Peer
-from router.service.auth.certificates import fingerprint
+from router.service.auth.certificates import name_of
 from router.service.health import HEALTH, HealthService
 from router.service.middleware.call import REQUEST_ID, Call, call_id
 from router.service.middleware.chain import Middleware, chain, replying, streaming
@@ -204,15 +204,11 @@ class _Registry:
 
 
 def peer_of(address: str, certificate: Mapping[str, Sequence[bytes]]) -> Peer:
-    """``address`` and ``certificate`` are the context's ``peer()`` and ``auth_context()``.
-
-    A certificate without a common name is called by its first alternative name, else by its fingerprint.
-    """
+    """``address`` and ``certificate`` are the context's ``peer()`` and ``auth_context()``."""
     name = None
     if pem := certificate.get("x509_pem_cert"):
         candidates = (*certificate.get("x509_common_name", ()), *certificate.get("x509_subject_alternative_name", ()))
-        names = (each.decode(errors="replace").strip() for each in candidates)
-        name = next(filter(None, names), None) or fingerprint(pem[0])
+        name = name_of((each.decode(errors="replace") for each in candidates), pem[0])
     return Peer(address.rpartition(":")[0] or address, name)
 
 

@@ -41,9 +41,9 @@ def issue(authority: trustme.CA, folder: Path, name: str) -> tuple[Path, Path]:
 
 
 def trusting(authority: trustme.CA, name: str | None = None) -> ssl.SSLContext:
-    """A client's context; with ``name`` it shows a certificate of that name."""
+    """A client's context; with ``name`` it shows a certificate of that name, for the host "client"."""
     context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
-    if name:
+    if name is not None:
         authority.issue_cert("client", common_name=name).configure_cert(context)
     return context
 
@@ -81,9 +81,10 @@ async def test_mutual_tls_names_the_caller_and_refuses_others(solver, tmp_path):
     context = server_context(*issue(authority, tmp_path, "server"), ca)
     async with serving(solver, http_tls=context, observers=[calls.append]) as server:
         assert await list_models(server, trusting(authority, "search-team")) == 200
+        assert await list_models(server, trusting(authority, " ")) == 200  # a certificate without a name
         with pytest.raises(httpx2.TransportError):
             await list_models(server, trusting(authority))
-    assert [call.caller for call in calls] == ["search-team"]
+    assert [call.caller for call in calls] == ["search-team", "client"]
 
 
 async def test_beyond_loopback_it_wants_encryption(solver):

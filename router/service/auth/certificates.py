@@ -1,7 +1,7 @@
 """TLS and mutual TLS from PEM files, which may be replaced while the server runs."""
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -71,10 +71,20 @@ def _context(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
     return context
 
 
-def common_name(certificate: Mapping[str, Any] | None) -> str | None:
-    """Of a peer's certificate as :mod:`ssl` gives it; None: there is none, or no certificate."""
-    for part in (certificate or {}).get("subject", ()):
-        for name, value in part:
-            if name == "commonName" and value:
-                return str(value)
-    return None
+def name_of(names: Iterable[str], pem: bytes) -> str:
+    """What the holder of a certificate is called: the first of its names that is not blank, else its fingerprint.
+
+    names  common names, then alternative names
+    """
+    return next(filter(None, (name.strip() for name in names)), None) or fingerprint(pem)
+
+
+def peer_name(connection: ssl.SSLObject | None) -> str | None:
+    """:func:`name_of` the peer of a connection; None: it showed no certificate, or there is no TLS."""
+    certificate: Any = connection.getpeercert() if connection else None
+    der = connection.getpeercert(binary_form=True) if connection else None
+    if not certificate or not der:
+        return None
+    common = [value for part in certificate.get("subject", ()) for name, value in part if name == "commonName"]
+    others = [value for _, value in certificate.get("subjectAltName", ())]
+    return name_of([*common, *others], ssl.DER_cert_to_PEM_cert(der).encode())

@@ -5,7 +5,6 @@ import logging
 import socket
 import ssl
 from contextlib import suppress
-from typing import Any
 
 import h11
 import uvicorn
@@ -14,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from router.errors import AddressUnavailable
 from router.service.auth.addresses import address_of
-from router.service.auth.certificates import common_name
+from router.service.auth.certificates import peer_name
 
 MAX_HEAD_BYTES = 2**15  # of a request's line and headers
 HEAD_SECONDS = 20.0  # that these may take to arrive
@@ -110,8 +109,8 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        certificate: Any = transport.get_extra_info("peercert")
-        self.app_state = {"certificate_name": common_name(certificate), "abort": transport.abort}
+        name = peer_name(transport.get_extra_info("ssl_object"))
+        self.app_state = {"certificate_name": name, "abort": transport.abort}
         if len(self.connections) > MAX_CONNECTIONS:
             _log.warning("more than %d connections are open: one is closed", MAX_CONNECTIONS)
             transport.abort()
