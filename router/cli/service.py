@@ -161,7 +161,6 @@ def serve(
     from contextlib import ExitStack
     from functools import partial
 
-    from router.backends.fit import check_servers
     from router.bundle.bundle import load_bundle
     from router.service import app as server
     from router.service import descriptors, logs, tracing
@@ -190,7 +189,7 @@ def serve(
     engines = partial(_engines, where, tracer)
     loaded = load_bundle(bundle, bundle_digest)
     solver = Solver(loaded, engines(loaded), where, explore=explore, allow_code=allow_code)
-    check_servers(loaded.setup, where)
+    _check_servers(where, loaded)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
     admission = Admission(concurrency, queue)
 
@@ -276,9 +275,16 @@ def token(
         print("admin = true")
 
 
+def _check_servers(where: "Deployment", bundle: "Bundle") -> None:
+    """Whether they have what the bundle needs of them. Raises InvalidRequest."""
+    if where.urls:
+        from router.backends.fit import check_servers  # imported on use: models in this process need no client
+
+        check_servers(bundle.setup, where)
+
+
 def _watch(where: "Deployment", bundle: "Bundle") -> "EngineWatch":
     """Of the servers of the bundle's models; of none where a model is in this process."""
-    from router.backends.openai import base_url
     from router.service.engine_watch import EngineWatch
 
     servers: dict[str, dict[str, str]] = {}
@@ -287,7 +293,10 @@ def _watch(where: "Deployment", bundle: "Bundle") -> "EngineWatch":
             return EngineWatch({})
         key = where.key(name)
         headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **where.headers_of(name)}
-        servers |= {base_url(url): headers for url in where.urls.get(name, ())}
+        if name in where.urls:
+            from router.backends.openai import base_url  # imported on use: it needs a client
+
+            servers |= {base_url(url): headers for url in where.urls[name]}
     return EngineWatch(servers)
 
 

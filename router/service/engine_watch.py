@@ -4,8 +4,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-import httpx2
+if TYPE_CHECKING:
+    import httpx2  # imported on use: models in this process need no client
 
 SECONDS = 5.0  # between two looks, and for an answer
 AGAIN_SECONDS = 1.0  # between looks while an engine does not answer
@@ -50,7 +52,9 @@ class EngineWatch:
             with suppress(asyncio.CancelledError):
                 await self._watching
 
-    def _client(self) -> httpx2.AsyncClient:
+    def _client(self) -> "httpx2.AsyncClient":
+        import httpx2
+
         return httpx2.AsyncClient(timeout=self._seconds)
 
     async def _watch(self) -> None:
@@ -62,7 +66,7 @@ class EngineWatch:
                 if not failures or failures >= FAILURES:
                     self._set(not failures)
 
-    async def _any(self, client: httpx2.AsyncClient) -> bool:
+    async def _any(self, client: "httpx2.AsyncClient") -> bool:
         looks = [asyncio.ensure_future(self._answers(client, url)) for url in self._servers]
         try:
             for look in asyncio.as_completed(looks):
@@ -74,7 +78,9 @@ class EngineWatch:
                 each.cancel()
             await asyncio.gather(*looks, return_exceptions=True)
 
-    async def _answers(self, client: httpx2.AsyncClient, url: str) -> bool:
+    async def _answers(self, client: "httpx2.AsyncClient", url: str) -> bool:
+        import httpx2
+
         try:
             async with asyncio.timeout(self._seconds):
                 response = await client.get(url.rstrip("/") + "/models", headers=dict(self._servers[url]))
