@@ -77,7 +77,7 @@ test-clients: install $(OPENAI)  ## Run OpenAI's client for Node.js, and curl, o
 	$(BIN)/python -m pytest -m clients
 
 test-newcomer: install  ## Walk docs/first-steps.md on a llama.cpp server: own prompts and model, to an OpenAI client's answer
-	$(BIN)/python -m pytest -m newcomer
+	$(BIN)/python -m pytest -m newcomer $(ONLY)
 
 test-postgresql: install  ## Run the tests of the outcome database on a throw-away PostgreSQL
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { $(APT_INSTALL) postgresql; }

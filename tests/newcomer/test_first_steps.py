@@ -1,6 +1,7 @@
 """A newcomer's path (docs/first-steps.md): own prompts and model, from `router init` to an OpenAI client's answer.
 
-`make test-newcomer` walks it on a llama.cpp server of the embedded model, `make test-vllm` on vLLM.
+`make test-newcomer` walks it on a llama.cpp server of the embedded model. That one gets few word problems and functions
+right; where it gets none, nothing can be trained, and the test fails.
 """
 
 import json
@@ -21,15 +22,12 @@ pytestmark = [pytest.mark.timeout(3600), pytest.mark.filterwarnings("ignore")]
 
 SCRIPTED = pytest.param("scripted", marks=pytest.mark.processes)
 LLAMA_CPP = pytest.param("llama_cpp", marks=pytest.mark.newcomer)
-VLLM = pytest.param("vllm", marks=pytest.mark.vllm)
 
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "llama_cpp":
         yield request.getfixturevalue("llama_cpp_url")
-    elif request.param == "vllm":
-        yield request.getfixturevalue("vllm_servers").generator
     else:
         with fake_server(FakeChat(write=guess)) as url:
             yield url
@@ -75,7 +73,7 @@ def ask(base: str, prompt: str, **extra: object) -> openai.types.chat.ChatComple
         )
 
 
-@pytest.mark.parametrize("url", [SCRIPTED, LLAMA_CPP, VLLM], indirect=True)
+@pytest.mark.parametrize("url", [SCRIPTED, LLAMA_CPP], indirect=True)
 def test_sixty_word_problems(url, tmp_path):
     """So few can't carry levels: the best fixed arm is served, and tune says why."""
     folder, prompts = tmp_path / "mine", DATA / "word_problems.jsonl"

@@ -168,9 +168,12 @@ def test_time_grows_with_the_length(piece: str) -> None:
     seconds = []
     for length in (10_000, 80_000):
         pieces = [piece.replace("{i}", str(i)).replace("{next}", str(i + 1)) for i in range(length // len(piece))]
-        began = time.process_time()
-        find("".join(pieces)[:length])
-        seconds.append(time.process_time() - began)
+        text, least = "".join(pieces)[:length], 1e9
+        for _ in range(3):  # what else the machine does only makes it longer
+            began = time.process_time()
+            find(text)
+            least = min(least, time.process_time() - began)
+        seconds.append(least)
     assert seconds[1] < 32 * seconds[0] + 0.2
 
 
