@@ -180,7 +180,6 @@ def serve(
     logs.configure()
     descriptors.allow_many()  # before the workers are begun, which need some
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: a terminal that closes ends nothing
-    workers.begin()  # while the models are loaded: the first answers should not wait for it
     credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     context = certificates.server_context(tls_cert, tls_key, tls_client_ca) if http and tls_cert and tls_key else None
     reloaded = Reloaded(partial(callers.read_tokens, tokens), tokens) if tokens else None
@@ -191,6 +190,7 @@ def serve(
     solver = Solver(loaded, engines(loaded), where, explore=explore, allow_code=allow_code)
     _check_servers(where, loaded)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
+    workers.begin()  # now that nothing is missing, and while the server starts: first answers should not wait for it
     admission = Admission(concurrency, queue)
 
     def make() -> server.Server:
