@@ -251,10 +251,6 @@ class OpenAIGenerator:
         self.at_once = min(self.at_once or n, n // 2)
         return _TooMany(f"{n} samples in one request were refused")
 
-    def _check_log_probs(self, samples: Sequence[Sample]) -> None:
-        if self.log_probs and not any(sample.entries for sample in samples):
-            self._tell("it gives no log-probabilities, so a log_prob verifier scores nothing")
-
     def _tell(self, what: str) -> None:
         if what not in self._told:
             self._told.add(what)
