@@ -62,6 +62,26 @@ def test_a_hangup_reads_tokens_again_and_ends_nothing(bundle_folder, tmp_path):
     assert router.stop() == 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_another_thread_takes_wakes_the_event_loop(number):
+    program = """
+import asyncio, signal, threading
+from router.service.ending import on_hangup, on_signals
+
+async def main():
+    heard = asyncio.Event()
+    on_signals(heard.set, 60.0)
+    on_hangup(heard.set)
+    waiting = threading.Thread(target=threading.Event().wait, daemon=True)
+    waiting.start()
+    threading.Timer(0.2, signal.pthread_kill, [waiting.ident, %d]).start()
+    await heard.wait()
+
+asyncio.run(main())
+"""
+    assert subprocess.run([sys.executable, "-c", program % number], timeout=120, check=False).returncode == 0
+
+
 def test_asking_twice_gives_no_more_time():
     program = PROGRAM.format(body="while True: pass", after="pass")
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
