@@ -20,9 +20,9 @@ def on_signals(stop: Callable[[], None], seconds: float, report: TextIO | None =
     """At SIGTERM or SIGINT call ``stop`` in the running event loop. If the process still lives after ``seconds``, end
     it with status 1 and the stacks of its threads on ``report`` (standard error).
 
-    The event loop's handlers call ``stop``: they wake a loop that was just falling asleep, which Python's own don't. The
-    end is Python's own handler, since the loop's would wait for a callback that does not end; and it comes from a thread
-    of faulthandler's, which needs no Python to run.
+    The event loop's handlers call ``stop``: they wake a loop that was just falling asleep, which Python's own don't.
+    The end is up to Python's own, since the loop's would wait for a callback that does not end; and it comes from a
+    thread of faulthandler's, which needs no Python to run.
     """
     loop = asyncio.get_running_loop()
     asked = False

@@ -275,5 +275,25 @@ def test_models_share_what_there_is():
     assert (one.tokens, one.kept) == (one.most, 2**30 // 4 // 1000)
 
 
+async def test_memory_that_another_model_takes_and_gives_back_at_any_time_ends_no_call(engine):
+    tiny = engine(tokens=20_000)
+    pool = tiny.pool
+
+    class Fickle(memory.Share):
+        looks = 0
+
+        @property
+        def used(self) -> int:
+            self.looks += 1
+            return pool.total * (self.looks % 2)
+
+        @used.setter
+        def used(self, value: int) -> None: ...
+
+    pool.shares = [*pool.shares, Fickle(pool, 1)]
+    calls = [tiny.write(f"{number} + 8 =", max_tokens=8) for number in range(24)]
+    assert all(len(candidate.tokens) == 8 for (candidate,) in await asyncio.gather(*calls))
+
+
 async def test_a_verifier_of_its_own_is_billed_as_the_verifier(engine):
     assert asks(verifier(engine())) is None

@@ -103,8 +103,10 @@ class Batcher:
                 started = time.monotonic()
                 try:
                     self._drop_stopped()
-                    self._read()
-                    self._join()
+                    # Decided once: what others leave of the memory changes at any time.
+                    joining = self._joining()
+                    self._read(joining)
+                    self._join(joining)
                     if self._rows:
                         self._step()
                 except TORCH_ERRORS as error:
@@ -176,12 +178,12 @@ class Batcher:
             self._rows = [[candidate for candidate in row if not candidate.done] for row in self._rows]
             self._remove_empty_rows()
 
-    def _read(self) -> None:
-        """One piece of the prefixes that candidates wait for: short ones first, and every other time the oldest.
+    def _read(self, joining: list[Open]) -> None:
+        """One piece of the prefixes that ``joining`` wait for: short ones first, and every other time the oldest.
 
         In between others get their next token, and what nobody waits for any more is dropped.
         """
-        wanted = {candidate.cache_key: candidate.job.usage for candidate in self._joining()}
+        wanted = {candidate.cache_key: candidate.job.usage for candidate in joining}
         if not self._reading.keys() <= wanted.keys():  # in turn again soon, or nobody waits for it any more
             waited_for = {candidate.cache_key for candidate in self._waiting}
             self._reading = {key: each for key, each in self._reading.items() if key in waited_for}
@@ -229,18 +231,18 @@ class Batcher:
         self.share.use((_COPIES * own.total() + _READING) * longest)
         return taken
 
-    def _join(self) -> None:
-        """Waiting candidates whose prefix is read join, equal ones in one row."""
-        joining: dict[tuple[float, PrefixKey, int], Row] = {}
-        for candidate in self._joining():
+    def _join(self, joining: list[Open]) -> None:
+        """Those of ``joining`` whose prefix is read join the batch, equal ones in one row."""
+        rows: dict[tuple[float, PrefixKey, int], Row] = {}
+        for candidate in joining:
             if self._reading[candidate.cache_key].done:
                 same = candidate.job.temperature, candidate.cache_key, candidate.last
-                joining.setdefault(same, []).append(candidate)
-        if not joining:
+                rows.setdefault(same, []).append(candidate)
+        if not rows:
             return
-        joined = {id(candidate) for row in joining.values() for candidate in row}
+        joined = {id(candidate) for row in rows.values() for candidate in row}
         self._waiting = [candidate for candidate in self._waiting if id(candidate) not in joined]
-        for (_, key, _), row in joining.items():
+        for (_, key, _), row in rows.items():
             prefix = self._reading[key].kv
             assert prefix is not None
             self._prefixes.put(key, row[0].job.usage, prefix)
