@@ -239,6 +239,10 @@ def _print_decision(decision: "pb.Decision") -> None:
             f" {cost.generations:.1f} generations, {cost.generated_tokens:.0f} tokens generated,"
             f" {cost.scored_tokens:.0f} scored"
         )
+        if expected.HasField("corrected_average_budget"):
+            print(
+                f"corrected   to {expected.corrected_average_budget:.2f}: earlier calls spent more or less than asked"
+            )
         if expected.evidence == pb.EVIDENCE_INSUFFICIENT:
             print("evidence    insufficient: no measured arm is known to reach the target on this prompt")
     print(f"bundle      {decision.bundle_id}")

@@ -9,7 +9,7 @@ the cheapest is taken, in one place for all objectives.
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from router.errors import InvalidRequest
@@ -134,11 +134,22 @@ class Budget(_Valued):
 @dataclass(frozen=True, slots=True)
 class AverageBudget(_Valued):
     """As accurate as possible with so many solutions on average over prompts like the training prompts: more where it
-    pays, less where it does not."""
+    pays, less where it does not.
+
+    factor  what the arm is chosen for, in units of what was asked: another than 1 makes up for what a caller's earlier
+            calls spent, see ``keeping``
+    """
+
+    factor: float = field(default=1.0, compare=False)
 
     kind: ClassVar[str] = "average_budget"
 
     __str__ = _Valued.__str__
+
+    @property
+    def leaves(self) -> float:
+        """The average budget that the arm is chosen for."""
+        return self.value * self.factor
 
     def check(self, policy: Measurements) -> None:
         points = policy.budget_points
@@ -161,7 +172,7 @@ class AverageBudget(_Valued):
     def _price(self, policy: Measurements) -> float:
         """What a generation is charged, in right answers, so that prompts spend at most so many on average."""
         points = policy.budget_points
-        return points[bisect_right(points, self.value, key=lambda point: point.generations) - 1].price
+        return points[max(0, bisect_right(points, self.leaves, key=lambda point: point.generations) - 1)].price
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,12 @@ def middle(probabilities: Sequence[float]) -> int:
 
 def plan(policy: Policy, objective: Objective, weights: Sequence[float]) -> Expectation:
     """What runs, and what it costs prompts of these level weights. No accuracy is promised: 0, in 0 to 1."""
-    return within(policy, objective.value if isinstance(objective, Budget | AverageBudget) else SAMPLES, weights)
+    match objective:
+        case Budget():
+            return within(policy, objective.value, weights)
+        case AverageBudget():
+            return within(policy, objective.leaves, weights)
+    return within(policy, SAMPLES, weights)
 
 
 def within(policy: Policy, samples: float, weights: Sequence[float]) -> Expectation:

@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 from router import errors
 from router.bundle.bundle import Bundle
 from router.errors import InvalidRequest, RouterError
-from router.policy.objectives import Objective
+from router.policy.objectives import AverageBudget, Objective
 from router.policy.table import Cell, Cost, Expectation, Policy
 from router.prompt import Message, Prompt
 from router.service.objectives import objective, objective_message
@@ -166,6 +166,8 @@ def fill_decision(message: pb.Decision, value: Decision) -> None:
     message.bundle_id = value.bundle_id
     if value.expectation:
         _fill_expectation(message.expectation, value.expectation)
+        if isinstance(value.objective, AverageBudget) and value.objective.factor != 1:
+            message.expectation.corrected_average_budget = value.objective.leaves
         if not value.familiar:
             message.expectation.evidence = pb.EVIDENCE_UNFAMILIAR
 

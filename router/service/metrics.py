@@ -40,6 +40,14 @@ class Metrics:
         self._calls = counter("router_calls", "Finished calls.", "door", "method", "code", "reason")
         self._decisions = counter("router_decisions", "Decisions.", "level", "arm")
         self._unfamiliar = counter("router_unfamiliar", "Decisions on prompts unlike those of training.")
+        self._asked, self._chosen_for, self._spent = (
+            counter(f"router_average_budget_{name}", f"Of searches under average budgets: {text}, in solutions.")
+            for name, text in (
+                ("asked", "what was asked for"),
+                ("chosen_for", "what their arms were chosen for, so that each caller's average is kept"),
+                ("spent", "what they spent"),
+            )
+        )
         self._tokens = counter("router_tokens", "Tokens spent.", "level", "arm", "kind")
         self._flops = counter("router_flops", "Floating-point operations spent.", "level", "arm", "engine")
         self._outcomes = counter("router_outcomes", "Outcomes of decisions that promised an accuracy.", "level", "arm")
@@ -117,6 +125,10 @@ class Metrics:
             self._count_batch(call.parts)
         else:
             self._count_decision(call)
+        if call.kept:
+            self._child(self._asked).inc(call.kept.asked)
+            self._child(self._chosen_for).inc(call.kept.chosen_for)
+            self._child(self._spent).inc(call.kept.spent)
         if call.verdict and call.verdict.bundle_id == self._bundle:
             self._count_verdict(call.verdict)
         if call.reason == "ENGINE_UNAVAILABLE":

@@ -12,6 +12,7 @@ from opentelemetry.trace import Tracer
 from router.errors import OutcomesOff, OutcomesUnavailable, RouterError
 from router.service import batch_conversion, conversion
 from router.service.admission import Admission
+from router.service.average_budgets import AverageBudgets, Counting, corrected
 from router.service.batch_searches import BatchSearches, Ended
 from router.service.bundle_manager import BundleManager
 from router.service.conversations import Conversations
@@ -40,6 +41,7 @@ class RouterService:
     recorder       of outcomes; None: they are refused
     tracer         makes the spans of searches; None: there are none
     conversations  what they were routed to
+    average_budgets  what callers that asked for one spent
     longest_search  seconds that a search may take; None: any
     """
 
@@ -55,6 +57,7 @@ class RouterService:
         self.bundles = bundles
         self.admission = admission
         self.conversations = Conversations()
+        self.average_budgets = AverageBudgets()
         self.recorder = recorder
         self.tracer = tracer
         self.longest_search = longest_search
@@ -203,22 +206,31 @@ class RouterService:
         request = progress.request = replace(asked, longest_search=self.longest_search)
         bill = progress.bill = solver.new_bill()
         routed = self._routed(solver, request, call)
+        ledger = self.average_budgets.of(_caller(call), request, solver)
+        counting = None if ledger is None else Counting(ledger, solver, bill)
         search = solver.stream(routed, bill)
-        async with aclosing(traced_search(self.tracer, search) if self.tracer else search) as events:
-            async for event in events:
-                if isinstance(event, Decision):
-                    progress.decision = event
-                    self._decided(request, routed, call)
-                elif isinstance(event, Solution):
-                    progress.solution = event
-                    if progress.release_place:
-                        progress.release_place()  # however long the caller takes to read it
-                yield event
+        try:
+            async with aclosing(traced_search(self.tracer, search) if self.tracer else search) as events:
+                async for event in events:
+                    if isinstance(event, Decision):
+                        progress.decision = event
+                        self._decided(request, routed, call)
+                        if counting:
+                            counting.begin(event)
+                    elif isinstance(event, Solution):
+                        progress.solution = event
+                        if progress.release_place:
+                            progress.release_place()  # however long the caller takes to read it
+                    yield event
+        finally:
+            progress.kept = counting.end() if counting else None
 
     def _routed(self, solver: Solver, request: Request, call: Call) -> Request:
-        """The request, with the arm that its conversation keeps to."""
+        """The request, with the arm that its conversation keeps to, or for what its caller's average leaves it."""
         arm = self.conversations.arm(_caller(call), request, solver.bundle.id) if request.conversation else None
-        return replace(request, arm=arm) if arm else request
+        if arm:
+            return replace(request, arm=arm)
+        return corrected(request, self.average_budgets.of(_caller(call), request, solver))
 
     def _decided(self, request: Request, routed: Request, call: Call) -> None:
         decision = call.progress.decision

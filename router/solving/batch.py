@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from router.errors import InvalidRequest
 from router.policy import unfamiliar
 from router.policy.allocation import Ladders, undominated
-from router.policy.table import LEVELS, Expectation, Policy
+from router.policy.table import LEVELS, Expectation
 from router.solving.bill import Bill
 from router.solving.driver import Request
 from router.solving.solver import Decision, Solver, validate
@@ -75,7 +75,6 @@ class Batch:
         self.expected = float(expected.sum())
         self.order: list[int] = np.argsort(expected, kind="stable").tolist()
         self._waiting = np.ones(len(requests), dtype=bool)
-        self._solution_tokens = _solution_tokens(policy, solver.engines.reference)
         self._counted = np.zeros(len(requests))  # what prompts that began spent, or are expected to
 
     @property
@@ -113,13 +112,7 @@ class Batch:
                 return bill.flops()
             case "money":
                 return bill.money or 0.0
-        worth = self._solver.bundle.setup.worth
-        tokens = sum(
-            usage.generated_tokens * worth.get(model, 1.0)
-            for (model, role), usage in bill.lines.items()
-            if role == "generator"
-        )
-        return tokens / float(self._weights[index] @ self._solution_tokens)
+        return self._solver.generations(bill, self._weights[index].tolist())
 
     def _decision(self, index: int, probabilities: tuple[float, ...], promise: Expectation) -> Decision:
         request = self.requests[index]
@@ -133,16 +126,6 @@ class Batch:
         share, solver = self.total.value / len(self.requests), self._solver
         one = _in(self.total.unit, unfamiliar.within(solver.policy, 1, solver.shares))
         return unfamiliar.within(solver.policy, share / one if one else unfamiliar.SAMPLES, solver.shares)
-
-
-def _solution_tokens(policy: Policy, reference: str) -> NDArray[np.float64]:
-    """(5,) tokens of a solution of the reference model at each level, by the arms that ask no other."""
-    own = [cell for cell in policy.cells if cell.arm.models <= {None, reference}] or list(policy.cells)
-    tokens, solutions = np.zeros(len(LEVELS)), np.zeros(len(LEVELS))
-    for cell in own:
-        tokens[cell.level - 1] += cell.cost.generated_tokens
-        solutions[cell.level - 1] += cell.cost.generations
-    return np.asarray(np.maximum(tokens, 1.0) / np.maximum(solutions, 1e-9))
 
 
 def _in(unit: Unit, expectation: Expectation) -> float:

@@ -24,6 +24,7 @@ from router.prompt import Prompt
 from router.solving.bill import Bill, rates_of
 from router.solving.driver import Request, Round, StopReason, drive
 from router.solving.features import features_of
+from router.solving.spending import generations, solution_tokens
 from router.solving.stages import Believes, StageEnd
 from router.tasks import Allowance, Task, Tasks, opaque, runnable
 from strategies import Result, Strategy
@@ -138,6 +139,7 @@ class Solver:
         known = bundle.familiarity.tasks if bundle.familiarity else ()
         self._known_tasks = frozenset(name or self.tasks.names[0] for name in known)
         self.shares = unfamiliar.shares(self.policy)  # of levels, where nothing is known of a prompt
+        self._solution_tokens = solution_tokens(self.policy, engines.reference)
 
     async def decide(self, request: Request, bill: Bill | None = None) -> Decision:
         """Predict the level, choose the arm; what that spends goes onto ``bill``. Raises InvalidRequest."""
@@ -299,6 +301,10 @@ class Solver:
                     if request.refuse and decision.objective and not decision.objective.reached(solution.confidence):
                         raise _insufficient(solution, decision.objective)
                     yield solution
+
+    def generations(self, bill: Bill, weights: Sequence[float]) -> float:
+        """What was spent at a prompt of these level weights, in complete solutions of the reference model."""
+        return generations(bill, self.bundle.setup.worth, self._solution_tokens, weights)
 
     def _believe(self, decision: Decision) -> Believes:
         """By the bundle's confidence model, where it has one."""

@@ -414,18 +414,20 @@ class Decision(_message.Message):
     def __init__(self, level: _Optional[int] = ..., probabilities: _Optional[_Iterable[float]] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., expectation: _Optional[_Union[Expectation, _Mapping]] = ..., bundle_id: _Optional[str] = ...) -> None: ...
 
 class Expectation(_message.Message):
-    __slots__ = ("accuracy", "accuracy_low", "accuracy_high", "cost", "evidence")
+    __slots__ = ("accuracy", "accuracy_low", "accuracy_high", "cost", "evidence", "corrected_average_budget")
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_LOW_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_HIGH_FIELD_NUMBER: _ClassVar[int]
     COST_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
+    CORRECTED_AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
     accuracy: float
     accuracy_low: float
     accuracy_high: float
     cost: Cost
     evidence: Evidence
-    def __init__(self, accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., evidence: _Optional[_Union[Evidence, str]] = ...) -> None: ...
+    corrected_average_budget: float
+    def __init__(self, accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ..., evidence: _Optional[_Union[Evidence, str]] = ..., corrected_average_budget: _Optional[float] = ...) -> None: ...
 
 class Cell(_message.Message):
     __slots__ = ("level", "arm", "accuracy", "accuracy_low", "accuracy_high", "prompts", "cost")

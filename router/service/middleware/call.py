@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from router.service.auth.callers import Caller, Peer
+from router.service.average_budgets import Kept
 from router.service.conversion import CALL_ID
 from router.solving.bill import Bill
 from router.solving.driver import Request, StopReason
@@ -52,6 +53,7 @@ class CallRecord:
     queue_seconds   of these, waiting for a place to search
     verdict         of RecordOutcome, where the outcome is the first of a decision that promised an accuracy
     parts           of RouteBatch, one a prompt; those of SolveBatch are shown as calls when they end
+    kept            of a search under an average budget, what it asked for and spent
 
     The others are None where the call did not come so far.
     """
@@ -71,6 +73,7 @@ class CallRecord:
     verdict: Verdict | None = None
     door: str = "grpc"
     parts: Sequence[Part] = ()
+    kept: Kept | None = None
 
     @property
     def arm(self) -> str | None:
@@ -93,6 +96,7 @@ class Progress:
 
     release_place  gives the place to search back before the call ends; calling it again does nothing
     parts          of RouteBatch, what was decided for each prompt
+    kept           of a search under an average budget, what it asked for and spent, once it has ended
     show           shows observers what ended of a call that goes on: a prompt of SolveBatch
     record         set once the call is finished
     """
@@ -106,6 +110,7 @@ class Progress:
     solution: Solution | None = None
     verdict: Verdict | None = None
     parts: Sequence[Part] = ()
+    kept: Kept | None = None
     show: Callable[[CallRecord], None] | None = None
     record: CallRecord | None = None
 

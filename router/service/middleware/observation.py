@@ -104,4 +104,5 @@ def _record(call: Call, code: str, reason: str) -> CallRecord:
         progress.verdict,
         call.door,
         progress.parts,
+        progress.kept,
     )

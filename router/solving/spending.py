@@ -1,0 +1,29 @@
+"""What bills come to in complete solutions of the reference model, where nothing else was sampled at the prompt."""
+
+from collections.abc import Mapping, Sequence
+
+from router.policy.table import LEVELS, Policy
+from router.solving.bill import Bill
+
+
+def solution_tokens(policy: Policy, reference: str) -> tuple[float, ...]:
+    """(5,) tokens of a solution of the reference model at each level, by the arms that ask no other."""
+    own = [cell for cell in policy.cells if cell.arm.models <= {None, reference}] or list(policy.cells)
+    tokens, solutions = [0.0] * len(LEVELS), [0.0] * len(LEVELS)
+    for cell in own:
+        tokens[cell.level - 1] += cell.cost.generated_tokens
+        solutions[cell.level - 1] += cell.cost.generations
+    return tuple(max(a, 1.0) / max(b, 1e-9) for a, b in zip(tokens, solutions, strict=True))
+
+
+def generations(bill: Bill, worth: Mapping[str, float], tokens: Sequence[float], weights: Sequence[float]) -> float:
+    """Solutions of the reference model that were generated, a token of another model counting as much as it is worth.
+
+    tokens  (5,) of :func:`solution_tokens`;  weights  (5,) what each level counts
+    """
+    written = sum(
+        usage.generated_tokens * worth.get(model, 1.0)
+        for (model, role), usage in bill.lines.items()
+        if role == "generator"
+    )
+    return written / sum(weight * each for weight, each in zip(weights, tokens, strict=True))
