@@ -8,8 +8,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from router.evaluation import words
 from router.evaluation.plots import draw, shown_curves, svg
 from router.evaluation.report import Report
+from router.policy.words import number, si, strategies_in
 
-_FILTERS = ("interval", "value", "bounds", "difference", "signed", "times", "gap", "si", "number", "arm", "curve")
+_FILTERS = ("interval", "value", "bounds", "difference", "signed", "times", "gap", "arm", "curve")
 _DESCRIPTIONS = {
     "generations": "Accuracy against generations, a line for each way to choose arms",
     "flops": "Accuracy against FLOPs, a line for each way to choose arms",
@@ -52,5 +53,6 @@ def render(template: str, **values: Any) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {name: getattr(words, name) for name in _FILTERS}
+    environment.filters |= {name: getattr(words, name) for name in _FILTERS} | {"si": si, "number": number}
+    environment.globals["strategies_in"] = strategies_in
     return environment.get_template(template).render(words=words, **values)

@@ -1,13 +1,12 @@
 """How a report's names and numbers are written for its readers."""
 
-import re
 from collections.abc import Iterable
 
 from markupsafe import Markup, escape
 
-import strategies
 from router.evaluation.parts import Estimate, Point
 from router.evaluation.report import Diagnosis, GapRecovered, MethodResult, Report, Times
+from router.policy.words import OBJECTIVES, minus
 
 CURVES = {
     "predicted": "policy, fixed budget",
@@ -25,22 +24,6 @@ WAYS = {
     "level_only": "levels only, no cascades",
     "confidence_only": "confidence only, no levels",
     "nearest_neighbours": "best at similar prompts",
-}
-STRATEGIES = {
-    "single": "one solution, written without randomness",
-    "majority": "n independent solutions; the most frequent answer",
-    "best_of_n": "n independent solutions; the one that the verifier scores highest",
-    "weighted_best_of_n": "n independent solutions; the answer whose solutions have the largest sum of verifier scores",
-    "beam_search": "n solutions grown step by step; after each step the verifier keeps the best n/m, and each of those "
-    "is continued m times",
-    "dvts": "diverse verifier tree search: n/m independent beam searches that each keep one",
-    "lookahead": "beam search that judges a step by where k further steps lead",
-    "revision": "n solutions in parallel chains; each is written in sight of the chain's earlier ones",
-    "cascade": "arms tried in turn until an answer is believed; @p ends it at a confidence of p",
-}
-PARAMETERS = {
-    "stop": "ends early once it is that sure of its answer; n is then an upper bound",
-    "model": "that model writes, and not the reference model, whose solutions budgets count",
 }
 MEASURES = {
     "savings_fixed_budget": "times fewer generations than weighted best-of-N, fixed budget",
@@ -65,12 +48,6 @@ QUALITIES = {
     "spearman": "rank correlation",
     "accuracy": "right level",
 }
-OBJECTIVES = {
-    "budget": "fixed budget",
-    "average_budget": "average budget",
-    "target_accuracy": "target accuracy",
-    "price_per_flop": "price of a FLOP",
-}
 
 
 _Measured = Point | Estimate | MethodResult
@@ -83,12 +60,12 @@ def interval(found: _Measured | None) -> str:
 
 def value(found: _Measured) -> str:
     """``0.650``"""
-    return _minus(f"{found.value if isinstance(found, Estimate) else found.accuracy:.3f}")
+    return minus(f"{found.value if isinstance(found, Estimate) else found.accuracy:.3f}")
 
 
 def bounds(found: _Measured) -> str:
     """``[0.537, 0.750]``"""
-    return _minus(f"[{found.low:.3f}, {found.high:.3f}]")
+    return minus(f"[{found.low:.3f}, {found.high:.3f}]")
 
 
 def difference(found: Estimate | None) -> str:
@@ -98,7 +75,7 @@ def difference(found: Estimate | None) -> str:
 
 def signed(found: Estimate) -> str:
     """``+0.012``; 0 has no sign."""
-    text = _minus(f"{found.value:+.3f}")
+    text = minus(f"{found.value:+.3f}")
     return "0.000" if text[1:] == "0.000" else text
 
 
@@ -118,20 +95,6 @@ def gap(found: GapRecovered) -> str:
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-def si(value: float) -> str:
-    """``18.5 G``: three digits with k, M, G, T, P or E."""
-    for prefix in ("", "k", "M", "G", "T", "P"):
-        if abs(value) < 999.5:
-            return f"{value:.3g} {prefix}".rstrip()
-        value /= 1000
-    return f"{value:.3g} E"
-
-
-def number(found: float | None) -> str:
-    """``4.96``, ``8``, ``0.9``: at most two decimals."""
-    return "" if found is None else _minus(f"{found:.2f}".rstrip("0").rstrip("."))
-
-
 def arm(text: str) -> Markup:
     """An arm that may be broken at its parentheses and underscores only."""
     return Markup(escape(text).replace("(", Markup("(<wbr>")).replace("_", Markup("_<wbr>")))
@@ -144,19 +107,6 @@ def objective(kind: str, value: float) -> str:
 
 def curve(name: str) -> str:
     return CURVES.get(name, name)
-
-
-def strategies_in(arms: Iterable[str]) -> dict[str, str]:
-    """The strategies and parameters that occur in arms' texts, each with what it means."""
-    text = " ".join(arms)
-    words = set(re.findall(r"\w+", text)) | ({"cascade"} if ">" in text else set())
-    others = {name: _first_line(kind) for name, kind in strategies.STRATEGIES.items() if name not in STRATEGIES}
-    found = {name: meaning for name, meaning in (STRATEGIES | others).items() if name in words}
-    return found | {f"{name}=": meaning for name, meaning in PARAMETERS.items() if name in words}
-
-
-def _first_line(of: type) -> str:
-    return (of.__doc__ or "").strip().partition("\n")[0].replace("``", "")
 
 
 def edges(found: Iterable[float]) -> str:
@@ -254,7 +204,3 @@ def _levels(report: Report) -> str:
         f"The difficulty model finds the measured one of the five levels for {report.difficulty.accuracy:.0%} of the "
         "held-out prompts."
     )
-
-
-def _minus(text: str) -> str:
-    return text.replace("-", "−")

@@ -16,7 +16,8 @@ from router.evaluation.parts import Estimate
 from router.evaluation.plots import FIXED, MOST_LINES, POLICIES, draw, fixed_curves, shown_curves
 from router.evaluation.report import CurvePoint, LevelAccuracy, Report
 from router.evaluation.summary import summary
-from router.evaluation.words import CURVES, difference, limits, number, si, strategies_in
+from router.evaluation.words import CURVES, difference, limits
+from router.policy.words import number, si, strategies_in
 
 _MARKERS = {style["marker"] for style in (*POLICIES.values(), *FIXED)}  # others are ends of error bars
 
