@@ -1,35 +1,31 @@
 """The ASGI application: makes a Call of each request, and an HTTP reply of what came of it."""
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from google.protobuf.message import Message as ProtoMessage
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
 
 from router.backends.specs import ModelSpec
-from router.errors import DeadlineExceeded, InternalError, InvalidRequest, RouterError, Stopping, StreamNotRead
+from router.errors import DeadlineExceeded, InvalidRequest, RouterError, StreamNotRead
 from router.service import conversion
 from router.service.auth.callers import Peer
 from router.service.http import errors, replies, stream
+from router.service.http.asgi import Asgi, Endpoint
 from router.service.http.direct import Direct
 from router.service.http.request import Inbound
 from router.service.http.requests import ALIAS, Chat, parse, read
 from router.service.middleware.call import Call
-from router.service.middleware.chain import Handler, Middleware, chain, replying, streaming
+from router.service.middleware.chain import Handler, Middleware, chain, refuse, replying, streaming
 from router.service.router_service import DIRECT_METHODS, ROUTER, RouterService
 from router.solving.bill import Bill
 from router.v1 import router_pb2 as pb
-
-_log = logging.getLogger(__name__)
 
 
 def application(
@@ -54,11 +50,11 @@ def application(
     """
     api = _Api(middleware, router, authenticate, direct)
 
-    def post(path: str, endpoint: "_Endpoint") -> Route:
-        return Route(path, _Asgi(endpoint, write_seconds, reads=True), methods=["POST"])
+    def post(path: str, endpoint: Endpoint) -> Route:
+        return Route(path, Asgi(endpoint, write_seconds, reads=True, failed=_error), methods=["POST"])
 
-    def get(path: str, endpoint: "_Endpoint") -> Route:
-        return Route(path, _Asgi(endpoint, write_seconds, reads=False), methods=["GET"])
+    def get(path: str, endpoint: Endpoint) -> Route:
+        return Route(path, Asgi(endpoint, write_seconds, reads=False, failed=_error), methods=["GET"])
 
     async def health(request: Request) -> Response:
         if stopping.is_set():
@@ -78,10 +74,6 @@ def application(
         ],
         exception_handlers={HTTPException: _no_such_page},
     )
-
-
-_Endpoint = Callable[[Inbound], Awaitable[Response | None]]
-"""Returns the reply, or None where it has written one. Raises RouterError."""
 
 
 class _Api:
@@ -106,7 +98,7 @@ class _Api:
             "RecordOutcome": replying(router.RecordOutcome),
         }
         self._handlers = {name: chain(middleware, ROUTER, name, each) for name, each in endpoints.items()}
-        self._refusals = {name: chain(middleware, ROUTER, name, _refuse) for name in endpoints}
+        self._refusals = {name: chain(middleware, ROUTER, name, refuse) for name in endpoints}
 
     async def chat(self, inbound: Inbound) -> Response | None:
         chat = await self._read(inbound, "Solve", self._chat)
@@ -211,68 +203,16 @@ class _Api:
             raise DeadlineExceeded("no answer before the deadline; give it more time, or a smaller budget") from None
 
 
-class _Asgi:
-    """An endpoint as ASGI has it. It is cancelled when the caller goes, which ends its search.
-
-    reads  whether the endpoint reads the body
-    """
-
-    def __init__(self, endpoint: _Endpoint, write_seconds: float, *, reads: bool):
-        self._endpoint, self._write_seconds, self._reads = endpoint, write_seconds, reads
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        inbound = Inbound(scope, receive, send, self._write_seconds)
-        working = asyncio.ensure_future(self._respond(inbound))
-        leaving = asyncio.ensure_future(inbound.gone(reads=self._reads))
-        try:
-            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:  # the time that the server gives running calls is over
-            await _cancel(working)
-            if not inbound.begun:
-                await inbound.reply(_error(Stopping("this server stops; another one answers"), inbound.id))
-        finally:
-            await _cancel(working)
-            await _cancel(leaving)
-
-    async def _respond(self, inbound: Inbound) -> None:
-        try:
-            try:
-                response = await self._endpoint(inbound)
-            except RouterError as error:
-                response = _error(error, inbound.id)
-            except ClientDisconnect:
-                return
-            except Exception as error:
-                # Its text could quote a prompt.
-                _log.error("%s: %s", inbound.scope["path"], type(error).__name__, extra={"call_id": inbound.id})
-                response = _error(InternalError("internal error; the server's log says more"), inbound.id)
-            if response and not inbound.begun:
-                await inbound.reply(response)
-        except StreamNotRead:
-            return  # the connection is gone
-
-
 def _bill(call: Call) -> pb.Bill:
     return conversion.bill(call.progress.bill or Bill())
-
-
-def _refuse(call: Call) -> Awaitable[Any]:
-    error: RouterError = call.request
-    raise error
-
-
-async def _cancel(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task
 
 
 def _json(content: Mapping[str, Any]) -> Response:
     return JSONResponse(content)
 
 
-def _error(error: RouterError, call_id: str) -> Response:
-    return JSONResponse(errors.body(error, call_id), errors.status(error), errors.headers(error))
+def _error(error: RouterError, inbound: Inbound) -> Response:
+    return JSONResponse(errors.body(error, inbound.id), errors.status(error), errors.headers(error))
 
 
 async def _no_such_page(request: Request, error: Exception) -> Response:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol
 
+from router.errors import RouterError
 from router.service.middleware.call import Call
 
 Handler = Callable[[Call], Awaitable[Any]]
@@ -57,3 +58,9 @@ def streaming(behaviour: Callable[[Any, Call], AsyncIterator[Any]]) -> Handler:
                 await call.send(event)
 
     return handle
+
+
+async def refuse(call: Call) -> Any:
+    """The endpoint of a request that was refused before it was a call: its ``request`` is the error."""
+    error: RouterError = call.request
+    raise error

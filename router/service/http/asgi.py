@@ -1,0 +1,68 @@
+"""An endpoint of the door for HTTP, as ASGI has it."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from router.errors import InternalError, RouterError, Stopping, StreamNotRead
+from router.service.http.request import Inbound
+
+Endpoint = Callable[[Inbound], Awaitable[Response | None]]
+"""Returns the reply, or None where it has written one. Raises RouterError."""
+Failed = Callable[[RouterError, Inbound], Response]
+"""The reply to a request that failed."""
+
+_log = logging.getLogger(__name__)
+
+
+class Asgi:
+    """An endpoint that is cancelled when the caller goes, which ends its search.
+
+    write_seconds  that a reply may stand still because its caller does not read
+    reads          whether the endpoint reads the body
+    """
+
+    def __init__(self, endpoint: Endpoint, write_seconds: float, *, reads: bool, failed: Failed):
+        self._endpoint, self._write_seconds, self._reads, self._failed = endpoint, write_seconds, reads, failed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        inbound = Inbound(scope, receive, send, self._write_seconds)
+        working = asyncio.ensure_future(self._respond(inbound))
+        leaving = asyncio.ensure_future(inbound.gone(reads=self._reads))
+        try:
+            await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the time that the server gives running calls is over
+            await _cancel(working)
+            if not inbound.begun:
+                await inbound.reply(self._failed(Stopping("this server stops; another one answers"), inbound))
+        finally:
+            await _cancel(working)
+            await _cancel(leaving)
+
+    async def _respond(self, inbound: Inbound) -> None:
+        try:
+            try:
+                response = await self._endpoint(inbound)
+            except RouterError as error:
+                response = self._failed(error, inbound)
+            except ClientDisconnect:
+                return
+            except Exception as error:
+                # Its text could quote a prompt.
+                _log.error("%s: %s", inbound.scope["path"], type(error).__name__, extra={"call_id": inbound.id})
+                response = self._failed(InternalError("internal error; the server's log says more"), inbound)
+            if response and not inbound.begun:
+                await inbound.reply(response)
+        except StreamNotRead:
+            return  # the connection is gone
+
+
+async def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
