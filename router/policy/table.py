@@ -166,12 +166,17 @@ class Policy:
     def decide(self, probabilities: Sequence[float], objective: Objective) -> Expectation:
         """The choice for one prompt, with what it promises. Raises InvalidRequest."""
         self.check(objective)
+        weights = self.weights_of_one(probabilities)
+        promise = self.promise(self._cheapest(weights, objective.good(self, weights)), weights)
+        return promise if objective.sufficient(promise.low) else replace(promise, sufficient=False)
+
+    def weights_of_one(self, probabilities: Sequence[float]) -> tuple[float, ...]:
+        """(5,) what each level counts in a prompt's expectations."""
         weights = tuple(probabilities)
         if self.deciding == "mode":
             likeliest = weights.index(max(weights))
             weights = tuple(float(i == likeliest) for i in range(len(LEVELS)))
-        promise = self.promise(self._cheapest(weights, objective.good(self, weights)), weights)
-        return promise if objective.sufficient(promise.low) else replace(promise, sufficient=False)
+        return weights
 
     def promise(self, column: int, weights: Sequence[float]) -> Expectation:
         """What an arm, by its column in :meth:`expected`, gives a prompt of these (5,) weights."""
