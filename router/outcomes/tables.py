@@ -55,6 +55,7 @@ decisions = sql.Table(
     sql.Column("messages", sql.JSON(none_as_null=True)),  # all of them; null where the prompt is one of the user
     sql.Column("task", sql.Text),  # its name
     sql.Column("inputs", sql.JSON(none_as_null=True)),  # of the task, by choice; null: there were none
+    sql.Index("ix_decisions_caller_at", "caller", "at"),
 )
 
 outcomes = sql.Table(

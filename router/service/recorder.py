@@ -19,6 +19,7 @@ import sqlalchemy as sql
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
 from router.errors import OutcomesUnavailable
+from router.outcomes.newest import Place, newest
 from router.outcomes.tables import connect
 from router.service import rows
 from router.service.middleware.call import CallRecord
@@ -90,6 +91,10 @@ class Recorder:
         except queue.Full:
             raise OutcomesUnavailable("the outcome database does not keep up; try again later") from None
         return item.done
+
+    def newest(self, most: int, *, caller: str | None = None, before: Place | None = None) -> list[dict[str, Any]]:
+        """What was recorded, see :func:`router.outcomes.newest.newest`. Reads: not for the event loop."""
+        return newest(self._engine, most, caller=caller, before=before)
 
     def close(self) -> None:
         """Write what is queued, if the database is there and answers."""
