@@ -14,6 +14,7 @@ setup(
     package_data={
         **{name: ["py.typed"] for name in ("router", "strategies", "difficulty")},
         "router.evaluation": ["templates/*"],
+        "router.service.ui": ["templates/*", "templates/*/*", "static/*"],
         "router.outcomes.migrations": ["script.py.mako"],
         "router._bundles": [f"{BUNDLE}/{name}" for name in ("manifest.json", "models.json", "card.md", *served)],
     },

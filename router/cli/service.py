@@ -59,6 +59,15 @@ def serve(
             help="Let the reference model itself answer what no search can serve: tools, images, logprobs.",
         ),
     ] = True,
+    ui: Annotated[
+        bool | None,
+        typer.Option(
+            "--ui/--no-ui",
+            envvar="ROUTER_UI",
+            show_default="on where --http is loopback",
+            help="Pages to look into a search, under /ui of --http; beyond loopback only where this asks for them.",
+        ),
+    ] = None,
     share_port: Annotated[
         bool,
         typer.Option(
@@ -177,6 +186,7 @@ def serve(
     addresses.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
     _check_together(tls_cert, tls_key, tls_client_ca, explore, outcomes)
     http_address = _http_address(http, encrypted=tls_cert is not None, insecure=insecure) if http else None
+    pages = with_pages(ui, http_address, share_port=share_port)
     logs.configure()
     descriptors.allow_many()  # before the workers are begun, which need some
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: a terminal that closes ends nothing
@@ -214,6 +224,7 @@ def serve(
             http=http_address,
             http_tls=context,
             http_direct=http_direct,
+            ui=pages,
         )
         if metrics:
             MetricsDoor(measured.registry, metrics, lambda: made.serving)
@@ -222,8 +233,8 @@ def serve(
     def started(server: "Server") -> None:
         print(f"serving {solver.bundle.id} on {addresses.address_of(host, server.port)}", flush=True)
         if http_address and server.http_port:
-            scheme = "https" if context else "http"
-            print(f"serving {scheme}://{addresses.address_of(http_address[0], server.http_port)}/v1", flush=True)
+            root = f"{'https' if context else 'http'}://{addresses.address_of(http_address[0], server.http_port)}"
+            print("\n".join(f"serving {root}/{door}" for door in ("v1", *["ui"] * pages)), flush=True)
 
     with ExitStack() as ending:
         ending.callback(end_tracing)
@@ -252,6 +263,22 @@ def _http_address(http: str, *, encrypted: bool, insecure: bool) -> tuple[str, i
     address = addresses.read_address(http, "http")
     addresses.check_exposure(address[0], encrypted=encrypted, insecure=insecure)
     return address
+
+
+def with_pages(ui: bool | None, http: tuple[str, int] | None, *, share_port: bool) -> bool:
+    """Whether to serve /ui. Raises InvalidRequest, MissingDependency."""
+    from router.service.auth.addresses import is_loopback
+
+    if ui and http is None:
+        raise InvalidRequest("ui", "--ui is part of --http; give that an address, too", reason="UNSPECIFIED")
+    if ui and share_port:
+        raise InvalidRequest(
+            "ui", "--ui knows who is logged in by itself, so it can't be with --share-port", reason="UNSPECIFIED"
+        )
+    wanted = ui if ui is not None else http is not None and is_loopback(http[0]) and not share_port
+    if wanted:
+        import router.service.ui.routes  # noqa: F401 - a missing package is found before models are loaded
+    return wanted
 
 
 def token(

@@ -35,6 +35,8 @@ from router.service.router_service import ROUTER, SEARCH_METHODS, RouterService
 from router.tasks import LimitReached, workers
 
 if TYPE_CHECKING:
+    from starlette.routing import BaseRoute
+
     from router.service.http.door import HttpDoor
 
 MAX_OTHER_CALLS = 1000  # open at once, besides searches: decisions, outcomes, reflection
@@ -69,6 +71,7 @@ class Server:
         http: tuple[str, int] | None = None,
         http_tls: ssl.SSLContext | None = None,
         http_direct: bool = True,
+        ui: bool = False,
     ):
         """Needs a running event loop. Raises AddressUnavailable, InvalidRequest.
 
@@ -88,6 +91,7 @@ class Server:
         http             address and port of the door for OpenAI's clients; None: there is none
         http_tls         its certificates
         http_direct      whether the reference model itself answers there what no search can serve, such as tools
+        ui               whether it also shows the pages of /ui
         """
         check_exposure(host, encrypted=credentials is not None, insecure=insecure)
         if http:
@@ -102,18 +106,20 @@ class Server:
         self._batches = [ObserverBatch([recorder.record_decision])] if recorder else []
         self._batches += [ObserverBatch(observers, observer_seconds)] if observers else []
         authentication = Authentication(tokens, admin_services={ADMIN})
-        around: list[Middleware] = [
+        outside: list[Middleware] = [
             ErrorStatus(),
             *([Tracing(tracer)] if tracer else []),
             Observation(*self._batches),
             ShutdownRefusal(self._stopping),
-            authentication,
+        ]
+        inside: list[Middleware] = [
             OpenCalls(admission.concurrency + admission.queue + MAX_OTHER_CALLS),
             Receiving(),
             *middleware,
             EngineRefusal(lambda: self._engines.alive, SEARCH_METHODS),
             SearchAdmission(admission, SEARCH_METHODS),
         ]
+        around = [*outside, authentication, *inside]
         # Health is answered to everybody, always: also while calls are refused.
         self._health = HealthService(["", ROUTER])
         around_health: list[Middleware] = [
@@ -141,6 +147,17 @@ class Server:
         if http:
             from router.service.http import application, door
 
+            pages: Sequence[BaseRoute] = ()
+            if ui:
+                from router.service.ui import routes
+
+                pages = routes.routes(
+                    lambda who: [*outside, who, *inside],
+                    service,
+                    authentication,
+                    host=http[0],
+                    write_seconds=write_seconds,
+                )
             answers = application.application(
                 around,
                 service,
@@ -149,6 +166,7 @@ class Server:
                 write_seconds=write_seconds,
                 serving=lambda: self._engines.alive,
                 direct=http_direct,
+                pages=pages,
             )
             self._http = door.HttpDoor(*http, answers, tls=http_tls, share_port=share_port)
 

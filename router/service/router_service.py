@@ -76,7 +76,7 @@ class RouterService:
 
     async def Solve(self, message: pb.SolveRequest, call: Call) -> pb.SolveResponse:
         with self.bundles.solver() as solver:
-            async with aclosing(self._search(solver, message, call)) as events:
+            async with aclosing(self.search(solver, message, call)) as events:
                 async for event in events:
                     if isinstance(event, Solution):
                         return pb.SolveResponse(solution=_rendered(event, solver, message, call.id))
@@ -86,7 +86,7 @@ class RouterService:
         self, message: pb.StreamSolveRequest, call: Call
     ) -> AsyncGenerator[pb.StreamSolveResponse, None]:
         with self.bundles.solver() as solver:
-            async with aclosing(self._search(solver, message, call)) as events:
+            async with aclosing(self.search(solver, message, call)) as events:
                 async for event in events:
                     if isinstance(event, Round):
                         yield pb.StreamSolveResponse(round=conversion.progress(event))
@@ -197,10 +197,10 @@ class RouterService:
         if call.progress.show:
             call.progress.show(record)
 
-    async def _search(
+    async def search(
         self, solver: Solver, message: pb.SolveRequest | pb.StreamSolveRequest, call: Call
     ) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
-        """The events of a search, each noted in the call's progress."""
+        """The events of a search, each noted in the call's progress. Raises as :meth:`Solver.stream` does."""
         progress = call.progress
         asked = conversion.request(message, call.seconds_left)
         request = progress.request = replace(asked, longest_search=self.longest_search)

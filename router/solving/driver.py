@@ -79,6 +79,7 @@ class Round:
     model       that wrote; None where the verifier scored
     stage       of a cascade, from 1; 1 of every other arm
     confidence  of the most believed answer of the stages before; None after the first
+    candidates  what the request was answered with
     """
 
     number: int
@@ -91,6 +92,7 @@ class Round:
     model: str | None = None
     stage: int = 1
     confidence: float | None = None
+    candidates: Sequence[Candidate] = field(default=(), repr=False, compare=False)
 
 
 async def drive(
@@ -174,6 +176,7 @@ def _round(
         answer=answer,
         share=supporters / votes.total() if votes else 0.0,
         model=model,
+        candidates=candidates,
     )
 
 

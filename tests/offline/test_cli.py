@@ -149,6 +149,8 @@ def refused(bundle_folder):
         (["--tls-client-ca", "ca.pem"], 2, "--tls-client-ca needs both"),
         (["--tls-cert", "/nowhere.crt", "--tls-key", "/nowhere.key"], 2, "can't use the certificates /nowhere.crt"),
         (["--explore", "0.1"], 2, "needs --outcomes"),
+        (["--ui"], 2, "--ui is part of --http"),
+        (["--ui", "--share-port", "--http", "127.0.0.1:0"], 2, "--ui knows who is logged in by itself"),
         (["--outcomes", "magic://"], 2, "can't use the outcome database"),
         (["--tokens", "/nowhere.toml"], 2, "can't read the tokens in /nowhere.toml"),
     ],

@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +17,7 @@ from router.service.middleware.call import REQUEST_ID, Call, call_id
 from router.service.router_service import ROUTER
 
 MAX_BODY_BYTES = 2**20  # as much as a gRPC message may have
+MAX_FIELDS = 50  # of a form
 BODY_SECONDS = 30.0  # that a body may take to arrive
 TIMEOUT = "x-request-timeout"  # seconds that the caller waits: HTTP itself has no deadline
 _CLIENTS_OWN = ("x-stainless-read-timeout", "x-stainless-timeout")  # what OpenAI's clients say of theirs
@@ -62,22 +64,38 @@ class Inbound:
 
     async def json(self) -> Any:
         """The body. Raises InvalidRequest."""
-        kind = self.metadata.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # a page of another site can send all others without being asked
+        if self._content_type != "application/json":  # a page of another site can send all others without being asked
             raise InvalidRequest(
                 "content-type", "send JSON, with the header content-type: application/json", reason="MESSAGE_MALFORMED"
             )
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await self._body()
-        except TimeoutError:
-            raise InvalidRequest(
-                "", f"the body did not arrive within {BODY_SECONDS:.0f} s", reason="MESSAGE_MALFORMED"
-            ) from None
+        body = await self._body_in_time()
         try:
             return json.loads(body, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest("", f"the body is no JSON: {error}", reason="MESSAGE_MALFORMED") from error
+
+    async def form(self) -> dict[str, str]:
+        """The body as a page's form sends it; of a field that is there twice the last one. Raises InvalidRequest."""
+        if self._content_type != "application/x-www-form-urlencoded":
+            raise InvalidRequest("content-type", "this takes a page's form", reason="MESSAGE_MALFORMED")
+        try:
+            body = (await self._body_in_time()).decode()
+            return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"))
+        except ValueError as error:
+            raise InvalidRequest("", f"the body is no form: {error}", reason="MESSAGE_MALFORMED") from error
+
+    @property
+    def _content_type(self) -> str:
+        return self.metadata.get("content-type", "").partition(";")[0].strip().lower()
+
+    async def _body_in_time(self) -> bytes:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await self._body()
+        except TimeoutError:
+            raise InvalidRequest(
+                "", f"the body did not arrive within {BODY_SECONDS:.0f} s", reason="MESSAGE_MALFORMED"
+            ) from None
 
     async def _body(self) -> bytes:
         pieces, size = [], 0

@@ -17,7 +17,7 @@ class Authentication:
     """
 
     def __init__(self, tokens: Callable[[], Sequence[Token]] | None, admin_services: Collection[str]):
-        self._tokens = tokens
+        self.tokens = tokens
         self._admin_services = admin_services
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
@@ -35,6 +35,6 @@ class Authentication:
 
     def caller(self, metadata: Mapping[str, str | bytes], peer: Peer) -> Caller:
         """Who calls. Raises Unauthenticated."""
-        if self._tokens:
-            return bearer(self._tokens(), str(metadata.get("authorization", "")))
+        if self.tokens:
+            return bearer(self.tokens(), str(metadata.get("authorization", "")))
         return caller_of(peer)

@@ -1,0 +1,102 @@
+"""The form of a search: what it offers, and the request that a filled one is."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router.errors import InvalidRequest
+from router.policy.objectives import AverageBudget, Budget, PricePerFlop, TargetAccuracy
+from router.service.http.requests import parse
+from router.solving.solver import Solver
+from router.v1 import router_pb2 as pb
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """An objective that may be chosen: words around a number, and which numbers there may be."""
+
+    kind: str
+    name: str
+    before: str
+    after: str
+    value: float
+    least: float
+    most: float | None
+    chosen: bool
+
+
+def choices(solver: Solver) -> list[Choice]:
+    """What the policy can decide for."""
+    policy, default = solver.policy, solver.policy.default
+    dearest = max(policy.expected("flops", solver.shares))
+    offered: list[tuple[str, str, str, str, float, float, float | None]] = [
+        (Budget.kind, "Budget:", "at most", "complete solutions", policy.largest, policy.smallest, policy.largest)
+    ]
+    if points := policy.budget_points:
+        typical = points[len(points) // 2].generations
+        offered.append(
+            (
+                AverageBudget.kind,
+                "Average:",
+                "",
+                "complete solutions on average over prompts",
+                typical,
+                points[0].generations,
+                None,
+            )
+        )
+    offered += [
+        (TargetAccuracy.kind, "Target:", "right with a probability of at least", "", 0.9, 0, 1),
+        (PricePerFlop.kind, "Price:", "a FLOP costs", "of what a right answer is worth", 0.1 / dearest, 0, None),
+    ]
+    found = []
+    for kind, name, before, after, value, least, most in offered:
+        chosen = kind == default.kind
+        found.append(Choice(kind, name, before, after, _short(default.value if chosen else value), least, most, chosen))
+    return found
+
+
+def request(form: Mapping[str, str]) -> pb.StreamSolveRequest:
+    """Raises InvalidRequest naming the field that is wrong."""
+    kind = form.get("objective", "")
+    content: dict[str, Any] = {"prompt": form.get("prompt", "").replace("\r\n", "\n")}
+    if kind:
+        content["objective"] = {kind: _number(form, kind)}
+        if kind == TargetAccuracy.kind and form.get("refuse"):
+            content["objective"]["on_insufficient"] = "ON_INSUFFICIENT_REFUSE"
+    if task := form.get("task"):
+        content["task"] = task
+    if inputs := form.get("inputs", "").strip():
+        content["inputs"] = _json(inputs)
+    options: dict[str, Any] = {"allow_partial": True}
+    if arm := form.get("arm", "").strip():
+        options["arm"] = arm
+    if form.get("seed", "").strip():
+        options["seed"] = _number(form, "seed")
+    found: pb.StreamSolveRequest = parse(pb.StreamSolveRequest, {**content, "options": options})
+    return found
+
+
+def _number(form: Mapping[str, str], name: str) -> float:
+    text = form.get(name, "").strip()
+    try:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError
+    except ValueError:
+        raise InvalidRequest(name, f"{name}: {text[:100]!r} is no number", reason="MESSAGE_MALFORMED") from None
+    return int(value) if value.is_integer() else value
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest("inputs", f"inputs: no JSON: {error}", reason="INPUTS_INVALID") from error
+
+
+def _short(value: float) -> float:
+    """Two digits are enough to begin with."""
+    return float(f"{value:.2g}")

@@ -1,0 +1,69 @@
+"""The view of the recorded calls: a caller's own, and everybody's for who may administer the server."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from router.errors import InvalidRequest, OutcomesUnavailable
+from router.outcomes.newest import Place
+from router.service.auth.callers import Caller
+from router.service.recorder import Recorder
+
+ON_PAGE = 50
+
+
+class RecordedCalls:
+    """Reads in a thread of its own, one page after the other: a slow database holds up nothing else.
+
+    recorder  None: nothing is recorded
+    """
+
+    def __init__(self, recorder: Recorder | None):
+        self._recorder = recorder
+        self._reading = ThreadPoolExecutor(1, "recorded-calls")
+
+    async def page(self, caller: Caller, before: Place | None) -> "Sequence[Mapping[str, Any]] | None":
+        """At most one more than are shown; None: nothing is recorded. Raises OutcomesUnavailable."""
+        recorder = self._recorder
+        if recorder is None:
+            return None
+        own = None if caller.admin else caller.name
+
+        def read() -> Sequence[Mapping[str, Any]]:
+            return recorder.newest(ON_PAGE + 1, caller=own, before=before)
+
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._reading, read)
+        except SQLAlchemyError:
+            raise OutcomesUnavailable("the outcome database does not answer; try again later") from None
+
+
+def place(query: Mapping[str, str]) -> Place | None:
+    """Where a page begins. Raises InvalidRequest."""
+    if "at" not in query:
+        return None
+    try:
+        at = datetime.fromisoformat(query["at"])
+        if at.tzinfo is None:
+            raise ValueError
+    except ValueError:
+        raise InvalidRequest("at", "at must be a time with its zone", reason="MESSAGE_MALFORMED") from None
+    return Place(at, query.get("id", "")[:128])
+
+
+def view(rows: Sequence[Mapping[str, Any]] | None, caller: Caller, *, first: bool) -> dict[str, Any]:
+    """What the template shows."""
+    shown = list(rows or [])[:ON_PAGE]
+    more = rows is not None and len(rows) > ON_PAGE
+    return {
+        "rows": shown,
+        "recorded": rows is not None,
+        "everybody": caller.admin,
+        "first": first,
+        "older": {"at": shown[-1]["at"].isoformat(), "id": shown[-1]["call_id"]} if more else None,
+        "arms": [row["arm"] for row in shown],
+    }

@@ -1,0 +1,60 @@
+"""The view of the policy: what runs at each level within each budget, and what it was measured to give."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from router.policy.objectives import AverageBudget, Budget, Objective
+from router.policy.table import LEVELS, Expectation, Policy
+from router.policy.unfamiliar import shares
+from router.solving.solver import Solver
+
+_MOST = 12  # budgets that are shown
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """One way to ask: ``rows``, one a level, hold the choice for each of ``budgets``."""
+
+    kind: str
+    budgets: list[float]
+    rows: list[tuple[int, float, list[Expectation]]]
+
+
+def view(solver: Solver) -> dict[str, Any]:
+    """What the template shows."""
+    policy, bundle = solver.policy, solver.bundle
+    fixed = [float(size) for size in _doubling(policy.smallest, policy.largest)]
+    tables = [_plans(policy, Budget, fixed)]
+    if policy.budget_points:
+        least = policy.budget_points[0].generations
+        most = max(least, policy.budget_points[-1].generations)
+        tables.append(_plans(policy, AverageBudget, [size for size in _doubling(1, most) if size >= least] or [least]))
+    arms = [str(found.arm) for table in tables for _, _, row in table.rows for found in row]
+    return {
+        "tables": tables,
+        "bundle": bundle,
+        "policy": policy,
+        "setup": bundle.setup,
+        "edges": bundle.manifest.edges,
+        "statistic": bundle.manifest.statistic,
+        "arms": arms,
+        "left_out": len(solver.left_out),
+    }
+
+
+def _plans(policy: Policy, kind: type[Budget] | type[AverageBudget], budgets: list[float]) -> Plans:
+    rows = []
+    for level, part in zip(LEVELS, shares(policy), strict=True):
+        certain = tuple(float(each == level) for each in LEVELS)
+        rows.append((level, part, [_decided(policy, certain, kind(budget)) for budget in budgets]))
+    return Plans(kind.kind, budgets, rows)
+
+
+def _decided(policy: Policy, certain: tuple[float, ...], objective: Objective) -> Expectation:
+    return policy.decide(certain, objective)
+
+
+def _doubling(least: float, most: float) -> list[float]:
+    """Powers of two from the first that is at least ``least``, to ``most``; what is asked for must be within them."""
+    sizes = [float(2**power) for power in range(_MOST) if least <= 2**power <= most]
+    return sizes or [least]

@@ -1,0 +1,70 @@
+"""Writes a search's parts as they come: to the page's script, or as a whole page where no script runs."""
+
+import json
+from typing import Protocol
+
+from router.service.http.request import Inbound
+from router.service.ui.pages import HEADERS, render
+from router.service.ui.search import Part
+
+SCRIPT = "application/x-ndjson"  # what the page's script asks for
+_SLOT = "<!--parts-->"
+_SHOWN_ONCE = ("rounds", "tree", "stages")  # parts of which a page without script gets the last only
+
+
+class Writer(Protocol):
+    async def write(self, part: Part) -> None:
+        """Waits until the connection takes it. Raises StreamNotRead."""
+
+    async def end(self) -> None: ...
+
+
+class ToScript:
+    """A line of JSON for each part: its name, and its HTML."""
+
+    def __init__(self, inbound: Inbound):
+        self._inbound = inbound
+
+    async def write(self, part: Part) -> None:
+        await self._send(json.dumps(dict(zip(("part", "html"), part, strict=True))) + "\n")
+
+    async def end(self) -> None:
+        await self._send("", more=False)
+
+    async def _send(self, text: str, *, more: bool = True) -> None:
+        if not self._inbound.begun:
+            await self._inbound.begin(_headers(SCRIPT))
+        # Half of a surrogate pair may come out of a model, and is no UTF-8.
+        await self._inbound.write(text.encode(errors="replace"), more=more)
+
+
+class AsPage:
+    """A page that grows: its parts one after the other."""
+
+    def __init__(self, inbound: Inbound, user: str):
+        self._inbound = inbound
+        page = render("result.html", here="search", user=user, slot=_SLOT)
+        self._head, _, self._foot = page.partition(_SLOT)
+        self._last: dict[str, str] = {}
+
+    async def write(self, part: Part) -> None:
+        name, html = part
+        if name in _SHOWN_ONCE:
+            self._last[name] = html
+        elif html:
+            await self._send(html)
+
+    async def end(self) -> None:
+        await self._send("".join(self._last.values()) + self._foot, more=False)
+
+    async def _send(self, text: str, *, more: bool = True) -> None:
+        if not self._inbound.begun:
+            await self._inbound.begin(
+                {**HEADERS, "content-type": "text/html; charset=utf-8", "x-accel-buffering": "no"}
+            )
+            text = self._head + text
+        await self._inbound.write(text.encode(errors="replace"), more=more)
+
+
+def _headers(kind: str) -> dict[str, str]:
+    return {**HEADERS, "content-type": kind, "x-accel-buffering": "no"}
