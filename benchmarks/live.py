@@ -1,0 +1,167 @@
+"""Does a running server do what the replay promises? The same prompts, solved for real and replayed.
+
+Usage: python -m benchmarks.live PROMPTS ATTEMPTS [--bundle models/smollm2-135m] [--objective average_budget=16]
+       [--limit 200] [--calls 8] [--backend in_process] [--json]
+
+`router serve` solves prompts that were never trained on (JSON Lines with references). The arm that it chose for each is
+then replayed on the prompt's recorded attempts. Intervals are of the difference, paired by prompt: if one holds 0, the
+two agree as far as so many prompts can tell. The last line is one JSON object:
+
+prompts               solved and replayed; others have no attempts, or too few for their arm
+accuracy              live and replayed share of right answers, difference with its 95% interval
+generations           the same of what was generated, in complete solutions of the reference model
+flops_ratio           FLOPs spent live over those replayed
+confidence            mean of what the server said it was, beside the share that was right
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from benchmarks.routing import started
+from router.attempts.prompts import Problem, read_prompts
+from router.attempts.schema import read_attempts
+from router.bundle.bundle import Bundle, load_bundle
+from router.client import connect_aio
+from router.evaluation.curves import estimate
+from router.policy.objectives import parse_objective
+from router.service.objectives import objective_message
+from router.tasks import Tasks
+from router.tuning.candidates import replay
+from router.tuning.cascades import Enumerated
+from router.tuning.confidence import Believing
+from router.tuning.evidence import measure, resamples
+from router.v1 import router_pb2 as pb
+from strategies import Cascade, parse
+from strategies.in_turn import by_score_or_lead
+
+
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """What came back for one prompt. ``generated``: tokens, one of another model counting as much as it costs."""
+
+    prompt_id: str
+    arm: str
+    levels: tuple[float, ...]
+    right: bool
+    confidence: float
+    generated: float
+    flops: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("prompts", type=Path)
+    parser.add_argument("attempts", type=Path, nargs="+")
+    parser.add_argument("--bundle", type=Path, default=Path("models/smollm2-135m"))
+    parser.add_argument("--objective", default="average_budget=16")
+    parser.add_argument("--limit", type=int, default=200, help="prompts that are solved")
+    parser.add_argument("--calls", type=int, default=8, help="at a time")
+    parser.add_argument("--backend", default="in_process")
+    parser.add_argument("--json", action="store_true", help="print the JSON line only")
+    options = parser.parse_args()
+    bundle = load_bundle(options.bundle)
+    attempts = read_attempts(options.attempts)
+    known = set(attempts["prompt_id"])
+    problems = [problem for problem in read_prompts(options.prompts) if problem.id in known][: options.limit]
+    command = [sys.executable, "-m", "router.cli", "serve", f"--backend={options.backend}", "--port=0"]
+    with started([*command, f"--bundle={options.bundle}"]) as server:
+        objective = objective_message(parse_objective(options.objective))
+        solved = asyncio.run(solve(f"127.0.0.1:{server.port}", problems, objective, options.calls, bundle))
+    report = compare(solved, attempts, bundle)
+    if not options.json:
+        for name, value in report.items():
+            print(f"{name}: {value}")
+    print(json.dumps(report))
+
+
+async def solve(
+    address: str, problems: Sequence[Problem], objective: pb.Objective, calls: int, bundle: Bundle
+) -> list[Solved]:
+    """Each prompt once, ``calls`` at a time."""
+    tasks = Tasks(bundle.setup.tasks)
+    places = asyncio.Semaphore(calls)
+    async with connect_aio(address) as router:
+
+        async def one(problem: Problem) -> Solved:
+            request = pb.SolveRequest(prompt=problem.prompt.question, objective=objective)
+            async with places:
+                solution = (await router.Solve(request, timeout=600)).solution
+            assert problem.reference is not None, f"{problem.id} has no reference"
+            decision, bill = solution.decision, solution.bill
+            return Solved(
+                problem.id,
+                decision.arm.text,
+                tuple(decision.probabilities),
+                bool(solution.answer) and await tasks.of(problem.task).right(solution.answer, problem.reference),
+                solution.confidence,
+                sum(line.generated_tokens * bundle.setup.worth[line.model] for line in writers(bill)),
+                bill.generator_flops + bill.verifier_flops,
+            )
+
+        running = [asyncio.ensure_future(one(problem)) for problem in problems]
+        return [await each for each in tqdm(running, unit="prompt")]
+
+
+def writers(bill: pb.Bill) -> list[pb.BillLine]:
+    return [line for line in bill.lines if line.role == "generator"]
+
+
+def compare(solved: Sequence[Solved], attempts: pd.DataFrame, bundle: Bundle) -> dict[str, Any]:
+    """What was solved beside the replay of the same arms."""
+    rows = {each.prompt_id: each for each in solved}
+    arms = sorted({parse(each.arm) for each in solved})
+    pool = attempts[attempts["arm"] == "sample"].groupby("prompt_id").size()
+    sizes = [2**power for power in range(12) if 2**power <= pool.max()]
+    measured = measure(attempts, pd.Index(rows), sizes, bundle.setup, arms=arms)
+    levels = np.array([rows[prompt].levels for prompt in measured.prompts])
+    believe = Believing(bundle.confidence, levels) if bundle.confidence else by_score_or_lead
+    enumerated = Enumerated(measured.replays, believe)
+    replayed, missing = replay([arm for arm in arms if isinstance(arm, Cascade)], measured, enumerated)
+    for each in missing:
+        print(f"not replayed: {each['arm']}: {each['reason']}", file=sys.stderr)
+    measured = measured.with_cascades(replayed)
+    columns = {str(arm): column for column, arm in enumerate(measured.arms)}
+    places = [i for i, prompt in enumerate(measured.prompts) if rows[prompt].arm in columns]
+    lived = [rows[measured.prompts[i]] for i in places]
+    chosen = np.array([columns[each.arm] for each in lived])
+    draws = resamples(len(lived), np.random.default_rng(0))
+
+    def beside(live: Sequence[float], replay: Any) -> dict[str, float]:
+        here = np.array(live, dtype=float)
+        difference = estimate(here - replay, draws)
+        return {
+            "live": round(float(here.mean()), 4),
+            "replay": round(float(replay.mean()), 4),
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+        }
+
+    flops = measured.flops[places, chosen]
+    return {
+        "prompts": len(lived),
+        "accuracy": beside([each.right for each in lived], measured.accuracy[places, chosen]),
+        "generations": beside(
+            [each.generated / measured.one[i] for i, each in zip(places, lived, strict=True)],
+            measured.generations[places, chosen],
+        ),
+        "flops_ratio": round(sum(each.flops for each in lived) / float(flops.sum()), 3),
+        "confidence": {
+            "said": round(float(np.mean([each.confidence for each in lived])), 4),
+            "right": round(float(np.mean([each.right for each in lived])), 4),
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
