@@ -29,7 +29,7 @@ from router.errors import (
     InvalidRequest,
     RouterError,
 )
-from router.service import conversion
+from router.service import statuses
 from router.service.auth.addresses import check_address, is_loopback
 from router.v1.router_pb2_grpc import RouterServiceStub
 
@@ -165,7 +165,7 @@ def _bearing(metadata: Any, token: str) -> grpc.aio.Metadata:
 
 def _raised(error: grpc.RpcError, status: Status | None, address: str) -> RouterError:
     if status is not None:
-        return conversion.error(status)
+        return statuses.error(status)
     code, message = error.code(), error.details()
     if code is grpc.StatusCode.UNAVAILABLE:
         return EngineUnavailable(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from router.errors import InvalidRequest, RouterError
-from router.service import conversion
+from router.service import conversion, statuses
 from router.solving.batch import MOST_PROMPTS, Total, for_each
 from router.solving.bill import Bill
 from router.solving.driver import Request
@@ -51,7 +51,7 @@ def failed(index: int, call_id: str, error: RouterError, spent: Bill) -> pb.Solv
     name = f"ERROR_REASON_{error.reason}"
     told = pb.BatchError(
         reason=name if name in pb.ErrorReason.keys() else "ERROR_REASON_UNSPECIFIED",  # noqa: SIM118 - no mapping
-        message=str(error),
+        message=statuses.message(error),
         bill=conversion.bill(spent),
     )
     return pb.SolveBatchResponse(result=pb.BatchResult(index=index, call_id=call_id, error=told))

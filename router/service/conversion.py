@@ -1,18 +1,11 @@
-"""Protocol buffers ↔ the router's own types, errors included. No decisions, no I/O."""
+"""Protocol buffers ↔ the router's own types. No decisions, no I/O."""
 
 import re
 from dataclasses import fields
-from datetime import timedelta
 from functools import lru_cache
 
-from google.protobuf.any_pb2 import Any
-from google.rpc.code_pb2 import Code
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
-from google.rpc.status_pb2 import Status
-
-from router import errors
 from router.bundle.bundle import Bundle
-from router.errors import InvalidRequest, RouterError
+from router.errors import InvalidRequest
 from router.policy.objectives import AverageBudget, Objective
 from router.policy.table import Cell, Cost, Expectation, Policy
 from router.prompt import Message, Prompt
@@ -27,7 +20,6 @@ from router.v1 import router_pb2 as pb
 from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 
 Asked = pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest | pb.BatchPrompt
-DOMAIN = "router.v1"
 LONGEST_NAME = 128  # characters of a conversation's name
 CALL_ID = r"[A-Za-z0-9_.:-]{1,128}"  # ASCII: gRPC sends nothing else back
 _OBJECTIVES = pb.Objective.DESCRIPTOR.fields_by_name
@@ -323,72 +315,3 @@ def served(bundle: Bundle, policy: Policy) -> pb.Bundle:
         default_objective=objective_message(default) if default.kind in _OBJECTIVES else None,
         cells=map(cell, policy.cells),
     )
-
-
-# Errors, in both directions
-
-
-def status(error: RouterError) -> Status:
-    """The error as a google.rpc.Status, with the details that ErrorReason's documentation promises."""
-    details = [ErrorInfo(reason=error.reason, domain=DOMAIN)]
-    if isinstance(error, InvalidRequest):
-        # The solver knows a flat request; in the messages, limits are options.
-        name = error.field if error.field not in pb.SolveOptions.DESCRIPTOR.fields_by_name else f"options.{error.field}"
-        details.append(
-            BadRequest(field_violations=[{"field": name, "description": str(error), "reason": error.reason}])
-        )
-    if error.retry_seconds is not None:
-        details.append(RetryInfo(retry_delay=timedelta(seconds=error.retry_seconds)))
-    if isinstance(error, errors.Stopped) and isinstance(error.bill, Bill):
-        details.append(bill(error.bill))
-    return Status(code=Code.Value(error.status), message=str(error), details=[_packed(detail) for detail in details])
-
-
-def _packed(message: ErrorInfo | BadRequest | RetryInfo | pb.Bill) -> Any:
-    packed = Any()
-    packed.Pack(message)
-    return packed
-
-
-def error(received: Status) -> RouterError:
-    """The error that a client received: :func:`status` read back, with the bill in words."""
-    info, violation, spent, retry = ErrorInfo(), BadRequest(), pb.Bill(), RetryInfo()
-    message = received.message
-    for detail in received.details:
-        if detail.Unpack(spent):
-            message += f" (spent: {spent.generated_tokens} tokens generated, {spent.scored_tokens} scored)"
-        elif not detail.Unpack(info) and not detail.Unpack(retry):
-            detail.Unpack(violation)
-    if violation.field_violations:
-        return InvalidRequest(violation.field_violations[0].field, message, reason=info.reason)
-    seconds = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
-    return _CLASSES.get(info.reason, errors.InternalError)(message, reason=info.reason or None, retry_seconds=seconds)
-
-
-_CLASSES: dict[str, type[RouterError]] = {
-    cls.reason: cls
-    for cls in (
-        errors.InvalidFile,
-        errors.InvalidBundle,
-        errors.MissingWeights,
-        errors.MissingDependency,
-        errors.CodeNotAllowed,
-        errors.AddressUnavailable,
-        errors.Unauthenticated,
-        errors.PermissionDenied,
-        errors.EngineUnavailable,
-        errors.OutcomesOff,
-        errors.OutcomesUnavailable,
-        errors.Overloaded,
-        errors.Stopping,
-        errors.StreamNotRead,
-        errors.MessageMissing,
-        errors.TooManyCalls,
-        errors.DeadlineExceeded,
-        errors.SearchTooLong,
-        errors.GaveWay,
-        errors.TokenCapReached,
-        errors.ConfidenceInsufficient,
-        errors.InternalError,
-    )
-}

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 from grpc_status import rpc_status
 
 from router.errors import AddressUnavailable, InvalidRequest, MessageMissing, RouterError, StreamNotRead
-from router.service import conversion
+from router.service import statuses
 from router.service.admin import ADMIN
 from router.service.auth.addresses import address_of
 from router.service.auth.callers import Peer
@@ -244,7 +244,7 @@ async def _send(context: grpc.aio.ServicerContext, seconds: float, event: Any) -
 
 async def _abort(context: grpc.aio.ServicerContext, call: Call, error: RouterError) -> None:
     """End the call with the error's status, details and time to retry."""
-    code, message, metadata = rpc_status.to_status(conversion.status(error))
+    code, message, metadata = rpc_status.to_status(statuses.status(error))
     # gRPC's own retries, where a client has them on, keep to this; a negative delay is "don't".
     pushback = -1 if error.retry_seconds is None else round(1000 * error.retry_seconds)
     await context.abort(code, message, (*metadata, ("grpc-retry-pushback-ms", str(pushback)), (REQUEST_ID, call.id)))

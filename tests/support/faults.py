@@ -12,7 +12,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
 from router.outcomes.tables import decisions, outcomes
-from router.service import conversion
+from router.service import statuses
 from router.v1 import router_pb2 as pb
 from router.v1.admin_pb2_grpc import AdminServiceStub
 from router.v1.router_pb2_grpc import RouterServiceStub
@@ -43,7 +43,7 @@ class Tally:
 
 
 def report(tallies: list[Tally]) -> str:
-    """As a table in Markdown."""
+    """As a table in Markdown, and how many kinds of fault there are."""
     lines = ["| fault | times | calls | told to try again | lost | slowest call, s |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {t.fault} | {t.times:,} | {t.calls:,} | {t.refused:,} | {len(t.lost):,} | {t.slowest:.1f} |"
@@ -100,6 +100,19 @@ class Caller:
         finally:
             self.tally.slowest = max(self.tally.slowest, time.monotonic() - began)
 
+    async def refused(self, what: str, call: Callable[[], Awaitable[object]], code: str, because: str = "") -> None:
+        """A call that must end with this status, and a message with ``because`` in it; all else counts as lost."""
+        self.tally.calls += 1
+        began = time.monotonic()
+        try:
+            reply = await call()
+        except grpc.aio.AioRpcError as error:
+            if error.code().name != code or because not in str(error.details()):
+                self.tally.lost.append(f"{what}: {error.code().name} {error.details()}")
+        else:
+            self.tally.lost.append(f"{what} is taken: {reply}")
+        self.tally.slowest = max(self.tally.slowest, time.monotonic() - began)
+
     async def solve(
         self, number: int, arm: str, timeout: float = 100, *, again: bool = True, **options: Any
     ) -> pb.SolveResponse | None:
@@ -138,7 +151,7 @@ def told_to_retry(error: grpc.aio.AioRpcError) -> float | None:
     for detail in status.details if status else ():
         if not detail.Unpack(info):
             detail.Unpack(retry)
-    if info.domain != conversion.DOMAIN or not retry.HasField("retry_delay"):
+    if info.domain != statuses.DOMAIN or not retry.HasField("retry_delay"):
         return None
     return retry.retry_delay.ToTimedelta().total_seconds()
 

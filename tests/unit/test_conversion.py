@@ -1,20 +1,23 @@
 """Messages say exactly what the router means, and every error keeps its reason."""
 
+import base64
 import re
 import subprocess
 import sys
 from pathlib import Path as Folder
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from grpc_status import rpc_status
 
 from router import errors
 from router.bundle.bundle import load_bundle
 from router.errors import InvalidRequest, RouterError
 from router.policy.objectives import OBJECTIVES, Budget, objective_of
 from router.prompt import Message, Prompt
-from router.service import conversion
+from router.service import conversion, statuses
 from router.service.objectives import objective_message
 from router.solving.bill import Bill, Rate
 from router.solving.driver import Request, Round, StopReason
@@ -171,7 +174,7 @@ def test_a_wrong_arm_names_its_field(arm):
 
 def details(error: RouterError) -> dict[str, Any]:
     found = {}
-    for packed in conversion.status(error).details:
+    for packed in statuses.status(error).details:
         for message in (ErrorInfo(), BadRequest(), RetryInfo(), pb.Bill()):
             if packed.Unpack(message):
                 found[message.DESCRIPTOR.name] = message
@@ -184,9 +187,9 @@ def details(error: RouterError) -> dict[str, Any]:
     [cls for cls in subclasses(RouterError) if cls.reason != RouterError.reason and cls.__module__ == errors.__name__],
 )
 def test_every_error_survives_the_wire(cls):
-    status = conversion.status(cls("what to do"))
+    status = statuses.status(cls("what to do"))
     assert details(cls("what to do"))["ErrorInfo"] == ErrorInfo(reason=cls.reason, domain="router.v1")
-    received = conversion.error(status)
+    received = statuses.error(status)
     assert (type(received), str(received), received.reason) == (cls, "what to do", cls.reason)
 
 
@@ -202,18 +205,27 @@ def test_an_invalid_request_names_the_field_of_the_message(field, named):
     error = InvalidRequest(field, "too much", reason="CAP_OUT_OF_RANGE")
     (violation,) = details(error)["BadRequest"].field_violations
     assert (violation.field, violation.description, violation.reason) == (named, "too much", "CAP_OUT_OF_RANGE")
-    received = conversion.error(conversion.status(error))
+    received = statuses.error(statuses.status(error))
     assert isinstance(received, InvalidRequest)
     assert (received.field, str(received), received.reason) == (named, "too much", "CAP_OUT_OF_RANGE")
+
+
+@pytest.mark.parametrize("quoted", ["7" * 200_000, "é" * 100_000, "\0" * 200_000, "\ud800" * 99_999])
+def test_an_error_that_quotes_a_long_text_fits_into_headers(quoted):
+    """Clients take 8 KiB of them, and see no status where there is more."""
+    error = InvalidRequest("call_id", f"no call has the id {quoted}; send one of your own", reason="UNSPECIFIED")
+    _, message, metadata = rpc_status.to_status(statuses.status(error))
+    headers = len(quote(message)) + sum(len(base64.b64encode(value)) for _, value in metadata)
+    assert headers < 6000
+    assert message.startswith("no call has the id ")
+    assert message.endswith("; send one of your own")
 
 
 @pytest.mark.parametrize("error", [errors.EngineUnavailable("gone"), errors.Overloaded("busy", retry_seconds=0.25)])
 def test_what_may_pass_says_when_to_retry(error):
     delay = details(error)["RetryInfo"].retry_delay
     assert (
-        delay.seconds + delay.nanos / 1e9
-        == conversion.error(conversion.status(error)).retry_seconds
-        == error.retry_seconds
+        delay.seconds + delay.nanos / 1e9 == statuses.error(statuses.status(error)).retry_seconds == error.retry_seconds
     )
 
 
@@ -236,7 +248,7 @@ def test_a_stopped_search_returns_its_bill():
             pb.BillLine(model="verifier", role="verifier", scored_tokens=3),
         ],
     )
-    assert str(conversion.error(conversion.status(error))) == "stopped (spent: 2 tokens generated, 3 scored)"
+    assert str(statuses.error(statuses.status(error))) == "stopped (spent: 2 tokens generated, 3 scored)"
 
 
 def test_a_bill_has_money_where_there_are_prices():

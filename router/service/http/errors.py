@@ -6,7 +6,7 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict
 
 from router.errors import InvalidRequest, RouterError
-from router.service import conversion
+from router.service import conversion, statuses
 from router.solving.bill import Bill
 
 _STATUSES = {
@@ -38,7 +38,7 @@ def body(error: RouterError, call_id: str) -> dict[str, Any]:
         router["bill"] = MessageToDict(conversion.bill(bill), preserving_proto_field_name=True)
     return {
         "error": {
-            "message": str(error),
+            "message": statuses.message(error),
             "type": _TYPES.get(code) or ("server_error" if code >= 500 else "invalid_request_error"),
             "param": error.field if isinstance(error, InvalidRequest) else None,
             "code": error.reason.lower(),

@@ -1,0 +1,91 @@
+"""Errors ↔ google.rpc.Status, with the details that ErrorReason's documentation promises."""
+
+from datetime import timedelta
+
+from google.protobuf.any_pb2 import Any
+from google.rpc.code_pb2 import Code
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from router import errors
+from router.errors import InvalidRequest, RouterError
+from router.service.conversion import bill
+from router.solving.bill import Bill
+from router.v1 import router_pb2 as pb
+
+DOMAIN = "router.v1"
+MESSAGE_BYTES = 1000  # of an error: it goes into headers three times, percent-encoded, and clients take 8 KiB of them
+
+
+def message(error: RouterError) -> str:
+    """The error's, at most :data:`MESSAGE_BYTES` long: it may quote a text of any length. The middle is left out."""
+    said = str(error).encode(errors="replace")
+    if len(said) > MESSAGE_BYTES:
+        half = MESSAGE_BYTES // 2 - 2
+        said = said[:half] + "…".encode() + said[-half:]
+    return said.decode(errors="ignore")
+
+
+def status(error: RouterError) -> Status:
+    """The error as a google.rpc.Status, with the details that ErrorReason's documentation promises."""
+    said = message(error)
+    details = [ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    if isinstance(error, InvalidRequest):
+        # The solver knows a flat request; in the messages, limits are options.
+        name = error.field if error.field not in pb.SolveOptions.DESCRIPTOR.fields_by_name else f"options.{error.field}"
+        details.append(BadRequest(field_violations=[{"field": name, "description": said, "reason": error.reason}]))
+    if error.retry_seconds is not None:
+        details.append(RetryInfo(retry_delay=timedelta(seconds=error.retry_seconds)))
+    if isinstance(error, errors.Stopped) and isinstance(error.bill, Bill):
+        details.append(bill(error.bill))
+    return Status(code=Code.Value(error.status), message=said, details=[_packed(detail) for detail in details])
+
+
+def _packed(message: ErrorInfo | BadRequest | RetryInfo | pb.Bill) -> Any:
+    packed = Any()
+    packed.Pack(message)
+    return packed
+
+
+def error(received: Status) -> RouterError:
+    """The error that a client received: :func:`status` read back, with the bill in words."""
+    info, violation, spent, retry = ErrorInfo(), BadRequest(), pb.Bill(), RetryInfo()
+    message = received.message
+    for detail in received.details:
+        if detail.Unpack(spent):
+            message += f" (spent: {spent.generated_tokens} tokens generated, {spent.scored_tokens} scored)"
+        elif not detail.Unpack(info) and not detail.Unpack(retry):
+            detail.Unpack(violation)
+    if violation.field_violations:
+        return InvalidRequest(violation.field_violations[0].field, message, reason=info.reason)
+    seconds = retry.retry_delay.ToTimedelta().total_seconds() if retry.HasField("retry_delay") else None
+    return _CLASSES.get(info.reason, errors.InternalError)(message, reason=info.reason or None, retry_seconds=seconds)
+
+
+_CLASSES: dict[str, type[RouterError]] = {
+    cls.reason: cls
+    for cls in (
+        errors.InvalidFile,
+        errors.InvalidBundle,
+        errors.MissingWeights,
+        errors.MissingDependency,
+        errors.CodeNotAllowed,
+        errors.AddressUnavailable,
+        errors.Unauthenticated,
+        errors.PermissionDenied,
+        errors.EngineUnavailable,
+        errors.OutcomesOff,
+        errors.OutcomesUnavailable,
+        errors.Overloaded,
+        errors.Stopping,
+        errors.StreamNotRead,
+        errors.MessageMissing,
+        errors.TooManyCalls,
+        errors.DeadlineExceeded,
+        errors.SearchTooLong,
+        errors.GaveWay,
+        errors.TokenCapReached,
+        errors.ConfidenceInsufficient,
+        errors.InternalError,
+    )
+}
