@@ -1,4 +1,4 @@
-"""Whether the servers of a deployment have what a bundle needs of them: asked when serving starts, not at a call."""
+"""Whether the servers of a deployment have what a bundle needs of them: asked before it serves, not at a call."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -39,7 +39,7 @@ def _list(name: str, url: str, deployment: Deployment) -> Sequence[ServedModel]:
     try:
         return served(url, deployment.key(name), deployment.headers_of(name))
     except EngineUnavailable as error:
-        _log.warning("%s; serving begins all the same, and health says NOT_SERVING until a model answers", error)
+        _log.warning("%s; the bundle serves all the same, and health says NOT_SERVING until a model answers", error)
         return ()
 
 

@@ -9,13 +9,17 @@ from router.cli.options import AllowCode, ApiKey, Backend, Header, Memory, Serve
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from opentelemetry.trace import Tracer
 
     from router.backends import Engines
     from router.backends.specs import Deployment
     from router.bundle.bundle import Bundle
     from router.service.app import Server
+    from router.service.bundle_manager import BundleManager
     from router.service.engine_watch import EngineWatch
+    from router.solving.solver import Solver
 
 _OBSERVER_SECONDS = 0.02  # that a finished call may wait until it is logged and counted
 
@@ -176,7 +180,6 @@ def serve(
     from router.service.admission import Admission
     from router.service.auth import addresses, callers, certificates
     from router.service.auth.reload import Reloaded
-    from router.service.bundle_manager import BundleManager
     from router.service.metrics import Metrics
     from router.service.metrics_door import MetricsDoor
     from router.service.recorder import Recorder
@@ -204,7 +207,7 @@ def serve(
     admission = Admission(concurrency, queue)
 
     def make() -> server.Server:
-        bundles = BundleManager(solver, bundle.resolve().parent, engines, where)
+        bundles, watch = _managed(solver, bundle.resolve().parent, engines, where)
         measured = Metrics(bundles, admission, recorder)
         made = server.Server(
             bundles,
@@ -220,7 +223,7 @@ def serve(
             observer_seconds=_OBSERVER_SECONDS,
             recorder=recorder,
             tracer=tracer,
-            engines=_watch(where, loaded),
+            engines=watch,
             http=http_address,
             http_tls=context,
             http_direct=http_direct,
@@ -302,6 +305,23 @@ def token(
         print("admin = true")
 
 
+def _managed(
+    solver: "Solver", root: Path, engines: "Callable[[Bundle], Engines]", where: "Deployment"
+) -> "tuple[BundleManager, EngineWatch]":
+    """The bundles beside the one that is served, and a watch on the servers of the one that decides."""
+    from functools import partial
+
+    from router.service.bundle_manager import BundleManager
+    from router.service.engine_watch import EngineWatch
+
+    watch = EngineWatch(_model_servers(where, solver.bundle))
+
+    def follow(bundle: "Bundle") -> None:
+        watch.follow(_model_servers(where, bundle))
+
+    return BundleManager(solver, root, engines, where, fits=partial(_check_servers, where), activated=follow), watch
+
+
 def _check_servers(where: "Deployment", bundle: "Bundle") -> None:
     """Whether they have what the bundle needs of them. Raises InvalidRequest."""
     if where.urls:
@@ -310,21 +330,20 @@ def _check_servers(where: "Deployment", bundle: "Bundle") -> None:
         check_servers(bundle.setup, where)
 
 
-def _watch(where: "Deployment", bundle: "Bundle") -> "EngineWatch":
-    """Of the servers of the bundle's models; of none where a model is in this process."""
-    from router.service.engine_watch import EngineWatch
-
+def _model_servers(where: "Deployment", bundle: "Bundle") -> dict[str, dict[str, str]]:
+    """Base URLs of the servers of the bundle's models, and the headers that each wants; none where the reference model
+    is in this process."""
     servers: dict[str, dict[str, str]] = {}
     for name, spec in bundle.setup.models.items():
         if where.backend(name, spec) in ("in_process", "fake") and name == bundle.setup.reference:
-            return EngineWatch({})
+            return {}
         key = where.key(name)
         headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **where.headers_of(name)}
         if name in where.urls:
             from router.backends.openai import base_url  # imported on use: it needs a client
 
             servers |= {base_url(url): headers for url in where.urls[name]}
-    return EngineWatch(servers)
+    return servers
 
 
 def _engines(where: "Deployment", tracer: "Tracer | None", bundle: "Bundle") -> "Engines":

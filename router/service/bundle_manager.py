@@ -43,6 +43,8 @@ class BundleManager:
     root        the folder whose subfolders may be activated; None: no other bundle
     load        loads a bundle's engines, where they are not the ones that run already
     deployment  where models answer, and what runs them
+    fits        raises InvalidRequest where the servers that are there lack what a bundle needs of them
+    activated   is called with the bundle that decides from now on
     """
 
     def __init__(
@@ -51,6 +53,9 @@ class BundleManager:
         root: Path | None = None,
         load: Callable[[Bundle], Engines] | None = None,
         deployment: Deployment | None = None,
+        *,
+        fits: Callable[[Bundle], None] = lambda bundle: None,
+        activated: Callable[[Bundle], None] = lambda bundle: None,
     ):
         self.active = solver
         self.shadow: Solver | None = None
@@ -58,6 +63,7 @@ class BundleManager:
         self._root = root
         self._load_engines = load
         self._deployment = deployment
+        self._fits, self._activated = fits, activated
         self._calls: Counter[Solver] = Counter()
         self._changing = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,6 +87,7 @@ class BundleManager:
             replaced, self._previous, self.active = self._previous, self.active, solver
             if replaced:
                 self._retire(replaced)
+            self._activated(self.active.bundle)
             _log.info("%s decides, %s did before", self.active.bundle.id, self._previous.bundle.id)
             return self.active.bundle, self._previous.bundle
 
@@ -91,6 +98,7 @@ class BundleManager:
                 raise InvalidBundle("there is no bundle to roll back to: none was activated since the last time")
             left, self.active, self._previous = self.active, self._previous, None
             self._retire(left)
+            self._activated(self.active.bundle)
             _log.info("%s decides again, %s is rolled back", self.active.bundle.id, left.bundle.id)
             return self.active.bundle
 
@@ -110,6 +118,8 @@ class BundleManager:
             raise InvalidRequest("digest", "digest must be all 64 hexadecimal digits", reason="UNSPECIFIED")
         try:
             solver = await asyncio.to_thread(self._load, self._root / name, digest)
+        except InvalidRequest as error:  # about this server's options, and not the caller's request
+            raise InvalidBundle(f"{name} can't be served on the engines of this server: {error}") from error
         except RouterError:
             raise
         except Exception as error:  # a pickle may raise anything
@@ -123,6 +133,7 @@ class BundleManager:
 
     def _load(self, folder: Path, digest: str) -> Solver:
         bundle = load_bundle(folder, digest)
+        self._fits(bundle)
         for running in filter(None, (self.active, self._previous)):
             if bundle.served_by == running.bundle.served_by:
                 return self._solver(bundle, running.engines)

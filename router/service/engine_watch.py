@@ -44,7 +44,20 @@ class EngineWatch:
         if self._servers:
             async with self._client() as client:
                 self._set(await self._any(client))
-            self._watching = asyncio.create_task(self._watch())
+            self._watching = asyncio.create_task(self._watch(0 if self.alive else FAILURES))
+
+    def follow(self, servers: Mapping[str, Mapping[str, str]]) -> None:
+        """Look at these from now on, for the first time at once. Within the event loop, once started."""
+        if servers == self._servers:
+            return
+        self._servers = servers
+        if self._watching:
+            self._watching.cancel()
+            self._watching = None
+        if servers:
+            self._watching = asyncio.create_task(self._watch(FAILURES - 1, 0.0))
+        else:
+            self._set(True)
 
     async def stop(self) -> None:
         if self._watching:
@@ -57,11 +70,14 @@ class EngineWatch:
 
         return httpx2.AsyncClient(timeout=self._seconds)
 
-    async def _watch(self) -> None:
-        failures = 0 if self.alive else FAILURES
+    async def _watch(self, failures: int, wait: float | None = None) -> None:
+        """``failures``: looks in a row that were in vain; ``wait``: seconds until the first, None: as usual."""
         async with self._client() as client:
             while True:
-                await asyncio.sleep(self._again if failures else self._seconds)
+                if wait is None:
+                    wait = self._again if failures else self._seconds
+                await asyncio.sleep(wait)
+                wait = None
                 failures = 0 if await self._any(client) else failures + 1
                 if not failures or failures >= FAILURES:
                     self._set(not failures)

@@ -171,7 +171,9 @@ async def test_a_swap_under_load_fails_no_call(channel, bundles, root):
     calls = [asyncio.create_task(call()) for _ in range(8)]
     for name in ("two", "three", "larger", "one"):
         await bundles.activate(name, digest_of(root / name))
-        await asyncio.sleep(0.1)
+        async with asyncio.timeout(60):
+            while name not in decided:  # noqa: ASYNC110 - nothing to wait for
+                await asyncio.sleep(0.02)
     await bundles.roll_back()
     ended.set()
     await asyncio.gather(*calls)
@@ -210,6 +212,28 @@ async def test_engines_that_do_not_load_are_a_refusal(root):
     with pytest.raises(InvalidBundle, match="no room"):
         await bundles.activate("larger", digest_of(root / "larger"))
     assert bundles.active.bundle.manifest.name == "one"
+
+
+async def test_a_bundle_that_the_servers_do_not_fit_is_refused(channel, bundles, root):
+    def fits(bundle):
+        raise InvalidRequest("url", "--url small=http://a: serves m, not 'reviser'", reason="UNSPECIFIED")
+
+    bundles._fits = fits
+    request = admin.ActivateBundleRequest(name="two", digest=digest_of(root / "two"))
+    with pytest.raises(grpc.RpcError, match=r"two can't be served .* not 'reviser'") as raised:
+        await AdminServiceStub(channel).ActivateBundle(request, metadata=sent_by("ops"))
+    assert raised.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert bundles.active.bundle.manifest.name == "one"
+
+
+async def test_every_change_says_which_bundle_decides(root):
+    decides: list[str] = []
+    solver = Solver(load_bundle(root / "one"), engines(FakeGenerator()))
+    bundles = BundleManager(solver, root, activated=lambda bundle: decides.append(bundle.manifest.name))
+    await bundles.set_shadow("three", digest_of(root / "three"))
+    await bundles.activate("two", digest_of(root / "two"))
+    await bundles.roll_back()
+    assert decides == ["two", "one"]
 
 
 async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_call(bundles, root, generators):

@@ -117,6 +117,32 @@ async def test_health_stays_not_serving_while_the_server_stops(solver, engine):
     assert not server.serving
 
 
+@pytest.mark.parametrize("dead_first", [True, False])
+async def test_health_follows_the_servers_of_the_bundle_that_decides(solver, engine, dead_first):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        live, dead = ({f"http://127.0.0.1:{port}/v1": {}} for port in (engine.port, free.getsockname()[1]))
+        watch = EngineWatch(dead if dead_first else live, seconds=0.2, again_seconds=0.05)
+        server = Server(BundleManager(solver), "127.0.0.1", 0, engines=watch)
+        await server.start()
+        assert server.serving is not dead_first
+        watch.follow(live if dead_first else dead)
+
+        async def changed() -> bool:
+            return server.serving is dead_first
+
+        await until(changed)
+        watch.follow({})  # models in this process
+        assert server.serving
+        watch.follow(dead)
+
+        async def noticed() -> bool:
+            return not server.serving
+
+        await until(noticed)
+        await server.stop(grace=0)
+
+
 # At the start
 
 SPEC = ModelSpec("m", 1_000, TEMPLATE, temperature=0.8, max_tokens=512, adapter="generator", reviser="reviser")
