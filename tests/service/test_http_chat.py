@@ -93,8 +93,12 @@ async def test_the_model_has_its_own_name_and_the_bundles(client, name):
 async def test_models_are_what_is_served(client, solver):
     listed = [model async for model in client.models.list()]
     assert [model.id for model in listed] == ["router", "tiny", solver.bundle.id]
-    one = await client.models.retrieve("router")
-    assert one.router["digest"] == solver.bundle.digest
+    for name in ("router", "tiny"):
+        one = await client.models.retrieve(name)
+        assert (one.id, one.router["digest"]) == (name, solver.bundle.digest)
+        assert (one.router["models"][0]["parameters"], one.router["verifier"]["parameters"]) == (1_000, 500)
+    assert listed[0].router["digest"] == solver.bundle.digest
+    assert [model.router for model in listed[1:]] == [{"alias_of": "router"}] * 2
     with pytest.raises(openai.NotFoundError):
         await client.models.retrieve("gpt-4")
 

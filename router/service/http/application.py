@@ -146,22 +146,22 @@ class _Api:
         return replies.direct(chat, call.id, _bill(call), setup.reference, [setup.main])
 
     async def models(self, inbound: Inbound) -> Response:
-        return _json(await self._models(inbound))
+        return _json(replies.models(await self._served(inbound), self._names()))
 
     async def model(self, inbound: Inbound) -> Response:
         name = inbound.scope["path_params"]["model"]
-        for each in (await self._models(inbound))["data"]:
-            if each["id"] == name:
-                return _json(each)
+        served = await self._served(inbound)
+        if name in self._names():
+            return _json(replies.model(served, name))
         raise InvalidRequest("model", f"the model {name[:100]!r} is not served", reason="MODEL_UNKNOWN")
 
-    async def _models(self, inbound: Inbound) -> dict[str, Any]:
-        reply = await self._answer(inbound.call("GetBundle", pb.GetBundleRequest()))
-        return replies.models(reply.bundle, self._names())
-
     async def bundle(self, inbound: Inbound) -> Response:
+        return _json(replies.bundle(await self._served(inbound)))
+
+    async def _served(self, inbound: Inbound) -> pb.Bundle:
         reply = await self._answer(inbound.call("GetBundle", pb.GetBundleRequest()))
-        return _json(replies.as_json(reply.bundle))
+        served: pb.Bundle = reply.bundle
+        return served
 
     async def called(self, method: str, kind: type[ProtoMessage], inbound: Inbound) -> Response:
         """A method of the RouterService whose messages are JSON."""

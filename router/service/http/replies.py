@@ -91,11 +91,29 @@ def as_json(message: ProtoMessage) -> dict[str, Any]:
     return told
 
 
-def models(bundle: pb.Bundle, names: Sequence[str]) -> dict[str, Any]:
-    """All of them are what is served: a bundle of several language models, described in ``router``."""
-    described = as_json(bundle)
+def bundle(served: pb.Bundle) -> dict[str, Any]:
+    """As :func:`as_json`, sizes of models as numbers: in protobuf's JSON, integers of 64 bits are strings."""
+    told = as_json(served)
+    for each, shown in zip(served.models, told["models"], strict=True):
+        shown["parameters"] = each.parameters
+    if served.HasField("verifier"):
+        told["verifier"]["parameters"] = served.verifier.parameters
+    return told
+
+
+def model(served: pb.Bundle, name: str) -> dict[str, Any]:
+    """What is served: a bundle of several language models, described in ``router``."""
+    described = bundle(served)
     del described["cells"]  # GET /v1/router/bundle has them
-    entries = [
-        {"id": name, "object": "model", "created": 0, "owned_by": "router", "router": described} for name in names
-    ]
+    return _listed(name, described)
+
+
+def models(served: pb.Bundle, names: Sequence[str]) -> dict[str, Any]:
+    """All ``names`` are the same model's: the first is described, the others say whose they are."""
+    first, *others = names
+    entries = [model(served, first), *(_listed(name, {"alias_of": first}) for name in others)]
     return {"object": "list", "data": entries}
+
+
+def _listed(name: str, described: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "router", "router": described}
