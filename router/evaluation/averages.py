@@ -1,7 +1,7 @@
 """The policy at average budgets on held-out prompts, beside plainer ways to choose; its plans; its confidences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from router.evaluation.arms import arm_names, chosen, fixed
 from router.evaluation.curves import Curve, PerPrompt, estimate
-from router.evaluation.parts import AtAverage, Plan, PlanStage, ReliabilityBin, Trust, Way
+from router.evaluation.parts import AtAverage, Plan, PlanStage, Trust, Way
 from router.policy.objectives import AverageBudget
 from router.policy.table import LEVELS, Policy
 from router.tuning.calibration import calibration
@@ -182,9 +182,8 @@ def trusted(averages: Averages, enumerated: Enumerated, budget: float) -> Trust 
     known = ~np.isnan(sure) & (right >= 0)
     if known.sum() < 2:
         return None
-    found = asdict(calibration(sure[known], right[known]))
-    bins = tuple(ReliabilityBin(**each) for each in found.pop("bins"))
-    return Trust(budget, **found, bins=bins)
+    found = calibration(sure[known], right[known])
+    return Trust(**{each.name: getattr(found, each.name) for each in fields(found)}, budget=budget)
 
 
 def cascades_of(tuned: Sequence[Mapping[str, Any]]) -> list[Cascade]:

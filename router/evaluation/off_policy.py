@@ -1,160 +1,34 @@
 """What a policy that never served would have been worth, from the decisions of one that did.
 
-A logged decision shows one arm's outcome. It speaks for a new policy where that one would have taken the same arm, and
-then for all the calls at which the arm was not taken: it counts 1 / (its probability of being taken). This needs the
-new policy's arms to have been explored; where one was not, the log says nothing of it, and nor do the estimates.
+The new policy's arms must have been explored: where one was not, the log says nothing of it, and nor do the estimates.
+How values are estimated is in :mod:`router.evaluation.estimators`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
-from sklearn.model_selection import GroupKFold
 
 from router.attempts.served import sift
 from router.errors import InvalidFile, InvalidRequest
+from router.evaluation.estimators import Logged, Values, effective_size, estimators, importance, intervals, predict
 from router.outcomes import tables as database
 from router.policy.objectives import objective_of
-from router.policy.table import LEVELS, Policy
+from router.policy.table import Policy
 from router.prompt import Prompt
 from strategies import InvalidArm, parse
 
-RESAMPLES = 1000
-FOLDS = 5
 FEWEST = 30  # decisions that an estimate must weigh as much as; below, its interval is not to be trusted
 SPENT = ("flops", "generated_tokens", "seconds")
 STOPPED = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")  # ended without an answer by a limit of the call's own
-_PENALTIES = np.logspace(-2, 3, 11)
 _WANTED = (
     *("at", "method", "bundle", "prompt", "messages", "prompt_sha256", "probabilities", "arm", "propensity", "code"),
     "levels_by",
     *("objective", "objective_value", "objective_given", "choice", "explore", *SPENT, "correct", "score"),
 )
 Predict = Callable[[Sequence[Prompt]], NDArray[np.float64]]  # prompts → (n, 5) level probabilities
-Values = NDArray[np.float64]
-Arms = NDArray[np.int64]
-Key = TypeVar("Key")
-
-
-@dataclass(frozen=True, slots=True)
-class Logged:
-    """n decisions with known outcomes, of arms numbered 0 to K - 1.
-
-    probabilities  (n, 5) of the levels
-    taken          (n,) which arm ran;  propensity (n,) its probability of being taken, above 0 to 1
-    prompt         (n,) number of the prompt: decisions at one prompt are not independent
-    weight         (n,) how many decisions each stands for; 1 where every outcome is known
-    """
-
-    probabilities: Values
-    taken: Arms
-    propensity: Values
-    prompt: Arms
-    weight: Values
-
-
-def importance(log: Logged, target: Arms) -> Values:
-    """(n,) how many decisions each speaks for: 1 / propensity where the target takes the arm that ran, else 0.
-
-    Horvitz & Thompson, A generalization of sampling without replacement from a finite universe, JASA 1952.
-    """
-    return np.where(target == log.taken, 1 / log.propensity, 0.0)
-
-
-def effective_size(weights: Values) -> float:
-    """How many equally weighted decisions would tell as much: (sum w)² / sum w². Kish, Survey Sampling, 1965."""
-    squares = float(weights @ weights)
-    return float(weights.sum()) ** 2 / squares if squares else 0.0
-
-
-def predict(log: Logged, happened: Values, arms: Sequence[Arms], *, seed: int = 0) -> list[Values]:
-    """For each of ``arms``, (n, m) what is to be expected of it, by models fitted on what happened at other prompts.
-
-    happened  (n, m) values of each decision: its outcome, its costs
-
-    Cross-fitting: a decision's own outcome must not shape what was expected of it. The model is ridge regression on
-    the level probabilities, once for all arms and once for each: arms seldom seen stay near the average of all.
-    """
-    count = 1 + max(int(arm.max()) for arm in (log.taken, *arms))
-
-    def features(taken: Arms) -> Values:
-        own = np.zeros((len(taken), count, len(LEVELS)))
-        own[np.arange(len(taken)), taken] = log.probabilities
-        return np.hstack([log.probabilities, own.reshape(len(taken), -1)])
-
-    seen, asked = features(log.taken), [features(arm) for arm in arms]
-    found = [np.empty_like(happened) for _ in arms]
-    folds = min(FOLDS, len(np.unique(log.prompt)))
-    for train, test in GroupKFold(folds, shuffle=True, random_state=seed).split(seen, groups=log.prompt):
-        model = RidgeCV(_PENALTIES, alpha_per_target=True)
-        model.fit(seen[train], happened[train], sample_weight=log.weight[train])
-        for values, question in zip(found, asked, strict=True):
-            values[test] = model.predict(question[test]).reshape(-1, happened.shape[1])
-    return found
-
-
-def estimators(log: Logged, outcome: Values, target: Arms, expected: Values, expected_taken: Values) -> dict[str, Any]:
-    """name → (numerators, denominators), both (n,): the estimate of the target's mean outcome is the ratio of sums.
-
-    expected, expected_taken  of the target's arms and of those that ran, by :func:`predict`
-
-    direct  the model's word alone: wrong wherever the model is
-    ips     sum w y / n, inverse propensity scoring: unbiased with the right propensities, whatever the outcomes
-            (Horvitz & Thompson 1952)
-    snips   sum w y / sum w, self-normalised: a little biased, far less variable, and between the smallest and largest
-            outcome (Swaminathan & Joachims, The self-normalized estimator for counterfactual learning, NIPS 2015)
-    dr      the model's word corrected by what it got wrong, sum (q + w (y - q)) / n, doubly robust: right where the
-            model or the propensities are (Dudík, Langford & Li, Doubly robust policy evaluation and learning, ICML
-            2011)
-    """
-    weight, w = log.weight, log.weight * importance(log, target)
-    return {
-        "dr": (weight * expected + w * (outcome - expected_taken), weight),
-        "snips": (w * outcome, w),
-        "ips": (w * outcome, weight),
-        "direct": (weight * expected, weight),
-    }
-
-
-def intervals(
-    ratios: Mapping[Key, tuple[Values, Values]],
-    prompt: Arms,
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> dict[Key, dict[str, float | None]]:
-    """Value, low and high of each ratio of sums; the interval by bootstrap over calls.
-
-    Calls at the same prompt are drawn together. A resample in which a denominator is 0 says nothing and is left out;
-    where it is 0 in all of them, the values are None.
-    """
-    rng = np.random.default_rng(seed)
-    sums = np.stack(
-        [np.bincount(prompt, part) for numerator, denominator in ratios.values() for part in (numerator, denominator)],
-        axis=1,
-    )
-    sums = sums[np.bincount(prompt) > 0]
-    even = np.full(len(sums), 1 / len(sums))
-    drawn = np.stack([rng.multinomial(len(sums), even) @ sums for _ in range(resamples)])
-    found = {}
-    for i, name in enumerate(ratios):
-        value = _ratio(sums[:, 2 * i].sum(), sums[:, 2 * i + 1].sum())
-        draws = _ratio(drawn[:, 2 * i], drawn[:, 2 * i + 1])
-        draws = draws[np.isfinite(draws)]
-        tail = (1 - confidence) / 2
-        low, high = np.quantile(draws, [tail, 1 - tail]) if len(draws) else (np.nan, np.nan)
-        numbers = {"value": value, "low": low, "high": high}
-        found[name] = {key: float(number) if np.isfinite(number) else None for key, number in numbers.items()}
-    return found
-
-
-def _ratio(numerator: Any, denominator: Any) -> Any:
-    return np.divide(numerator, denominator, out=np.full_like(numerator, np.nan), where=denominator != 0)
 
 
 def estimate(

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from router.schema import STRICT
+from router.tuning.calibration import Calibration
 
 # The figures that a reader looks for first. ``reasons`` says of those that are null why.
 HEADLINE = (
@@ -115,32 +116,7 @@ class Plan(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class ReliabilityBin(Part):
-    """Answers of one tenth of confidence: mean confidence, and the share right with its interval."""
-
-    count: int
-    confidence: float
-    right: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class Trust(Part):
-    """How confidences and outcomes agree on one answer a held-out prompt, chosen at an average budget.
-
-    error      expected calibration error over ten equal bins
-    chance     what perfectly calibrated confidences of this spread show on average, ``chance_high`` in one of 20 cases
-    brier      mean squared distance;  brier_constant: of always saying the mean
-    auc        probability that a right answer is believed more than a wrong one
-    """
+class Trust(Calibration):
+    """How confidences and outcomes agree on one answer a held-out prompt, chosen at an average budget."""
 
     budget: float
-    answers: int
-    error: float
-    chance: float
-    chance_high: float
-    brier: float
-    brier_constant: float
-    auc: float | None
-    bins: tuple[ReliabilityBin, ...]

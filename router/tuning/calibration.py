@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from router.schema import STRICT
+
 Floats = NDArray[np.float64]
 BINS = 10
 _SIMULATED = 1000
@@ -14,6 +16,8 @@ _SIMULATED = 1000
 @dataclass(frozen=True, slots=True)
 class Bin:
     """Answers of one tenth of confidence: how many, their mean confidence, the share right with its 95% interval."""
+
+    __pydantic_config__ = STRICT
 
     count: int
     confidence: float
@@ -33,6 +37,8 @@ class Calibration:
     auc      probability that a right answer is believed more than a wrong one; None where all are alike
     bins     the reliability diagram, empty bins left out
     """
+
+    __pydantic_config__ = STRICT
 
     answers: int
     error: float

@@ -14,7 +14,8 @@ from router.backends import Engines
 from router.bundle.bundle import load_bundle
 from router.cli.main import main
 from router.errors import InvalidRequest
-from router.evaluation.off_policy import Logged, effective_size, estimate, estimators, importance, intervals, predict
+from router.evaluation.estimators import Logged, effective_size, estimators, importance, intervals, predict
+from router.evaluation.off_policy import estimate
 from router.outcomes import tables as database
 from router.policy.objectives import Budget
 from router.policy.table import LEVELS, Cell, Cost, Policy

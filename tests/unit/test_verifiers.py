@@ -1,6 +1,6 @@
-"""Kinds of verifiers that any engine's models can have: a judge, tests, none; what they are billed as; calibration."""
+"""Kinds of verifiers that any engine's models can have, but for judges; what they are billed as; calibration."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,7 @@ from router.backends import Asked, Engines, Usage, prepared
 from router.backends.calibrated import Calibrated, platt
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.backends.registry import load_engines, why_not
-from router.backends.specs import Deployment, ModelSpec, Platt, Setup, VerifierSpec
-from router.backends.template import CHATML
+from router.backends.specs import Deployment, Platt, Setup, VerifierSpec
 from router.backends.verifiers import KINDS, options_of
 from router.backends.verifiers.executed_tests import ExecutedTests
 from router.backends.verifiers.judge import Judge, Options
@@ -23,74 +22,14 @@ from router.backends.verifiers.written_tests import Options as WritingOptions
 from router.backends.verifiers.written_tests import WrittenTests
 from router.bundle.bundle import load_bundle
 from router.errors import CodeNotAllowed, InvalidRequest
-from router.prompt import Message, Prompt
+from router.prompt import Prompt
 from router.schema import read
-from router.solving.bill import Bill, rates_of
+from router.solving.bill import Bill
 from router.solving.driver import Request, drive
 from router.solving.solver import Solver
 from router.tasks import PlainTask, Tasks, load_task
-from strategies import Candidate, Result, parse
-
-ASKED = Prompt.of("What is 3 + 4?")
-MODEL = ModelSpec(
-    "fake", 1_000, CHATML, temperature=0.8, max_tokens=512, backend="fake", input_price=2.0, output_price=3.0
-)
-LARGE = replace(MODEL, parameters=5_000, input_price=20.0, output_price=30.0)
-
-
-def setup(kind: str, **fields: Any) -> Setup:
-    task = fields.pop("task", "math")
-    return Setup("tiny", "small", {"small": MODEL, "large": LARGE}, VerifierSpec(kind, **fields), task=task)
-
-
-@dataclass
-class Preferring(FakeGenerator):
-    """Finds solutions right that say 7. Remembers what it was asked."""
-
-    asked: list[str] = field(default_factory=list)
-
-    async def prefer(
-        self, prompts: Any, answers: tuple[str, str], *, max_tokens: int | None, usage: Usage
-    ) -> list[float | None]:
-        found: list[float | None] = []
-        for prompt in prompts:
-            if max_tokens is not None and max_tokens < prompt.characters:
-                found.append(None)
-                continue
-            max_tokens = None if max_tokens is None else max_tokens - prompt.characters
-            usage.add(calls=1, scored_tokens=prompt.characters)
-            self.asked.append(prompt.question)
-            found.append(0.9 if "Answer: 7" in prompt.question else 0.2)
-        return found
-
-
-class Silent(FakeGenerator):
-    """An engine that says nothing of probabilities."""
-
-    prefer: Any = None
-
-
-def saying(*said: str, kind: type[FakeGenerator] = Silent, **options: Any) -> FakeGenerator:
-    """A model whose samples say these texts in turn, again and again."""
-    left: list[str] = []
-
-    def write(prompt: str, candidate: Candidate, rng: Any) -> str:
-        left[:] = left or said
-        return left.pop(0)
-
-    return kind(write=write, **options)
-
-
-def done(text: str, answer: str | None) -> Candidate:
-    return Candidate(steps=(text,), end="stop", answer=answer)
-
-
-async def solved(arm: str, engines: Engines, bill: Bill, **request: Any) -> Result:
-    task = load_task("math")
-    *_, last = [each async for each in drive(parse(arm), Request(ASKED, **request), engines, task, bill)]
-    assert isinstance(last, tuple)
-    return last[0]
-
+from strategies import Candidate, parse
+from tests.support.judging import ASKED, LARGE, MODEL, Preferring, done, saying, setup
 
 # The schema
 
@@ -139,107 +78,6 @@ def test_the_kinds_are_loaded_by_name(tmp_path):
         assert type(engines.verifier) is verifier
         assert set(engines.models) == {"small", *([model] if model else [])}
         assert options_of(kind, {}) is not None
-
-
-# A judge
-
-
-async def test_a_judge_is_asked_once_about_each_solution_that_could_be_chosen():
-    model = Preferring()
-    candidates = [
-        done("Answer: 7", "7"),
-        done("Answer: 8", "8"),
-        done("Answer: 7", "7"),
-        done("Who knows?", None),
-        Candidate(steps=("3 + 4 =",), end="length"),
-        Candidate(),
-    ]
-    usage = Usage()
-    scored = await Judge(model, "small", Options()).score(ASKED, candidates, max_tokens=None, usage=usage)
-    assert [each.score for each in scored] == [0.9, 0.2, 0.9, None, None, None]
-    assert len(model.asked) == usage.calls == 2
-    assert usage.scored_tokens == sum(map(len, model.asked))
-    assert "What is 3 + 4?" in model.asked[0]
-    assert model.asked[0].endswith("Reply with one word, Yes or No.")
-
-
-async def test_every_step_has_the_score_of_the_whole():
-    two = Candidate(steps=("3 + 4 is\n", "Answer: 7"), end="stop", answer="7")
-    (scored,) = await Judge(Preferring(), "small", Options()).score(ASKED, [two], max_tokens=None, usage=Usage())
-    assert scored.scores == (0.9, 0.9)
-
-
-async def test_a_judge_sees_the_conversation_but_no_system_prompt_and_braces_are_text():
-    model = Preferring()
-    chat = Prompt(
-        (Message("system", "Be brief"), Message("user", "a"), Message("assistant", "b"), Message("user", "{no}?"))
-    )
-    await Judge(model, "small", Options()).score(chat, [done("{question}", "7")], max_tokens=None, usage=Usage())
-    assert "user: a\n\nassistant: b\n\n{no}?" in model.asked[0]
-    assert "Be brief" not in model.asked[0]
-    assert "Proposed solution:\n{question}" in model.asked[0]
-
-
-async def test_a_cap_on_what_is_read_holds():
-    model, usage = Preferring(), Usage()
-    few = [done(f"Answer: {n}", str(n)) for n in range(5)]
-    length = len(Judge(model, "small", Options())._question(ASKED, few[0].text).question)
-    scored = await Judge(model, "small", Options()).score(ASKED, few, max_tokens=2 * length, usage=usage)
-    assert [each.score is None for each in scored] == [False, False, True, True, True]
-    assert usage.scored_tokens <= 2 * length
-
-
-@pytest.mark.parametrize("preferring", [True, False])
-async def test_without_probabilities_verdicts_are_sampled_and_counted(preferring):
-    said = ["Yes.", "I think so: yes", "No", "Hm.", "No, wait. Yes!"]
-    model = saying(*said, kind=Preferring if preferring else Silent)
-    usage = Usage()
-    judge = Judge(model, "small", Options(sampled=preferring, samples=5, max_tokens=20))
-    (scored,) = await judge.score(ASKED, [done("Answer: 7", "7")], max_tokens=None, usage=usage)
-    assert scored.score == pytest.approx((3 + 1) / (4 + 2))
-    assert usage.generated_tokens == sum(len(each) + 1 for each in said)
-    assert usage.scored_tokens > 0
-    assert usage.prompt_tokens == 0
-
-
-async def test_sampled_verdicts_keep_to_what_may_still_be_written():
-    usage = Usage()
-    judge = Judge(saying("Yes, it is right, of course."), "small", Options())
-    bound, _ = await prepared(judge, Asked(ASKED, None, may_generate=lambda: 7 - usage.generated_tokens), Usage())
-    scored = await bound.score(ASKED, [done("Answer: 7", "7"), done("8", "8")], max_tokens=None, usage=usage)
-    assert usage.generated_tokens == 7
-    assert scored[1].score is None
-    nothing = await judge.score(ASKED, [done("Answer: 7", "7")], max_tokens=100, usage=Usage())
-    assert nothing[0].score is None
-
-
-async def test_who_says_neither_yes_nor_no_gives_no_score():
-    (scored,) = await Judge(saying("Perhaps"), "small", Options()).score(
-        ASKED, [done("Answer: 7", "7")], max_tokens=None, usage=Usage()
-    )
-    assert scored.scores is None
-
-
-async def test_a_judge_is_billed_as_the_model_that_it_asks():
-    judged = setup("judge", model="large")
-    writer, large = saying("Answer: 8", "Answer: 7"), Preferring()
-    engines = Engines({"small": writer, "large": large}, "small", Judge(large, "large", Options()))
-    bill = Bill(rates_of(judged))
-    result = await solved("best_of_n(n=2)", engines, bill)
-    assert result.answer == "7"
-    assert set(bill.lines) == {("small", "generator"), ("large", "verifier")}
-    read = bill.lines["large", "verifier"].scored_tokens
-    assert read == sum(map(len, large.asked))
-    assert bill.flops(role="verifier") == 2 * 5_000 * read
-    assert bill.money == pytest.approx(20.0 * read + 2.0 * bill.prompt_tokens + 3.0 * bill.generated_tokens)
-
-
-async def test_an_arm_that_needs_no_scores_asks_no_judge():
-    large = Preferring()
-    engines = Engines({"small": saying("Answer: 7"), "large": large}, "small", Judge(large, "large", Options()))
-    bill = Bill()
-    await solved("majority(n=4)", engines, bill)
-    assert set(bill.lines) == {("small", "generator")}
 
 
 # Arms that can't be run with it
