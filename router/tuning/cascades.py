@@ -141,16 +141,26 @@ def atoms(arms: Sequence[Strategy], accuracy: Floats, generations: Floats, repla
     """
     acc, spent = accuracy.mean(axis=0), generations.mean(axis=0)
     plain = [k for k, arm in enumerate(arms) if not isinstance(arm, Cascade)]
-    doubted = {k for k in plain if not replays.believable(arms[k])}
-    usable = [k for k in plain if k not in doubted]
-    last = [
-        k for k in doubted if (cheaper := [j for j in usable if spent[j] < spent[k]]) and acc[k] > acc[cheaper].max()
-    ]
-    found: list[int] = sorted(last, key=lambda k: -acc[k])[:1]
-    while usable and len(found) < ATOMS:
+
+    def scored(k: int) -> bool:  # takes a replay, so only arms that may matter are asked
+        return replays.believable(arms[k])
+
+    layers: list[int] = []
+    usable = plain
+    while usable and len(layers) < ATOMS:
         layer = _hull(usable, acc, spent)
-        found += layer[: ATOMS - len(found)]
-        usable = [k for k in usable if k not in layer]
+        doubted = [k for k in layer if not scored(k)]
+        layers += [] if doubted else layer
+        usable = [k for k in usable if k not in (doubted or layer)]
+    ordered = [*layers, *(k for k in plain if k not in layers)]  # whatever beats an arm is mostly among the first
+    last = None
+    for k in sorted(plain, key=lambda k: (-acc[k], spent[k])):
+        cheaper = [j for j in ordered if spent[j] < spent[k]]
+        beaten = any(acc[j] >= acc[k] and scored(j) for j in cheaper)
+        if not beaten and not scored(k) and any(map(scored, cheaper)):
+            last = k
+            break
+    found = layers[:ATOMS] if last is None else [last, *layers[: ATOMS - 1]]
     return [arms[k] for k in sorted(found, key=lambda k: spent[k])]
 
 
