@@ -13,6 +13,8 @@ BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
 OPENAI_VERSION := 7.59.0
 OPENAI := .cache/openai/node_modules/openai/package.json
+# Share of the times that `make test-faults` makes each fault.
+FAULTS ?= 1
 .PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
@@ -60,7 +62,7 @@ test-wheel: install  ## Install the built wheel into an empty environment, and r
 	$(BIN)/python -m pytest -m wheel
 
 test-faults: install  ## Break everything around a running server many times; the table of docs/reliability.md
-	$(BIN)/python -m pytest -m faults tests/faults
+	FAULTS=$(FAULTS) $(BIN)/python -m pytest -m faults tests/faults
 	cat build/faults.md
 
 test-ray: install  ## Run the tests on Ray clusters of this machine: workers that die, shards, restarts

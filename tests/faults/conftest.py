@@ -5,7 +5,9 @@ docs/reliability.md.
 """
 
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,20 +16,30 @@ from pathlib import Path
 import pytest
 
 from router.backends.specs import ModelSpec, Setup, VerifierSpec
+from router.backends.template import CHATML
 from router.bundle.manifest import read_manifest, write_manifest
-from tests.support.breakable import ROOT, FakeVllmServer, Router, on_vllm
+from tests.support.breakable import ROOT, FakeVllmServer, PostgreSQL, Router, on_vllm
 from tests.support.fake_vllm import CONTEXT, SPECIAL, TEMPLATE
 from tests.support.faults import Tally, report, told_nothing
 
 Often = Callable[[int, int], int]
+IN_PROCESS_CONTEXT = 3072
+SHARE = float(os.environ.get("FAULTS", "1"))  # of the times that `make test-faults` makes each fault
 TABLE = ROOT / "build" / "faults.md"
 _tallies: list[Tally] = []
 
 
 @pytest.fixture(params=["few", pytest.param("many", marks=pytest.mark.faults)])
 def often(request) -> Often:
-    """How often something is done: the first number in `make test-processes`, the second in `make test-faults`."""
-    return lambda few, many: few if request.param == "few" else many
+    """How often something is done: the first number in `make test-processes`, the second in `make test-faults`, or a
+    share of it (``FAULTS``)."""
+
+    def number(few: int, many: int) -> int:
+        if request.param == "few":
+            return few
+        return max(few, round(many * SHARE)) if 0 < few < many else many
+
+    return number
 
 
 @pytest.fixture
@@ -96,6 +108,35 @@ def scripted(bundle_folder: Path, tmp_path_factory) -> Iterator[Router]:
     yield router
     assert router.stop() == 0
     told_nothing(router)
+
+
+@pytest.fixture(scope="package")
+def in_process(bundle_folder: Path, tmp_path_factory) -> Path:
+    """A bundle of a model in the server's own process, of two small layers."""
+    from tests.support import tiny_models
+
+    folder = tmp_path_factory.mktemp("in_process")
+    model, prm = tiny_models.writer(folder / "writer", IN_PROCESS_CONTEXT), tiny_models.qwen_math_prm(folder / "prm")
+    models = {"small": ModelSpec(str(model), 100_000, CHATML, temperature=1.0, max_tokens=32)}
+    verifier = VerifierSpec("qwen2.5-math-prm", None, 100_000, str(prm))
+    shutil.copytree(bundle_folder, folder / "bundle")
+    manifest, _ = read_manifest(folder / "bundle")
+    write_manifest(folder / "bundle", replace(manifest, setup=Setup("tiny", "small", models, verifier)))
+    return folder / "bundle"
+
+
+@pytest.fixture
+def postgresql() -> Iterator[PostgreSQL]:
+    pytest.importorskip("psycopg")
+    debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # not on the PATH there
+    found = shutil.which("initdb")
+    if not debian and not found:
+        pytest.skip("no PostgreSQL server here")
+    binaries = debian[-1] if debian else Path(found or "").resolve().parent
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # which others than root can enter
+        database = PostgreSQL(Path(folder), binaries)
+        yield database
+        database.kill()
 
 
 def characters(folder: Path) -> Path:

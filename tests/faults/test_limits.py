@@ -59,6 +59,59 @@ async def test_answers_that_take_for_ever_to_compare(router, engines, often, tal
         assert await settled(lambda: router.busy() == 0)
 
 
+async def test_one_caller_takes_all_places(bundles, engines, often, tallied, tmp_path):
+    with tallied("one caller takes all places with long searches; another waits for one") as tally:
+        options = ("--concurrency=4", "--queue=8", "--longest-search=60")
+        router = Router(bundles / "one", tmp_path, *on_vllm(engines), *options)
+        async with router.channel() as channel, router.channel() as other:
+            many, few = Caller(channel, tally), Caller(other, tally, "ops")
+            for i in range(often(1, 3)):
+                for engine in engines.values():
+                    engine.behave(latency=5.0)  # a piece
+                calls = [asyncio.create_task(many.solve(100 * i + j, "majority(n=4)")) for j in range(6)]
+                assert await settled(lambda: router.busy() == 6)
+                tally.times += 1
+                gave_way, began = router.ended("GAVE_WAY"), time.monotonic()
+                waiting = asyncio.create_task(few.solve(100 * i + 50, "single"))
+                if not await settled(lambda before=gave_way: router.ended("GAVE_WAY") > before, seconds=often(100, 15)):  # type: ignore[misc]
+                    tally.lost.append("nobody gave way")
+                if often(0, 1) and time.monotonic() - began < 9:
+                    tally.lost.append("a search was ended before others had waited")
+                for engine in engines.values():
+                    engine.behave()
+                await asyncio.gather(waiting, *calls)
+        assert router.stop() == 0
+        told_nothing(router)
+
+
+async def test_searches_that_would_never_end(bundles, engines, often, tallied, tmp_path):
+    with tallied("engines that never answer, and callers without a deadline: --longest-search is 5 s") as tally:
+        router = Router(bundles / "one", tmp_path, *on_vllm(engines), "--longest-search=5")
+        async with router.channel() as channel:
+            caller = Caller(channel, tally)
+            for i in range(often(1, 5)):
+                for engine in engines.values():
+                    engine.behave("never end", latency=0.5)
+                tally.times += 1
+
+                async def endless(number: int, *, partial_too: bool) -> None:
+                    options = pb.SolveOptions(arm="majority(n=4)", allow_partial=partial_too)
+                    message = pb.SolveRequest(prompt=problem(number)[0], options=options)
+                    solve = partial(caller.stub.Solve, message, metadata=caller.metadata)
+                    if partial_too:
+                        stopped = pb.STOP_REASON_LONGEST_SEARCH
+                        await caller.ask("a part", solve, lambda reply: reply.solution.stop_reason == stopped)
+                    else:
+                        await caller.refused("a search", solve, "DEADLINE_EXCEEDED")
+
+                await asyncio.gather(*(endless(10 * i + j, partial_too=bool(j % 2)) for j in range(6)))
+                for engine in engines.values():
+                    engine.behave()
+                await caller.solve(i, "single")
+        assert router.stop() == 0
+        told_nothing(router)
+
+
 async def test_callers_who_choose_the_same_ids(scripted, often, tallied):
     with tallied(
         "two callers use each other's ids, send ids again, and report outcomes of calls that never were"

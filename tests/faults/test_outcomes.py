@@ -3,16 +3,13 @@
 import asyncio
 import random
 import resource
-import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc
 import pytest
 
 from router.v1 import router_pb2 as pb
-from tests.support.breakable import PostgreSQL, Router
+from tests.support.breakable import Router
 from tests.support.faults import Caller, Tally, recorded, settled
 
 pytestmark = pytest.mark.processes
@@ -84,24 +81,11 @@ async def test_a_database_that_is_gone_and_comes_back(scripted, often, tallied):
         await recording(scripted, tally, often(1, 10), lambda: folder.rename(away), lambda: away.rename(folder))
 
 
-def postgresql_folder() -> Path | None:
-    found = shutil.which("initdb")
-    return Path(found).resolve().parent if found else None
-
-
-async def test_a_postgresql_that_is_killed_and_comes_back(bundle_folder, often, tallied, tmp_path):
-    if (binaries := postgresql_folder()) is None:
-        pytest.skip("no PostgreSQL server here")
-    pytest.importorskip("psycopg")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # which others than root can enter
-        database = await asyncio.to_thread(PostgreSQL, Path(folder), binaries)
-        router = Router(bundle_folder, tmp_path, "--backend=fake", outcomes=database.url)
-        try:
-            with tallied("PostgreSQL killed (kill -9), and started again") as tally:
-                await recording(router, tally, often(1, 5), database.kill, database.start)
-        finally:
-            assert router.stop() == 0
-            database.kill()
+async def test_a_postgresql_that_is_killed_and_comes_back(bundle_folder, postgresql, often, tallied, tmp_path):
+    router = Router(bundle_folder, tmp_path, "--backend=fake", outcomes=postgresql.url)
+    with tallied("PostgreSQL killed (kill -9), and started again") as tally:
+        await recording(router, tally, often(1, 5), postgresql.kill, postgresql.start)
+    assert router.stop() == 0
 
 
 async def test_a_killed_server_loses_no_acknowledged_outcome(bundle_folder, often, tallied, tmp_path):

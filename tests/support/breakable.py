@@ -113,8 +113,15 @@ class FakeVllmServer:
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/behaviour", body), timeout=60).close()
 
     def running(self) -> int:
+        return self._told()["running"]
+
+    def control(self) -> list[int]:
+        """How many ChatML marks rows had that it continued or scored since it was told how to behave, sorted."""
+        return self._told()["control"]
+
+    def _told(self) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.url}/behaviour", timeout=60) as answer:
-            return json.load(answer)["running"]
+            return json.load(answer)
 
     def close(self) -> None:
         self._spare.kill()
@@ -133,8 +140,8 @@ class Router:
         env: dict[str, str] | None = None,
     ):
         """``outcomes``: URL of another database than an SQLite file in ``folder``."""
-        tokens = folder / "tokens.toml"
-        tokens.write_text(
+        self.tokens = folder / "tokens.toml"
+        self.tokens.write_text(
             "".join(
                 f'[{name}]\nsha256 = "{hashlib.sha256(name.encode()).hexdigest()}"\nadmin = {str(admin).lower()}\n'
                 for name, admin in (("app", False), ("ops", True))
@@ -147,7 +154,7 @@ class Router:
         self.data.mkdir(exist_ok=True)
         self.outcomes = outcomes or f"sqlite:///{self.data}/outcomes.db"
         command = [sys.executable, "-c", _SERVE, "serve", "--bundle", str(bundle), "--port", "0"]
-        command += ["--tokens", str(tokens), "--metrics", self._metrics, "--outcomes", self.outcomes, *options]
+        command += ["--tokens", str(self.tokens), "--metrics", self._metrics, "--outcomes", self.outcomes, *options]
         self.log = folder / "router.log"
         self.process = Process(command, self.log, env)
         self.address = self.process.hear(r" on (\S+)\n")[1]
@@ -173,6 +180,12 @@ class Router:
     def metric(self, name: str) -> float:
         with urllib.request.urlopen(f"http://{self._metrics}", timeout=60) as answer:
             return float(re.search(rf"^{name} (\S+)$", answer.read().decode(), re.M)[1])
+
+    def ended(self, reason: str) -> int:
+        """Calls that ended so, by the name of an ErrorReason."""
+        with urllib.request.urlopen(f"http://{self._metrics}", timeout=60) as answer:
+            found = re.findall(rf'^router_calls_total\{{.*reason="{reason}".*\}} (\S+)$', answer.read().decode(), re.M)
+        return int(sum(map(float, found)))
 
     def tasks(self) -> int:
         self.process.signal(signal.SIGUSR1)

@@ -144,6 +144,7 @@ class FakeVllm:
         self.running = 0  # requests
         self.writing = 0  # samples of them
         self.most = (0, 0)  # requests and samples at the same time
+        self.control: set[int] = set()  # how many ChatML marks a row had that was to be continued or scored
         self._numbers = count()
         self.read_to_the_end = 0  # streams; only their connections can be used again
 
@@ -195,7 +196,13 @@ class FakeVllm:
             )
         return httpx2.Response(200, stream=_Closing(self._stream(body, failure)))
 
+    def _count_control(self, rows: list[list[int]]) -> None:
+        marks = {SPECIAL["<|im_start|>"], SPECIAL["<|im_end|>"]}
+        self.control |= {sum(token in marks for token in row) for row in rows}
+
     def _scored(self, body: dict, failure: str) -> dict:
+        self._count_control(body["input"])
+
         def pairs(tokens: list[int]) -> list[list[float]]:
             ends = [i for i, token in enumerate(tokens) if token == SPECIAL["<extra_0>"]]
             scores = [Random(str(tokens[: end + 1])).random() for end in ends]
@@ -216,6 +223,7 @@ class FakeVllm:
         return {"choices": choices[::-1], "usage": {"prompt_tokens": sum(map(len, body["prompt"]))}}
 
     async def _stream(self, body: dict, failure: str) -> AsyncGenerator[bytes, None]:
+        self._count_control([body["prompt"]])
         assert body["temperature"] > 0 or body["n"] == 1
         assert len(body["prompt"]) + body["max_tokens"] <= CONTEXT
         self.running += 1

@@ -3,7 +3,7 @@
 ``python -m tests.support.fake_vllm_server PORT LATENCY`` listens once it is given a line on standard input.
 
 ``POST /behaviour`` with ``{"failure": mode or null, "latency": seconds, "says": text}`` says how it behaves from now
-on, ``GET /behaviour`` how many requests it works on.
+on, ``GET /behaviour`` how many requests it works on, and how many control tokens their rows had.
 """
 
 import asyncio
@@ -77,7 +77,8 @@ class Connection:
             wanted = json.loads(request.content)
             self.vllm.fail_always("engine", wanted["failure"])
             self.vllm.latency, self.vllm.says = wanted["latency"], wanted["says"]
-        return httpx2.Response(200, json={"running": self.vllm.running})
+            self.vllm.control.clear()
+        return httpx2.Response(200, json={"running": self.vllm.running, "control": sorted(self.vllm.control)})
 
     async def _send(self, event: h11.Event) -> None:
         self.writer.write(self.http.send(event) or b"")

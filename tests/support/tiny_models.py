@@ -36,6 +36,12 @@ LLAMA_TEMPLATE = (
 )
 
 
+def writer(folder: Path, context: int) -> Path:
+    """A language model that writes bytes at random."""
+    tokenizer = _bytes(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], eos_token="<|endoftext|>")
+    return _save(folder, tokenizer, LlamaForCausalLM, LlamaConfig, max_position_embeddings=context)
+
+
 def qwen_math_prm(folder: Path) -> Path:
     tokenizer = _bytes(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"])
     assert tokenizer.convert_tokens_to_ids("<extra_0>") == QWEN_TAG_ID
@@ -109,10 +115,10 @@ def _bytes(special: list[str], **names: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **names)
 
 
-def _save(folder: Path, tokenizer: PreTrainedTokenizerFast, model: type, config: type) -> Path:
+def _save(folder: Path, tokenizer: PreTrainedTokenizerFast, model: type, config: type, **sizes: int) -> Path:
     torch.manual_seed(0)
     vocabulary = (len(tokenizer) + 63) // 64 * 64
     ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
-    model(config(vocab_size=vocabulary, **SIZES, **ends)).save_pretrained(folder)
+    model(config(vocab_size=vocabulary, **{**SIZES, **sizes}, **ends)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
