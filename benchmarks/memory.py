@@ -1,14 +1,15 @@
 """The server's memory under a mix of the longest calls that are allowed: a real `router serve` on the shipped model.
 
-Usage: python -m benchmarks.memory [--minutes 10] [--bundle models/smollm2-135m] [--memory GIB] [--json]
+Usage: python -m benchmarks.memory [--minutes 10] [--bundle models/smollm2-135m] [--memory GIB]
+                                    [--characters N] [--json]
 
 Prompts are as long as the model takes, arms as large as a caller may pin, calls have a deadline, some are cancelled,
-and short ones run beside them. Every half minute a line says what the server and its workers hold. The last line is a
-JSON object:
+and short ones run beside them. Every half minute a line says what the server and its workers hold. In three parts, with
+a pause after each: what is held then and grows is a leak, all else is the calls'. The last line is a JSON object:
 
 peak_gib     most that was held
-growth_gib   the mean of the last third of the run less that of the second third: about 0 where memory is flat
-at_rest_gib  held 15 seconds after the last call, and start_gib before the first
+growth_gib   the mean of the last part less that of the second: about 0 where memory is flat
+at_rest_gib  held 15 seconds after the last call of each part, and start_gib before the first
 calls        how calls ended, by status
 """
 
@@ -21,6 +22,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import mean
 
 import grpc
 import psutil
@@ -32,7 +34,8 @@ LONGEST = ["majority(n=256)", "best_of_n(n=256)", "weighted_best_of_n(n=128)", "
 LONGEST += ["dvts(n=64, m=4)", "lookahead(n=16, m=4, k=1)", "revision(n=64, chains=16)", "majority(n=16)"]
 SHORT = ["majority(n=4)", "best_of_n(n=8)", "beam_search(n=4, m=2)"]
 AT_ONCE = 16  # calls, as many as the server runs
-EVERY = 30.0  # seconds
+PARTS = 3
+EVERY, REST = 30.0, 15.0  # seconds
 GIB = 2**30
 
 
@@ -41,6 +44,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("models/smollm2-135m"))
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--memory", type=float, help="serve --memory")
+    parser.add_argument("--characters", type=int, help="of the longest prompts; as many as the model takes by default")
     parser.add_argument("--log", action="store_true", help="show the log of the server on standard error")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     print(json.dumps(asyncio.run(measure(parser.parse_args()))))
@@ -61,33 +65,40 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
         start = held(server)
         async with grpc.aio.insecure_channel(found[1]) as channel:
             stub = RouterServiceStub(channel)
-            longest = await longest_prompt(stub)
-            stop = time.monotonic() + 60 * options.minutes
-            callers = [asyncio.create_task(call_until(stop, stub, i, longest, ended)) for i in range(AT_ONCE)]
-            seen: list[float] = []
-            while (left := stop - time.monotonic()) > 0:
-                await asyncio.sleep(min(EVERY, left))
-                seen.append(held(server))
+            longest = options.characters or await longest_prompt(stub)
+            parts: list[list[float]] = []
+            rest: list[float] = []
+            began = time.monotonic()
+            for part in range(PARTS):
+                parts.append([])
+                stop = time.monotonic() + 60 * options.minutes / PARTS
+                callers = [
+                    asyncio.create_task(call_until(stop, stub, 1000 * part + i, longest, ended)) for i in range(AT_ONCE)
+                ]
+                while (left := stop - time.monotonic()) > 0:
+                    await asyncio.sleep(min(EVERY, left))
+                    parts[-1].append(held(server))
+                    if not options.json:
+                        minute = (time.monotonic() - began) / 60
+                        print(f"{minute:5.1f} min {parts[-1][-1]:6.2f} GiB  {dict(ended)}", flush=True)
+                for caller in callers:
+                    caller.cancel()
+                await asyncio.gather(*callers, return_exceptions=True)
+                await asyncio.sleep(REST)
+                rest.append(held(server))
                 if not options.json:
-                    minute = (time.monotonic() - stop) / 60 + options.minutes
-                    print(f"{minute:5.1f} min {seen[-1]:6.2f} GiB  {dict(ended)}", flush=True)
-            for caller in callers:
-                caller.cancel()
-            await asyncio.gather(*callers, return_exceptions=True)
-            await asyncio.sleep(15)
-            rest = held(server)
+                    print(f"at rest  {rest[-1]:6.2f} GiB", flush=True)
             last = await stub.Solve(pb.SolveRequest(prompt="What is 7 + 8?"), timeout=300)
             assert last.solution.text
     finally:
         process.terminate()
         await process.wait()
-    third = max(1, len(seen) // 3)
-    growth = sum(seen[-third:]) / third - sum(seen[-2 * third : -third]) / third if len(seen) > 2 else 0.0
+    growth = mean(parts[-1]) - mean(parts[-2])
     return {
-        "peak_gib": round(max(seen), 2),
+        "peak_gib": round(max(map(max, parts)), 2),
         "growth_gib": round(growth, 2),
         "start_gib": round(start, 2),
-        "at_rest_gib": round(rest, 2),
+        "at_rest_gib": [round(each, 2) for each in rest],
         "calls": dict(ended),
         "prompt_characters": longest,
     }
