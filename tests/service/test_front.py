@@ -13,10 +13,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 from tests.support.breakable import ROOT, Router
-from tests.support.raw_http2 import RawClient
+from tests.support.faults import settled
+from tests.support.raw_http2 import ROUTE, RawClient
 
 pytestmark = pytest.mark.front
 METADATA = (("authorization", "Bearer app"),)
+ROUTED = pb.RouteRequest(prompt="7 + 7 =").SerializeToString()
+ASKED = b"\0" + len(ROUTED).to_bytes(4, "big") + ROUTED  # as gRPC frames it
 
 
 def free_port() -> int:
@@ -27,7 +30,9 @@ def free_port() -> int:
 
 @pytest.fixture
 def front(bundle_folder: Path, tmp_path: Path):
-    """The address of the front, and the router behind it."""
+    """The address of the front, and the router behind it. Peers that do not read have 5 s instead of 60."""
+    quick = tmp_path / "haproxy.cfg"
+    quick.write_text((ROOT / "docs/deploy/haproxy.cfg").read_text().replace("timeout client 60s", "timeout client 5s"))
     router = Router(bundle_folder, tmp_path, "--backend=fake")
     host, port = router.metrics_address
     address = f"127.0.0.1:{free_port()}"
@@ -38,7 +43,7 @@ def front(bundle_folder: Path, tmp_path: Path):
         "HEALTH_PORT": str(port),
         "STATS_ADDRESS": f"127.0.0.1:{free_port()}",
     }
-    command = ["haproxy", "-f", str(ROOT / "docs" / "deploy" / "haproxy.cfg")]
+    command = ["haproxy", "-f", str(quick)]
     with (tmp_path / "haproxy.log").open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **env}, stdout=log, stderr=log)
     yield address, router
@@ -73,3 +78,20 @@ async def test_calls_and_streams_pass_the_front_and_one_address_is_bounded(front
         await stub.Route(pb.RouteRequest(prompt="7 + 7 ="), metadata=METADATA)
         for each in flood:
             await each.close()
+
+
+async def test_replies_that_nobody_reads_are_not_kept(front):
+    """What gRPC's server can't: once it has a reply, only the call's deadline or its connection's end ends it."""
+    address, router = front
+    async with grpc.aio.insecure_channel(address) as channel:
+        await channel.channel_ready()
+        stub = RouterServiceStub(channel)
+        await stub.Route(pb.RouteRequest(prompt="7 + 7 ="), metadata=METADATA, wait_for_ready=True, timeout=60)
+        before = router.tasks()
+        client = await RawClient.connect(address, window=0, source="127.0.0.2")
+        for _ in range(100):
+            client.open(ROUTE, ASKED, headers=[*METADATA])
+        assert await settled(lambda: len(router.log.read_text().splitlines()) > 100)  # all were answered
+        assert await settled(lambda: router.tasks() <= before + 20)
+        assert await settled(lambda: client.closed.is_set() or len(client.ended) == 100)
+        await client.close()
