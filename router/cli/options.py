@@ -160,7 +160,7 @@ def check_unfinished(folder: Path, overwrite: bool) -> None:
     if (folder / MANIFEST).exists() and not overwrite:
         raise InvalidRequest(
             "bundle",
-            f"{folder} holds a finished bundle, which this would change. Name another folder that has an {MODELS}, or "
+            f"{folder} holds a finished bundle, which this would change. Name another folder that has a {MODELS}, or "
             "a copy; or give --overwrite",
             reason="UNSPECIFIED",
         )
