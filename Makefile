@@ -41,8 +41,10 @@ $(VENV)/.installed: $(VENV)/.serving
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
 	$(BIN)/router demo --bundle $(BUNDLE)
 
+# A process of tests for each processor. Threads of libraries would only get into each other's way.
+WORKERS ?= logical
 # With COVERAGE=1 a target adds what its tests ran to .coverage.
-PYTEST = $(BIN)/python -m pytest $(if $(COVERAGE),--cov --cov-append --cov-report=)
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(if $(COVERAGE),--cov --cov-append --cov-report=)
 
 test: install  ## Run the fast tests
 	$(PYTEST)
