@@ -227,7 +227,9 @@ def test_the_policy_stands_beside_plainer_ways_at_average_budgets(report):
     assert sum(each.count for each in report.trust.bins) == report.trust.answers
 
 
-def test_the_commands_go_from_attempts_to_plots(tmp_path):
+def test_the_commands_go_from_attempts_to_plots(tmp_path, monkeypatch):
+    monkeypatch.setattr("router.training.difficulty.CANDIDATES", ("prior", "prompt_length"))  # enough to choose from
+    monkeypatch.setattr("router.tuning.tables.SPLITS", 4)
     folder, out = tmp_path / "bundle", tmp_path / "out"
     folder.mkdir()
     write_setup(SETUP, folder)

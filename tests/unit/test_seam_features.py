@@ -132,7 +132,7 @@ def test_a_difficulty_model_is_trained_on_them():
     def vectors(prompts: Sequence[Prompt]) -> np.ndarray:
         return np.array([[sum(map(str.isdigit, prompt.question))] for prompt in prompts], dtype=np.float32)
 
-    model, trained = train(frame, vectors, features="digits")
+    model, trained = train(frame, vectors, features="digits", folds=2)
     assert "hidden_logistic" in trained.comparison
     assert trained.features == ("digits" if model.input == "hidden" else "text")
 

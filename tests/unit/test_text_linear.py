@@ -59,26 +59,26 @@ READERS: dict[str, Callable[[str], object]] = {
 }
 
 
-def seconds(read: Callable[[str], object], text: str) -> float:
-    best = float("inf")
-    for _ in range(3):
-        begun = time.thread_time()
-        read(text)
-        best = min(best, time.thread_time() - begun)
-    return best
+def seconds(read: Callable[[str], object], piece: str, size: int) -> float:
+    text = piece * (size // len(piece))
+    begun = time.thread_time()
+    read(text)
+    return time.thread_time() - begun
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_time_grows_with_the_text_only(reader):
     read = READERS[reader]
     for name, piece in PIECES.items():
-        small, large = (seconds(read, piece * (size // len(piece))) for size in (8_000, 64_000))
-        assert large < 20 * small + 0.01, name  # eight times the text; quadratic were 64 times
+        small = min(seconds(read, piece, 8_000) for _ in range(3))
+        # Eight times the text; quadratic were 64 times. A single one of three may be slow for another reason.
+        assert any(seconds(read, piece, 64_000) < 20 * small + 0.01 for _ in range(3)), name
 
 
 @pytest.mark.parametrize("reader", READERS)
 def test_the_longest_prompt_is_read_at_once(reader):
-    for name, piece in PIECES.items():
-        begun = time.thread_time()
-        READERS[reader](piece * (400_000 // len(piece)))
-        assert time.thread_time() - begun < 2, name
+    """Made of the pieces that take the reader longest: time grows with the text only, see above."""
+    read = READERS[reader]
+    slowest = sorted(PIECES, key=lambda name: seconds(read, PIECES[name], 16_000))[-4:]
+    for name in slowest:
+        assert seconds(read, PIECES[name], 400_000) < 2, name
