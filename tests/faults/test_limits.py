@@ -51,11 +51,18 @@ async def test_answers_that_take_for_ever_to_compare(router, engines, often, tal
                 for name in "ab":
                     engines[name].behave(says=QUICK)
                 await asyncio.gather(*(honest(10 * i + j) for j in range(4)))
-                for reply in await asyncio.gather(*attacks, late):
+                replies = await asyncio.gather(*attacks)
+                try:
+                    replies.append(await late)
+                except grpc.aio.AioRpcError as error:  # a busy machine may be too late to send it
+                    if often(0, 1) or error.code() is not grpc.StatusCode.DEADLINE_EXCEEDED:
+                        tally.lost.append(f"an answer by the deadline: {error.code().name}")
+                else:
+                    if often(0, 1) and replies[-1].solution.bill.generate_seconds > 4:
+                        tally.lost.append("a deadline was not kept")
+                for reply in replies:
                     if not reply.solution.answer or not reply.solution.answers_compared_as_text:
                         tally.lost.append(f"an answer: {reply.solution}")
-                if often(0, 1) and late.result().solution.bill.generate_seconds > 4:
-                    tally.lost.append("a deadline was not kept")
         assert await settled(lambda: router.busy() == 0)
 
 

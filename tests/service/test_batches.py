@@ -222,7 +222,9 @@ async def test_a_cap_holds_for_each_prompt_by_itself(stub):
     assert (summary.solved, summary.failed) == (1, 1)
 
 
-async def test_at_the_deadline_what_is_known_is_sent(solver, generator):
+async def test_at_the_deadline_what_is_known_is_sent(solver, generator, monkeypatch):
+    for module in ("router.solving.driver", "router.service.batch_searches"):
+        monkeypatch.setattr(f"{module}._MARGIN", 0.6)  # to send the reply, on a busy machine
     generator.latency = 0.02
     server = Server(BundleManager(solver), "127.0.0.1", 0, admission=Admission(1))
     await server.start()
@@ -316,7 +318,7 @@ async def test_a_slow_reader_holds_up_the_batch_and_not_the_memory(solver, gener
     searches = BatchSearches(solver, batch, Admission(2), "me", seconds_left=lambda: None, read_ahead=3)
     async with contextlib.aclosing(searches.results()) as results:
         await anext(results)
-        await asyncio.sleep(0.3)
-        begun = generator.counted.calls
-        await asyncio.sleep(0.3)
-        assert generator.counted.calls == begun <= 1 + 2 + 3
+        begun = -1
+        while begun != (begun := generator.counted.calls):  # noqa: ASYNC110 - until no more begin
+            await asyncio.sleep(0.3)
+        assert begun <= 1 + 2 + 3

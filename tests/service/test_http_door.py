@@ -202,18 +202,19 @@ async def test_who_does_not_read_keeps_no_place(solver, generator):
 
 
 async def test_running_calls_finish_while_new_ones_are_refused(solver, generator):
-    generator.latency = 0.005
+    generator.latency = 0.1  # it runs until the others were refused
     async with serving(solver) as server, client_of(server) as client:
         running = asyncio.create_task(client.chat.completions.create(**asked(EASY)))
         while not generator.counted.calls:  # noqa: ASYNC110 - nothing to wait for
             await asyncio.sleep(0.01)
-        stopping = asyncio.create_task(server.stop(grace=5))
+        stopping = asyncio.create_task(server.stop(grace=60))
         await asyncio.sleep(0.02)
         with pytest.raises(openai.InternalServerError) as raised:
             await client.chat.completions.create(**asked(EASY))
         assert (raised.value.code, raised.value.response.headers["retry-after"]) == ("stopping", "1")
         async with httpx2.AsyncClient() as probe:
             assert (await probe.get(f"http://127.0.0.1:{server.http_port}/health")).status_code == 503
+        generator.latency = 0
         assert (await running).router["answer"] == "14"
         await stopping
 
@@ -224,7 +225,7 @@ async def test_calls_that_outlast_the_grace_period_are_told(solver, generator):
         running = asyncio.create_task(client.chat.completions.create(**asked(EASY)))
         while not generator.counted.calls:  # noqa: ASYNC110 - nothing to wait for
             await asyncio.sleep(0.01)
-        await asyncio.wait_for(server.stop(grace=0.1), timeout=5)
+        await asyncio.wait_for(server.stop(grace=0.1), timeout=60)
         with pytest.raises(openai.InternalServerError, match="this server stops"):
             await running
 

@@ -107,15 +107,22 @@ async def test_an_engine_that_is_down_says_when_to_retry(client, generator):
 
 
 async def test_an_overloaded_server_is_asked_again_when_it_says(solver, generator):
-    generator.latency = 0.005
+    generator.latency = 0.1
     calls: list[Any] = []
+
+    async def hurry() -> None:
+        """One ends as soon as the other was refused: a client that asks a few times only does not give up."""
+        while "OVERLOADED" not in [call.reason for call in calls]:  # noqa: ASYNC110 - nothing to wait for
+            await asyncio.sleep(0.01)
+        generator.latency = 0
+
     async with (
         serving(solver, admission=Admission(1, 0), observers=[calls.append]) as server,
         client_of(server, max_retries=4) as client,
     ):
-        replies = await asyncio.gather(*(client.chat.completions.create(**asked(EASY)) for _ in range(2)))
+        completions = [client.chat.completions.create(**asked(EASY)) for _ in range(2)]
+        *replies, _ = await asyncio.gather(*completions, hurry())
     assert [reply.router["answer"] for reply in replies] == ["14", "14"]
-    assert "OVERLOADED" in [call.reason for call in calls]
 
 
 async def test_a_bug_is_logged_here_and_hidden_there(client, solver, caplog):
@@ -134,10 +141,11 @@ async def test_a_limit_that_ends_the_search_has_its_bill(client):
 
 
 @pytest.mark.parametrize("partial", [True, False])
-async def test_the_clients_timeout_is_the_deadline(client, seen, generator, partial):
-    generator.latency = 0.05
+async def test_the_clients_timeout_is_the_deadline(client, seen, generator, partial, monkeypatch):
+    monkeypatch.setattr("router.solving.driver._MARGIN", 0.6)  # to send the reply, on a busy machine
+    generator.latency = 0.2
     asks = asked(HARD, extra_body={"router": {"arm": "majority(n=4)", "allow_partial": partial}})
-    slow = client.with_options(timeout=2)
+    slow = client.with_options(timeout=3)
     if partial:
         reply = await slow.chat.completions.create(**asks)
         assert reply.router["stop_reason"] == "STOP_REASON_DEADLINE"

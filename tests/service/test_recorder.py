@@ -72,7 +72,7 @@ async def test_an_outcome_of_no_call_names_its_field(solver, recorder, url):
 async def test_an_outcome_waits_for_a_decision_that_another_server_is_about_to_write(
     solver, recorder, url, monkeypatch
 ):
-    monkeypatch.setattr("router.service.router_service._DECISION_SECONDS", 0.2)
+    monkeypatch.setattr("router.service.router_service._DECISION_SECONDS", 2.0)
     with contextlib.closing(Recorder(url)) as other:
         async with serving(solver, recorder) as stub:
             told = asyncio.create_task(record(stub, "elsewhere", correct=True))

@@ -79,7 +79,7 @@ def test_a_row_that_the_database_refuses_spoils_no_other(url, refusal):
             raise refusal
         return write(connection, content)
 
-    recorder = Recorder(url, write=picky)
+    recorder = Recorder(url, write=picky, close_seconds=100)
     decided(recorder, "a", "poison", "b")
     waiting = {name: recorder.record(Outcome("app", name, correct=True)) for name in ("a", "poison", "b")}
     assert waiting["a"].result(10).changed
@@ -282,7 +282,7 @@ def test_a_row_that_is_refused_costs_the_others_a_few_transactions(url):
             raise sql.exc.DataError("insert", {}, Exception("NUL"))
         return write(connection, content)
 
-    recorder = Recorder(url, write=picky)
+    recorder = Recorder(url, write=picky, close_seconds=100)
 
     def begun(*args: Any) -> None:
         nonlocal transactions

