@@ -147,7 +147,7 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
             "the policy knows no prices of its arms; give the budget in generations or flops",
             reason="BATCH_INVALID",
         )
-    for_each(requests, lambda request: _check(solver, request))
+    _check(solver, requests)
     familiar = solver.known(requests)
     probabilities = np.tile(np.array(solver.shares), (len(requests), 1))
     # A text costs nothing to read, and all of them were read a moment ago, to see which are familiar.
@@ -159,9 +159,18 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
     return Batch(solver, requests, total, probabilities, familiar)
 
 
-def _check(solver: Solver, request: Request) -> None:
-    validate(request)
-    solver.task(request)
+def _check(solver: Solver, requests: Sequence[Request]) -> None:
+    """Raises InvalidRequest."""
+    sound: set[str | None] = set()  # tasks, where a prompt brings no inputs of its own
+
+    def check(request: Request) -> None:
+        validate(request)
+        if request.inputs or request.task not in sound:
+            solver.task(request)
+        if not request.inputs:
+            sound.add(request.task)
+
+    for_each(requests, check)
 
 
 def for_each(items: Sequence[Any], do: Callable[[Any], Any]) -> list[Any]:

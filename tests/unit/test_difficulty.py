@@ -12,6 +12,7 @@ from sklearn.naive_bayes import GaussianNB
 
 from difficulty import CANDIDATES, DifficultyModel, find_edges, levels_of
 from difficulty.compare import compare, measure
+from difficulty.features import numbers_in, tokens, words
 from difficulty.lean import TextLogistic
 
 
@@ -122,6 +123,15 @@ def by_scikit_learn(*edges):
 
 FIVE, TWO = (0.9, 0.6, 0.4, 0.1), (2, 0.5, -1, -2)
 PROMPTS = st.text(max_size=300) | st.text("0123456789.,+-*/^=×÷− ()?!{}\n٣²½ſßİdeisuvWahtR", max_size=300)
+
+
+@settings(max_examples=300)
+@given(st.text(st.characters(codec="ascii")))
+def test_ascii_is_read_as_any_text_is(text):
+    """By other patterns, which are faster."""
+    assert tokens(text + " é") == (*tokens(text), "é")
+    assert words(text + " é") == [*words(text), "é"]
+    assert numbers_in(text + " é") == numbers_in(text)
 
 
 @pytest.mark.parametrize(("classes", "edges"), [(5, FIVE), (2, TWO)])
