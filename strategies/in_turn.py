@@ -112,6 +112,7 @@ def after(
         check_tokens=np.zeros_like(scored),
         confidence=np.where(has.any(axis=0), of_kept(list(sure)), 0.0),
         stages=np.full(kept.shape[1:], len(stages)),
+        seconds=_together(*(runs.seconds for runs in stages)),
     )
 
 
@@ -142,6 +143,7 @@ def either(first: NDArray[np.bool_], then: Runs, otherwise: Runs) -> Runs:
             )
         ),
         **{name: values(name) for name in ("correct", "scored_tokens", "check_tokens", "confidence", "stages")},
+        seconds=None if then.seconds is None or otherwise.seconds is None else values("seconds"),
     )
 
 
@@ -149,6 +151,12 @@ def repeated(stages: Sequence[Runs]) -> list[Runs]:
     """As many runs of each as there are of any."""
     count = max(map(len, stages))
     return [_at(runs, np.arange(count) % len(runs)) for runs in stages]
+
+
+def _together(*seconds: Floats | None) -> Floats | None:
+    """What stages took that ran one after the other; None where one was not measured."""
+    known = [each for each in seconds if each is not None]
+    return np.asarray(sum(known)) if len(known) == len(seconds) else None
 
 
 def _known(runs: Runs) -> Floats:
@@ -171,6 +179,7 @@ def _at(runs: Runs, rows: NDArray[np.int64]) -> Runs:
         scored_tokens=values(runs.scored_tokens),
         seen=Seen(values(runs.seen.answer), values(runs.seen.score), values(runs.seen.lead)),
         check_tokens=values(runs.check_tokens),
+        seconds=None if runs.seconds is None else values(runs.seconds),
     )
 
 
@@ -191,4 +200,5 @@ def stack(runs: Sequence[Runs], count: int) -> Runs:
         scored_tokens=values("scored_tokens"),
         seen=Seen(*(np.stack([getattr(each.seen, name) for each in rows]) for name in ("answer", "score", "lead"))),
         check_tokens=values("check_tokens"),
+        seconds=None if any(each.seconds is None for each in rows) else values("seconds"),
     )

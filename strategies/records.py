@@ -25,6 +25,7 @@ class Pool:
     answers  final answers by the task's key, None for no answer;  correct (S,) 0 or 1
     scores   (S,) last-step score, NaN where unscored
     prompt_tokens, generated_tokens, scored_tokens  (S,) as in the attempts file
+    seconds  that the pool took, all attempts at the same time; NaN where nobody measured it
     order    (R, S) the order in which each of R runs meets the attempts: ties go to the answer that comes first. Less
              than S where the first so many were drawn before
     """
@@ -36,6 +37,7 @@ class Pool:
     generated_tokens: Floats
     scored_tokens: Floats
     order: Ints
+    seconds: float = np.nan
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -90,6 +92,7 @@ class Runs:
     check_tokens  what the verifier would read besides, to score the answer of an arm that scores nothing
     confidence  of a cascade: how much its answer was believed; NaN where nobody can say
     stages      of a cascade: how many stages were run
+    seconds     (..., R) that they took; None where that was not measured
     """
 
     correct: Floats
@@ -100,6 +103,7 @@ class Runs:
     check_tokens: Floats
     confidence: Floats | None = None
     stages: Ints | None = None
+    seconds: Floats | None = None
 
     def __len__(self) -> int:
         return int(self.correct.shape[-1])

@@ -118,6 +118,7 @@ def _runs(  # noqa: PLR0917
     prompt = pool.prompt_tokens.mean()
     reads = strategy.needs_scores and pool.reads
     answered = picked >= 0
+    rounds = 1 + np.searchsorted(strategy.rounds(), drawn.sum(axis=1))
     check = np.zeros(runs) if strategy.needs_scores else (prompt + pool.scored_tokens[picked]) * answered * pool.reads
     return Runs(
         correct=correct,
@@ -130,6 +131,7 @@ def _runs(  # noqa: PLR0917
             lead=np.where(answered, leads if recorded.staged else np.nan, np.nan),
         ),
         check_tokens=check,
+        seconds=None if np.isnan(pool.seconds) else rounds * pool.seconds,  # no round takes longer than the pool
     )
 
 

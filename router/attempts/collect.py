@@ -264,6 +264,7 @@ async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> li
     async for event in drive(arm, request, engines, task, bill):
         if isinstance(event, tuple):
             result, _ = event
+    seconds = round(bill.seconds["generate"] + bill.seconds["score"], 4)
     wrote, verified = bill.spent("generator"), bill.spent("verifier")
     read = verified.scored_tokens + verified.prompt_tokens + verified.generated_tokens
     if unit.arm is None:
@@ -276,6 +277,7 @@ async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> li
                 attempt,
                 task,
                 Usage(wrote.prompt_tokens, attempt.cost, (read > 0) * attempt.length if each is None else each),
+                seconds,
             )
             for i, attempt in enumerate(result.candidates)
         ]
@@ -284,7 +286,7 @@ async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> li
         verifier, _ = await prepared(engines.verifier, Asked(request.prompt, task, name), Usage())
         (best,) = await verifier.score(request.prompt, [result.best], max_tokens=None, usage=Usage())
         result = replace(result, best=best)
-    row = await _row(unit, unit.sample, result.shown or Candidate(), task, total)
+    row = await _row(unit, unit.sample, result.shown or Candidate(), task, total, seconds)
     return [row | {"usage": _lines(bill) if len(arm.models) > 1 else None}]
 
 
@@ -301,7 +303,9 @@ def _lines(bill: Bill) -> list[dict[str, Any]]:
     ]
 
 
-async def _row(unit: Unit, sample: int, attempt: Candidate, task: Task, usage: Usage) -> dict[str, Any]:
+async def _row(  # noqa: PLR0917
+    unit: Unit, sample: int, attempt: Candidate, task: Task, usage: Usage, seconds: float
+) -> dict[str, Any]:
     problem = unit.problem
     known = problem.reference is not None
     # As it is stated: a key need not be read as what it is the key of.
@@ -323,6 +327,7 @@ async def _row(unit: Unit, sample: int, attempt: Candidate, task: Task, usage: U
         "arm": unit.key[1],
         "inputs": inputs_json(problem),
         "task": problem.task,
+        "seconds": seconds,
     }
 
 

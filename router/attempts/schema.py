@@ -29,6 +29,8 @@ usage               list or null     of a run that asked several models: model, 
 inputs              str or null      what the task was given besides, as a JSON object; in JSON Lines the object itself.
                                      May be left out
 task                str or null      name of the prompt's task; null: the bundle's first one. May be left out
+seconds             float or null    how long the whole run took by the clock, writing and scoring; of a pool's attempt
+                                     the whole pool, whose attempts are written at the same time. May be left out
 propensity          float or null    of a served call (``collect --from-outcomes``): the probability with which this arm
                                      was chosen for the prompt. Null: the arm was run on purpose. May be left out
 ==================  ===============  ==================================================================================
@@ -89,6 +91,7 @@ SCHEMA = pa.schema(
         pa.field("propensity", pa.float64()),
         pa.field("inputs", pa.string()),
         pa.field("task", pa.string()),
+        pa.field("seconds", pa.float64()),
     ]
 )
 OPTIONAL = (
@@ -97,6 +100,7 @@ OPTIONAL = (
     "propensity",
     "inputs",
     "task",
+    "seconds",
 )  # columns that a file need not have; then they are null
 _MAY_LACK = (*OPTIONAL, *TOKENS)
 _NULLABLE = {*TOKENS, *(field.name for field in SCHEMA if field.nullable)}  # in a file
@@ -258,7 +262,7 @@ def _check_values(table: pa.Table, origins: Sequence[str]) -> None:
         blank = pc.equal(pc.utf8_trim_whitespace(table[name]), "").to_numpy()
         if blank.any():
             raise InvalidFile(f"{origins[blank.argmax()]}: {name} is blank")
-    for name in ("sample", "prompt_tokens", "generated_tokens", "scored_tokens"):
+    for name in ("sample", "prompt_tokens", "generated_tokens", "scored_tokens", "seconds"):
         negative = pc.fill_null(pc.less(table[name], 0), False).to_numpy()
         if negative.any():
             raise InvalidFile(f"{origins[negative.argmax()]}: {name} is negative; count it, or leave the row out")

@@ -75,6 +75,7 @@ def served_attempts(url: str) -> Served:
         text=kept["text"].fillna(""),
         scores=None,
         usage=None,
+        seconds=None,  # of serving's own load
     )
     prompts = [
         Problem(

@@ -36,6 +36,10 @@ TaskName = Annotated[
 Conversation = Annotated[
     str, typer.Option(help="Name of the conversation that this is part of: its calls keep the arm of the first.")
 ]
+MaxSeconds = Annotated[
+    float | None,
+    typer.Option(help="Leave out arms that take longer, by the seconds that were measured of them.  [default: none]"),
+]
 Address = Annotated[str, typer.Option(envvar="ROUTER_ADDRESS", help="host:port of the server.")]
 Token = Annotated[
     str | None, typer.Option(envvar="ROUTER_TOKEN", help="Bearer token; the variable keeps it out of process lists.")
@@ -60,6 +64,7 @@ def route(
     prompt: Prompt = None,
     *,
     objective: ObjectiveOption = None,
+    max_seconds: MaxSeconds = None,
     messages: Messages = None,
     inputs: Inputs = None,
     task: TaskName = None,
@@ -79,7 +84,7 @@ def route(
     from router.v1 import router_pb2 as pb
 
     asked: dict[str, Any] = {**_prompt(prompt, messages), **_inputs(inputs, task), "conversation": conversation}
-    asked["objective"] = _objective(objective)
+    asked["objective"] = _objective(objective, max_seconds=max_seconds)
     with connect(address, token=token, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, insecure=insecure) as stub:
         reply = stub.Route(pb.RouteRequest(**asked), timeout=timeout)
     if as_json:
@@ -92,6 +97,7 @@ def solve(
     prompt: Prompt = None,
     *,
     objective: ObjectiveOption = None,
+    max_seconds: MaxSeconds = None,
     messages: Messages = None,
     inputs: Inputs = None,
     task: TaskName = None,
@@ -137,7 +143,7 @@ def solve(
     from router.client import connect
     from router.v1 import router_pb2 as pb
 
-    wanted = _objective(objective, refuse=refuse)
+    wanted = _objective(objective, refuse=refuse, max_seconds=max_seconds)
     asked: dict[str, Any] = {**_prompt(prompt, messages), **_inputs(inputs, task), "conversation": conversation}
     asked["objective"] = wanted
     options = pb.SolveOptions(
@@ -196,7 +202,7 @@ def _inputs(inputs: str | None, task: str | None) -> dict[str, Any]:
     return {**asked, "inputs": found}
 
 
-def _objective(text: str | None, *, refuse: bool = False) -> "pb.Objective | None":
+def _objective(text: str | None, *, refuse: bool = False, max_seconds: float | None = None) -> "pb.Objective | None":
     from router.service.objectives import objective_message
 
     if text is None:
@@ -204,8 +210,8 @@ def _objective(text: str | None, *, refuse: bool = False) -> "pb.Objective | Non
             raise InvalidRequest(
                 "objective", "--refuse needs --objective target_accuracy=…", reason="OBJECTIVE_OUT_OF_RANGE"
             )
-        return None
-    return objective_message(parse_objective(text), refuse=refuse)
+        return None if max_seconds is None else objective_message(None, max_seconds=max_seconds)
+    return objective_message(parse_objective(text), refuse=refuse, max_seconds=max_seconds)
 
 
 def _print_json(message: "pb.RouteResponse | pb.SolveResponse | pb.StreamSolveResponse") -> None:
@@ -237,7 +243,7 @@ def _print_decision(decision: "pb.Decision") -> None:
         print(
             f"expected    accuracy {expected.accuracy:.2f} [{expected.accuracy_low:.2f}, {expected.accuracy_high:.2f}],"
             f" {cost.generations:.1f} generations, {cost.generated_tokens:.0f} tokens generated,"
-            f" {cost.scored_tokens:.0f} scored"
+            f" {cost.scored_tokens:.0f} scored" + (f", {cost.seconds:.2g} s" if cost.HasField("seconds") else "")
         )
         if expected.HasField("corrected_average_budget"):
             print(
@@ -245,6 +251,8 @@ def _print_decision(decision: "pb.Decision") -> None:
             )
         if expected.evidence == pb.EVIDENCE_INSUFFICIENT:
             print("evidence    insufficient: no measured arm is known to reach the target on this prompt")
+        if expected.evidence == pb.EVIDENCE_TOO_SLOW:
+            print("evidence    too slow: no measured arm is expected to end in time; this is the fastest")
     print(f"bundle      {decision.bundle_id}")
 
 

@@ -5,6 +5,7 @@ expectation of the measurements over them (or the measurement at the likeliest l
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from router.errors import InvalidBundle, InvalidRequest
 from router.policy.objectives import BudgetPoint, Objective, objective_of
+from router.policy.seconds import check_seconds, good_in_time
 from router.schema import LEAST_WORTH, STRICT, Amount, Name, Probability, loads, read
 from strategies import Strategy, parse
 
@@ -33,6 +35,7 @@ class Cost:
     generations  what was really generated, in complete solutions of the reference model: tokens over the mean tokens of
                  one sample, a token of another model counting as much as its price
     money        None where no model has a price
+    seconds      by the clock; None where they were not measured
     """
 
     __pydantic_config__ = STRICT
@@ -44,6 +47,7 @@ class Cost:
     generator_flops: Amount
     verifier_flops: Amount
     money: Amount | None = None
+    seconds: Amount | None = None
 
     @property
     def flops(self) -> float:
@@ -75,6 +79,7 @@ class Expectation:
 
     sufficient  False: no arm is known to reach the target accuracy; this is the one with the highest lower end, and the
                 cheapest of those
+    in_time     False: no arm is expected to end within the seconds that were asked for; this is the fastest one
     """
 
     arm: Strategy
@@ -83,6 +88,7 @@ class Expectation:
     high: float
     cost: Cost
     sufficient: bool
+    in_time: bool = True
 
 
 class Policy:
@@ -163,12 +169,23 @@ class Policy:
 
     # One prompt: plain arithmetic
 
-    def decide(self, probabilities: Sequence[float], objective: Objective) -> Expectation:
-        """The choice for one prompt, with what it promises. Raises InvalidRequest."""
+    def decide(
+        self, probabilities: Sequence[float], objective: Objective, max_seconds: float | None = None
+    ) -> Expectation:
+        """The choice for one prompt, with what it promises. Raises InvalidRequest.
+
+        max_seconds  of arms that are expected to take longer none is chosen, unless all do: then it is the fastest
+        """
         self.check(objective)
+        if max_seconds is not None:
+            check_seconds(self, max_seconds)
         weights = self.weights_of_one(probabilities)
-        promise = self.promise(self._cheapest(weights, objective.good(self, weights)), weights)
-        return promise if objective.sufficient(promise.low) else replace(promise, sufficient=False)
+        good, in_time = objective.good(self, weights), True
+        if max_seconds is not None:
+            good, in_time = good_in_time(self, objective, weights, max_seconds)
+        promise = self.promise(self._cheapest(weights, good), weights)
+        sufficient = objective.sufficient(promise.low)
+        return promise if sufficient and in_time else replace(promise, sufficient=sufficient, in_time=in_time)
 
     def weights_of_one(self, probabilities: Sequence[float]) -> tuple[float, ...]:
         """(5,) what each level counts in a prompt's expectations."""
@@ -184,7 +201,8 @@ class Policy:
         return Expectation(self.arm(column), accuracy, low, high, _cost(cost), sufficient=True)
 
     def expected(self, of: str, weights: Any) -> Any:
-        """Expectations of accuracy, low, generations, flops or money (0 without prices), arms by rising budget.
+        """Expectations of accuracy, low, generations, flops, money (0 without prices) or seconds (NaN where they were
+        not measured), arms by rising budget.
 
         weights  (5,) probabilities of a prompt as a tuple, then a list of (arms,); or (n, 5) as an array, then (n,
                  arms)
@@ -206,13 +224,10 @@ class Policy:
         """What (n,) arms, by their columns in :meth:`expected`, give prompts of (n, 5) weights."""
         import numpy as np
 
-        rows = list(zip(columns.tolist(), weights.tolist(), strict=True))
-        if len({len(row) for row in self._measured}) > 1:  # some arms have prices and others none
-            return [self.promise(column, each) for column, each in rows]
         values = np.einsum("nkl,nl->nk", np.array(self._measured)[columns], weights).tolist()
         return [
             Expectation(self.arm(column), accuracy, low, high, _cost(cost), sufficient=True)
-            for (column, _), (accuracy, low, high, *cost) in zip(rows, values, strict=True)
+            for column, (accuracy, low, high, *cost) in zip(columns.tolist(), values, strict=True)
         ]
 
     def decide_many(self, probabilities: "NDArray[np.float64]", objective: Objective) -> "NDArray[np.int64]":
@@ -285,6 +300,7 @@ _MEASURES: Mapping[str, Callable[[Cell], float]] = {
     "generations": lambda cell: cell.cost.generations,
     "flops": lambda cell: cell.cost.flops,
     "money": lambda cell: cell.cost.money or 0.0,
+    "seconds": lambda cell: math.nan if cell.cost.seconds is None else cell.cost.seconds,
 }
 
 
@@ -298,12 +314,16 @@ _COSTS = attrgetter(*(field.name for field in fields(Cost)))
 
 
 def _numbers(cost: Cost) -> tuple[float, ...]:
-    values: tuple[float, ...] = _COSTS(cost)  # unlike astuple copies nothing deeply: tuning makes hundreds of tables
-    return values if cost.money is not None else values[:-1]
+    """NaN for None."""
+    *always, money, seconds = _COSTS(cost)  # unlike astuple copies nothing deeply: tuning makes hundreds of tables
+    return *always, math.nan if money is None else money, math.nan if seconds is None else seconds
 
 
 def _cost(numbers: Sequence[float]) -> Cost:
-    return Cost(*numbers)
+    """The inverse."""
+    (one, two, three, four, five, six), (money, seconds) = numbers[:-2], numbers[-2:]
+    known = [None if math.isnan(each) else each for each in (money, seconds)]
+    return Cost(one, two, three, four, five, six, *known)
 
 
 def _written(cost: Cost) -> dict[str, float]:

@@ -6,7 +6,7 @@ nothing to vote about, and it is ``single``.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from router.policy.objectives import AverageBudget, Budget, Objective
 from router.policy.table import LEVELS, Cost, Expectation, Policy
@@ -27,14 +27,23 @@ def middle(probabilities: Sequence[float]) -> int:
     return next(level for level in LEVELS if sum(probabilities[:level]) >= 0.5 or level == LEVELS[-1])
 
 
-def plan(policy: Policy, objective: Objective, weights: Sequence[float]) -> Expectation:
-    """What runs, and what it costs prompts of these level weights. No accuracy is promised: 0, in 0 to 1."""
+def plan(
+    policy: Policy, objective: Objective, weights: Sequence[float], max_seconds: float | None = None
+) -> Expectation:
+    """What runs, and what it costs prompts of these level weights. No accuracy is promised: 0, in 0 to 1.
+
+    max_seconds  where a vote is not known to end by then, one solution is written
+    """
     match objective:
         case Budget():
-            return within(policy, objective.value, weights)
+            found = within(policy, objective.value, weights)
         case AverageBudget():
-            return within(policy, objective.leaves, weights)
-    return within(policy, SAMPLES, weights)
+            found = within(policy, objective.leaves, weights)
+        case _:
+            found = within(policy, SAMPLES, weights)
+    if max_seconds is None or (found.cost.seconds is not None and found.cost.seconds <= max_seconds):
+        return found
+    return within(policy, 1, weights)
 
 
 def within(policy: Policy, samples: float, weights: Sequence[float]) -> Expectation:
@@ -53,4 +62,5 @@ def within(policy: Policy, samples: float, weights: Sequence[float]) -> Expectat
 def _times(cost: Cost, factor: float) -> Cost:
     """Of so many times as many samples; the prompt is read once."""
     fixed = ("prompt_tokens",)
-    return Cost(**{k: v if k in fixed or v is None else v * factor for k, v in asdict(cost).items()})
+    found = Cost(**{k: v if k in fixed or v is None else v * factor for k, v in asdict(cost).items()})
+    return replace(found, seconds=None)  # samples are written at the same time

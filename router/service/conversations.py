@@ -18,6 +18,7 @@ class _Route:
     objective: Objective | None
     bundle_id: str
     task: str
+    max_seconds: float | None
 
 
 class Conversations:
@@ -40,6 +41,8 @@ class Conversations:
         route = routes.get(request.conversation) if routes is not None else None
         if route is None or route.bundle_id != bundle_id or (request.task or route.task) != route.task:
             return None
+        if request.max_seconds not in (None, route.max_seconds):
+            return None
         return route.arm if request.objective in (None, route.objective) else None
 
     def keep(self, caller: str, request: Request, decision: Decision) -> None:
@@ -53,5 +56,5 @@ class Conversations:
         if decision.choice is None and before:
             routes[request.conversation] = before
         elif decision.choice is not None:
-            route = _Route(decision.arm, decision.objective, decision.bundle_id, decision.task)
+            route = _Route(decision.arm, decision.objective, decision.bundle_id, decision.task, request.max_seconds)
             routes[request.conversation] = route

@@ -1,7 +1,7 @@
 """Protocol buffers ↔ the router's own types. No decisions, no I/O."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import lru_cache
 
 from router.bundle.bundle import Bundle
@@ -37,7 +37,8 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
     wanted = objective(message.objective) if message.HasField("objective") else None
     options = None if isinstance(message, pb.RouteRequest) else message.options
     refuse = message.objective.on_insufficient == pb.ON_INSUFFICIENT_REFUSE
-    return asked(message, options, wanted, seconds, refuse=refuse)
+    max_seconds = message.objective.max_seconds if message.objective.HasField("max_seconds") else None
+    return replace(asked(message, options, wanted, seconds, refuse=refuse), max_seconds=max_seconds)
 
 
 def asked(
@@ -158,6 +159,8 @@ def fill_decision(message: pb.Decision, value: Decision) -> None:
     message.bundle_id = value.bundle_id
     if value.expectation:
         _fill_expectation(message.expectation, value.expectation)
+        if not value.expectation.in_time:
+            message.expectation.evidence = pb.EVIDENCE_TOO_SLOW
         if isinstance(value.objective, AverageBudget) and value.objective.factor != 1:
             message.expectation.corrected_average_budget = value.objective.leaves
         if not value.familiar:

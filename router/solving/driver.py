@@ -46,6 +46,7 @@ class Request:
     max_generated_tokens, max_scored_tokens  hard caps, never passed
     seconds               time left for the whole call
     longest_search        seconds that the server lets a search take
+    max_seconds           that the chosen arm is expected to take at most
     refuse                where an answer's confidence is below the target accuracy, fail instead of returning it
     allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
     temperature           of sampling, at least 0; a model's own bounds it
@@ -67,6 +68,7 @@ class Request:
     temperature: float | None = None
     max_tokens: int | None = None
     refuse: bool = False
+    max_seconds: float | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     task: str | None = None
     conversation: str = ""

@@ -19,6 +19,7 @@ from router.bundle.bundle import Bundle
 from router.errors import ConfidenceInsufficient, InvalidBundle, InvalidRequest
 from router.policy import unfamiliar
 from router.policy.objectives import Budget, Objective
+from router.policy.seconds import check_seconds
 from router.policy.table import Expectation, Policy
 from router.prompt import Prompt
 from router.solving.bill import Bill, rates_of
@@ -148,6 +149,8 @@ class Solver:
         policy = self.policy
         objective = request.objective or policy.default
         policy.check(objective)  # a bad objective is an error also where the arm is pinned
+        if request.max_seconds is not None:
+            check_seconds(policy, request.max_seconds)
         familiar = self.knows(request)
         if familiar:
             (read,) = await self.read([request.prompt], bill)
@@ -157,9 +160,9 @@ class Solver:
         if request.arm:
             return self.decision(request, probabilities, request.arm, None, familiar=familiar)
         if not familiar:
-            plan = unfamiliar.plan(policy, objective, probabilities)
+            plan = unfamiliar.plan(policy, objective, probabilities, request.max_seconds)
             return self.decision(request, probabilities, plan.arm, plan, objective=objective, familiar=False)
-        expectation = policy.decide(probabilities, objective)
+        expectation = policy.decide(probabilities, objective, request.max_seconds)
         arm = objective.runs(expectation.arm)
         decision = self.decision(
             request,
@@ -170,6 +173,8 @@ class Solver:
             choice=arm,
             explore=self.explore,
         )
+        if request.max_seconds is not None:  # what is drawn to explore might take longer
+            return replace(decision, explore=0.0)
         return self._explored(decision, objective.value if isinstance(objective, Budget) else policy.largest)
 
     def as_measured(self, request: Request, arm: Strategy) -> bool:

@@ -75,13 +75,14 @@ def _draws(earlier: Strategy, arm: Strategy) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A cascade's mean over its runs, at each of P prompts; tokens by model."""
+    """A cascade's mean over its runs, at each of P prompts; tokens by model, seconds NaN where not measured."""
 
     arm: Cascade
     accuracy: Floats
     prompt_tokens: Mapping[str | None, Floats]
     generated_tokens: Mapping[str | None, Floats]
     scored_tokens: Floats
+    seconds: Floats
 
     @classmethod
     def of(cls, arm: Cascade, runs: Runs, prompts: int) -> "Replayed":
@@ -95,6 +96,7 @@ class Replayed:
             {model: mean(tokens) for model, tokens in runs.prompt_tokens.items()},
             {model: mean(tokens) for model, tokens in runs.generated_tokens.items()},
             mean(runs.scored_tokens),
+            mean(np.array(np.nan) if runs.seconds is None else runs.seconds),
         )
 
 

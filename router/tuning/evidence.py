@@ -35,12 +35,14 @@ class Point:
 
     accuracy  expected share of right answers
     prompt_tokens, generated_tokens  by model's name;  scored_tokens  that the verifier read
+    seconds   NaN where they were not measured
     """
 
     accuracy: float
     prompt_tokens: Mapping[str, float]
     generated_tokens: Mapping[str, float]
     scored_tokens: float
+    seconds: float
 
 
 def evidence(
@@ -96,6 +98,7 @@ def _point(runs: Runs, reference: str) -> Point:
         prompt_tokens=named(runs.prompt_tokens),
         generated_tokens=named(runs.generated_tokens),
         scored_tokens=float(runs.scored_tokens.mean()),
+        seconds=math.nan if runs.seconds is None else float(runs.seconds.mean()),
     )
 
 
@@ -108,6 +111,7 @@ class Measured:
                  at the prompt, a token of another model counting as much as the setup says. An arm that stops early has
                  less than its budget
     prompt, generated  (P, K, M) tokens by model, as in ``setup.models``;  scored (P, K) tokens that the verifier read
+    seconds      by the clock, NaN where they were not measured
     left_out     arms that were measured on too few prompts, and why
     short        prompts on which an arm is missing that nearly all others have, so that they don't take part: why, by
                  prompt_id
@@ -122,6 +126,7 @@ class Measured:
     prompt: Floats
     generated: Floats
     scored: Floats
+    seconds: Floats
     setup: Setup
     left_out: tuple[dict[str, Any], ...]
     replays: Replays
@@ -146,7 +151,7 @@ class Measured:
 
     def of(self, columns: Sequence[int]) -> "Measured":
         """Some of the arms."""
-        names = ("accuracy", "generations", "prompt", "generated", "scored")
+        names = ("accuracy", "generations", "prompt", "generated", "scored", "seconds")
         of_those: dict[str, Any] = {name: getattr(self, name)[:, columns] for name in names}
         return replace(self, arms=tuple(self.arms[k] for k in columns), **of_those)
 
@@ -168,6 +173,7 @@ class Measured:
             "prompt": np.stack([tokens(each.prompt_tokens) for each in cascades], axis=1),
             "generated": generated,
             "scored": np.stack([each.scored_tokens for each in cascades], axis=1),
+            "seconds": np.stack([each.seconds for each in cascades], axis=1),
         }
         both = [*self.arms, *(each.arm for each in cascades)]
         values: dict[str, Any] = {name: np.concatenate([getattr(self, name), more[name]], axis=1) for name in more}
@@ -175,13 +181,14 @@ class Measured:
 
     def on(self, rows: NDArray[np.int64]) -> "Measured":
         """Some of the prompts."""
-        names = ("prompts", "accuracy", "generations", "prompt", "generated", "scored", "one")
+        names = ("prompts", "accuracy", "generations", "prompt", "generated", "scored", "seconds", "one")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def costs(self, weights: Floats) -> list[Cost]:
         """Mean cost of each arm over prompts that count with (P,) ``weights``, which sum to 1."""
         prompt, generated = np.tensordot(weights, self.prompt, 1), np.tensordot(weights, self.generated, 1)
         scored, generations = weights @ self.scored, weights @ self.generations
+        seconds = weights @ self.seconds
         flops = 2.0 * (self._parameters * (prompt + generated)).sum(axis=1)
         return [
             Cost(
@@ -192,6 +199,7 @@ class Measured:
                 generator_flops=round(float(flops[k])),
                 verifier_flops=round(2.0 * self.setup.verifier.parameters * float(scored[k])),
                 money=self._money(prompt[k], generated[k], float(scored[k])),
+                seconds=None if np.isnan(seconds[k]) else round(float(seconds[k]), 4),
             )
             for k in range(len(self.arms))
         ]
@@ -262,6 +270,7 @@ def measure(
         prompt=prompt,
         generated=generated,
         scored=np.array([[point.scored_tokens for point in row] for row in cells]),
+        seconds=np.array([[point.seconds for point in row] for row in cells]),
         setup=setup,
         left_out=tuple(left_out),
         replays=Replays([_few(recorded[prompt]) for prompt in kept]),

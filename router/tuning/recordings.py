@@ -28,6 +28,8 @@ def recordings(
             f"`correct` is null for {unknown.sum()} attempts, first at prompt {first!r}: without it no accuracy can be "
             "measured; fill it in, or leave those prompts out"
         )
+    if "seconds" not in attempts:
+        attempts = attempts.assign(seconds=np.nan)
     generators: dict[str | None, np.random.Generator] = {}
     found: dict[str, Recorded] = {}
     # Prompts with a pool first: what is drawn at random for one does not depend on the others' runs.
@@ -60,6 +62,7 @@ def _pool(rows: pd.DataFrame, draws: int, rng: np.random.Generator) -> Pool:
         scored_tokens=scored,
         # Like the real thing, a run meets its samples in random order.
         order=rng.random((draws, len(rows))).argsort(axis=1),
+        seconds=float(rows["seconds"].astype(float).max(skipna=False)),
     )
 
 
@@ -91,6 +94,7 @@ def _run(rows: pd.DataFrame, arm: Strategy, reference: str, reads: bool) -> Runs
             lead=np.full(len(rows), np.nan),
         ),
         check_tokens=_check_tokens(rows, arm, reads),
+        seconds=None if rows["seconds"].isna().any() else rows["seconds"].to_numpy(dtype=float),
     )
 
 

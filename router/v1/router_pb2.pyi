@@ -20,6 +20,7 @@ class Evidence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EVIDENCE_SUFFICIENT: _ClassVar[Evidence]
     EVIDENCE_INSUFFICIENT: _ClassVar[Evidence]
     EVIDENCE_UNFAMILIAR: _ClassVar[Evidence]
+    EVIDENCE_TOO_SLOW: _ClassVar[Evidence]
 
 class StopReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -69,6 +70,7 @@ class ErrorReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     ERROR_REASON_TOO_MANY_CALLS: _ClassVar[ErrorReason]
     ERROR_REASON_BATCH_INVALID: _ClassVar[ErrorReason]
     ERROR_REASON_CONFIDENCE_INSUFFICIENT: _ClassVar[ErrorReason]
+    ERROR_REASON_SECONDS_NOT_MEASURED: _ClassVar[ErrorReason]
 ON_INSUFFICIENT_UNSPECIFIED: OnInsufficient
 ON_INSUFFICIENT_BEST: OnInsufficient
 ON_INSUFFICIENT_REFUSE: OnInsufficient
@@ -76,6 +78,7 @@ EVIDENCE_UNSPECIFIED: Evidence
 EVIDENCE_SUFFICIENT: Evidence
 EVIDENCE_INSUFFICIENT: Evidence
 EVIDENCE_UNFAMILIAR: Evidence
+EVIDENCE_TOO_SLOW: Evidence
 STOP_REASON_UNSPECIFIED: StopReason
 STOP_REASON_COMPLETE: StopReason
 STOP_REASON_TOKEN_CAP: StopReason
@@ -119,6 +122,7 @@ ERROR_REASON_MESSAGE_MISSING: ErrorReason
 ERROR_REASON_TOO_MANY_CALLS: ErrorReason
 ERROR_REASON_BATCH_INVALID: ErrorReason
 ERROR_REASON_CONFIDENCE_INSUFFICIENT: ErrorReason
+ERROR_REASON_SECONDS_NOT_MEASURED: ErrorReason
 
 class Message(_message.Message):
     __slots__ = ("role", "content")
@@ -129,18 +133,20 @@ class Message(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class Objective(_message.Message):
-    __slots__ = ("budget", "average_budget", "target_accuracy", "price_per_flop", "on_insufficient")
+    __slots__ = ("budget", "average_budget", "target_accuracy", "price_per_flop", "max_seconds", "on_insufficient")
     BUDGET_FIELD_NUMBER: _ClassVar[int]
     AVERAGE_BUDGET_FIELD_NUMBER: _ClassVar[int]
     TARGET_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     PRICE_PER_FLOP_FIELD_NUMBER: _ClassVar[int]
+    MAX_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ON_INSUFFICIENT_FIELD_NUMBER: _ClassVar[int]
     budget: float
     average_budget: float
     target_accuracy: float
     price_per_flop: float
+    max_seconds: float
     on_insufficient: OnInsufficient
-    def __init__(self, budget: _Optional[float] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ..., on_insufficient: _Optional[_Union[OnInsufficient, str]] = ...) -> None: ...
+    def __init__(self, budget: _Optional[float] = ..., average_budget: _Optional[float] = ..., target_accuracy: _Optional[float] = ..., price_per_flop: _Optional[float] = ..., max_seconds: _Optional[float] = ..., on_insufficient: _Optional[_Union[OnInsufficient, str]] = ...) -> None: ...
 
 class RouteRequest(_message.Message):
     __slots__ = ("prompt", "messages", "objective", "inputs", "task", "conversation")
@@ -448,7 +454,7 @@ class Cell(_message.Message):
     def __init__(self, level: _Optional[int] = ..., arm: _Optional[_Union[Arm, _Mapping]] = ..., accuracy: _Optional[float] = ..., accuracy_low: _Optional[float] = ..., accuracy_high: _Optional[float] = ..., prompts: _Optional[float] = ..., cost: _Optional[_Union[Cost, _Mapping]] = ...) -> None: ...
 
 class Cost(_message.Message):
-    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "generations", "money")
+    __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "generations", "money", "seconds")
     PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     GENERATED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SCORED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -456,6 +462,7 @@ class Cost(_message.Message):
     VERIFIER_FLOPS_FIELD_NUMBER: _ClassVar[int]
     GENERATIONS_FIELD_NUMBER: _ClassVar[int]
     MONEY_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
     prompt_tokens: float
     generated_tokens: float
     scored_tokens: float
@@ -463,7 +470,8 @@ class Cost(_message.Message):
     verifier_flops: float
     generations: float
     money: float
-    def __init__(self, prompt_tokens: _Optional[float] = ..., generated_tokens: _Optional[float] = ..., scored_tokens: _Optional[float] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., generations: _Optional[float] = ..., money: _Optional[float] = ...) -> None: ...
+    seconds: float
+    def __init__(self, prompt_tokens: _Optional[float] = ..., generated_tokens: _Optional[float] = ..., scored_tokens: _Optional[float] = ..., generator_flops: _Optional[float] = ..., verifier_flops: _Optional[float] = ..., generations: _Optional[float] = ..., money: _Optional[float] = ..., seconds: _Optional[float] = ...) -> None: ...
 
 class Bill(_message.Message):
     __slots__ = ("prompt_tokens", "generated_tokens", "scored_tokens", "generator_flops", "verifier_flops", "engine_calls", "route_seconds", "generate_seconds", "score_seconds", "lines", "money")

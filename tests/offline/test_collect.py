@@ -1,5 +1,6 @@
 """Collecting: what an interruption leaves, and what the next run makes of it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 
@@ -50,6 +52,25 @@ def run(out: Path, units=UNITS, generator=None, settings=None) -> list[Unit]:
         on_unit=lambda unit, tally: ran.append(unit),
     )
     return ran
+
+
+def untimed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Two runs of the same take different seconds."""
+    return frame.drop(columns="seconds")
+
+
+def test_the_seconds_of_a_pool_are_each_attempts_and_those_of_a_run_its_own(tmp_path):
+    class Slow(FakeGenerator):
+        async def extend(self, *args, **kwargs):
+            await asyncio.sleep(0.05)
+            return await super().extend(*args, **kwargs)
+
+    run(tmp_path / "attempts.parquet", UNITS[:1] + UNITS[-1:], generator=Slow())
+    frame = read_attempts([tmp_path / "attempts.parquet"])
+    pool, beam = (frame.loc[frame["arm"] == arm, "seconds"] for arm in ("sample", "beam_search(n=4, m=2)"))
+    assert pool.nunique() == 1
+    assert pool.iloc[0] >= 0.05
+    assert beam.iloc[0] >= 0.1  # several steps
 
 
 def test_rows_are_the_pool_and_the_runs_with_their_bills(tmp_path):
@@ -130,7 +151,7 @@ def test_workers_share_the_units_and_draw_the_same_attempts(tmp_path):
         on_unit=lambda unit, tally: finished.append((unit, tally.tokens)),
     )
     one, two = (read_attempts([tmp_path / f"{name}.parquet"]) for name in ("one", "two"))
-    assert one.equals(two)
+    assert untimed(one).equals(untimed(two))
     assert {unit for unit, _ in finished} == set(UNITS)
     assert sum(tokens for _, tokens in finished) == two["generated_tokens"].sum()
     assert [file.name for file in tmp_path.iterdir() if "journal" in file.name] == []
@@ -147,7 +168,7 @@ def test_a_torn_line_costs_its_unit_and_the_next(tmp_path):
     journal.write_bytes(b"".join([*lines[:2], lines[2][:40], *lines[3:], b'{"prompt_id": "p']))
     assert len(run(out)) == len(UNITS) - (len(lines) - 3)
     run(tmp_path / "whole.parquet")
-    assert read_attempts([out]).equals(read_attempts([tmp_path / "whole.parquet"]))
+    assert untimed(read_attempts([out])).equals(untimed(read_attempts([tmp_path / "whole.parquet"])))
 
 
 @pytest.mark.processes
@@ -166,7 +187,7 @@ def test_what_ends_a_worker_ends_the_run_and_loses_nothing(tmp_path, load, says)
     kept = (tmp_path / "a.parquet.journal.jsonl").read_text().count("\n") - 1
     assert len(run(out)) == len(UNITS) - kept
     run(tmp_path / "whole.parquet")
-    assert read_attempts([out]).equals(read_attempts([tmp_path / "whole.parquet"]))
+    assert untimed(read_attempts([out])).equals(untimed(read_attempts([tmp_path / "whole.parquet"])))
 
 
 def test_another_model_is_run_where_its_arm_or_its_pool_is_named(tmp_path):
@@ -226,7 +247,7 @@ def test_a_run_goes_on_where_the_last_one_stopped(tmp_path):
     assert 0 < kept < len(UNITS)
     assert len(ran) == len(UNITS) - kept
     # A resumed run draws the same samples: the file is the one an uninterrupted run writes.
-    assert read_attempts([out]).equals(read_attempts([whole]))
+    assert untimed(read_attempts([out])).equals(untimed(read_attempts([whole])))
     assert not list(tmp_path.glob("*.journal*"))
 
 

@@ -143,7 +143,7 @@ def in_one_process(shards: Path, out: Path) -> Path:
 
 
 def attempts(path: Path):
-    return read_attempts([path]).sort_values(["prompt_id", "arm", "sample"], ignore_index=True)
+    return read_attempts([path]).sort_values(["prompt_id", "arm", "sample"], ignore_index=True).drop(columns="seconds")
 
 
 def holders(file: Path) -> list[int]:

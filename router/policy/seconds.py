@@ -1,0 +1,64 @@
+"""A limit on how long an arm may take, beside an objective: by the mean seconds that were measured of it."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from router.errors import InvalidRequest
+from router.policy.objectives import Budget, BudgetPoint, Measurements, Objective
+
+
+class _Some:
+    """Some of the arms, by their rows."""
+
+    def __init__(self, policy: Measurements, rows: Sequence[int]):
+        self._policy, self._rows = policy, rows
+        self.budgets = [policy.budgets[row] for row in rows]
+
+    @property
+    def budget_points(self) -> Sequence[BudgetPoint]:
+        return self._policy.budget_points
+
+    @property
+    def tolerance(self) -> float:
+        return self._policy.tolerance
+
+    def expected(self, of: str, weights: Any) -> Any:
+        found = self._policy.expected(of, weights)
+        return [found[row] for row in self._rows]
+
+
+def check_seconds(policy: Measurements, limit: float) -> None:
+    """Raises InvalidRequest where the limit is none, or no arm's seconds were measured."""
+    if not 0 < limit < math.inf:
+        raise InvalidRequest(
+            "objective.max_seconds",
+            f"max_seconds {limit:g} must be above 0 and finite",
+            reason="OBJECTIVE_OUT_OF_RANGE",
+        )
+    if all(math.isnan(each) for each in policy.expected("seconds", (0.2,) * 5)):
+        raise InvalidRequest(
+            "objective.max_seconds",
+            "max_seconds: the seconds of this bundle's arms were not measured. Collect its attempts again, which "
+            "records them, and tune; or leave max_seconds out and give the call a deadline",
+            reason="SECONDS_NOT_MEASURED",
+        )
+
+
+def good_in_time(
+    policy: Measurements, objective: Objective, weights: Sequence[float], limit: float
+) -> tuple[list[int], bool]:
+    """Which arms are good enough for a prompt among those that are expected to end in time, and whether any is.
+
+    Where none is: the fastest, within the budget where one is given. Arms whose seconds are not known are left out.
+    """
+    seconds = policy.expected("seconds", weights)
+    known = [row for row, each in enumerate(seconds) if not math.isnan(each)]
+    if isinstance(objective, Budget):
+        known = [row for row in known if policy.budgets[row] <= objective.value]
+    fast = [row for row in known if seconds[row] <= limit]
+    if fast:
+        return [fast[i] for i in objective.good(_Some(policy, fast), weights)], True
+    least = min((seconds[row] for row in known), default=math.inf)
+    # Nothing is known of arms within the budget: its smallest arm then, which the policy always has.
+    return [row for row in known if seconds[row] == least] or [0], False
