@@ -328,7 +328,14 @@ async def _row(  # noqa: PLR0917
         "inputs": inputs_json(problem),
         "task": problem.task,
         "seconds": seconds,
+        "log_prob": _log_prob(attempt),
     }
+
+
+def _log_prob(attempt: Candidate) -> float | None:
+    """Mean of a token, in nats; None where it is unknown."""
+    tokens = sum(attempt.token_counts)
+    return round(sum(attempt.log_probs) / tokens, 5) if attempt.log_probs and tokens else None
 
 
 def held_units(units: Sequence[Unit], out: Path) -> set[Key]:

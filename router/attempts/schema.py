@@ -31,6 +31,8 @@ inputs              str or null      what the task was given besides, as a JSON 
 task                str or null      name of the prompt's task; null: the bundle's first one. May be left out
 seconds             float or null    how long the whole run took by the clock, writing and scoring; of a pool's attempt
                                      the whole pool, whose attempts are written at the same time. May be left out
+log_prob            float or null    mean log-probability of a token under the model that wrote it, in nats; null where
+                                     its engine says none. May be left out
 propensity          float or null    of a served call (``collect --from-outcomes``): the probability with which this arm
                                      was chosen for the prompt. Null: the arm was run on purpose. May be left out
 ==================  ===============  ==================================================================================
@@ -92,6 +94,7 @@ SCHEMA = pa.schema(
         pa.field("inputs", pa.string()),
         pa.field("task", pa.string()),
         pa.field("seconds", pa.float64()),
+        pa.field("log_prob", pa.float64()),
     ]
 )
 OPTIONAL = (
@@ -101,6 +104,7 @@ OPTIONAL = (
     "inputs",
     "task",
     "seconds",
+    "log_prob",
 )  # columns that a file need not have; then they are null
 _MAY_LACK = (*OPTIONAL, *TOKENS)
 _NULLABLE = {*TOKENS, *(field.name for field in SCHEMA if field.nullable)}  # in a file

@@ -76,6 +76,7 @@ def served_attempts(url: str) -> Served:
         scores=None,
         usage=None,
         seconds=None,  # of serving's own load
+        log_prob=None,
     )
     prompts = [
         Problem(

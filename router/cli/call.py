@@ -167,7 +167,7 @@ def solve(
             elif event.HasField("round"):
                 _print_round(event.round)
             elif event.HasField("stage"):
-                print(_stage(event.stage), flush=True)
+                print(stage_line(event.stage), flush=True)
             elif event.HasField("solution"):  # which holds the text as well
                 _print_solution(event.solution)
     return None
@@ -265,7 +265,7 @@ def _print_round(progress: "pb.Round") -> None:
     )
 
 
-def _stage(stage: "pb.StageResult") -> str:
+def stage_line(stage: "pb.StageResult") -> str:
     """What a stage of a cascade came to, and why the cascade ended there or went on."""
     sure = f"confidence {stage.confidence:.2f}" if stage.HasField("confidence") else "confidence unknown"
     found = f"answer {stage.answer}, {sure}" if stage.HasField("answer") else "no answer"
@@ -289,7 +289,7 @@ def _print_solution(solution: "pb.Solution") -> None:
             print(f"    {score}  {step.text.rstrip()}")
     _print_decision(solution.decision)
     for stage in solution.stages:
-        print(_stage(stage))
+        print(stage_line(stage))
     if solution.HasField("confidence"):
         print(f"confidence  {solution.confidence:.2f}")
     bill = solution.bill

@@ -15,9 +15,13 @@ import grpc
 import typer
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
+from router.cli.call import stage_line
+from router.cli.compared import Ran
+from router.cli.compared import table as compared
 from router.cli.options import Backend, ObjectiveOption, Served
 from router.client import connect
 from router.errors import RouterError
@@ -45,7 +49,17 @@ PROBLEMS = [
     ("24 + 61 + 35 + 47", _SUM, "167"),
     ("47 * 36", _PRODUCT, "1692"),
 ]
-_COLUMNS = (("problem", 25), ("level", 8), ("arm", 25), ("answer", 7), ("", 5), ("tokens", 8), ("scored", 7), ("s", 5))
+_COLUMNS = (
+    ("problem", 25),
+    ("level", 8),
+    ("arm", 25),
+    ("answer", 7),
+    ("", 5),
+    ("sure", 4),
+    ("tokens", 8),
+    ("scored", 7),
+    ("s", 5),
+)
 _START_SECONDS, _SOLVE_SECONDS = 300, 600
 
 
@@ -140,6 +154,7 @@ def _solve_all(stub: RouterServiceStub, objective: str | None, console: Console,
     asked = parse_objective(objective) if objective else None
     wanted = objective_message(asked) if asked else None
     console.print(_row(f"[bold]{name}" for name, _ in _COLUMNS))
+    ran: list[Ran] = []
     for number, (varying, prompt, reference) in enumerate(PROBLEMS, start=1):
         started = time.monotonic()
         doing = f"problem {number} of {len(PROBLEMS)}: {varying}"
@@ -147,16 +162,19 @@ def _solve_all(stub: RouterServiceStub, objective: str | None, console: Console,
         request = pb.StreamSolveRequest(prompt=prompt.format(varying), objective=wanted)
         for event in stub.StreamSolve(request, timeout=_SOLVE_SECONDS):
             if event.HasField("solution"):
-                console.print(_solved(varying, reference, event.solution, time.monotonic() - started))
+                solution = event.solution
+                console.print(_solved(varying, reference, solution, time.monotonic() - started))
+                for stage in solution.stages:
+                    console.print(f"  [dim]{escape(stage_line(stage))}", soft_wrap=True)
+                ran.append(Ran(solution.decision, solution.bill, _right(solution, reference)))
             elif event.HasField("stage"):
-                sure = (
-                    f"{event.stage.confidence:.0%} sure of {event.stage.answer}" if event.stage.answer else "no answer"
-                )
-                status.update(f"{doing}: stage {event.stage.number} ended, {sure}")
+                status.update(f"{doing}: {escape(stage_line(event.stage))}")
             elif event.HasField("round"):
                 now = event.round
                 leader = f", leading answer {now.answer} ({now.share:.0%})" if now.answer else ""
                 status.update(f"{doing}: round {now.number}, {now.generated_tokens} tokens{leader}")
+    console.print()
+    console.print(compared(stub.GetBundle(pb.GetBundleRequest(), timeout=_SOLVE_SECONDS).bundle, ran))
 
 
 def _solved(varying: str, reference: str, solution: pb.Solution, seconds: float) -> Table:
@@ -167,7 +185,8 @@ def _solved(varying: str, reference: str, solution: pb.Solution, seconds: float)
             f"{decision.level} ({decision.probabilities[decision.level - 1]:.2f})",
             decision.arm.text,
             solution.answer if solution.HasField("answer") else "none",
-            "[green]right" if solution.answer == reference else "[red]wrong",
+            "[green]right" if _right(solution, reference) else "[red]wrong",
+            f"{solution.confidence:.0%}" if solution.HasField("confidence") else "",
             str(bill.generated_tokens),
             str(bill.scored_tokens),
             f"{seconds:.1f}",
@@ -175,10 +194,16 @@ def _solved(varying: str, reference: str, solution: pb.Solution, seconds: float)
     )
 
 
+def _right(solution: pb.Solution, reference: str) -> bool:
+    return solution.HasField("answer") and bool(solution.answer == reference)
+
+
 def _row(cells: Iterator[str] | tuple[str, ...]) -> Table:
     """One line of a table that is printed as it grows."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, width in _COLUMNS:
-        table.add_column(width=width, justify="right" if name in ("answer", "tokens", "scored", "s") else "left")
+        table.add_column(
+            width=width, justify="right" if name in ("answer", "sure", "tokens", "scored", "s") else "left"
+        )
     table.add_row(*cells)
     return table

@@ -87,6 +87,18 @@ def test_rows_are_the_pool_and_the_runs_with_their_bills(tmp_path):
     assert beam["scored_tokens"] > beam["generated_tokens"]  # each round reads the whole candidate again
 
 
+def test_the_mean_log_probability_of_a_token_is_kept_where_the_engine_says_it(tmp_path):
+    class Silent(FakeGenerator):
+        async def extend(self, *args, **kwargs):
+            return [replace(each, log_probs=()) for each in await super().extend(*args, **kwargs)]
+
+    for name, generator in (("told", FakeGenerator()), ("silent", Silent())):
+        run(tmp_path / f"{name}.parquet", UNITS[:1], generator=generator)
+    told, silent = (read_attempts([tmp_path / f"{name}.parquet"])["log_prob"] for name in ("told", "silent"))
+    assert (told < 0).all()
+    assert silent.isna().all()
+
+
 class Seeded(FakeGenerator):
     """Remembers what it was asked to draw from."""
 

@@ -149,3 +149,17 @@ def test_trouble_is_neither_same_nor_different(arguments):
 
 def test_a_wrong_objective_is_trouble(bundle_folder):
     assert router(bundle_folder, bundle_folder, "--objective", "luck=1").exit_code == 2
+
+
+def test_two_plans_are_explained_in_the_report_and_on_the_screen(tmp_path):
+    for name, arm in (
+        ("old", "single @0.7 > majority(n=4)"),
+        ("new", "single @0.5 > majority(n=2) @0.5 > majority(n=2)"),
+    ):
+        rows = cells(("single", arm), **{f"l{level}_1": 0.95 for level in LEVELS})
+        (tmp_path / name).write_text(Policy(rows, Budget(4)).dumps())
+    result = CliRunner().invoke(main, ["diff", str(tmp_path / "old"), str(tmp_path / "new")])
+    told = "runs majority(n=2) > majority(n=2) instead of majority(n=4); ends at 0.5 instead of 0.7"
+    assert told in result.output
+    found = diff(read_side(tmp_path / "old"), read_side(tmp_path / "new"))
+    assert told in {row["explained"] for row in found["choices"]["changed"]}
