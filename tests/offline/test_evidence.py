@@ -27,6 +27,21 @@ def test_generations_are_what_was_really_spent():
     assert column(measured, "beam_search(n=4, m=4)", measured.generations) == [2.5, 1]
 
 
+def test_seconds_are_those_of_the_pool_and_of_the_run_and_a_level_has_their_mean():
+    rows = [{**row(prompt, i), "seconds": at} for prompt, at in (("a", 2.0), ("b", 4.0)) for i in range(4)]
+    rows += [{**row(prompt, arm="beam_search(n=4, m=4)"), "seconds": 9.0} for prompt in "ab"]
+    measured = measure(frame(rows), pd.Index(["a", "b"]), [1, 4], SETUP)
+    assert column(measured, "majority(n=4)", measured.seconds) == [2, 4]
+    costs = dict(zip(map(str, measured.arms), measured.costs(np.array([0.5, 0.5])), strict=True))
+    assert (costs["majority(n=4)"].seconds, costs["beam_search(n=4, m=4)"].seconds) == (3, 9)
+
+
+def test_without_recorded_seconds_costs_have_none():
+    rows = [row(prompt, i) for prompt in "ab" for i in range(4)]
+    measured = measure(frame(rows), pd.Index(["a", "b"]), [1, 4], SETUP)
+    assert {cost.seconds for cost in measured.costs(np.array([0.5, 0.5]))} == {None}
+
+
 def column(measured: Measured, arm: str, values: np.ndarray) -> list[float]:
     return values[:, measured.arms.index(parse(arm))].tolist()
 
