@@ -1,7 +1,7 @@
 """Candidates for the difficulty model, compared by cross-validation over prompts."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from difficulty.levels import LEVELS, levels_of
 from difficulty.model import CANDIDATES, DifficultyModel
+
+_SLOW = {"hidden_logistic"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +37,21 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One candidate's out-of-fold result; ``probabilities`` (n, 5), ``milliseconds`` to predict one prompt."""
+    """One candidate's out-of-fold result; ``probabilities`` (n, 5), ``milliseconds`` to predict one prompt.
+
+    vectors  name of the vectors that it read; empty where it read the text
+    """
 
     name: str
     quality: Quality
     milliseconds: float
     probabilities: NDArray[np.float64]
+    vectors: str = ""
 
 
 def compare(
     prompts: Sequence[str],
-    hidden: NDArray[np.float32] | None,
+    vectors: Mapping[str, NDArray[np.float32]],
     statistics: ArrayLike,
     edges: ArrayLike,
     *,
@@ -55,7 +61,8 @@ def compare(
 ) -> list[Candidate]:
     """Out-of-fold predictions of each candidate on the same folds, best log-loss first.
 
-    hidden  (n, d) hidden states, or None: candidates that read them are left out
+    vectors  by name: (n, d) vectors of the prompts, such as hidden states. Candidates that read vectors try each; of
+             several, a candidate that is slow to fit is left out
 
     A prompt's text is in one fold only, also when it comes twice. Calibration happens inside each training fold.
     """
@@ -69,13 +76,15 @@ def compare(
     results = []
     for name in names:
         model = DifficultyModel(name, edges=list(np.asarray(edges)), seed=seed)
-        X = np.asarray(prompts, dtype=object) if model.input == "text" else hidden  # noqa: N806
-        if X is None:
-            continue
-        probabilities = np.zeros((len(levels), len(LEVELS)))
-        for train, test in splits:
-            probabilities[test] = model.fit(X[train], statistics[train]).predict_proba(X[test])
-        results.append(Candidate(name, measure(probabilities, statistics, edges), _speed(model, X), probabilities))
+        tried: Mapping[str, NDArray[Any]] = {"": np.asarray(prompts, dtype=object)}
+        if model.input == "hidden":
+            tried = {} if len(vectors) > 1 and name in _SLOW else vectors
+        for read, X in tried.items():  # noqa: N806
+            probabilities = np.zeros((len(levels), len(LEVELS)))
+            for train, test in splits:
+                probabilities[test] = model.fit(X[train], statistics[train]).predict_proba(X[test])
+            quality = measure(probabilities, statistics, edges)
+            results.append(Candidate(name, quality, _speed(model, X), probabilities, read))
     return sorted(results, key=lambda result: result.quality.log_loss)
 
 

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from difficulty.features import describe, length, phrases
 from difficulty.lean import TextLogistic
 from difficulty.levels import LEVELS, find_edges, levels_of
+from difficulty.ridge import RidgeLevels
 
 _FLOOR = 0.005  # probability shared out over all levels, so that none is ever called impossible
 
@@ -50,7 +51,9 @@ CANDIDATES: Mapping[str, Callable[[int], Any]] = {
     "hidden_logistic": lambda seed: make_pipeline(
         StandardScaler(), PCA(0.95, svd_solver="full"), LogisticRegression(C=0.01, max_iter=2000)
     ),
+    "hidden_ridge": lambda seed: RidgeLevels(),
 }
+_CALIBRATED = {"prior", "hidden_ridge"}  # by themselves
 
 
 class DifficultyModel(ClassifierMixin, BaseEstimator):
@@ -89,7 +92,7 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         estimator = CANDIDATES[self.candidate](self.seed)
         if len(found) == 1:
             estimator = DummyClassifier()
-        elif counts.min() > 1 and self.candidate != "prior":  # a prior is calibrated, and a lone prompt makes no fold
+        elif counts.min() > 1 and self.candidate not in _CALIBRATED:  # a lone prompt makes no fold
             # Shuffled: attempts come sorted by task, and a fold that is a task of its own makes any model look unsure.
             folds = StratifiedKFold(int(min(5, counts.min())), shuffle=True, random_state=self.seed)
             estimator = CalibratedClassifierCV(estimator, method="temperature", ensemble=False, cv=folds)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from router.backends.states import State
 from router.prompt import Prompt
 from strategies import Candidate
 
@@ -79,8 +80,13 @@ class Generator(Protocol):
         Raises EngineUnavailable.
         """
 
-    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
-        """One hidden-state vector a prompt, for difficulty models that want it."""
+    async def embed(
+        self, prompts: Sequence[Prompt], states: Sequence[State] = (State(),), *, usage: Usage
+    ) -> list[list[float]]:
+        """One vector a prompt, for difficulty models that want it: its hidden states, one after the other.
+
+        Raises InvalidRequest where the model has too few layers, or the engine gives no hidden states.
+        """
 
     async def close(self) -> None: ...
 

@@ -16,6 +16,7 @@ from random import Random
 
 from router.backends import Generator, Usage
 from router.backends.specs import Deployment, ModelSpec, VerifierSpec
+from router.backends.states import State
 from router.prompt import Prompt
 from strategies import Candidate
 
@@ -137,13 +138,16 @@ class FakeGenerator:
             found.append(0.9 if said[-1:] == [right] else 0.2)
         return found
 
-    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
-        """The number of characters, of digits and of terms of each prompt."""
+    async def embed(
+        self, prompts: Sequence[Prompt], states: Sequence[State] = (State(),), *, usage: Usage
+    ) -> list[list[float]]:
+        """The number of characters, of digits and of terms of each prompt, once for each state."""
         for count in (usage, self.counted):
             count.calls += 1
             count.prompt_tokens += sum(prompt.characters for prompt in prompts)
         texts = [prompt.question for prompt in prompts]
-        return [[float(len(text)), float(sum(map(str.isdigit, text))), float(len(_terms(text)))] for text in texts]
+        counts = [[float(len(text)), float(sum(map(str.isdigit, text))), float(len(_terms(text)))] for text in texts]
+        return [count * len(states) for count in counts]
 
     async def close(self) -> None:
         return None

@@ -10,9 +10,13 @@ from router.cli.options import AllowCode, Overwrite, Seed, Written, check_unfini
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
 
-    from router.training.difficulty import Vectors
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from router.prompt import Prompt
+    from router.training.difficulty import Vectors, VectorsByName
 
 
 class Statistic(StrEnum):
@@ -32,8 +36,9 @@ def train(
     features: Annotated[
         str,
         typer.Option(
-            help="What besides the prompt's text may be read, where it predicts better: text (nothing else), or hidden "
-            "(the reference model's hidden state, which loads the model)."
+            help="What besides the prompt's text may be read, where it predicts better: text (nothing else), hidden "
+            "(the reference model's hidden state, which loads the model, at several layers and positions), or one such "
+            "as 'hidden(layer=16, position=last+mean)'."
         ),
     ] = "text",
     seed: Seed = 0,
@@ -47,23 +52,22 @@ def train(
     check_unfinished(bundle, overwrite)
     from router.attempts.schema import read_attempts
     from router.bundle.setup import read_setup
-    from router.solving.features import features_of
     from router.tasks import Tasks
     from router.training.difficulty import know, save_training
     from router.training.difficulty import train as fit
     from router.tuning.warnings import of_training
 
     frame = read_attempts(attempts, Tasks(read_setup(bundle).tasks, allow_code), say=say)
-    vectors = vectors_of(bundle, features) if features_of(features).vectors else None
-    model, training = fit(frame, vectors, statistic=statistic.value, features=features, seed=seed)
+    model, training = fit(frame, _vectors_tried(bundle, features), statistic=statistic.value, seed=seed)
     familiarity = know(frame, seed=seed)
     save_training(model, training, bundle, familiarity)
     edges = ", ".join(f"{edge:.3g}" for edge in training.edges)
     typer.echo(f"{len(training.prompts)} prompts, levels cut at {statistic.value} {edges}; out of fold:")
-    typer.echo(f"{'':18}{'log-loss':>10}{'ECE':>8}{'kappa':>8}{'Spearman':>10}{'accuracy':>10}{'ms':>8}")
+    width = max(18, 1 + max(map(len, training.comparison)))
+    typer.echo(f"{'':{width}}{'log-loss':>10}{'ECE':>8}{'kappa':>8}{'Spearman':>10}{'accuracy':>10}{'ms':>8}")
     for name, row in training.comparison.items():
         typer.echo(
-            f"{name:18}{row['log_loss']:10.3f}{row['ece']:8.3f}{row['kappa']:8.3f}{row['spearman']:10.3f}"
+            f"{name:{width}}{row['log_loss']:10.3f}{row['ece']:8.3f}{row['kappa']:8.3f}{row['spearman']:10.3f}"
             f"{row['accuracy']:10.3f}{row['milliseconds']:8.2f}{'  ← chosen' if name == training.chosen else ''}"
         )
     if familiarity:
@@ -188,32 +192,39 @@ def _signed(row: dict[str, Any]) -> str:
 
 def vectors_of(folder: Path, features: str) -> "Vectors":
     """The prompts' features, by the reference model of the folder. Raises MissingDependency, MissingWeights."""
-    import asyncio
-    from collections.abc import Sequence
-    from dataclasses import replace
+    by_name = _vectors_by_name(folder, [features])
+    return lambda prompts: by_name(prompts)[features]
 
-    import numpy as np
+
+def _vectors_tried(folder: Path, features: str) -> "VectorsByName | None":
+    from router.solving.features import features_of, tried
+
+    names = tried(features)
+    return _vectors_by_name(folder, names) if all(features_of(name).vectors for name in names) else None
+
+
+def _vectors_by_name(folder: Path, names: "Sequence[str]") -> "VectorsByName":
+    import asyncio
+    from dataclasses import replace
 
     from router.backends import Usage
     from router.backends.registry import load_engines
     from router.backends.specs import Deployment, VerifierSpec
     from router.bundle.setup import read_setup
-    from router.prompt import Prompt
-    from router.solving.features import features_of
+    from router.solving.features import read_vectors
 
-    read = features_of(features)
     # Only the reference model is asked anything: don't load a second one.
     setup = replace(read_setup(folder), verifier=VerifierSpec("log_prob", None, 0))
     engines = load_engines(setup, folder, Deployment(), models=frozenset())
 
-    def vectors(prompts: Sequence[Prompt]) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
-        async def embed() -> Sequence[object]:
+    def vectors(prompts: "Sequence[Prompt]") -> "dict[str, NDArray[np.float32]]":
+        async def read() -> "dict[str, NDArray[np.float32]]":
             try:
-                return await read.read(prompts, engines, Usage())
+                return await read_vectors(names, prompts, engines, Usage())
             finally:
                 await engines.close()
 
-        return np.asarray(asyncio.run(embed()), dtype=np.float32)
+        return asyncio.run(read())
 
     return vectors
 

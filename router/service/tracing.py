@@ -11,6 +11,7 @@ from typing import Any
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
 from router.backends import Asked, Engines, Generator, Usage, Verifier, asks, prepared
+from router.backends.states import State
 from router.errors import MissingDependency
 from router.prompt import Prompt
 from router.solving.driver import Round
@@ -91,9 +92,11 @@ class TracedGenerator:
                     {"router.candidates": len(candidates), "router.generated_tokens": usage.generated_tokens - before}
                 )
 
-    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
+    async def embed(
+        self, prompts: Sequence[Prompt], states: Sequence[State] = (State(),), *, usage: Usage
+    ) -> list[list[float]]:
         with span(self._tracer, "generator.embed"):
-            return await self._generator.embed(prompts, usage=usage)
+            return await self._generator.embed(prompts, states, usage=usage)
 
 
 class TracedVerifier:

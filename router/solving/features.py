@@ -1,11 +1,18 @@
-"""What the difficulty model reads of a prompt. Named in the bundle; to add one: a function, and a line here."""
+"""What the difficulty model reads of a prompt. Named in the bundle; to add one: a function, and a line here.
+
+``hidden`` has settings: ``hidden(layer=16, position=last+mean)``, see ``backends.states``.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from router.backends import Engines, Usage
 from router.backends.registry import Capability
+from router.backends.states import State, read_states
 from router.errors import InvalidBundle
 from router.prompt import Prompt
 
@@ -15,11 +22,17 @@ Read = Callable[[Sequence[Prompt], Engines, Usage], Awaitable[Sequence[Any]]]
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """``vectors``: whether each prompt is a vector, and not a text; ``needs``: capability of the reference model."""
+    """How they are read.
+
+    vectors  whether each prompt is a vector, and not a text
+    needs    capability of the reference model
+    states   hidden states that a vector is made of, where it is made of nothing else
+    """
 
     read: Read
     vectors: bool
     needs: Capability | None = None
+    states: tuple[State, ...] = ()
 
 
 async def _text(prompts: Sequence[Prompt], engines: Engines, usage: Usage) -> list[str]:
@@ -27,14 +40,18 @@ async def _text(prompts: Sequence[Prompt], engines: Engines, usage: Usage) -> li
     return [prompt.question for prompt in prompts]
 
 
-async def _hidden(prompts: Sequence[Prompt], engines: Engines, usage: Usage) -> list[list[float]]:
-    """The reference model's hidden state at the prompt."""
-    return await engines.main.embed(prompts, usage=usage)
+def _hidden(*states: State) -> Features:
+    """The reference model's hidden states at the prompt."""
+
+    async def read(prompts: Sequence[Prompt], engines: Engines, usage: Usage) -> list[list[float]]:
+        return await engines.main.embed(prompts, states, usage=usage)
+
+    return Features(read, vectors=True, needs="hidden_states", states=states)
 
 
 _FEATURES: dict[str, Features] = {
     "text": Features(_text, vectors=False),
-    "hidden": Features(_hidden, vectors=True, needs="hidden_states"),
+    "hidden": _hidden(State()),
 }
 FEATURES: Mapping[str, Features] = _FEATURES
 
@@ -46,6 +63,45 @@ def register(name: str, features: Features) -> None:
 
 def features_of(name: str) -> Features:
     """Raises InvalidBundle."""
-    if name not in FEATURES:
-        raise InvalidBundle(f"the bundle's difficulty model reads {name!r}; this router knows {', '.join(FEATURES)}")
-    return FEATURES[name]
+    if name in FEATURES:
+        return FEATURES[name]
+    kind, bracket, settings = name.partition("(")
+    if kind == "hidden" and bracket:
+        try:
+            return _hidden(*read_states(bracket + settings))
+        except ValueError as error:
+            raise InvalidBundle(f"the bundle's difficulty model reads {name!r}: {error}") from error
+    raise InvalidBundle(f"the bundle's difficulty model reads {name!r}; this router knows {', '.join(FEATURES)}")
+
+
+async def read_vectors(
+    names: Sequence[str], prompts: Sequence[Prompt], engines: Engines, usage: Usage
+) -> dict[str, NDArray[np.float32]]:
+    """By name: (n, d). All hidden states of a prompt are read at once. Raises InvalidBundle."""
+    wanted = {name: features_of(name) for name in names}
+    states = list(dict.fromkeys(state for features in wanted.values() for state in features.states))
+    pieces = [
+        np.asarray(await engines.main.embed(prompts[start : start + _AT_ONCE], states, usage=usage), dtype=np.float32)
+        for start in range(0, len(prompts) if states else 0, _AT_ONCE)
+    ]
+    columns = dict(zip(states, np.split(np.concatenate(pieces), len(states), axis=1), strict=True)) if states else {}
+    return {
+        name: np.hstack([columns[state] for state in features.states])
+        if features.states
+        else np.asarray(await features.read(prompts, engines, usage), dtype=np.float32)
+        for name, features in wanted.items()
+    }
+
+
+_AT_ONCE = 64  # prompts, whose vectors are lists of Python's numbers for a moment
+
+
+def tried(name: str) -> list[str]:
+    """Features that training compares where these are asked for: of hidden states several layers and positions."""
+    if name != "hidden":
+        return [name]
+    return [f"hidden(layer={layer}, position={position})" for layer in _LAYERS for position in _POSITIONS]
+
+
+_LAYERS = (0.35, 0.5, 0.6, 0.7, 0.8)  # shares of the model's layers: the middle ones tell most
+_POSITIONS = ("last", "mean", "last+mean")

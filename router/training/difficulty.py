@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from difficulty import CANDIDATES, LEVELS, DifficultyModel, Familiarity, find_edges, levels_of
-from difficulty.compare import compare
+from difficulty.compare import Candidate, compare
 from router.attempts.pools import SAMPLE
 from router.attempts.schema import last_score, prompt_of
 from router.bundle.manifest import FAMILIARITY, MANIFEST
@@ -26,6 +26,7 @@ FEWEST_PROMPTS = 25  # five a level, without which no difficulty model can be fi
 _TIE = 1e-3  # by which equal statistics are told apart, where that has to be: less than a pass rate's steps
 Statistic = Literal["pass_rate", "mean_score"]
 Vectors = Callable[[Sequence[Prompt]], NDArray[np.float32]]  # prompts → (n, d) features
+VectorsByName = Callable[[Sequence[Prompt]], Mapping[str, NDArray[np.float32]]]  # by names of features
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Training:
     """What training found; ``router tune`` reads it back from the bundle.
 
     edges       the four edges between levels, easiest first, in units of ``statistic``
-    chosen      name of the served candidate
+    chosen      the served candidate, by its name in ``comparison``
     comparison  out-of-fold quality and milliseconds a prompt of each candidate, best log-loss first
     prompts     a row a prompt, index prompt_id: digest of the prompt's text, attempts, statistic, level (by the
                 statistic: "oracle"), and p1 ... p5, the chosen candidate's out-of-fold probabilities
@@ -60,18 +61,15 @@ _COLUMNS = ["digest", "attempts", "statistic", "level", *_PROBABILITIES]
 
 def train(
     attempts: pd.DataFrame,
-    vectors: Vectors | None = None,
+    vectors: VectorsByName | None = None,
     *,
     statistic: Statistic = "pass_rate",
-    features: str = "text",
     folds: int = 5,
     seed: int = 0,
 ) -> tuple[DifficultyModel, Training]:
     """Compare the candidates by cross-validation, fit the one with the least log-loss on all prompts.
 
-    vectors   gives the prompts' vectors; None: only candidates that read text take part
-    features  name of what the vectors are, such as "hidden"; kept where a candidate that reads them is chosen. Where it
-              is "text", vectors are not asked for
+    vectors  gives the prompts' vectors, by names in ``solving.features``; None: no candidate reads any
 
     Raises InvalidFile where the attempts have no statistic or no five levels. Of prompts that are too few to carry
     levels anyway, equally hard ones are told apart by chance instead, so that a policy without levels can be tuned.
@@ -86,17 +84,24 @@ def train(
         prompts["statistic"] += [_TIE * int(text_digest(prompt), 16) / 16**16 for prompt in asked]
         edges = find_edges(prompts["statistic"])
     texts = [prompt.question for prompt in asked]
-    states = None if vectors is None else np.asarray(vectors(asked), dtype=np.float32)
+    found = {} if vectors is None else vectors(asked)
+    states = {name: np.asarray(each, dtype=np.float32) for name, each in found.items()}
     results = compare(texts, states, prompts["statistic"], edges, names=list(CANDIDATES), folds=folds, seed=seed)
     best = results[0]
     model = DifficultyModel(best.name, edges=edges.tolist(), seed=seed)
-    reads = "text" if model.input == "text" else features
-    model.fit(texts if reads == "text" else states, prompts["statistic"])
+    model.fit(states[best.vectors] if best.vectors else texts, prompts["statistic"])
     prompts["level"] = levels_of(prompts["statistic"], edges)
     prompts["digest"] = [text_digest(prompt) for prompt in asked]
     prompts[_PROBABILITIES] = best.probabilities
-    comparison = {result.name: {**asdict(result.quality), "milliseconds": result.milliseconds} for result in results}
-    return model, Training(statistic, seed, tuple(edges.tolist()), best.name, comparison, prompts[_COLUMNS], reads)
+    reads = best.vectors or "text"
+    comparison = {named(result): {**asdict(result.quality), "milliseconds": result.milliseconds} for result in results}
+    return model, Training(statistic, seed, tuple(edges.tolist()), named(best), comparison, prompts[_COLUMNS], reads)
+
+
+def named(candidate: Candidate) -> str:
+    """With what it reads, where that has settings: "hidden_ridge (layer=0.5, position=last)"."""
+    _, bracket, settings = candidate.vectors.partition("(")
+    return f"{candidate.name} {bracket}{settings}" if bracket else candidate.name
 
 
 def advice_on_ties(statistic: str) -> str:

@@ -346,13 +346,34 @@ def test_vectors_are_asked_for_every_prompt_and_named():
 
     def vectors(prompts):
         asked.extend(prompts)
-        return np.array([[len(prompt.question), 1.0] for prompt in prompts])
+        return {"hidden": np.array([[len(prompt.question), 1.0] for prompt in prompts])}
 
-    model, trained = train(pools(), vectors, features="hidden", folds=2)
+    model, trained = train(pools(), vectors, folds=2)
     assert len(asked) == 120
     assert "hidden_logistic" in trained.comparison
     assert trained.features == model.input
     assert "hidden_logistic" not in trained_on_pools()[1].comparison
+
+
+def test_of_several_vectors_the_one_that_predicts_best_is_named():
+    rng = np.random.default_rng(0)
+
+    def easiness(i):  # which the text does not tell
+        return 37 * i % 100
+
+    def vectors(prompts):
+        numbers = [easiness(int(prompt.question.removeprefix("prompt p"))) for prompt in prompts]
+        noise = rng.normal(size=(len(prompts), 3))
+        return {
+            "hidden(layer=2, position=last)": np.column_stack([numbers, noise]),
+            "hidden(layer=1, position=mean)": noise,
+        }
+
+    rows = [row(f"p{i}", s, correct=s < easiness(i) / 10) for i in range(100) for s in range(10)]
+    model, trained = train(frame(rows), vectors)
+    assert (trained.chosen, model.candidate) == ("hidden_ridge (layer=2, position=last)", "hidden_ridge")
+    assert trained.features == "hidden(layer=2, position=last)"
+    assert "hidden_ridge (layer=1, position=mean)" in trained.comparison
 
 
 def test_tuning_before_training_says_so(tmp_path):

@@ -216,14 +216,45 @@ def test_calibration_holds_where_prompts_come_sorted_by_task():
 
 def test_comparison_ranks_by_log_loss_and_finds_the_signal():
     prompts, hidden, rates = world(250)
-    results = compare(prompts, hidden, rates, find_edges(rates), names=["prior", "text_logistic", "hidden_logistic"])
+    names = ["prior", "text_logistic", "hidden_logistic"]
+    results = compare(prompts, {"hidden": hidden}, rates, find_edges(rates), names=names)
     losses = {result.name: result.quality.log_loss for result in results}
     assert list(losses) == sorted(losses, key=losses.__getitem__)
     assert results[0].name == "hidden_logistic"  # the only one that sees the pass rate itself
     assert losses["text_logistic"] < losses["prior"] - 0.2
     assert results[0].quality.spearman > 0.8
-    without = compare(prompts, None, rates, find_edges(rates), names=["prior", "hidden_logistic"])
+    without = compare(prompts, {}, rates, find_edges(rates), names=["prior", "hidden_logistic"])
     assert [result.name for result in without] == ["prior"]
+
+
+def test_of_several_vectors_each_is_tried():
+    prompts, hidden, rates = world(250)
+    noise = np.random.default_rng(0).normal(size=hidden.shape)
+    vectors = {"noise": noise, "hidden": hidden}
+    results = compare(prompts, vectors, rates, find_edges(rates), names=["prior", "hidden_logistic", "hidden_ridge"])
+    assert [(result.name, result.vectors) for result in results] == [
+        ("hidden_ridge", "hidden"),
+        ("prior", ""),
+        ("hidden_ridge", "noise"),
+    ]
+
+
+def test_ridge_is_sure_of_what_it_sees_and_unsure_of_noise():
+    _, hidden, rates = world(400)
+    edges = find_edges(rates)
+    for noise, sure in ((0.0, True), (5.0, False)):
+        seen = hidden + np.random.default_rng(0).normal(0, noise, hidden.shape) if noise else hidden
+        model = DifficultyModel("hidden_ridge", edges=edges.tolist()).fit(seen[:200], rates[:200])
+        quality = measure(model.predict_proba(seen[200:]), rates[200:], edges)
+        assert (quality.log_loss < 1) == sure
+        assert quality.ece < 0.15
+
+
+def test_ridge_makes_nothing_of_noise():
+    rng = np.random.default_rng(0)
+    rates, noise = rng.integers(0, 17, 60) / 16, rng.normal(size=(60, 300))
+    model = DifficultyModel("hidden_ridge").fit(noise[:30], rates[:30])
+    assert measure(model.predict_proba(noise[30:]), rates[30:], model.edges_).log_loss < 2.5  # even odds: 1.6
 
 
 def test_out_of_fold_predictions_do_not_see_their_own_prompt():
@@ -233,7 +264,7 @@ def test_out_of_fold_predictions_do_not_see_their_own_prompt():
     hidden = np.eye(200, dtype="float32")
     edges = find_edges(rates)
     doubled = compare(
-        prompts * 2, np.vstack([hidden] * 2), np.tile(rates, 2), edges, names=["prior", "hidden_logistic"]
+        prompts * 2, {"all": np.vstack([hidden] * 2)}, np.tile(rates, 2), edges, names=["prior", "hidden_logistic"]
     )
     losses = {result.name: result.quality.log_loss for result in doubled}
     assert losses["hidden_logistic"] > losses["prior"] - 0.05

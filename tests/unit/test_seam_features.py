@@ -129,10 +129,11 @@ def test_a_difficulty_model_is_trained_on_them():
     frame["prompt"] = frame.groupby("prompt_id")["text"].transform("first")
     frame = frame.assign(messages=None, scores=None)
 
-    def vectors(prompts: Sequence[Prompt]) -> np.ndarray:
-        return np.array([[sum(map(str.isdigit, prompt.question))] for prompt in prompts], dtype=np.float32)
+    def vectors(prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
+        counts = [[sum(map(str.isdigit, prompt.question))] for prompt in prompts]
+        return {"digits": np.array(counts, dtype=np.float32)}
 
-    model, trained = train(frame, vectors, features="digits", folds=2)
+    model, trained = train(frame, vectors, folds=2)
     assert "hidden_logistic" in trained.comparison
     assert trained.features == ("digits" if model.input == "hidden" else "text")
 

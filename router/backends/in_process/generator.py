@@ -9,11 +9,13 @@ from typing import Any
 
 from router.backends import Usage
 from router.backends.in_process.batching import Batcher
+from router.backends.in_process.hidden import read_hidden
 from router.backends.in_process.jobs import CallJob, ExtendJob
 from router.backends.in_process.prefill import PIECE, extended
 from router.backends.preference import label_tokens, within_cap
 from router.backends.prompt_length import check_length, too_long
 from router.backends.specs import ModelSpec
+from router.backends.states import State
 from router.backends.steps import StepText
 from router.backends.template import encode, resolved
 from router.backends.thinking import Thinker, thoughts_of
@@ -82,37 +84,30 @@ class TransformersGenerator:
         written: list[Candidate] = await submit(self.reviser if revised else self.batcher, job)
         return written
 
-    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
-        """Mean over the prompt's tokens of the hidden state three quarters up the model."""
+    async def embed(
+        self, prompts: Sequence[Prompt], states: Sequence[State] = (State(),), *, usage: Usage
+    ) -> list[list[float]]:
+        """See ``backends.Generator``. The bill counts a prompt as read by the whole model."""
         encoded = [self._ids(prompt) for prompt in prompts]
-        size = sum(map(len, encoded))
-        vectors: list[list[float]] = await submit(self.batcher, CallJob(self._embed, (encoded, usage), size))
+        job = CallJob(self._embed, (encoded, tuple(states), usage), sum(map(len, encoded)))
+        vectors: list[list[float]] = await submit(self.batcher, job)
         return vectors
 
     def _embed(
-        self, asks: list[tuple[list[tuple[int, ...]], Usage]]
+        self, asks: list[tuple[list[tuple[int, ...]], tuple[State, ...], Usage]]
     ) -> IteratorGenerator[None, None, list[list[list[float]]]]:
         found = []
-        for prompts, usage in asks:
+        for prompts, states, usage in asks:
             self.batcher.count(usage, calls=1, prompt_tokens=sum(map(len, prompts)))
             vectors = []
             for ids in prompts:
-                vectors.append((yield from self._hidden(ids)))
+                for vector in read_hidden(self.batcher.model.base_model, ids, states):
+                    if vector is None:
+                        yield
+                    else:
+                        vectors.append(vector)
             found.append(vectors)
         return found
-
-    def _hidden(self, ids: tuple[int, ...]) -> IteratorGenerator[None, None, list[float]]:
-        total, cache = None, None
-        for start in range(0, len(ids), PIECE):
-            piece = ids[start : start + PIECE]
-            cache, output = extended(self.batcher.model.base_model, cache, piece, output_hidden_states=True)
-            states = output.hidden_states
-            summed = states[len(states) * 3 // 4][0].float().sum(0)
-            total = summed if total is None else total + summed
-            yield
-        assert total is not None
-        mean: list[float] = (total / len(ids)).tolist()
-        return mean
 
     async def prefer(
         self, prompts: Sequence[Prompt], answers: tuple[str, str], *, max_tokens: int | None, usage: Usage

@@ -21,6 +21,7 @@ from router.backends.openai.preference import prefer
 from router.backends.openai.samples import Reported, Sample, candidates, counted
 from router.backends.replicas import Lost, Replicas, Unfit, understood
 from router.backends.specs import Endpoint, ModelSpec
+from router.backends.states import State
 from router.backends.template import OwnTemplate, with_system
 from router.errors import InvalidRequest
 from router.prompt import Prompt
@@ -272,7 +273,9 @@ class OpenAIGenerator:
         finally:
             self.count(usage, calls=spent.calls, scored_tokens=spent.scored_tokens)
 
-    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
+    async def embed(
+        self, prompts: Sequence[Prompt], states: Sequence[State] = (State(),), *, usage: Usage
+    ) -> list[list[float]]:
         """Raises InvalidRequest: a chat completions endpoint gives no hidden states."""
         raise InvalidRequest(
             "backend",

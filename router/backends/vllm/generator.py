@@ -20,6 +20,7 @@ from router.backends.prm import ROWS, Reading
 from router.backends.prompt_length import check_length, too_long
 from router.backends.replicas import Broken, Lost, Replicas, understood
 from router.backends.specs import ModelSpec
+from router.backends.states import State
 from router.backends.steps import End, StepText, Writing
 from router.backends.template import encode, resolved
 from router.backends.thinking import Thinker, thoughts_of
@@ -260,7 +261,9 @@ class VllmGenerator:
         rest = iter(found)
         return [next(rest) if fit else None for fit in fits]
 
-    async def embed(self, prompts: Sequence[Prompt], *, usage: Usage) -> list[list[float]]:
+    async def embed(
+        self, prompts: Sequence[Prompt], states: Sequence[State] = (State(),), *, usage: Usage
+    ) -> list[list[float]]:
         """Raises InvalidRequest: a generating vLLM server gives no hidden states."""
         raise InvalidRequest(
             "backend",

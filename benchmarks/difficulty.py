@@ -1,0 +1,133 @@
+"""Difficulty from the prompt, on problems that people have rated: which features predict the level?
+
+Usage: python -m benchmarks.difficulty PROBLEMS.parquet FEATURES [--vectors NAME=FILE.npy] [--out RESULTS.json]
+
+PROBLEMS.parquet  as for benchmarks.difficulty_features
+FEATURES          the folder that it wrote: the problems of its pieces take part
+--vectors         (n, d) vectors of the same problems in the same order, from elsewhere. Repeatable
+--skip            layers to leave out
+
+Text features, and ridge regression on each layer's hidden state at each position, on the same five folds over problems;
+how strongly weights are held down is chosen within each training part. Then a learning curve: trained on so many
+problems, measured on a fifth of all that no size is trained on. The last line is one JSON object:
+
+problems        that took part
+candidates      by name: spearman and kappa with people's level, log_loss, ece, accuracy; gain: of Spearman over the
+                text features, and the 95% interval over problems that it is within
+learning_curve  by name and number of training problems: spearman, log_loss
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from benchmarks.difficulty_features import POSITIONS, problems
+from difficulty import LEVELS, DifficultyModel
+from difficulty.compare import compare, measure
+
+EDGES = [-1.5, -2.5, -3.5, -4.5]  # of the statistic, which is minus the level
+TEXT = "text_logistic"
+Vectors = dict[str, NDArray[np.float32]]
+
+
+def read(folder: Path, skip: set[str]) -> Vectors:
+    """By name: the vectors of the problems whose pieces are there, from the first piece on."""
+    pieces: list[dict[str, NDArray[np.float16]]] = []
+    while (path := folder / f"{sum(len(next(iter(piece.values()))) for piece in pieces):05}.npz").exists():
+        with np.load(path) as piece:
+            pieces.append(dict(piece))
+    if not pieces:
+        raise SystemExit(f"{folder} holds no pieces; run benchmarks.difficulty_features first")
+    layers = set.intersection(*(set(piece) for piece in pieces)) - skip
+    found: Vectors = {}
+    for layer in sorted(layers, key=int):
+        states = np.concatenate([piece[layer] for piece in pieces]).astype(np.float32)
+        found |= {f"layer {layer}, {position}": states[:, i] for i, position in enumerate(POSITIONS)}
+        found[f"layer {layer}, last and mean"] = states.reshape(len(states), -1)
+    return found
+
+
+def compared(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors) -> dict[str, Any]:
+    """By candidate: its quality out of fold, and what it gains over text."""
+    names = ["prior", "prompt_length", TEXT, "hidden_ridge"]
+    results = compare(texts, vectors, statistics, EDGES, names=names)
+    expected = {(each.vectors or each.name): -each.probabilities @ np.array(LEVELS) for each in results}
+    rng = np.random.default_rng(0)
+    drawn = [rng.integers(0, len(texts), len(texts)) for _ in range(500)]
+    rows = {}
+    for each in results:
+        name = each.vectors or each.name
+        gains = [
+            _rank(expected[name][some], statistics[some]) - _rank(expected[TEXT][some], statistics[some])
+            for some in drawn
+        ]
+        gain = [round(float(value), 3) for value in np.percentile(gains, [2.5, 97.5])]
+        quality = {key: round(value, 4) for key, value in asdict(each.quality).items()}
+        rows[name] = quality | {
+            "gain": round(quality["spearman"] - _rank(expected[TEXT], statistics), 3),
+            "within": gain,
+        }
+        print(json.dumps({"candidate": name} | rows[name]), flush=True)
+    return rows
+
+
+def _rank(expected: NDArray[np.float64], statistics: NDArray[np.float64]) -> float:
+    return float(np.nan_to_num(spearmanr(expected, statistics).statistic)) if np.ptp(expected) else 0.0
+
+
+def curve(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors, sizes: list[int]) -> dict[str, Any]:
+    """By candidate and number of training problems."""
+    held = len(texts) // 5
+    rows: dict[str, Any] = {}
+    for name, X in {TEXT: np.asarray(texts, dtype=object), **vectors}.items():  # noqa: N806
+        rows[name] = {}
+        for size in sizes:
+            if size > len(texts) - held:
+                continue
+            found = []
+            for start in range(0, min(3 * size, len(texts) - held - size + 1), size):  # up to three, that share none
+                part = slice(held + start, held + start + size)
+                model = DifficultyModel(TEXT if name == TEXT else "hidden_ridge", edges=EDGES)
+                model.fit(X[part], statistics[part])
+                found.append(measure(model.predict_proba(X[:held]), statistics[:held], EDGES))
+            means = {key: round(float(np.mean([getattr(each, key) for each in found])), 3) for key in _CURVE}
+            rows[name][size] = means
+            print(json.dumps({"candidate": name, "problems": size} | means), flush=True)
+    return rows
+
+
+_CURVE = ("spearman", "kappa", "log_loss")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("problems", type=Path)
+    parser.add_argument("features", type=Path)
+    parser.add_argument("--vectors", action="append", default=[])
+    parser.add_argument("--skip", nargs="*", default=[])
+    parser.add_argument("--sizes", type=int, nargs="*", default=[100, 200, 400, 800, 1600, 3200, 6000])
+    parser.add_argument("--curve", nargs="*", default=["layer 16, last"], help="names of the vectors of the curve")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    vectors = read(asked.features, set(asked.skip))
+    n = min(len(each) for each in vectors.values())
+    vectors |= {name: np.load(file).astype(np.float32) for name, _, file in (v.partition("=") for v in asked.vectors)}
+    n = min(n, *(len(each) for each in vectors.values()))
+    table = problems(asked.problems)[:n]
+    texts, statistics = table["text"].tolist(), -table["level"].to_numpy(dtype=float)
+    vectors = {name: each[:n] for name, each in vectors.items()}
+    results = {"problems": n, "candidates": compared(texts, statistics, vectors)}
+    results["learning_curve"] = curve(texts, statistics, {name: vectors[name] for name in asked.curve}, asked.sizes)
+    if asked.out:
+        asked.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
