@@ -126,7 +126,7 @@ def test_an_average_budget_is_spent_where_it_pays():
 
 def test_a_default_objective_is_served_and_checked():
     default = TargetAccuracy(0.9)
-    assert tune(*a_world(), [1, 4], setup=SETUP, default=default, cascades=False).policy.default == default
+    assert tune(*a_world(8), [1, 4], setup=SETUP, default=default, cascades=False).policy.default == default
     with pytest.raises(InvalidRequest, match="budget 64 is outside"):
         tune(*a_world(4), [1, 4], setup=SETUP, default=Budget(64))
 
@@ -143,8 +143,7 @@ def test_costs_are_prompt_once_and_every_sample():
 
 
 def test_cells_say_what_was_measured():
-    attempts, trained = a_world()
-    measured = cell(tune(attempts, trained, [1, 4], setup=SETUP, cascades=False).policy, 2, "majority(n=1)")
+    measured = cell(tuned().policy, 2, "majority(n=1)")
     assert measured.prompts == pytest.approx(20)
     assert measured.low <= measured.accuracy <= measured.high
     assert measured.accuracy == pytest.approx(0.75, abs=0.02)  # three of four attempts at every prompt
@@ -205,7 +204,7 @@ def test_cross_validation_is_honest_on_noise():
 
 
 def test_cascades_are_measured_when_they_are_asked_for():
-    attempts, trained = a_world()
+    attempts, trained = a_world(8)
     cascade = parse("majority(n=1) @0.5 > best_of_n(n=2)")
     tuning = tune(attempts, trained, [1, 4], setup=SETUP, arms=[cascade], cascades=False)
     assert cascade in tuning.policy.arms
@@ -214,7 +213,7 @@ def test_cascades_are_measured_when_they_are_asked_for():
 
 
 def test_cascades_whose_stages_need_more_attempts_than_there_are_say_so():
-    attempts, trained = a_world()
+    attempts, trained = a_world(8)
     cascade = parse("majority(n=1) @0.5 > best_of_n(n=4)")  # five of pools of four
     tuning = tune(attempts, trained, [1, 4], setup=SETUP, arms=[cascade], cascades=False)
     assert cascade not in tuning.policy.arms
