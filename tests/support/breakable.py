@@ -115,6 +115,10 @@ class FakeVllmServer:
     def running(self) -> int:
         return self._told()["running"]
 
+    def begun(self) -> int:
+        """Solutions that it began to write since it was started: what they say is settled."""
+        return int(self._told()["begun"])
+
     def control(self) -> list[int]:
         """How many ChatML marks rows had that it continued or scored since it was told how to behave, sorted."""
         return self._told()["control"]

@@ -144,6 +144,7 @@ class FakeVllm:
         self.running = 0  # requests
         self.writing = 0  # samples of them
         self.most = (0, 0)  # requests and samples at the same time
+        self.begun = 0  # solutions, so far
         self.control: set[int] = set()  # how many ChatML marks a row had that was to be continued or scored
         self._numbers = count()
         self.read_to_the_end = 0  # streams; only their connections can be used again
@@ -232,6 +233,7 @@ class FakeVllm:
         try:
             await self._begun(body)
             solutions = [self._solution(body, index) for index in range(body["n"])]
+            self.begun += body["n"]
             piece = body["stream_interval"]
             for begin in range(0, max(len(tokens) for tokens, *_ in solutions), piece):
                 await asyncio.sleep(self.latency)

@@ -78,7 +78,9 @@ class Connection:
             self.vllm.fail_always("engine", wanted["failure"])
             self.vllm.latency, self.vllm.says = wanted["latency"], wanted["says"]
             self.vllm.control.clear()
-        return httpx2.Response(200, json={"running": self.vllm.running, "control": sorted(self.vllm.control)})
+        return httpx2.Response(
+            200, json={"running": self.vllm.running, "begun": self.vllm.begun, "control": sorted(self.vllm.control)}
+        )
 
     async def _send(self, event: h11.Event) -> None:
         self.writer.write(self.http.send(event) or b"")
