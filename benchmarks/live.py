@@ -1,11 +1,12 @@
 """Does a running server do what the replay promises? The same prompts, solved for real and replayed.
 
 Usage: python -m benchmarks.live PROMPTS ATTEMPTS [--bundle models/smollm2-135m] [--objective average_budget=16]
-       [--limit 200] [--calls 8] [--backend in_process] [--json]
+       [--limit 200] [--calls 8] [--backend in_process] [--solved FILE] [--json]
 
 `router serve` solves prompts that were never trained on (JSON Lines with references). The arm that it chose for each is
 then replayed on the prompt's recorded attempts. Intervals are of the difference, paired by prompt: if one holds 0, the
-two agree as far as so many prompts can tell. The last line is one JSON object:
+two agree as far as so many prompts can tell. What was solved is kept in --solved, a line a prompt, and not solved again.
+The last line is one JSON object:
 
 prompts               solved and replayed; others have no attempts, or too few for their arm
 accuracy              live and replayed share of right answers, difference with its 95% interval
@@ -19,7 +20,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +68,21 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=200, help="prompts that are solved")
     parser.add_argument("--calls", type=int, default=8, help="at a time")
     parser.add_argument("--backend", default="in_process")
+    parser.add_argument("--solved", type=Path, help="JSON Lines, written while it runs; read first where it is there")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")
     options = parser.parse_args()
     bundle = load_bundle(options.bundle)
     attempts = read_attempts(options.attempts)
     known = set(attempts["prompt_id"])
     problems = [problem for problem in read_prompts(options.prompts) if problem.id in known][: options.limit]
-    command = [sys.executable, "-m", "router.cli", "serve", f"--backend={options.backend}", "--port=0"]
-    with started([*command, f"--bundle={options.bundle}"]) as server:
-        objective = objective_message(parse_objective(options.objective))
-        solved = asyncio.run(solve(f"127.0.0.1:{server.port}", problems, objective, options.calls, bundle))
+    solved = read(options.solved)
+    left = [problem for problem in problems if problem.id not in {each.prompt_id for each in solved}]
+    if left:
+        command = [sys.executable, "-m", "router.cli", "serve", f"--backend={options.backend}", "--port=0"]
+        with started([*command, f"--bundle={options.bundle}"]) as server:
+            objective = objective_message(parse_objective(options.objective))
+            address = f"127.0.0.1:{server.port}"
+            solved += asyncio.run(solve(address, left, objective, options.calls, bundle, keep=options.solved))
     report = compare(solved, attempts, bundle)
     if not options.json:
         for name, value in report.items():
@@ -84,10 +90,23 @@ def main() -> None:
     print(json.dumps(report))
 
 
+def read(path: Path | None) -> list[Solved]:
+    if path is None or not path.exists():
+        return []
+    rows = map(json.loads, path.read_text().splitlines())
+    return [Solved(**{**row, "levels": tuple(row["levels"])}) for row in rows]
+
+
 async def solve(
-    address: str, problems: Sequence[Problem], objective: pb.Objective, calls: int, bundle: Bundle
+    address: str,
+    problems: Sequence[Problem],
+    objective: pb.Objective,
+    calls: int,
+    bundle: Bundle,
+    *,
+    keep: Path | None = None,
 ) -> list[Solved]:
-    """Each prompt once, ``calls`` at a time."""
+    """Each prompt once, ``calls`` at a time; written to ``keep`` as they come."""
     tasks = Tasks(bundle.setup.tasks)
     places = asyncio.Semaphore(calls)
     async with connect_aio(address) as router:
@@ -98,7 +117,7 @@ async def solve(
                 solution = (await router.Solve(request, timeout=600)).solution
             assert problem.reference is not None, f"{problem.id} has no reference"
             decision, bill = solution.decision, solution.bill
-            return Solved(
+            found = Solved(
                 problem.id,
                 decision.arm.text,
                 tuple(decision.probabilities),
@@ -107,6 +126,10 @@ async def solve(
                 sum(line.generated_tokens * bundle.setup.worth[line.model] for line in writers(bill)),
                 bill.generator_flops + bill.verifier_flops,
             )
+            if keep:
+                with keep.open("a") as file:
+                    file.write(json.dumps(asdict(found)) + "\n")
+            return found
 
         running = [asyncio.ensure_future(one(problem)) for problem in problems]
         return [await each for each in tqdm(running, unit="prompt")]
