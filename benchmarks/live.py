@@ -5,8 +5,8 @@ Usage: python -m benchmarks.live PROMPTS ATTEMPTS [--bundle models/smollm2-135m]
 
 `router serve` solves prompts that were never trained on (JSON Lines with references). The arm that it chose for each is
 then replayed on the prompt's recorded attempts. Intervals are of the difference, paired by prompt: if one holds 0, the
-two agree as far as so many prompts can tell. What was solved is kept in --solved, a line a prompt, and not solved again.
-The last line is one JSON object:
+two agree as far as so many prompts can tell. What was solved is kept in --solved, a line a prompt, and is not solved
+again. The last line is one JSON object:
 
 prompts               solved and replayed; others have no attempts, or too few for their arm
 accuracy              live and replayed share of right answers, difference with its 95% interval
