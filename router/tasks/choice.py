@@ -59,6 +59,8 @@ class ChoiceTask(PlainTask):
             return None
         # Without a marker a capital may only begin a sentence: it must be marked as a letter.
         last = lines[-1][-WINDOW:]
+        if "\\boxed" in last:  # what it holds is no choice, and the words around it are not the answer
+            return None
         return self._letter(last) if len(lines) == 1 and len(last) <= 4 else self._letter(last, marked=True)
 
     async def key(self, answer: str) -> str:

@@ -307,3 +307,9 @@ async def test_a_plain_task_is_its_text():
     task = PlainTask()
     assert task.extract("  as it is \n") == "as it is"
     assert await task.right("as  it is", "as it is")
+
+
+def test_a_box_that_holds_no_choice_is_no_answer():
+    task = ChoiceTask().bound({"choices": ["10", "20", "25", "45"]})
+    assert task.extract("A graph with 10 vertices has so many edges: \\(\\boxed{55}\\).") is None
+    assert task.extract("A graph with 10 vertices has so many edges: \\(\\boxed{45}\\).") == "D"
