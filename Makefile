@@ -15,7 +15,7 @@ OPENAI_VERSION := 7.59.0
 OPENAI := .cache/openai/node_modules/openai/package.json
 # Share of the times that `make test-faults` makes each fault.
 FAULTS ?= 1
-.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-ui test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -79,6 +79,10 @@ test-llama-cpp: install  ## Run the tests on a real llama.cpp server, of the emb
 test-clients: install $(OPENAI)  ## Run OpenAI's client for Node.js, and curl, on a running server
 	command -v curl >/dev/null || { $(APT_INSTALL) curl; }
 	$(BIN)/python -m pytest -m clients
+
+test-ui: install  ## Drive the pages under /ui in Chromium: keyboard, phone, scripts that must not run; screenshots in build/ui
+	command -v chromium >/dev/null || { $(APT_INSTALL) chromium; }
+	$(BIN)/python -m pytest -m browser tests/service/test_ui_browser.py
 
 test-newcomer: install  ## Walk docs/first-steps.md on a llama.cpp server: own prompts and model, to an OpenAI client's answer
 	$(BIN)/python -m pytest -m newcomer $(ONLY)

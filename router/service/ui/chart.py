@@ -14,7 +14,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 12, 10, 26
 class Chart:
     """In pixels of a picture of WIDTH by HEIGHT.
 
-    share       points of the leading answer's share
+    share       points of the leading answer's share, from the first answer on
     confidence  (x, y, value) where a stage has ended
     thresholds  (from x, to x, y, value) within each stage that may end the search
     stages      (x, number) where each begins
@@ -49,7 +49,7 @@ def chart(rounds: Sequence[Round], ends: Sequence[StageEnd], last: float | None)
     begins = {each.stage: x(i) for i, each in reversed(list(enumerate(rounds)))}
     labels = range(0, len(rounds), max(1, -(-len(rounds) // 8)))
     return Chart(
-        " ".join(f"{x(i)},{_y(each.share)}" for i, each in enumerate(rounds)),
+        " ".join(f"{x(i)},{_y(each.share)}" for i, each in enumerate(rounds) if each.answer is not None),
         confidence,
         [(x(since), x(until), _y(end.threshold), end.threshold) for since, until, end in bounds if end.threshold],
         sorted((at, number) for number, at in begins.items()) if len(begins) > 1 else [],
