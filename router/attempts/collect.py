@@ -27,7 +27,8 @@ from router.attempts.schema import read_attempts, write_attempts
 from router.backends import Asked, Engines, Usage, asks, prepared
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest, RouterError
 from router.solving.bill import Bill
-from router.solving.driver import Request, drive
+from router.solving.driver import drive
+from router.solving.request import Request
 from router.tasks import Task, Tasks, runnable
 from router.tasks.math import close as close_workers
 from strategies import Candidate, Result, Strategy, WeightedBestOfN

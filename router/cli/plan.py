@@ -50,8 +50,8 @@ def plan(
     from router.backends.specs import Deployment, VerifierSpec
     from router.bundle.bundle import load_bundle
     from router.solving.batch import Total, decide
-    from router.solving.driver import Request
     from router.solving.features import features_of
+    from router.solving.request import Request
     from router.solving.solver import Solver
 
     problems = read_prompts(prompts)

@@ -11,7 +11,8 @@ from router.backends import Engines, Generator
 from router.backends.log_probability import LogProbability
 from router.errors import InvalidFile
 from router.solving.bill import Bill
-from router.solving.driver import Request, drive
+from router.solving.driver import drive
+from router.solving.request import Request
 from router.tasks import Tasks
 from strategies import Result, Revision
 

@@ -7,7 +7,7 @@ from cachetools import LRUCache
 from router.policy.keeping import Ledger
 from router.policy.objectives import AverageBudget
 from router.solving.bill import Bill
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Decision, Solver
 
 

@@ -6,7 +6,7 @@ from router.errors import InvalidRequest, RouterError
 from router.service import conversion, statuses
 from router.solving.batch import MOST_PROMPTS, Total, for_each
 from router.solving.bill import Bill
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Decision
 from router.v1 import router_pb2 as pb
 

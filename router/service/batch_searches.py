@@ -17,7 +17,7 @@ from router.service.admission import Admission, Place
 from router.service.tracing import traced_search
 from router.solving.batch import Batch
 from router.solving.bill import Bill
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Decision, Solution, Solver
 
 _MARGIN = 0.15  # seconds kept back from a deadline, to send what is known in time

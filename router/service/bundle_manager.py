@@ -17,7 +17,7 @@ from router.bundle.bundle import Bundle, load_bundle
 from router.bundle.manifest import read_manifest
 from router.errors import InvalidBundle, InvalidRequest, RouterError
 from router.prompt import Prompt
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Decision, Solver
 
 _TEST_REQUEST = Request(Prompt.of("1 + 1 ="))  # that a bundle must decide before it is activated

@@ -7,7 +7,7 @@ from typing import Any
 from cachetools import LRUCache, TTLCache
 
 from router.policy.objectives import Objective
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Decision
 from strategies import Strategy
 

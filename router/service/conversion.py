@@ -12,7 +12,8 @@ from router.prompt import Message, Prompt
 from router.service.objectives import objective, objective_message
 from router.service.structs import plain
 from router.solving.bill import FREE, Bill
-from router.solving.driver import Request, Round
+from router.solving.driver import Round
+from router.solving.request import Request
 from router.solving.solver import Decision, Solution
 from router.solving.stages import StageEnd
 from router.tasks import NO_INPUTS

@@ -22,7 +22,8 @@ from router.service.rows import Outcome, Recorded
 from router.service.tracing import traced_search
 from router.solving.batch import Batch, decide
 from router.solving.bill import Bill
-from router.solving.driver import Request, Round
+from router.solving.driver import Round
+from router.solving.request import Request
 from router.solving.solver import Decision, Solution, Solver
 from router.solving.stages import StageEnd
 from router.v1 import router_pb2 as pb

@@ -12,7 +12,7 @@ from router.policy import unfamiliar
 from router.policy.allocation import Ladders, undominated
 from router.policy.table import LEVELS, Expectation
 from router.solving.bill import Bill
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Decision, Solver, validate
 
 MOST_PROMPTS = 1000  # of one call

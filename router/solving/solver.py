@@ -23,8 +23,9 @@ from router.policy.seconds import check_seconds
 from router.policy.table import Expectation, Policy
 from router.prompt import Prompt
 from router.solving.bill import Bill, rates_of
-from router.solving.driver import Request, Round, StopReason, drive
+from router.solving.driver import Round, StopReason, drive
 from router.solving.features import features_of
+from router.solving.request import Request
 from router.solving.spending import generations, solution_tokens
 from router.solving.stages import Believes, StageEnd
 from router.tasks import Allowance, Task, Tasks, opaque, runnable

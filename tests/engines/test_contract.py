@@ -19,7 +19,8 @@ from router.backends.fake import FakeGenerator
 from router.bundle.bundle import load_bundle
 from router.errors import InvalidRequest
 from router.prompt import Message, Prompt
-from router.solving.driver import Request, StopReason
+from router.solving.driver import StopReason
+from router.solving.request import Request
 from router.solving.solver import Solver
 from strategies import Candidate, parse
 from tests.support.pairs import Pair, fake, fake_vllm, in_process, spent, vllm

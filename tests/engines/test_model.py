@@ -14,7 +14,8 @@ from router.backends.specs import Deployment, VerifierSpec
 from router.backends.template import encode
 from router.bundle.bundle import load_bundle
 from router.prompt import Prompt
-from router.solving.driver import Request, drive
+from router.solving.driver import drive
+from router.solving.request import Request
 from router.solving.solver import Solver
 from strategies import Candidate, Majority
 

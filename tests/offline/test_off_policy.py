@@ -23,7 +23,7 @@ from router.prompt import Prompt
 from router.service.app import Server
 from router.service.bundle_manager import BundleManager
 from router.service.recorder import Recorder
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub

@@ -14,7 +14,7 @@ from router.service.auth.callers import Caller, Token
 from router.service.average_budgets import AverageBudgets
 from router.service.bundle_manager import BundleManager
 from router.service.metrics import Metrics
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import parse

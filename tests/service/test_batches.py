@@ -20,7 +20,7 @@ from router.service.logs import log_call
 from router.service.metrics import Metrics
 from router.service.recorder import Recorder
 from router.solving.batch import Total, decide
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 

@@ -23,7 +23,7 @@ from router.prompt import Prompt
 from router.service.app import Server
 from router.service.auth.callers import Caller, Token
 from router.service.bundle_manager import BundleManager
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Solver
 from router.v1 import admin_pb2 as admin
 from router.v1 import router_pb2 as pb

@@ -11,7 +11,7 @@ from router.policy.objectives import Budget
 from router.prompt import Prompt
 from router.service.auth.callers import Caller, Token
 from router.service.conversations import Conversations
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub

@@ -9,7 +9,8 @@ from router.backends.specs import ModelSpec, Setup, VerifierSpec
 from router.backends.template import CHATML
 from router.prompt import Prompt
 from router.solving.bill import Bill
-from router.solving.driver import Request, drive
+from router.solving.driver import drive
+from router.solving.request import Request
 from router.tasks import load_task
 from strategies import Candidate, Result, parse
 

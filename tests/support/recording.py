@@ -13,7 +13,7 @@ from router.service.bundle_manager import BundleManager
 from router.service.middleware.call import CallRecord
 from router.service.recorder import Recorder
 from router.solving.bill import Bill
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Decision, Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub

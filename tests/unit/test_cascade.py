@@ -12,7 +12,8 @@ from router.backends.fake import FakeGenerator, FakeVerifier
 from router.backends.specs import VERIFIER
 from router.prompt import Prompt
 from router.solving.bill import Bill, Rate
-from router.solving.driver import Request, Round, StopReason, drive
+from router.solving.driver import Round, StopReason, drive
+from router.solving.request import Request
 from router.solving.stages import StageEnd
 from router.tasks import load_task
 from strategies import Believe, Candidate, Cascade, Extend, InvalidArm, Result, Score, Single, parse

@@ -20,7 +20,8 @@ from router.prompt import Message, Prompt
 from router.service import conversion, statuses
 from router.service.objectives import objective_message
 from router.solving.bill import Bill, Rate
-from router.solving.driver import Request, Round, StopReason
+from router.solving.driver import Round, StopReason
+from router.solving.request import Request
 from router.solving.stages import StageEnd
 from router.v1 import router_pb2 as pb
 from strategies import STRATEGIES, Dvts, parse

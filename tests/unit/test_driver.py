@@ -15,8 +15,9 @@ from router.errors import DeadlineExceeded, InvalidRequest, TokenCapReached
 from router.policy.objectives import Budget
 from router.prompt import Prompt
 from router.solving.bill import Bill, Rate
-from router.solving.driver import Request, Round, StopReason, drive
+from router.solving.driver import Round, StopReason, drive
 from router.solving.features import features_of
+from router.solving.request import Request
 from router.solving.solver import Solution
 from router.tasks import load_task
 from strategies import STRATEGIES, BestOfN, Cascade, Result, Revision, Single, Strategy, parse

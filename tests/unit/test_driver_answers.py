@@ -10,7 +10,8 @@ from router.backends.fake import FakeGenerator, FakeVerifier
 from router.errors import DeadlineExceeded
 from router.prompt import Prompt
 from router.solving.bill import Bill
-from router.solving.driver import Request, StopReason, drive
+from router.solving.driver import StopReason, drive
+from router.solving.request import Request
 from router.tasks import Allowance, PlainTask, workers
 from tests.support.searches import finished, named
 

@@ -17,7 +17,8 @@ from router.errors import InvalidFile, InvalidRequest
 from router.prompt import Prompt
 from router.service import conversion
 from router.solving.bill import Bill
-from router.solving.driver import Request, drive
+from router.solving.driver import drive
+from router.solving.request import Request
 from router.tasks import Tasks, load_task
 from router.v1 import router_pb2 as pb
 from strategies import Candidate, Result, parse

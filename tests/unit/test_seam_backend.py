@@ -22,7 +22,7 @@ from router.errors import InvalidBundle, InvalidRequest, MissingDependency
 from router.policy.objectives import Budget
 from router.prompt import Prompt
 from router.service import conversion
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Solver
 from strategies import parse
 from tests.conftest import SETUP

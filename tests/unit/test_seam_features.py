@@ -20,8 +20,8 @@ from router.errors import InvalidBundle
 from router.policy.objectives import Budget
 from router.prompt import Prompt
 from router.solving import features
-from router.solving.driver import Request
 from router.solving.features import Features, features_of, register
+from router.solving.request import Request
 from router.solving.solver import Solver
 from router.training.difficulty import train
 from strategies import Candidate

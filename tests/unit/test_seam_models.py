@@ -20,7 +20,7 @@ from router.policy.table import LEVELS, Cell, Cost, Policy
 from router.prompt import Prompt
 from router.service import conversion
 from router.solving.bill import Rate, rates_of
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Solver
 from strategies import parse
 from tests.conftest import SETUP

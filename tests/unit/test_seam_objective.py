@@ -17,7 +17,7 @@ from router.policy.objectives import Budget, Measurements, objective_of, parse_o
 from router.policy.table import LEVELS, Cell, Cost, Policy
 from router.prompt import Prompt
 from router.service import conversion
-from router.solving.driver import Request
+from router.solving.request import Request
 from router.solving.solver import Solver
 from strategies import Strategy, parse
 

@@ -20,7 +20,8 @@ from router.policy.table import Policy
 from router.prompt import Prompt
 from router.service import conversion
 from router.solving.bill import Bill
-from router.solving.driver import Request, drive
+from router.solving.driver import drive
+from router.solving.request import Request
 from router.tasks import load_task
 from router.training.difficulty import Training
 from router.tuning.evidence import evidence

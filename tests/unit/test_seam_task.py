@@ -18,7 +18,8 @@ from router.backends.fake import FakeGenerator, FakeVerifier
 from router.cli.main import main
 from router.prompt import Prompt
 from router.solving.bill import Bill
-from router.solving.driver import Request, drive
+from router.solving.driver import drive
+from router.solving.request import Request
 from router.tasks import PlainTask, Tasks, load_task
 from strategies import Result, parse
 

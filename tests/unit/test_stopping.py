@@ -15,7 +15,8 @@ from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.prompt import Prompt
 from router.solving.bill import Bill
-from router.solving.driver import Request, drive
+from router.solving.driver import drive
+from router.solving.request import Request
 from router.tasks import load_task
 from router.tuning.evidence import Point, evidence
 from strategies import BestOfN, Candidate, Dvts, Extend, Majority, Result, Strategy, WeightedBestOfN, parse

@@ -25,7 +25,8 @@ from router.errors import CodeNotAllowed, InvalidRequest
 from router.prompt import Prompt
 from router.schema import read
 from router.solving.bill import Bill
-from router.solving.driver import Request, drive
+from router.solving.driver import drive
+from router.solving.request import Request
 from router.solving.solver import Solver
 from router.tasks import PlainTask, Tasks, load_task
 from strategies import Candidate, parse

@@ -13,7 +13,8 @@ from router.service.auth.callers import Caller, Peer
 from router.service.average_budgets import Kept
 from router.service.conversion import CALL_ID
 from router.solving.bill import Bill
-from router.solving.driver import Request, StopReason
+from router.solving.driver import StopReason
+from router.solving.request import Request
 from router.solving.solver import Decision, Solution
 
 REQUEST_ID = "x-request-id"  # the metadata entry that carries a call's id, in both directions
