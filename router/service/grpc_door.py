@@ -39,6 +39,7 @@ MAX_CONNECTIONS = 1000
 # what is beyond is refused by gRPC itself (UNAVAILABLE, without our details); with few streams that met honest bursts.
 STREAMS = 5000
 PENDING = 5000  # calls that came and were not looked at yet; gRPC itself ends those beyond, with CANCELLED
+PENDING_SECONDS = 600  # that they may wait to be looked at; then gRPC ends them, too: by default after 30
 CANCEL_SECONDS = 2.0  # that calls may take to end once they are cancelled
 _log = logging.getLogger(__name__)
 
@@ -85,6 +86,7 @@ class GrpcDoor:
                 ("grpc.max_concurrent_streams", STREAMS),
                 ("grpc.server.max_pending_requests", PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", PENDING),
+                ("grpc.server_max_unrequested_time_in_server", PENDING_SECONDS),
                 ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
                 ("grpc.server_handshake_timeout_ms", 1000 * HANDSHAKE_SECONDS),
                 ("grpc.max_connection_idle_ms", 1000 * IDLE_SECONDS),

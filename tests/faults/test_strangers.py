@@ -112,6 +112,18 @@ async def test_bursts(scripted, often, tallied):
                 await probe(caller)
 
 
+async def test_calls_that_wait_long_to_be_looked_at(scripted, tallied):
+    with tallied("100 calls come while the server stands still for 35 s") as tally:
+        async with scripted.channel() as channel:
+            caller = Caller(channel, tally)
+            await probe(caller)
+            scripted.process.signal(signal.SIGUSR2)
+            await asyncio.sleep(1)
+            route = partial(caller.stub.Route, pb.RouteRequest(prompt="7 + 7 ="), timeout=100, metadata=caller.metadata)
+            tally.times += 1
+            await asyncio.gather(*(caller.ask("Route", route) for _ in range(100)))
+
+
 async def test_calls_that_are_reset_at_once(scripted, often, tallied):
     with tallied("calls reset as soon as they are begun, for 5 s (HTTP/2 rapid reset)") as tally:
         for i in range(often(1, 5)):

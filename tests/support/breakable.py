@@ -24,10 +24,11 @@ from sqlalchemy.exc import OperationalError
 
 ROOT = Path(__file__).parent.parent.parent
 START_SECONDS = 120  # a busy machine is no fault
-# On SIGUSR1 it says how many tasks its event loop has.
+# On SIGUSR1 it says how many tasks its event loop has, on SIGUSR2 it stands still for longer than gRPC would wait.
 _SERVE = """
-import asyncio, signal
+import asyncio, signal, time
 signal.signal(signal.SIGUSR1, lambda *_: print("tasks", len(asyncio.all_tasks()), flush=True))
+signal.signal(signal.SIGUSR2, lambda *_: time.sleep(35))
 from router.cli.main import main
 main()
 """
