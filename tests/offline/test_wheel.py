@@ -87,7 +87,7 @@ def test_commands_that_need_nothing_more(installed):
     assert installed.router("token", "me").returncode == 0
     demo = installed.router("demo", "--backend", "fake")
     assert (demo.returncode, demo.stderr) == (0, "")
-    assert len(re.findall(r"\b(right|wrong)\b", demo.stdout)) == 8
+    assert len(re.findall(r"\b(right|wrong) +\d+%", demo.stdout)) == 8
 
 
 @pytest.mark.parametrize(
