@@ -3,6 +3,7 @@
 import asyncio
 import json
 import uuid
+from pathlib import Path
 
 import psutil
 
@@ -43,7 +44,8 @@ def left_behind() -> list[psutil.Process]:
 
 
 async def something_runs() -> None:
-    while not left_behind():  # noqa: ASYNC110
+    """Until the program does: bubblewrap alone has not asked yet to die with its parent."""
+    while not any(Path(each.info["cmdline"][0]).name.startswith("python") for each in left_behind()):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
