@@ -116,7 +116,8 @@ def in_process(bundle_folder: Path, tmp_path_factory) -> Path:
     from tests.support import tiny_models
 
     folder = tmp_path_factory.mktemp("in_process")
-    model, prm = tiny_models.writer(folder / "writer", IN_PROCESS_CONTEXT), tiny_models.qwen_math_prm(folder / "prm")
+    model = tiny_models.writer(folder / "writer", IN_PROCESS_CONTEXT)
+    prm = tiny_models.qwen_math_prm(folder / "prm", 2 * IN_PROCESS_CONTEXT)  # its template takes more
     models = {"small": ModelSpec(str(model), 100_000, CHATML, temperature=1.0, max_tokens=32)}
     verifier = VerifierSpec("qwen2.5-math-prm", None, 100_000, str(prm))
     shutil.copytree(bundle_folder, folder / "bundle")

@@ -42,10 +42,10 @@ def writer(folder: Path, context: int) -> Path:
     return _save(folder, tokenizer, LlamaForCausalLM, LlamaConfig, max_position_embeddings=context)
 
 
-def qwen_math_prm(folder: Path) -> Path:
+def qwen_math_prm(folder: Path, context: int = SIZES["max_position_embeddings"]) -> Path:  # type: ignore[assignment]
     tokenizer = _bytes(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"])
     assert tokenizer.convert_tokens_to_ids("<extra_0>") == QWEN_TAG_ID
-    return _save(folder, tokenizer, Qwen2ForProcessRewardModel, Qwen2Config)
+    return _save(folder, tokenizer, Qwen2ForProcessRewardModel, Qwen2Config, max_position_embeddings=context)
 
 
 def skywork_prm(folder: Path) -> Path:
