@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=Path("models/smollm2-135m"))
     parser.add_argument("--objective", default="average_budget=16")
     parser.add_argument("--limit", type=int, default=200, help="prompts that are solved")
-    parser.add_argument("--calls", type=int, default=8, help="at a time")
+    parser.add_argument("--calls", type=int, default=8, help="at a time; a server lets 16 run and 8 wait")
     parser.add_argument("--backend", default="in_process")
     parser.add_argument("--solved", type=Path, help="JSON Lines, written while it runs; read first where it is there")
     parser.add_argument("--json", action="store_true", help="print the JSON line only")

@@ -64,8 +64,10 @@ def best_within(arms: Sequence[Expected], tokens: float) -> Expected:
 def table(bundle: pb.Bundle, ran: Sequence[Ran]) -> Table:
     """The policy as it ran and as it was expected to, and the best fixed arm for as many tokens."""
     found = Table(title=f"the same {len(ran)} problems", title_justify="left", title_style="bold", box=None)
-    for name, justify in (("", "left"), ("right", "right"), ("tokens", "right"), ("FLOPs", "right"), (" ", "left")):
-        found.add_column(name, justify=justify)  # type: ignore[arg-type]
+    found.add_column("")
+    for name in ("right", "tokens", "FLOPs"):
+        found.add_column(name, justify="right")
+    found.add_column(" ")
     tokens = sum(each.bill.generated_tokens for each in ran)
     found.add_row(
         "the policy", str(sum(each.right for each in ran)), f"{tokens}", f"{sum(each.flops for each in ran):.2g}", "ran"

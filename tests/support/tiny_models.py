@@ -19,13 +19,14 @@ from router.backends.in_process.prm_models import Qwen2ForPrmModel, Qwen2ForProc
 
 QWEN_TAG_ID = 3
 CORPUS = ["What is 2 + 3 * 4 ? 3 * 4 = 12 2 + 12 = 14 Answer: 14 - 5 ки + -"] * 4
+CONTEXT = 1024
 SIZES = {
     "hidden_size": 64,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 1024,
+    "max_position_embeddings": CONTEXT,
     # Large enough that scores differ by more than rounding.
     "initializer_range": 0.2,
 }
@@ -42,7 +43,7 @@ def writer(folder: Path, context: int) -> Path:
     return _save(folder, tokenizer, LlamaForCausalLM, LlamaConfig, max_position_embeddings=context)
 
 
-def qwen_math_prm(folder: Path, context: int = SIZES["max_position_embeddings"]) -> Path:  # type: ignore[assignment]
+def qwen_math_prm(folder: Path, context: int = CONTEXT) -> Path:
     tokenizer = _bytes(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<extra_0>"])
     assert tokenizer.convert_tokens_to_ids("<extra_0>") == QWEN_TAG_ID
     return _save(folder, tokenizer, Qwen2ForProcessRewardModel, Qwen2Config, max_position_embeddings=context)
