@@ -51,6 +51,7 @@ class Solved:
     """What came back for one prompt. ``generated``: tokens, one of another model counting as much as it costs."""
 
     prompt_id: str
+    objective: str
     arm: str
     levels: tuple[float, ...]
     right: bool
@@ -75,12 +76,12 @@ def main() -> None:
     attempts = read_attempts(options.attempts)
     known = set(attempts["prompt_id"])
     problems = [problem for problem in read_prompts(options.prompts) if problem.id in known][: options.limit]
-    solved = read(options.solved)
+    objective = str(parse_objective(options.objective))
+    solved = read(options.solved, objective)
     left = [problem for problem in problems if problem.id not in {each.prompt_id for each in solved}]
     if left:
         command = [sys.executable, "-m", "router.cli", "serve", f"--backend={options.backend}", "--port=0"]
         with started([*command, f"--bundle={options.bundle}"]) as server:
-            objective = objective_message(parse_objective(options.objective))
             address = f"127.0.0.1:{server.port}"
             solved += asyncio.run(solve(address, left, objective, options.calls, bundle, keep=options.solved))
     report = compare(solved, attempts, bundle)
@@ -90,17 +91,18 @@ def main() -> None:
     print(json.dumps(report))
 
 
-def read(path: Path | None) -> list[Solved]:
+def read(path: Path | None, objective: str) -> list[Solved]:
+    """Those that were solved for this objective."""
     if path is None or not path.exists():
         return []
     rows = map(json.loads, path.read_text().splitlines())
-    return [Solved(**{**row, "levels": tuple(row["levels"])}) for row in rows]
+    return [Solved(**{**row, "levels": tuple(row["levels"])}) for row in rows if row["objective"] == objective]
 
 
 async def solve(
     address: str,
     problems: Sequence[Problem],
-    objective: pb.Objective,
+    objective: str,
     calls: int,
     bundle: Bundle,
     *,
@@ -108,20 +110,24 @@ async def solve(
 ) -> list[Solved]:
     """Each prompt once, ``calls`` at a time; written to ``keep`` as they come."""
     tasks = Tasks(bundle.setup.tasks)
+    asked = objective_message(parse_objective(objective))
     places = asyncio.Semaphore(calls)
     async with connect_aio(address) as router:
 
         async def one(problem: Problem) -> Solved:
-            request = pb.SolveRequest(prompt=problem.prompt.question, objective=objective)
+            messages = [pb.Message(role=each.role, content=each.text) for each in problem.prompt.messages]
+            about = {"inputs": dict(problem.inputs)} if problem.inputs else {}
+            request = pb.SolveRequest(messages=messages, objective=asked, task=problem.task or "", **about)
             async with places:
                 solution = (await router.Solve(request, timeout=600)).solution
             assert problem.reference is not None, f"{problem.id} has no reference"
             decision, bill = solution.decision, solution.bill
             found = Solved(
                 problem.id,
+                objective,
                 decision.arm.text,
                 tuple(decision.probabilities),
-                bool(solution.answer) and await tasks.of(problem.task).right(solution.answer, problem.reference),
+                bool(solution.answer) and await problem.bound(tasks).right(solution.answer, problem.reference),
                 solution.confidence,
                 sum(line.generated_tokens * bundle.setup.worth[line.model] for line in writers(bill)),
                 bill.generator_flops + bill.verifier_flops,
@@ -131,8 +137,12 @@ async def solve(
                     file.write(json.dumps(asdict(found)) + "\n")
             return found
 
-        running = [asyncio.ensure_future(one(problem)) for problem in problems]
-        return [await each for each in tqdm(running, unit="prompt")]
+        with tqdm(total=len(problems), unit="prompt") as bar:
+            async with asyncio.TaskGroup() as group:  # one refusal ends them all: a part would be no fair sample
+                running = [group.create_task(one(problem)) for problem in problems]
+                for each in running:
+                    each.add_done_callback(lambda _: bar.update())
+        return [each.result() for each in running]
 
 
 def writers(bill: pb.Bill) -> list[pb.BillLine]:

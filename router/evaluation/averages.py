@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from router.evaluation.arms import arm_names, chosen, fixed
 from router.evaluation.curves import Curve, PerPrompt, estimate
 from router.evaluation.parts import AtAverage, Plan, PlanStage, Trust, Way
+from router.policy.keeping import Ledger
 from router.policy.objectives import AverageBudget
 from router.policy.table import LEVELS, Policy
 from router.tuning.calibration import calibration
@@ -19,6 +20,7 @@ from router.tuning.evidence import Measured
 from strategies import Cascade, Single, Strategy, parse
 
 SHUFFLES = 20
+ORDERS = 10  # in which the prompts may come
 Floats = NDArray[np.float64]
 
 
@@ -36,6 +38,24 @@ class Averages:
         picked = self.policy.decide_many(given, AverageBudget(max(budget, self.least)))
         columns = [self._columns.get(self.policy.arms[k], -1) for k in picked]
         return None if min(columns) < 0 else chosen(self.measured, np.array(columns))
+
+    def kept(self, budget: float) -> PerPrompt | None:
+        """As a server runs it for one caller: what earlier calls spent moves what the next arm is chosen for (see
+        ``policy.keeping``). Mean of several orders of the prompts, one call after the other."""
+        measured, rng = self.measured, np.random.default_rng(0)
+        rows, found = self.probabilities.tolist(), []
+        for _ in range(ORDERS):
+            ledger, columns = Ledger(budget), np.zeros(len(rows), dtype=np.int64)
+            for i in rng.permutation(len(rows)):
+                promise = self.policy.decide(rows[i], AverageBudget(budget, ledger.factor))
+                column = self._columns.get(promise.arm)
+                if column is None:
+                    return None
+                columns[i], expected = column, promise.cost.generations
+                ledger.begin(expected)
+                ledger.end(expected, float(measured.generations[i, column]))
+            found.append(chosen(measured, columns))
+        return _mean(found)
 
     def arms(self, budget: float) -> list[Strategy]:
         """The arm of each prompt."""
@@ -59,10 +79,14 @@ class Averages:
             if len(known) < len(ends):
                 return None
             found.append(_mixed(known[0], known[1], spent))
-        return PerPrompt(*(np.mean([getattr(runs, name) for runs in found], axis=0) for name in _NUMBERS))
+        return _mean(found)
 
 
 _NUMBERS = ("accuracy", "generations", "flops")
+
+
+def _mean(found: Sequence[PerPrompt]) -> PerPrompt:
+    return PerPrompt(*(np.mean([getattr(runs, name) for runs in found], axis=0) for name in _NUMBERS))
 
 
 def _mixed(first: PerPrompt, second: PerPrompt, spent: float) -> PerPrompt:
@@ -88,6 +112,7 @@ def at_averages(
         if policy is None or budget < averages.least:
             continue
         spent = float(policy.generations.mean())
+        kept = averages.kept(budget)
         found: dict[str, tuple[str, PerPrompt]] = {}
         for name in ("best_fixed_arm", "best_fixed_cascade"):
             arm = row["chosen"][name]
@@ -110,6 +135,7 @@ def at_averages(
             AtAverage(
                 budget,
                 policy.point(draws),
+                kept.point(draws) if kept else None,
                 {name: Way(arm, runs.point(draws)) for name, (arm, runs) in found.items()},
                 {name: estimate(policy.accuracy - runs.accuracy, draws) for name, (_, runs) in found.items()},
             )

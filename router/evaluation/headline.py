@@ -77,8 +77,11 @@ def headline(
         found["confidence_error"] = {"value": trust.error, "chance": trust.chance, "chance_high": trust.chance_high}
     spent = {f"{row.budget:g}": round(row.policy.generations / row.budget - 1, 4) for row in rows}
     found["average_budget_error"] = spent or None
-    if not spent:
-        reasons["average_budget_error"] = "no average budget was measured"
+    kept = {f"{row.budget:g}": round(row.kept.generations / row.budget - 1, 4) for row in rows if row.kept}
+    found["average_budget_error_kept"] = kept or None
+    for name in ("average_budget_error", "average_budget_error_kept"):
+        if not found[name]:
+            reasons[name] = "no average budget was measured"
     found["reasons"] = reasons
     return found
 

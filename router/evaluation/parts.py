@@ -27,6 +27,7 @@ HEADLINE = (
     "cpt",
     "confidence_error",
     "average_budget_error",
+    "average_budget_error_kept",
     "reasons",
 )
 
@@ -75,11 +76,14 @@ class AtAverage(Part):
     random_mix          the best mix of two arms, at what the policy spends
     shuffled_levels     the policy, each prompt with the level probabilities of another one, at what the policy spends
     larger_alone        one solution of the larger model, whatever it costs
+    kept   the policy as a server runs it for one caller: what its calls spent moves what the next arm is chosen for;
+           None: an arm that it takes then was not run
     gains  the policy's accuracy less theirs, prompt by prompt
     """
 
     budget: float
     policy: Point
+    kept: Point | None
     ways: Mapping[str, Way]
     gains: Mapping[str, Estimate]
 

@@ -79,6 +79,15 @@ def test_an_average_budget_saves_more_than_a_fixed_one(report):
         assert point.generations <= max(1.0, point.budget) * 1.15
 
 
+def test_average_budgets_are_also_measured_as_a_server_keeps_them(report):
+    rows = [row for row in report.averages if row.budget == 2]  # at 4 more does not help
+    assert rows
+    errors = report.headline["average_budget_error_kept"]
+    for row in rows:
+        assert row.kept.generations == pytest.approx(row.budget, rel=0.05)
+        assert errors[f"{row.budget:g}"] == pytest.approx(row.kept.generations / row.budget - 1, abs=1e-3)
+
+
 def test_the_gap_recovered_is_a_ratio_of_gains(report):
     found = report.gap_recovered["weighted_best_of_n"]
     assert found.value == pytest.approx(found.predicted.value / found.oracle.value, abs=0.01)
