@@ -1,7 +1,7 @@
-"""Test-time strategies as pure generators, and the arms that they are with their parameters.
+"""Test-time strategies, written as pure generators. A strategy with its parameters is an arm.
 
-Nothing here generates, scores, waits or counts. Read ``requests`` first, then ``sampling``; every other file is one
-algorithm. To add a strategy, write a dataclass like those and register it.
+A strategy never calls a model, waits or counts tokens: it yields requests, and a driver answers them. Read ``requests``
+first, then ``sampling``. Each algorithm has one file. To add a strategy, write a dataclass like those and register it.
 """
 
 from collections.abc import Mapping
@@ -43,11 +43,11 @@ __all__ = [
 _STRATEGIES: dict[str, type[Strategy]] = {}
 STRATEGIES: Mapping[str, type[Strategy]] = _STRATEGIES  # by the name in an arm's text
 LONGEST_TEXT = 1000  # characters of an arm
-_LONGEST_NUMBER = 24  # characters: as many as any float between 0 and 1 has
+_LONGEST_NUMBER = 24  # characters: enough for any float between 0 and 1
 
 
 def register(*strategies: type[Strategy]) -> None:
-    """Make strategies known to the parser, and with it to files, commands and the service."""
+    """Make strategies known to the parser, and so to files, commands and the service."""
     for strategy in strategies:
         _STRATEGIES[strategy.name] = strategy
 
@@ -100,7 +100,7 @@ def _arm(text: str, whole: str) -> Strategy:
             takes = ", ".join(types)
             raise InvalidArm(option, f"{name} takes no {_quoted(option)}; it takes {takes}")
         values[option] = value if types[option] is str else _number(option, value, types[option], whole)
-    return strategy(**values)  # type: ignore[arg-type]  # of the types that its fields have
+    return strategy(**values)  # type: ignore[arg-type]  # each value has its field's type
 
 
 def _number(name: str, value: str, kind: type, whole: str) -> float:
@@ -116,5 +116,5 @@ def _number(name: str, value: str, kind: type, whole: str) -> float:
 
 
 def _quoted(text: str) -> str:
-    """Repeated in a message: no longer than one line."""
+    """Return the text quoted for an error message, cut to one line."""
     return repr(text if len(text) <= 80 else text[:77] + "...")

@@ -1,4 +1,4 @@
-"""Which of several stages' answers to believe, and how much where no model of that was fitted."""
+"""Which stage's answer a cascade returns, and how confident it is where the bundle has no confidence model."""
 
 from collections.abc import Sequence
 
@@ -7,11 +7,11 @@ from strategies.stopping import lead
 
 
 def by_score_or_lead(wanted: Believe) -> list[float | None]:
-    """How likely the answer of each stage is right where nothing better is known.
+    """Return the confidence in each stage's answer for a bundle without a confidence model; 0 where there is no answer.
 
-    The verifier's calibrated score of the solution; where nothing scores, the probability that the leading answer keeps
-    its lead. Of the last stage of a cascade, which is not scored to find that out, nobody can say: it was asked because
-    it is believed more than the others.
+    The confidence is the verifier's calibrated score of the solution. Where nothing scores, it is the probability that
+    the leading answer keeps its lead. It is None (unknown) for an unscored answer of the cascade's last stage: that
+    answer is not scored only to learn this, and the last stage is asked because it is trusted more than the others.
     """
     found: list[float | None] = []
     for stage in wanted.stages:
@@ -27,8 +27,13 @@ def by_score_or_lead(wanted: Believe) -> list[float | None]:
 
 
 def most_believed(sure: Sequence[float | None], answered: Sequence[bool]) -> int:
-    """Which stage's answer to return: the last one's where it has one and nobody can say how likely that is right, else
-    the most confident one, the earliest of equals."""
+    """Return the index of the stage whose answer is returned: the most confident one, the earliest of equals.
+
+    sure      confidence in each stage's answer; None where it is unknown
+    answered  whether each stage has an answer
+
+    If the last stage has an answer of unknown confidence, that answer is returned.
+    """
     if answered[-1] and sure[-1] is None:
         return len(sure) - 1
     return max(range(len(sure)), key=lambda i: (answered[i], sure[i] or 0.0, -i))

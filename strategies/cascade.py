@@ -21,13 +21,13 @@ LONGEST = 8  # stages
 
 @dataclass(frozen=True)
 class Cascade(Strategy):
-    """Arms in turn; after each but the last the cascade ends if an answer's confidence is at least the threshold.
+    """Run arms in turn; after each but the last, end if an answer's confidence is at least the stage's threshold.
 
     stages      two to eight arms, none of them a cascade; each keeps its own model
     thresholds  one for each stage but the last, in (0, 1]
 
-    Every stage keeps what it found: the answer is the most confident one over all stages that ran. How confident an
-    answer is, the driver says (:class:`Believe`): by the bundle's confidence model, else see ``strategies.belief``.
+    Every stage keeps what it found: the answer is the most confident one over all stages that ran. The driver gives the
+    confidences (see :class:`Believe`), by the bundle's confidence model or, without one, as ``strategies.belief`` does.
     """
 
     name: ClassVar[str] = "cascade"
@@ -49,7 +49,7 @@ class Cascade(Strategy):
                 raise InvalidArm("confidence", f"a confidence lies above 0 and at most at 1, got {threshold}")
 
     @property
-    def needs_steps(self) -> bool:  # type: ignore[override]  # of its stages
+    def needs_steps(self) -> bool:  # type: ignore[override]  # depends on the stages
         return any(stage.needs_steps for stage in self.stages)
 
     @property
@@ -75,7 +75,7 @@ class Cascade(Strategy):
         return replace(self, stages=tuple(stage.referring(reference) for stage in self.stages))
 
     def until(self, threshold: float) -> Self:
-        """The same stages, each of which ends the cascade at this confidence."""
+        """Return the same cascade with this confidence as the threshold of every stage but the last."""
         return replace(self, thresholds=(threshold,) * len(self.thresholds))
 
     def search(self) -> Search:
@@ -116,7 +116,7 @@ class Cascade(Strategy):
 
     @property
     def _order(self) -> tuple[Any, ...]:
-        return "~cascade", tuple((stage._order) for stage in self.stages), self.thresholds  # after all other arms
+        return "~cascade", tuple((stage._order) for stage in self.stages), self.thresholds  # ~ sorts last
 
 
 def _shown(threshold: float) -> str:

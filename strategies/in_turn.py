@@ -1,4 +1,7 @@
-"""What runs of a cascade would have given, from runs of its stages: at one prompt, or at many at once. Needs numpy."""
+"""Replay of cascades: what runs of a cascade would have returned and spent, from runs of its stages. Needs numpy.
+
+The runs may be at one prompt or at many: see ``strategies.records.Runs``.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,18 +14,19 @@ from numpy.typing import NDArray
 from strategies.records import Believes, Floats, Recorded, Runs, Seen
 from strategies.strategy import Strategy
 
-Prefilled = Mapping[str | None, Any]  # tokens of the prompt, by model: numbers, or arrays that fit the runs'
+Prefilled = Mapping[str | None, Any]  # the prompt's tokens by model: numbers, or arrays that broadcast with the runs'
 
 
 def replayed(
     arms: Sequence[Strategy], recorded: Recorded, known: dict[Any, Runs | None] | None = None
 ) -> list[Runs] | None:
-    """Runs of each stage, one run of the cascade a row; None where a stage has none.
+    """Return runs of each stage; row r of all stages is run r of the cascade. None if a stage can't be replayed.
 
-    known  replays at this prompt, by arm and by what earlier stages drew: looked up, and added to
+    known  cache of the replays at this prompt, by arm and by what earlier stages drew; looked up, and added to
 
-    A stage that samples draws what no earlier stage drew: two stages of one pool are independent, and a pool must be
-    large enough for both. A stage that was run and comes twice needs two runs.
+    A stage that samples draws only attempts that no earlier stage drew. So two stages that use one pool are
+    independent, and the pool must be large enough for both. An arm with complete runs that is a stage twice needs two
+    runs.
     """
     known = {} if known is None else known
     drawn: Counter[str | None] = Counter()
@@ -56,11 +60,14 @@ def in_turn(
     believe: Believes | None = None,
     verified: bool = True,
 ) -> Runs | None:
-    """The cascade. None where a stage lacks the score that it would be believed by.
+    """Return runs of the cascade; None if an answer lacks the score that its confidence is computed from.
 
-    stages     runs at one prompt, or at many: ``(..., R)``; fewer runs than others have are repeated
-    prefilled  of the prompt, which a model that reads it again finds prefilled
-    believe    None: as ``belief.by_score_or_lead``
+    stages      runs of each stage, at one prompt or at many: ``(..., R)``, repeated where a stage has fewer than
+                another
+    thresholds  confidence that ends the cascade after each stage but the last
+    prefilled   the prompt's tokens by model; a model that reads the prompt again finds them in its cache
+    believe     gives the confidences; None: :func:`by_score_or_lead`
+    verified    whether the bundle has a verifier
     """
     if verified and any((np.isnan(runs.seen.score) & runs.answered).any() for runs in stages[:-1]):
         return None
@@ -76,10 +83,10 @@ def in_turn(
 def after(
     arms: Sequence[Strategy], stages: Sequence[Runs], prefilled: Prefilled, believe: Believes, *, last: bool
 ) -> Runs:
-    """What there is once these stages have run: their most confident answer, and all that they spent.
+    """Return what the cascade has after these stages: their most confident answer, and all that they spent.
 
-    stages  of equally many runs
-    last    whether no other follows. Then the last stage's answer is not scored if the arm does not do so itself
+    stages  runs of each stage, equally many
+    last    whether no stage follows; then the last answer is scored only if its own arm scores it
     """
     prompt: dict[str | None, Floats] = {}
     generated: dict[str | None, Floats] = {}
@@ -96,7 +103,7 @@ def after(
     sure = np.stack(np.broadcast_arrays(*believe(arms, seen, last=last)))
     has = np.stack([runs.answered for runs in stages])
     rank = np.where(has, np.nan_to_num(sure), -1.0)
-    if last:  # its answer stands where nobody can say how likely it is right
+    if last:  # its answer is returned if its confidence is unknown, as in belief.most_believed
         rank[-1] = np.where(has[-1] & np.isnan(sure[-1]), 2.0, rank[-1])
     kept = rank.argmax(axis=0)[None]
 
@@ -117,7 +124,7 @@ def after(
 
 
 def by_score_or_lead(arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bool) -> list[Floats]:
-    """As ``belief.by_score_or_lead``."""
+    """Do what ``belief.by_score_or_lead`` does, for arrays of runs; NaN where the confidence is unknown."""
     found = [np.where(np.isnan(each.score), each.lead, each.score) for each in seen]
     if last and len(seen) > 1:
         found[-1] = seen[-1].score
@@ -125,7 +132,7 @@ def by_score_or_lead(arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bo
 
 
 def either(first: NDArray[np.bool_], then: Runs, otherwise: Runs) -> Runs:
-    """Run by run one or the other."""
+    """Return, run by run, ``then`` where ``first`` is true, and ``otherwise`` elsewhere."""
 
     def tokens(ours: Mapping[str | None, Floats], theirs: Mapping[str | None, Floats]) -> dict[str | None, Floats]:
         return {model: np.where(first, ours.get(model, 0.0), theirs.get(model, 0.0)) for model in {*ours, *theirs}}
@@ -148,13 +155,13 @@ def either(first: NDArray[np.bool_], then: Runs, otherwise: Runs) -> Runs:
 
 
 def repeated(stages: Sequence[Runs]) -> list[Runs]:
-    """As many runs of each as there are of any."""
+    """Return the stages with equally many runs each: a stage with fewer runs repeats them in order."""
     count = max(map(len, stages))
     return [_at(runs, np.arange(count) % len(runs)) for runs in stages]
 
 
 def _together(*seconds: Floats | None) -> Floats | None:
-    """What stages took that ran one after the other; None where one was not measured."""
+    """Return the summed seconds of stages that ran one after the other; None if one was not measured."""
     known = [each for each in seconds if each is not None]
     return np.asarray(sum(known)) if len(known) == len(seconds) else None
 
@@ -165,7 +172,7 @@ def _known(runs: Runs) -> Floats:
 
 
 def _at(runs: Runs, rows: NDArray[np.int64]) -> Runs:
-    """Some of its runs, in this order."""
+    """Return the runs at these indices, in this order."""
     if len(rows) == len(runs) and (rows == np.arange(len(rows))).all():
         return runs
 
@@ -184,7 +191,7 @@ def _at(runs: Runs, rows: NDArray[np.int64]) -> Runs:
 
 
 def stack(runs: Sequence[Runs], count: int) -> Runs:
-    """(P, count) of runs at P prompts."""
+    """Return (P, count) runs, given the runs at each of P prompts; a prompt with fewer runs repeats them."""
     rows = [_at(each, np.arange(count) % len(each)) for each in runs]
 
     def values(name: str) -> Any:

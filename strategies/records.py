@@ -1,4 +1,4 @@
-"""What was recorded at one prompt, and what runs of an arm would have given there, as arrays. Needs numpy."""
+"""Recorded attempts at one prompt, and the runs of an arm that are replayed from them, as arrays. Needs numpy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ Ints = NDArray[np.int64]
 class Pool:
     """S independent attempts of one model at one prompt.
 
-    answers  final answers by the task's key, None for no answer;  correct (S,) 0 or 1
+    answers  final answers as the task's ``key`` spells them, None for no answer;  correct (S,) 0 or 1
     scores   (S,) last-step score, NaN where unscored
     prompt_tokens, generated_tokens, scored_tokens  (S,) as in the attempts file
-    seconds  that the pool took, all attempts at the same time; NaN where nobody measured it
-    order    (R, S) the order in which each of R runs meets the attempts: ties go to the answer that comes first. Less
-             than S where the first so many were drawn before
+    seconds  time to write the whole pool, all attempts in parallel; NaN where it was not measured
+    order    (R, S) indices of the attempts in the order in which each of R runs draws them; ties go to the answer drawn
+             first. It has fewer than S columns where earlier stages have drawn the first attempts
     """
 
     answers: Sequence[str | None]
@@ -48,32 +48,32 @@ class Pool:
         return int(self.order.shape[1])
 
     def beyond(self, drawn: int) -> Self:
-        """What is left of it once every run drew so many."""
+        """Return the pool after every run drew this many attempts."""
         return replace(self, order=self.order[:, drawn:])
 
     @cached_property
     def codes(self) -> Ints:
-        """(S,) :func:`code_of` the answers."""
+        """(S,) the answers as numbers, see :func:`code_of`."""
         return np.array([code_of(answer) for answer in self.answers], dtype=np.int64)
 
     @cached_property
     def reads(self) -> bool:
-        """Whether the verifier reads tokens; then it reads the prompt, too, once a run."""
+        """Whether the verifier reads tokens. If it does, it also reads the prompt, once per run."""
         return bool(self.scored_tokens.any())
 
     @cached_property
     def groups(self) -> Ints:
-        """(S,) which of the different answers each attempt gives, in order of appearance; -1 for none."""
+        """(S,) index of each attempt's answer among the different answers, in order of appearance; -1 for no answer."""
         names = {answer: i for i, answer in enumerate(dict.fromkeys(a for a in self.answers if a is not None))}
         return np.array([-1 if answer is None else names[answer] for answer in self.answers], dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What runs of an arm show of their answers, without knowing which are right; arrays of one shape.
+    """What is known of the answers of runs without knowing which are right; arrays of one shape.
 
     answer  :func:`code_of` the answer
-    score   the verifier's score of the solution that stands for it, NaN where it was not scored
+    score   the verifier's score of the solution that is returned for it, NaN where it was not scored
     lead    probability that the answer would keep its lead in the vote, NaN where votes were not recorded
     """
 
@@ -84,15 +84,16 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """R runs of an arm at one prompt, or (P, R) at P prompts.
+    """R runs of an arm at one prompt, or (P, R) runs at P prompts.
 
-    correct     (..., R) 0 or 1; between them where equal answers are recorded as right and wrong
-    prompt_tokens, generated_tokens  (..., R) by the model that read or wrote them;  scored_tokens of the verifier
-    seen        what they show of their answers
-    check_tokens  what the verifier would read besides, to score the answer of an arm that scores nothing
-    confidence  of a cascade: how much its answer was believed; NaN where nobody can say
-    stages      of a cascade: how many stages were run
-    seconds     (..., R) that they took; None where that was not measured
+    correct     (..., R) 0 or 1; a share between them where equal answers are recorded both as right and as wrong
+    prompt_tokens, generated_tokens  (..., R) read and written, by model;  scored_tokens (..., R) read by the verifier
+    seen        what is known of the answers
+    check_tokens  (..., R) what the verifier would read in addition to score the answer, if the arm itself does not
+                  score
+    confidence  (..., R) of a cascade: confidence in its answer; NaN where unknown
+    stages      (..., R) of a cascade: how many stages ran
+    seconds     (..., R) duration of the run; None where it was not measured
     """
 
     correct: Floats
@@ -114,19 +115,19 @@ class Runs:
 
 
 class Believes(Protocol):
-    """Confidences of the answers of stages that ran, one array a stage; NaN where nobody can say."""
+    """A function that gives the confidence in each stage's answer, one array per stage; NaN where it is unknown."""
 
     def __call__(self, arms: "Sequence[Strategy]", seen: Sequence[Seen], *, last: bool) -> Sequence[Floats]:
-        """arms, seen  of the stages, in turn;  last  whether no other follows."""
+        """``arms`` and ``seen`` belong to the stages that ran, in order; ``last`` says whether no stage follows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What was recorded at one prompt: a pool by model, and complete runs by arm, as ``str`` spells it.
+    """What was recorded at one prompt: a pool of attempts per model, and complete runs by arm, as ``str`` spells it.
 
-    verified  whether a verifier scores: then a stage whose score is unknown can't be believed
-    staged    whether run goes with run: row by row, stages of a cascade are one run of it, so that no mean may stand in
-              for what single runs drew; and whether leads are asked, which take long to count
+    verified  whether there is a verifier; if so, a stage whose score is unknown can't get a confidence
+    staged    whether the runs are for stages of a cascade. Then row r of each stage is part of the same run, so a mean
+              may not replace what a single run drew; and leads are computed, which takes long
     """
 
     pools: Mapping[str | None, Pool]
@@ -136,20 +137,20 @@ class Recorded:
 
     @property
     def prefilled(self) -> dict[str | None, float]:
-        """Tokens of the rendered prompt by model, which a model that reads it again finds prefilled."""
+        """Mean tokens of the rendered prompt by model; a model that reads the prompt again finds them in its cache."""
         return {model: float(pool.prompt_tokens.mean()) for model, pool in self.pools.items()}
 
 
 @lru_cache(1 << 16)
 def code_of(answer: str | None) -> int:
-    """A number for an answer, so that arrays can compare them: equal for equal answers, -1 for none."""
+    """Return a number for an answer, so that arrays can compare answers: equal for equal answers, -1 for none."""
     if answer is None:
         return -1
     return int.from_bytes(blake2b(answer.encode("utf-8", "surrogatepass"), digest_size=8).digest()) >> 1
 
 
 class Samples(Protocol):
-    """A strategy that only samples, then chooses; see ``sampling.Sampling``."""
+    """A strategy that only samples and then chooses; see ``sampling.Sampling``."""
 
     @property
     def model(self) -> str | None: ...

@@ -1,10 +1,10 @@
-"""What runs of an arm would have given at one prompt, from recorded attempts: many runs at once, as arrays.
+"""Replay of arms that sample: what runs of an arm would have returned and spent at one prompt, from recorded attempts.
 
-The search itself is the reference: :func:`by_search` drives it over the recorded attempts and is right for every
-strategy that only samples. Votes are counted tens of thousands of times while a policy is tuned, so the strategies that
-are used most have the same in numpy beside it; a test holds each of them against :func:`by_search`, to the bit.
+The search itself is the reference: :func:`by_search` drives it over the recorded attempts, which is right for every
+strategy that only samples. Tuning counts votes tens of thousands of times, so the most used strategies also have a
+version in numpy that computes many runs at once. A test compares each of these with :func:`by_search`, to the bit.
 
-Needs numpy, which the strategies themselves don't: they import this where they replay.
+Needs numpy, which the strategies themselves don't: they import this module only where they replay.
 """
 
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ from strategies.records import Floats, Ints, Pool, Recorded, Runs, Samples, Seen
 from strategies.requests import Candidate, Extend, Result
 from strategies.stopping import keeps_lead, lead
 
-_DOUBT = 1e-9  # far more than two ways to compute a probability differ by
+_DOUBT = 1e-9  # far more than the difference between two ways to compute one probability
 
 
 def by_search(strategy: Samples, recorded: Recorded) -> Runs | None:
-    """By the search itself, run by run. None where the pool is too small, or lacks the scores that it chooses by.
+    """Replay by the search itself, run by run. None if the pool is too small or lacks scores that the arm needs.
 
-    Of each candidate the search sees the answer, the score and the length in tokens; what it says is not recorded.
+    The search sees the answer, the score and the length in tokens of each candidate; texts are not recorded.
     """
     pool = _pool(strategy, recorded)
     if pool is None:
@@ -41,7 +41,7 @@ def by_search(strategy: Samples, recorded: Recorded) -> Runs | None:
 
 
 def by_votes(strategy: Samples, recorded: Recorded) -> Runs | None:
-    """Majority and weighted best-of-N: as :func:`by_search`, for all runs at once."""
+    """Replay majority and weighted best-of-N: as :func:`by_search`, for all runs at once."""
     pool = _pool(strategy, recorded)
     if pool is None:
         return None
@@ -59,7 +59,7 @@ def by_votes(strategy: Samples, recorded: Recorded) -> Runs | None:
 
 
 def by_highest_score(strategy: Samples, recorded: Recorded) -> Runs | None:
-    """Best-of-N: as :func:`by_search`, for all runs at once."""
+    """Replay best-of-N: as :func:`by_search`, for all runs at once."""
     pool = _pool(strategy, recorded)
     if pool is None:
         return None
@@ -76,7 +76,7 @@ def by_highest_score(strategy: Samples, recorded: Recorded) -> Runs | None:
         winner = order[np.arange(len(order)), ranked.argmax(axis=1)]
         scored = ranked.max(axis=1) > -np.inf
         found = np.flatnonzero(runs)
-        if not scored.all():  # a vote, where none is scored
+        if not scored.all():  # runs without a scored sample vote
             correct[runs], picked[runs], leads[runs] = _voted(recorded, pool, group, order, weighs=False)
         if scored.any():
             if recorded.staged:
@@ -87,11 +87,11 @@ def by_highest_score(strategy: Samples, recorded: Recorded) -> Runs | None:
 
 
 def _pool(strategy: Samples, recorded: Recorded) -> Pool | None:
-    """The pool that it draws from, where that is large enough and has the scores that it needs."""
+    """Return the pool that the arm draws from; None if it is too small or lacks scores that the arm needs."""
     pool = recorded.pools.get(strategy.model)
     if pool is None or strategy.n > pool.left or (strategy.needs_scores and np.isnan(pool.scores).all()):
         return None
-    if strategy.n == 1 and not recorded.staged:  # of one sample the expectation is known exactly
+    if strategy.n == 1 and not recorded.staged:  # one run per attempt: their mean is exact
         return replace(pool, order=np.arange(len(pool))[:, None])
     return pool
 
@@ -105,12 +105,12 @@ def _runs(  # noqa: PLR0917
     leads: Floats,
     drawn: NDArray[np.bool_],
 ) -> Runs:
-    """``drawn``: (R, S) of each run's order, what it drew."""
+    """Return the runs. ``drawn`` (R, S) says which places of its order each run drew."""
     runs, width = pool.order.shape
     drawn = drawn[:, :width]
 
     def spent(tokens: Floats) -> Floats:
-        """Of a run that takes all n samples the expectation; of one that may stop, what it drew."""
+        """Return (R,) tokens: the expectation if runs take all n samples, what each run drew if they may stop."""
         if not (strategy.stop or recorded.staged):
             return np.full(runs, strategy.n * tokens.mean())
         return np.asarray((tokens[pool.order] * drawn).sum(axis=1))
@@ -122,7 +122,7 @@ def _runs(  # noqa: PLR0917
     check = np.zeros(runs) if strategy.needs_scores else (prompt + pool.scored_tokens[picked]) * answered * pool.reads
     return Runs(
         correct=correct,
-        prompt_tokens={strategy.model: np.full(runs, prompt)},  # once: later rounds find it prefilled
+        prompt_tokens={strategy.model: np.full(runs, prompt)},  # read once: later rounds find it in the cache
         generated_tokens={strategy.model: spent(pool.generated_tokens)},
         scored_tokens=prompt + spent(pool.scored_tokens) if reads else np.zeros(runs),
         seen=Seen(
@@ -131,12 +131,15 @@ def _runs(  # noqa: PLR0917
             lead=np.where(answered, leads if recorded.staged else np.nan, np.nan),
         ),
         check_tokens=check,
-        seconds=None if np.isnan(pool.seconds) else rounds * pool.seconds,  # no round takes longer than the pool
+        seconds=None if np.isnan(pool.seconds) else rounds * pool.seconds,  # an upper bound for each round
     )
 
 
 def _driven(strategy: Samples, pool: Pool, order: Ints) -> tuple[int, Result]:
-    """How many samples the search drew in this order, and what it found; a candidate's text is its index."""
+    """Run the search on attempts in this order; return how many it drew, and its result.
+
+    The text of each candidate is the index of its attempt.
+    """
     search, remaining = strategy.search(), iter(order)
     taken = 0
     request = next(search)
@@ -146,7 +149,7 @@ def _driven(strategy: Samples, pool: Pool, order: Ints) -> tuple[int, Result]:
             if isinstance(request, Extend):
                 i = int(next(remaining))
                 taken += 1
-                tokens = (0,) * int(pool.generated_tokens[i] - 1)  # without the one that ends it
+                tokens = (0,) * int(pool.generated_tokens[i] - 1)  # the end-of-sequence token is no part of them
                 answer.append(replace(candidate, steps=(str(i),), tokens=tokens, end="stop", answer=pool.answers[i]))
             else:
                 score = float(pool.scores[int(candidate.text)])
@@ -159,7 +162,7 @@ def _driven(strategy: Samples, pool: Pool, order: Ints) -> tuple[int, Result]:
 
 @dataclass(frozen=True, slots=True)
 class _Tally:
-    """Of many runs over a pool with A different answers.
+    """Votes of R runs over a pool with A different answers.
 
     votes  (R, A) summed weights by answer;  first (R, A) place of each answer's first vote, n where it has none
     total, squares  (R,) sums of all weights, and of their squares
@@ -172,7 +175,7 @@ class _Tally:
 
 
 def _tally(weighs: bool, group: Ints, score: Floats) -> _Tally:
-    """``selection.weights_of`` and ``tally`` of (R, n) attempts; sums run in the order of the draw."""
+    """Count votes as ``selection.weights_of`` and ``tally`` do, for (R, n) attempts; sums run in drawing order."""
     runs, n = group.shape
     answered = group >= 0
     ranked = answered & ~np.isnan(score)
@@ -192,14 +195,14 @@ def _tally(weighs: bool, group: Ints, score: Floats) -> _Tally:
 
 
 def _sides(tally: _Tally) -> tuple[Floats, Floats]:
-    """(R,) votes of the leading answer and of the runner-up, scaled as in ``stopping.lead``."""
+    """Return (R,) votes of the leading answer and of the runner-up, scaled as in ``stopping.lead``."""
     leader, runner_up = np.sort(np.pad(tally.votes, ((0, 0), (2, 0))), axis=1)[:, :-3:-1].T
     scale = np.divide(tally.total, tally.squares, out=np.zeros(len(leader)), where=tally.squares > 0)
     return leader * scale, runner_up * scale
 
 
 def _leads(tally: _Tally, threshold: float = np.nan) -> Floats:
-    """(R,) ``stopping.lead``; where it is too close to ``threshold`` to tell, by the original."""
+    """Return (R,) ``stopping.lead``; where that is too close to ``threshold`` to tell, the original computes it."""
     from scipy.special import betainc
 
     leader, runner_up = _sides(tally)
@@ -210,7 +213,10 @@ def _leads(tally: _Tally, threshold: float = np.nan) -> Floats:
 
 
 def _voted(recorded: Recorded, pool: Pool, group: Ints, order: Ints, weighs: bool) -> tuple[Floats, Ints, Floats]:
-    """(R,) whether the vote's answer is right, which attempt stands for it (-1: none); the lead, where it is asked."""
+    """Return (R,) arrays: whether the vote's answer is right, the attempt returned for it (-1: none), and the lead.
+
+    The lead is NaN unless ``recorded.staged`` asks for it.
+    """
     if not (group >= 0).any():
         return np.zeros(len(order)), np.full(len(order), -1), np.full(len(order), 0.5)
     mine = group[order]
@@ -228,7 +234,7 @@ def _voted(recorded: Recorded, pool: Pool, group: Ints, order: Ints, weighs: boo
 
 
 def _right(pool: Pool, group: Ints) -> Floats:
-    """(A,) share of right attempts among those that give each answer: 0 or 1 unless a file says otherwise."""
+    """Return (A,) the share of right attempts among those with each answer: 0 or 1, unless the file says otherwise."""
     stated = np.flatnonzero(group >= 0)
     counts = np.bincount(group[stated])
     rights: Floats = np.bincount(group[stated], pool.correct[stated]) / np.maximum(counts, 1)
@@ -236,6 +242,6 @@ def _right(pool: Pool, group: Ints) -> Floats:
 
 
 def _sums(keys: Ints, weights: Floats, count: int) -> Floats:
-    """(count,) sums of the weights of each key, added in the order given."""
+    """Return (count,) sums of the weights of each key, added in the order given."""
     sums: Any = np.bincount(keys, weights, count)
     return np.asarray(sums, dtype=np.float64)

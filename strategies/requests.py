@@ -1,10 +1,10 @@
 """What a search asks of the engines, and what it gets back.
 
-A search is a generator. It yields an :class:`Extend`, a :class:`Score` or a :class:`Believe`, receives the same
-candidates back, extended, scored or believed, in the same order, and returns a :class:`Result`. It never does I/O,
-counts tokens or looks at a clock: one driver does that for every strategy. When a cap or the deadline ends the search
-early, requests are answered at once with the candidates as they are; a search copes, since an unfinished or unscored
-candidate is an ordinary thing.
+A search is a generator. It yields an :class:`Extend`, a :class:`Score` or a :class:`Believe`, and receives the same
+candidates back in the same order: extended, scored, or with their confidence. It returns a :class:`Result`. It never
+does I/O, counts tokens or looks at a clock: one driver does that for every strategy. When a limit or the deadline ends
+the search early, the driver answers at once with the candidates as they are, so every search must accept unfinished and
+unscored candidates.
 """
 
 from collections.abc import Generator, Sequence
@@ -20,24 +20,25 @@ class Candidate:
     """One solution, or the beginning of one.
 
     steps      text of each step, delimiter included; joined they are the text
-    tokens     the model's token ids after the rendered prompt, as sampled, so that a prefix continues exactly; () where
-               its engine gives none
-    log_probs  one a step: the sum of its tokens' log-probabilities under the model, in nats; () where unknown
-    confidences  one a token of the steps: how far the likeliest tokens stood out there, see
-               ``backends.verifiers.lowest_window``; () where nobody asked
-    token_counts  one a step: how many tokens it took
-    scores     one a step from the verifier, in [0, 1]; None until scored, and an unscored candidate is not one scored 0
-    end        None while open; "stop": the model ended it, only then it is finished; "length": it met the model's
-               longest solution; "cut": a limit of the request (tokens, deadline) ended it
+    tokens     token ids that the model sampled after the rendered prompt, so that a prefix continues exactly; () where
+               the engine gives none
+    log_probs  one per step: the sum of its tokens' log-probabilities under the model, in nats; () where unknown
+    confidences  one per token of the steps: how far the likeliest tokens stood out there, see
+               ``backends.verifiers.lowest_window``; () unless asked for
+    token_counts  one per step: its number of tokens
+    scores     one per step from the verifier, in [0, 1]; None until scored, which is not a score of 0
+    end        None while open; "stop": the model ended it, and only then it is finished; "length": it reached the
+               model's longest solution; "cut": a limit of the request (tokens, deadline) ended it
     answer     final answer, as the task's ``key`` spells it; None when there is none
-    no_answer  why there is none, once it has ended
+    no_answer  why a candidate that has ended has no answer
     earlier    earlier attempts that the model was shown, oldest first (sequential revision)
-    model      name of the model that writes it, whose ``tokens`` they are; None: the bundle's reference model
+    model      name of the model that writes it and whose token ids ``tokens`` are; None: the bundle's reference model
     reasoning  what the model thought before it answered; it is no part of the text, and no verifier reads it
-    thought    that as token ids between the rendered prompt and ``tokens``, where the engine continues exact prefixes
-    thinking_tokens  tokens that were generated to think
-    confidence probability that its answer is right, by all that was known when that was asked; None: not asked, or
-               nobody can say
+    thought    token ids of the reasoning, between the rendered prompt and ``tokens``, where the engine continues exact
+               prefixes
+    thinking_tokens  number of tokens that were generated as reasoning
+    confidence probability that the answer is right, by all that was known when it was computed; None: not computed, or
+               unknown
     """
 
     steps: tuple[str, ...] = ()
@@ -62,12 +63,12 @@ class Candidate:
 
     @property
     def length(self) -> int:
-        """Tokens of its text."""
+        """Length of the text in tokens."""
         return len(self.tokens) or sum(self.token_counts)
 
     @property
     def cost(self) -> int:
-        """Tokens that were generated to write it, thoughts and its end-of-sequence token included."""
+        """Number of tokens generated to write it, reasoning and end-of-sequence token included."""
         return self.length + self.thinking_tokens + self.finished
 
     @property
@@ -82,10 +83,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Extend:
-    """Continue every open candidate by ``steps`` steps, or to its end. Equal candidates are continued independently.
+    """Continue every open candidate by ``steps`` steps, or to its end if that is None.
 
-    Candidates that have ended come back as they are. All are written by one model, which each of them names.
-    ``temperature`` None is that model's own setting; 0 is greedy.
+    Equal candidates are continued independently. Candidates that have ended come back as they are. All candidates name
+    the same model, which continues them. A ``temperature`` of None is that model's own setting; 0 is greedy.
     """
 
     candidates: tuple[Candidate, ...]
@@ -99,7 +100,7 @@ class Extend:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Give every candidate one score a step."""
+    """Give every candidate one score per step."""
 
     candidates: tuple[Candidate, ...]
 
@@ -108,7 +109,7 @@ class Score:
 class Stage:
     """An arm that has run, alone or in a cascade.
 
-    confidence  probability that ``result`` is right, as it was believed when the stage ended; None: nobody can say
+    confidence  probability that ``result`` is right, as computed when the stage ended; None: unknown
     """
 
     arm: "Strategy"
@@ -118,7 +119,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Believe:
-    """Say of the answer of every stage how likely it is right, in the light of all of them: no model is asked.
+    """Give the confidence in the answer of every stage, considering all stages. This asks no language model.
 
     threshold  the confidence that ends the search; None: the last stage has run
     """
@@ -128,7 +129,7 @@ class Believe:
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
-        """One a stage: the solution that it would return, an empty one where it has none."""
+        """The solution that each stage would return; an empty candidate for a stage without one."""
         return tuple(stage.result.best or Candidate() for stage in self.stages)
 
 
@@ -137,11 +138,11 @@ class Result:
     """What a search found.
 
     best        the returned solution; None when no candidate gave an answer
-    weight      the winning answer's summed vote, in the units of the selection that made it
+    weight      the winning answer's summed votes, in the units of the selection that chose it
     share       the winning answer's share of all votes, in [0, 1]
-    candidates  every solution that was weighed, answered or not
-    unanswered  where there is no best one, the best text that there is all the same: the driver looks for it
-    stages      of a cascade: what each stage found that was run
+    candidates  every solution that was considered, with an answer or without
+    unanswered  where ``best`` is None, the best text without an answer; the driver fills it in
+    stages      of a cascade: the stages that ran, with what each found
     """
 
     best: Candidate | None = None
@@ -153,7 +154,7 @@ class Result:
 
     @property
     def shown(self) -> Candidate | None:
-        """The solution whose text is returned, answer or not; None: nothing was written."""
+        """The solution whose text is returned, with an answer or without; None: nothing was written."""
         return self.best or self.unanswered
 
     @property

@@ -27,21 +27,21 @@ class Single(Strategy):
 class Sampling(Strategy):
     """Base of the strategies that write ``n`` solutions, score them if the choice needs it, and choose.
 
-    All at once, or with ``stop`` in rounds until the choice is that certain: see ``stopping``. Each solution is scored
-    once. A subclass says how it chooses; what it would have given on recorded attempts then follows from its own
-    ``search`` (``strategies.replay``), and where that is too slow from a ``replay`` of its own beside it.
+    The solutions are written at once or, with ``stop``, in rounds until the choice is that certain: see ``stopping``.
+    Each solution is scored once. A subclass defines the choice. Its replay on recorded attempts follows from ``search``
+    (see ``strategies.replay``); a subclass for which that is too slow has a ``replay`` of its own.
     """
 
-    stops: ClassVar[tuple[float, ...]] = (0.8, 0.95)  # tried when a policy is tuned: a thrifty and a careful one
-    stops_from: ClassVar[int] = 8  # from which n on: below, the first round is most of it
+    stops: ClassVar[tuple[float, ...]] = (0.8, 0.95)  # values that tuning tries: a cheap and a careful one
+    stops_from: ClassVar[int] = 8  # smallest n with a stop: below, the first round is most of it
 
     n: int = 1
     stop: float = 0.0
 
     @classmethod
     def variants(cls, sizes: Iterable[int], model: str | None = None) -> "list[Strategy]":
-        """The arms of these sizes that are tried when a policy is tuned."""
-        # One sample leaves nothing to select.
+        """Return the arms that tuning tries at these sizes."""
+        # One sample leaves nothing to choose by scores.
         plain = [cls(n=n, model=model) for n in sizes if n > 1 or not cls.needs_scores]
         return [*plain, *(cls(n=n, stop=stop, model=model) for n in sizes if n >= cls.stops_from for stop in cls.stops)]
 
@@ -49,16 +49,16 @@ class Sampling(Strategy):
         raise NotImplementedError
 
     def certainty(self, candidates: Sequence[Candidate]) -> float:
-        """Probability that going on would not change the choice; by default that the leading answer keeps its lead."""
+        """Return the probability that more samples keep the choice; by default, that the leader keeps its lead."""
         return lead(candidates)
 
     def rounds(self) -> list[int]:
-        """How many samples there are after each round; one round where nothing may stop early."""
+        """Return the number of samples after each round; one round where nothing may stop early."""
         return doubling(self.n, first=self.first) if self.stop else [self.n]
 
     @property
     def first(self) -> int:
-        """Samples of the first round, with an early stop: no vote can end before."""
+        """Samples in the first round where an early stop is allowed: a vote of fewer is never certain enough."""
         return unanimous(self.stop)
 
     def search(self) -> Search:

@@ -1,7 +1,7 @@
 """Choosing one answer among candidate solutions.
 
-Only finished solutions with an answer take part: a cut one has no answer yet, and solutions without an answer are not a
-group of their own.
+Only finished solutions with an answer take part: a cut one has no answer yet, and solutions without an answer don't
+vote as a group.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,20 +12,20 @@ Select = Callable[[Sequence[Candidate]], Result]
 
 
 def majority(candidates: Sequence[Candidate]) -> Result:
-    """The most frequent answer (self-consistency, arXiv 2203.11171)."""
+    """Choose the most frequent answer (self-consistency, arXiv 2203.11171)."""
     return _vote(candidates, [1.0 if answered(candidate) else None for candidate in candidates])
 
 
 def weighted(candidates: Sequence[Candidate]) -> Result:
-    """Weighted best-of-N: the answer with the largest sum of scores (Snell et al., section 5.1).
+    """Weighted best-of-N: choose the answer with the largest sum of scores (Snell et al., section 5.1).
 
-    Unscored solutions have no say while any is scored; where none is, this is :func:`majority`.
+    If any solution is scored, unscored ones have no vote; if none is, this is :func:`majority`.
     """
     return _vote(candidates, weights_of(candidates))
 
 
 def best(candidates: Sequence[Candidate]) -> Result:
-    """Best-of-N: the answer of the one solution with the highest score; :func:`majority` where none is scored."""
+    """Best-of-N: choose the answer of the solution with the highest score; :func:`majority` where none is scored."""
     scored = [
         (candidate.score, candidate) for candidate in candidates if answered(candidate) and candidate.score is not None
     ]
@@ -45,7 +45,7 @@ def within_then_across(chains: Sequence[Sequence[Candidate]]) -> Result:
     candidates = [candidate for chain in chains for candidate in chain]
     if all(candidate.score is None for candidate in candidates):
         return majority(candidates)
-    # Where any attempt is scored, unscored ones have no say, in their chain or as a chain of their own.
+    # Where any attempt is scored, unscored ones have no vote, neither in their chain nor as a chain of their own.
     scored = [[candidate for candidate in chain if candidate.score is not None] for chain in chains]
     winners = [outcome for outcome in map(weighted, scored) if outcome.best]
     across = _vote([outcome.best for outcome in winners if outcome.best], [outcome.weight for outcome in winners])
@@ -53,7 +53,7 @@ def within_then_across(chains: Sequence[Sequence[Candidate]]) -> Result:
 
 
 def weights_of(candidates: Sequence[Candidate]) -> list[float | None]:
-    """What each candidate's vote weighs: its score, 1 where none is scored; None: it has no vote."""
+    """Return the weight of each candidate's vote: its score, or 1 where no candidate is scored; None: no vote."""
     scores = [candidate.score if answered(candidate) else None for candidate in candidates]
     if all(score is None for score in scores):
         return [1.0 if answered(candidate) else None for candidate in candidates]
@@ -61,7 +61,7 @@ def weights_of(candidates: Sequence[Candidate]) -> list[float | None]:
 
 
 def tally(candidates: Sequence[Candidate], weights: Sequence[float | None]) -> dict[str, float]:
-    """Summed weights by answer, in the order in which the answers were first seen."""
+    """Sum the weights of each answer, in the order in which the answers were first seen."""
     votes: dict[str, float] = {}
     for candidate, weight in zip(candidates, weights, strict=True):
         if candidate.answer is not None and weight is not None:
@@ -70,12 +70,12 @@ def tally(candidates: Sequence[Candidate], weights: Sequence[float | None]) -> d
 
 
 def answered(candidate: Candidate) -> bool:
-    """Whether it takes part."""
+    """Whether the candidate takes part in a selection: it is finished and has an answer."""
     return candidate.finished and candidate.answer is not None
 
 
 def _vote(candidates: Sequence[Candidate], weights: Sequence[float | None]) -> Result:
-    """The answer with the largest summed weight, in its best-scored candidate; a tie goes to the answer seen first."""
+    """Choose the answer with the largest summed weight, in its best-scored candidate; the first seen wins a tie."""
     votes = tally(candidates, weights)
     if not votes:
         return Result(candidates=tuple(candidates))

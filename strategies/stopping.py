@@ -1,10 +1,10 @@
-"""When to stop early.
+"""When a search stops early.
 
-Where answers are voted on: as soon as the leading one is unlikely to lose its lead. Adaptive consistency (Aggarwal et
-al., arXiv 2305.11860, section 3, its Beta criterion) with one addition: votes may be weighted by a verifier's scores.
+A vote stops as soon as the leading answer is unlikely to lose its lead. This is adaptive consistency (Aggarwal et al.,
+arXiv 2305.11860, section 3, its Beta criterion) with one addition: votes may be weighted by a verifier's scores.
 
-Where the verifier alone decides: as soon as it finds a solution right with enough certainty. Its scores are
-probabilities once they are calibrated (``router calibrate``).
+Where the verifier alone decides, a search stops as soon as it finds a solution right with enough certainty. The scores
+are probabilities once they are calibrated (``router calibrate``).
 
 Either way samples come in rounds instead of one by one, so that an engine has batches to work on.
 """
@@ -18,9 +18,10 @@ from strategies.selection import answered, tally, weights_of
 
 
 def doubling(n: int, *, first: int) -> list[int]:
-    """How many of ``n`` samples there are after each round: ``first``, then twice as many each time.
+    """Return how many of ``n`` samples there are after each round: ``first``, then twice as many each time.
 
-    Few rounds to wait for, large batches, and never twice as many samples as stopping after each single one would take.
+    There are few rounds to wait for, and batches are large. A search draws less than twice as many samples as one that
+    may stop after each single sample.
     """
     totals = []
     while first < n:
@@ -30,12 +31,12 @@ def doubling(n: int, *, first: int) -> list[int]:
 
 
 def unanimous(stop: float) -> int:
-    """The fewest votes that keep their lead with this probability: no vote can end before."""
+    """Return the smallest unanimous vote whose answer keeps its lead with this probability."""
     return next(votes for votes in count(1) if keeps_lead(votes, 0) >= stop)
 
 
 def promise(candidates: Sequence[Candidate]) -> float:
-    """Probability that the best solution is right, by the verifier; 0 where it scored none that has an answer."""
+    """Return the highest score of a solution with an answer: the probability that it is right. 0 without one."""
     return max(
         (candidate.score for candidate in candidates if answered(candidate) and candidate.score is not None),
         default=0.0,
@@ -43,17 +44,17 @@ def promise(candidates: Sequence[Candidate]) -> float:
 
 
 def lead(candidates: Sequence[Candidate]) -> float:
-    """Probability that the answer that leads now also would if sampling went on for ever; 0.5 where none has a vote.
+    """Return the probability that the leading answer would still lead if sampling went on for ever; 0.5 without votes.
 
-    Unscored, each solution is one vote. Scored, votes are sums of scores as in ``select.weighted``, divided by
-    Σscore² / Σscore. That makes all votes together as many as Kish's effective sample size, (Σscore)² / Σscore²:
-    equal scores count as one vote each, whatever their size, so a verifier that is generous by habit does not end
-    searches early; and where a single solution has nearly all of the score, it counts as one vote, not as many.
+    Without scores, each solution is one vote. With scores, votes are the sums in ``selection.weighted``, divided by
+    Σscore² / Σscore. All votes together then count as many as Kish's effective sample size, (Σscore)² / Σscore². So
+    equal scores count as one vote each, whatever their size: a verifier that scores everything high does not end
+    searches early. Where a single solution has nearly all of the score, all solutions together count as one vote.
     """
     weights = weights_of(candidates)
     votes = sorted(tally(candidates, weights).values(), reverse=True)
     total = squares = 0.0
-    for weight in weights:  # not by sum(), whose rounding depends on Python's version: a replay agrees to the bit
+    for weight in weights:  # not by sum(): its rounding depends on Python's version, and a replay must agree to the bit
         if weight is not None:
             total += weight
             squares += weight * weight
@@ -62,12 +63,13 @@ def lead(candidates: Sequence[Candidate]) -> float:
 
 
 def keeps_lead(leader: float, runner_up: float) -> float:
-    """1 - I_0.5(leader + 1, runner_up + 1): under a uniform prior, how likely the leader is the likelier of the two.
+    """Return the probability, under a uniform prior, that the leader is the likelier of two answers with these votes.
 
     leader, runner_up  votes, leader ≥ runner_up ≥ 0; they need not be whole numbers
 
-    The regularised incomplete beta by its hypergeometric series (DLMF 8.17.8). At 1/2 and with more votes for the
-    leader its terms are positive and shrink from the start, to half of the one before: nothing cancels.
+    It is 1 - I_0.5(leader + 1, runner_up + 1), where I is the regularised incomplete beta function, computed by its
+    hypergeometric series (DLMF 8.17.8). At 1/2 and with leader ≥ runner_up, the terms are positive and shrink from the
+    start, each at last to half of the one before, so nothing cancels.
     """
     a, b = leader + 1, runner_up + 1
     term = exp(lgamma(a + b) - lgamma(a + 1) - lgamma(b) - (a + b) * log(2))

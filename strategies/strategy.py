@@ -1,4 +1,4 @@
-"""What all strategies share: parameters that are checked, one spelling as text, and what they spend at most.
+"""The base of all strategies: parameters that are checked, one spelling as text, and the most that an arm spends.
 
 An *arm* is a strategy with its parameters, its budget and its model, such as ``beam_search(n=16, m=4)`` or
 ``majority(n=4, model=large)``. A strategy is a frozen dataclass; its fields are the arm's parameters, and everything
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from strategies.records import Recorded, Runs
 
 LARGEST = 4096  # solutions that an arm may sample: far beyond any measured budget, well within memory
-ALIKE: Mapping[str, float] = MappingProxyType({})  # every model's solution is worth one of the reference model's
+ALIKE: Mapping[str, float] = MappingProxyType({})  # a solution of any model counts as one of the reference model's
 
 
 class InvalidArm(ValueError):
@@ -33,12 +33,12 @@ class Strategy:
 
     model  name of the model that writes; None: the bundle's reference model
 
-    name         as in an arm's text
+    name         the strategy's name in an arm's text
     needs_steps  it continues unfinished solutions step by step, so the model's backend must continue an exact prefix
     needs_scores  it chooses by a verifier's scores
     revises      it shows the model its earlier attempts
 
-    Raises InvalidArm where the parameters don't fit. Equal arms are equal values; they sort by name, then parameters.
+    Raises InvalidArm where a parameter is wrong. Equal arms are equal values; they sort by name, then parameters.
     """
 
     name: ClassVar[str]
@@ -55,9 +55,9 @@ class Strategy:
             raise InvalidArm("n", f"{self.name} may sample at most {LARGEST} solutions, got {spent}")
 
     def check(self) -> None:
-        """Raises InvalidArm where a parameter is out of range: whole numbers start at 1, ``n`` is divided evenly."""
+        """Raise InvalidArm for a parameter out of range: whole numbers start at 1, ``m`` and ``chains`` divide n."""
         if self.model is not None and not is_model_name(self.model):
-            raise InvalidArm("model", f"{self.model!r} is no model's name: letters, digits, '_', '.' and '-'")
+            raise InvalidArm("model", f"{self.model!r} is not a model's name; use letters, digits, '_', '.' and '-'")
         values = self.parameters
         for name, value in values.items():
             if isinstance(value, int) and value < 1:
@@ -75,23 +75,23 @@ class Strategy:
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """Its parameters by name, in the order of the arm's text, without the model."""
+        """The parameters by name, in the order of the arm's text, without the model."""
         return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "model"}
 
     @property
     def solutions(self) -> Mapping[str | None, int]:
-        """How many complete solutions it samples at most, by model."""
+        """The most complete solutions that the arm samples, by model."""
         return {self.model: self.parameters.get("n", 1)}
 
     @property
     def rows(self) -> int:
-        """How many candidates it has in writing at the same time, at most."""
+        """The most candidates that the arm writes at the same time."""
         return max(self.solutions.values())
 
     def budget(self, worth: Mapping[str, float] = ALIKE) -> float:
-        """The most it samples, in complete solutions of the reference model.
+        """Return the most that the arm samples, in complete solutions of the reference model.
 
-        worth  what a solution of each model costs in those; 1 where a model is missing
+        worth  cost of a solution of each model, in solutions of the reference model; 1 where a model is missing
         """
         total = sum(
             count * (1.0 if model is None else worth.get(model, 1.0)) for model, count in self.solutions.items()
@@ -100,21 +100,21 @@ class Strategy:
 
     @property
     def models(self) -> frozenset[str | None]:
-        """The models that it may ask."""
+        """The models that the arm may ask to write; None is the reference model."""
         return frozenset(self.solutions)
 
     def referring(self, reference: str) -> Self:
-        """The same arm in its one spelling: the reference model goes without its name."""
+        """Return the same arm with the reference model's name left out, so that every arm has one spelling."""
         return replace(self, model=None) if self.model == reference else self
 
     def search(self) -> Search:
-        """A fresh search, to be driven."""
+        """Return a fresh search, for a driver to run."""
         raise NotImplementedError
 
     def replay(self, recorded: "Recorded") -> "Runs | None":
-        """What runs of this arm would have given at one prompt, by what was recorded there; None: that can't be said.
+        """Return what runs of this arm would have given at one prompt, from what was recorded there; None if unknown.
 
-        By default only from complete runs of the arm. Arms that only sample are replayed from a pool of attempts.
+        By default this uses complete runs of the arm only. Arms that only sample are replayed from a pool of attempts.
         """
         return recorded.runs.get(str(self))
 
@@ -132,7 +132,7 @@ class Strategy:
 
 
 def is_name(text: str) -> bool:
-    """Of a strategy."""
+    """Whether the text can be a strategy's name."""
     return text.isascii() and text.isidentifier()
 
 

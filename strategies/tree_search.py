@@ -1,12 +1,12 @@
-"""Search over steps against a process reward model: beam search, DVTS, lookahead. One loop.
+"""Search over steps with a process reward model: beam search, DVTS and lookahead in one loop.
 
-``n`` beams are shared out over ``trees`` independent trees. Each round writes one step on every beam, scores it, keeps
+``n`` beams are divided among ``trees`` independent trees. Each round writes one step on every beam, scores it, keeps
 the best 1/m of each tree's open candidates and continues each of those ``m`` times (Snell et al., section 5.2). One
 tree is beam search; n/m trees, each keeping its single best candidate, is diverse verifier tree search (Hugging Face,
 "Scaling test-time compute"). With ``k`` > 0 a step is judged by the score at the end of a greedy rollout of k further
 steps (lookahead); the rollout itself is thrown away, but its tokens are spent and billed.
 
-Trees know nothing of each other, so DVTS may also grow them a few at a time and stop early: see ``stopping``.
+Trees are independent, so DVTS may also grow them a few at a time and stop early: see ``stopping``.
 """
 
 from collections.abc import Generator, Sequence
@@ -41,7 +41,7 @@ class BeamSearch(Strategy):
 class Dvts(Strategy):
     """n/m trees of ``m`` beams; the best of each tree survives each round.
 
-    stop  grow one, then two, four, ... trees in all, until a solution is right with that probability; 0: all at once
+    stop  grow one, then two, four, ... trees in all, until a solution is right with this probability; 0: all at once
     """
 
     name: ClassVar[str] = "dvts"
@@ -90,7 +90,10 @@ class Lookahead(Strategy):
 def grow(
     width: int, m: int, *, trees: int = 1, k: int = 0, model: str | None = None
 ) -> Generator[Extend | Score, Sequence[Candidate], list[Candidate]]:
-    """See the module's docstring. Returns all solutions that ``trees`` of ``width`` beams each finished, by tree."""
+    """Run the search that the module's docstring describes, with ``trees`` trees of ``width`` beams each.
+
+    Returns the finished solutions of all trees, tree by tree.
+    """
     beams = [[Candidate(model=model)] * width for _ in range(trees)]
     finished: list[list[Candidate]] = [[] for _ in range(trees)]
     used = [0] * trees
@@ -112,12 +115,12 @@ def grow(
 
 
 def survivors(pairs: Sequence[tuple[Candidate, Candidate]], m: int, slots: int) -> list[Candidate]:
-    """The beams of the next round: the best ``slots``/m different candidates, each continued ``m`` times.
+    """Return the beams of the next round: the best ``slots``/m different candidates, each continued ``m`` times.
 
     pairs  (candidate, the candidate as judged); a candidate that could not be scored ranks last
 
-    The same text twice would survive twice and crowd out the rest, so equal candidates count once; when that leaves
-    fewer candidates than places, the places go round in order of rank.
+    Equal candidates count once: otherwise the same text would survive twice and crowd out the rest. Where that leaves
+    fewer candidates than slots, they share the slots in turn, in order of rank.
     """
     unique = {candidate.tokens or candidate.steps: (candidate, judged.score) for candidate, judged in pairs}
     ranked = sorted(unique.values(), key=lambda pair: -1.0 if pair[1] is None else pair[1], reverse=True)
