@@ -1,4 +1,4 @@
-"""How hard is a prompt for the model being served: five levels, predicted from the prompt alone."""
+"""How hard a prompt is for the models that are served: five levels, predicted from the prompt alone."""
 
 from difficulty.familiarity import Familiarity
 from difficulty.levels import LEVELS, find_edges, levels_of

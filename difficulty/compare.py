@@ -1,4 +1,4 @@
-"""Candidates for the difficulty model, compared by cross-validation over prompts."""
+"""Compares candidates for the difficulty model by cross-validation over prompts."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ _SLOW = {"hidden_logistic"}
 class Quality:
     """How good predicted levels are.
 
-    log_loss    in nats; what candidates are chosen by
+    log_loss    in nats; candidates are chosen by it
     ece         expected calibration error of the likeliest level, 10 equal-width bins
     kappa       quadratic weighted kappa of the likeliest level with the true one
-    spearman    rank correlation of the expected level's easiness with the statistic; 1 is perfect
+    spearman    rank correlation of the expected level, from hard to easy, with the statistic; 1 is perfect
     accuracy    share of prompts whose likeliest level is the true one
     """
 
@@ -37,8 +37,9 @@ class Quality:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One candidate's out-of-fold result; ``probabilities`` (n, 5), ``milliseconds`` to predict one prompt.
+    """The out-of-fold result of one candidate.
 
+    probabilities  (n, 5) of the levels, for each prompt;  milliseconds  to predict one prompt
     vectors  name of the vectors that it read; empty where it read the text
     """
 
@@ -59,12 +60,13 @@ def compare(
     folds: int = 5,
     seed: int = 0,
 ) -> list[Candidate]:
-    """Out-of-fold predictions of each candidate on the same folds, best log-loss first.
+    """Return out-of-fold predictions of each candidate on the same folds, best log-loss first.
 
-    vectors  by name: (n, d) vectors of the prompts, such as hidden states. Candidates that read vectors try each; of
-             several, a candidate that is slow to fit is left out
+    vectors  by name: (n, d) vectors of the prompts, such as hidden states. A candidate that reads vectors is tried on
+             each; where there are several, a candidate that is slow to fit is left out
 
-    A prompt's text is in one fold only, also when it comes twice. Calibration happens inside each training fold.
+    Prompts with the same text are in the same fold. Calibration happens inside each training fold. Raises ValueError
+    where a level has fewer than two prompts.
     """
     statistics = np.asarray(statistics, dtype=float)
     levels = levels_of(statistics, edges)
@@ -89,7 +91,7 @@ def compare(
 
 
 def measure(probabilities: NDArray[np.float64], statistics: ArrayLike, edges: ArrayLike) -> Quality:
-    """Quality of (n, 5) predicted probabilities against the levels of the (n,) statistics."""
+    """Return the quality of (n, 5) predicted probabilities, against the levels of the (n,) statistics."""
     levels = levels_of(statistics, edges)
     predicted = 1 + probabilities.argmax(axis=1)
     same = len({*levels, *predicted}) == 1  # kappa is undefined where there is one level only
@@ -103,7 +105,7 @@ def measure(probabilities: NDArray[np.float64], statistics: ArrayLike, edges: Ar
 
 
 def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10) -> float:
-    """Expected calibration error: mean distance of (n,) confidence and share right, over equal-width bins."""
+    """Return the expected calibration error: mean distance of (n,) confidence and share right, in equal-width bins."""
     bucket = np.minimum((confidence * bins).astype(int), bins - 1)
     return float(
         sum(abs(confidence[bucket == b].sum() - right[bucket == b].sum()) for b in np.unique(bucket)) / len(right)
@@ -111,13 +113,13 @@ def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_],
 
 
 def _rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Spearman's; 0 where one side is constant and has no order to agree with."""
+    """Return Spearman's rank correlation; 0 where one side is constant."""
     a, b = rankdata(a.round(12)), rankdata(b)
     return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else 0.0
 
 
 def _speed(model: DifficultyModel, X: NDArray[Any], repeats: int = 20) -> float:  # noqa: N803
-    """Median milliseconds to predict one prompt."""
+    """Return the median milliseconds to predict one prompt."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()

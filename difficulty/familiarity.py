@@ -1,9 +1,10 @@
-"""Whether a prompt is like the prompts that a difficulty model learned from: of others it knows nothing.
+"""Whether a prompt is like the training prompts of a difficulty model, which knows nothing of other prompts.
 
-Two things are looked at, and neither at numbers' sizes, which the difficulty model is there for. Words: which share of
-the prompt's different words and signs no training prompt had. Form: how far its length, structure, and counts of
-numbers and operators lie outside what training prompts had. Another language, another kind of question, code: all have
-other words, and most another form. How far a prompt of the same kind may be off is learned out of fold.
+Two things are checked. Words: the share of the prompt's different words and signs that no training prompt had. Form:
+how far its length, structure, and counts of numbers and operators lie outside the range of the training prompts.
+Another language, another kind of question and code all have other words, and most have another form. The size of
+numbers is not checked: that is the difficulty model's subject. How far a prompt of the same kind may be off is learned
+out of fold.
 """
 
 import math
@@ -18,23 +19,23 @@ from numpy.typing import NDArray
 
 from difficulty.features import FORM, describe, description, tokens, tokens_of_many
 
-_QUANTILE = 0.995  # of out-of-fold distances that is still familiar
-# At least so far a prompt may be off. Generated prompts are so alike that one new animal would be too much.
+_QUANTILE = 0.995  # quantile of the out-of-fold distances up to which a prompt is familiar
+# The least that a prompt may be off. Generated prompts are so alike that one new noun would make a prompt unfamiliar.
 _LEAST_UNKNOWN, _LEAST_OUTSIDE = 0.1, 1.0
-_VARY = (*ascii_lowercase, *("0" * digits for digits in range(1, 16)))  # tokens that say nothing of a kind of prompt
+_VARY = (*ascii_lowercase, *("0" * digits for digits in range(1, 16)))  # tokens that don't tell kinds of prompts apart
 _ALIKE = 0.05  # standard deviation, on a logarithmic scale
 
 
 @dataclass(frozen=True)
 class Familiarity:
-    """Plain data: read from and written to JSON.
+    """What was learned of the training prompts; plain data, read from and written to JSON.
 
     words         words and signs of the training prompts, in lower case, without single letters
-    most_unknown  largest share of a familiar prompt's different words, signs and numbers that are no known words
+    most_unknown  largest share of unknown words and signs among a familiar prompt's different words, signs and numbers
     form          by name of a feature in ``features.FORM``, the least and the largest value of a familiar prompt
     tasks         names of the tasks that training prompts had; "" is the bundle's first one
-    prompts       how many training prompts there were
-    false_alarms  share of them that were unfamiliar out of fold
+    prompts       number of training prompts
+    false_alarms  share of the training prompts that were unfamiliar out of fold
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # where JSON is checked by pydantic  # noqa: RUF012
@@ -51,7 +52,7 @@ class Familiarity:
             raise ValueError(f"form: unknown feature {unknown[0]!r}; known: {', '.join(FORM)}")
 
     def knows(self, prompt: str) -> bool:
-        """Whether the prompt is like those of training."""
+        """Whether the prompt is like the training prompts."""
         values = description(prompt)
         for column, low, high in self._bounds:
             if not low <= values[column] <= high:
@@ -64,7 +65,7 @@ class Familiarity:
         return not unknown or len(_words(unknown)) <= self.most_unknown * len(words)
 
     def knows_many(self, prompts: Sequence[str]) -> NDArray[np.bool_]:
-        """(n,) the same of many prompts, in arrays."""
+        """(n,) whether each prompt is like the training prompts, computed in arrays."""
         alike = np.fromiter(map(self._knows, tokens_of_many(tuple(prompts))), dtype=bool, count=len(prompts))
         columns, low, high = (np.array(each) for each in zip(*self._bounds, strict=True))
         forms = describe(prompts)[:, columns]
@@ -80,7 +81,7 @@ class Familiarity:
 
     @classmethod
     def of(cls, prompts: Sequence[str], *, tasks: Sequence[str] = ("",), folds: int = 5, seed: int = 0) -> Self:
-        """Learn from training prompts, at least two different ones, else ValueError."""
+        """Learn from training prompts. Raises ValueError if fewer than two of them differ."""
         texts = sorted(set(prompts))
         if len(texts) < 2:
             raise ValueError("familiarity needs at least two different prompts")
@@ -111,22 +112,22 @@ class Familiarity:
 
 
 def _words(found: Collection[str]) -> set[str]:
-    """Of masked tokens, without numbers and single letters: those vary."""
+    """Return the masked tokens without numbers and single letters, which vary within a kind of prompt."""
     return {token for token in found if token[0] != "0" and (len(token) > 1 or not token.isalpha())}
 
 
 def _forms(prompts: Sequence[str]) -> NDArray[np.float64]:
-    """(n, features) those of FORM."""
+    """(n, features) values of the features in FORM."""
     return np.asarray(describe(prompts)[:, list(FORM.values())])
 
 
 def _scale(forms: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(features,) what one step is: a standard deviation; where prompts are all alike, one more or a double."""
+    """(features,) unit of distance: the standard deviation or, where prompts are all alike, log 2: a doubling."""
     spread = forms.std(axis=0)
     return np.where(spread < _ALIKE, math.log(2), spread + _ALIKE)
 
 
 def _outside(forms: NDArray[np.float64], of: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) how many steps each lies outside the range ``of`` others, in the feature where it is farthest."""
+    """(n,) how many units each lies outside the range of the prompts ``of``, in the feature where that is farthest."""
     beyond = np.maximum(of.min(axis=0) - forms, forms - of.max(axis=0)) / _scale(of)
     return np.asarray(beyond.clip(min=0).max(axis=1))

@@ -1,4 +1,4 @@
-"""Features of a prompt's text: cheap and general, nothing about any one task."""
+"""Features of a prompt's text: cheap and general, none of them about one task."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-# Of each two the second finds the same in ASCII, faster: it names the characters.
+# The second pattern of each pair finds the same in ASCII text, faster, because it lists the characters.
 _NUMBER, _ASCII_NUMBER = re.compile(r"\d+(?:[.,]\d+)*"), re.compile(r"[0-9]+(?:[.,][0-9]+)*")
 _WORD, _ASCII_WORD = re.compile(r"[^\W\d_]+"), re.compile(r"[A-Za-z]+")
 _TOKEN, _ASCII_TOKEN = (
@@ -24,7 +24,7 @@ _MASKED = bytes.maketrans(b"123456789", b"000000000")
 _OPERATORS = "+-*/^=×÷−"
 
 
-# Column in a description of what is a prompt's form, whatever the sizes of its numbers are.
+# Columns of a description that tell a prompt's form, which does not depend on the size of its numbers.
 FORM = {
     **{"characters": 0, "words": 1, "different_words": 2, "word_length": 3, "brackets": 4, "sentences": 5, "lines": 6},
     **{"numbers": 7, "different_numbers": 8, "operators": 21, "different_operators": 22},
@@ -33,7 +33,7 @@ FORM = {
 
 
 def describe(prompts: Sequence[str]) -> NDArray[np.float64]:
-    """(n, 27) descriptions of prompts: what :func:`description` says of each, the arithmetic in arrays. Read-only."""
+    """Return (n, 27) descriptions of prompts, read-only: those of :func:`description`, computed in arrays."""
     return _describe(tuple(prompts))
 
 
@@ -60,7 +60,10 @@ def _describe(prompts: tuple[str, ...]) -> NDArray[np.float64]:
 
 
 def _sizes(numbers: Sequence[str], many: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(n, 12) of prompts with so ``many`` of these numbers each: columns 9 to 20 of a description, before the log."""
+    """(n, 12) features of the numbers in n prompts: columns 9 to 20 of a description, before the logarithm.
+
+    numbers  of all prompts, one prompt after the other;  many  (n,) how many of them each prompt has
+    """
     sizes = np.zeros((len(many), 12))
     having = np.flatnonzero(many)
     if not len(having):
@@ -91,48 +94,48 @@ def _sizes(numbers: Sequence[str], many: NDArray[np.int64]) -> NDArray[np.float6
 
 
 def length(prompts: Sequence[str]) -> NDArray[np.float64]:
-    """(n, 1) number of characters, on a log scale."""
+    """(n, 1) number of characters, on a logarithmic scale."""
     return np.log1p([[len(prompt)] for prompt in prompts])
 
 
 def masked(prompt: str) -> str:
-    """The prompt in lower case with every digit a 0: its form, whatever its numbers are."""
+    """Return the prompt in lower case with every digit as 0, so that only its form remains."""
     lower = prompt.lower()
     return lower.encode().translate(_MASKED).decode() if lower.isascii() else _DIGIT.sub("0", lower)
 
 
 @lru_cache(maxsize=1)  # as for :func:`description`
 def tokens(prompt: str) -> tuple[str, ...]:
-    """The masked prompt's words, numbers and signs."""
+    """Return the masked prompt's words, numbers and signs."""
     text = masked(prompt)
     return tuple((_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text))
 
 
 @lru_cache(maxsize=1)  # as for :func:`description`
 def tokens_of_many(prompts: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """The tokens of each."""
+    """Return the tokens of each prompt."""
     return list(map(tokens, prompts))
 
 
 def numbers_in(prompt: str) -> list[str]:
-    """Digits, with points and commas between them."""
+    """Return the prompt's numbers: digits, with points and commas between them."""
     return (_ASCII_NUMBER if prompt.isascii() else _NUMBER).findall(prompt)
 
 
 def words(prompt: str) -> list[str]:
-    """Runs of letters."""
+    """Return the prompt's words: runs of letters."""
     return (_ASCII_WORD if prompt.isascii() else _WORD).findall(prompt)
 
 
 def phrases(prompt: str) -> list[str]:
-    """The masked prompt's words, numbers and signs, and each two neighbours."""
+    """Return the masked prompt's words, numbers and signs, and each pair of neighbours."""
     found = tokens(prompt)
     return [*found, *(f"{one} {other}" for one, other in pairwise(found))]
 
 
-@lru_cache(maxsize=1)  # one prompt is described for its difficulty and for its familiarity
+@lru_cache(maxsize=1)  # a prompt is described twice: for its difficulty and for its familiarity
 def description(prompt: str) -> tuple[float, ...]:
-    """(27,) lengths, words, structure, operators, and the numbers: how many, how long, how large; on log scales."""
+    """(27,) lengths, words, structure, operators, and the numbers' count, length and size; logarithmic scales."""
     found = words(prompt)
     numbers = numbers_in(prompt)
     digits, sizes = [], []
@@ -141,7 +144,7 @@ def description(prompt: str) -> tuple[float, ...]:
         plain = number.replace(".", "").replace(",", "")
         value = float(plain)
         digits.append(len(plain))
-        sizes.append(math.log1p(min(1e15, value)))  # a huge number is huge, whatever it is exactly
+        sizes.append(math.log1p(min(1e15, value)))  # bounded: beyond it, the exact value doesn't matter
         small += value <= 1
         round_ones += plain[-1] == "0"
     digits.sort()

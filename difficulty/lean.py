@@ -1,8 +1,8 @@
-"""The fitted text model as plain arithmetic: equal probabilities in a hundredth of the time, most of which
-scikit-learn spends on checking its input at every step of the pipeline.
+"""The fitted text model as plain arithmetic: equal probabilities in a hundredth of the time.
 
-No array is made of one prompt: a server does much else between two calls, and numpy's code is slow until the processor
-has it in its caches again.
+scikit-learn spends most of its time on checking its input at every step of the pipeline. One prompt is predicted
+without numpy: a server does much else between two calls, and numpy's code is slow until it is in the processor's caches
+again.
 """
 
 import math
@@ -17,7 +17,7 @@ from sklearn.calibration import CalibratedClassifierCV
 
 from difficulty.features import describe, description, phrases, tokens_of_many
 
-_COUNTS = 8  # a phrase that comes as often as this in a prompt, or more often, has its row computed anew
+_COUNTS = 8  # rows are precomputed for phrases that occur less often than this in a prompt
 
 
 class TextLogistic:
@@ -29,7 +29,7 @@ class TextLogistic:
     rarity      (phrases,) inverse document frequencies
     bias        (classes,)
 
-    Scaling and temperature are part of the weights.
+    The weights include the scaling of features and the temperature.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class TextLogistic:
         rarity: NDArray[np.float64],
         bias: NDArray[np.float64],
     ):
-        # Kept for pickles: those of earlier versions hold them, and no lists.
+        # Kept for pickles: those of earlier versions hold these arrays, and not the lists below.
         self._arrays = {"described": described, "phrases": phrases, "rarity": rarity, "bias": bias}
         self._vocabulary = vocabulary
-        # For many prompts: columns from 1 of words and of pairs of them, so that what is not there can be filtered out.
+        # For many prompts: columns of words and word pairs, from 1, so that what is not there can be filtered out.
         split = {tuple(phrase.split(" ")): row + 1 for phrase, row in vocabulary.items()}
         self._columns: dict[Any, int] = {
             words if len(words) > 1 else words[0]: column for words, column in split.items()
         }
         self._described = list(zip(described.T.tolist(), bias.tolist(), strict=True))
-        # For each count of a phrase in a prompt, a row a phrase: its weights and, last, its rarity, times what tf-idf
-        # makes of the count.
+        # For each count of a phrase in a prompt, one row per phrase: its weights and, last, its rarity, both times the
+        # factor that tf-idf gives the count.
         rows = np.column_stack([rarity[:, None] * phrases, rarity]).tolist()
         self._phrases: list[list[list[float]]] = [
             [_repeated(row, count) for row in rows] if count else [] for count in range(_COUNTS)
@@ -64,13 +64,13 @@ class TextLogistic:
 
     @classmethod
     def of(cls, fitted: CalibratedClassifierCV) -> Self:
-        """What a fitted ``text_logistic``, calibrated by temperature, computes."""
+        """Convert a fitted ``text_logistic`` that is calibrated by temperature."""
         (calibrated,) = fitted.calibrated_classifiers_
         (calibration,) = calibrated.calibrators
         union, logistic = (step for _, step in calibrated.estimator.steps)
         scaler, words = union["described"][-1], union["words"]
         coef, intercept = logistic.coef_, logistic.intercept_
-        if len(intercept) == 1:  # of two classes scikit-learn keeps the second's weights; the first's are opposite
+        if len(intercept) == 1:  # for two classes scikit-learn keeps only the second's weights
             coef, intercept = np.vstack([-coef, coef]), np.hstack([-intercept, intercept])
         weights = calibration.beta_ * coef.T
         described = weights[: len(scaler.scale_)] / scaler.scale_[:, None]
@@ -79,7 +79,7 @@ class TextLogistic:
         return cls(described, vocabulary, weights[len(described) :], words.idf_, bias)
 
     def predict_proba(self, prompts: Sequence[str]) -> NDArray[np.float64]:
-        """(n, classes) probabilities, in arrays: those of :meth:`probabilities` in a fraction of the time."""
+        """(n, classes) the same as :meth:`probabilities` for many prompts, faster in arrays."""
         from scipy.sparse import csr_array
 
         if not len(prompts):
@@ -100,10 +100,10 @@ class TextLogistic:
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
     def probabilities(self, prompt: str) -> list[float]:
-        """(classes,) of one prompt."""
+        """(classes,) probabilities for one prompt."""
         described = description(prompt)
         logits = [sum(map(mul, described, weights), bias) for weights, bias in self._described]
-        # Phrases by tf-idf, with logarithmic counts and unit length.
+        # Phrases are weighted by tf-idf, with logarithmic counts and unit length.
         counts: dict[int, int] = {}
         row_of = self._vocabulary.get
         for phrase in phrases(prompt):
@@ -125,5 +125,5 @@ class TextLogistic:
 
 
 def _repeated(row: Sequence[float], count: int) -> list[float]:
-    """The row of a phrase that comes so often."""
+    """Return the row of a phrase that occurs ``count`` times."""
     return [(1 + math.log(count)) * each for each in row]

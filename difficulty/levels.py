@@ -8,18 +8,18 @@ _DIGITS = 9  # statistics closer than this are equal
 
 
 def find_edges(statistics: ArrayLike, smallest: int = 5) -> NDArray[np.float64]:
-    """The four edges between levels, easiest side first (so in falling order), in units of the statistic.
+    """Return the four edges between levels, from the easiest (so in falling order), in units of the statistic.
 
     statistics  (n,) pass rate or mean score of each prompt; larger is easier
-    smallest    prompts that each level must have
+    smallest    least number of prompts that each level must have
 
-    A pass rate over 16 attempts has 17 values, and many prompts share 0 or 1, so plain quintiles often fall on one
-    another and leave levels empty. Prompts with equal statistics can't be told apart and must share a level. Among all
-    ways to cut between different values, this takes the one whose five levels are nearest to a fifth of the prompts
-    each, by least squares. Without ties that is exactly the quintiles; with ties every level stays populated for as
-    long as the data has five groups to offer. An edge lies half way between the two values that it separates.
+    A pass rate over 16 attempts has 17 values, and many prompts share 0 or 1. So plain quintiles often coincide and
+    leave levels empty. Prompts with equal statistics can't be told apart and must share a level. Among all ways to cut
+    between different values, this takes the one whose five levels are nearest to a fifth of the prompts each, by least
+    squares. Without ties that is exactly the quintiles; with ties no level is empty as long as there are five groups of
+    equal values. An edge lies half way between the two values that it separates.
 
-    Raises ValueError where five levels of ``smallest`` prompts don't exist.
+    Raises ValueError where there are no five levels of ``smallest`` prompts.
     """
     statistics = np.asarray(statistics, dtype=float).round(_DIGITS)
     if statistics.ndim != 1 or not len(statistics) or not np.isfinite(statistics).all():
@@ -44,7 +44,7 @@ def find_edges(statistics: ArrayLike, smallest: int = 5) -> NDArray[np.float64]:
 
 
 def levels_of(statistics: ArrayLike, edges: ArrayLike) -> NDArray[np.int64]:
-    """The level of each statistic: 1 at or above the first edge, 5 below the last."""
+    """Return the level of each statistic: 1 at or above the first edge, 5 below the last."""
     harder = np.asarray(statistics, dtype=float)[:, None] < np.asarray(edges)[None, :]
     return np.asarray(1 + harder.sum(axis=1), dtype=np.int64)
 

@@ -23,7 +23,7 @@ from difficulty.lean import TextLogistic
 from difficulty.levels import LEVELS, find_edges, levels_of
 from difficulty.ridge import RidgeLevels
 
-_FLOOR = 0.005  # probability shared out over all levels, so that none is ever called impossible
+_FLOOR = 0.005  # probability divided among all levels, so that none is ever predicted as impossible
 
 
 def _described(scale: bool = True) -> Any:
@@ -36,7 +36,7 @@ def _text() -> FeatureUnion:
     return FeatureUnion([("described", _described()), ("words", words)])
 
 
-# Name → a fresh estimator. To add a candidate: add a line; "hidden" in its name makes it read hidden states.
+# Name → a fresh estimator. To add a candidate: add a line; a name that starts with "hidden" reads hidden states.
 CANDIDATES: Mapping[str, Callable[[int], Any]] = {
     "prior": lambda seed: DummyClassifier(),
     "prompt_length": lambda seed: make_pipeline(FunctionTransformer(length), StandardScaler(), LogisticRegression()),
@@ -53,7 +53,7 @@ CANDIDATES: Mapping[str, Callable[[int], Any]] = {
     ),
     "hidden_ridge": lambda seed: RidgeLevels(),
 }
-_CALIBRATED = {"prior", "hidden_ridge"}  # by themselves
+_CALIBRATED = {"prior", "hidden_ridge"}  # without temperature scaling
 
 
 class DifficultyModel(ClassifierMixin, BaseEstimator):
@@ -61,7 +61,7 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
 
     candidate  a name in :data:`CANDIDATES`
     edges      the four edges between levels; None: found from the statistics by :func:`difficulty.find_edges`
-    seed       of fitting
+    seed       of the random numbers in fitting
 
     Probabilities are calibrated by one temperature (Guo et al., arXiv 1706.04599), fitted on out-of-fold predictions.
     """
@@ -77,7 +77,11 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         return "hidden" if self.candidate.startswith("hidden") else "text"
 
     def fit(self, X: Any, statistics: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
-        """``X`` as ``input`` says, ``statistics`` (n,) pass rates or mean scores. Raises ValueError."""
+        """Fit on prompts. Raises ValueError where the input doesn't fit.
+
+        X           prompts or vectors, see :attr:`input`
+        statistics  (n,) pass rates or mean scores
+        """
         if self.candidate not in CANDIDATES:
             raise ValueError(f"unknown candidate {self.candidate!r}; known: {', '.join(CANDIDATES)}")
         X = self._checked(X)  # noqa: N806
@@ -86,14 +90,14 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         self.edges_ = find_edges(statistics) if self.edges is None else np.asarray(self.edges, dtype=float)
         self.classes_ = np.array(LEVELS)
         levels = levels_of(statistics, self.edges_)
-        # Temperature scaling in scikit-learn 1.9 takes labels for column numbers, so they are given as such.
+        # Temperature scaling in scikit-learn 1.9 reads labels as column numbers, so the labels are column numbers.
         found, columns, counts = np.unique(levels, return_inverse=True, return_counts=True)
         self.seen_ = found
         estimator = CANDIDATES[self.candidate](self.seed)
         if len(found) == 1:
             estimator = DummyClassifier()
-        elif counts.min() > 1 and self.candidate not in _CALIBRATED:  # a lone prompt makes no fold
-            # Shuffled: attempts come sorted by task, and a fold that is a task of its own makes any model look unsure.
+        elif counts.min() > 1 and self.candidate not in _CALIBRATED:  # folds need two prompts at each level
+            # Shuffled: attempts come sorted by task, and a fold of one whole task makes any model look unsure.
             folds = StratifiedKFold(int(min(5, counts.min())), shuffle=True, random_state=self.seed)
             estimator = CalibratedClassifierCV(estimator, method="temperature", ensemble=False, cv=folds)
         self.estimator_ = self._lean(estimator.fit(X, columns))
@@ -101,17 +105,17 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "estimator_" in state:  # of models that were saved as scikit-learn fitted them
+        if "estimator_" in state:  # models of earlier versions hold scikit-learn's estimator
             self.estimator_ = self._lean(self.estimator_)
 
     def _lean(self, fitted: Any) -> Any:
-        """The fitted estimator, or what computes the same faster."""
+        """Return the fitted estimator, or one that computes the same faster."""
         text = self.candidate == "text_logistic" and isinstance(fitted, CalibratedClassifierCV)
         return TextLogistic.of(fitted) if text else fitted
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
-        """(n, 5) probabilities of levels 1 to 5; each row sums to 1. A level that training never saw gets the floor."""
-        if not hasattr(self, "estimator_"):  # or check_is_fitted would take a tenth of the time
+        """(n, 5) probabilities of levels 1 to 5; each row sums to 1. A level unseen in training gets the floor."""
+        if not hasattr(self, "estimator_"):  # check_is_fitted alone would take a tenth of the time
             check_is_fitted(self)
         found = self.estimator_.predict_proba(self._checked(X))
         probabilities = np.full((len(found), len(LEVELS)), _FLOOR / len(LEVELS))
@@ -119,21 +123,21 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         return probabilities
 
     def probabilities(self, x: Any) -> list[float]:
-        """(5,) of one prompt or hidden state: what ``predict_proba`` says of it, for a text without an array."""
+        """(5,) probabilities for one prompt or hidden state: as ``predict_proba``, without arrays for a text model."""
         if isinstance(self.estimator_, TextLogistic):
             return self._spread(self.estimator_.probabilities(x))
         (row,) = self.predict_proba([x]).tolist()
         return list(row)
 
     def _spread(self, found: Sequence[float]) -> list[float]:
-        """The probabilities of the levels that training saw, over all five."""
+        """(5,) probabilities of all levels, from those of the levels that training saw."""
         probabilities = [_FLOOR / len(LEVELS)] * len(LEVELS)
         for level, probability in zip(self.seen_.tolist(), found, strict=True):  # iterating an array is slow
             probabilities[level - 1] += (1 - _FLOOR) * probability
         return probabilities
 
     def predict(self, X: Any) -> NDArray[np.int64]:  # noqa: N803
-        """(n,) the likeliest level."""
+        """(n,) the likeliest levels."""
         levels: NDArray[np.int64] = self.classes_[self.predict_proba(X).argmax(axis=1)]
         return levels
 

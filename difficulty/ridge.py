@@ -1,4 +1,4 @@
-"""Levels from vectors with more columns than there are prompts: hidden states, embeddings."""
+"""Levels from vectors that have more columns than there are prompts: hidden states, embeddings."""
 
 from typing import Any, Self
 
@@ -13,22 +13,22 @@ _ALPHAS = np.logspace(0, 6, 13)
 
 
 class RidgeLevels(ClassifierMixin, BaseEstimator):
-    """Ridge regression on the level as a number; then a logistic function of that number gives probabilities.
+    """Ridge regression on the level as a number, then a logistic function of that number for probabilities.
 
-    Levels are ordered, and one direction in the vectors is what so few prompts can teach. How strongly weights are held
-    down is chosen by leave-one-out error. The logistic function is fitted on the leave-one-out predictions, so that its
-    probabilities are calibrated.
+    Levels are ordered, and so few prompts can teach no more than one direction in the vectors. The strength of the
+    penalty is chosen by leave-one-out error. The logistic function is fitted on the leave-one-out predictions, so that
+    its probabilities are calibrated.
     """
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
-        """``X`` (n, d), ``y`` (n,) numbers of ordered classes."""
+        """Fit on ``X`` (n, d) and ``y`` (n,), numbers of ordered classes."""
         y = np.asarray(y, dtype=float)
         self.classes_ = np.unique(y)
         ridge = RidgeCV(_ALPHAS, scoring="neg_mean_squared_error", store_cv_results=True)
         self.regression_ = make_pipeline(StandardScaler(), ridge).fit(X, y)
         left_out = ridge.cv_results_[:, int(np.flatnonzero(ridge.alphas == ridge.alpha_)[0])]
-        # Where vectors say nothing, the mean of all others is predicted: the lower, the higher this prompt's own level.
-        # That must not pass for knowledge, so the mean is made that of all.
+        # If vectors tell nothing, each leave-one-out prediction is the mean of the other levels, which falls as the
+        # prompt's own level rises. The logistic function would learn that, so it gets the mean of all levels instead.
         left_out = left_out + (y - np.mean(y)) / (len(y) - 1)
         self.spread_ = make_pipeline(PolynomialFeatures(2, include_bias=False), LogisticRegression(C=10, max_iter=1000))
         self.spread_.fit(left_out[:, None], y)
@@ -36,9 +36,9 @@ class RidgeLevels(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
-        """(n, classes)."""
+        """(n, classes) probabilities."""
         return np.asarray(self.spread_.predict_proba(self.regression_.predict(X)[:, None]))
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:  # noqa: N803
-        """(n,) the likeliest class."""
+        """(n,) the likeliest classes."""
         return np.asarray(self.classes_[self.predict_proba(X).argmax(axis=1)])
