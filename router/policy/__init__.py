@@ -1,1 +1,1 @@
-"""The policy: objectives, the measured table, and the choice that an objective makes of it."""
+"""The policy: objectives, the table of measurements, and the choice of an arm by objective."""

@@ -1,8 +1,8 @@
-"""One budget shared out over many prompts by marginal gain (Damani et al., arXiv 2410.04707).
+"""Divides one budget among many prompts by marginal gain (Damani et al., arXiv 2410.04707).
 
-Of each prompt only the arms on the concave hull of (cost, accuracy) matter: going up the hull, each step buys accuracy
-at a higher price than the one before. The steps of all prompts, cheapest accuracy first, are taken for as long as the
-budget lasts. No other choice is more accurate at what this one spends, and what it leaves over is less than a step.
+For each prompt only the arms on the concave hull of (cost, accuracy) matter: along the hull, each step buys accuracy at
+a higher price than the one before. The steps of all prompts are taken, cheapest accuracy first, for as long as the
+budget lasts. No other choice that spends as much is more accurate, and less than one step of the budget is left over.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ Mask = NDArray[np.bool_]
 class Ladders:
     """The hulls of n prompts, as steps in the order in which they are worth taking.
 
-    start   (n,) each prompt's cheapest arm, the most accurate of equally cheap ones;  base (n,) what it costs
-    prompt  (steps,) whose step it is;  arm (steps,) where it leads to;  cost (steps,) what it adds, above 0
+    start   (n,) each prompt's cheapest arm, the most accurate of equally cheap ones;  base (n,) the cost of that arm
+    prompt  (steps,) prompt of the step;  arm (steps,) the arm after it;  cost (steps,) what it adds to the cost, above
+            0
     """
 
     start: Ints
@@ -34,13 +35,13 @@ class Ladders:
 
     @classmethod
     def among(cls, columns: Ints, accuracy: Floats, cost: Floats) -> Self:
-        """Of these columns (k,) only; ``accuracy`` and ``cost`` (n, k) are theirs."""
+        """Return the hulls over the arms in ``columns`` (k,) only, with their ``accuracy`` and ``cost`` (n, k)."""
         found = cls.of(accuracy, cost)
         return cls(columns[found.start], found.base, found.prompt, columns[found.arm], found.cost)
 
     @classmethod
     def of(cls, accuracy: Floats, cost: Floats) -> Self:
-        """accuracy, cost: (n, arms) expectations, finite."""
+        """Return the hulls over all arms. ``accuracy`` and ``cost`` (n, arms) are expectations, finite."""
         rows = np.arange(len(accuracy))
         least = ROUNDING * max(float(cost.max(initial=0.0)), float(np.finfo(float).tiny))  # costs this close are equal
         cheapest = cost <= cost.min(axis=1, keepdims=True) + least
@@ -52,24 +53,27 @@ class Ladders:
             gain = accuracy[rows] - accuracy[rows, now[rows]][:, None]
             slope = np.where((more > least) & (gain > ROUNDING), gain / np.maximum(more, least), -np.inf)
             steepest = slope.max(axis=1)
-            # Of arms on one line the farthest: those between would only be passed.
+            # Of arms on one line take the farthest: the arms between are not needed.
             arm = np.where(slope >= steepest[:, None] * (1 - ROUNDING), more, -np.inf).argmax(axis=1)
             rises = steepest > 0
             rows, arm, added = rows[rises], arm[rises], more[rises, arm[rises]]
-            slopes[rows] = np.minimum(slopes[rows], steepest[rises])  # they fall, whatever rounding does
+            slopes[rows] = np.minimum(slopes[rows], steepest[rises])  # slopes must fall, also with rounding errors
             now[rows] = arm
             steps.append((rows, arm, added, slopes[rows]))
         base = cost[np.arange(len(start)), start]
         if not steps:
             return cls(start, base, start[:0], start[:0], base[:0])
         prompt, arms, costs, prices = map(np.concatenate, zip(*steps, strict=True))
-        order = np.argsort(-prices, kind="stable")  # a prompt's own steps stay in order where they tie
+        order = np.argsort(-prices, kind="stable")  # stable: equal steps of one prompt stay in order
         return cls(start, base, prompt[order], arms[order], costs[order])
 
     def choose(self, budget: float, among: Mask | None = None) -> Ints:
-        """(n,) the arm of each prompt, ``budget`` being for those ``among`` (n,), or for all.
+        """(n,) the arm of each prompt.
 
-        Others keep their cheapest arm, and so does everybody where the cheapest arms alone cost more.
+        budget  total cost of the prompts ``among`` (n,), or of all prompts if that is None
+
+        The other prompts keep their cheapest arm. So does every prompt where the cheapest arms alone cost more than the
+        budget.
         """
         chosen = self.start.copy()
         if among is None:
@@ -79,7 +83,7 @@ class Ladders:
         left = budget * (1 + ROUNDING) - self.base[among].sum()
         spent = np.cumsum(cost)
         whole = int(np.searchsorted(spent, left, side="right"))
-        chosen[prompt[:whole]] = arm[:whole]  # of a prompt's steps the last one counts
+        chosen[prompt[:whole]] = arm[:whole]  # a prompt's last step overwrites its earlier ones
         if left > 0 and whole < len(cost):
             left -= spent[whole - 1] if whole else 0.0
             _fill(chosen, left, prompt[whole:], arm[whole:], cost[whole:])
@@ -87,10 +91,10 @@ class Ladders:
 
 
 def undominated(accuracy: Floats, cost: Floats) -> Ints:
-    """(k,) the arms that are worth something to some prompt; accuracy, cost: (levels, arms).
+    """(k,) columns of the arms that may be best for some prompt; ``accuracy`` and ``cost`` are (levels, arms).
 
-    What prompts get is a mean over levels: an arm that costs no less at every level than another, and is no more
-    accurate at any, is on nobody's hull. Of equal arms the first stays.
+    A prompt's expectations are means over levels. So an arm that costs at least as much as another at every level, and
+    is more accurate at none, is on no prompt's hull. Of equal arms the first stays.
     """
     dearer = (cost[:, :, None] >= cost[:, None, :]).all(axis=0)
     worse = (accuracy[:, :, None] <= accuracy[:, None, :]).all(axis=0)
@@ -101,7 +105,7 @@ def undominated(accuracy: Floats, cost: Floats) -> Ints:
 
 
 def _fill(chosen: Ints, left: float, prompt: Ints, arm: Ints, cost: Floats) -> None:
-    """With what is left, later steps that still fit, none of a prompt whose step before did not."""
+    """Spend what is left on later steps that fit; a prompt gets no step after one that didn't fit."""
     least, stuck = cost.min(), set()
     for whose, to, added in zip(prompt.tolist(), arm.tolist(), cost.tolist(), strict=True):
         if left < least:

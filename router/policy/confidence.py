@@ -1,9 +1,9 @@
-"""How likely an answer is right, from all that is known once it is there: a small calibrated model in plain numbers.
+"""The probability that an answer is right, given all that is known with it: a small calibrated logistic model.
 
 It is a logistic function of named features: the prompt's level probabilities; the verifier's score of the solution, and
-of the best one that another stage found; the lead of the answer in the vote; how much was written to find it; and, for
-each model, how many stages gave this answer and how many another one. What a bundle's verifier does not say (there may
-be none) counts as unknown, not as zero. The same code serves one call and replays thousands of runs.
+of the best solution with another answer; the answer's lead in the vote; how much was written to find it; and, for each
+model, how many stages gave this answer and how many gave another. What is missing (a bundle may have no verifier)
+counts as unknown, not as zero. The same code serves one call and replays thousands of runs.
 """
 
 import json
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-_EDGE = 0.002  # scores and leads closer than this to 0 or 1 say no more than it
+_EDGE = 0.002  # scores and leads are kept this far from 0 and 1
 
 
 @dataclass(frozen=True)
 class Confidence:
-    """A fitted model. ``weights`` by feature, in the features' own units, and ``bias``, both of log-odds.
+    """A fitted model: ``weights`` by feature, in log-odds per unit of the feature, and ``bias`` in log-odds.
 
-    voting  names of the strategies whose votes it learned from: of other searches no votes were recorded
+    voting  names of the strategies whose votes it learned from; for other strategies no votes were recorded
     """
 
     __pydantic_config__ = STRICT
@@ -43,9 +43,9 @@ class Confidence:
     voting: Annotated[tuple[Name, ...], Field(strict=False)] = ()
 
     def of(self, probabilities: Sequence[float], wanted: Believe) -> list[float]:
-        """Probability that each stage's answer is right, 0 where it has none.
+        """Return the probability that each stage's answer is right, 0 where it has none.
 
-        probabilities  of levels 1 to 5
+        probabilities  (5,) of levels 1 to 5
         """
         import numpy as np
 
@@ -72,9 +72,9 @@ class Confidence:
         return [float(each[0]) for each in self.of_many(np.array([probabilities]), arms, seen)]
 
     def of_many(self, probabilities: "Floats", arms: Sequence[Strategy], seen: "Sequence[Seen]") -> "list[Floats]":
-        """The same for arrays of runs.
+        """Return the same for arrays of runs, one array per stage.
 
-        probabilities  (..., 5) that fit the runs' shape
+        probabilities  (..., 5) of the levels; the leading dimensions broadcast with the runs' shape
         """
         import numpy as np
 
@@ -89,7 +89,7 @@ class Confidence:
         return found
 
     def dumps(self) -> str:
-        """JSON, one feature a line."""
+        """Return the model as JSON, one feature per line."""
         weights = ",\n  ".join(f"{json.dumps(name)}: {weight:.6g}" for name, weight in self.weights.items())
         return (
             f'{{"bias": {self.bias:.6g},\n "voting": {json.dumps(list(self.voting))},\n'
@@ -98,7 +98,7 @@ class Confidence:
 
     @classmethod
     def loads(cls, text: str | bytes) -> "Confidence":
-        """Inverse of ``dumps``; raises InvalidBundle naming what is wrong. Unknown keys are errors."""
+        """Read what ``dumps`` wrote. Raises InvalidBundle, naming what is wrong; unknown keys are errors."""
         try:
             found: Confidence = read(cls, loads(text))
         except (ValueError, OverflowError) as error:
@@ -109,9 +109,10 @@ class Confidence:
 def features(
     probabilities: "Floats", arms: Sequence[Strategy], seen: "Sequence[Seen]", i: int, voting: Sequence[str]
 ) -> "dict[str, Floats]":
-    """What is known of the answer of stage ``i`` by name, as arrays; what is unknown is 0, and so is its ``known``.
+    """Return what is known of the answer of stage ``i``, as arrays by feature name.
 
-    Log-odds are in units of 1, the level is in levels from the middle one.
+    An unknown feature is 0, and its "known" feature is 0, too. Scores and leads are log-odds; the level counts from the
+    middle one, so from -2 to 2.
     """
     import numpy as np
 
@@ -121,7 +122,7 @@ def features(
     zero = np.zeros(own.answer.shape)
 
     def best(those: "Sequence[NDArray[np.bool_]]") -> "tuple[Floats, NDArray[np.bool_]]":
-        """Log-odds of the highest score among some of the stages, 0 where there is none."""
+        """Return the log-odds of the highest score among some of the stages (0 without one), and where there is one."""
         some = np.any(those, axis=0)
         top = np.max([np.where(mask, each.score, 0.0) for mask, each in zip(those, seen, strict=True)], axis=0)
         return np.where(some, _log_odds(top), 0.0), some
@@ -159,7 +160,7 @@ def features(
 
 
 def voting_of(arms: Sequence[Strategy]) -> tuple[str, ...]:
-    """Names of the strategies among these whose votes are known wherever they are replayed."""
+    """Return the names of those strategies whose votes are known wherever they are replayed."""
     return tuple(sorted({arm.name for arm in arms if isinstance(arm, Sampling)}))
 
 

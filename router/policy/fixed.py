@@ -1,4 +1,4 @@
-"""The best fixed arm: one for all prompts alike, which is what routing has to beat."""
+"""The best fixed arm: the same arm for all prompts. Routing has to beat it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from strategies import Cascade
 
 
 def best_fixed(policy: Policy, objective: Objective, shares: Sequence[float]) -> int:
-    """The arm that serves the objective best where nothing is known of a prompt; its column in ``Policy.expected``.
+    """Return the arm that serves the objective best without knowing the prompt: its column in ``Policy.expected``.
 
     shares  (5,) the levels' shares among the prompts that the policy was tuned on
 
-    No cascade, where there is another arm: a cascade decides by what it sees. Under an average budget it is the most
-    accurate arm that spends no more on average, else what the objective chooses.
+    It is no cascade unless all arms are, since a cascade reacts to the prompt. For an average budget it is the most
+    accurate arm that spends no more on average; else it is what the objective chooses.
     """
     weights = tuple(shares)
     columns = [i for i in range(len(policy.arms)) if not isinstance(policy.arm(i), Cascade)]
@@ -30,7 +30,7 @@ def best_fixed(policy: Policy, objective: Objective, shares: Sequence[float]) ->
 
 
 class _Some:
-    """What a policy measured of some of its arms; see ``objectives.Measurements``."""
+    """The measurements of some of a policy's arms; see ``objectives.Measurements``."""
 
     def __init__(self, policy: Policy, columns: Sequence[int]):
         self.columns, self._policy = columns, policy

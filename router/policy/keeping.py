@@ -1,25 +1,27 @@
-"""Keeps a caller's average budget: at one price harder prompts than the tuning prompts spend more, easier ones less.
+"""Keeps a caller's average budget where the caller's prompts are harder or easier than the tuning prompts.
 
-What the calls so far spent beyond what they asked for, or less, moves the budget that the next arm is chosen for: a
-controller that integrates. Its price follows ``budget * exp(-ahead / PATIENCE)``, so that a mix of prompts that spends
-once and a half as much is ahead by ``PATIENCE * log(1.5)``, eight calls' worth, and stays there: the mean comes back to
-what was asked. What is chosen counts at once as what it is expected to spend, and as what it spent when it has ended:
-many calls at the same time don't all wait for each other's bills.
+At one price per generation, harder prompts spend more than the tuning prompts and easier ones less. So the sum of what
+earlier calls spent above or below what they asked for changes the budget that the next arm is chosen for: an integral
+controller. It chooses for ``budget * exp(-ahead / PATIENCE)``. Prompts that spend one and a half times as much get
+ahead by ``PATIENCE * log(1.5)``, eight calls' worth, and stay there: from then on the mean is what was asked.
+
+A call counts at once with what it is expected to spend, and with what it really spent when it has ended. So many calls
+at the same time don't wait for each other's bills.
 """
 
 import math
 from dataclasses import dataclass
 
-PATIENCE = 20.0  # calls' worth that move the budget by a factor of e: shorter is more exact, and more restless
-MEMORY = 250.0  # calls' worth that are made up for, at most
-LEAST, MOST = 1 / 3, 2.0  # of what was asked
+PATIENCE = 20.0  # calls' worth that change the budget by a factor of e; a smaller value corrects sooner and varies more
+MEMORY = 250.0  # calls' worth that are made up for at most
+LEAST, MOST = 1 / 3, 2.0  # bounds of the factor
 
 
 @dataclass(slots=True)
 class Ledger:
-    """The calls of one caller that asked for one average budget.
+    """The account of one caller's calls that asked for the same average budget.
 
-    asked  solutions a call, on average
+    asked  solutions per call, on average
     ahead  what was spent beyond that, in calls' worth: 1 is as much as one call asked for
     """
 
@@ -28,15 +30,15 @@ class Ledger:
 
     @property
     def factor(self) -> float:
-        """What the next arm is chosen for, in units of what was asked."""
+        """The budget that the next arm is chosen for, in units of what was asked."""
         return min(max(math.exp(-self.ahead / PATIENCE), LEAST), MOST)
 
     def begin(self, expected: float) -> None:
-        """An arm was chosen that is expected to spend so many solutions."""
+        """Count a new call whose arm is expected to spend this many solutions."""
         self._move(expected / self.asked - 1)
 
     def end(self, expected: float, spent: float) -> None:
-        """What it spent really. A call that spent nothing (it was refused, or failed at once) was none."""
+        """Replace the expected by the real spending. A call that spent nothing (it was refused) doesn't count."""
         self._move((spent - expected) / self.asked + (spent == 0))
 
     def _move(self, calls: float) -> None:

@@ -1,9 +1,9 @@
-"""What an arm is chosen for. To add an objective: a class like these, and a line in ``register``.
+"""Objectives: what an arm is chosen for. To add one, write a class like these and ``register`` it.
 
-An objective decides on what was measured of each arm (:class:`Measurements`), for one prompt in plain arithmetic and
-for many at once as arrays: between two calls a server does much else, and numpy's code is slow until the processor has
-it in its caches again, while tuning decides tens of thousands of times. Both say which arms are *good enough*; of those
-the cheapest is taken, in one place for all objectives.
+An objective decides on the measurements of each arm (:class:`Measurements`). It decides for one prompt in plain
+arithmetic: between two calls a server does much else, and numpy's code is slow until it is in the processor's caches
+again. It decides for many prompts in arrays: tuning decides tens of thousands of times. Both say which arms are *good
+enough*; the cheapest of those is taken, in one place for all objectives.
 """
 
 import math
@@ -24,15 +24,17 @@ ROUNDING = 1e-9  # accuracies closer than this are equal
 
 @dataclass(frozen=True, slots=True)
 class BudgetPoint:
-    """Charging ``price`` (in right answers) for each generation makes the training prompts spend ``generations`` on
-    average: the Lagrangian of Snell et al.'s equation 1 with an average budget."""
+    """An average budget and its price, the Lagrange multiplier of Snell et al.'s equation 1 with an average budget.
+
+    If each generation costs ``price`` right answers, the training prompts spend ``generations`` on average.
+    """
 
     generations: float
     price: float
 
 
 class Measurements(Protocol):
-    """What a policy knows of its arms, budgets rising; expectations over a prompt's level probabilities.
+    """What a policy knows of its arms, which are ordered by rising budget.
 
     budgets        of each arm, in solutions of the reference model
     budget_points  average budgets with their prices, rising
@@ -49,11 +51,14 @@ class Measurements(Protocol):
     def tolerance(self) -> float: ...
 
     def expected(self, of: str, weights: Any) -> Any:
-        """(arms,) or (n, arms) expectations of accuracy, low, generations or flops."""
+        """Return expectations over level probabilities: (arms,) for (5,) ``weights``, (n, arms) for (n, 5).
+
+        of  accuracy, low, generations, flops or seconds
+        """
 
 
 class Objective(Protocol):
-    """``value`` in the unit of its kind.
+    """What an arm is chosen for; ``value`` is in the unit of its kind.
 
     kind  name in ``--objective kind=value``, in policy.json and in the proto
     """
@@ -64,22 +69,22 @@ class Objective(Protocol):
     def value(self) -> float: ...
 
     def check(self, policy: Measurements) -> None:
-        """Raises InvalidRequest, naming the objective as its field, where nothing measured can serve it."""
+        """Raise InvalidRequest, with the objective as its field, where no measured arm can serve it."""
 
     def good(self, policy: Measurements, weights: Sequence[float]) -> list[int]:
-        """Which arms are good enough for a prompt of these level probabilities."""
+        """Return the columns of the arms that are good enough for a prompt of these (5,) level probabilities."""
 
     def good_of_many(self, policy: Measurements, weights: "NDArray[np.float64]") -> "NDArray[np.bool_]":
-        """(n, arms) the same for (n, 5) probabilities."""
+        """(n, arms) which arms are good enough, for (n, 5) level probabilities."""
 
     def sufficient(self, low: float) -> bool:
-        """Whether an arm with this lower end of its accuracy is known to serve the objective."""
+        """Whether an arm whose accuracy interval starts at ``low`` is known to serve the objective."""
 
     def runs(self, arm: Strategy) -> Strategy:
-        """What to run where this arm was chosen."""
+        """Return the arm to run where this arm was chosen."""
 
     def reached(self, confidence: float | None) -> bool:
-        """Whether an answer that is right with this probability serves the objective; None: nobody can say."""
+        """Whether an answer with this confidence serves the objective; None: the confidence is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,7 @@ class _Valued:
 
 @dataclass(frozen=True, slots=True)
 class Budget(_Valued):
-    """The most accurate arm of at most so many complete solutions, for this prompt (Snell et al., section 3.2)."""
+    """The most accurate arm for this prompt within a number of complete solutions (Snell et al., section 3.2)."""
 
     kind: ClassVar[str] = "budget"
 
@@ -133,11 +138,11 @@ class Budget(_Valued):
 
 @dataclass(frozen=True, slots=True)
 class AverageBudget(_Valued):
-    """As accurate as possible with so many solutions on average over prompts like the training prompts: more where it
+    """As accurate as possible with this many solutions on average over prompts like the training prompts: more where it
     pays, less where it does not.
 
-    factor  what the arm is chosen for, in units of what was asked: another than 1 makes up for what a caller's earlier
-            calls spent, see ``keeping``
+    factor  the arm is chosen for ``value * factor``. A factor other than 1 makes up for what the caller's earlier calls
+            spent, see ``keeping``
     """
 
     factor: float = field(default=1.0, compare=False)
@@ -155,13 +160,13 @@ class AverageBudget(_Valued):
         points = policy.budget_points
         if self.value == math.inf:
             raise self._refuse(
-                f"average_budget inf: name a number; whoever wants all that helps asks for the largest budget, budget="
+                f"average_budget inf must be finite; for the largest budget of this policy, ask for budget="
                 f"{policy.budgets[-1]:g}",
                 "BUDGET_OUT_OF_RANGE",
             )
         if not (points and points[0].generations <= self.value < math.inf):
-            least = f"at least {points[0].generations:g}" if points else "not tuned for"
-            raise self._refuse(f"average_budget {self.value:g}: in this policy it is {least}", "BUDGET_OUT_OF_RANGE")
+            why = f"it is at least {points[0].generations:g}" if points else "no average budget was tuned"
+            raise self._refuse(f"average_budget {self.value:g}: in this policy {why}", "BUDGET_OUT_OF_RANGE")
 
     def good(self, policy: Measurements, weights: Sequence[float]) -> list[int]:
         return _worth(policy, weights, self._price(policy), "generations")
@@ -170,16 +175,16 @@ class AverageBudget(_Valued):
         return at_price(policy, weights, self._price(policy), "generations")
 
     def _price(self, policy: Measurements) -> float:
-        """What a generation is charged, in right answers, so that prompts spend at most so many on average."""
+        """Return the price of a generation, in right answers, at which prompts spend at most the budget on average."""
         points = policy.budget_points
         return points[max(0, bisect_right(points, self.leaves, key=lambda point: point.generations) - 1)].price
 
 
 @dataclass(frozen=True, slots=True)
 class TargetAccuracy(_Valued):
-    """The cheapest arm that is right with at least this probability, by the lower end of its interval.
+    """The cheapest arm whose accuracy is at least this probability, by the lower end of its interval.
 
-    A cascade ends once its answer is right with this confidence, whatever confidence it was measured with.
+    A cascade then ends once its answer has this confidence, whatever thresholds it was measured with.
     """
 
     kind: ClassVar[str] = "target_accuracy"
@@ -215,7 +220,7 @@ class TargetAccuracy(_Valued):
 
 @dataclass(frozen=True, slots=True)
 class PricePerFlop(_Valued):
-    """The arm of the largest accuracy less price: what a FLOP costs, a right answer being worth 1."""
+    """The arm with the largest accuracy minus cost. The value is the cost of a FLOP where a right answer is worth 1."""
 
     kind: ClassVar[str] = "price_per_flop"
 
@@ -250,7 +255,7 @@ register(Budget, AverageBudget, TargetAccuracy, PricePerFlop)
 
 
 def objective_of(kind: str, value: float) -> Objective:
-    """Raises InvalidRequest where there is no such kind."""
+    """Return the objective of this kind and value. Raises InvalidRequest where there is no such kind."""
     if kind not in OBJECTIVES:
         raise InvalidRequest(
             "objective", f"unknown objective {kind!r}; known: {', '.join(OBJECTIVES)}", reason="OBJECTIVE_OUT_OF_RANGE"
@@ -276,7 +281,7 @@ def parse_objective(text: str) -> Objective:
 
 
 def at_price(policy: Measurements, weights: "NDArray[np.float64]", price: float, spent: str) -> "NDArray[np.bool_]":
-    """(n, arms) which are best where a unit of what is spent costs ``price`` right answers."""
+    """(n, arms) which arms are best where a unit of ``spent`` costs ``price`` right answers."""
     return _best_of_many(policy.expected("accuracy", weights) - price * policy.expected(spent, weights))
 
 
@@ -286,7 +291,7 @@ def _worth(policy: Measurements, weights: Sequence[float], price: float, spent: 
 
 
 def _best(worth: Sequence[float], tolerance: float = 0.0) -> list[int]:
-    """Which are as good as the best."""
+    """Return the indices of the largest values, up to the tolerance."""
     least = max(worth) - tolerance - ROUNDING
     return [i for i, each in enumerate(worth) if each >= least]
 

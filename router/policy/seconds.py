@@ -1,4 +1,4 @@
-"""A limit on how long an arm may take, beside an objective: by the mean seconds that were measured of it."""
+"""A limit on an arm's duration, in addition to an objective. It uses the measured mean seconds of each arm."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from router.policy.objectives import Budget, BudgetPoint, Measurements, Objectiv
 
 
 class _Some:
-    """Some of the arms, by their rows."""
+    """The measurements of some of the arms, given by their rows."""
 
     def __init__(self, policy: Measurements, rows: Sequence[int]):
         self._policy, self._rows = policy, rows
@@ -29,7 +29,7 @@ class _Some:
 
 
 def check_seconds(policy: Measurements, limit: float) -> None:
-    """Raises InvalidRequest where the limit is none, or no arm's seconds were measured."""
+    """Raise InvalidRequest where the limit is not positive and finite, or no arm's seconds were measured."""
     if not 0 < limit < math.inf:
         raise InvalidRequest(
             "objective.max_seconds",
@@ -48,9 +48,10 @@ def check_seconds(policy: Measurements, limit: float) -> None:
 def good_in_time(
     policy: Measurements, objective: Objective, weights: Sequence[float], limit: float
 ) -> tuple[list[int], bool]:
-    """Which arms are good enough for a prompt among those that are expected to end in time, and whether any is.
+    """Return the rows of good arms that are expected to end within ``limit`` seconds, and whether there are any.
 
-    Where none is: the fastest, within the budget where one is given. Arms whose seconds are not known are left out.
+    If there are none, the fastest arm is returned, within the budget if the objective is one. Arms whose seconds are
+    unknown are left out.
     """
     seconds = policy.expected("seconds", weights)
     known = [row for row, each in enumerate(seconds) if not math.isnan(each)]
@@ -60,5 +61,5 @@ def good_in_time(
     if fast:
         return [fast[i] for i in objective.good(_Some(policy, fast), weights)], True
     least = min((seconds[row] for row in known), default=math.inf)
-    # Nothing is known of arms within the budget: its smallest arm then, which the policy always has.
+    # If the seconds of all arms within the budget are unknown, row 0 is taken: the smallest arm.
     return [row for row in known if seconds[row] == least] or [0], False

@@ -1,7 +1,8 @@
-"""The policy: what was measured of each arm at each level, and the arm that an objective makes of it.
+"""The policy: what was measured of each arm at each level, and the choice of an arm by objective.
 
-One table serves every objective. A prompt's level is known only as five probabilities, so an arm's worth to it is the
-expectation of the measurements over them (or the measurement at the likeliest level, where that measured better).
+One table serves every objective. A prompt's level is known only as five probabilities. So an arm's value for the prompt
+is the expectation of its measurements over them, or the measurement at the likeliest level if that did better in
+tuning.
 """
 
 import json
@@ -30,12 +31,12 @@ Deciding = Literal["mode", "distribution"]
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Mean spend of one prompt. Tokens as in ``backends.Usage``; FLOPs are 2 * parameters * tokens.
+    """Mean cost of one prompt. Tokens as in ``backends.Usage``; FLOPs are 2 * parameters * tokens.
 
-    generations  what was really generated, in complete solutions of the reference model: tokens over the mean tokens of
-                 one sample, a token of another model counting as much as its price
+    generations  what was really generated, in complete solutions of the reference model: tokens divided by the mean
+                 tokens of one sample; a token of another model counts as much as its price
     money        None where no model has a price
-    seconds      by the clock; None where they were not measured
+    seconds      elapsed time; None where it was not measured
     """
 
     __pydantic_config__ = STRICT
@@ -58,10 +59,9 @@ class Cost:
 class Cell:
     """What was measured of one arm at one level.
 
-    accuracy   share of right answers that it is expected to give there
+    accuracy   expected share of right answers
     low, high  its 95% bootstrap interval over prompts
-    prompts    how many prompts of that level it was measured on; a prompt that belongs to a level with probability p
-               counts as p
+    prompts    number of prompts of that level; a prompt that belongs to the level with probability p counts as p
     """
 
     level: int
@@ -75,7 +75,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """What the chosen arm is expected to give this prompt and to cost.
+    """The chosen arm, with its expected accuracy and cost for this prompt.
 
     sufficient  False: no arm is known to reach the target accuracy; this is the one with the highest lower end, and the
                 cheapest of those
@@ -92,13 +92,13 @@ class Expectation:
 
 
 class Policy:
-    """A full table: every arm at every level. Raises InvalidBundle where something is missing or doubled.
+    """A full table: every arm at every level. Raises InvalidBundle where a cell is missing or occurs twice.
 
     default        objective of a request that names none
     budget_points  average budgets with their prices, in rising order
     deciding       distribution: by the expectation over the level probabilities; mode: by the likeliest level alone
     tolerance      under a fixed budget, accuracies this close are a tie, which the cheapest arm wins
-    worth          what a solution of each model costs, in solutions of the reference model
+    worth          cost of a solution of each model, in solutions of the reference model
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Policy:
             raise InvalidBundle("policy: needs exactly one cell for each arm at each of the five levels")
         if deciding not in get_args(Deciding):
             raise InvalidBundle(f"policy: deciding {deciding!r} is none of {', '.join(get_args(Deciding))}")
-        # Rows: arms with rising budgets, so that those within a budget are the first so many.
+        # Rows are arms by rising budget, so that the arms within a budget come first.
         self._order = sorted(range(len(self.arms)), key=lambda column: self.budget(self.arms[column]))
         self.budgets = [self.budget(self.arms[column]) for column in self._order]
         self.smallest, self.largest = self.budgets[0], self.budgets[-1]
@@ -139,26 +139,29 @@ class Policy:
             raise InvalidBundle(f"policy: default objective: {error}") from error
 
     def budget(self, arm: Strategy) -> float:
-        """The most that an arm spends, in solutions of the reference model."""
+        """Return the most that an arm spends, in solutions of the reference model."""
         return arm.budget(self.worth)
 
     def arm(self, column: int) -> Strategy:
-        """The arm of a column of :meth:`expected`: arms by rising budget."""
+        """Return the arm of a column of :meth:`expected`; columns are arms by rising budget."""
         return self.arms[self._order[column]]
 
     def check(self, objective: Objective) -> None:
-        """Raises InvalidRequest, naming the objective as its field, where nothing measured can serve it."""
+        """Raise InvalidRequest, with the objective as its field, where no measured arm can serve it."""
         objective.check(self)
 
     def only(self, keep: Callable[[Strategy], bool]) -> "Policy | None":
-        """The same without the other arms; None where none is left. Raises InvalidBundle where the default fails."""
+        """Return the policy with only the arms to keep; None if none is left.
+
+        Raises InvalidBundle where these can't serve the default objective.
+        """
         cells = [cell for cell in self.cells if keep(cell.arm)]
         if len(cells) == len(self.cells):
             return self
         return Policy(cells, self.default, **self._settings) if cells else None
 
     def with_default(self, default: Objective) -> "Policy":
-        """Raises InvalidRequest where nothing measured serves it."""
+        """Return the policy with this default objective. Raises InvalidRequest where no measured arm can serve it."""
         self.check(default)
         return Policy(self.cells, default, **self._settings)
 
@@ -167,14 +170,14 @@ class Policy:
         names = ("budget_points", "deciding", "tolerance", "worth")
         return {name: getattr(self, name) for name in names}
 
-    # One prompt: plain arithmetic
+    # One prompt, in plain arithmetic
 
     def decide(
         self, probabilities: Sequence[float], objective: Objective, max_seconds: float | None = None
     ) -> Expectation:
-        """The choice for one prompt, with what it promises. Raises InvalidRequest.
+        """Choose an arm for one prompt; return it with its expected accuracy and cost. Raises InvalidRequest.
 
-        max_seconds  of arms that are expected to take longer none is chosen, unless all do: then it is the fastest
+        max_seconds  no arm that is expected to take longer is chosen; if all take longer, the fastest one is
         """
         self.check(objective)
         if max_seconds is not None:
@@ -188,7 +191,7 @@ class Policy:
         return promise if sufficient and in_time else replace(promise, sufficient=sufficient, in_time=in_time)
 
     def weights_of_one(self, probabilities: Sequence[float]) -> tuple[float, ...]:
-        """(5,) what each level counts in a prompt's expectations."""
+        """(5,) weight of each level in a prompt's expectations."""
         weights = tuple(probabilities)
         if self.deciding == "mode":
             likeliest = weights.index(max(weights))
@@ -196,21 +199,21 @@ class Policy:
         return weights
 
     def promise(self, column: int, weights: Sequence[float]) -> Expectation:
-        """What an arm, by its column in :meth:`expected`, gives a prompt of these (5,) weights."""
+        """Return the expectation for an arm, by its column in :meth:`expected`, at (5,) level weights."""
         accuracy, low, high, *cost = _expected(weights, self._measured[column])
         return Expectation(self.arm(column), accuracy, low, high, _cost(cost), sufficient=True)
 
     def expected(self, of: str, weights: Any) -> Any:
-        """Expectations of accuracy, low, generations, flops, money (0 without prices) or seconds (NaN where they were
-        not measured), arms by rising budget.
+        """Return expectations of accuracy, low, generations, flops, money (0 without prices) or seconds (NaN where not
+        measured), for arms by rising budget.
 
-        weights  (5,) probabilities of a prompt as a tuple, then a list of (arms,); or (n, 5) as an array, then (n,
+        weights  of the levels. A tuple (5,) for one prompt gives a list (arms,); an array (n, 5) gives an array (n,
                  arms)
         """
         return _expected(weights, self._rows[of]) if isinstance(weights, tuple) else weights @ self._arrays[of]
 
     def _cheapest(self, weights: Sequence[float], rows: Sequence[int]) -> int:
-        """The row of fewest FLOPs, the most accurate of equally cheap ones, then the first of ``arms``."""
+        """Return the row of the fewest FLOPs; ties go to the most accurate arm, then to the first of ``arms``."""
         if len(rows) == 1:
             return rows[0]
         flops = _expected(weights, [self._rows["flops"][row] for row in rows])
@@ -218,10 +221,10 @@ class Policy:
         ranked = zip(flops, [-each for each in accuracy], [self._order[row] for row in rows], rows, strict=True)
         return min(ranked)[-1]
 
-    # Many prompts: arrays
+    # Many prompts, in arrays
 
     def promises(self, columns: "NDArray[np.int64]", weights: "NDArray[np.float64]") -> list[Expectation]:
-        """What (n,) arms, by their columns in :meth:`expected`, give prompts of (n, 5) weights."""
+        """Return the expectations for (n,) arms, by their columns in :meth:`expected`, at (n, 5) level weights."""
         import numpy as np
 
         values = np.einsum("nkl,nl->nk", np.array(self._measured)[columns], weights).tolist()
@@ -231,13 +234,13 @@ class Policy:
         ]
 
     def decide_many(self, probabilities: "NDArray[np.float64]", objective: Objective) -> "NDArray[np.int64]":
-        """(n,) indices into ``arms`` for (n, 5) probabilities, chosen as :meth:`decide` does. Raises InvalidRequest."""
+        """(n,) indices into ``arms`` for (n, 5) probabilities, chosen as in :meth:`decide`. Raises InvalidRequest."""
         self.check(objective)
         weights = self.weights(probabilities)
         return self.cheapest_of_many(weights, objective.good_of_many(self, weights))
 
     def weights(self, probabilities: "NDArray[np.float64]") -> "NDArray[np.float64]":
-        """(n, 5) what each level counts in expectations."""
+        """(n, 5) weight of each level in the prompts' expectations."""
         import numpy as np
 
         if self.deciding == "mode":
@@ -245,7 +248,7 @@ class Policy:
         return probabilities
 
     def cheapest_of_many(self, weights: "NDArray[np.float64]", good: "NDArray[np.bool_]") -> "NDArray[np.int64]":
-        """(n,) indices into ``arms`` of the cheapest (n, arms) good ones; ties as in :meth:`decide`."""
+        """(n,) indices into ``arms``: the cheapest of the (n, arms) good ones, ties as in :meth:`decide`."""
         import numpy as np
 
         order = np.array(self._order)
@@ -259,7 +262,7 @@ class Policy:
 
     @cached_property
     def _arrays(self) -> "Mapping[str, NDArray[np.float64]]":
-        """(5, arms) by measure."""
+        """(5, arms) values by name of the measurement."""
         import numpy as np
 
         return {name: np.array(rows).T.copy() for name, rows in self._rows.items()}
@@ -267,7 +270,7 @@ class Policy:
     # Files
 
     def dumps(self) -> str:
-        """JSON that people can read and diff: one cell a line."""
+        """Return JSON that people can read and diff: one cell per line."""
         head: dict[str, Any] = {"default": {self.default.kind: self.default.value}}
         head |= {"deciding": self.deciding, "tolerance": self.tolerance, "worth": self.worth}
         lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
@@ -278,7 +281,7 @@ class Policy:
 
     @classmethod
     def loads(cls, text: str | bytes) -> "Policy":
-        """Inverse of ``dumps``; raises InvalidBundle naming what is wrong. Unknown keys are errors."""
+        """Read what ``dumps`` wrote. Raises InvalidBundle, naming what is wrong; unknown keys are errors."""
         try:
             file: _File = read(_File, loads(text))
             ((kind, value),) = file.default.items()
@@ -305,7 +308,7 @@ _MEASURES: Mapping[str, Callable[[Cell], float]] = {
 
 
 def _expected(weights: Sequence[float], rows: Iterable[Sequence[float]]) -> list[float]:
-    """Each row's expectation, its values being of levels 1 to 5 and the weights their probabilities."""
+    """Return each row's expectation. A row has the values at levels 1 to 5; the weights are their probabilities."""
     one, two, three, four, five = weights
     return [one * a + two * b + three * c + four * d + five * e for a, b, c, d, e in rows]
 
@@ -314,13 +317,13 @@ _COSTS = attrgetter(*(field.name for field in fields(Cost)))
 
 
 def _numbers(cost: Cost) -> tuple[float, ...]:
-    """NaN for None."""
-    *always, money, seconds = _COSTS(cost)  # unlike astuple copies nothing deeply: tuning makes hundreds of tables
+    """Return the cost's fields as numbers, None as NaN."""
+    *always, money, seconds = _COSTS(cost)  # astuple copies deeply: too slow for the hundreds of tables in tuning
     return *always, math.nan if money is None else money, math.nan if seconds is None else seconds
 
 
 def _cost(numbers: Sequence[float]) -> Cost:
-    """The inverse."""
+    """Invert :func:`_numbers`."""
     (one, two, three, four, five, six), (money, seconds) = numbers[:-2], numbers[-2:]
     known = [None if math.isnan(each) else each for each in (money, seconds)]
     return Cost(one, two, three, four, five, six, *known)

@@ -1,8 +1,8 @@
-"""What is done with a prompt unlike those that the policy was tuned on: no level is known, so its samples decide.
+"""What runs for a prompt unlike those that the policy was tuned on. Its level is unknown, so its samples decide.
 
-The plan is a vote of as many samples as the budget allows, at most 16 and 16 where no budget is given, which from 8 on
-stops early once it is 95% sure to keep its leader: ``majority(n=16, stop=0.95)``. Within less than 3 samples there is
-nothing to vote about, and it is ``single``.
+The arm is a majority vote of as many samples as the budget allows, at most 16, and 16 without a budget. From 8 samples
+on, the vote stops early once the leading answer keeps its lead with probability 0.95: ``majority(n=16, stop=0.95)``.
+With fewer than 3 samples a vote decides nothing, and the arm is ``single``.
 """
 
 from collections.abc import Sequence
@@ -17,22 +17,23 @@ _SURE = 0.95  # that the leading answer keeps its lead
 
 
 def shares(policy: Policy) -> tuple[float, ...]:
-    """(5,) the levels' shares among the prompts that the policy was tuned on: what is known of an unknown prompt."""
+    """(5,) the levels' shares among the prompts that the policy was tuned on: the best guess for an unknown prompt."""
     counts = [max(cell.prompts for cell in policy.cells if cell.level == level) for level in LEVELS]
     return tuple(count / sum(counts) for count in counts)
 
 
 def middle(probabilities: Sequence[float]) -> int:
-    """The median level."""
+    """Return the median level of (5,) probabilities."""
     return next(level for level in LEVELS if sum(probabilities[:level]) >= 0.5 or level == LEVELS[-1])
 
 
 def plan(
     policy: Policy, objective: Objective, weights: Sequence[float], max_seconds: float | None = None
 ) -> Expectation:
-    """What runs, and what it costs prompts of these level weights. No accuracy is promised: 0, in 0 to 1.
+    """Return the arm that runs and its cost at these level weights. Its accuracy is unknown: 0, with the interval 0 to
+    1.
 
-    max_seconds  where a vote is not known to end by then, one solution is written
+    max_seconds  limit of the duration; a single solution is written where the vote is not known to end in time
     """
     match objective:
         case Budget():
@@ -47,7 +48,7 @@ def plan(
 
 
 def within(policy: Policy, samples: float, weights: Sequence[float]) -> Expectation:
-    """The plan of so many samples at most. An arm that was not measured costs as if it never stopped early."""
+    """Return the plan with at most this many samples. An unmeasured arm costs as if it never stopped early."""
     n = int(min(SAMPLES, samples))
     arm: Strategy = Single() if n < 3 else Majority(n=n, stop=_SURE if n >= Majority.stops_from else 0.0)
     arms = [policy.arm(column) for column in range(len(policy.arms))]
@@ -60,7 +61,7 @@ def within(policy: Policy, samples: float, weights: Sequence[float]) -> Expectat
 
 
 def _times(cost: Cost, factor: float) -> Cost:
-    """Of so many times as many samples; the prompt is read once."""
+    """Return the cost of ``factor`` times as many samples; the prompt is read once."""
     fixed = ("prompt_tokens",)
     found = Cost(**{k: v if k in fixed or v is None else v * factor for k, v in asdict(cost).items()})
-    return replace(found, seconds=None)  # samples are written at the same time
+    return replace(found, seconds=None)  # unknown: samples are written in parallel

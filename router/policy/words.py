@@ -30,7 +30,7 @@ OBJECTIVES = {
 
 
 def strategies_in(arms: Iterable[str]) -> dict[str, str]:
-    """The strategies and parameters that occur in arms' texts, each with what it means."""
+    """Return the strategies and parameters that occur in arms' texts, each with its meaning."""
     text = " ".join(arms)
     words = set(re.findall(r"\w+", text)) | ({"cascade"} if ">" in text else set())
     others = {name: _first_line(kind) for name, kind in strategies.STRATEGIES.items() if name not in STRATEGIES}
@@ -43,7 +43,7 @@ def _first_line(of: type) -> str:
 
 
 def si(value: float) -> str:
-    """``18.5 G``: three digits with k, M, G, T, P or E."""
+    """Format a number like ``18.5 G``: three digits with k, M, G, T, P or E."""
     for prefix in ("", "k", "M", "G", "T", "P"):
         if abs(value) < 999.5:
             return f"{value:.3g} {prefix}".rstrip()
@@ -52,10 +52,10 @@ def si(value: float) -> str:
 
 
 def number(found: float | None) -> str:
-    """``4.96``, ``8``, ``0.9``: at most two decimals."""
+    """Format a number like ``4.96``, ``8`` or ``0.9``: at most two decimals."""
     return "" if found is None else minus(f"{found:.2f}".rstrip("0").rstrip("."))
 
 
 def minus(text: str) -> str:
-    """With the sign that numbers have."""
+    """Replace hyphens by minus signs."""
     return text.replace("-", "−")

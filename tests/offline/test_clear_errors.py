@@ -85,7 +85,7 @@ def test_collect_still_shows_its_bar(folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("average_budget=inf", "average_budget inf: name a number; .* the largest budget, budget=16"),
+        ("average_budget=inf", "average_budget inf must be finite; for the largest budget .* budget=16"),
         ("budget=inf", "budget inf is outside this policy's 1 to 16"),
         ("price_per_flop=inf", "must be a finite number of at least 0"),
         ("target_accuracy=inf", "must be above 0 and at most 1"),
