@@ -35,8 +35,9 @@ from strategies import Candidate, Result, Strategy, WeightedBestOfN
 
 # Attempts being written at once. A server has twice what vLLM runs at a time on most GPUs (256), so that it never waits
 # for us, and nothing waits there for more than about one solution's time. The engine in process takes what it has room
-# for by itself, and has more to share the more it sees.
-ON_A_SERVER, IN_PROCESS = 512, 1024
+# for by itself, and has more to share the more it sees. A chat endpoint may be a small machine with a silent queue, or
+# have a rate limit.
+ON_A_SERVER, ON_AN_ENDPOINT, IN_PROCESS = 512, 64, 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ The circuit breaker is part of choosing a replica, which no library's breaker ca
 next request through, and that is what a caller is told to wait for.
 """
 
+import asyncio
 import hashlib
 import json
 import logging
@@ -28,7 +29,9 @@ FAILURES = 3  # in a row, and a replica is left alone (a circuit breaker)
 COOL_SECONDS, LONGEST_COOL_SECONDS = 0.5, 30.0  # for so long, doubling while it keeps failing
 CONNECTIONS = 1024  # a replica; what is beyond waits here
 IDLE_SECONDS = 3.0  # a connection is kept; vLLM hangs up after 5, and a request must not meet it just then
-_TIMEOUT = httpx2.Timeout(None, connect=3.0, read=300.0)  # read: between two pieces of an answer, a full queue included
+ASIDE_SECONDS = 5.0  # for an answer to a question that may stay open
+SILENT_SECONDS = 300.0  # between two pieces of an answer, a full queue included
+_TIMEOUT = httpx2.Timeout(None, connect=3.0, read=SILENT_SECONDS)
 # The request is at fault, or all replicas are set up wrong alike; other codes below 500 are this replica's own fault.
 _UNFIT = (400, 413, 422)
 _KEYS = (401, 403)
@@ -157,6 +160,21 @@ class Replicas:
         """The same for a GET."""
         return await self._whole("GET", path, None, read)
 
+    async def ask_each(self, path: str) -> list[Any]:
+        """What each replica's host answers to a GET of ``path``: JSON, {} where it has nothing there, None where it
+        did not answer. Nothing counts against a replica."""
+
+        async def ask(replica: _Replica) -> Any:
+            try:
+                response = await replica.client.get(httpx2.URL(replica.url).join(path), timeout=ASIDE_SECONDS)
+                return response.json() if response.is_success else {}
+            except httpx2.RequestError:
+                return None
+            except ValueError:
+                return {}
+
+        return await asyncio.gather(*map(ask, self._replicas))
+
     async def close(self) -> None:
         for replica in self._replicas:
             await replica.client.aclose()
@@ -190,7 +208,7 @@ class Replicas:
             yield response
             replica.failures = 0
         except (httpx2.RequestError, httpx2.StreamError) as error:
-            raise self._failed(replica, asked, Lost, f"broke off ({type(error).__name__})", str(error)) from error
+            raise self._failed(replica, asked, Lost, _broke_off(error), str(error)) from error
         except Broken as error:
             raise self._failed(replica, asked, Lost, str(error), error.said) from error
         finally:
@@ -232,7 +250,7 @@ class Replicas:
         except (httpx2.ConnectError, httpx2.ConnectTimeout) as error:
             raise self._failed(replica, asked, _Refused, "can't be reached") from error
         except httpx2.RequestError as error:
-            raise self._failed(replica, asked, Lost, f"broke off ({type(error).__name__})", str(error)) from error
+            raise self._failed(replica, asked, Lost, _broke_off(error), str(error)) from error
         status = response.status_code
         if status == httpx2.codes.OK:
             return response
@@ -273,6 +291,12 @@ class Replicas:
     def _leave_alone(self, replica: _Replica) -> None:
         cool = COOL_SECONDS * 2 ** max(0, replica.failures - FAILURES)
         replica.back = self._clock() + min(LONGEST_COOL_SECONDS, cool)
+
+
+def _broke_off(error: Exception) -> str:
+    if isinstance(error, httpx2.ReadTimeout):
+        return f"said nothing for {SILENT_SECONDS:.0f} s: it hangs, or has too much to do (lower --concurrency)"
+    return f"broke off ({type(error).__name__})"
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[Any]:

@@ -1,5 +1,6 @@
 """The client of chat completions endpoints: what it asks for, and what it makes of what servers do differently."""
 
+import asyncio
 import logging
 from dataclasses import replace
 
@@ -89,6 +90,41 @@ async def test_a_server_that_refuses_so_many_samples_is_asked_for_fewer(n, tried
     written = await extend(server.generator(), 4)
     assert [body.get("n", 1) for _, body, _ in server.asked] == tried
     assert len({candidate.text for candidate in written}) == 4
+
+
+async def test_no_more_samples_are_asked_for_at_a_time_than_llama_cpp_has_slots_for():
+    server = FakeChat(slots=4)
+    generator = server.generator()
+    calls = await asyncio.gather(*(extend(generator, 3, seed=seed) for seed in range(6)))
+    assert [len(written) for written in calls] == [3] * 6
+    assert max(server.at_work) == 3
+    assert server.at_work[-1] == 0
+
+
+async def test_more_samples_than_slots_are_asked_for_in_parts():
+    server = FakeChat(slots=3, n=3)
+    assert len(await extend(server.generator(), 8)) == 8
+    assert [body.get("n", 1) for _, body, _ in server.asked] == [8, 3, 3, 2]
+
+
+async def test_who_gives_up_waiting_for_a_slot_leaves_it_to_others():
+    server = FakeChat(slots=1)
+    generator = server.generator()
+    async with generator.slots.take(1):
+        waiting = asyncio.create_task(extend(generator))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not server.asked
+        waiting.cancel()
+    (written,) = await extend(generator)
+    assert written.finished
+
+
+async def test_a_server_that_says_nothing_of_slots_is_asked_for_all_at_once():
+    server = FakeChat()
+    generator = server.generator()
+    await asyncio.gather(*(extend(generator, 3, seed=seed) for seed in range(6)))
+    assert max(server.at_work) == 18
 
 
 async def test_greedy_solutions_are_written_once():

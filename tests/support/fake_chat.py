@@ -45,6 +45,8 @@ class FakeChat:
     prompt_tokens, cached_tokens  as it reports
     first_tokens  the likeliest ones of a reply that is not streamed, with their probabilities
     breaks_after  events after which an answer breaks off; None: it does not
+    slots         as llama.cpp's server says; None: it says nothing
+    at_work       samples that were being streamed, after each begin and end
     """
 
     write: Write = sum_up
@@ -58,6 +60,8 @@ class FakeChat:
     first_tokens: dict[str, float] = field(default_factory=dict)
     statuses: list = field(default_factory=list)
     refusal: str = "no: {body}"
+    slots: int | None = None
+    at_work: list[int] = field(default_factory=list)
     asked: list[tuple[httpx2.URL, dict, httpx2.Headers]] = field(default_factory=list)
 
     def generator(self, spec: ModelSpec = SPEC, *, log_probs: bool = True, **options) -> OpenAIGenerator:
@@ -66,6 +70,9 @@ class FakeChat:
         return OpenAIGenerator(replicas, spec, spec.template, log_probs=log_probs)
 
     async def answer(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            said = self.slots is not None and request.url.path == "/props"
+            return httpx2.Response(200, json={"total_slots": self.slots}) if said else httpx2.Response(404)
         body = json.loads(request.content)
         self.asked.append((request.url, body, request.headers))
         if self.statuses:
@@ -81,7 +88,7 @@ class FakeChat:
                 {"content": [{"token": "x", "logprob": -0.1, "top_logprobs": likeliest}]} if self.log_probs else None
             )
             return httpx2.Response(200, json={"choices": [{"logprobs": listed}], "usage": {"prompt_tokens": 9}})
-        return httpx2.Response(200, stream=_Stream(self._stream(body)))
+        return httpx2.Response(200, stream=_Stream(self._stream(body), self.at_work, body.get("n", 1)))
 
     def _events(self, body: dict) -> Iterator[str]:
         wanted = 1 if self.n == "ignored" else body.get("n", 1)
@@ -131,12 +138,19 @@ class FakeChat:
 
 
 class _Stream(httpx2.AsyncByteStream):
-    def __init__(self, pieces: Iterator[bytes]):
+    def __init__(self, pieces: Iterator[bytes], at_work: list[int], n: int):
         self.pieces = pieces
+        self._at_work, self._n = at_work, n
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        for piece in self.pieces:
-            yield piece
+        running = self._at_work[-1] if self._at_work else 0
+        self._at_work.append(running + self._n)
+        try:
+            for piece in self.pieces:
+                yield piece
+                await asyncio.sleep(0)
+        finally:
+            self._at_work.append(self._at_work[-1] - self._n)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from router.backends.chat import ChatEndpoint
 from router.backends.openai import thoughts
 from router.backends.openai.preference import prefer
 from router.backends.openai.samples import Reported, Sample, candidates, counted
+from router.backends.openai.slots import Slots
 from router.backends.replicas import Lost, Replicas, Unfit, understood
 from router.backends.specs import Endpoint, ModelSpec
 from router.backends.states import State
@@ -68,6 +69,7 @@ class OpenAIGenerator:
         self.log_probs = log_probs and self.endpoint.log_probs
         self.counted = Usage()  # what the servers reported, over all calls
         self.at_once: int | None = None  # samples of one request; None: as many as are wanted
+        self.slots = Slots(replicas)
         self._told: set[str] = set()  # what was said once of a server
         # See ``backends.Prefers``; what a model that thinks says first is no verdict.
         self.prefer = self._prefer if self.endpoint.log_probs and not spec.thinking else None
@@ -154,7 +156,8 @@ class OpenAIGenerator:
         body = self._body(call, rows[0], len(samples))
         spent = _Spent(prompt=sum(len(message["content"]) for message in body["messages"]) // CHARACTERS)
         try:
-            async with self.replicas.stream(PATH, body, load=len(samples), affinity=call.prompt.question) as events:
+            stream = self.replicas.stream(PATH, body, load=len(samples), affinity=call.prompt.question)
+            async with self.slots.take(len(samples)), stream as events:
                 self.count(call.usage, calls=1, prompt_tokens=spent.prompt)
                 reported = await self._read(call, events, samples, spent)
         except Unfit as error:
@@ -249,7 +252,7 @@ class OpenAIGenerator:
         if n == 1:
             self.at_once = None  # that was not why
             return error
-        self.at_once = min(self.at_once or n, n // 2)
+        self.at_once = min(self.at_once or n, n // 2 if (self.slots.each or n) >= n else self.slots.each or 1)
         return _TooMany(f"{n} samples in one request were refused")
 
     def _tell(self, what: str) -> None:
