@@ -180,7 +180,7 @@ def test_a_policy_is_read_as_it_was_written():
         (lambda: Policy([], DEFAULT), "exactly one cell"),
         (lambda: policy(deciding="median"), "'median' is none of mode, distribution"),
         (lambda: Policy(cells(), Budget(64)), "default objective: budget 64 is outside"),
-        (lambda: Policy(cells(), AverageBudget(4)), "average_budget 4: in this policy it is not tuned"),
+        (lambda: Policy(cells(), AverageBudget(4)), "average_budget 4: in this policy no average budget was tuned"),
         (lambda: Policy.loads("[]"), "policy: "),
         (lambda: Policy.loads("{"), "policy: "),
         (lambda: Policy.loads(policy().dumps().replace('"low"', '"lo"')), r"cells\.0\.low: is missing"),
