@@ -1,6 +1,6 @@
 """Models behind two small protocols: a generator writes, a verifier scores.
 
-Each kind of engine that runs them is a subpackage or module here, and a line in ``registry``.
+Each kind of engine that runs models is a subpackage or module here, and a line in ``registry``.
 """
 
 import asyncio
@@ -15,13 +15,13 @@ from strategies import Candidate
 
 @dataclass(slots=True, weakref_slot=True)
 class Usage:
-    """What a model has spent. It is added to while the model works, so it is right also when a call is cancelled.
+    """What a model has spent. The engine adds to it while the model works, so it is right also for a cancelled call.
 
     prompt_tokens     tokens that were prefilled; a prefix that many samples share is prefilled, and counted, once
     generated_tokens  tokens sampled, end-of-sequence tokens included
     scored_tokens     tokens the verifier read
     calls             requests to an engine
-    thinking_tokens   those of the generated tokens that are thoughts before an answer
+    thinking_tokens   how many of the generated tokens are thoughts before an answer
     """
 
     prompt_tokens: int = 0
@@ -47,7 +47,10 @@ class Usage:
 
 
 class Generator(Protocol):
-    """``parameters`` is the number of weights that a token passes through, for FLOPs."""
+    """A language model that writes solutions.
+
+    ``parameters`` is the number of weights that a token passes through; FLOPs are computed from it.
+    """
 
     parameters: int
 
@@ -64,26 +67,24 @@ class Generator(Protocol):
         usage: Usage,
         longest: int | None = None,
     ) -> list[Candidate]:
-        """Continue each open candidate by ``steps`` steps (None: to its end), independently, in order.
+        """Continue each open candidate by ``steps`` steps (None: to its end); return all candidates in their order.
 
-        max_tokens   new tokens at most, over all candidates together; None for no cap
-        deadline     on time.monotonic's clock: come back by then with what there is
-        temperature  None is the generator's own, and so is any above it; 0 is greedy
-        longest      tokens of a candidate in all; None is the generator's own, and so is anything above it
+        max_tokens   most new tokens of all candidates together; None: no cap
+        deadline     time on time.monotonic's clock by which the call returns what is written so far
+        temperature  0 is greedy; the generator's own is the default and the highest
+        longest      most tokens of one candidate; the generator's own limit is the default and the highest
         seed         equal seeds give equal samples, as far as batching leaves floating point equal
 
-        A candidate that one of these two limits stops short comes back with end "cut", one that meets the longest
-        solution with end "length". Cancelling the call frees the engine within one token.
+        A candidate that ``max_tokens`` or ``deadline`` stops comes back with end "cut", one that ``longest`` stops with
+        end "length". Cancelling the call frees the engine within one token.
 
-        Raises InvalidRequest where the prompt is longer than the model's context.
-
-        Raises EngineUnavailable.
+        Raises InvalidRequest where the prompt is longer than the model's context, EngineUnavailable.
         """
 
     async def embed(
         self, prompts: Sequence[Prompt], states: Sequence[State] = (State(),), *, usage: Usage
     ) -> list[list[float]]:
-        """One vector a prompt, for difficulty models that want it: its hidden states, one after the other.
+        """Return one vector for each prompt, its hidden states one after the other: features for difficulty models.
 
         Raises InvalidRequest where the model has too few layers, or the engine gives no hidden states.
         """
@@ -92,28 +93,30 @@ class Generator(Protocol):
 
 
 class Prefers(Protocol):
-    """What a generator has besides, where its engine gives the probabilities of the next token."""
+    """A further method of generators whose engine gives the probabilities of the next token."""
 
     async def prefer(
         self, prompts: Sequence[Prompt], answers: tuple[str, str], *, max_tokens: int | None, usage: Usage
     ) -> list[float | None]:
-        """The probability that the model begins its reply with the first of two answers and not with the second.
+        """Return for each prompt the probability that the model's reply begins with the first of two answers.
 
-        What is read counts as scored. None for prompts that would pass ``max_tokens`` read tokens together with those
-        before, or the model's context. Raises EngineUnavailable.
+        The probabilities of the two answers sum to 1. Tokens read count as scored tokens. A prompt is None where it is
+        longer than the model's context, or the tokens read would exceed ``max_tokens``. Raises EngineUnavailable.
         """
 
 
 class Verifier(Protocol):
+    """Scores solutions. ``parameters``: weights that a token passes through; 0 where no model reads anything."""
+
     parameters: int
 
     async def score(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage
     ) -> list[Candidate]:
-        """The same candidates with ``scores``, one a step.
+        """Return the same candidates with ``scores``, one for each step.
 
-        Paths that would pass ``max_tokens`` read tokens come back unscored, and so does one without steps.
-        Raises EngineUnavailable.
+        Candidates without steps, and those for which more than ``max_tokens`` tokens would have to be read, come back
+        unscored. Raises EngineUnavailable.
         """
 
     async def close(self) -> None: ...
@@ -121,11 +124,11 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """The prompt whose solutions are about to be scored, for verifiers that want to know more than its text.
+    """The prompt whose solutions are about to be scored, and what verifiers may need to know besides its text.
 
-    task          of the prompt, given its inputs: a ``router.tasks.Task``
-    name          of the task; "" where nobody knows
-    may_generate  tokens that may still be written for this prompt; None: any number
+    task          the prompt's task with its inputs: a ``router.tasks.Task``
+    name          the task's name; "" where it is unknown
+    may_generate  returns how many tokens may still be written for this prompt; None: any number
     """
 
     prompt: Prompt
@@ -135,9 +138,10 @@ class Asked:
 
 
 async def prepared(verifier: Verifier, asked: Asked, usage: Usage) -> tuple[Verifier, Any]:
-    """What scores the solutions of this prompt, and the task that finds and compares their answers.
+    """Return the verifier for the solutions of this prompt, and the task that finds and compares their answers.
 
-    A verifier says so by a coroutine ``prepared(asked, usage)``; others score all prompts alike.
+    A verifier that differs from prompt to prompt has a coroutine ``prepared(asked, usage)``, which decides. Others
+    score all prompts alike.
     """
     if hook := getattr(verifier, "prepared", None):
         found: tuple[Verifier, Any] = await hook(asked, usage)
@@ -146,18 +150,18 @@ async def prepared(verifier: Verifier, asked: Asked, usage: Usage) -> tuple[Veri
 
 
 def asks(verifier: Verifier) -> str | None:
-    """Name of the bundle's model that a verifier asks, and is billed as; None: it is none of them."""
+    """Return the name of the bundle's model that a verifier asks, and is billed as; None where it asks none."""
     model = getattr(verifier, "model", None)
-    return model if isinstance(model, str) else None  # others hold a model itself
+    return model if isinstance(model, str) else None  # some verifiers keep their own model under this name
 
 
 @dataclass(frozen=True, slots=True)
 class Engines:
     """The models that solve prompts.
 
-    models     by name
-    reference  name of the one that arms without a model mean
-    verifier   scores what any of them wrote
+    models     generators by name
+    reference  name of the model that solves where an arm names none
+    verifier   scores the solutions of all models
     """
 
     models: Mapping[str, Generator]

@@ -11,7 +11,7 @@ from strategies import Candidate
 
 
 class Calibrated:
-    """A verifier whose scores are scaled by :func:`platt`; their order, and what they cost, stay."""
+    """A verifier whose scores are scaled by :func:`platt`. The order of the scores and their cost stay the same."""
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class Calibrated:
         intercept: float,
         by_task: Mapping[str, tuple[float, float]] | None = None,
     ):
-        """by_task: slope and intercept by the name of a task, instead of those of all others"""
+        """by_task: slope and intercept by task name; tasks not in it use ``slope`` and ``intercept``."""
         self.verifier = verifier
         self.parameters = verifier.parameters
         self.model = asks(verifier)
@@ -48,11 +48,11 @@ class Calibrated:
 
 
 def log_odds(score: float) -> float:
-    """Of a score in [0, 1], whose ends count as a millionth from them."""
+    """Return the log-odds of a score in [0, 1], moved at least a millionth away from 0 and 1."""
     score = min(max(score, 1e-6), 1 - 1e-6)
     return log(score / (1 - score))
 
 
 def platt(raw: float, slope: float, intercept: float) -> float:
-    """The probability whose log-odds are ``slope`` * those of the raw score + ``intercept`` (Platt, 1999)."""
+    """Return the probability whose log-odds are ``slope`` * log_odds(raw) + ``intercept`` (Platt, 1999)."""
     return 1 / (1 + exp(-(slope * log_odds(raw) + intercept)))

@@ -1,4 +1,4 @@
-"""Whole chat completions of a server that answers them: for requests that no search can serve."""
+"""Chat completions that are passed through to the model's server, for requests that no search can serve."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any
@@ -8,17 +8,20 @@ from router.backends.replicas import Replicas, Unfit, understood
 from router.errors import InvalidRequest
 
 Body = Mapping[str, Any]
-"""A chat completion's request, its reply or an event of its stream, as OpenAI has them."""
+"""The JSON of a chat completion in OpenAI's API: a request, a reply, or an event of a streamed reply."""
 
 
 class ChatEndpoint:
-    """``model``: the name that the server has for the model. A generator that has one shows it as ``chat``."""
+    """The chat completions endpoint of a model's server. Generators that have one offer it as their ``chat``.
+
+    model  returns the name that the server has for the model
+    """
 
     def __init__(self, replicas: Replicas, path: str, model: Callable[[], Awaitable[str]]):
         self._replicas, self._path, self._model = replicas, path, model
 
     async def reply(self, body: Body, usage: Usage) -> Body:
-        """Raises InvalidRequest where the server does not take the request, EngineUnavailable."""
+        """Return the whole reply. Raises InvalidRequest where the server refuses the request, EngineUnavailable."""
         asked = {**body, "model": await self._model(), "stream": False}
         asked.pop("stream_options", None)
 
@@ -33,7 +36,7 @@ class ChatEndpoint:
             raise _not_taken(error) from error
 
     async def events(self, body: Body, usage: Usage) -> AsyncGenerator[Body, None]:
-        """The same as a stream, less its usage."""
+        """Yield the reply as a stream of events, without those that report usage. Raises as :meth:`reply`."""
         asked = {**body, "model": await self._model(), "stream": True, "stream_options": {"include_usage": True}}
         usage.add(calls=1)
         try:
@@ -53,7 +56,7 @@ class ChatEndpoint:
 
 
 def _add(usage: Usage, reported: Any) -> None:
-    """What its prefix cache held, the server did not read."""
+    """Add the tokens that a server reports, except prompt tokens it found in its prefix cache and did not read."""
     details = reported.get("prompt_tokens_details") or {}
     read = int(reported["prompt_tokens"]) - int(details.get("cached_tokens") or 0)
     usage.add(prompt_tokens=max(0, read), generated_tokens=int(reported.get("completion_tokens") or 0))

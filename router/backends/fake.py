@@ -1,9 +1,9 @@
-"""Scripted engines: deterministic, no model. For tests, and for starting a server where no model is.
+"""Scripted engines without a model, deterministic. For tests, and for starting a server without weights.
 
 A token is one character and its id the character's code point, so texts and tokens always agree. Like a real engine,
-the generator samples all open candidates in one batch, token by token, ends each solution with an end-of-sequence token
-that is billed but not part of the candidate, and keeps its own count of what it did (``counted``), for comparison with
-a bill.
+the generator samples all open candidates in one batch, token by token. It ends each solution with an end-of-sequence
+token that is billed but not part of the candidate. It keeps its own count of what it did (``counted``), for comparison
+with a bill.
 """
 
 import asyncio
@@ -22,28 +22,28 @@ from strategies import Candidate
 
 DELIMITER = "\n"
 
-# What follows a candidate up to the end of its solution, given the prompt's text; drawn from the random numbers given.
+# Returns the text that follows a candidate up to the end of its solution, given the prompt's text and random numbers.
 Write = Callable[[str, Candidate, Random], str]
-# One score in [0, 1] for each step of a solution of the prompt.
+# Returns one score in [0, 1] for each step of a solution of the prompt.
 Judge = Callable[[str, Sequence[str]], Sequence[float]]
 
 
 def load_model(
     name: str, spec: ModelSpec, folder: Folder, deployment: Deployment, *, log_probs: bool = True
 ) -> "FakeGenerator":
-    """A generator of the size that a bundle names, so that bills have its FLOPs. No weights are read."""
+    """Return a generator with the number of parameters that the bundle gives, for its FLOPs. No weights are read."""
     return FakeGenerator(parameters=spec.parameters, name=name)
 
 
 def load_verifier(
     spec: VerifierSpec, main: ModelSpec, writer: Generator | None, folder: Folder, deployment: Deployment
 ) -> "FakeVerifier":
-    """A verifier of the size that a bundle names."""
+    """Return a verifier with the number of parameters that the bundle gives."""
     return FakeVerifier(parameters=spec.parameters)
 
 
 def calculate(prompt: str, candidate: Candidate, rng: Random) -> str:
-    """Work out the prompt's first arithmetic expression, one operation a step; slips grow with the prompt's length.
+    """Work out the prompt's first arithmetic expression, one operation a step. Longer prompts make slips likelier.
 
     A slip is carried on, as a language model would: the next step starts from the last one's result.
     """
@@ -59,7 +59,7 @@ def calculate(prompt: str, candidate: Candidate, rng: Random) -> str:
 
 
 def check(prompt: str, steps: Sequence[str]) -> list[float]:
-    """Judge of :func:`calculate`'s steps: 0.9 up to the first slip, 0.2 from there on."""
+    """Score the steps of :func:`calculate`: 0.9 up to the first slip, 0.2 from there on."""
     right = calculate(prompt, Candidate(), _Steady()).split(DELIMITER)
     agrees = [i < len(right) and step.rstrip(DELIMITER) == right[i] for i, step in enumerate(steps)]
     return [0.9 if all(agrees[: i + 1]) else 0.2 for i in range(len(steps))]
@@ -122,7 +122,7 @@ class FakeGenerator:
     async def prefer(
         self, prompts: Sequence[Prompt], answers: tuple[str, str], *, max_tokens: int | None, usage: Usage
     ) -> list[float | None]:
-        """See ``backends.Prefers``: finds right whatever ends with the result of the first arithmetic expression."""
+        """See ``backends.Prefers``. Gives 0.9 where the prompt states its first expression's result (``Answer: 7``)."""
         found: list[float | None] = []
         spent = 0
         for prompt in prompts:
@@ -141,7 +141,7 @@ class FakeGenerator:
     async def embed(
         self, prompts: Sequence[Prompt], states: Sequence[State] = (State(),), *, usage: Usage
     ) -> list[list[float]]:
-        """The number of characters, of digits and of terms of each prompt, once for each state."""
+        """Return each prompt's number of characters, of digits and of terms, once for each state."""
         for count in (usage, self.counted):
             count.calls += 1
             count.prompt_tokens += sum(prompt.characters for prompt in prompts)
@@ -220,19 +220,19 @@ class _Beam:
 
 
 class _Steady(Random):
-    """Random numbers that never make :func:`calculate` slip."""
+    """A source of random numbers with which :func:`calculate` never slips."""
 
     def random(self) -> float:
         return 1.0
 
 
 def _said(prompt: Prompt) -> str:
-    """All messages in a row: a token is a character."""
+    """Return the texts of all messages in a row. Their characters are the prompt's tokens."""
     return "".join(message.text for message in prompt.messages)
 
 
 def _random(prompt: str, candidate: Candidate, seed: int, index: int, temperature: float | None) -> Random:
-    """Greedy decoding depends on the prefix alone; equal candidates of one batch are sampled independently."""
+    """Return a candidate's random numbers. Greedy ones depend on the prefix alone; others differ for each candidate."""
     drawn = "" if temperature == 0 else f"{seed}/{index}"
     return Random(f"{drawn}|{prompt}|{candidate.earlier}|{candidate.text}")
 
@@ -245,7 +245,7 @@ _OPERATE: dict[str, Callable[[int, int], int]] = {
 
 
 def _terms(prompt: str) -> list[tuple[str, int]]:
-    """``4 - 1`` as [("+", 4), ("-", 1)]; the number of words where the prompt has no number."""
+    """Return the terms of the first expression: ``4 - 1`` is [("+", 4), ("-", 1)]; without numbers, the word count."""
     # Short numbers only: Python refuses to read those of thousands of digits.
     expression = re.search(r"\d{1,100}(?:\s*[+*-]\s*\d{1,100})*", prompt)
     found = re.findall(r"([+*-]?)\s*(\d+)", expression[0]) if expression else [("", str(len(prompt.split())))]

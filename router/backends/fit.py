@@ -1,4 +1,4 @@
-"""Whether the servers of a deployment have what a bundle needs of them: asked before it serves, not at a call."""
+"""Checks, before a bundle serves, that the deployment's model servers have what the bundle needs."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ _log = logging.getLogger(__name__)
 
 
 def check_servers(setup: Setup, deployment: Deployment) -> None:
-    """Ask each vLLM server what it serves. One that does not answer is logged: it may come.
+    """Ask each vLLM server what it serves. A server that does not answer is only logged: it may still be starting.
 
     Raises InvalidRequest where an adapter, a name or room for the longest solution is missing.
     """

@@ -1,4 +1,4 @@
-"""The verifier that costs nothing: how likely the model found its own solution."""
+"""A verifier that costs nothing: how likely the model found its own solution."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,9 +11,10 @@ from strategies import Candidate
 
 
 class LogProbability:
-    """The baseline verifier: the generator's own mean token log-probability, exponentiated, up to each step.
+    """The baseline verifier. A step's score is exp(mean log-probability) of the tokens up to the step's end.
 
-    It costs nothing: the log-probabilities were computed while sampling. Where an engine gave none, there is no score.
+    It costs nothing, since the generator computed the log-probabilities while sampling. A solution whose engine gave
+    none stays unscored.
     """
 
     parameters = 0

@@ -1,4 +1,4 @@
-"""Which of two answers a model prefers as the next thing to say: what generators that can tell have in common."""
+"""Shared code of generators that tell which of two answers a model would rather begin its reply with."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from router.errors import InvalidRequest
 
 
 def label_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[int, int]:
-    """The tokens that the two answers begin with. Raises InvalidRequest where they begin alike."""
+    """Return the first token of each of two answers. Raises InvalidRequest where these are the same."""
     first, second = (tokenizer.encode(answer, add_special_tokens=False)[0] for answer in answers)
     if first == second:
         raise InvalidRequest(
@@ -17,7 +17,7 @@ def label_tokens(tokenizer: Any, answers: tuple[str, str]) -> tuple[int, int]:
 
 
 def within_cap(readings: Sequence[Sequence[int]], context: int, max_tokens: int | None) -> list[bool]:
-    """Which of the readings a model with this context has room for and, in their order, the cap has."""
+    """Return for each reading whether it fits the model's context and, after those before it, the cap."""
     fits, spent = [], 0
     for reading in readings:
         fit = len(reading) < context and (max_tokens is None or spent + len(reading) <= max_tokens)

@@ -1,7 +1,7 @@
-"""How verifiers read a solution: each family of published process reward models in its way, others as it was written.
+"""How verifiers read a solution: published process reward models in their family's format, others as it was written.
 
-What a model is given and which of its outputs is a step's score differ from one to the other; everything else (equal
-candidates once, caps, bills, one score a step) is the same, whoever runs the model.
+Families differ in what the model is given and in which of its outputs is a step's score. Everything else is the same
+for all and for every engine: equal candidates are read once, caps and bills are kept, each step gets one score.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,11 @@ ROWS = 16  # candidates read at once
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A solution as the model reads it, from token ``start`` on; ``at``: where the steps are scored, in order."""
+    """A prompt and a solution as the model reads them.
+
+    tokens  ids, of which the solution begins at ``start``
+    at      for each step the position of the token at which it is scored
+    """
 
     tokens: tuple[int, ...]
     at: tuple[int, ...]
@@ -30,10 +34,10 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One family.
+    """The format of one family of process reward models.
 
     read    (tokenizer, prompt, steps) → Reading
-    head    what the model puts out at a position: "classes" (logits of a bad and a good step; softmax), "value" (one
+    head    the model's output at a position: "classes" (logits of a bad and a good step; softmax), "value" (one
             logit; sigmoid) or "labels" (next-token logits, of which two labels' are compared; softmax)
     labels  tokenizer → ids of the good and the bad label; for "labels" only
     """
@@ -43,7 +47,7 @@ class Format:
     labels: Callable[[Any], tuple[int, int]] | None = None
 
     def reading(self, tokenizer: Any) -> Callable[[Prompt, Candidate], Reading]:
-        """What the model of this ``tokenizer`` reads of a prompt and a candidate."""
+        """Return a function that turns a prompt and a candidate into tokens of this tokenizer."""
         return lambda prompt, candidate: self.read(tokenizer, prompt.question, candidate.steps)
 
 
@@ -109,26 +113,26 @@ FORMATS = {
 
 
 def solution(tokenizer: Any, template: Template | ChatTemplate, prompt: Prompt, candidate: Candidate) -> Reading:
-    """A solution as its model wrote it."""
+    """Return a reading of the solution as its model wrote it: the rendered prompt, then the steps' tokens."""
     prefix = encode(tokenizer, template.parts(prompt))
     tokens, ends = encoded(tokenizer, candidate)
     return Reading(prefix + tokens, tuple(len(prefix) + end - 1 for end in ends), start=len(prefix))
 
 
 class Reader(Protocol):
-    """Runs the model."""
+    """Runs a verifier's model."""
 
     async def room(self) -> int:
-        """The longest solution that the model reads, in tokens."""
+        """Return the most tokens of a prompt and solution that the model reads."""
 
     async def scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
-        """The scores in [0, 1] of each reading, one a position; what was read is added to ``usage``."""
+        """Return each reading's scores in [0, 1], one for each position in ``at``; add the tokens read to ``usage``."""
 
     async def close(self) -> None: ...
 
 
 class ReadingVerifier:
-    """See :class:`router.backends.Verifier`. ``read`` says how the model reads a candidate, ``reader`` runs it."""
+    """See :class:`router.backends.Verifier`. ``read`` turns candidates into tokens; ``reader`` scores these."""
 
     def __init__(self, read: Callable[[Prompt, Candidate], Reading], parameters: int, reader: Reader):
         self.read = read
@@ -192,7 +196,7 @@ class ReadingVerifier:
 
 
 def label_ids(kind: str, tokenizer: Any) -> tuple[int, int] | None:
-    """Ids of the good and the bad label. Raises MissingWeights where the tokenizer can't tell them apart."""
+    """Return ids of the good and the bad label, if any. Raises MissingWeights where the tokenizer lacks them."""
     labels = FORMATS[kind].labels
     if labels is None:
         return None
@@ -210,7 +214,7 @@ def _id(tokenizer: Any, token: str | None) -> int:
 
 
 def _encode(tokenizer: Any, parts: Sequence[str | int]) -> tuple[int, ...]:
-    """Texts and token ids in a row. What looks like a special token in a text is text: callers write prompts."""
+    """Encode texts and token ids in a row. Special tokens in a text count as plain text, since callers write it."""
     tokens: list[int] = []
     for part in parts:
         tokens += (

@@ -1,4 +1,4 @@
-"""What a server says of itself before anything is asked of it: its models, their contexts and sizes."""
+"""Asks a server which models it serves, and what it says of their contexts and sizes."""
 
 import re
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ SECONDS = 15.0  # for an answer
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model of a server's list.
+    """A model in a server's list.
 
-    name        that requests give
-    weights     what it was loaded from, where the server says so
-    owner       the software as it calls itself: "vllm", "llamacpp", …
+    name        name by which requests ask for it
+    weights     path or id that it was loaded from; the name where the server does not say
+    owner       the server software's name for itself: "vllm", "llamacpp", …
     adapter     whether it is a LoRA adapter of another one
-    context     tokens of prompt and answer together; None: the server does not say
-    parameters  weights; None: the server does not say
+    context     most tokens of prompt and answer together; None: the server does not say
+    parameters  number of weights; None: the server does not say
     """
 
     name: str
@@ -34,7 +34,7 @@ class ServedModel:
 
 
 def served(url: str, key: str | None = None, headers: Mapping[str, str] | None = None) -> list[ServedModel]:
-    """The models of the server at ``url``. Raises EngineUnavailable saying what is wrong."""
+    """List the models of the server at ``url``. Raises EngineUnavailable, whose message says what is wrong."""
     place = base_url(url).rstrip("/") + "/models"
     sent = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
     try:
@@ -70,7 +70,7 @@ def _model(entry: Mapping[str, Any]) -> ServedModel:
 
 
 def size_in(name: str) -> int | None:
-    """Weights that a token passes through, by what models' names say: 0.5B, 135M, 30B-A3B; None where they don't."""
+    """Return the weights that a token passes through according to a model's name (0.5B, 135M, 30B-A3B), if it tells."""
     active = re.search(r"(?i)\ba(\d+(?:\.\d+)?)b\b", name)
     found = active or re.search(r"(?i)(?<![\d.a-z])(\d+(?:\.\d+)?)([bm])(?![a-z])", name)
     if not found:

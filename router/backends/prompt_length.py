@@ -1,13 +1,13 @@
-"""The longest prompt: a model's context less its longest solution, in tokens."""
+"""Checks a prompt's length against a model's room for it: its context less its longest solution, in tokens."""
 
 from router.errors import InvalidRequest
 from router.prompt import Prompt
 
-CHARACTERS = 20  # of a token, at most, in ordinary text: what is longer is refused before it is read
+CHARACTERS = 20  # most characters of a token in ordinary text: longer prompts are refused before they are tokenized
 
 
 def check_length(prompt: Prompt, room: int) -> None:
-    """Raises InvalidRequest where the prompt can't fit ``room`` tokens, whatever they are."""
+    """Raise InvalidRequest where the prompt has too many characters for ``room`` tokens of any kind."""
     if prompt.characters > room * CHARACTERS:
         raise InvalidRequest(
             "prompt",

@@ -1,4 +1,4 @@
-"""Which engines can run a bundle's models, and what each of them can do. To add one: a module, and a line here."""
+"""Which engines can run a bundle's models, and what each can do. To add one, write its module and a line here."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,11 +22,11 @@ Capability = Literal["steps", "revisions", "log_probs", "top_log_probs", "hidden
 class Backend:
     """A kind of engine.
 
-    module        has ``load_model`` and ``load_verifier`` as ``router.backends.vllm`` has them; imported on use, since
-                  it may bring heavy libraries
+    module        a module with ``load_model`` and ``load_verifier`` like those of ``router.backends.vllm``; imported
+                  on use, since it may bring heavy libraries
     capabilities  steps: continues an exact prefix and stops at the end of a step; revisions: shows a model its earlier
-                  attempts; log_probs: says how likely each token was; top_log_probs: and how likely the others were;
-                  hidden_states: gives a prompt's
+                  attempts; log_probs: tells how likely each written token was; top_log_probs: also how likely the
+                  likeliest tokens were there; hidden_states: gives the hidden states of a prompt
     """
 
     module: str
@@ -48,12 +48,12 @@ BACKENDS: Mapping[str, Backend] = _BACKENDS
 
 
 def register(name: str, backend: Backend) -> None:
-    """Make a backend known by its name in ``models.json`` and in --backend."""
+    """Add a backend under the name that ``models.json`` and --backend use for it."""
     _BACKENDS[name] = backend
 
 
 def backend_of(name: str) -> Backend:
-    """Raises InvalidRequest."""
+    """Return the backend of this name. Raises InvalidRequest where there is none."""
     if name not in BACKENDS:
         raise InvalidRequest("backend", f"unknown backend {name!r}; known: {', '.join(BACKENDS)}", reason="UNSPECIFIED")
     return BACKENDS[name]
@@ -62,9 +62,9 @@ def backend_of(name: str) -> Backend:
 def load_engines(
     setup: Setup, folder: Path, deployment: Deployment, *, models: frozenset[str] | None = None
 ) -> Engines:
-    """The models of a setup, adapters from ``folder``.
+    """Load the models of a setup, with adapters from ``folder``.
 
-    models  those that are wanted besides the reference model; None: all
+    models  names of models to load besides the reference model and one that the verifier asks; None: all
 
     Raises InvalidRequest, MissingDependency, MissingWeights.
     """
@@ -78,10 +78,10 @@ def load_engines(
 
 
 def load_model(name: str, setup: Setup, folder: Path, deployment: Deployment) -> Generator:
-    """One of the setup's models. Raises as :func:`load_engines`."""
+    """Load one of the setup's models. Raises as :func:`load_engines`."""
     kind, spec = setup.verifier.kind, setup.models[name]
     backend = deployment.backend(name, spec)
-    # How many of the likeliest tokens are looked at; most engines are never asked.
+    # Only the verifier of the lowest window needs the likeliest tokens, and only some engines' modules know ``top``.
     looks = kind == "lowest_window" and "top_log_probs" in backend_of(backend).capabilities
     top = {"top": setup.verifier.options["top"]} if looks else {}
     model: Generator = _module(backend).load_model(name, spec, folder, deployment, log_probs=kind == "log_prob", **top)
@@ -91,7 +91,7 @@ def load_model(name: str, setup: Setup, folder: Path, deployment: Deployment) ->
 def load_verifier(
     setup: Setup, folder: Path, deployment: Deployment, loaded: Mapping[str, Generator] = MappingProxyType({})
 ) -> Verifier:
-    """The verifier alone, or beside models that are loaded already, by name. Raises as :func:`load_engines`."""
+    """Load the verifier. ``loaded``: models by name that it may share. Raises as :func:`load_engines`."""
     spec = setup.verifier
     verifier: Verifier
     if spec.kind in KINDS:
@@ -107,7 +107,7 @@ def load_verifier(
 
 
 def _asked(setup: Setup, folder: Path, deployment: Deployment, loaded: Mapping[str, Generator]) -> Generator:
-    """The model that the verifier asks."""
+    """Return the model that the verifier asks, loaded if need be."""
     name = str(setup.verifier.asks)
     if name in loaded:
         return loaded[name]
@@ -117,7 +117,7 @@ def _asked(setup: Setup, folder: Path, deployment: Deployment, loaded: Mapping[s
 
 
 def check_deployment(setup: Setup, deployment: Deployment) -> None:
-    """Raises InvalidRequest where it names a model that is not there."""
+    """Raise InvalidRequest where the deployment names a model that the setup lacks, or a URL that no backend calls."""
     for option, names in (
         ("url", deployment.urls),
         ("backend", deployment.backends),
@@ -133,13 +133,13 @@ def check_deployment(setup: Setup, deployment: Deployment) -> None:
         if deployment.backends.get(name, deployment.backend(name, spec)) in ("in_process", "fake"):
             raise InvalidRequest(
                 "backend",
-                f"--url {name}=… names a server, and the backend of {name!r} calls none; add --backend vllm",
+                f"--url {name}=… names a server, but the backend of {name!r} calls no server; add --backend vllm",
                 reason="UNSPECIFIED",
             )
 
 
 def check_code(setup: Setup, allow_code: bool) -> None:
-    """Raises CodeNotAllowed where the verifier runs code, and that was not allowed."""
+    """Raise CodeNotAllowed where the verifier runs code and ``allow_code`` is false."""
     if kind_of(setup.verifier.kind).runs_code and not allow_code:
         raise CodeNotAllowed(
             f"a {setup.verifier.kind!r} verifier runs code: start with --allow-code, or name another in models.json"
@@ -149,8 +149,11 @@ def check_code(setup: Setup, allow_code: bool) -> None:
 def why_not(
     arm: Strategy, setup: Setup, deployment: Deployment, loaded: Engines | None = None, *, scored: bool = False
 ) -> str | None:
-    """Why an arm can't be run; None: it can. ``scored``: what it returns is scored, whatever it needs itself."""
-    if isinstance(arm, Cascade):  # each stage asks its own models for what it needs
+    """Return why an arm can't be run; None where it can.
+
+    scored  whether its solutions are scored even if the arm itself needs no scores, as a cascade's stages are
+    """
+    if isinstance(arm, Cascade):  # each stage has its own models and needs
         reasons = (
             why_not(stage, setup, deployment, loaded, scored=scored or stage is not arm.stages[-1])
             for stage in arm.stages
@@ -178,7 +181,7 @@ def why_not(
 
 
 def capabilities(backend: str, spec: ModelSpec) -> frozenset[Capability]:
-    """What the backend can do with this model."""
+    """Return the backend's capabilities with this model."""
     can = backend_of(backend).capabilities
     return can - {"log_probs"} if spec.endpoint and not spec.endpoint.log_probs else can
 

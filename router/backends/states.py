@@ -12,8 +12,8 @@ _WRITTEN = re.compile(r"\(layer=(?P<layer>\d+(?:\.\d+)?), position=(?P<position>
 class State:
     """The hidden state of a prompt after some of the model's layers.
 
-    layer     how many layers; below 1 it is a share of all of them
-    position  at the prompt's last token, or the mean over its tokens
+    layer     number of layers; a value below 1 is a share of all layers
+    position  "last": at the prompt's last token; "mean": the mean over its tokens
     """
 
     layer: float = 0.75
@@ -26,14 +26,14 @@ class State:
             raise ValueError(f"position={self.position} is none of {', '.join(get_args(Position))}, last+mean")
 
     def after(self, layers: int) -> int:
-        """How many of a model's ``layers`` are run. Raises ValueError where it has fewer."""
+        """Return how many of a model's ``layers`` come before the state. Raises ValueError where it has fewer."""
         if self.layer > layers:
-            raise ValueError(f"layer={self.layer:g}, and the model has {layers} layers")
+            raise ValueError(f"layer={self.layer:g}, but the model has {layers} layers")
         return int(self.layer) if self.layer >= 1 else max(1, int(self.layer * (layers + 1)))
 
 
 def read_states(text: str) -> tuple[State, ...]:
-    """The states of ``(layer=16, position=last+mean)``. Raises ValueError."""
+    """Read states from a text like ``(layer=16, position=last+mean)``. Raises ValueError."""
     found = _WRITTEN.fullmatch(text)
     if found is None:
         raise ValueError(f"{text} is not written like (layer=16, position=last), with last, mean or last+mean")

@@ -1,4 +1,4 @@
-"""A candidate and its tokens: which of them closes a step, what is left at the end, and how others read them."""
+"""How a candidate's tokens are cut into steps while it is written, and how verifiers find the steps' tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,11 +18,11 @@ class StepText:
         self.delimiter = delimiter
         self.decode: Callable[[Sequence[int]], str] = tokenizer.decode
         self._encode: Callable[[str], Sequence[int]] = lambda text: tokenizer.encode(text, add_special_tokens=False)
-        # Most tokens can't end a step, and then the step need not be decoded again.
+        # Most tokens can't end a step. After those, the step need not be decoded again.
         self.may_end: Callable[[int], bool] = cache(lambda token: delimiter[-1] in tokenizer.decode([token]))
 
     def split(self, text: str) -> tuple[str, ...]:
-        """A whole solution's steps, cut where they are cut while it is written."""
+        """Return the steps of a whole solution, cut where they would be cut while it is written."""
         writing = Writing(self, Candidate())
         for token in self._encode(text):
             writing.append(token, None)
@@ -30,9 +30,9 @@ class StepText:
 
 
 def split_text(text: str, delimiter: str) -> tuple[str, ...]:
-    """The same where a character is a token, as in scripted engines: a blank line belongs to the step after it."""
+    """Cut a text into steps, each with its delimiter at the end. A blank line belongs to the step after it."""
     steps: list[str] = []
-    begun, start = 0, 0  # of the step, and of its last line
+    begun, start = 0, 0  # where the step begins, and its last line
     while start < len(text):
         found = text.find(delimiter, start)
         end = len(text) if found < 0 else found + len(delimiter)
@@ -47,7 +47,11 @@ def split_text(text: str, delimiter: str) -> tuple[str, ...]:
 
 @dataclass(eq=False, slots=True)
 class Writing:
-    """``new``: tokens since the last closed step; of them ``log_probs`` and ``confidences``, of all or of none."""
+    """A candidate while it is written, token by token.
+
+    new                      tokens since the last closed step
+    log_probs, confidences   one for each new token, or none at all
+    """
 
     text: StepText
     candidate: Candidate
@@ -60,7 +64,7 @@ class Writing:
         return self.candidate.tokens + tuple(self.new)
 
     def append(self, token: int, log_prob: float | None, confidence: float | None = None) -> bool:
-        """Add a sampled token; true where it closes a step. A step is whole tokens, and a blank line is no step."""
+        """Add a sampled token; return whether it closes a step. A step has whole tokens, and is never a blank line."""
         self.new.append(token)
         if log_prob is not None:
             self.log_probs.append(log_prob)
@@ -75,7 +79,7 @@ class Writing:
         return True
 
     def ended(self, end: End) -> Candidate:
-        """The candidate with what was written, an unfinished step included."""
+        """Return the candidate with all that was written, an unfinished step included."""
         if self.new:
             text = self.text.decode(self.new)
             if text.strip():
@@ -98,7 +102,7 @@ class Writing:
         self.new, self.log_probs, self.confidences = [], [], []
 
     def _lengthen(self, text: str) -> None:
-        """Blank lines at the end of a solution are no step of their own, but they were written and are billed."""
+        """Add blank lines at the end of a solution to its last step: they are no step, but they are billed."""
         candidate = self.candidate
         self.candidate = replace(
             candidate,
@@ -115,10 +119,10 @@ class Writing:
 
 
 def encoded(tokenizer: Any, candidate: Candidate, model: str | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """A candidate's tokens, and how many of them come up to the end of each step.
+    """Return a candidate's tokens, and the number of tokens up to the end of each step.
 
-    They are the ones that were sampled by the model of this tokenizer, called ``model``; an attempt from elsewhere, or
-    of another model, has only its text.
+    A candidate that ``model``, the model of this tokenizer, wrote has the sampled tokens. The text of any other is
+    encoded.
     """
     if candidate.tokens and candidate.model == model:
         return candidate.tokens, tuple(accumulate(candidate.token_counts))

@@ -12,7 +12,7 @@ from router.schema import STRICT
 
 
 class Part(NamedTuple):
-    """A piece of a rendered prompt; ``ours``: of the template, whose control tokens count. A caller's text is text."""
+    """A piece of a rendered prompt. ``ours``: it is the template's, so its control tokens are; a caller's are text."""
 
     text: str
     ours: bool
@@ -20,15 +20,16 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The text around each message. Rendered once by us and continued raw, so that a prefix continues exactly.
+    """The text around each message.
 
-    A chat template that the engine applies trims what it is given and would eat the delimiter that ends a step.
+    The router renders a prompt itself, and engines continue the text as it is, so that a prefix continues exactly. An
+    engine that applied a chat template would trim the text, and with it the delimiter that ends a step.
 
     user, assistant, system  text around ``{text}`` for a message of each role
     answer     text that begins the model's own turn
     retry      text between an attempt and the next one at the same prompt (sequential revision)
     delimiter  text that ends every step; a step includes its delimiter
-    default_system  system message where the prompt has none; None: none
+    default_system  system message of prompts that have none; None: they get none
     examples   text between the system message and the prompt, such as worked examples
     """
 
@@ -44,7 +45,7 @@ class Template:
     examples: str = ""
 
     def parts(self, prompt: Prompt, earlier: Sequence[str] = ()) -> list[Part]:
-        """What a solution of the prompt follows, after the ``earlier`` attempts, which the model wrote itself."""
+        """Render the prompt, then the model's ``earlier`` attempts: all that a new solution follows."""
         messages = prompt.messages
         parts: list[Part] = []
         if messages[0].role == "system":
@@ -61,7 +62,7 @@ class Template:
         return parts
 
     def render(self, prompt: Prompt, earlier: Sequence[str] = ()) -> str:
-        """The same as one text, to read."""
+        """Return the parts as one text."""
         return "".join(part.text for part in self.parts(prompt, earlier))
 
 
@@ -82,9 +83,9 @@ CHATML = Template(
 
 
 def encode(tokenizer: Any, parts: Sequence[Part]) -> tuple[int, ...]:
-    """Token ids of the parts: control tokens of the template as such, those in a caller's text as plain text.
+    """Return the token ids of the parts. Control tokens in a caller's text are encoded as plain text.
 
-    Begins with exactly one beginning-of-sequence token where the tokenizer wants one.
+    The ids begin with exactly one beginning-of-sequence token where the tokenizer adds one.
     """
     tokens: list[int] = []
     for ours, group in groupby(parts, key=lambda part: part.ours):
@@ -97,17 +98,17 @@ def encode(tokenizer: Any, parts: Sequence[Part]) -> tuple[int, ...]:
 
 @lru_cache(32)
 def _begin(tokenizer: Any) -> tuple[int, ...]:
-    """What the tokenizer puts before every text by itself: its beginning-of-sequence token, or nothing."""
+    """Return what the tokenizer itself puts before every text: its beginning-of-sequence token, or nothing."""
     bos = getattr(tokenizer, "bos_token_id", None)
     added = tokenizer.encode("") if bos is not None else []
     return tuple(added[:1]) if added[:1] == [bos] else ()
 
 
 class ChatTemplate:
-    """The tokenizer's own chat template as a :class:`Template`: rendered around marks, which the messages replace.
+    """The tokenizer's own chat template, used like a :class:`Template`: rendered with marks that the texts replace.
 
-    retry  what the user says to ask for another attempt
-    default_system  system message where the prompt has none; None: what the template makes of that
+    retry  user message that asks for another attempt
+    default_system  system message of prompts that have none; None: left to the template
     """
 
     def __init__(self, tokenizer: Any, retry: str, delimiter: str, default_system: str | None = None):
@@ -117,7 +118,7 @@ class ChatTemplate:
         self._retry = retry
 
     def parts(self, prompt: Prompt, earlier: Sequence[str] = ()) -> list[Part]:
-        """As :meth:`Template.parts`. Raises InvalidRequest where the template refuses the messages."""
+        """Render as :meth:`Template.parts`. Raises InvalidRequest where the template refuses the messages."""
         messages = with_system(prompt, self.default_system)
         texts = [message.text for message in messages]
         roles: list[str] = [message.role for message in messages]
@@ -148,7 +149,7 @@ class ChatTemplate:
 
 
 def with_system(prompt: Prompt, default: str | None) -> Sequence[Message]:
-    """The messages, after ``default`` as the system's where the prompt has none of it."""
+    """Return the messages, with ``default`` as system message where the prompt has none."""
     if default is None or prompt.messages[0].role == "system":
         return prompt.messages
     return (Message("system", default), *prompt.messages)
@@ -160,7 +161,7 @@ def _mark(i: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OwnTemplate:
-    """Says that the model's tokenizer, or its server, has the chat template; see :class:`ChatTemplate`."""
+    """Stands for the chat template of the model's tokenizer, or of its server; see :class:`ChatTemplate`."""
 
     __pydantic_config__ = STRICT
 

@@ -1,7 +1,7 @@
-"""Has a model think before it answers, where its engine continues exact prefixes: budget forcing.
+"""Budget forcing: has a model think before it answers, for a limited time, where its engine continues exact prefixes.
 
-The thought is written first, up to its budget. One that the model does not close itself is closed for it. Then the
-solution is written after it, as if the model had thought so by itself.
+The model first writes a thought of at most the budget. If the model has not ended the thought by then, this module
+does. Then the model writes the solution after it, as if it had ended the thought itself.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,11 +16,11 @@ from router.prompt import Prompt
 from strategies import Candidate
 
 Extend = Callable[..., Awaitable[list[Candidate]]]  # as ``backends.Generator.extend``
-_OWN_SEEDS = 2**40  # a thought and its solution draw different random numbers
+_OWN_SEEDS = 2**40  # added to seeds of thoughts, so that thought and solution draw different random numbers
 
 
 class Thinker:
-    """``write``: ``extend`` of a generator for :func:`thoughts_of` the model, on the same engine."""
+    """Adds thoughts to candidates. ``write``: ``extend`` of a generator on the same engine for :func:`thoughts_of`."""
 
     def __init__(self, thinking: Thinking, template: Template | ChatTemplate, tokenizer: Any, write: Extend):
         self.thinking = thinking
@@ -44,7 +44,7 @@ class Thinker:
         deadline: float | None,
         **options: Any,
     ) -> list[Candidate]:
-        """What ``answer`` makes of the candidates, each after a thought of its own."""
+        """Give each candidate a thought of its own, then extend them all with ``answer``; return its result."""
         limits = {"temperature": temperature, "deadline": deadline}
         before = usage.generated_tokens
         try:
@@ -58,7 +58,7 @@ class Thinker:
     async def _thought(
         self, prompt: Prompt, candidates: Sequence[Candidate], usage: Usage, *, seed: int, **limits: Any
     ) -> list[Candidate]:
-        """The candidates, with a closed thought where they had none."""
+        """Return the candidates, with a closed thought for those that had none."""
         found = list(candidates)
         new = [i for i, each in enumerate(found) if each.end is None and not each.thought]
         if not new:
@@ -78,7 +78,7 @@ class Thinker:
     def _closed(self, candidate: Candidate, thought: Candidate) -> Candidate:
         text, end = thought.text, self.thinking.end
         after = f"{self.thinking.closing}{end}\n\n"
-        if thought.end is None:  # it closed it itself
+        if thought.end is None:  # the model ended the thought itself
             after = "" if text[-1:].isspace() else "\n\n"
         return replace(
             candidate,
@@ -90,21 +90,20 @@ class Thinker:
 
     @property
     def longest(self) -> int:
-        """Tokens that a closed thought takes in the context, at most."""
+        """Return the most tokens that a closed thought takes in the context."""
         texts = (self.thinking.begin, f"{self.thinking.closing}{self.thinking.end}\n\n")
         return (self.thinking.budget or 0) + sum(len(self._encode(text)) for text in texts)
 
 
 def thoughts_of(spec: ModelSpec) -> ModelSpec:
-    """A model whose solutions are the thoughts of this one: a thought is a step that ends with its end.
+    """Return the model as one whose solutions are its thoughts: a step's delimiter is the text that ends a thought.
 
-    Raises InvalidFile where the thinking has no budget, which is all that exact prefixes can keep.
+    Raises InvalidFile where the thinking has no budget, or has settings that only the backend "openai" supports.
     """
     thinking = spec.thinking
     if thinking is None or thinking.budget is None or thinking.effort or thinking.parameter:
         raise InvalidFile(
-            "thinking: in process and on vLLM it has a budget, and neither effort nor parameter, which are for the "
-            "backend openai"
+            "thinking: in process and on vLLM, give a budget; effort and parameter are only for the backend openai"
         )
     template = replace(spec.template, delimiter=thinking.end)
     return replace(spec, template=template, max_tokens=max(1, thinking.budget), thinking=None)

@@ -1,4 +1,4 @@
-"""Tokenizers, by transformers alone: no torch is needed, but for the embedded model."""
+"""Tokenizers. Only transformers is needed to load them; torch is needed for the embedded model alone."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +11,10 @@ from router.extras import missing
 
 
 def splitter(setup: Setup, deployment: Deployment) -> Callable[[str], tuple[str, ...]]:
-    """Cuts a solution of the reference model into steps as its engine does. Raises as :func:`load_tokenizer`."""
+    """Return a function that cuts the reference model's solutions into steps as its engine does.
+
+    Raises as :func:`load_tokenizer`.
+    """
     delimiter = setup.main.template.delimiter
     if deployment.backend(setup.reference, setup.main) in ("fake", "openai"):  # no tokenizer is here
         return partial(split_text, delimiter=delimiter)
@@ -19,12 +22,12 @@ def splitter(setup: Setup, deployment: Deployment) -> Callable[[str], tuple[str,
 
 
 def load_tokenizer(model: str) -> Any:
-    """Needs no torch, but for the embedded model: it is converted first. Raises MissingWeights, MissingDependency."""
+    """Load a model's tokenizer; the embedded model is first converted. Raises MissingWeights, MissingDependency."""
     try:
         from transformers import AutoTokenizer
         from transformers import logging as transformers_logging
 
-        transformers_logging.set_verbosity_error()  # that there is no torch is no news
+        transformers_logging.set_verbosity_error()  # it warns that torch is missing, which is fine here
         if model == EMBEDDED:
             from router.backends.in_process.weights import model_folder
 

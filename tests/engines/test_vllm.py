@@ -221,7 +221,7 @@ def test_the_embedded_models_tokenizer_says_what_it_lacks(monkeypatch):
 
 def test_urls_are_for_backends_that_call_them(tmp_path):
     setup = Setup("x", "small", {"small": GENERATOR}, VerifierSpec("log_prob", None, 0))
-    with pytest.raises(InvalidRequest, match="the backend of 'small' calls none; add --backend vllm") as raised:
+    with pytest.raises(InvalidRequest, match="the backend of 'small' calls no server; add --backend vllm") as raised:
         load_engines(setup, tmp_path, Deployment({"small": ("http://a",)}, {"": "fake"}))
     assert raised.value.field == "backend"
     with pytest.raises(InvalidRequest, match="the bundle has no model 'large'; it has small, verifier") as raised:

@@ -142,7 +142,7 @@ def refused(bundle_folder):
         (["--bundle-digest", "0123"], 1, "12 digits"),
         (["--backend", "magic"], 2, "unknown backend 'magic'; known: in_process, vllm, openai, fake"),
         (["--backend", "vllm"], 2, "--url small=http://host:8000"),
-        (["--url", "small=http://a"], 2, "the backend of 'small' calls none; add --backend vllm"),
+        (["--url", "small=http://a"], 2, "the backend of 'small' calls no server; add --backend vllm"),
         (["--url", "localhost:8000"], 2, "like small=http://127.0.0.1:8000"),
         (["--host", "0.0.0.0"], 2, "0.0.0.0 is reachable from other machines"),
         (["--tls-cert", "server.crt"], 2, "--tls-cert and --tls-key go together"),

@@ -109,7 +109,7 @@ def model(**values: Any) -> dict[str, Any]:
 def test_prices_whose_ratio_is_no_number_are_refused(folder):
     models = {"small": model(output_price=1e-320), "large": model(output_price=1.0)}
     change(folder, setup=setup_json(SETUP) | {"models": models})
-    assert "mend the prices" in refused(folder)
+    assert "correct the prices" in refused(folder)
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ async def test_a_model_writes_the_same_after_it_was_read():
 
 
 def test_a_layer_that_the_model_lacks_is_an_error_that_names_it():
-    with pytest.raises(InvalidRequest, match="layer=3, and the model has 2 layers"):
+    with pytest.raises(InvalidRequest, match="layer=3, but the model has 2 layers"):
         list(read_hidden(model().model, [1], [State(3, "last")]))
 
 

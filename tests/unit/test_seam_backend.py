@@ -157,7 +157,7 @@ def test_what_is_wrong_with_a_deployment_is_said(bundle):
     for wrong, message in [
         (Deployment(backends={"huge": "whole"}), "the bundle has no model 'huge'; it has small, verifier"),
         (Deployment(urls={"huge": ("http://a",)}), "the bundle has no model 'huge'"),
-        (Deployment(urls={"small": ("http://a",)}, backends={"": "fake"}), "the backend of 'small' calls none"),
+        (Deployment(urls={"small": ("http://a",)}, backends={"": "fake"}), "the backend of 'small' calls no server"),
         (Deployment(backends={"": "unheard_of"}), f"unknown backend 'unheard_of'; known: {', '.join(BACKENDS)}"),
     ]:
         with pytest.raises(InvalidRequest, match=message):

@@ -1,1 +1,1 @@
-"""Models in this process, by torch and transformers."""
+"""Models that run in this process, on torch and transformers."""

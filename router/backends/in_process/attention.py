@@ -1,7 +1,8 @@
 """Attention for decoding on a CPU, registered with transformers as ``grouped``.
 
-torch's fused kernel spends most of a decoding step on queries of one token (6 times these two products' time), and
-transformers' eager attention first repeats the keys and values for every head that shares them.
+With queries of one token, torch's fused kernel takes 6 times as long as the two plain products used here, which is
+most of a decoding step. transformers' eager attention first repeats the keys and values for every head that shares
+them.
 """
 
 from typing import Any
@@ -24,9 +25,9 @@ def grouped_query_attention(  # noqa: PLR0917  the signature that transformers c
     scaling: float,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query [rows, heads, tokens, size], key and value [rows, groups, columns, size], mask as transformers adds it.
+    """Return the attention's output, [rows, tokens, heads, size].
 
-    Returns [rows, tokens, heads, size].
+    query [rows, heads, tokens, size], key and value [rows, groups, columns, size], mask as transformers adds it.
     """
     if not isinstance(key, Blocks) or not isinstance(value, Blocks):
         assert isinstance(key, torch.Tensor)
@@ -46,7 +47,7 @@ def grouped_query_attention(  # noqa: PLR0917  the signature that transformers c
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float
 ) -> torch.Tensor:
-    """[rows, heads, tokens, size]. The heads of a group are further queries of one product."""
+    """Return [rows, heads, tokens, size]. The heads of a group are further queries of one product."""
     rows, heads, tokens, size = query.shape
     groups, columns = key.shape[1:3]
     # Flattened by hand: the broadcasting product would copy keys and values that are views of a larger store.

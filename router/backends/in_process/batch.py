@@ -1,4 +1,4 @@
-"""Keys and values of prefixes that are decoded together, and the step that gives each its next token."""
+"""Keys and values of prefixes that are decoded together, and the forward pass that predicts their next tokens."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,9 +10,9 @@ from transformers.cache_utils import DynamicLayer
 
 from router.backends.in_process.kv import KeyValues
 
-# What is computed has one of few shapes: torch prepares a product for each shape anew, a fifth of a step's time, and
-# keeps what it prepared, gigabytes in the end.
-COLUMNS = 32  # a block is a multiple of this wide, and has room for as many more columns when it was copied
+# Tensors are padded to a few shapes. torch prepares a product for each new shape, which takes a fifth of a step's time,
+# and keeps what it prepared, gigabytes in the end.
+COLUMNS = 32  # a block's width is a multiple of this; a copied block gets room for as many more columns
 ROWS = 16  # a batch of more than FEW rows is computed with a multiple of this many
 FEW = 64
 
@@ -20,14 +20,14 @@ FEW = 64
 class Batch:
     """Prefixes that grow together, a token a step. Rows are added, copied and removed in place.
 
-    They lie in blocks of rows that are about as long: attention reads a whole block, its padding too.
+    Rows of about equal length lie in one block, since attention reads a whole block with its padding.
     """
 
     def __init__(self, spread: int) -> None:
-        """spread: tokens by which the rows of a block may differ."""
+        """spread: tokens by which the lengths of a block's rows may differ."""
         self._spread = spread
         self._blocks: list[_Block] = []
-        self._places: list[tuple[_Block, int]] = []  # of each row: its block, and which row it is there
+        self._places: list[tuple[_Block, int]] = []  # for each row: its block, and its index there
 
     def add(self, prefix: KeyValues) -> None:
         """Append a row."""
@@ -58,12 +58,12 @@ class Batch:
             last[0].owners[last[1]] = row
 
     def take(self, row: int) -> KeyValues:
-        """A view of a row: copy what is to outlive the next change."""
+        """Return a view of a row. It changes with the batch, so copy it to keep it."""
         block, place = self._places[row]
         return block.take(place)
 
     def step(self, model: Any, tokens: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
-        """Grow each row by its token; returns logits, [any order, vocabulary], and which are those of each row."""
+        """Append a token to each row; return logits [rows in any order, vocabulary] and the index of each row's."""
         for block in self._blocks:
             block.prepare()
         device = model.device
@@ -77,7 +77,7 @@ class Batch:
             places[block] = len(ids)
             ids += [tokens[owner] for owner in block.owners]
             ends += block.lengths
-        idle = [0] * (-len(self) % ROWS if len(self) > FEW else 0)  # rows of no block, and of no use
+        idle = [0] * (-len(self) % ROWS if len(self) > FEW else 0)  # rows that only pad the batch to a known shape
         lengths, columns = torch.tensor(ends + idle, device=device), torch.arange(width, device=device)[None]
         logits: torch.Tensor = model(
             input_ids=torch.tensor(ids + idle, device=device)[:, None],
@@ -90,7 +90,7 @@ class Batch:
         return logits, [places[block] + place for block, place in self._places]
 
     def _layers(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        """Of each layer the blocks' keys and values, [2, rows, heads, columns, head size]."""
+        """Yield for each layer the blocks' keys and values, [2, rows, heads, columns, head size]."""
         return zip(*(block.filled() for block in self._blocks), strict=True)
 
     def __len__(self) -> int:
@@ -99,17 +99,17 @@ class Batch:
 
 @dataclass(eq=False, slots=True)
 class _Block:
-    """Rows that are about as long; left-padded, so all end at one column.
+    """Rows of about equal length, left-padded, so that all end at one column.
 
-    owners   of each row: which it is in the batch
+    owners   index of each row in the batch
     lengths  tokens of each row
-    end      columns that are filled
+    end      number of filled columns
     """
 
     owners: list[int] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
     end: int = 0
-    _store: torch.Tensor | None = None  # [layers, 2, rows, heads, columns, head size], with room in both
+    _store: torch.Tensor | None = None  # [layers, 2, rows, heads, columns, head size], with spare rows and columns
 
     @property
     def width(self) -> int:
@@ -121,7 +121,7 @@ class _Block:
         return self._store
 
     def filled(self) -> torch.Tensor:
-        """Of each layer the keys and values of the rows."""
+        """Return the rows' keys and values, [layers, 2, rows, heads, columns, head size]."""
         return self.store[:, :, : len(self)]
 
     def accepts(self, tokens: int, spread: int) -> bool:
@@ -148,7 +148,7 @@ class _Block:
         return self.store[:, :, row, :, self.end - self.lengths[row] : self.end]
 
     def prepare(self) -> None:
-        """Have room for a column."""
+        """Make room for one more column."""
         if self.end == self.width:
             self._make_room(self.take(0), max(self.lengths))
 
@@ -177,9 +177,8 @@ class _Block:
 class _Layer(DynamicLayer):
     """One layer of a batch as transformers' cache: a step writes its column in place instead of copying all others.
 
-    Keys and values come as :class:`Blocks` to the attention. It gets the columns with room too, which its mask leaves
-    out: a product of all of them reads the store where it lies, one of a part of the columns copies it first, three
-    times as slow.
+    The attention gets keys and values as :class:`Blocks`, spare columns included, which its mask leaves out. A product
+    over all columns reads the store in place; one over a part of them would first copy it, three times as slow.
     """
 
     def __init__(self, stores: Sequence[torch.Tensor], blocks: Sequence[_Block], end: int, width: int):
@@ -212,8 +211,8 @@ class _Layer(DynamicLayer):
 class Blocks:
     """Keys or values of one layer.
 
-    tensors  [rows, groups, columns, size] of each block, rows in the order of the queries, which may be more
-    first    the mask's column that is each block's first
+    tensors  one for each block, [rows, groups, columns, size]; rows in the order of the queries, which may be more
+    first    for each block, the mask's column that is the block's first
     """
 
     tensors: list[torch.Tensor]

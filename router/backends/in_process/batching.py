@@ -31,10 +31,10 @@ from router.backends.steps import End, StepText, Writing
 from router.errors import EngineUnavailable
 
 log = logging.getLogger(__name__)
-_COPIES = 2  # of the batch, while it grows
-_READING = 3  # of a prefix, while it is read
-_MOST = 0.875  # of what is left by others: one call leaves room for the next
-_PATIENCE = 5.0  # seconds that a call waits, for there is no room, until none that came later joins before it
+_COPIES = 2  # copies of the batch in memory, while it grows
+_READING = 3  # copies of a prefix in memory, while it is read
+_MOST = 0.875  # share of the free room that one call may take: it leaves some for the next
+_PATIENCE = 5.0  # seconds that a call waits for room; after them no later call joins before it
 _TRIM_SECONDS = 1.0  # without work, after which freed memory goes back to the system
 
 
@@ -44,9 +44,9 @@ class Batcher:
     def __init__(
         self, model: Any, tokenizer: Any, delimiter: str, max_tokens: int, pool: Pool | None = None, *, top: int = 0
     ):
-        """pool: of memory for keys and values; None: one of its own.
+        """pool: memory for keys and values; None: a pool of its own.
 
-        top: likeliest tokens that candidates' confidences are about; 0: they have none
+        top: number of likeliest tokens that a token's confidence is computed from; 0: no confidences
         """
         self.top = top
         model.set_attn_implementation(GROUPED)  # the one that reads a batch's blocks
@@ -63,7 +63,7 @@ class Batcher:
         self._calls = Calls(self.sizes.prefill)
         self._waiting: list[Open] = []
         self._rows: list[Row] = []
-        self._batch = Batch(self.sizes.spread)  # its rows are those of ``_rows``
+        self._batch = Batch(self.sizes.spread)  # in the order of ``_rows``
         self._reading: dict[PrefixKey, Reading] = {}  # prefixes that candidates wait for
         self._turn = 0
         self._step_seconds = 0.0
@@ -77,7 +77,7 @@ class Batcher:
 
     @property
     def longest(self) -> int:
-        """Tokens that a prompt and its solution may have: by the model's context and by the memory there is."""
+        """Return the most tokens of a prompt with its solution: a limit of the model's context and of the memory."""
         return min(self.context, self.share.most // (_COPIES + _READING))
 
     def submit(self, job: ExtendJob | CallJob) -> None:
@@ -124,7 +124,7 @@ class Batcher:
             self._fail_batch("the in-process engine stopped while it worked on this call")
 
     def _receive(self) -> bool:
-        """Take in new jobs; wait for one when there is nothing to do. False to end."""
+        """Take in new jobs; wait for one when there is nothing to do. Return False when the thread is to end."""
         idle = not self._rows and not self._waiting and not self._calls
         while True:
             try:
@@ -150,7 +150,7 @@ class Batcher:
                 job.done.set_result(job.candidates)
 
     def _next_job(self) -> "ExtendJob | CallJob | None":
-        """Wait for it."""
+        """Wait for the next job and return it; None when the thread is to end."""
         self.share.use(0)
         try:
             return self._jobs.get(timeout=_TRIM_SECONDS)
@@ -160,7 +160,7 @@ class Batcher:
             return self._jobs.get()
 
     def _drop_stopped(self) -> None:
-        """Cut the candidates of jobs that were cancelled, or can't afford one more token in time or in tokens."""
+        """Cut the candidates of jobs that were cancelled, or whose deadline or cap allows no further token."""
         next_token = time.monotonic() + self._step_seconds
         cut: set[Open] = set()
         for job in {candidate.job for candidate in chain(self._waiting, *self._rows)}:
@@ -179,9 +179,9 @@ class Batcher:
             self._remove_empty_rows()
 
     def _read(self, joining: list[Open]) -> None:
-        """One piece of the prefixes that ``joining`` wait for: short ones first, and every other time the oldest.
+        """Read one piece of the prefixes that ``joining`` wait for: the shortest, or every other time the oldest.
 
-        In between others get their next token, and what nobody waits for any more is dropped.
+        Between pieces, other candidates get their next token. Prefixes that nobody waits for any more are dropped.
         """
         wanted = {candidate.cache_key: candidate.job.usage for candidate in joining}
         if not self._reading.keys() <= wanted.keys():  # in turn again soon, or nobody waits for it any more
@@ -200,10 +200,10 @@ class Batcher:
             self.count(reading.usage, prompt_tokens=tokens + reading.done)
 
     def _joining(self) -> list[Open]:
-        """Waiting candidates that there is room for: of the call with the fewest, of those the oldest.
+        """Return the waiting candidates that there is room for, first those of the call with the fewest in the batch.
 
-        Equal ones begin in one row, but each may need a row of its own in the end. All rows are as long as the longest.
-        One call never takes all of the room: who comes next need not wait until it is done.
+        Equal candidates begin in one row, but each may need its own in the end, as long as the longest. One call never
+        takes all of the room, so that the next call need not wait until it is done.
         """
         waiting: dict[int, list[Open]] = {}
         for candidate in self._waiting:
@@ -232,7 +232,7 @@ class Batcher:
         return taken
 
     def _join(self, joining: list[Open]) -> None:
-        """Those of ``joining`` whose prefix is read join the batch, equal ones in one row."""
+        """Add to the batch the candidates of ``joining`` whose prefix is read, equal ones in one row."""
         rows: dict[tuple[float, PrefixKey, int], Row] = {}
         for candidate in joining:
             if self._reading[candidate.cache_key].done:
@@ -257,7 +257,7 @@ class Batcher:
                 self._rows.pop()
 
     def _step(self) -> None:
-        """One forward pass: a token for every candidate."""
+        """Run one forward pass, which gives every candidate a token."""
         logits, order = self._batch.step(self.model, [row[0].last for row in self._rows])
         temperatures = [row[0].job.temperature for row in self._rows]
         numbers = [[candidate.rng.random() for candidate in row] for row in self._rows]
@@ -279,7 +279,7 @@ class Batcher:
         self._remove_empty_rows()
 
     def _append(self, i: int, candidate: Open, token: int, log_prob: float, confidence: float | None) -> None:
-        """Add a token to a candidate of row ``i``, and hand the candidate back where that ends it."""
+        """Add a token to a candidate of row ``i``; where that ends the candidate, return it to its job."""
         job, candidate.key = candidate.job, None
         self.count(job.usage, generated_tokens=1)
         candidate.tokens_left -= 1
@@ -297,7 +297,7 @@ class Batcher:
             self._finish(candidate, "length")
 
     def _finish(self, candidate: Open, end: End) -> None:
-        """Hand the candidate back; the job is done with its last one."""
+        """Return the candidate to its job, which is done with its last candidate."""
         candidate.done = True
         job = candidate.job
         job.candidates[candidate.index] = candidate.writing.ended(end)

@@ -1,4 +1,4 @@
-"""Work on a model's thread that writes nothing: scoring and embedding, in pieces, short ones not behind long ones."""
+"""Scoring and embedding on a model's thread: done in pieces, so that short calls need not wait for long ones."""
 
 import logging
 from collections.abc import Generator, Sequence
@@ -13,9 +13,9 @@ _Running = tuple[list[CallJob], Generator[None, None, list[Any]]]
 
 
 class Calls:
-    """Those that wait and those in progress: of the long ones and of the short ones one at a time, pieces in turn.
+    """Calls that wait or are in progress. One long and one short call are in progress at a time; they take turns.
 
-    at_once  tokens of the calls that are answered together; a call of more is long
+    at_once  tokens that are worked on together: short calls are answered in groups of so many, a larger call is long
     """
 
     def __init__(self, at_once: int):
@@ -31,7 +31,7 @@ class Calls:
         self._waiting.append(job)
 
     def do_piece(self) -> None:
-        """A piece of the oldest long call or of the oldest short one, in turn."""
+        """Do a piece of the oldest long call or of the oldest short ones, in turn."""
         self._drop_cancelled()
         for long in (False, True):
             if long not in self._running:
@@ -57,7 +57,7 @@ class Calls:
             raise
 
     def fail(self, message: str) -> None:
-        """All of them."""
+        """Fail all calls with this message."""
         for job in [*self._waiting, *(job for together, _ in self._running.values() for job in together)]:
             if not job.done.done():
                 job.done.set_exception(EngineUnavailable(message))
@@ -92,7 +92,7 @@ class Calls:
 
 
 def failed(error: BaseException) -> str:
-    """What a caller is told: an allocator's words say nothing to it."""
+    """Return the message for the caller, to whom an allocator's own words would say nothing."""
     if isinstance(error, MemoryError) or "memory" in str(error).lower():
         return "the in-process engine ran out of memory on this batch; try again, or give it less (see serve --memory)"
     return "the in-process engine failed on this batch; its log says more"

@@ -17,9 +17,9 @@ from router.errors import InvalidFile
 def load_model(
     name: str, spec: ModelSpec, folder: Path, deployment: Deployment, *, log_probs: bool = True, top: int = 0
 ) -> Generator:
-    """The model on a worker thread of its own; ``folder`` holds its adapters. Raises MissingWeights.
+    """Load a model onto a worker thread of its own; ``folder`` holds its adapters. Raises MissingWeights.
 
-    top: likeliest tokens that candidates' confidences are about; 0: they have none
+    top: number of likeliest tokens that a token's confidence is computed from; 0: no confidences
     """
     writer = _batcher(spec, spec.adapter, folder, deployment, top)
     reviser = _batcher(spec, spec.reviser, folder, deployment, top) if spec.reviser else None
@@ -29,7 +29,7 @@ def load_model(
 def load_verifier(
     spec: VerifierSpec, main: ModelSpec, writer: Generator | None, folder: Path, deployment: Deployment
 ) -> Verifier:
-    """What scores; with ``writer``, the reference model in this process, on its thread.
+    """Load the verifier; where ``writer`` is the reference model in this process, on the thread of that model.
 
     Raises MissingWeights, InvalidFile where the kind is unknown.
     """

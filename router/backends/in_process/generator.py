@@ -26,10 +26,10 @@ _ENCODED = 256  # prefixes whose token ids are kept
 
 
 class TransformersGenerator:
-    """See :class:`router.backends.Generator`. ``reviser``, if there is one, continues what has earlier attempts."""
+    """See :class:`router.backends.Generator`. ``reviser``, if given, writes the candidates with earlier attempts."""
 
     def __init__(self, batcher: Batcher, spec: ModelSpec, reviser: Batcher | None = None, *, kept_free: int = 0):
-        """kept_free: tokens of the context that are for others, besides the longest solution."""
+        """kept_free: tokens of the context to leave free besides the longest solution, such as for a thought."""
         self.batcher = batcher
         self.reviser = reviser or batcher
         self.spec = spec
@@ -87,7 +87,7 @@ class TransformersGenerator:
     async def embed(
         self, prompts: Sequence[Prompt], states: Sequence[State] = (State(),), *, usage: Usage
     ) -> list[list[float]]:
-        """See ``backends.Generator``. The bill counts a prompt as read by the whole model."""
+        """See ``backends.Generator``. The bill counts each prompt as read by the whole model, not by some layers."""
         encoded = [self._ids(prompt) for prompt in prompts]
         job = CallJob(self._embed, (encoded, tuple(states), usage), sum(map(len, encoded)))
         vectors: list[list[float]] = await submit(self.batcher, job)
@@ -147,7 +147,7 @@ class TransformersGenerator:
         return float((head @ output.last_hidden_state[0, -1].float()).softmax(-1)[0])
 
     def _ids(self, prompt: Prompt, earlier: tuple[str, ...] = ()) -> tuple[int, ...]:
-        """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
+        """Return token ids of the prompt and as many of the latest ``earlier`` attempts as the context has room for."""
         room = self.batcher.longest - self.spec.max_tokens - self.kept_free
         check_length(prompt, room)
         return self._encode(prompt, earlier, room)

@@ -1,4 +1,4 @@
-"""Hidden states of a prompt: the model is run up to the last layer that is wanted, and no further."""
+"""Hidden states of a prompt. The model is run only up to the last layer that is wanted."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,16 +17,16 @@ class _Enough(Exception):
 
 
 def layers_of(model: Any) -> Sequence[Any]:
-    """The layers that a text passes through, in order."""
+    """Return the model's layers, first to last."""
     wanted = model.config.num_hidden_layers
     lists: list[Any] = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return next(layers for layers in lists if len(layers) == wanted)
 
 
 def read_hidden(model: Any, ids: Sequence[int], states: Sequence[State]) -> Iterator[list[float] | None]:
-    """Reads a prompt piece by piece: None after each, and in the end its states, one after the other.
+    """Read a prompt piece by piece. Yield None after each piece and, at the end, its states as one vector.
 
-    model  without its vocabulary's head
+    model  a language model without its vocabulary's head
 
     Raises InvalidRequest where the model has too few layers.
     """
@@ -35,7 +35,7 @@ def read_hidden(model: Any, ids: Sequence[int], states: Sequence[State]) -> Iter
         after = [state.after(len(layers)) for state in states]
     except ValueError as error:
         raise InvalidRequest("features", f"the bundle reads hidden({error}", reason="UNSPECIFIED") from error
-    cache = DynamicCache()  # of our own: a reading that is cut short gives none back
+    cache = DynamicCache()  # made here, since a forward pass that is cut short returns none
     sums: dict[int, torch.Tensor] = {}
     last: dict[int, torch.Tensor] = {}
     for start in range(0, len(ids), PIECE):
@@ -55,7 +55,7 @@ def read_hidden(model: Any, ids: Sequence[int], states: Sequence[State]) -> Iter
 
 @contextmanager
 def _captured(layers: Sequence[Any], wanted: set[int]) -> Iterator[dict[int, torch.Tensor]]:
-    """By how many layers were run: the hidden states (1, tokens, size) that the model comes by meanwhile."""
+    """Collect hidden states during a forward pass: [1, tokens, size] by the number of layers before them."""
     found: dict[int, torch.Tensor] = {}
 
     def kept(number: int) -> Any:

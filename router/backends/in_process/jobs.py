@@ -1,4 +1,4 @@
-"""What the thread that owns a model is asked to do."""
+"""Jobs for the thread that owns a model."""
 
 import random
 from collections.abc import Callable, Generator
@@ -18,8 +18,8 @@ class ExtendJob:
     order.
 
     prefixes  token ids of the rendered prompt, by the earlier attempts that it shows
-    longest   tokens of a candidate in all
-    text      where its steps end; None: where the engine's do
+    longest   most tokens of one candidate
+    text      finds the ends of steps; None: the engine's own
     """
 
     prefixes: dict[tuple[str, ...], tuple[int, ...]]
@@ -39,11 +39,12 @@ class ExtendJob:
 
 @dataclass(eq=False, slots=True)
 class CallJob:
-    """Any other work for the thread that owns the models: ``call`` answers all arguments that wait for it at once.
+    """Any other work for the thread that owns the model.
 
-    It is a generator that yields after each piece of work, so that others' tokens come in between.
-
-    size  tokens of its argument; together those of one call are not much larger than what the device computes at once
+    call      answers a list of arguments at once: all those that wait for this call. A generator that yields after
+              each piece of work, so that other calls' tokens are computed in between
+    argument  this job's
+    size      tokens of the argument; limits how many arguments are answered at once
     """
 
     call: Callable[[list[Any]], Generator[None, None, list[Any]]]
@@ -69,7 +70,7 @@ class Open:
 
     @property
     def prefix(self) -> tuple[int, ...]:
-        """Of its prompt, and what it thought."""
+        """Return the tokens of its prompt and of its thought."""
         candidate = self.writing.candidate
         prompt = self.job.prefixes[candidate.earlier]
         return prompt + candidate.thought if candidate.thought else prompt
@@ -80,18 +81,18 @@ class Open:
 
     @property
     def last(self) -> int:
-        """Its last token."""
+        """Return its last token."""
         return (self.writing.new or self.writing.candidate.tokens or self.prefix)[-1]
 
     @property
     def longest(self) -> int:
-        """Tokens that it may have in the end, its prompt's included."""
+        """Return how many tokens it may have in the end, its prompt's included."""
         written = len(self.writing.candidate.tokens) + len(self.writing.new)
         return len(self.prefix) + written + self.tokens_left
 
     @property
     def cache_key(self) -> PrefixKey:
-        """All of its tokens but the last, whose keys and values are computed with the next token."""
+        """Return the key of all its tokens but the last, whose keys and values are computed with the next token."""
         if self.key is None:
             self.key = id(self.job.usage), self.tokens[:-1]
         return self.key

@@ -15,14 +15,14 @@ from router.backends import Usage
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is computed at once, and kept.
+    """How much is computed at once, and how much is kept.
 
-    rows     candidates join a batch while it has fewer rows
-    spread   tokens by which rows differ that lie side by side, padded to one length: a product of them reads them all
+    rows     most rows of a batch that candidates still join
+    spread   tokens by which the lengths of rows in one block may differ; all are padded to the longest
     sampled  rows of logits that tokens are drawn from at once
-    scored   candidates that a verifier is asked for at once
+    scored   candidates that a verifier scores at once
     prefill  tokens read at once, padding included
-    cached   tokens kept for the next rounds of all searches, at most: 23 KB each for the embedded model in bfloat16
+    cached   most tokens kept for the next rounds of all searches: 23 KB each for the embedded model in bfloat16
     """
 
     rows: int
@@ -47,7 +47,7 @@ PrefixKey = tuple[int, tuple[int, ...]]  # id of a ledger, tokens
 
 
 def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> tuple[list[KeyValues], torch.Tensor]:
-    """Keys and values of each prefix, computed as one left-padded batch, and the last hidden states [rows, size]."""
+    """Compute keys and values of prefixes as one left-padded batch; return them and last hidden states [rows, size]."""
     longest, device = max(map(len, prefixes)), model.device
     ids = torch.tensor([[0] * (longest - len(prefix)) + list(prefix) for prefix in prefixes], device=device)
     lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
@@ -60,7 +60,7 @@ def prefill(model: Any, prefixes: Sequence[tuple[int, ...]]) -> tuple[list[KeyVa
 
 
 def rows_of(cache: DynamicCache, columns: Sequence[slice]) -> list[KeyValues]:
-    """Those columns of each row of transformers' cache, copied."""
+    """Return a copy of each row of transformers' cache, reduced to the row's ``columns``."""
     return [
         torch.stack([torch.stack((layer.keys[row, :, kept], layer.values[row, :, kept])) for layer in cache.layers])
         for row, kept in enumerate(columns)
@@ -68,24 +68,24 @@ def rows_of(cache: DynamicCache, columns: Sequence[slice]) -> list[KeyValues]:
 
 
 def join(prefixes: Sequence[KeyValues]) -> DynamicCache:
-    """A left-padded batch of prefixes as transformers' cache."""
+    """Return the prefixes as one left-padded batch in transformers' cache."""
     columns = max(prefix.shape[-2] for prefix in prefixes)
     rows = torch.stack([pad(prefix, (0, 0, columns - prefix.shape[-2], 0)) for prefix in prefixes], dim=2)
     return DynamicCache([(keys, values) for keys, values in rows])
 
 
 class PrefixCache(Generic[T]):
-    """What was computed of prefixes, least recently used first to go, up to ``room()`` tokens.
+    """Keeps what was computed for prefixes, up to ``room()`` tokens; drops the least recently used first.
 
-    Keys start with the id of the call's ledger: a search finds only what it paid for itself, and its bill depends on
-    nothing that ran before it. What is kept for a search goes when the search has ended, and its ledger with it.
+    Keys start with the id of the search's ledger (its ``Usage``). So a search finds only what it paid for itself, and
+    its bill does not depend on earlier searches. Its entries are dropped when it has ended and its ledger is gone.
     """
 
     def __init__(self, room: Callable[[], int]) -> None:
         self._room = room
         self._entries: OrderedDict[PrefixKey, T] = OrderedDict()
         self._ledgers: dict[int, weakref.ref[Usage]] = {}
-        self._ended: deque[int] = deque()  # ids of ledgers that are gone, before another can have the same
+        self._ended: deque[int] = deque()  # ids of ledgers that are gone; a new one may get the same id later
         self._tokens = 0
 
     def get(self, key: PrefixKey) -> T | None:
@@ -96,7 +96,7 @@ class PrefixCache(Generic[T]):
         return self._entries[key]
 
     def put(self, key: PrefixKey, ledger: Usage, value: T) -> None:
-        """Copy what is a view: it would keep the whole batch alive that it was computed in."""
+        """Keep a value. Pass a copy of what is a view, which would keep its whole batch in memory."""
         self.drop_ended()
         own = key[0]
         if own not in self._ledgers:
@@ -111,7 +111,7 @@ class PrefixCache(Generic[T]):
             self._tokens -= len(prefix)
 
     def drop_ended(self) -> None:
-        """What was kept for searches that have ended."""
+        """Drop the entries of searches that have ended."""
         ended = set()
         while self._ended:
             ended.add(self._ended.popleft())

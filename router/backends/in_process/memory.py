@@ -1,6 +1,7 @@
 """How much memory keys and values may take: a setting, by default most of what is free. All models share it.
 
-A quarter is for prefixes that later rounds continue, an equal part for each model. The rest goes to whoever computes.
+A quarter, split equally among the models, keeps prefixes that later rounds continue. The rest is for computing, for
+whichever model works.
 """
 
 import ctypes
@@ -11,7 +12,7 @@ from pathlib import Path
 import torch
 
 RESERVE = 2 * 2**30  # bytes left to everything else in the process and on the machine
-LEAST = 2**28  # bytes, however little is free
+LEAST = 2**28  # bytes that keys and values get, however little is free
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
 _MACHINE = Path("/proc/meminfo")
@@ -35,7 +36,7 @@ class Pool:
             return self._total
 
     def share(self, bytes_a_token: int) -> "Share":
-        """A new member's. It leaves with ``close``."""
+        """Add a model to those that share the pool, and return its share. The share's ``close`` takes it out."""
         share = Share(self, bytes_a_token)
         with self._lock:
             self.shares = [*self.shares, share]
@@ -47,7 +48,7 @@ class Pool:
 
 
 class Share:
-    """What one model may take. ``used``: bytes that it works with now, the kept prefixes aside."""
+    """One model's part of the pool. ``used``: bytes that it computes with now, without the kept prefixes."""
 
     def __init__(self, pool: Pool, bytes_a_token: int):
         self._pool = pool
@@ -56,22 +57,22 @@ class Share:
 
     @property
     def kept(self) -> int:
-        """Tokens of prefixes that may be kept."""
+        """Return how many tokens of prefixes may be kept."""
         return self._pool.total // 4 // max(1, len(self._pool.shares)) // self.bytes_a_token
 
     @property
     def most(self) -> int:
-        """Tokens to work with where nobody else does."""
+        """Return how many tokens may be computed with while no other model works."""
         return self._pool.total * 3 // 4 // self.bytes_a_token
 
     @property
     def tokens(self) -> int:
-        """Tokens to work with now."""
+        """Return how many tokens may be computed with now."""
         others = sum(each.used for each in self._pool.shares if each is not self)
         return max(0, self._pool.total * 3 // 4 - others) // self.bytes_a_token
 
     def use(self, tokens: int) -> None:
-        """Say how many are worked with from now on."""
+        """Record how many tokens are computed with from now on."""
         self.used = tokens * self.bytes_a_token
 
     def close(self) -> None:
@@ -83,7 +84,7 @@ _pools: dict[tuple[float | None, str], Pool] = {}
 
 
 def pool(given: float | None, device: torch.device) -> Pool:
-    """The process's own of this size, for this device."""
+    """Return the process's pool of this size (GiB) for this device; equal arguments give the same pool."""
     key = given, str(device)
     if key not in _pools:
         _pools[key] = Pool(given, device)
@@ -91,14 +92,14 @@ def pool(given: float | None, device: torch.device) -> Pool:
 
 
 def budget(given: float | None, device: torch.device | None = None) -> int:
-    """Bytes for keys and values. ``given``: GiB; None: three quarters of what is free now, less :data:`RESERVE`."""
+    """Return bytes for keys and values: ``given`` GiB, or three quarters of what is free, less :data:`RESERVE`."""
     if given is not None:
         return int(given * 2**30)
     return max(LEAST, (free(device) - RESERVE) * 3 // 4)
 
 
 def free(device: torch.device | None = None) -> int:
-    """Bytes that this process may still take: of the GPU's memory, or by its cgroups' limits and the machine's."""
+    """Return the bytes that this process may still take: the GPU's, or the least of its cgroups' and the machine's."""
     if device is not None and device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return max(0, min([_machine(), *_cgroups()]))
@@ -113,7 +114,7 @@ def _machine() -> int:
 
 
 def _cgroups() -> list[int]:
-    """What is left below the limit of each cgroup that this process is in, its own and those around it."""
+    """Return the bytes left below the limit of each cgroup that this process is in: its own and its parents."""
     found = []
     try:
         lines = [line.split(":", 2) for line in _OWN.read_text().splitlines()]
@@ -128,7 +129,7 @@ def _cgroups() -> list[int]:
             if not folder.is_relative_to(base):
                 break
             names = ("memory.max", "memory.current", "inactive_file")
-            if controllers:  # of the first version
+            if controllers:  # cgroups version 1
                 names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
             left = _left(folder, *names)
             if left is not None:
@@ -137,10 +138,10 @@ def _cgroups() -> list[int]:
 
 
 def _left(folder: Path, limit: str, current: str, cache: str) -> int | None:
-    """Files that can be dropped do not count. None: no limit, or no such cgroup."""
+    """Return the bytes left in a cgroup, where droppable file caches count as free; None without limit or cgroup."""
     try:
         most = (folder / limit).read_text().strip()
-        if most == "max" or int(most) >= 2**60:  # how the first version says that there is none
+        if most == "max" or int(most) >= 2**60:  # version 1 writes a huge number for no limit
             return None
         used = int((folder / current).read_text())
         held = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
@@ -150,7 +151,7 @@ def _left(folder: Path, limit: str, current: str, cache: str) -> int | None:
 
 
 def trim() -> None:
-    """Give freed memory back to the system: the C library keeps what lies between blocks that are in use."""
+    """Give freed memory back to the system. The C library keeps freed blocks that lie between used ones."""
     with suppress(OSError, AttributeError):  # no glibc
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""Reading prefixes in pieces: a long one takes many steps, and others get their next token in between."""
+"""Reading prefixes in pieces, so that other candidates get their next token while a long prefix is read."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ PIECE = 256  # tokens of a long prefix that are read at once
 
 @dataclass(eq=False, slots=True)
 class Reading:
-    """A prefix of which ``read`` tokens were read: into ``cache``, and at the end into ``kv``."""
+    """A prefix of which ``read`` tokens have been read into ``cache``; ``kv``: keys and values, once it is ``done``."""
 
     tokens: tuple[int, ...]
     usage: Usage
@@ -29,10 +29,10 @@ class Reading:
 
 
 def read_piece(model: Any, unread: Sequence[Reading], most: int) -> Iterator[tuple[Reading, int]]:
-    """Read a piece of the first ones, in this order; each with how many tokens were read of it.
+    """Read the first of the unread prefixes; yield each that was read, with how many of its tokens.
 
-    Short prefixes that fit ``most`` tokens together, padding included, are read whole and at once; a long one by
-    itself, a piece of it.
+    Short prefixes are read whole, as many at once as fit ``most`` tokens with their padding. Of a long prefix one piece
+    is read, by itself.
     """
     together: list[Reading] = []
     for reading in unread:
@@ -53,7 +53,7 @@ def read_piece(model: Any, unread: Sequence[Reading], most: int) -> Iterator[tup
 
 
 def _continue(model: Any, reading: Reading) -> int:
-    """Read the next piece of one prefix."""
+    """Read the next piece of one prefix; return its number of tokens."""
     piece = reading.tokens[reading.read : reading.read + PIECE]
     reading.cache, _ = extended(model, reading.cache, piece)
     reading.read += len(piece)
@@ -64,15 +64,15 @@ def _continue(model: Any, reading: Reading) -> int:
 
 
 def whole(cache: Any) -> KeyValues:
-    """Keys and values of transformers' cache of one prefix."""
+    """Return the keys and values in transformers' cache of one prefix."""
     (kv,) = rows_of(cache, [slice(None)])
     return kv
 
 
 def extended(model: Any, cache: Any, piece: Sequence[int], **options: Any) -> tuple[Any, Any]:
-    """transformers' cache with the keys and values of ``piece`` after the others, and the model's output on it.
+    """Read ``piece`` after a prefix; return transformers' cache with both, and the model's output on the piece.
 
-    cache  of one prefix, which is changed; None: of an empty one
+    cache  the prefix's, which is changed; None: the prefix is empty
     """
     start = 0 if cache is None else cache.get_seq_length()
     device = model.device
@@ -88,7 +88,7 @@ def extended(model: Any, cache: Any, piece: Sequence[int], **options: Any) -> tu
 
 
 def bytes_a_token(model: Any) -> int:
-    """Of keys and values."""
+    """Return the bytes of one token's keys and values."""
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

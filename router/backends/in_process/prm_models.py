@@ -1,4 +1,4 @@
-"""Published process reward models in this process, through transformers: modules for heads that it has no class for."""
+"""Published process reward models in this process, with classes for those that transformers has none for."""
 
 import asyncio
 import logging
@@ -61,7 +61,7 @@ _CLASSES: dict[str, Any] = {
 
 
 def load(spec: VerifierSpec) -> ReadingVerifier:
-    """The model in float32. Raises MissingWeights."""
+    """Load the model in float32. Raises MissingWeights."""
     if spec.model is None:
         raise MissingWeights(f"a {spec.kind} verifier needs a model: the folder or hub id of its weights")
     transformers_logging.disable_progress_bar()
@@ -81,7 +81,7 @@ def load(spec: VerifierSpec) -> ReadingVerifier:
 
 
 def _parts(readings: Sequence[Reading]) -> Iterator[list[int]]:
-    """Which to read together: of one length beside each other, up to :data:`TOKENS` with padding, one at least."""
+    """Yield the indices of readings of similar length to compute together, up to :data:`TOKENS` with padding."""
     part: list[int] = []
     for i in sorted(range(len(readings)), key=lambda i: len(readings[i].tokens)):
         if part and (len(part) + 1) * len(readings[i].tokens) > TOKENS:
@@ -93,7 +93,10 @@ def _parts(readings: Sequence[Reading]) -> Iterator[list[int]]:
 
 
 class TransformersReader:
-    """See :class:`router.backends.prm.Reader`. One thread of its own. ``labels``: of a language model's vocabulary."""
+    """See :class:`router.backends.prm.Reader`. Has a thread of its own.
+
+    labels  ids of the good and the bad label, for a language model whose next token is the verdict; else None
+    """
 
     def __init__(self, model: Any, labels: tuple[int, int] | None):
         self.model = model
@@ -128,7 +131,7 @@ class TransformersReader:
         return [self._read(row[list(reading.at)]) for row, reading in zip(hidden, readings, strict=True)]
 
     def _read(self, hidden: torch.Tensor) -> list[float]:
-        """Scores from the hidden states at the steps' positions."""
+        """Return scores from the hidden states at the steps' positions."""
         if self.labels:
             logits = self.model.get_output_embeddings()(hidden)[:, list(self.labels)]
             scores = logits.softmax(-1)[:, 0]

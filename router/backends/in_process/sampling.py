@@ -16,15 +16,15 @@ def sample(
     at_once: int,
     order: Sequence[int] | None = None,
 ) -> list[list[tuple[int, float]]]:
-    """Tokens, each with its log-probability at temperature 1: for every row one a random number.
+    """Draw for each row one token per random number; return each token with its log-probability at temperature 1.
 
     logits        [rows, vocabulary]
-    temperatures  one a row; 0 is greedy
-    numbers       in [0, 1), any count a row
+    temperatures  one for each row; 0 is greedy
+    numbers       for each row any count of random numbers in [0, 1)
     at_once       rows that are computed together: each takes memory of the vocabulary's size
-    order         which of the logits are each row's, where they come in another order
+    order         for each row the index of its logits; None: the same order
 
-    By inverse transform: a number draws the same token alone and in company.
+    Inverse transform sampling: a number draws the same token whatever other rows there are.
     """
     drawn: list[list[tuple[int, float]]] = []
     for start in range(0, len(numbers), at_once):
@@ -34,7 +34,7 @@ def sample(
 
 
 def confidences(logits: torch.Tensor, top: int, at_once: int) -> list[float]:
-    """Of each row the mean negative log-probability, at temperature 1, of its ``top`` likeliest tokens, in nats."""
+    """Return each row's mean negative log-probability, at temperature 1, of its ``top`` likeliest tokens, in nats."""
     found: list[float] = []
     for start in range(0, len(logits), at_once):
         few = logits[start : start + at_once].float()
@@ -46,7 +46,7 @@ def confidences(logits: torch.Tensor, top: int, at_once: int) -> list[float]:
 def _sample(
     logits: torch.Tensor, temperatures: Sequence[float], numbers: Sequence[Sequence[float]]
 ) -> list[list[tuple[int, float]]]:
-    """Weights are summed in blocks first: a draw then looks at the blocks' running sums and at one block.
+    """Draw as :func:`sample`. Weights are summed in blocks; a draw searches the blocks' running sums, then one block.
 
     Running sums over a vocabulary of 150,000 would take as long as a quarter of a small model's forward pass.
     """
@@ -67,13 +67,13 @@ def _sample(
     block = torch.searchsorted(ends, draws, right=True).clamp(max=ends.shape[1] - 1)
     begins = torch.where(block > 0, ends.gather(1, (block - 1).clamp(min=0)), 0.0)
     inside = blocks[torch.arange(rows, device=device)[:, None], block].cumsum(-1, dtype=torch.float64)
-    # Blocks are summed in 32 bits, their tokens in 64: what lies between the two sums is the block's last likely token.
+    # Blocks are summed in 32 bits, their tokens in 64: a number between the sums draws the block's last likely token.
     left = torch.minimum(draws - begins, inside[..., -1] * _BELOW)
     drawn = block * BLOCK + torch.searchsorted(inside, left[..., None], right=True)[..., 0].clamp(max=BLOCK - 1)
 
     tokens = drawn
     greedy = [row for row, temperature in enumerate(temperatures) if temperature == 0]
-    if greedy:  # looked for where needed only: it takes as long as all else
+    if greedy:  # only where needed: the search for the maximum takes as long as all else
         tokens[greedy] = less[greedy].argmax(-1, keepdim=True)
     log_probs = less.gather(1, tokens) - log_total[:, None]
     return [

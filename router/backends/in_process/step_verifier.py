@@ -25,16 +25,16 @@ from router.prompt import Prompt
 from strategies import Candidate
 
 _ENCODED = 64  # prompts whose token ids are kept
-_COPIES = 3  # of keys and values, while they are read on from
-_SCORES = 12  # bytes of attention's scores and their softmax, by head
+_COPIES = 3  # copies of keys and values in memory, while more tokens are read after them
+_SCORES = 12  # bytes of an attention score and its softmax, per head
 LOGITS = 1024  # rows of the vocabulary's size computed at once
 
 
 class StepVerifier:
     """A fine-tuned model that scores steps. See :class:`router.backends.Verifier`; ``HEADS`` has the kinds.
 
-    It shares the generator's tokenizer and worker thread. A search pays for each token once: the next round reads on
-    from where the last one ended, and equal candidates are read together.
+    It shares the generator's tokenizer and worker thread. A search pays for each token once: each round reads only what
+    is new since the last one, and equal candidates are read together.
     """
 
     def __init__(self, batcher: Batcher, model: Any, template: Template | ChatTemplate, spec: VerifierSpec):
@@ -47,7 +47,7 @@ class StepVerifier:
         self._encode = lru_cache(_ENCODED)(lambda prompt: encode(batcher.tokenizer, template.parts(prompt)))
         self.share = batcher.pool.share(bytes_a_token(model))
         self._read_before: PrefixCache[_Read] = PrefixCache(lambda: min(batcher.sizes.cached, self.share.kept))
-        self._columns_bytes: int = _SCORES * model.config.num_attention_heads  # of attention, by query and column
+        self._columns_bytes: int = _SCORES * model.config.num_attention_heads  # of attention, per query and column
 
     async def score(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage
@@ -79,7 +79,7 @@ class StepVerifier:
     # On the worker thread from here on. Counted where the work is done: what is cancelled before that costs nothing.
 
     def _score(self, asks: list["_Ask"]) -> Generator[None, None, list[list[tuple[float, ...]]]]:
-        """For each ask the step scores of its candidates, as many of the first ones as its room can read."""
+        """Return for each ask the step scores of its first candidates, as many as its room allows to read."""
         known = [self._affordable(ask) for ask in asks]
         starts = yield from self._begin([ask for ask, reads in zip(asks, known, strict=True) if None in reads])
         scored = [
@@ -99,7 +99,7 @@ class StepVerifier:
         return [[reading.read.scores for reading in readings] for readings in scored]
 
     def _affordable(self, ask: "_Ask") -> "list[_Read | None]":
-        """Of the first candidates those that the room can read: what this search read of each, None for nothing."""
+        """Return for each of the first candidates that the room allows what was read of it before, or None."""
         start = self._read_before.get(ask.key())
         known = [self._longest_read(ask, candidate) or start for candidate in ask.candidates]
         if ask.room is None:
@@ -112,7 +112,7 @@ class StepVerifier:
         return known[: sum(total <= ask.room for total in islice(totals, 1, None))]
 
     def _longest_read(self, ask: "_Ask", candidate: "_Steps") -> "_Read | None":
-        """The candidate's first steps, as many as this search has read before; None where it has read none."""
+        """Return the longest beginning of the candidate that this search has read before; None where there is none."""
         found = (self._read_before.get(ask.key(candidate.tokens[:end])) for end in reversed(candidate.ends))
         return next(filter(None, found), None)
 
@@ -146,7 +146,7 @@ class StepVerifier:
         return _Read(whole(cache), last, ())
 
     def _parts(self, readings: list["_Reading"]) -> Iterator[list["_Reading"]]:
-        """As many together as there is memory for, those of one length beside each other; one at least."""
+        """Split readings into parts that memory has room for, similar lengths together; each has at least one."""
         part: list[_Reading] = []
         for reading in sorted(readings, key=lambda each: each.read.length + len(each.new)):
             if part and self._bytes([*part, reading]) > self.share.tokens * self.share.bytes_a_token:
@@ -157,13 +157,13 @@ class StepVerifier:
             yield part
 
     def _bytes(self, readings: list["_Reading"]) -> int:
-        """That reading them together takes: copies of keys and values, and the attention of a piece."""
+        """Return the bytes that reading them together takes: copies of keys and values, and attention of a piece."""
         before, after = max(each.read.length for each in readings), max(len(each.new) for each in readings)
         columns = len(readings) * (before + after)
         return columns * (_COPIES * self.share.bytes_a_token + min(after, PIECE) * self._columns_bytes)
 
     def _read(self, readings: list["_Reading"]) -> Generator[None, None, None]:
-        """Read the new tokens of each candidate after those that are known: left-padded to right-padded."""
+        """Read each candidate's new tokens (right-padded) after those read before (left-padded)."""
         device = self.network.device
         known = [reading.read for reading in readings]
         before, after = max(read.length for read in known), max(len(reading.new) for reading in readings)
@@ -207,7 +207,7 @@ class StepVerifier:
 
 @dataclass(frozen=True, slots=True)
 class _Steps:
-    """A candidate as the verifier reads it; ``ends``: how many of ``tokens`` come up to the end of each step."""
+    """A candidate as the verifier reads it. ``ends``: number of tokens up to the end of each step."""
 
     tokens: tuple[int, ...]
     ends: tuple[int, ...]
@@ -215,7 +215,7 @@ class _Steps:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """Paths of one search that continue one prompt, to be scored with ``room`` more tokens read; None: with any."""
+    """Candidates of one search to score. ``room``: most tokens that may be read for it; None: no cap."""
 
     prompt: tuple[int, ...]
     candidates: list[_Steps]
@@ -223,7 +223,7 @@ class _Ask:
     usage: Usage
 
     def key(self, written: tuple[int, ...] = ()) -> PrefixKey:
-        """Of the prompt and what was written after it, as read for this search."""
+        """Return the cache key, for this search, of the prompt followed by ``written`` tokens."""
         return id(self.usage), self.prompt + written
 
 
@@ -231,8 +231,10 @@ class _Ask:
 class _Read:
     """A prompt and the first steps of a candidate, as the verifier has read them.
 
-    last      hidden state after the last token, [size];  scores  of the steps
-    log_prob  of the steps' ``written`` tokens under the verifier, 0 where it does not look at that
+    last      hidden state after the last token, [size]
+    scores    one for each step
+    written   tokens of the steps
+    log_prob  sum of these tokens' log-probabilities under the verifier; 0 where its kind does not use them
     """
 
     kv: KeyValues
@@ -256,12 +258,12 @@ class _Reading:
 
     @property
     def new(self) -> tuple[int, ...]:
-        """Its tokens that have not been read."""
+        """Return its tokens that have not been read."""
         return self.candidate.tokens[self.read.written :]
 
     @property
     def ends(self) -> list[int]:
-        """Which of the new tokens end a step."""
+        """Return the indices of the new tokens that end a step."""
         return [end - self.read.written - 1 for end in self.candidate.ends[len(self.read.scores) :]]
 
 
@@ -269,7 +271,7 @@ _Judged = list[tuple[tuple[float, ...], float]]  # for each reading the scores o
 
 
 def _head(model: Any, readings: list[_Reading], states: torch.Tensor, ids: torch.Tensor) -> _Judged:
-    """A process reward model's: one logit at the last token of each step."""
+    """Score with a process reward model: the sigmoid of one logit at the last token of each step."""
     ends = [reading.ends for reading in readings]
     rows = [row for row, each in enumerate(ends) for _ in each]
     scores = iter(model.score(states[rows, list(chain(*ends))])[:, 0].float().sigmoid().tolist())
@@ -277,9 +279,10 @@ def _head(model: Any, readings: list[_Reading], states: torch.Tensor, ids: torch
 
 
 def _likelihood(model: Any, readings: list[_Reading], states: torch.Tensor, ids: torch.Tensor) -> _Judged:
-    """A language model's that knows the task better than the generator: how likely it finds the tokens so far.
+    """Score with a language model that knows the task better than the generator: how likely it finds the tokens so far.
 
-    The exponentiated mean log-probability, as :class:`router.backends.LogProbability` has it from the generator.
+    The score is the exponentiated mean log-probability. :class:`router.backends.log_probability.LogProbability`
+    computes the same from the generator's own.
     """
     predicting = torch.cat([torch.stack([reading.read.last for reading in readings])[:, None], states[:, :-1]], 1)
     lengths = torch.tensor([len(reading.new) for reading in readings], device=states.device)

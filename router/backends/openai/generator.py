@@ -1,8 +1,7 @@
 """A generator on a chat completions endpoint.
 
-Samples of one prompt are one request where the server takes ``n``; where it ignores or refuses it, as many requests as
-are needed, each with a seed of its own. Answers are streamed: what a cancelled or lost request had written is known,
-and paid.
+Samples of one prompt are one request where the server supports ``n``. Otherwise they are several requests, each with a
+seed of its own. Answers are streamed, so that the tokens of a cancelled or lost request are known and billed.
 """
 
 import asyncio
@@ -29,8 +28,8 @@ from router.prompt import Prompt
 from strategies import Candidate
 
 PATH = "/chat/completions"
-CHARACTERS = 4  # a token of a prompt that the server has not counted yet
-LOSSES = 3  # times that answers of one call may break off before the call is given up
+CHARACTERS = 4  # per token: an estimate, for prompts whose tokens the server has not counted
+LOSSES = 3  # a call is given up when its answers have broken off this many times
 _TOO_LONG = re.compile(r"context|too long|maximum.{0,20}(length|tokens)", re.IGNORECASE)
 
 log = logging.getLogger(__name__)
@@ -40,9 +39,11 @@ log = logging.getLogger(__name__)
 class _Row:
     """One candidate to be written.
 
-    cap     tokens that the present request may write;  capped  whether the longest solution has more
-    thought  what it has thought already, where that is all that it wrote: it is asked to answer now
-    done    what came of it
+    cap      tokens that the present request may write
+    capped   whether ``cap`` is below the tokens of the longest solution
+    sample   what the present request has written so far
+    thought  its thought, where that filled the whole answer: the model is then asked for the answer alone
+    done     the finished candidate
     """
 
     index: int
@@ -55,9 +56,9 @@ class _Row:
 
 
 class OpenAIGenerator:
-    """See :class:`router.backends.Generator`; it writes whole solutions only.
+    """See :class:`router.backends.Generator`. It writes whole solutions only.
 
-    ``log_probs``: whether candidates have them, where the server gives them.
+    ``log_probs``: whether to ask for log-probabilities.
     """
 
     def __init__(self, replicas: Replicas, spec: ModelSpec, template: OwnTemplate, *, log_probs: bool = True):
@@ -68,15 +69,15 @@ class OpenAIGenerator:
         self.endpoint = spec.endpoint or Endpoint()
         self.log_probs = log_probs and self.endpoint.log_probs
         self.counted = Usage()  # what the servers reported, over all calls
-        self.at_once: int | None = None  # samples of one request; None: as many as are wanted
+        self.at_once: int | None = None  # most samples of one request; None: no limit is known
         self.slots = Slots(replicas)
-        self._told: set[str] = set()  # what was said once of a server
-        # See ``backends.Prefers``; what a model that thinks says first is no verdict.
+        self._told: set[str] = set()  # warnings that were logged; each is logged once
+        # See ``backends.Prefers``. The first token of a model that thinks is no answer.
         self.prefer = self._prefer if self.endpoint.log_probs and not spec.thinking else None
         self.chat = ChatEndpoint(replicas, PATH, self._name)
 
     async def _name(self) -> str:
-        """What the server calls the model."""
+        """Return the server's name for the model."""
         return self.spec.adapter or self.spec.model
 
     async def extend(
@@ -92,15 +93,15 @@ class OpenAIGenerator:
         usage: Usage,
         longest: int | None = None,
     ) -> list[Candidate]:
-        """See ``backends.Generator``. Greedy rows are written, and billed, once.
+        """See ``backends.Generator``. Equal greedy candidates are written, and billed, once.
 
-        Raises InvalidRequest where steps are asked for, or a candidate is begun: nothing continues one here.
+        Raises InvalidRequest where ``steps`` is given or a candidate has steps: the endpoint can't continue them.
         """
         rows = [_Row(index, candidate) for index, candidate in enumerate(candidates) if candidate.end is None]
         if steps is not None or any(row.candidate.steps for row in rows):
             raise InvalidRequest(
                 "options.arm",
-                "a chat completions endpoint writes whole solutions, no steps of them; ask for another arm",
+                "a chat completions endpoint writes only whole solutions, not single steps; ask for another arm",
                 reason="ARM_INVALID",
             )
         thinking = (self.spec.thinking.budget or 0) if self.spec.thinking else 0
@@ -112,7 +113,7 @@ class OpenAIGenerator:
             async with asyncio.timeout_at(until):
                 await self._write(call, rows)
         except TimeoutError:
-            pass  # what is not done is cut
+            pass  # candidates that are not done are cut
         result = list(candidates)
         for row in rows:
             made = row.done or self._made([row], None)[0]
@@ -120,7 +121,7 @@ class OpenAIGenerator:
         return result
 
     async def _write(self, call: "_Call", rows: Sequence[_Row]) -> None:
-        """Ask until every row is done or no token is left. What broke off is asked for again, elsewhere."""
+        """Send requests until every row is done or no token is left. Repeat a lost request at another server."""
         losses = 0
         while writing := self._share(call, [row for row in rows if row.done is None]):
             groups: dict[tuple[tuple[str, ...], str | None, int], list[_Row]] = {}
@@ -141,7 +142,7 @@ class OpenAIGenerator:
                     raise error
 
     def _share(self, call: "_Call", rows: Sequence[_Row]) -> list[_Row]:
-        """The rows that may be written, each with its part of the tokens left: together they can't pass the cap."""
+        """Return the rows that may be written. Their ``cap`` is an equal part of the tokens left."""
         left = call.tokens_left
         for i, row in enumerate(rows):
             share = call.longest if left is None else left // len(rows) + (i < left % len(rows))
@@ -149,7 +150,10 @@ class OpenAIGenerator:
         return [row for row in rows if row.cap > 0]
 
     async def _ask(self, call: "_Call", rows: Sequence[_Row]) -> None:
-        """One request: rows with equal messages and caps. Raises Lost, _TooMany, InvalidRequest, EngineUnavailable."""
+        """Send one request, for rows with equal messages and caps, and read its answer.
+
+        Raises Lost, _TooMany, InvalidRequest, EngineUnavailable.
+        """
         samples = [Sample() for _ in (rows[:1] if call.greedy else rows)]
         for i, row in enumerate(rows):
             row.sample = samples[0 if call.greedy else i]
@@ -246,7 +250,7 @@ class OpenAIGenerator:
         return {key: value for key, value in body.items() if value is not None}
 
     def _understood(self, error: Unfit, n: int) -> Exception:
-        """What a refused request means: the prompt is too long, or ``n`` is too large, or it is what it says."""
+        """Return the error that a refusal means: the prompt is too long, ``n`` is too large, or ``error`` itself."""
         if _TOO_LONG.search(error.said):
             return InvalidRequest("prompt", f"prompt is too long: {error.said}", reason="PROMPT_TOO_LONG")
         if n == 1:
@@ -292,7 +296,7 @@ class OpenAIGenerator:
 
 
 class _TooMany(Exception):
-    """A request wanted more samples than the server gives at once; ``at_once`` is lower now."""
+    """A request wanted more samples than the server gives at once. ``at_once`` has been lowered; send it again."""
 
 
 @dataclass(eq=False, slots=True)
@@ -300,7 +304,7 @@ class _Call:
     """What all rows of one call have in common.
 
     longest      tokens of the longest solution
-    tokens_left  of the cap over all of them; None without one
+    tokens_left  tokens that all rows together may still write; None: no cap
     """
 
     prompt: Prompt
@@ -320,14 +324,14 @@ class _Call:
             self.tokens_left = max(0, self.tokens_left - tokens)
 
     def draw(self, index: int) -> int:
-        """A seed for the next request; 31 bits are what every server takes."""
+        """Return a seed for the next request, of 31 bits, which every server takes."""
         self.requests += 1
         return Random(f"{self.seed}/{self.requests}/{index}").getrandbits(31)
 
 
 @dataclass(eq=False, slots=True)
 class _Spent:
-    """Tokens of one request: of the prompt, estimated, and those generated so far."""
+    """Tokens of one request: an estimate of the prompt's, and those generated so far."""
 
     prompt: int
     generated: int = 0

@@ -9,8 +9,8 @@ from router.backends.openai.samples import LARGEST_COUNT
 from router.backends.replicas import Replicas
 from router.prompt import Prompt
 
-LIKELIEST = 20  # first tokens that are looked at: as many as servers show
-_FRAME = 64  # tokens that a chat template puts around the messages, at most
+LIKELIEST = 20  # likeliest first tokens asked for: the most that servers show
+_FRAME = 64  # most tokens that a chat template puts around the messages
 
 
 async def prefer(
@@ -24,8 +24,8 @@ async def prefer(
 ) -> list[float | None]:
     """See :class:`router.backends.Prefers`. ``bodies``: each prompt with the request for it.
 
-    Only the server counts tokens, so a prompt is asked where as many tokens as it has bytes are left. None also where
-    neither answer is among the likeliest.
+    Tokens are unknown until the server counts them, so a prompt counts as one token a byte against ``max_tokens``. A
+    prompt is None also where neither answer is among the likeliest.
     """
     found: list[float | None] = []
     left = max_tokens

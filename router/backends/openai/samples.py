@@ -1,4 +1,4 @@
-"""What a chat completions endpoint streams back, put together to candidates."""
+"""Builds candidates from what a chat completions endpoint streams back."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,19 +9,20 @@ from typing import Any
 from router.backends.steps import End, split_text
 from strategies import Candidate
 
-LARGEST_COUNT = 2**24  # tokens of one request; contexts are far smaller
+LARGEST_COUNT = 2**24  # tokens of one request: a larger number is an error, since contexts are far smaller
 OPEN, CLOSE = "<think>", "</think>"  # around a thought that the server leaves in the text
 
-# What servers say of a solution that the model ended. A call of a tool that nobody offered is an ending, too.
+# Values of finish_reason for a solution that the model ended. A call of a tool that nobody offered is an ending, too.
 _ENDED = {"stop", "eos", "end_turn", "tool_calls", "function_call"}
 
 
 @dataclass(eq=False, slots=True)
 class Sample:
-    """One choice, as far as it has come.
+    """One choice of a chat completion, as far as it has arrived.
 
     entries  bytes and log-probability of each token, where the server gives them
-    pieces, thought_pieces  events with text, with a thought: mostly one a token
+    pieces, thought_pieces  number of events with text, and with a thought: mostly one event a token
+    reason   finish_reason; None before the end
     """
 
     text: str = ""
@@ -32,9 +33,9 @@ class Sample:
     reason: str | None = None
 
     def take(self, choice: Mapping[str, Any]) -> int:
-        """Add what an event says of it; returns the tokens that these are, by what can be counted; an end is one.
+        """Add an event's text; return its number of tokens, estimated where it lists none. An end counts as one token.
 
-        Raises a LookupError, TypeError or ValueError where it is none.
+        Raises LookupError, TypeError or ValueError where ``choice`` is malformed.
         """
         delta = choice.get("delta") or choice.get("message") or {}
         text = _text(delta.get("content")) or _text(delta.get("refusal"))
@@ -54,16 +55,16 @@ class Sample:
 
     @property
     def shown(self) -> int:
-        """Tokens that events showed. Some servers show the one that ends the sequence, too."""
+        """Return the number of tokens that events showed. Some servers also show the end-of-sequence token."""
         return max(len(self.entries), self.pieces + self.thought_pieces)
 
     @property
     def seen(self) -> int:
-        """The same, with one for its end."""
+        """Return the tokens shown, and one more where the model ended the solution."""
         return self.shown + (self.reason in _ENDED)
 
     def end(self, capped: bool) -> End:
-        """``capped``: it was given less room than the longest solution has."""
+        """Return how it ended. ``capped``: whether the request allowed fewer tokens than the longest solution."""
         if self.reason in _ENDED:
             return "stop"
         return "cut" if capped or self.reason is None else "length"
@@ -71,7 +72,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Reported:
-    """What the server says it spent. ``thinking`` None: it does not say."""
+    """The tokens of one request according to the server. ``thinking``: None where the server does not report it."""
 
     prompt: int = 0
     cached: int = 0
@@ -80,9 +81,10 @@ class Reported:
 
     @classmethod
     def of(cls, events: Sequence[Mapping[str, Any]]) -> "Reported | None":
-        """From the events that have usage; None without any. Raises ValueError, TypeError.
+        """Sum up the events that have usage; return None without any. Raises ValueError, TypeError.
 
-        One that comes by itself is the whole request's, or one choice's; one beside text is the sum so far.
+        Usage in an event without text is that of the whole request, or of one choice. Usage beside text is a running
+        total, of which the last counts.
         """
         alone = [event for event in events if not event.get("choices")] or list(events[-1:])
         if not alone:
@@ -91,7 +93,7 @@ class Reported:
         thinking = [usage.thinking for usage in each if usage.thinking is not None]
         return cls(
             max(usage.prompt for usage in each),
-            each[0].cached,  # the choices after the first one find the prompt there
+            each[0].cached,  # later choices find the prompt in the cache because the first has read it
             sum(usage.generated for usage in each),
             sum(thinking) if thinking else None,
         )
@@ -113,9 +115,9 @@ class Reported:
 def candidates(
     samples: Sequence[tuple[Candidate, Sample, bool]], reported: Reported | None, delimiter: str
 ) -> list[Candidate]:
-    """The candidates with what was written. ``samples``: of one request, each with whether it was capped.
+    """Return one request's candidates with what was written. ``samples``: candidate, its sample, whether it was capped.
 
-    Where the server counts only all choices together, each has its part of that by what was seen of it.
+    Where the server reports tokens only for all samples together, they are split in proportion to what was seen.
     """
     seen = [sample.seen for _, sample, _ in samples]
     counts = counted([sample for _, sample, _ in samples], reported)
@@ -129,7 +131,7 @@ def candidates(
         steps = split_text(text, delimiter)
         listed = _by_step(sample.entries, steps)
         thought = min(count, known or _part(count, inline, sample.text))
-        if listed:  # what is none of a step's was a thought, or a token without text
+        if listed:  # a token that belongs to no step was part of a thought, or has no text
             unlisted = max(0, count - sum(n for n, _ in listed) - (end == "stop"))
             thought = unlisted if thought else 0
             listed[-1] = (listed[-1][0] + unlisted - thought, listed[-1][1])
@@ -150,9 +152,9 @@ def candidates(
 
 
 def counted(samples: Sequence[Sample], reported: Reported | None) -> list[int]:
-    """Tokens of each sample, thought and end included: what was seen, unless the server says what may be right.
+    """Return the tokens of each sample, thought and end included: the server's count if plausible, else what was seen.
 
-    One that says less than it showed has counted one of its samples only.
+    A server that reports fewer tokens than it showed has counted only one of its samples.
     """
     shown, seen = [sample.shown for sample in samples], [sample.seen for sample in samples]
     if reported is None or reported.generated < sum(shown) or reported.generated == sum(seen):
@@ -161,7 +163,7 @@ def counted(samples: Sequence[Sample], reported: Reported | None) -> list[int]:
 
 
 def _without_thought(text: str) -> tuple[str, str]:
-    """The answer, and the thought that stands before it: one that was not closed is all there is."""
+    """Split a text into the answer and the thought before it. A thought that is not closed leaves no answer."""
     before, close, after = text.partition(CLOSE)
     if close and (before.lstrip().startswith(OPEN) or OPEN not in before):
         return after.lstrip("\n"), before.replace(OPEN, "", 1)
@@ -175,9 +177,9 @@ def _part(count: int, part: str, whole: str) -> int:
 
 
 def _by_step(entries: Sequence[tuple[bytes, float]], steps: Sequence[str]) -> list[tuple[int, float]]:
-    """Number of tokens and sum of log-probabilities of each step; [] where the tokens are not those of the text.
+    """Return each step's number of tokens and sum of log-probabilities; [] where the tokens don't spell the text.
 
-    Those of a thought come before them, those that end the text after them.
+    Tokens of a thought come before the text's, end-of-sequence tokens after them; both are left out.
     """
     text = "".join(steps).encode()
     written = b"".join(token for token, _ in entries)
@@ -187,14 +189,14 @@ def _by_step(entries: Sequence[tuple[bytes, float]], steps: Sequence[str]) -> li
     ends = list(accumulate((len(step.encode()) for step in steps), initial=start))
     found: list[tuple[int, float]] = []
     for begin, end in pairwise(ends):
-        # A token belongs to the step that it begins in; one without bytes to none.
+        # A token belongs to the step that it begins in. A token without bytes belongs to none.
         own = [log_prob for (token, log_prob), at in zip(entries, begins, strict=False) if token and begin <= at < end]
         found.append((len(own), sum(own)))
     return found if all(count for count, _ in found) else []
 
 
 def shares(total: int, parts: Sequence[int]) -> list[int]:
-    """``total`` split like ``parts``, in whole numbers that sum to it."""
+    """Split ``total`` in proportion to ``parts``, into whole numbers that sum to it."""
     whole = sum(parts)
     if not whole:
         return [total, *[0] * (len(parts) - 1)][: len(parts)]
@@ -216,7 +218,7 @@ def _bytes(entry: Mapping[str, Any]) -> bytes:
 
 
 def _log_prob(value: Any) -> float:
-    if not -inf < value < 0.01:  # 0 but for rounding
+    if not -inf < value < 0.01:  # at most 0, but for rounding
         raise ValueError(f"a log-probability of {value}")
     return float(value)
 

@@ -1,4 +1,4 @@
-"""How long a server's model is to think, and what becomes of a thought that filled the whole answer."""
+"""Tells a server how long its model is to think, and asks again where a thought left no room for an answer."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ HURRY = "The time to think is up. Give the final answer now, by what you have fo
 
 
 def ask(body: dict[str, Any], thinking: Thinking | None, *, hurried: bool) -> None:
-    """Add to a request how long to think; ``hurried``: not at all, as far as the server can be told."""
+    """Add to a request how long to think. ``hurried``: ask for no thought at all, where the server can be told."""
     if thinking is None:
         return
     if thinking.effort and not hurried:
@@ -24,17 +24,17 @@ def ask(body: dict[str, Any], thinking: Thinking | None, *, hurried: bool) -> No
 
 
 def hurry(thought: Candidate) -> list[dict[str, str]]:
-    """Turns that ask for the answer after a thought that was cut."""
+    """Return messages that show the model its cut thought and ask for the answer."""
     return [{"role": "assistant", "content": thought.reasoning}, {"role": "user", "content": HURRY}]
 
 
 def was_cut(candidate: Candidate) -> bool:
-    """Whether it is a thought and no answer, because it met the longest solution."""
+    """Tell whether the candidate is a thought without an answer because it reached the longest solution."""
     return candidate.end == "length" and not candidate.text.strip() and bool(candidate.reasoning)
 
 
 def joined(thought: Candidate, answer: Candidate) -> Candidate:
-    """The answer, with all that was thought before it."""
+    """Return the answer, with the earlier thought put before its own."""
     return replace(
         answer,
         reasoning="\n\n".join(filter(None, (thought.reasoning, answer.reasoning))),

@@ -1,6 +1,7 @@
-"""Kinds of verifiers that any engine's models can have. To add one: a module, and a line here.
+"""Kinds of verifiers that work with any engine. To add one, write its module and a line here.
 
-What reads a model's insides (a process reward model, a likelihood) is the engines' own: see ``backends.registry``.
+Verifiers that need a model's hidden states or logits (process reward model, likelihood) belong to the engines: see
+``backends.registry``.
 """
 
 from collections.abc import Mapping
@@ -15,12 +16,12 @@ from router.schema import read
 class Kind:
     """A kind of verifier.
 
-    module     has ``Options``, a dataclass of what models.json may say of it, and ``load(spec, options, generator)``;
-               imported on use
-    asks       it asks one of the bundle's models, whose name is the spec's ``model``
-    runs_code  it needs --allow-code
-    whole      it scores whole solutions only, not the steps of one that goes on
-    scores     it scores at all
+    module     a module with ``Options``, a dataclass of its settings in models.json, and
+               ``load(spec, options, generator)``; imported on use
+    asks       whether it asks one of the bundle's models, named by the spec's ``model``
+    runs_code  whether it needs --allow-code
+    whole      whether it scores whole solutions only, not the steps of an unfinished one
+    scores     whether it gives scores at all
     """
 
     module: str
@@ -37,7 +38,7 @@ KINDS: Mapping[str, Kind] = {
     "lowest_window": Kind("router.backends.verifiers.lowest_window", whole=False),
     "written_tests": Kind("router.backends.verifiers.written_tests", asks=True, runs_code=True),
 }
-_ENGINES = Kind("", whole=False)  # what the engines' own are like
+_ENGINES = Kind("", whole=False)  # stands for all kinds that belong to the engines
 
 
 def kind_of(name: str) -> Kind:
@@ -45,7 +46,7 @@ def kind_of(name: str) -> Kind:
 
 
 def options_of(name: str, given: Mapping[str, Any]) -> Any:
-    """The options of a kind. Raises ValueError naming what is wrong."""
+    """Return the options of a kind, checked. Raises ValueError, which names what is wrong."""
     if name not in KINDS:
         if given:
             raise ValueError(f"verifier.options.{next(iter(given))}: a {name!r} verifier has no options")
@@ -57,6 +58,6 @@ def options_of(name: str, given: Mapping[str, Any]) -> Any:
 
 
 def filled(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All options, those left out as they are by default: a bundle says what it was measured with."""
+    """Return all options, with defaults for those left out, since a bundle records what it was measured with."""
     options = options_of(name, given)
     return {} if options is None else asdict(options)

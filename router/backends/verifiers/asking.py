@@ -4,5 +4,5 @@ import re
 
 
 def filled_in(template: str, **texts: str) -> str:
-    """The template with each {name} replaced. What is put in is not looked at: it may have braces of its own."""
+    """Return the template with each {name} replaced by its text. Braces in the texts stay as they are."""
     return re.sub(r"\{(\w+)\}", lambda match: texts.get(match[1], match[0]), template)

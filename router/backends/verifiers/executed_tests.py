@@ -13,7 +13,7 @@ from strategies import Candidate
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """There are none."""
+    """This verifier has no options."""
 
     __pydantic_config__ = STRICT
 
@@ -21,13 +21,14 @@ class Options:
 class ExecutedTests:
     """Asks a prompt's task what share of the tests each solution passes (``task.share``). No model reads anything.
 
-    Where a prompt has no tests, or its task runs none, solutions stay unscored: arms by score then go by votes.
+    Where a prompt has no tests, or its task runs none, solutions stay unscored. Arms that choose by score then choose
+    by votes.
     """
 
     parameters = 0
 
     def __init__(self, task: Any = None, model: str | None = None):
-        """task: of the prompt;  model: on whose line of the bill what it took stands"""
+        """task: the prompt's task;  model: name of the model on whose line of the bill the verifier's cost stands"""
         self._task = task
         self.model = model
 

@@ -1,7 +1,7 @@
-"""A model that is asked whether a solution is right: its probability of saying yes is the score.
+"""A model that is asked whether a solution is right. Its probability of saying yes is the score.
 
-It is read off the next token's probabilities where the model's engine gives them, else verdicts are sampled and
-counted.
+The probability is read off the next token's probabilities where the model's engine gives them. Otherwise verdicts are
+sampled and counted.
 """
 
 import re
@@ -32,13 +32,13 @@ Is the proposed solution right? Reply with one word, {yes} or {no}."""
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What models.json may say.
+    """The judge's settings in models.json.
 
-    prompt      what the model is asked, with {question}, {solution}, {yes} and {no}
+    prompt      the question to the model, with {question}, {solution}, {yes} and {no}
     yes, no     the two verdicts
     sampled     sample verdicts even where the engine gives probabilities: for models that think first
-    samples     verdicts that are sampled of a solution
-    max_tokens  of a sampled verdict
+    samples     number of verdicts sampled for each solution
+    max_tokens  most tokens of a sampled verdict
     """
 
     __pydantic_config__ = STRICT
@@ -52,16 +52,16 @@ class Options:
 
 
 class Judge:
-    """``model``: its name in the bundle, on whose line of the bill its reading stands.
+    """Scores whole solutions by the model's verdict; each step of a solution gets the score of the whole.
 
-    Only what could be chosen is judged: solutions that were cut, or state no answer, stay unscored, and so do those
-    that the model has no room for. Each step of a solution has the score of the whole.
+    Solutions that could not be chosen, since they were cut or state no answer, stay unscored. So do solutions that the
+    model has no room for. ``model``: the model's name in the bundle and on the bill.
     """
 
     def __init__(
         self, generator: Generator, model: str, options: Options, may_generate: Callable[[], int | None] = lambda: None
     ):
-        """may_generate: tokens that may still be written for the prompt; None: any number"""
+        """may_generate: returns how many tokens may still be written for the prompt; None: any number."""
         self.model = model
         self.parameters = generator.parameters
         self._generator, self._options, self._may_generate = generator, options, may_generate
@@ -97,12 +97,12 @@ class Judge:
         return Prompt.of(text)
 
     async def _sampled(self, asks: Sequence[Prompt], max_tokens: int | None, usage: Usage) -> list[float | None]:
-        """Share of the verdicts that are yes, one of each added: no number of verdicts makes sure."""
+        """Return the share of sampled verdicts that are yes, after adding one yes and one no, so never 0 or 1."""
         found: list[float | None] = []
         spent = 0
         for ask in asks:
             left, read = self._may_generate(), Usage()
-            # A token has a byte at least, and the template some: what is asked for stays within the cap.
+            # The prompt has at most one token a byte, and the template adds a few: so the cap can't be exceeded.
             longest = len(ask.question.encode(errors="replace")) + 256
             if left == 0 or (max_tokens is not None and spent + longest > max_tokens):
                 found.append(None)
@@ -132,11 +132,11 @@ class Judge:
         return found
 
     async def close(self) -> None:
-        """Its model is the bundle's, and closed as such."""
+        """Do nothing: its model is one of the bundle's, and is closed with those."""
 
 
 def _stands(candidate: Candidate) -> bool:
-    """Whether it could be chosen. One from a file says neither how it ended nor what it answers."""
+    """Tell whether the candidate could be chosen. One from a file says neither how it ended nor what it answers."""
     return bool(candidate.steps) and (candidate.end is None or (candidate.finished and candidate.answer is not None))
 
 

@@ -1,7 +1,8 @@
-"""Token confidence where it was lowest (DeepConf, arXiv 2508.15260): one unsure passage tells more than the mean.
+"""The lowest token confidence within a solution (DeepConf, arXiv 2508.15260, section 3): tells more than the mean.
 
-How sure a model is of a token is the mean negative log-probability of the likeliest ones: the more the first stands
-out, the less likely the others are. The score is the mean over the window of tokens where that is least.
+A token's confidence is the mean negative log-probability of the likeliest tokens at its place. It is high where one
+token stands out, since the others are then unlikely. A solution's score comes from the window of tokens with the lowest
+mean confidence.
 """
 
 from collections.abc import Sequence
@@ -17,14 +18,15 @@ from router.prompt import Prompt
 from router.schema import STRICT, Positive
 from strategies import Candidate
 
-_SCALE = 10.0  # nats: a confidence, 0 to 20 or so, becomes a score in [0, 1)
+_SCALE = 10.0  # nats: turns a confidence, about 0 to 20, into a score in [0, 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``window``: tokens whose confidences are averaged. The paper's 2048 are for thoughts of tens of thousands.
+    """The verifier's settings in models.json.
 
-    top     likeliest tokens that are looked at; vLLM gives 20 unless it is told otherwise
+    window  tokens whose confidences are averaged; the paper's 2048 are for thoughts of tens of thousands
+    top     number of likeliest tokens that a confidence is computed from; vLLM gives at most 20 by default
     """
 
     __pydantic_config__ = STRICT
@@ -34,10 +36,11 @@ class Options:
 
 
 class LowestWindow:
-    """It costs nothing: the probabilities were computed while sampling. Without them there is no score.
+    """Scores steps by lowest confidence. Costs nothing, since the engine computed the probabilities while sampling.
 
-    A step's score is 1 - exp(-c / 10), c the lowest mean of a window that ends within the solution so far, in nats; of
-    the whole while it is shorter than a window. Only the order means something, until it is calibrated.
+    A step's score is 1 - exp(-c / 10). c is the lowest mean confidence, in nats, of a window that ends by the step's
+    end, or the mean of all tokens so far where they fill no window. Until they are calibrated, scores only rank
+    solutions. Solutions without probabilities stay unscored.
     """
 
     parameters = 0
@@ -56,7 +59,7 @@ class LowestWindow:
             return None
         sums = list(accumulate(candidate.confidences, initial=0.0))
         means = [(sums[end] - sums[max(0, end - self._window)]) / min(end, self._window) for end in range(1, len(sums))]
-        # Windows that are not full count only as long as there is no full one.
+        # A window that is not full counts only where there is no full one.
         lowest = list(accumulate(means[self._window - 1 :], min))
         found = [means[end - 1] if end < self._window else lowest[end - self._window] for end in ends]
         return tuple(1 - exp(-max(0.0, each) / _SCALE) for each in found)

@@ -1,4 +1,4 @@
-"""No verifier: nothing is scored, and only arms run that need no scores."""
+"""No verifier: nothing is scored, and only arms that need no scores can run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from strategies import Candidate
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """There are none."""
+    """This verifier has no options."""
 
     __pydantic_config__ = STRICT
 
 
 class NoVerifier:
-    """Gives back what it is given. It costs nothing."""
+    """Returns candidates unscored, at no cost."""
 
     parameters = 0
 

@@ -1,7 +1,7 @@
-"""Tests that a model writes as a verifier, beside the caller's: a solution's score is the share of them that it passes.
+"""A verifier by tests that a model writes, besides the caller's: a solution's score is the share of tests it passes.
 
-One model writes them once a prompt and search, for all its solutions. Their calls also are what solutions are compared
-on, so votes are told apart by more behaviour than the caller's tests show.
+The model writes tests once for each search, for all solutions. Solutions are also compared by their results on these
+tests' calls, so that votes tell apart solutions that agree on the caller's tests alone.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from router.prompt import Prompt
 from router.schema import STRICT, Positive
 from strategies import Candidate
 
-# The task is somebody else's: a small model that reads it as its own solves it once more.
+# The prompt calls the task somebody else's, since a small model would otherwise just solve it once more.
 PROMPT = """Here is a task in Python, which somebody else solves:
 
 {question}
@@ -28,10 +28,11 @@ with one code block that holds these lines and nothing else."""
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``prompt``: what the model is asked, with {question}, {count} and {function}, its name
+    """The verifier's settings in models.json.
 
-    count       tests that are kept, at most
-    max_tokens  that it may write
+    prompt      the request to the model, with {question}, {count} and {function}, the name of the function to test
+    count       most tests that are kept
+    max_tokens  most tokens that the model writes
     """
 
     __pydantic_config__ = STRICT
@@ -42,7 +43,7 @@ class Options:
 
 
 class WrittenTests(ExecutedTests):
-    """``model``: name of the model that writes the tests, on whose line of the bill they stand."""
+    """Scores by the caller's and the written tests. ``model``: name of the model that writes tests, as on the bill."""
 
     def __init__(self, generator: Generator, model: str, options: Options):
         super().__init__(None, model)

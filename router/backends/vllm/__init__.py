@@ -1,4 +1,4 @@
-"""Models on vLLM's OpenAI-compatible server, or on several of them."""
+"""Models on one or several of vLLM's OpenAI-compatible servers."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,11 +19,11 @@ from router.errors import InvalidRequest, MissingWeights
 def load_model(
     name: str, spec: ModelSpec, folder: Folder, deployment: Deployment, *, log_probs: bool = True, top: int = 0
 ) -> Generator:
-    """A generator that answers at the deployment's URLs for ``name``.
+    """Return a generator that calls the servers at the deployment's URLs for ``name``.
 
-    Adapters are the server's to load: it serves each under the name that the bundle gives its folder.
-    log_probs: whether candidates have log-probabilities, which the server has to compute.
-    top: likeliest tokens that candidates' confidences are about; 0: they have none.
+    The server has to load adapters itself, and serve each under the name of its folder in the bundle.
+    log_probs: whether to ask for log-probabilities, which the server then has to compute.
+    top: number of likeliest tokens that a token's confidence is computed from; 0: no confidences.
     Raises InvalidRequest where there is no URL, MissingWeights where the tokenizer is not here.
     """
     urls = deployment.urls.get(name)
@@ -38,7 +38,10 @@ def load_model(
 def load_verifier(
     spec: VerifierSpec, main: ModelSpec, writer: Generator | None, folder: Folder, deployment: Deployment
 ) -> Verifier:
-    """A published reward model without a URL is run in this process. Raises InvalidRequest, MissingWeights."""
+    """Load the verifier. A published reward model without a URL runs in this process.
+
+    Raises InvalidRequest, MissingWeights.
+    """
     if spec.kind == "log_prob":
         return LogProbability()
     urls = deployment.urls.get(VERIFIER, ())
@@ -78,6 +81,6 @@ def load_verifier(
 
 
 def _replicas(name: str, urls: Sequence[str], deployment: Deployment) -> Replicas:
-    """``urls`` with or without /v1: vLLM has paths outside of it."""
+    """Return the servers at ``urls``, whose final /v1 is dropped: vLLM has paths outside of it."""
     roots = [url.rstrip("/").removesuffix("/v1") for url in urls]
     return Replicas(roots, deployment.key(name), headers=deployment.headers_of(name))

@@ -1,8 +1,8 @@
-"""A generator on vLLM's OpenAI-compatible server: batching, prefix caching and parallelism are its job.
+"""A generator on vLLM's OpenAI-compatible server, which does the batching, prefix caching and parallel computing.
 
-Prefixes are sent as token ids and the ids of what was sampled come back, so that a candidate continues exactly. Rows
-with equal prefixes are samples of one request. Answers are streamed: what a cancelled or lost request had written is
-known, and paid. Closing the connection makes vLLM abort.
+Prefixes are sent as token ids, and sampled token ids come back, so that a candidate continues exactly. Candidates with
+equal prefixes are samples of one request. Answers are streamed, so that the tokens of a cancelled or lost request are
+known and billed. Closing the connection makes vLLM abort.
 """
 
 import asyncio
@@ -30,14 +30,14 @@ from router.errors import InvalidRequest
 from router.prompt import Prompt
 from strategies import Candidate
 
-LOSSES = 3  # times that answers of one call may break off before the call is given up
-LARGEST_TOKEN = 2**31  # id; vocabularies are far smaller
-PIECE = 16  # tokens a row in one piece of a streamed answer; what a cut row wrote since the last piece is not seen
+LOSSES = 3  # a call is given up when its answers have broken off this many times
+LARGEST_TOKEN = 2**31  # a larger token id is an error, since vocabularies are far smaller
+PIECE = 16  # tokens of a row in one event of a streamed answer; a row that is cut loses those after its last event
 
 
 @dataclass(eq=False, slots=True)
 class _Row:
-    """One open candidate being written. ``cap``: tokens that the present request may add."""
+    """One candidate being written. ``room``: tokens it may still get; ``cap``: tokens the present request may add."""
 
     index: int
     writing: Writing
@@ -64,8 +64,8 @@ class _Row:
 class VllmGenerator:
     """See :class:`router.backends.Generator`.
 
-    ``log_probs``: whether candidates have them. Only a log_prob verifier reads them, and the engine has to compute
-    them.
+    ``log_probs``: whether to ask for log-probabilities. The engine has to compute them, and only the verifier of kind
+    log_prob reads them.
     """
 
     def __init__(self, replicas: Replicas, spec: ModelSpec, tokenizer: Any, *, log_probs: bool = True, top: int = 0):
@@ -75,11 +75,11 @@ class VllmGenerator:
         self.parameters = spec.parameters
         self.tokenizer = tokenizer
         self.log_probs = log_probs
-        self.top = top  # likeliest tokens that candidates' confidences are about; 0: they have none
+        self.top = top  # number of likeliest tokens that a token's confidence is computed from; 0: no confidences
         self.counted = Usage()  # what the servers reported, over all calls
         self._text = StepText(tokenizer, spec.template.delimiter)
         self._served: Served | None = None
-        self.kept_free = 0  # tokens of the context that are for others, besides the longest solution
+        self.kept_free = 0  # tokens of the context to leave free besides the longest solution, such as for a thought
         self.thinker: Thinker | None = None
         if spec.thinking:
             thoughts = VllmGenerator(replicas, thoughts_of(spec), tokenizer, log_probs=False)
@@ -90,7 +90,7 @@ class VllmGenerator:
         self.chat = ChatEndpoint(replicas, "/v1/chat/completions", self._name)
 
     async def extend(self, prompt: Prompt, candidates: Sequence[Candidate], **options: Any) -> list[Candidate]:
-        """See ``backends.Generator``. Greedy rows with equal prefixes are written, and billed, once."""
+        """See ``backends.Generator``. Greedy candidates with equal prefixes are written, and billed, once."""
         if self.thinker:
             return await self.thinker.extend(self._extend, prompt, candidates, **options)
         return await self._extend(prompt, candidates, **options)
@@ -135,19 +135,19 @@ class VllmGenerator:
             async with asyncio.timeout_at(until):
                 await self._write(round_, rows)
         except TimeoutError:
-            pass  # what is still open is cut
+            pass  # candidates that are still open are cut
         result = list(candidates)
         for row in rows:
             result[row.index] = row.writing.ended("cut" if row.open else row.end)
         return result
 
     async def _name(self) -> str:
-        """What the server calls the model."""
+        """Return the server's name for the model."""
         self._served = self._served or await look(self.replicas, self.spec.adapter, self.spec.reviser)
         return self.spec.adapter or self._served.base
 
     async def _write(self, round_: "_Round", rows: Sequence[_Row]) -> None:
-        """Ask until no row is open or no token is left. An answer that broke off is asked for again, elsewhere."""
+        """Send requests until no row is open or no token is left. Repeat a lost request at another server."""
         losses = 0
         while writing := round_.share([row for row in rows if row.open]):
             self._served = served = self._served or await look(self.replicas, self.spec.adapter, self.spec.reviser)
@@ -163,13 +163,13 @@ class VllmGenerator:
             asks = [self._ask(round_, model, prefix, group) for (model, prefix, _), group in groups.items()]
             answers = await asyncio.gather(*asks, return_exceptions=True)
             errors = [answer for answer in answers if isinstance(answer, BaseException)]
-            losses += bool(errors)  # one engine that dies loses all that it was asked
+            losses += bool(errors)  # one loss, even if several requests were lost: they may have had the same server
             for error in errors:
                 if not isinstance(error, Lost) or losses > LOSSES:
                     raise error
 
     async def _ask(self, round_: "_Round", model: str, prefix: tuple[int, ...], rows: Sequence[_Row]) -> None:
-        """One request: rows with equal prefixes and caps. Raises Lost, EngineUnavailable."""
+        """Send one request for rows with equal prefixes and caps; read its answer. Raises Lost, EngineUnavailable."""
         greedy = round_.temperature == 0
         unfinished = set(range(1 if greedy else len(rows)))
         body: dict[str, Any] = {
@@ -181,7 +181,7 @@ class VllmGenerator:
             "temperature": round_.temperature,
             "seed": round_.draw(rows[0].index),
             "logprobs": self.top if self.log_probs or self.top else None,
-            "return_tokens_as_token_ids": self.top > 0,  # as texts two of them may be one
+            "return_tokens_as_token_ids": self.top > 0,  # different tokens may have the same text
             "return_token_ids": True,
             "stream": True,
             "stream_interval": PIECE,
@@ -205,21 +205,21 @@ class VllmGenerator:
                     self._take(round_, piece, rows if greedy else [rows[piece.index]])
                     if piece.reason:
                         unfinished.discard(piece.index)
-                # What its prefix cache held, the server did not prefill.
+                # Tokens in the server's prefix cache were not prefilled.
                 self.count(round_.usage, prompt_tokens=-min(cached, len(prefix)))
         if unfinished:
             raise Lost(f"an engine at {self.replicas.urls} left {len(unfinished)} of {len(rows)} samples unfinished")
 
     def _take(self, round_: "_Round", piece: "_Piece", rows: Sequence[_Row]) -> None:
-        """Add a piece of a sample to its row (to all of them where they are greedy)."""
+        """Add a piece of a sample to its row (to all rows where they are greedy)."""
         tokens, reason = piece.tokens, piece.reason
         self.count(round_.usage, generated_tokens=len(tokens))
         if round_.tokens_left is not None:
             round_.tokens_left -= len(tokens)
         if reason not in (None, "stop", "length"):
             raise Lost(f"an engine at {self.replicas.urls} ended a sample with {reason!r}")
-        # "stop" is also what a step's delimiter gives; only then is there a text that stopped it. And "length" is the
-        # end of what was asked for, not of the solution.
+        # "stop" is also the reason at a step's delimiter; only then does the server name the text that stopped it.
+        # "length" means that the request's tokens are used up, not that the solution is too long.
         ended = reason == "stop" and not piece.at_delimiter
         for row in rows:
             written = tokens[: len(tokens) - ended]
@@ -234,7 +234,7 @@ class VllmGenerator:
             tally.add(calls=calls, prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
 
     def _encode(self, prompt: Prompt, earlier: Sequence[str], context: int) -> tuple[int, ...]:
-        """Token ids of the rendered prompt with the latest ``earlier`` attempts that the context has room for."""
+        """Return token ids of the prompt and as many of the latest ``earlier`` attempts as the context has room for."""
         room = context - self.spec.max_tokens - self.kept_free
         check_length(prompt, room)
         for first in range(len(earlier) + 1):
@@ -277,7 +277,10 @@ class VllmGenerator:
 
 @dataclass(eq=False, slots=True)
 class _Round:
-    """What all rows of one call have in common. ``tokens_left``: of the cap over all of them; None without one."""
+    """What all rows of one call have in common.
+
+    tokens_left  tokens that all rows together may still write; None: no cap
+    """
 
     prompt: Prompt
     steps_only: bool
@@ -288,7 +291,7 @@ class _Round:
     requests: int = 0
 
     def share(self, rows: Sequence[_Row]) -> list[_Row]:
-        """The rows that may go on, each with its part of the tokens left: together they can't pass the cap."""
+        """Return the rows that may go on. Their ``cap`` is an equal part of the tokens left."""
         if self.tokens_left is None:
             shares: Iterator[int] = iter([row.room for row in rows])
         else:
@@ -299,15 +302,20 @@ class _Round:
         return [row for row in rows if row.cap > 0]
 
     def draw(self, index: int) -> int:
-        """A seed for the next request."""
+        """Return a seed for the next request."""
         self.requests += 1
         return Random(f"{self.seed}/{self.requests}/{index}").getrandbits(62)
 
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What one event adds to one sample: its tokens, the log-probability of each or None, how sure the model was of it
-    or None, why it ended, if it did."""
+    """What one event adds to one sample.
+
+    tokens       ids
+    log_probs, confidences  one for each token, or None
+    reason       why the sample ended; None where it goes on
+    at_delimiter whether it ended at a step's delimiter
+    """
 
     index: int
     tokens: list[int]
@@ -318,7 +326,7 @@ class _Piece:
 
     @classmethod
     def of(cls, choice: dict[str, Any], with_log_probs: bool, top: int) -> "_Piece":
-        """Raises a LookupError, TypeError or ValueError where it is none."""
+        """Read a piece from a choice in an event. Raises LookupError, TypeError or ValueError where it is malformed."""
         index, tokens = choice["index"], choice["token_ids"]
         if not all(isinstance(each, int) and 0 <= each < LARGEST_TOKEN for each in (index, *tokens)):
             raise ValueError(f"tokens {tokens} of sample {index}")
@@ -330,7 +338,7 @@ class _Piece:
             confidences = [-sum(each) / len(each) for each in likeliest]
         if tokens and with_log_probs:
             log_probs = choice["logprobs"]["token_logprobs"]
-            if len(log_probs) != len(tokens) or not all(-inf < each < 0.01 for each in log_probs):  # 0 but for rounding
+            if len(log_probs) != len(tokens) or not all(-inf < each < 0.01 for each in log_probs):  # 0, with rounding
                 raise ValueError(f"{len(tokens)} tokens have the log-probabilities {log_probs}")
         stopped_by = choice.get("stop_reason")
         return cls(index, tokens, log_probs, confidences, choice["finish_reason"], isinstance(stopped_by, str))

@@ -1,4 +1,4 @@
-"""What a vLLM server says of itself, and what every request to it has in common."""
+"""Asks a vLLM server what it serves, and defines what every request to it has in common."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 from router.backends.replicas import Replicas
 from router.errors import EngineUnavailable
 
-LARGEST_COUNT = 2**24  # tokens of one request; contexts are far smaller
-# A server's own defaults, from the model's generation_config, would change what is sampled.
+LARGEST_COUNT = 2**24  # tokens of one request: a larger number is an error, since contexts are far smaller
+# Sent with every request, since a server's own defaults, from the model's generation_config, would change samples.
 PLAIN = {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
@@ -20,7 +20,7 @@ class Served:
 
 
 async def look(replicas: Replicas, *models: str | None) -> Served:
-    """What the servers serve. Raises EngineUnavailable where one of ``models`` is not among it."""
+    """Ask what the servers serve. Raises EngineUnavailable where one of ``models`` is not served."""
 
     def read(answer: Any) -> tuple[list[str], int | None]:
         served = answer["data"]

@@ -1,4 +1,4 @@
-"""Verifiers on vLLM's server: published reward models, and language models that say how likely they find a solution."""
+"""Verifiers on vLLM's server: published reward models, and language models that rate how likely a solution is."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -14,9 +14,9 @@ _Read = TypeVar("_Read")
 
 
 class _VllmReader:
-    """See :class:`router.backends.prm.Reader`. ``name``: the model's on the server; None: the first it serves."""
+    """See :class:`router.backends.prm.Reader`. ``name``: the model's name on the server; None: the first one served."""
 
-    written = 1  # tokens that the server writes, whether they are wanted or not, and keeps room for
+    written = 1  # tokens that the server insists on writing, for which the context needs room
 
     def __init__(self, replicas: Replicas, name: str | None = None):
         self.replicas = replicas
@@ -39,7 +39,7 @@ class _VllmReader:
 
 
 class VllmClassifier(_VllmReader):
-    """Scores of a classifier, which /pooling reads every solution whole for, each time."""
+    """Scores from a classifier at /pooling. The server reads every solution whole, each time."""
 
     written = 0
 
@@ -57,10 +57,10 @@ class VllmClassifier(_VllmReader):
 
 
 class VllmLabels(_VllmReader):
-    """A language model's preference for the good one of two ``labels`` of its vocabulary, at the end of each step.
+    """Scores from a language model: its preference, after each step, for the good of two ``labels`` in its vocabulary.
 
-    It writes one token after every step: vLLM's pooling drops the vocabulary's head, and so the prefix cache spares
-    most of the reading.
+    Each step is a request that generates one token, since vLLM's pooling drops the vocabulary's head. The prefix cache
+    spares most of the reading.
     """
 
     def __init__(self, replicas: Replicas, labels: tuple[int, int], name: str | None = None):
@@ -84,21 +84,21 @@ class VllmLabels(_VllmReader):
             return [self._preference(choice["logprobs"]["top_logprobs"][0]) for choice in choices]
 
         scores = iter(await self._post("/v1/completions", body, len(readings), read))
-        # The steps before are cached.
+        # The steps before it are in the prefix cache.
         usage.add(calls=1, scored_tokens=sum(reading.at[-1] + 1 for reading in readings))
         return [[next(scores) for _ in reading.at] for reading in readings]
 
     def _preference(self, log_probs: dict[str, float]) -> float:
-        """Softmax over the two labels."""
+        """Return the good label's probability by softmax over the two labels."""
         good, bad = (log_probs[f"token_id:{label}"] for label in self.labels)
         return 1.0 / (1.0 + exp(bad - good))
 
 
 class VllmLikelihood(_VllmReader):
-    """How likely a language model finds a solution up to the end of each step: the exponentiated mean log-probability.
+    """Scores from a language model: exp(mean log-probability) of a solution's tokens up to the end of each step.
 
-    vLLM gives log-probabilities of what it reads, not of what its prefix cache holds: solutions are read whole. And it
-    must serve the model merged: asked for them, a server with adapters dies (0.32; vllm-project/vllm issue 16668).
+    vLLM gives no log-probabilities of tokens in its prefix cache, so solutions are read whole. The model must be served
+    merged: a server with adapters dies of such requests (0.32; vllm-project/vllm issue 16668).
     """
 
     async def scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
@@ -107,7 +107,7 @@ class VllmLikelihood(_VllmReader):
             "prompt": [reading.tokens for reading in readings],
             "max_tokens": self.written,
             "temperature": 0.0,
-            "prompt_logprobs": 0,  # of the token that stands there, and of none besides
+            "prompt_logprobs": 0,  # log-probabilities of the prompt's own tokens, and of no others
         }
 
         def read(answer: Any) -> tuple[list[list[float]], int]:
