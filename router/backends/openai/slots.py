@@ -1,6 +1,7 @@
-"""How many samples llama.cpp's servers work on at a time.
+"""Limits the samples sent to llama.cpp's servers to as many as they work on at a time.
 
-What is more waits here, in the order of asking: there it would wait without a word, until the server looked dead.
+Further samples wait here, in the order of asking. Sent on, they would wait in the server's queue without any sign of
+life, until the server looked dead.
 """
 
 import asyncio
@@ -10,13 +11,13 @@ from typing import Any
 
 from router.backends.replicas import Replicas
 
-PATH = "/props"  # llama.cpp's own; other servers have none, and no bound
+PATH = "/props"  # only llama.cpp's servers have this path; others get no limit
 
 
 class Slots:
-    """Of all replicas of a model together.
+    """Counts the slots of all replicas of a model together. A slot works on one sample.
 
-    each  of the replica that has fewest; None: not known, or no bound
+    each  slots of the replica with the fewest; None: unknown, or no limit
     """
 
     def __init__(self, replicas: Replicas):
@@ -30,7 +31,7 @@ class Slots:
 
     @asynccontextmanager
     async def take(self, wanted: int) -> AsyncIterator[None]:
-        """Hold as many while the server works; more than there are take them all."""
+        """Wait for ``wanted`` free slots and hold them inside the block; where there are fewer in all, hold all."""
         async with self._turn:
             if not self._asked:
                 await self._ask()
@@ -46,7 +47,7 @@ class Slots:
 
     async def _ask(self) -> None:
         answers = await self._replicas.ask_each(PATH)
-        self._asked = all(answer is not None for answer in answers)  # one that was not there is asked again
+        self._asked = all(answer is not None for answer in answers)  # a replica that did not answer is asked again
         counts = [count for count in map(_count, answers) if count]
         if counts and len(counts) == len(answers):
             self.each, self._total = min(counts), sum(counts)
