@@ -2,6 +2,9 @@
 
 Families differ in what the model is given and in which of its outputs is a step's score. Everything else is the same
 for all and for every engine: equal candidates are read once, caps and bills are kept, each step gets one score.
+
+Reward models know questions and solutions, not chats. What was said before the question is read as turns where the
+template has turns, else as part of the question's text. The system message, which says how to answer, is left out.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,29 +45,32 @@ class Format:
     labels  tokenizer → ids of the good and the bad label; for "labels" only
     """
 
-    read: Callable[[Any, str, Sequence[str]], Reading]
+    read: Callable[[Any, Prompt, Sequence[str]], Reading]
     head: Literal["classes", "value", "labels"]
     labels: Callable[[Any], tuple[int, int]] | None = None
 
     def reading(self, tokenizer: Any) -> Callable[[Prompt, Candidate], Reading]:
         """Return a function that turns a prompt and a candidate into tokens of this tokenizer."""
-        return lambda prompt, candidate: self.read(tokenizer, prompt.question, candidate.steps)
+        return lambda prompt, candidate: self.read(tokenizer, prompt, candidate.steps)
 
 
-def _qwen(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
+def _qwen(tokenizer: Any, prompt: Prompt, steps: Sequence[str]) -> Reading:
     start, end, tag = (_id(tokenizer, token) for token in ("<|im_start|>", "<|im_end|>", "<extra_0>"))
     system = "Please reason step by step, and put your final answer within \\boxed{}."
     first, *others = [step.strip() for step in steps]
-    parts: list[str | int]
-    parts = [start, f"system\n{system}", end, "\n", start, f"user\n{prompt}", end, "\n", start, f"assistant\n{first}"]
+    parts: list[str | int] = [start, f"system\n{system}", end, "\n"]
+    for message in prompt.messages:
+        if message.role != "system":  # it has one of its own
+            parts += [start, f"{message.role}\n{message.text}", end, "\n"]
+    parts += [start, f"assistant\n{first}"]
     for step in others:
         parts += [tag, step]
     tokens = _encode(tokenizer, [*parts, tag, end, "\n"])
     return Reading(tokens, tuple(i for i, token in enumerate(tokens) if token == tag))
 
 
-def _skywork(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
-    tokens = list(_encode(tokenizer, [_id(tokenizer, tokenizer.bos_token), f"{prompt}\n"]))
+def _skywork(tokenizer: Any, prompt: Prompt, steps: Sequence[str]) -> Reading:
+    tokens = list(_encode(tokenizer, [_id(tokenizer, tokenizer.bos_token), f"{prompt.transcript}\n"]))
     (newline,) = _encode(tokenizer, ["\n"])
     at = []
     for step in steps:
@@ -73,11 +79,11 @@ def _skywork(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
     return Reading(tuple(tokens), tuple(at))
 
 
-def _rlhflow(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
+def _rlhflow(tokenizer: Any, prompt: Prompt, steps: Sequence[str]) -> Reading:
     turns: list[dict[str, str]] = []
     at = []
     for number, step in enumerate(steps):
-        said = step.strip() if number else f"{prompt} {step.strip()}"
+        said = step.strip() if number else f"{prompt.transcript} {step.strip()}"
         turns.append({"role": "user", "content": said})
         before = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         at.append(len(tokenizer.encode(before, add_special_tokens=False)) - 1)
@@ -89,8 +95,8 @@ def _rlhflow(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
     return Reading(tuple(tokens), tuple(at))
 
 
-def _math_shepherd(tokenizer: Any, prompt: str, steps: Sequence[str]) -> Reading:
-    tokens = tokenizer.encode(f"{prompt} " + "\n".join(f"{step.strip()} ки" for step in steps))
+def _math_shepherd(tokenizer: Any, prompt: Prompt, steps: Sequence[str]) -> Reading:
+    tokens = tokenizer.encode(f"{prompt.transcript} " + "\n".join(f"{step.strip()} ки" for step in steps))
     tag = tokenizer.encode("ки")[-1]
     return Reading(tuple(tokens), tuple(i for i, token in enumerate(tokens) if token == tag))
 
@@ -132,10 +138,21 @@ class Reader(Protocol):
 
 
 class ReadingVerifier:
-    """See :class:`router.backends.Verifier`. ``read`` turns candidates into tokens; ``reader`` scores these."""
+    """See :class:`router.backends.Verifier`. ``read`` turns candidates into tokens; ``reader`` scores these.
 
-    def __init__(self, read: Callable[[Prompt, Candidate], Reading], parameters: int, reader: Reader):
+    ``question_alone``: whether it reads that where the conversation has no room; else such a prompt is refused.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Prompt, Candidate], Reading],
+        parameters: int,
+        reader: Reader,
+        *,
+        question_alone: bool = False,
+    ):
         self.read = read
+        self._question_alone = question_alone
         self.parameters = parameters
         self.reader = reader
         self.counted = Usage()  # the engine's own count, over all calls
@@ -176,6 +193,8 @@ class ReadingVerifier:
 
     def _read(self, prompt: Prompt, candidate: Candidate, room: int) -> Reading:
         reading = self.read(prompt, candidate)
+        if len(reading.tokens) > room and self._question_alone and not prompt.plain:
+            reading = self.read(Prompt.of(prompt.question), candidate)
         if len(reading.at) != len(candidate.steps):
             raise InvalidRequest(
                 "prompt",

@@ -18,6 +18,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 TEXT = "What is 2 + 3 * 4 ?"
 PROMPT = Prompt.of(TEXT)
 STEPS = ("3 * 4 = 12\n", "2 + 12 = 14\n", "Answer: 14")
+CONVERSATION = Prompt(
+    (Message("system", "Be 1 !"), Message("user", "1 + 1 ?"), Message("assistant", "1 !"), Message("user", TEXT))
+)
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 BUILD = {
     "qwen2.5-math-prm": tiny.qwen_math_prm,
@@ -62,12 +65,25 @@ def verifier(verifiers, request):
 @pytest.mark.parametrize("kind", BUILD)
 def test_a_format_is_what_its_authors_documented(folders, kind):
     tokenizer = AutoTokenizer.from_pretrained(folders[kind])
-    reading = FORMATS[kind].read(tokenizer, TEXT, STEPS)
-    marked, begun = "", 0
+    assert marked(tokenizer, FORMATS[kind].read(tokenizer, PROMPT, STEPS)) == GOLDEN[kind]
+
+
+@pytest.mark.parametrize("kind", BUILD)
+def test_what_was_said_before_is_read_and_the_system_message_is_not(folders, kind):
+    tokenizer = AutoTokenizer.from_pretrained(folders[kind])
+    turns = "<|im_end|>\n<|im_start|>assistant\n1 !<|im_end|>\n<|im_start|>user\n"
+    before = f"1 + 1 ?{turns}" if kind == "qwen2.5-math-prm" else "user: 1 + 1 ?\n\nassistant: 1 !\n\n"
+    expected = GOLDEN[kind].replace(TEXT, before + TEXT)
+    assert marked(tokenizer, FORMATS[kind].read(tokenizer, CONVERSATION, STEPS)) == expected
+
+
+def marked(tokenizer, reading) -> str:
+    """What the model reads, each scored token between guillemets."""
+    text, begun = "", 0
     for at in reading.at:
         before, through = (tokenizer.decode(reading.tokens[:end]) for end in (at, at + 1))
-        marked, begun = f"{marked}{before[begun:]}«{through[len(before) :]}»", len(through)
-    assert marked + tokenizer.decode(reading.tokens)[begun:] == GOLDEN[kind]
+        text, begun = f"{text}{before[begun:]}«{through[len(before) :]}»", len(through)
+    return text + tokenizer.decode(reading.tokens)[begun:]
 
 
 async def test_a_step_has_one_score_and_does_not_see_what_follows(verifier):
@@ -144,8 +160,11 @@ def test_a_verifier_without_a_model_is_read():
     assert read(VerifierSpec, {**verifier, "model": "folder"}).model == "folder"
 
 
-async def test_a_reward_model_reads_the_question_alone(verifier):
-    asked = Prompt((Message("user", "Hello"), Message("assistant", "Hello!"), Message("user", TEXT)))
+async def test_scores_depend_on_the_conversation_unless_it_has_no_room(verifier):
+    long = Prompt((Message("user", "1 + " * 600), Message("assistant", "1"), Message("user", TEXT)))
     candidates = [Candidate(steps=STEPS)]
-    scored = [await verifier.score(each, candidates, max_tokens=None, usage=Usage()) for each in (PROMPT, asked)]
-    assert scored[0] == scored[1]
+    alone, talked, cut = [
+        await verifier.score(each, candidates, max_tokens=None, usage=Usage()) for each in (PROMPT, CONVERSATION, long)
+    ]
+    assert alone != talked
+    assert alone == cut

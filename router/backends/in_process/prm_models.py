@@ -77,7 +77,7 @@ def load(spec: VerifierSpec) -> ReadingVerifier:
         missing = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))[:3]
         raise MissingWeights(f"{spec.model!r} is no {spec.kind} model: it lacks {', '.join(missing)}")
     reader = TransformersReader(model.eval(), label_ids(spec.kind, tokenizer))
-    return ReadingVerifier(FORMATS[spec.kind].reading(tokenizer), spec.parameters, reader)
+    return ReadingVerifier(FORMATS[spec.kind].reading(tokenizer), spec.parameters, reader, question_alone=True)
 
 
 def _parts(readings: Sequence[Reading]) -> Iterator[list[int]]:

@@ -77,7 +77,7 @@ def load_verifier(
     tokenizer = load_tokenizer(spec.model)
     replicas, labels = _replicas(VERIFIER, urls, deployment), label_ids(spec.kind, tokenizer)
     reader = VllmLabels(replicas, labels) if labels else VllmClassifier(replicas)
-    return ReadingVerifier(FORMATS[spec.kind].reading(tokenizer), spec.parameters, reader)
+    return ReadingVerifier(FORMATS[spec.kind].reading(tokenizer), spec.parameters, reader, question_alone=True)
 
 
 def _replicas(name: str, urls: Sequence[str], deployment: Deployment) -> Replicas:
