@@ -1,4 +1,4 @@
-"""What a reviser learns from: chains of wrong attempts followed by a right one (Snell et al., section 6.1)."""
+"""Training examples for a reviser: chains of wrong attempts followed by a right one (Snell et al., section 6.1)."""
 
 import random
 from collections.abc import Sequence
@@ -14,10 +14,10 @@ LONGEST = 4  # earlier attempts that a reviser sees
 
 
 def chains(attempts: pd.DataFrame, *, seed: int = 0) -> list[Example]:
-    """One chain a prompt that has both: one to four different wrong attempts, then a right one.
+    """Return one chain for each prompt that has both: one to four different wrong attempts, then a right one.
 
-    The last wrong attempt is the one nearest to the right one in edit distance, so that there is something to correct
-    rather than to write anew. Attempts without an answer are left out; raises InvalidFile where no prompt has both.
+    The last wrong attempt is the nearest to the right one in edit distance, so that the reviser learns to correct it
+    rather than to start anew. Attempts without an answer are left out. Raises InvalidFile where no prompt has both.
     """
     rng = random.Random(seed)
     examples = []

@@ -1,4 +1,4 @@
-"""Train the difficulty model: attempts → a statistic a prompt → levels → the candidate that predicts them best."""
+"""Trains the difficulty model: attempts → a statistic per prompt → levels → the candidate that predicts them best."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ from router.prompt import Prompt
 
 TRAINING = "training.json"
 CARRY_LEVELS = 100  # prompts that five levels need; with fewer, the policy has one table for all of them
-FEWEST_PROMPTS = 25  # five a level, without which no difficulty model can be fitted
-_TIE = 1e-3  # by which equal statistics are told apart, where that has to be: less than a pass rate's steps
+FEWEST_PROMPTS = 25  # five per level; with fewer, no difficulty model can be fitted
+_TIE = 1e-3  # breaks ties between statistics where it must; less than a pass rate's steps
 Statistic = Literal["pass_rate", "mean_score"]
 Vectors = Callable[[Sequence[Prompt]], NDArray[np.float32]]  # prompts → (n, d) features
-VectorsByName = Callable[[Sequence[Prompt]], Mapping[str, NDArray[np.float32]]]  # by names of features
+VectorsByName = Callable[[Sequence[Prompt]], Mapping[str, NDArray[np.float32]]]  # by name of the features
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Training:
 
     edges       the four edges between levels, easiest first, in units of ``statistic``
     chosen      the served candidate, by its name in ``comparison``
-    comparison  out-of-fold quality and milliseconds a prompt of each candidate, best log-loss first
-    prompts     a row a prompt, index prompt_id: digest of the prompt's text, attempts, statistic, level (by the
+    comparison  out-of-fold quality and milliseconds per prompt of each candidate, best log-loss first
+    prompts     one row per prompt, index prompt_id: digest of the prompt's text, attempts, statistic, level (by the
                 statistic: "oracle"), and p1 ... p5, the chosen candidate's out-of-fold probabilities
     features    what the served candidate reads: a name in ``solving.features.FEATURES``
     """
@@ -67,12 +67,13 @@ def train(
     folds: int = 5,
     seed: int = 0,
 ) -> tuple[DifficultyModel, Training]:
-    """Compare the candidates by cross-validation, fit the one with the least log-loss on all prompts.
+    """Compare the candidates by cross-validation; fit the one with the lowest log-loss on all prompts.
 
-    vectors  gives the prompts' vectors, by names in ``solving.features``; None: no candidate reads any
+    vectors  gives the prompts' vectors, by names in ``solving.features``; None: candidates read texts only
 
-    Raises InvalidFile where the attempts have no statistic or no five levels. Of prompts that are too few to carry
-    levels anyway, equally hard ones are told apart by chance instead, so that a policy without levels can be tuned.
+    Raises InvalidFile where the attempts have no statistic or no five levels. With too few prompts to use levels anyway
+    (fewer than :data:`CARRY_LEVELS`), ties between prompts are broken at random instead, so that a policy without
+    levels can be tuned.
     """
     prompts = prompt_statistics(attempts, statistic)
     asked = prompts["asked"].tolist()
@@ -99,30 +100,31 @@ def train(
 
 
 def named(candidate: Candidate) -> str:
-    """With what it reads, where that has settings: "hidden_ridge (layer=0.5, position=last)"."""
+    """Return the candidate's name, with the settings of what it reads: "hidden_ridge (layer=0.5, position=last)"."""
     _, bracket, settings = candidate.vectors.partition("(")
     return f"{candidate.name} {bracket}{settings}" if bracket else candidate.name
 
 
 def advice_on_ties(statistic: str) -> str:
-    """What to do where many prompts share a statistic."""
+    """Say what to do where many prompts have the same statistic."""
     other = ", or train with --statistic mean_score, which has hardly any ties" * (statistic == "pass_rate")
     return f"Collect more --attempts a prompt, add prompts of middling difficulty{other}"
 
 
 def prompt_statistics(attempts: pd.DataFrame, statistic: str) -> pd.DataFrame:
-    """One row a prompt, index prompt_id: prompt (its text), asked (the Prompt), attempts (how many) and statistic.
+    """Return one row per prompt, index prompt_id: prompt (its text), asked (the Prompt), attempts (how many),
+    statistic.
 
-    Over the pool of the reference model's samples.
+    The statistic is computed over the pool of the reference model's samples:
 
     pass_rate   share of right attempts
     mean_score  mean of the attempts' last-step scores; an attempt that was not scored is left out, not counted as 0
 
-    Raises InvalidFile where a prompt has none.
+    Raises InvalidFile where it can't be computed for a prompt.
     """
     pool = attempts[attempts["arm"] == SAMPLE]
     if pool.empty:
-        raise InvalidFile(f"no attempts of arm `{SAMPLE}` among these: collect some, levels come from them")
+        raise InvalidFile(f"levels come from attempts of arm `{SAMPLE}`, and there are none; collect some")
     values = pool["correct"].astype("Float64") if statistic == "pass_rate" else pool["scores"].map(last_score)
     known = values.notna() if statistic == "mean_score" else values.notna().groupby(pool["prompt_id"]).transform("all")
     pool = pool.assign(value=values.astype("Float64"), known=known)
@@ -141,7 +143,7 @@ def prompt_statistics(attempts: pd.DataFrame, statistic: str) -> pd.DataFrame:
 
 
 def know(attempts: pd.DataFrame, *, folds: int = 5, seed: int = 0) -> Familiarity | None:
-    """What prompts like those of the attempts look like; None where there are too few to tell."""
+    """Learn what prompts like those of the attempts look like; None if fewer than two differ."""
     first = attempts.drop_duplicates("prompt_id")
     asked = [prompt_of(row).question for row in first.to_dict("records")]
     tasks = sorted(set(first["task"].fillna(""))) if "task" in first else [""]
@@ -151,9 +153,9 @@ def know(attempts: pd.DataFrame, *, folds: int = 5, seed: int = 0) -> Familiarit
 def save_training(
     model: DifficultyModel, training: Training, folder: Path, familiarity: Familiarity | None = None
 ) -> None:
-    """Write the difficulty model and what tune needs; the folder is no bundle again until tune has finished it.
+    """Write the difficulty model and what tune needs. The folder is not a bundle until tune has finished it.
 
-    familiarity  None: the bundle can't tell unfamiliar prompts
+    familiarity  None: the bundle can't recognize unfamiliar prompts
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -170,7 +172,7 @@ _SAVED = ("statistic", "seed", "edges", "chosen", "comparison", "features")
 
 
 def read_training(folder: Path) -> Training:
-    """Inverse of :func:`save_training`; raises InvalidBundle."""
+    """Read what :func:`save_training` wrote. Raises InvalidBundle."""
     path = folder / TRAINING
     try:
         document = json.loads(path.read_text())
@@ -185,14 +187,14 @@ def read_training(folder: Path) -> Training:
 
 
 def text_digest(prompt: Prompt) -> str:
-    """Tells whether two files hold the same prompt, whatever its id."""
+    """Return a digest that is equal for the same prompt in two files, whatever its id."""
     if not prompt.plain:
         return prompt.digest[:16]
     return hashlib.sha256(prompt.question.strip().encode()).hexdigest()[:16]
 
 
 def dumps(document: Mapping[str, Any]) -> str:
-    """JSON to read and diff: a line for each entry of a top-level table, one for everything else."""
+    """Return JSON to read and diff: one line per entry of a top-level table, one for everything else."""
     parts = []
     for key, value in document.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):

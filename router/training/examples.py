@@ -1,4 +1,4 @@
-"""What the models are fine-tuned on."""
+"""Training examples for fine-tuning."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class LabelledSteps:
-    """One attempt to judge: a target in [0, 1] for each of its ``steps``, which keep their delimiter.
+    """One attempt with a target in [0, 1] for each of its ``steps``, which keep their delimiter.
 
     ``count`` is how often it was sampled.
     """
@@ -32,9 +32,10 @@ class LabelledSteps:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """JSON Lines with the fields of :class:`Example`, ``earlier`` optional; messages may stand for the prompt.
+    """Read JSON Lines with the fields of :class:`Example`; ``earlier`` is optional, and messages may replace the
+    prompt.
 
-    Raises InvalidFile naming the line.
+    Raises InvalidFile, naming the line.
     """
     examples = [_example(row, where) for _, where, row in read_jsonl(path, f"write {_EXPECTED} a line")]
     if not examples:
@@ -47,7 +48,7 @@ _EXPECTED = '{"prompt": "...", "completion": "...", "earlier": ["..."]}'
 
 def _example(row: dict[str, Any], where: str) -> Example:
     if set(row) - {"earlier"} not in ({"prompt", "completion"}, {"messages", "completion"}):
-        raise InvalidFile(f"{where}: the keys must be as in {_EXPECTED}, of which earlier may be left out")
+        raise InvalidFile(f"{where}: the keys must be as in {_EXPECTED}; earlier is optional")
     earlier = row.get("earlier", [])
     texts = [row.get("prompt", ""), row["completion"], *(earlier if isinstance(earlier, list) else [None])]
     if not all(isinstance(text, str) for text in texts):

@@ -1,7 +1,7 @@
 """LoRA fine-tuning of the embedded model on worked solutions.
 
-The loop is transformers' Trainer and the adapter peft's; here is only what one example looks like and what its loss is.
-It resumes from the last checkpoint when started again with the same output folder.
+The loop is transformers' Trainer and the adapter is peft's; this module defines what an example looks like and its
+loss. Started again with the same output folder, training resumes from the last checkpoint.
 """
 
 import json
@@ -25,16 +25,16 @@ from router.backends.in_process.weights import device, fastest_dtype
 from router.backends.template import ChatTemplate, Template, encode
 from router.training.examples import Example
 
-RANK = 8  # of LoRA, unless told otherwise
-BATCH = 24  # examples to a step
+RANK = 8  # default rank of LoRA
+BATCH = 24  # examples per optimizer step
 LORA = {
     "lora_dropout": 0.0,
     "target_modules": ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
 }
 IGNORED = -100
-# Read at once, padding included: what they leave for the way back takes some 10 GB on a CPU, up to 80 on a GPU.
+# Tokens per pass, padding included: their activations for backpropagation take 10 GB on a CPU, up to 80 on a GPU.
 TOKENS = {"cpu": 2_500, "cuda": 40_000}
-SAVE_STEPS = {"cpu": 20, "cuda": 200}  # a minute or so
+SAVE_STEPS = {"cpu": 20, "cuda": 200}  # steps between checkpoints: about a minute
 
 
 def train_generator(
@@ -51,8 +51,8 @@ def train_generator(
 ) -> None:
     """Fine-tune the model in ``base`` to write the completions, each ended by EOS; save the adapter to ``out``.
 
-    start       an adapter to go on from, which has its own rank
-    batch_size  examples to a step
+    start       an adapter to continue from, which has its own rank
+    batch_size  examples per optimizer step
     """
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows = []
@@ -67,17 +67,20 @@ def train_generator(
 
 
 def batches(rows: Sequence[dict[str, list[Any]]], size: int, tokens: int) -> tuple[int, int]:
-    """How many rows are computed at once, and how many times that makes a step of ``size``; ``tokens`` fit at once."""
+    """Return how many rows are computed at once, and how many such passes make a step of ``size`` rows.
+
+    tokens  the most that fit in one pass
+    """
     fits = max(1, tokens // max(len(row["input_ids"]) for row in rows))
     at_once = next(n for n in range(min(fits, size), 0, -1) if size % n == 0)
     return at_once, size // at_once
 
 
 def plain(kind: Any, base: str, attention: str = "eager", **options: Any) -> Any:
-    """The model, which stays as it is and may be rounded: what is learned is not (see ``with_lora``).
+    """Load the model. Its weights are not trained (see ``with_lora``), so they may be rounded.
 
-    With plain attention: on a CPU the fused one costs more than it saves at a hundred tokens, and anywhere under a
-    tree's mask.
+    Attention is plain: fused attention costs more than it saves at a hundred tokens on a CPU, and everywhere under the
+    mask of a tree.
     """
     return kind.from_pretrained(base, dtype=fastest_dtype(), attn_implementation=attention, **options)
 
@@ -93,7 +96,7 @@ def fresh_lora(task_type: str, rank: int, **options: Any) -> peft.LoraConfig:
 
 
 class _GeneratorTrainer(Trainer):
-    """Cross-entropy on the completion, with logits (49,152 a token) computed nowhere else."""
+    """Cross-entropy on the completion. Logits (49,152 per token) are computed only there."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
         labels = inputs.pop("labels")[:, 1:]
@@ -121,7 +124,7 @@ def run(
     collator: Callable[[Any], dict[str, torch.Tensor]],
     batch: tuple[int, int],
 ) -> None:
-    """``batch``: examples computed at once, and how many of those to a step."""
+    """Train, and save the adapter to ``out``. ``batch``: see :func:`batches`."""
     checkpoints = out.with_name(out.name + ".checkpoints")
     arguments = TrainingArguments(
         output_dir=str(checkpoints),
@@ -131,7 +134,7 @@ def run(
         learning_rate=learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=5,
-        train_sampling_strategy="group_by_length",  # padding is computed too
+        train_sampling_strategy="group_by_length",  # padding costs computation, too
         logging_steps=SAVE_STEPS[device().type] // 4,
         save_steps=SAVE_STEPS[device().type],
         save_total_limit=1,
@@ -165,11 +168,14 @@ def _pad(rows: list[dict[str, list[Any]]]) -> dict[str, torch.Tensor]:
 
 
 def _save(model: peft.PeftModel, out: Path) -> None:
-    """In half precision: a few megabytes, no measurable difference. In one rename: a torn adapter is never found."""
+    """Save the adapter in half precision: a few megabytes, no measurable difference.
+
+    One rename at the end makes sure that no incomplete adapter is ever found.
+    """
     partial = out.with_name(out.name + ".partial")
     model.half().save_pretrained(str(partial))
     config = partial / "adapter_config.json"
-    # peft notes a path on this machine; the manifest names the model.
+    # peft stores a path on this machine; the manifest names the model instead.
     config.write_text(json.dumps(json.loads(config.read_text()) | {"base_model_name_or_path": None}, indent=2) + "\n")
     (partial / "README.md").unlink(missing_ok=True)  # peft's empty model card
     if out.exists():

@@ -1,8 +1,7 @@
-"""LoRA fine-tuning of the verifier on labelled steps of sampled attempts: a head that scores them, or a language model
-that ranks them.
+"""LoRA fine-tuning of the verifier on labelled steps of sampled attempts: a scoring head, or a ranking language model.
 
-All attempts at one prompt are read as one token tree, where right and wrong ones weigh the same step by step: what only
-tells hard prompts from easy ones is worth nothing.
+All attempts at one prompt are read as one token tree. Right and wrong attempts have equal weight at each step, so
+learning to tell hard prompts from easy ones gains nothing.
 """
 
 from collections import defaultdict
@@ -23,9 +22,9 @@ from router.prompt import Prompt
 from router.training.examples import LabelledSteps
 from router.training.finetune import RANK, batches, fresh_lora, mixed_precision, plain, run, with_lora
 
-STEP = 8  # prompts' trees to a step
-TOKENS = {"cpu": 1, "cuda": 2_500}  # of trees read at once: each sees a mask of their number squared
-SHARPNESS = 30.0  # a mean log-probability times this: about what a solution of so many tokens has in all
+STEP = 8  # prompts' trees per optimizer step
+TOKENS = {"cpu": 1, "cuda": 2_500}  # of trees read at once; the attention mask is as large as their number squared
+SHARPNESS = 30.0  # factor of a mean log-probability: about the sum over a solution of this many tokens
 
 
 def train_verifier(
@@ -44,8 +43,9 @@ def train_verifier(
 
     prm         one logit at each step's last token, binary cross-entropy (Snell et al., appendix D). ``start`` is the
                 generator's adapter: a model that can write the steps is closer to one that can judge them
-    likelihood  the mean log-probability of a solution up to a step, higher for right ones than for wrong ones at the
-                same step of the same prompt (Bradley-Terry). ``start`` is a verifier trained on worked solutions
+    likelihood  the mean log-probability of a solution up to a step, trained to be higher for right ones than for wrong
+                ones at the same step of the same prompt (Bradley-Terry). ``start`` is a verifier trained on worked
+                solutions
 
     Raises InvalidFile for another ``kind``.
     """
@@ -69,11 +69,11 @@ def _with_head(base: str, start: Path | None, rank: int) -> Any:
     if start:
         rank = peft.PeftConfig.from_pretrained(str(start)).r
     model = plain(AutoModelForTokenClassification, base, num_labels=1)
-    # Large models' hidden states are long: a random head would begin sure of itself, and wrong.
+    # Large models' hidden states have large norms: a random head would begin confident and wrong.
     torch.nn.init.zeros_(model.score.weight)
     torch.nn.init.zeros_(model.score.bias)
     model = peft.get_peft_model(model, fresh_lora("TOKEN_CLS", rank, modules_to_save=["score"]))
-    model.base_model.model.score.float()  # learned too
+    model.base_model.model.score.float()  # trained too, so in full precision
     if start:
         fresh_head = peft.get_peft_model_state_dict(model)
         peft.set_peft_model_state_dict(model, fresh_head | load_file(start / "adapter_model.safetensors"))
@@ -81,24 +81,24 @@ def _with_head(base: str, start: Path | None, rank: int) -> Any:
 
 
 def tree(tokenizer: Any, context: Sequence[int], attempts: Sequence[LabelledSteps]) -> dict[str, list[Any]]:
-    """All attempts at one prompt as one token tree: a prefix that many share is read, and learned, once.
+    """Return all attempts at one prompt as one token tree: a prefix that several share is read and learned once.
 
     context        the prompt's tokens
 
     parents        index of each token's predecessor, -1 for the first
-    positions      of each token in its own attempt
-    written        whether it is an attempt's and not the prompt's
+    positions      position of each token in its own attempt
+    written        whether the token belongs to an attempt and not to the prompt
     steps          number of the step, from 1, that ends with this token and teaches something; else 0
-    right_weights, wrong_weights  at the last token of each step, else 0: of its two terms in the loss. Right and wrong
-                   attempts weigh the same at each step number of a prompt, so nothing is learned from knowing which
-                   prompts are hard, and a step number where all are right, or all wrong, teaches nothing
+    right_weights, wrong_weights  weights of the two terms in the loss, at the last token of each step; else 0. Right
+                   and wrong attempts weigh the same at each step number of a prompt, so nothing is learned from knowing
+                   which prompts are hard. A step number where all attempts are right, or all wrong, teaches nothing
     """
     ids = list(context)
     parents = list(range(-1, len(ids) - 1))
     positions = list(range(len(ids)))
     root = len(ids) - 1
     children: dict[tuple[int, int], int] = {}
-    right: dict[tuple[int, int], float] = defaultdict(float)  # by step number and token index: attempts, fractions too
+    right: dict[tuple[int, int], float] = defaultdict(float)  # by step number and token: attempts, or fractions
     wrong: dict[tuple[int, int], float] = defaultdict(float)
     for attempt in attempts:
         node = root
@@ -132,7 +132,7 @@ def _by_step_number(masses: Mapping[tuple[int, int], float]) -> dict[int, float]
 
 
 def pack_trees(rows: Sequence[dict[str, list[Any]]]) -> dict[str, torch.Tensor]:
-    """Several trees as one sequence without padding; a token attends to itself and its ancestors only.
+    """Pack several trees in one sequence without padding; a token attends to itself and its ancestors only.
 
     Returns ``input_ids``, ``position_ids``, ``parents``, ``steps`` and both weights as [1, tokens], ``attention_mask``
     [1, 1, tokens, tokens]. Steps of different trees have different numbers.
@@ -174,9 +174,9 @@ class _ScoringTrainer(Trainer):
 
 
 class _RankingTrainer(Trainer):
-    """Bradley-Terry over every right and wrong attempt that have come equally far, by the score that is served.
+    """Bradley-Terry loss over all pairs of a right and a wrong attempt at the same step, by the score that is served.
 
-    Soft labels stand on both sides, each with its share.
+    An attempt with a soft label counts on both sides, with its share.
     """
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
@@ -196,7 +196,7 @@ class _RankingTrainer(Trainer):
 
 
 def _read(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """What of ``inputs`` the model is given, the mask as plain attention wants it: 0 or next to minus infinity."""
+    """Return the model's inputs, with an additive attention mask: 0, or the lowest float where attention is blocked."""
     sees = inputs["attention_mask"]
     hidden = torch.zeros(sees.shape, device=sees.device).masked_fill_(~sees, torch.finfo(torch.float32).min)
     return {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"], "attention_mask": hidden}

@@ -16,11 +16,11 @@ Split = Callable[[str], tuple[str, ...]]  # a solution's text → its steps, as 
 
 
 def from_solutions(attempts: pd.DataFrame, problems: Sequence[Problem], split: Split) -> list[LabelledSteps]:
-    """Exact labels: a step is right (1) while it, and every step before it, is the worked solution's.
+    """Return exact labels: a step is right (1) if it and every step before it equal the worked solution's.
 
-    Right for tasks whose solutions have one canonical form, as a fine-tuned generator's do. The worked solution itself
-    is one more right attempt: a prompt that was never solved has none else. Raises InvalidFile where a prompt of the
-    attempts has no worked solution.
+    This suits tasks whose solutions have one canonical form, as a fine-tuned generator's do. The worked solution itself
+    counts as one more right attempt: a prompt that was never solved has no other. Raises InvalidFile where a prompt of
+    the attempts has no worked solution.
     """
     solutions = {problem.id: problem.solution for problem in problems}
     sampled: dict[tuple[str, Prompt], Counter[tuple[str, ...]]] = defaultdict(Counter)
@@ -42,10 +42,11 @@ def from_solutions(attempts: pd.DataFrame, problems: Sequence[Problem], split: S
 
 
 def from_outcomes(attempts: pd.DataFrame, split: Split) -> list[LabelledSteps]:
-    """Soft Monte-Carlo labels: a step's is the share of right attempts among those that begin with the same steps.
+    """Return soft Monte-Carlo labels: a step's is the share of right attempts among those that begin with the same
+    steps.
 
-    Every attempt is a rollout of each of its own prefixes, so no further sampling is spent (Snell et al., appendix D,
-    sample 16 rollouts a step). Attempts without ``correct`` are left out; raises InvalidFile where none is left.
+    Every attempt is a rollout of each of its own prefixes, so no more samples are needed (Snell et al., appendix D,
+    draw 16 rollouts per step). Attempts without ``correct`` are left out. Raises InvalidFile where none is left.
     """
     known = attempts[attempts["correct"].notna()]
     if known.empty:
@@ -63,7 +64,7 @@ def from_outcomes(attempts: pd.DataFrame, split: Split) -> list[LabelledSteps]:
 
 
 def _distinct(attempts: pd.DataFrame, split: Split) -> list[tuple[tuple[str, Prompt], tuple[str, ...], int]]:
-    """(prompt id, prompt), steps and count of every different attempt that has steps."""
+    """Return (prompt id, prompt), steps and count of every different attempt that has steps."""
     counts = attempts.groupby(["prompt_id", "text"], sort=False).size()
     prompts = prompts_of(attempts)
     rows = (((prompt_id, prompts[prompt_id]), split(text), int(count)) for (prompt_id, text), count in counts.items())
