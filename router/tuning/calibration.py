@@ -1,4 +1,4 @@
-"""How confidences and outcomes agree, beside what chance alone would show."""
+"""How well confidences agree with outcomes, compared with what chance alone would show."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ _SIMULATED = 1000
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Answers of one tenth of confidence: how many, their mean confidence, the share right with its 95% interval."""
+    """The answers whose confidence lies in one tenth: how many, mean confidence, share right with its 95% interval."""
 
     __pydantic_config__ = STRICT
 
@@ -28,13 +28,14 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """How confidences and outcomes agree.
+    """How well confidences agree with outcomes.
 
-    error    expected calibration error: mean distance between the two over ten equal bins, weighed by their answers
-    chance   what perfectly calibrated confidences of this spread show on average, by simulation, and ``chance_high`` in
-             one of 20 cases
-    brier    mean squared distance between confidence and outcome;  brier_constant: of always saying the mean
-    auc      probability that a right answer is believed more than a wrong one; None where all are alike
+    error    expected calibration error: mean distance between the two over ten equal-width bins, weighted by answers
+    chance   mean error of perfectly calibrated confidences of this spread, by simulation; ``chance_high`` is exceeded
+             in one of 20 simulations
+    brier    mean squared distance between confidence and outcome;  brier_constant  the same for always saying the mean
+    auc      probability that a right answer has a higher confidence than a wrong one; None where all are right or all
+             wrong
     bins     the reliability diagram, empty bins left out
     """
 
@@ -51,7 +52,7 @@ class Calibration:
 
 
 def calibration(confidence: Floats, right: Floats, *, seed: int = 0) -> Calibration:
-    """(N,) confidences of answers, and whether each is right: independent of each other."""
+    """Compare (N,) confidences of answers with whether each is right (0 or 1). The answers must be independent."""
     rng = np.random.default_rng(seed)
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
 
@@ -80,7 +81,7 @@ def calibration(confidence: Floats, right: Floats, *, seed: int = 0) -> Calibrat
 
 
 def _wilson(share: float, count: int, z: float = 1.96) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927)."""
+    """Return the 95% interval of a share (Wilson 1927)."""
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * (share * (1 - share) / count + z * z / (4 * count * count)) ** 0.5
     return round(float(middle - half), 4), round(float(middle + half), 4)

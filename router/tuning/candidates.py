@@ -1,4 +1,4 @@
-"""Adds cascades to what was measured: fits the confidence model, replays them by it, keeps those that matter."""
+"""Adds cascades to the measured arms: fits the confidence model, replays cascades with it, keeps the useful ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from strategies.records import Believes, Floats
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What a policy may choose from.
+    """The arms that a policy may choose from, P prompts.
 
-    measured  the arms, with the cascades that matter and those asked for
+    measured  the measured arms, with the useful cascades and those asked for
     everything  the same with all cascades that were tried
     probabilities  (P, 5) of the prompts' levels, out of fold;  levels (P,) by their attempts
-    belief    None: too little to fit a confidence model
-    atoms     what the cascades are made of
-    asked     cascades that were asked for and take part
-    left_out  those that can't be replayed, and why
+    belief    the confidence model; None: too few prompts to fit one
+    atoms     the arms that cascades are made of
+    asked     cascades that were asked for and could be replayed
+    left_out  cascades that can't be replayed, and why
     """
 
     measured: Measured
@@ -43,12 +43,12 @@ class Candidates:
         return self.belief.whole if self.belief else None
 
     def without_luck(self, rows: NDArray[np.int64], budgets: Sequence[int], tolerance: float) -> list[int]:
-        """Columns of ``everything`` that matter on some of the prompts: all plain arms, and the pruned cascades."""
+        """Return columns of ``everything`` chosen by these prompts only: all plain arms, and the useful cascades."""
         return _matter(self.everything.on(rows), self.probabilities[rows], budgets, tolerance, self.asked)
 
     @property
     def report(self) -> dict[str, Any]:
-        """How many cascades were tried, and how many are left."""
+        """How many cascades were tried, how many are kept, and the arms that they are made of."""
 
         def count(of: Measured) -> int:
             return sum(isinstance(arm, Cascade) for arm in of.arms)
@@ -71,7 +71,11 @@ def with_cascades(
     tolerance: float,
     seed: int,
 ) -> Candidates:
-    """``asked`` take part in any case; ``probabilities`` (P, 5) are out of fold."""
+    """Add the useful cascades, and all in ``asked``, to the measured arms.
+
+    probabilities  (P, 5) of the prompts' levels, out of fold;  levels (P,) by their attempts
+    enumerate_more  whether to try cascades other than those in ``asked``
+    """
     replays = measured.replays
     made_of = atoms(measured.arms, measured.accuracy, measured.generations, replays)
     chosen = list(sequences(made_of, replays))
@@ -90,7 +94,7 @@ def with_cascades(
 def replay(
     cascades: Sequence[Cascade], measured: Measured, enumerated: Enumerated
 ) -> tuple[list[Replayed], list[dict[str, str]]]:
-    """Those that can be, each once, and why the others can't."""
+    """Replay each different cascade; return the replays, and the cascades that can't be replayed, with the reason."""
     found, left_out = [], []
     for arm in dict.fromkeys(cascades):
         if arm in measured.arms:  # it was run itself
@@ -128,7 +132,7 @@ def _matter(
 
 
 def trust(enumerated: Enumerated, arms: Sequence[Strategy]) -> tuple[Floats, Floats]:
-    """(P,) confidence of one run of each prompt's arm, and whether it is right; NaN where that is not known."""
+    """Return (P,) the confidence of one run of each prompt's arm, and (P,) whether it is right; NaN where unknown."""
     sure, right = np.full(len(arms), np.nan), np.full(len(arms), np.nan)
     for arm in dict.fromkeys(arms):
         rows = np.array([each == arm for each in arms])

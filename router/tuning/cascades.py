@@ -1,9 +1,9 @@
-"""Cascades as candidates: enumerated from the arms that were run, replayed on all prompts at once, and pruned.
+"""Cascades as candidates: enumerated from measured arms, replayed on all prompts at once, and pruned.
 
-A cascade's stages are arms of rising cost; all thresholds of one are equal, since a confidence means the same after
-every stage. From eight arms and eight thresholds come more than a thousand cascades. Only those stay that are worth
-more than all others to some level at some price by more than luck: a short table can be read, and a best of few is less
-flattered by chance than a best of many.
+A cascade's stages are arms of rising cost. All its thresholds are equal, since a confidence means the same after every
+stage. Eight arms and eight thresholds give more than a thousand cascades. A cascade is kept if, at some price, it is
+worth more to some level than all others, by more than luck. A short table is easier to read, and the best of few
+cascades looks less good by chance than the best of many.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,19 +19,19 @@ from strategies import Cascade, Sampling, Strategy
 from strategies.in_turn import after, either, replayed, stack
 from strategies.records import Believes, Floats, Recorded, Runs
 
-RUNS = 24  # of each prompt that a cascade is replayed for
-ATOMS = 8  # arms that cascades are made of, at most
-STAGES = 4  # of a cascade, at most
+RUNS = 24  # replayed runs of a cascade at each prompt
+ATOMS = 8  # the most arms that cascades are made of
+STAGES = 4  # the most stages of a cascade
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-PRICES = np.geomspace(0.05, 0.0005, 9)  # of a generation, in right answers
+PRICES = np.geomspace(0.05, 0.0005, 9)  # prices of a generation, in right answers
 _PATHS = 24
-_SIZES = (1, 4, 16)  # of sampling arms that the confidence model learns from
+_SIZES = (1, 4, 16)  # sizes of the sampling arms that the confidence model learns from
 
 
 class Replays:
-    """Runs of stages at P prompts, each replayed once.
+    """Runs of arms as stages, at P prompts; each is replayed once and kept.
 
-    recorded  of each prompt, in order
+    recorded  what was recorded at each prompt, in order
     """
 
     def __init__(self, recorded: Sequence[Recorded]):
@@ -45,7 +45,7 @@ class Replays:
         self.verified = all(each.verified for each in recorded)
 
     def stages(self, arms: Sequence[Strategy]) -> list[Runs] | None:
-        """(P, R) of each; None where one is missing at a prompt, or can't be believed where others follow."""
+        """Return (P, R) runs of each stage; None if one is missing at a prompt, or an earlier stage lacks scores."""
         found = [self._last(tuple(arms[: i + 1])) for i in range(len(arms))]
         known = [runs for runs in found if runs is not None]
         if len(known) < len(found):
@@ -53,13 +53,13 @@ class Replays:
         return known if all(map(self.believable, arms[:-1])) else None
 
     def believable(self, arm: Strategy) -> bool:
-        """Whether it can be a stage that others follow."""
+        """Whether other stages can follow the arm: its answers have the scores that a confidence needs."""
         runs = self._last((arm,))
         return runs is not None and not (self.verified and (np.isnan(runs.seen.score) & runs.answered).any())
 
     def _last(self, arms: tuple[Strategy, ...]) -> Runs | None:
-        """Of the last one, after the others drew what they draw."""
-        # Only what draws from the same pool, or is the same arm, matters to it.
+        """Return (P, R) runs of the last arm after the others drew their attempts; None if it can't be replayed."""
+        # An earlier arm matters only if it draws from the same pool or is the same arm.
         key = (*(arm for arm in arms[:-1] if arm.models & arms[-1].models and _draws(arm, arms[-1])), arms[-1])
         if key not in self._found:
             rows = [replayed(key, each, known) for each, known in zip(self._recorded, self._known, strict=True)]
@@ -69,13 +69,13 @@ class Replays:
 
 
 def _draws(earlier: Strategy, arm: Strategy) -> bool:
-    """Whether what the earlier one drew is missing to the other: both sample, or are the same."""
+    """Whether the earlier arm's attempts are missing to the other: both sample, or they are the same arm."""
     return earlier == arm or (not earlier.needs_steps and not earlier.revises and not arm.needs_steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """A cascade's mean over its runs, at each of P prompts; tokens by model, seconds NaN where not measured."""
+    """Means over a cascade's runs, at each of P prompts. Tokens are by model; seconds are NaN where not measured."""
 
     arm: Cascade
     accuracy: Floats
@@ -101,14 +101,14 @@ class Replayed:
 
 
 class Enumerated:
-    """Cascades over prefixes that many of them share: what there is after a prefix is computed once."""
+    """Replays cascades that share prefixes; the state after each prefix is computed once."""
 
     def __init__(self, replays: Replays, believe: Believes):
         self._replays, self._believe = replays, believe
         self._after: dict[tuple[tuple[Strategy, ...], bool], Runs] = {}
 
     def runs(self, arm: Cascade) -> Runs | None:
-        """(P, R); None where a stage is missing."""
+        """Return (P, R) runs of the cascade; None where a stage is missing."""
         stages = self._replays.stages(arm.stages)
         if stages is None:
             return None
@@ -120,7 +120,7 @@ class Enumerated:
         return found
 
     def alone(self, arm: Strategy) -> Runs | None:
-        """The same of any arm, with the confidence of its answer."""
+        """Return (P, R) runs of any arm, with the confidence in its answer; None where they are missing."""
         if isinstance(arm, Cascade):
             return self.runs(arm)
         stages = self._replays.stages([arm])
@@ -134,17 +134,17 @@ class Enumerated:
 
 
 def atoms(arms: Sequence[Strategy], accuracy: Floats, generations: Floats, replays: Replays) -> list[Strategy]:
-    """Arms that cascades are made of, by rising cost: layer by layer the upper hull of accuracy against generations.
+    """Return the arms that cascades are made of, by rising cost: layer by layer the upper hull of accuracy over cost.
 
     accuracy, generations  (P, K) of the arms
 
-    An arm whose answer was not scored, where a verifier scores, can only come last: it takes part if it is more
-    accurate than all cheaper ones.
+    Where there is a verifier, an arm whose answers have no score can only be a last stage. One such arm takes part: the
+    most accurate, if no cheaper arm with scores is as accurate.
     """
     acc, spent = accuracy.mean(axis=0), generations.mean(axis=0)
     plain = [k for k, arm in enumerate(arms) if not isinstance(arm, Cascade)]
 
-    def scored(k: int) -> bool:  # takes a replay, so only arms that may matter are asked
+    def scored(k: int) -> bool:  # slow, since it replays: so only for arms that may matter
         return replays.believable(arms[k])
 
     layers: list[int] = []
@@ -154,7 +154,7 @@ def atoms(arms: Sequence[Strategy], accuracy: Floats, generations: Floats, repla
         doubted = [k for k in layer if not scored(k)]
         layers += [] if doubted else layer
         usable = [k for k in usable if k not in (doubted or layer)]
-    ordered = [*layers, *(k for k in plain if k not in layers)]  # whatever beats an arm is mostly among the first
+    ordered = [*layers, *(k for k in plain if k not in layers)]  # what beats an arm is mostly among the first
     last = None
     for k in sorted(plain, key=lambda k: (-acc[k], spent[k])):
         cheaper = [j for j in ordered if spent[j] < spent[k]]
@@ -167,7 +167,7 @@ def atoms(arms: Sequence[Strategy], accuracy: Floats, generations: Floats, repla
 
 
 def _hull(rows: Sequence[int], acc: Floats, spent: Floats) -> list[int]:
-    """Of these arms, those that no mix of two others beats at equal cost, the most accurate first."""
+    """Return the arms that no mix of two others beats at equal cost, the most accurate first."""
     hull: list[int] = []
     for k in sorted(rows, key=lambda k: (spent[k], -acc[k])):
         if hull and acc[k] <= acc[hull[-1]]:
@@ -182,7 +182,7 @@ def _hull(rows: Sequence[int], acc: Floats, spent: Floats) -> list[int]:
 
 
 def sequences(arms: Sequence[Strategy], replays: Replays) -> Iterator[tuple[Strategy, ...]]:
-    """All of rising cost, of two to :data:`STAGES` stages, that can be replayed."""
+    """Yield all sequences of two to :data:`STAGES` arms, of rising cost, that can be replayed."""
     for length in range(2, min(STAGES, len(arms)) + 1):
         for chosen in combinations(arms, length):
             if replays.stages(chosen) is not None:
@@ -190,13 +190,14 @@ def sequences(arms: Sequence[Strategy], replays: Replays) -> Iterator[tuple[Stra
 
 
 def candidates(chosen: Sequence[tuple[Strategy, ...]]) -> list[Cascade]:
+    """Return a cascade for each sequence of arms and each of :data:`THRESHOLDS`."""
     return [Cascade(stages=arms, thresholds=(at,) * (len(arms) - 1)) for arms in chosen for at in THRESHOLDS]
 
 
 def paths(
     arms: Sequence[Strategy], chosen: Sequence[tuple[Strategy, ...]], replays: Replays, *, seed: int
 ) -> list[Path]:
-    """What the confidence model learns from: every arm by itself, as a stage and as the end, and some cascades."""
+    """Return what the confidence model learns from: every arm, as an earlier and as the last stage, and cascades."""
     rng = np.random.default_rng(seed)
     found = []
 
@@ -229,11 +230,14 @@ def prune(
     wanted: Sequence[float],
     tolerance: float,
 ) -> list[int]:
-    """Which of C cascades matter: at each price of a generation, and within each fixed budget, the best of all prompts
-    and of each level, unless one that matters already is as good up to ``tolerance``.
+    """Return which of C cascades to keep.
 
-    accuracy, generations  (P, C);  weights (P, L) shares of each prompt in the groups, their sums 1
-    budgets  (C,) the most that each spends;  wanted  fixed budgets
+    accuracy, generations  (P, C);  weights (P, L) shares of each prompt in L groups (all prompts, and each level), sums
+                  1
+    budgets  (C,) the most that each cascade spends;  wanted  fixed budgets
+
+    At each price of a generation and for each group, the best cascade is kept; within each fixed budget, the best over
+    all prompts. One that is better by no more than ``tolerance`` than a cascade already kept is left out.
     """
     means, costs = weights.T @ accuracy, weights.T @ generations
     kept: list[int] = []
@@ -252,6 +256,6 @@ def prune(
 
 
 def groups(probabilities: NDArray[np.float64]) -> Floats:
-    """(P, 6) weights for :func:`prune`: all prompts alike, then each level's share of the prompts."""
+    """(P, 6) weights for :func:`prune`: all prompts equally, then each level's share of the prompts."""
     everyone = np.full((len(probabilities), 1), 1 / len(probabilities))
     return np.hstack([everyone, probabilities / np.maximum(probabilities.sum(axis=0), 1e-9)])

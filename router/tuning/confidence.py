@@ -1,4 +1,4 @@
-"""Fits the confidence model on replayed runs: how likely an answer is right, by all that is known when it is there."""
+"""Fits the confidence model on replayed runs: the probability that an answer is right, given all that is known."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from strategies.records import Runs, Seen
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 FOLDS = 5
-FEWEST = 40  # prompts that a fit needs; with fewer, see ``strategies.belief``
-_WEIGHT = 4.0  # what all rows of a prompt count together: its runs are much alike
+FEWEST = 40  # prompts that a fit needs; with fewer, ``strategies.belief`` is used
+_WEIGHT = 4.0  # total weight of a prompt's rows, which are much alike
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Arms that ran in turn: ``seen`` (P, R) of each, and ``correct`` (P, R) whether its answer is right."""
+    """Arms that ran in turn, with ``seen`` (P, R) of each arm, and ``correct`` (P, R) whether its answer is right."""
 
     arms: tuple[Strategy, ...]
     seen: tuple[Seen, ...]
@@ -28,7 +28,7 @@ class Path:
 
     @classmethod
     def of(cls, arms: Sequence[Strategy], runs: Sequence[Runs], columns: Ints, *, last: bool) -> "Path":
-        """Of some of the runs. ``last``: the answer of the last one was not scored to find out whether to go on."""
+        """Take these columns of the runs. ``last``: no arm follows, so only its own arm scores the last answer."""
         hidden = last and not (arms[-1].needs_scores or arms[-1].revises)
         seen = [
             Seen(
@@ -45,8 +45,9 @@ class Path:
 
 @dataclass(frozen=True, slots=True)
 class OutOfFold:
-    """Says of each prompt's runs what the model fitted without that prompt says; ``whole`` is fitted on all prompts.
+    """Out-of-fold confidences: for each prompt those of the model that was fitted without it.
 
+    models  one per fold;  whole  is fitted on all prompts
     fold  (P,) of each prompt;  probabilities (P, 5) of its levels
     """
 
@@ -56,7 +57,7 @@ class OutOfFold:
     whole: Confidence
 
     def __call__(self, arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bool) -> list[Floats]:
-        """As ``strategies.records.Believes``, of (P, R) runs."""
+        """Return confidences of (P, R) runs, see ``strategies.records.Believes``."""
         found = [np.zeros(each.answer.shape) for each in seen]
         for i, model in enumerate(self.models):
             rows = self.fold == i
@@ -66,26 +67,27 @@ class OutOfFold:
         return found
 
     def on(self, rows: NDArray[np.int64]) -> "OutOfFold":
-        """Of some of the prompts."""
+        """Return the same for some of the prompts."""
         return OutOfFold(self.models, self.fold[rows], self.probabilities[rows], self.whole)
 
 
 @dataclass(frozen=True, slots=True)
 class Believing:
-    """Says of runs at prompts of (P, 5) level probabilities what one model says: for prompts that it never saw."""
+    """One model's confidences for prompts that it never saw, given (P, 5) probabilities of their levels."""
 
     model: Confidence
     probabilities: Floats
 
     def __call__(self, arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bool) -> list[Floats]:
-        """As ``strategies.records.Believes``, of (P, R) runs."""
+        """Return confidences of (P, R) runs, see ``strategies.records.Believes``."""
         return self.model.of_many(self.probabilities[:, None], arms, seen)
 
 
 def fit(paths: Sequence[Path], probabilities: Floats, levels: Ints, *, seed: int) -> OutOfFold | None:
-    """None where there are too few prompts, or nothing to tell apart.
+    """Fit the model in each fold and on all prompts. None if there are fewer than FEWEST prompts, or all answers are
+    alike.
 
-    probabilities  (P, 5) out-of-fold probabilities of the prompts' levels;  levels (P,) that folds are balanced over
+    probabilities  (P, 5) out-of-fold probabilities of the prompts' levels;  levels (P,) to balance the folds by
     """
     prompts = len(probabilities)
     names, x, y, prompt = _rows(paths, probabilities, voting_of([arm for path in paths for arm in path.arms]))
@@ -113,7 +115,7 @@ def fit(paths: Sequence[Path], probabilities: Floats, levels: Ints, *, seed: int
 
 
 def _rows(paths: Sequence[Path], probabilities: Floats, voting: Sequence[str]) -> tuple[list[str], Floats, Ints, Ints]:
-    """Feature names, (N, F) features, (N,) whether right, (N,) which prompt; one row an answer of a run's stage."""
+    """Return feature names, (N, F) features, (N,) whether right, (N,) prompt index; one row per stage's answer."""
     tables, rights, whose = [], [], []
     for path in paths:
         shape = path.seen[0].answer.shape

@@ -1,8 +1,8 @@
 """What was measured of each arm on each prompt.
 
 Arms that draw independent samples are replayed from a prompt's pool of attempts, cascades from the runs of their
-stages. Anything that looks at its own work in progress (tree searches, revisions) or samples differently (single) can't
-be replayed: such arms count only where they were really run. See ``strategies.replay``.
+stages. Tree searches and revisions depend on their own earlier output, and ``single`` samples differently. These can't
+be replayed: they count only where they were really run. See ``strategies.replay``.
 """
 
 import math
@@ -24,9 +24,9 @@ from strategies import STRATEGIES, Cascade, Sampling, Strategy, parse
 from strategies.records import Pool, Recorded, Runs
 
 Floats = NDArray[np.float64]
-COVERAGE = 0.95  # share of the prompts that an arm must be measured on to take part
+COVERAGE = 0.95  # share of the prompts on which an arm must be measured to take part
 RESAMPLES = 1000
-_NAMED = 5  # prompts left out whose ids are written down
+_NAMED = 5  # ids of left-out prompts that are reported
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Point:
     """One arm at one prompt, mean of its runs.
 
     accuracy  expected share of right answers
-    prompt_tokens, generated_tokens  by model's name;  scored_tokens  that the verifier read
+    prompt_tokens, generated_tokens  by model's name;  scored_tokens  read by the verifier
     seconds   NaN where they were not measured
     """
 
@@ -55,15 +55,15 @@ def evidence(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict[str, dict[Strategy, Point]]:
-    """By prompt_id and arm. A sampling arm of n needs a pool of at least n attempts, and scores where it selects by
-    them.
+    """Return the measurements by prompt_id and arm.
 
     reference  name of the reference model;  verified  whether a verifier scores
-    arms   others that are neither of the usual sizes nor were run
+    arms   other arms to replay, besides the usual sizes and those that were run
     draws  runs that a sampling arm is replayed for
 
-    Where a sampling arm was also really run, the replay is used: it averages over many runs.
-    Raises InvalidFile where ``correct`` is null: accuracy can't be measured there.
+    A sampling arm of n needs a pool of at least n attempts, with scores if it selects by them. Where it was also really
+    run, the replay is used: it averages over many runs. Raises InvalidFile where ``correct`` is null, since accuracy
+    can't be measured there.
     """
     found = recordings(attempts, reference=reference, verified=verified, draws=draws, seed=seed)
     return {prompt: _points(recorded, budgets, arms, reference) for prompt, recorded in found.items()}
@@ -107,13 +107,14 @@ class Measured:
     """(P, K) values: P prompts on which every one of K arms was measured.
 
     accuracy     expected share of right answers
-    generations  what was generated, in complete solutions of the reference model: over the mean tokens of its samples
-                 at the prompt, a token of another model counting as much as the setup says. An arm that stops early has
-                 less than its budget
-    prompt, generated  (P, K, M) tokens by model, as in ``setup.models``;  scored (P, K) tokens that the verifier read
-    seconds      by the clock, NaN where they were not measured
+    generations  what was generated, in complete solutions of the reference model: tokens divided by the mean tokens of
+                 its samples at the prompt, a token of another model counting as much as the setup says. An arm that
+                 stops early has less than its budget
+    prompt, generated  (P, K, M) tokens by model, in the order of ``setup.models``;  scored (P, K) tokens that the
+                 verifier read
+    seconds      elapsed, NaN where they were not measured
     left_out     arms that were measured on too few prompts, and why
-    short        prompts on which an arm is missing that nearly all others have, so that they don't take part: why, by
+    short        prompts that don't take part because they lack an arm that nearly all others have: the reason by
                  prompt_id
     replays      runs of the arms, to make cascades of
     one          (P,) mean tokens of one sample of the reference model
@@ -150,13 +151,13 @@ class Measured:
         return np.array([arm.budget(worth) for arm in self.arms])
 
     def of(self, columns: Sequence[int]) -> "Measured":
-        """Some of the arms."""
+        """Return the values of some of the arms."""
         names = ("accuracy", "generations", "prompt", "generated", "scored", "seconds")
         of_those: dict[str, Any] = {name: getattr(self, name)[:, columns] for name in names}
         return replace(self, arms=tuple(self.arms[k] for k in columns), **of_those)
 
     def with_cascades(self, cascades: Sequence[Replayed]) -> "Measured":
-        """These as well, in the order of arms."""
+        """Return the values with these cascades added, in the order of arms."""
         models = list(self.setup.models)
         worth = np.array([self.setup.worth[model] for model in models])
 
@@ -180,12 +181,12 @@ class Measured:
         return replace(self, arms=tuple(both), **values).of(sorted(range(len(both)), key=lambda k: both[k]))
 
     def on(self, rows: NDArray[np.int64]) -> "Measured":
-        """Some of the prompts."""
+        """Return the values on some of the prompts."""
         names = ("prompts", "accuracy", "generations", "prompt", "generated", "scored", "seconds", "one")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def costs(self, weights: Floats) -> list[Cost]:
-        """Mean cost of each arm over prompts that count with (P,) ``weights``, which sum to 1."""
+        """Return each arm's mean cost over prompts with (P,) ``weights``, which sum to 1."""
         prompt, generated = np.tensordot(weights, self.prompt, 1), np.tensordot(weights, self.generated, 1)
         scored, generations = weights @ self.scored, weights @ self.generations
         seconds = weights @ self.seconds
@@ -222,9 +223,9 @@ def measure(
     arms: Sequence[Strategy] = (),
     seed: int = 0,
 ) -> Measured:
-    """The evidence on these prompts, of the arms measured on nearly all of them. Raises InvalidFile.
+    """Return what was measured on these prompts, of arms that were measured on nearly all of them. Raises InvalidFile.
 
-    arms  others than the usual ones; cascades among them only from runs of their own, see ``with_cascades``
+    arms  arms besides the usual ones; cascades among them only count here if they were run, see ``with_cascades``
     """
     here = attempts[attempts["prompt_id"].isin(prompts)]
     _check_models(here, setup)
@@ -280,7 +281,7 @@ def measure(
 
 
 def _few(recorded: Recorded) -> Recorded:
-    """With as many runs of its pools as cascades are replayed for."""
+    """Limit the runs of its pools to the number that cascades are replayed for."""
     return replace(
         recorded,
         pools={model: replace(pool, order=pool.order[:RUNS]) for model, pool in recorded.pools.items()},
@@ -288,19 +289,19 @@ def _few(recorded: Recorded) -> Recorded:
 
 
 def pool_sizes(attempts: pd.DataFrame, prompts: pd.Index) -> pd.Series:
-    """Attempts in each prompt's pool of the reference model, 0 where it has none."""
+    """Return the number of attempts in each prompt's pool of the reference model, 0 where it has none."""
     sizes = attempts.loc[attempts["arm"] == SAMPLE].groupby("prompt_id").size()
     return sizes.reindex(prompts, fill_value=0)
 
 
 def common_size(sizes: pd.Series) -> int:
-    """The largest pool that nearly all prompts have: :data:`COVERAGE` of them."""
+    """Return the largest pool size that nearly all prompts reach: :data:`COVERAGE` of them."""
     falling = np.sort(sizes.to_numpy())[::-1]
     return int(falling[math.ceil(COVERAGE * len(falling) - 1e-9) - 1])
 
 
 def _why_short(size: int, missing: Sequence[Strategy]) -> str:
-    """``missing`` are the arms that were not measured on the prompt."""
+    """Say why a prompt with ``size`` attempts is left out; ``missing`` are the arms not measured there."""
     replayed = [arm.n for arm in missing if isinstance(arm, Sampling) and arm.model is None and arm.n > size]
     if replayed:
         return f"has {size} attempts, {max(replayed)} are needed"
@@ -309,7 +310,10 @@ def _why_short(size: int, missing: Sequence[Strategy]) -> str:
 
 
 def by_reason(reasons: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Of prompts and why each is left out: by reason how many (``count``), and the ids of the ``first`` few."""
+    """Group left-out prompts by reason: ``reason``, how many (``count``), and the ids of the ``first`` few.
+
+    reasons  by prompt id, why the prompt is left out
+    """
     prompts: dict[str, list[str]] = {}
     for prompt, reason in reasons.items():
         prompts.setdefault(reason, []).append(prompt)
@@ -317,13 +321,13 @@ def by_reason(reasons: Mapping[str, str]) -> list[dict[str, Any]]:
 
 
 def named(entry: Mapping[str, Any]) -> str:
-    """An entry of :func:`by_reason`, less the reason: ``7 prompts (p1, p2, p3, p4, p5, ...)``."""
+    """Format an entry of :func:`by_reason` without its reason: ``7 prompts (p1, p2, p3, p4, p5, ...)``."""
     more = ", ..." * (entry["count"] > len(entry["first"]))
     return f"{entry['count']} prompt{'s' * (entry['count'] > 1)} ({', '.join(entry['first'])}{more})"
 
 
 def _array(cells: list[list[Point]], models: Sequence[str], get: Any) -> Floats:
-    """(P, K, M) of what ``get`` has by model."""
+    """(P, K, M) values that ``get`` returns by model, 0 for a missing model."""
     return np.array([[[get(point).get(model, 0.0) for model in models] for point in row] for row in cells])
 
 
@@ -343,7 +347,7 @@ def resamples(prompts: int, rng: np.random.Generator, count: int = RESAMPLES) ->
 
 
 def interval(values: Floats, draws: Floats) -> dict[str, float]:
-    """Mean of (P,) values with its 95% interval over (R, P) :func:`resamples`."""
+    """Return the mean of (P,) values and its 95% interval over (R, P) :func:`resamples`."""
     low, high = np.quantile(draws @ values, [0.025, 0.975])
     found = {"accuracy": values.mean(), "low": low, "high": high}
     return {name: round(float(value), 4) for name, value in found.items()}

@@ -1,4 +1,4 @@
-"""Writes what tuning found, and the manifest that makes a folder a bundle."""
+"""Writes the result of tuning, and the manifest that makes a folder a bundle."""
 
 import subprocess
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ from router.tuning.tune import ORACLE_POLICY, TUNING, Tuning
 
 
 def save_tuning(tuning: Tuning, folder: Path) -> None:
-    """Write the policies and the report; the folder is no bundle again until :func:`finish_bundle`."""
+    """Write the policies and the report. The folder is not a bundle until :func:`finish_bundle` is called."""
     (folder / MANIFEST).unlink(missing_ok=True)
     (folder / "policy.json").write_text(tuning.policy.dumps())
     (folder / ORACLE_POLICY).write_text(tuning.oracle.dumps())
@@ -34,9 +34,10 @@ def save_tuning(tuning: Tuning, folder: Path) -> None:
 
 
 def finish_bundle(folder: Path, setup: Setup, provenance: Mapping[str, Any] | None = None) -> Manifest:
-    """Write the manifest of a trained and tuned folder: from now on it is a bundle.
+    """Write the manifest of a trained and tuned folder, which makes it a bundle. Raises InvalidFile if a part is
+    missing.
 
-    provenance  what else people should know, added to git revision, seed and date
+    provenance  entries added to git revision, seed and date, for people to read
     """
     training = read_training(folder)
     for part in ("difficulty.joblib", "policy.json"):
@@ -64,7 +65,7 @@ def finish_bundle(folder: Path, setup: Setup, provenance: Mapping[str, Any] | No
 
 
 def _git_revision(folder: Path) -> str:
-    """Of the checkout that the folder lies in; "unknown" outside one."""
+    """Return the git revision of the checkout that the folder lies in; "unknown" outside one."""
     try:
         run = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""What the policy is worth at average budgets beside plainer ways to choose, by nested cross-validation over prompts.
+"""Compares the policy at average budgets with plainer ways to choose, by nested cross-validation over prompts.
 
-Everything that is chosen is chosen without the prompts that it is measured on: which cascades matter, the table, the
-prices, the best fixed arm and cascade, the mix of two. Confidences are out of fold as well.
+Every choice is made without the prompts that it is measured on: which cascades to keep, the table, the prices, the best
+fixed arm and cascade, the mix of two arms. Confidences are out of fold as well.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,18 @@ _SHUFFLES = 10
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Choice = tuple[Floats, Floats]  # accuracy and generations of each prompt
+Choice = tuple[Floats, Floats]  # accuracy and generations at each prompt
 
 
 def compare(
     candidates: Candidates, method: Method, texts: Sequence[str], draws: Floats, *, tolerance: float
 ) -> list[dict[str, Any]]:
-    """A row for each average budget: every way's accuracy and spend, and what the policy gains on it; chosen: which
-    arms the plainer ways would take, knowing all prompts."""
+    """Return a row for each average budget.
+
+    ways    accuracy and spending of each way to choose
+    gains   accuracy of the policy minus that of each other way
+    chosen  the arms that the plainer ways would take if they were chosen on all prompts
+    """
     every = candidates.everything
     prompts = np.arange(len(every.prompts))
     rng = np.random.default_rng(0)
@@ -61,7 +65,7 @@ WAYS = (
 
 
 class _Policies:
-    """Tables made from some of the prompts."""
+    """Policies made from some of the prompts, with and without cascades."""
 
     def __init__(self, candidates: Candidates, made: Ints, method: Method, tolerance: float):
         every = candidates.everything
@@ -100,7 +104,7 @@ def _ways(
         names = {arm: k for k, arm in enumerate(every.arms)}
         try:
             chosen = policy.decide_many(given, AverageBudget(budget))
-        except InvalidRequest:  # the least that it can spend is more
+        except InvalidRequest:  # the policy's least average budget is larger
             chosen = policy.decide_many(given, AverageBudget(policy.budget_points[0].generations))
         return taken(np.array([names[policy.arms[k]] for k in chosen]))
 
@@ -125,7 +129,7 @@ def _ways(
 
 
 def best_fixed(every: Measured, columns: Sequence[int], rows: Ints, budget: float) -> int:
-    """The column of the most accurate arm that spends at most so much on average; the cheapest where none does."""
+    """Return the column of the most accurate arm whose mean spending is within the budget; else of the cheapest."""
     spent = every.generations[rows][:, columns].mean(axis=0)
     accuracy = every.accuracy[rows][:, columns].mean(axis=0)
     within = spent <= max(budget, float(spent.min()))
@@ -133,7 +137,7 @@ def best_fixed(every: Measured, columns: Sequence[int], rows: Ints, budget: floa
 
 
 def mix(accuracy: Floats, spent: Floats, budget: float) -> tuple[int, int, float]:
-    """Which two arms, and which share of the second, are most accurate together at this mean spend."""
+    """Return the two arms, and the share of the second, whose mix is most accurate at this mean spending."""
     below, above = np.flatnonzero(spent <= budget), np.flatnonzero(spent > budget)
     if not len(below):
         cheapest = int(spent.argmin())
@@ -150,7 +154,7 @@ def mix(accuracy: Floats, spent: Floats, budget: float) -> tuple[int, int, float
 
 
 def _similar(texts: Sequence[str]) -> Floats:
-    """(P, P) cosine of the prompts' character n-grams, of a prompt with itself below all others."""
+    """(P, P) cosine similarity of the prompts' character n-grams; -1 of a prompt with itself."""
     found = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit_transform(texts)
     table: Floats = (found @ found.T).toarray()
     np.fill_diagonal(table, -1.0)
@@ -160,7 +164,7 @@ def _similar(texts: Sequence[str]) -> Floats:
 def _nearest(
     every: Measured, columns: Sequence[int], *, made: Ints, read: Ints, budget: float, similar: Floats
 ) -> Ints:
-    """(read,) the arm that was best at the most similar prompts, at the price at which others spend the budget."""
+    """(read,) the arm that was best at the most similar prompts, at the price at which ``made`` spend the budget."""
     accuracy, spent = every.accuracy[made][:, columns], every.generations[made][:, columns]
 
     def expected(rows: Ints) -> tuple[Floats, Floats]:

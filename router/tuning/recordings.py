@@ -1,4 +1,4 @@
-"""Attempts files as what the strategies replay: pools of attempts and complete runs, by prompt."""
+"""Converts attempts files to what strategies replay: pools of attempts and complete runs, by prompt."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ TOKENS = ["prompt_tokens", "generated_tokens", "scored_tokens"]
 def recordings(
     attempts: pd.DataFrame, *, reference: str = "", verified: bool = True, draws: int = DRAWS, seed: int = 0
 ) -> dict[str, Recorded]:
-    """What was recorded at each prompt. Arguments and errors as those of ``evidence.evidence``."""
+    """Return what was recorded at each prompt, by prompt id. Arguments and errors as in ``evidence.evidence``."""
     unknown = attempts["correct"].isna()
     if unknown.any():
         first = attempts.loc[unknown.idxmax(), "prompt_id"]
@@ -32,7 +32,7 @@ def recordings(
         attempts = attempts.assign(seconds=np.nan)
     generators: dict[str | None, np.random.Generator] = {}
     found: dict[str, Recorded] = {}
-    # Prompts with a pool first: what is drawn at random for one does not depend on the others' runs.
+    # Prompts with a pool first, so that random draws don't depend on which prompts only have runs.
     order = attempts.assign(pool=attempts["arm"] != SAMPLE).sort_values("pool", kind="stable")
     for prompt_id, rows in order.groupby("prompt_id", sort=False):
         groups = dict(list(rows.groupby("arm", sort=False)))
@@ -60,14 +60,14 @@ def _pool(rows: pd.DataFrame, draws: int, rng: np.random.Generator) -> Pool:
         prompt_tokens=prompt,
         generated_tokens=generated,
         scored_tokens=scored,
-        # Like the real thing, a run meets its samples in random order.
+        # As in a real run, samples come in random order.
         order=rng.random((draws, len(rows))).argsort(axis=1),
         seconds=float(rows["seconds"].astype(float).max(skipna=False)),
     )
 
 
 def _run(rows: pd.DataFrame, arm: Strategy, reference: str, reads: bool) -> Runs:
-    """Complete runs of one arm at one prompt; ``reads``: whether the verifier reads what models write."""
+    """Return complete runs of one arm at one prompt. ``reads``: the verifier reads tokens to score."""
     prompt: dict[str | None, Floats] = {}
     generated: dict[str | None, Floats] = {}
     if len(arm.models) == 1:
@@ -99,7 +99,7 @@ def _run(rows: pd.DataFrame, arm: Strategy, reference: str, reads: bool) -> Runs
 
 
 def _check_tokens(rows: pd.DataFrame, arm: Strategy, reads: bool) -> Floats:
-    """What the verifier would read besides, to score the solution of an arm that scores nothing itself."""
+    """Return (runs,) tokens that the verifier would read to score the answers; 0 where the arm scores by itself."""
     if arm.needs_scores or not reads or (rows["scored_tokens"] > 0).any():
         return np.zeros(len(rows))
     tokens: Floats = (rows["prompt_tokens"] + rows["generated_tokens"]).to_numpy(dtype=float)
@@ -107,9 +107,9 @@ def _check_tokens(rows: pd.DataFrame, arm: Strategy, reads: bool) -> Floats:
 
 
 def _by_model(lines: Any, reference: str) -> dict[str | None, tuple[float, float]]:
-    """(prompt, generated) tokens by model of a run's ``usage``."""
+    """Return a run's (prompt, generated) tokens by model, from its ``usage``."""
     if lines is None:
-        raise InvalidFile("a run of an arm that asks several models needs the column `usage`; collect it again")
+        raise InvalidFile("runs of arms that use several models need the column `usage`; collect them again")
     return {
         None if line["model"] == reference else line["model"]: (line["prompt_tokens"], line["generated_tokens"])
         for line in lines

@@ -1,8 +1,9 @@
-"""Tables of what arms are worth at each level, made robustly: how to make and read one is chosen by cross-validation.
+"""Tables of each arm's accuracy and cost at each level; cross-validation chooses how to make and read them.
 
-With some sixty prompts a level and dozens of arms, the best-looking arm of a level is mostly luck. Two things keep luck
-out: an arm's advantage at a level is shrunk towards its advantage over all prompts (empirical Bayes), and how the table
-is made and read is itself chosen by two-fold cross-validation (Snell et al., section 3.2), the paper's way among them.
+With some sixty prompts per level and dozens of arms, the arm that looks best at a level is mostly lucky. Two things
+reduce luck. An arm's advantage at a level is shrunk towards its advantage over all prompts (empirical Bayes). And how
+the table is made and read is chosen by two-fold cross-validation (Snell et al., section 3.2), among them the paper's
+way.
 """
 
 from collections.abc import Sequence
@@ -19,17 +20,17 @@ from router.tuning.warnings import FEWEST
 
 SPLITS = 20
 _CHARGED = (0.03, 0.01, 0.003, 0.001)  # prices of a generation at which methods are compared
-_PRICES = np.geomspace(1, 1e-6, 400)  # of a generation, in right answers
-_RISE = 1.02  # average budgets closer than this are one
+_PRICES = np.geomspace(1, 1e-6, 400)  # prices of a generation, in right answers
+_RISE = 1.02  # least ratio between neighbouring average budgets
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """How the table is made, and read.
+    """How the table is made and read.
 
-    levels    which prompts a level is measured on. statistic: those whose attempts put them there. predicted: every
-              prompt, with its out-of-fold probability of that level. likeliest: those predicted to be there
-    pooled    whether levels borrow strength from each other, see :func:`pooled`
+    levels    on which prompts a level is measured. statistic: those with this level by their attempts. predicted: every
+              prompt, weighted by its out-of-fold probability of the level. likeliest: those predicted to have it
+    pooled    whether a level's estimates use the other levels' prompts, see :func:`pooled`
     deciding  see ``Policy``
     """
 
@@ -38,9 +39,9 @@ class Method:
     deciding: Deciding
 
     def weights(self, probabilities: NDArray[np.float64], levels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(P, 5) how much each prompt counts at each level.
+        """(P, 5) weight of each prompt at each level.
 
-        probabilities  (P, 5), out of fold;  levels (P,) by the prompts' attempts
+        probabilities  (P, 5) of the levels, out of fold;  levels (P,) by the prompts' attempts
         """
         match self.levels:
             case "statistic":
@@ -54,7 +55,7 @@ class Method:
         return f"{self.levels} levels, {'pooled' if self.pooled else 'each by itself'}, deciding by {self.deciding}"
 
 
-PAPER = Method("likeliest", False, "mode")  # a table of its own for each predicted level, as in Snell et al.
+PAPER = Method("likeliest", False, "mode")  # each predicted level by itself, as in Snell et al.
 METHODS = (
     PAPER,
     Method("likeliest", True, "mode"),
@@ -65,14 +66,14 @@ METHODS = (
 
 
 def pooled(accuracy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(5, K) accuracy of K arms at five levels, an arm's advantage at a level shrunk towards its overall advantage.
+    """(5, K) accuracy of K arms at five levels; an arm's advantage at a level is shrunk towards its overall advantage.
 
-    accuracy  (P, K) of each prompt;  weights (P, 5) how much each prompt counts at each level
+    accuracy  (P, K) of each prompt;  weights (P, 5) of each prompt at each level
 
-    An arm's advantage on a prompt is its accuracy less the mean of all arms there, which takes out how hard the prompt
-    is. At a level it is ``overall + true deviation + noise``; the noise's variance is that of a mean, the deviations'
-    variance is what the observed ones have beyond it (method of moments), and the posterior mean keeps
-    deviation² / (deviation² + noise²) of each observed deviation.
+    An arm's advantage on a prompt is its accuracy minus the mean of all arms there, which removes the prompt's
+    difficulty. At a level it is ``overall + true deviation + noise``. The noise has the variance of a mean. The true
+    deviations have the variance that the observed ones have beyond the noise (method of moments). The posterior mean
+    keeps the share deviation² / (deviation² + noise²) of each observed deviation.
     """
     shares = _shares(weights)
     base = accuracy.mean(axis=1, keepdims=True)
@@ -88,12 +89,12 @@ def pooled(accuracy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArr
 
 
 def estimate(accuracy: NDArray[np.float64], weights: NDArray[np.float64], method: Method) -> NDArray[np.float64]:
-    """(5, K) accuracy of each arm at each level, by the method."""
+    """(5, K) accuracy of each arm at each level by the method; arguments as in :func:`pooled`."""
     return pooled(accuracy, weights) if method.pooled else np.asarray(_shares(weights).T @ accuracy)
 
 
 def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Each prompt's share of each level; all prompts share a level that has none."""
+    """(P, 5) each prompt's share of each level; all prompts count equally at a level without prompts."""
     counts = weights.sum(axis=0)
     return np.where(counts > 0, weights / np.where(counts > 0, counts, 1), 1 / len(weights))
 
@@ -107,9 +108,12 @@ def tabulate(
     tolerance: float,
     draws: NDArray[np.float64] | None = None,
 ) -> Policy:
-    """The table as a policy without average budgets. Without bootstrap ``draws`` its intervals are points.
+    """Make the table, as a policy without average budgets.
 
-    A level of fewer than :data:`FEWEST` prompts is measured on all of them.
+    weights  (P, 5) of each prompt at each level
+    draws    (R, P) bootstrap resamples for the intervals; None: intervals are points
+
+    A level with fewer than :data:`FEWEST` prompts is measured on all prompts.
     """
     counts = weights.sum(axis=0)
     weights = np.where(counts < FEWEST, 1.0, weights)
@@ -141,10 +145,11 @@ def cross_validate(
     tolerance: float,
     seed: int,
 ) -> NDArray[np.float64]:
-    """(P, budgets + prices) what the arms are worth on each prompt that a table made from other prompts chooses there.
+    """(P, budgets + prices) value on each prompt of the arm that a table made from other prompts chooses there.
 
-    Accuracy under each fixed budget, then accuracy less spend at each of :data:`_CHARGED`: a method has to serve both
-    kinds of objective. Two-fold within each level, averaged over many halvings, as in Snell et al., section 3.2.
+    The value is the accuracy for each fixed budget, and accuracy minus price times generations for each of
+    :data:`_CHARGED`: a method has to serve both kinds of objective. Folds are halves, balanced by level, averaged over
+    many splits (Snell et al., section 3.2).
     """
     rng = np.random.default_rng(seed)  # the same halvings for every method
     found = np.zeros((len(levels), len(budgets) + len(_CHARGED)))
@@ -166,10 +171,11 @@ def cross_validate(
 
 
 def with_average_budgets(table: Policy, probabilities: NDArray[np.float64], measured: Measured) -> Policy:
-    """The policy that also serves average budgets: what the prompts spend at each price of a generation.
+    """Return the policy with average budgets: the mean spending of the prompts at each price of a generation.
 
-    Of the choices that each price makes, none is more accurate (by the table) at the same average spend: together they
-    are the upper hull of accuracy against spend. It ends where the whole largest budget buys a tie.
+    At the same mean spending, no choice is more accurate (by the table) than the one that a price makes: together these
+    are the upper hull of accuracy over spending. Prices end where the whole largest budget would cost no more than the
+    tolerance.
     """
     points: list[BudgetPoint] = []
     prompts, weights = np.arange(len(probabilities)), table.weights(probabilities)

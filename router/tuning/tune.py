@@ -1,4 +1,4 @@
-"""Tune the policy: measure every arm at every level, cascades among them, in one table that serves every objective."""
+"""Tunes the policy: measures every arm at every level, cascades included, in one table that serves every objective."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from router.tuning.warnings import of_tuning
 from strategies import Cascade, Strategy
 
 TUNING, ORACLE_POLICY = "tuning.json", "oracle_policy.json"
-INTERVALS = 250  # resamples behind a cell's interval
+INTERVALS = 250  # bootstrap resamples for a cell's interval
 UNJUDGED = "has attempts whose `correct` is null"
 
 
@@ -30,16 +30,18 @@ LEVELLESS = "one table for all levels: the best fixed arm of each budget"
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """``policy`` and ``confidence`` are served, ``oracle`` (for prompts whose level is known) is only reported.
+    """The result of tuning. ``policy`` and ``confidence`` are served; ``oracle`` is only reported.
 
-    report["methods"]   by cross-validation: each method's accuracy, mean over the budgets, and what it is worth more
-                        than the best fixed arms, mean over budgets and prices; the one worth most is served
-    report["budgets"]   over all prompts, by cross-validation: accuracy of the policy, of the oracle policy and of the
+    oracle              policy for prompts whose level is known from their attempts
+    report["methods"]   each method by cross-validation: its mean accuracy over the budgets, and its mean value, over
+                        budgets and prices, minus that of the best fixed arms; the method with the highest value is
+                        served
+    report["budgets"]   by cross-validation over all prompts: accuracy of the policy, of the oracle policy and of the
                         best fixed arm, and which arm that is
-    report["cascades"]  how many were tried, how many are left, and what they are made of
+    report["cascades"]  how many were tried, how many are kept, and the arms that they are made of
     report["average_budgets"]  by cross-validation: see ``nested.compare``
     report["left_out"]  arms that were measured on too few prompts to take part
-    report["prompts_left_out"]  prompts that lack what nearly all others have: how many for each reason, the first ids
+    report["prompts_left_out"]  prompts that lack what nearly all others have: number and first ids for each reason
     """
 
     policy: Policy
@@ -60,18 +62,19 @@ def tune(
     cascades: bool = True,
     seed: int = 0,
 ) -> Tuning:
-    """Measure the table, choose how to make and read it, solve the average budgets.
+    """Measure the table, choose how to make and read it, and find the prices of average budgets.
 
-    attempts   of the prompts that the difficulty model was trained on
-    budgets    sizes that sampling arms are replayed at, and budgets to report; None: powers of two up to the pools
+    attempts   at the prompts that the difficulty model was trained on
+    budgets    sizes that sampling arms are replayed at, and budgets to report; None: powers of two up to the pools'
+               size
     arms       more arms to measure, such as cascades of arms that were run
     default    objective of a request that names none; None: the largest budget
     tolerance  accuracies this close are a tie, and ties go to the arm that costs the fewest FLOPs: with a hundred
-               prompts a level the standard error is several points, so half a point is no reason to pay more
-
+               prompts per level the standard error is several points, so half a point is no reason to pay more
     cascades   whether cascades are enumerated; those in ``arms`` are measured in any case
 
-    Raises InvalidFile where prompts and training don't match, InvalidRequest where nothing measured serves ``default``.
+    Raises InvalidFile where prompts and training don't match, InvalidRequest where no measured arm can serve
+    ``default``.
     """
     attempts, unjudged = _judged(attempts, training)
     index = training.prompts.index.drop(unjudged)
@@ -90,7 +93,7 @@ def tune(
             f"no arm within budget {budgets[0]} was measured on nearly all prompts; collect attempts for every prompt, "
             "or tune for larger budgets"
         )
-    budgets = sorted({min(budget, int(measured.budgets.max())) for budget in budgets})  # more can't be spent
+    budgets = sorted({min(budget, int(measured.budgets.max())) for budget in budgets})  # no arm spends more
     prompts = training.prompts.loc[measured.prompts]
     probabilities = training.probabilities.loc[measured.prompts].to_numpy()
     levels = prompts["level"].to_numpy()
@@ -115,7 +118,7 @@ def tune(
     rng = np.random.default_rng(seed)
     draws = resamples(len(prompts), rng)
     largest = Budget(budgets[-1])
-    # Too few prompts can't carry levels: what one of them seems to want is luck.
+    # With too few prompts, the arm that looks best at a level is lucky, so there are no levels.
     levelled = len(prompts) >= CARRY_LEVELS
     finished: dict[str, Any] = {"default": largest, "tolerance": tolerance, "draws": draws[:: len(draws) // INTERVALS]}
     counting = method.weights(probabilities, levels)
@@ -167,15 +170,15 @@ def tune(
 
 
 def _budgets(attempts: pd.DataFrame, prompts: pd.Index) -> list[int]:
-    """Powers of two up to the largest pool that nearly all prompts have."""
+    """Return powers of two up to the largest pool size that nearly all prompts reach."""
     return [2**i for i in range(common_size(pool_sizes(attempts, prompts)).bit_length())]
 
 
 def _judged(attempts: pd.DataFrame, training: Training) -> tuple[pd.DataFrame, list[str]]:
-    """The attempts at prompts where it is known which are right, and the prompts where it is not.
+    """Return the attempts at prompts whose attempts are all known to be right or wrong, and the other prompts.
 
-    Levels by mean score need no right answers, the policy does. Where levels are by pass rate every prompt of the
-    training was judged, and what is not judged here is refused later.
+    Levels by mean score need no references, but the policy does. Levels by pass rate already needed them, so a null
+    ``correct`` is an error there, which is raised later.
     """
     if training.statistic == "pass_rate":
         return attempts, []

@@ -1,6 +1,6 @@
-"""What the evidence is too thin for. Each warning is a sentence or two, and names the way out.
+"""Warnings of what the evidence is too thin for. Each is a sentence or two, and says what to do.
 
-Nothing here is an error: the files are what they say they are, and may be all that there is.
+Nothing here is an error: the files are valid, and may be all that there is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,67 +14,69 @@ from router.policy.table import LEVELS
 from router.training.difficulty import CARRY_LEVELS, Training, advice_on_ties
 from router.tuning.evidence import COVERAGE, Measured, common_size
 
-FEWEST = 10  # prompts that a statement needs: solved ones for a comparison of arms, prompts of a level for its own
-UNEVEN = 0.5  # share of the prompts in one level from which on ties are worth a word
+FEWEST = 10  # solved prompts that a comparison of arms needs, and prompts that a level needs
+UNEVEN = 0.5  # share of the prompts in one level above which ties are warned about
 
 
 def few_solved(accuracy: NDArray[np.float64]) -> str | None:
-    """accuracy  (P, K) of K arms at P prompts. What to say where too few prompts tell one arm from another."""
+    """Return a warning where too few prompts tell one arm from another. ``accuracy`` (P, K): K arms at P prompts."""
     prompts = len(accuracy)
     solved = int((accuracy.max(axis=1) > 0).sum())
     if solved < min(FEWEST, prompts):
         return (
-            f"any arm was ever right on {solved} of {prompts} prompts only, so which arm is best is chance. Look "
-            "whether answers and references are read as they should be (`router rejudge`), take easier prompts or a "
-            "better model, or collect more --attempts"
+            f"only {solved} of {prompts} prompts were ever solved by any arm, so which arm is best is chance. Check "
+            "that answers and references are read correctly (`router rejudge`), take easier prompts or a better "
+            "model, or collect more --attempts"
         )
     missed = int((accuracy.min(axis=1) < 1).sum())
     if missed < min(FEWEST, prompts):
         return (
-            f"any arm was ever wrong on {missed} of {prompts} prompts only, so which arm is best is chance; take "
+            f"only {missed} of {prompts} prompts were ever missed by any arm, so which arm is best is chance; take "
             "harder prompts"
         )
     return None
 
 
 def upside_down(accuracy: NDArray[np.float64], levels: NDArray[np.int64]) -> str | None:
-    """accuracy  (P,) of each prompt; levels  (P,). What to say where the easy levels are the hard ones."""
+    """Return a warning where accuracy rises with the level. ``accuracy`` (P,) and ``levels`` (P,) of the prompts."""
     if np.ptp(accuracy) == 0 or np.ptp(levels) == 0 or np.corrcoef(accuracy, levels)[0, 1] <= 0:
         return None
     means = {level: accuracy[levels == level].mean() for level in LEVELS if (levels == level).any()}
     easy, hard = min(means), max(means)
     return (
         f"the levels are upside down: arms are right on {means[easy]:.0%} of level {easy}, the easiest, and on "
-        f"{means[hard]:.0%} of level {hard}. The scores that they come from don't tell hard from easy: look at the "
-        "verifier with `router judge`, or train again with --statistic pass_rate"
+        f"{means[hard]:.0%} of level {hard}. The scores that levels come from don't tell hard prompts from easy ones: "
+        "check the verifier with `router judge`, or train again with --statistic pass_rate"
     )
 
 
 def of_tuning(
     measured: Measured, levels: NDArray[np.int64], sizes: pd.Series, largest_budget: Mapping[str, Any]
 ) -> list[str]:
-    """levels  (P,) of the measured prompts, by their attempts; sizes  of all prompts' pools; largest_budget  its row of
-    the report.
+    """Return the warnings of ``router tune``.
+
+    levels  (P,) of the measured prompts, by their attempts;  sizes  of all prompts' pools
+    largest_budget  row of the largest budget in the report
     """
     found = [few_solved(measured.accuracy), upside_down(measured.accuracy.mean(axis=1), levels)]
     small = [level for level in LEVELS if (levels == level).sum() < FEWEST]
     if len(levels) < CARRY_LEVELS:
         found.append(
-            f"{len(levels)} prompts can't carry five levels, which takes {CARRY_LEVELS}: what one level seems to want "
-            f"is luck. So every prompt gets the best fixed arm of its budget; of budget {largest_budget['budget']} it "
-            f"is {largest_budget['best_fixed_arm']}, right on {largest_budget['best_fixed']['accuracy']:.0%}. Collect "
-            "on more prompts, and levels can matter"
+            f"{len(levels)} prompts can't carry five levels; that takes {CARRY_LEVELS}. With fewer, the arm that looks "
+            "best at a level is lucky, so every prompt gets the best fixed arm of its budget: at budget "
+            f"{largest_budget['budget']} it is {largest_budget['best_fixed_arm']}, right on "
+            f"{largest_budget['best_fixed']['accuracy']:.0%}. Collect attempts at more prompts to use levels"
         )
     elif small:
         found.append(
-            f"level {', '.join(map(str, small))}: fewer than {FEWEST} prompts, so all prompts stand in for them. "
-            "Collect on more prompts"
+            f"level {', '.join(map(str, small))}: fewer than {FEWEST} prompts, so arms are measured on all prompts "
+            "instead. Collect attempts at more prompts"
         )
     common, largest = common_size(sizes), int(sizes.max())
     if common.bit_length() < largest.bit_length():
         short = sizes[sizes < 1 << (largest.bit_length() - 1)]
         found.append(
-            f"budgets go by the {common} attempts that {COVERAGE:.0%} of the prompts have, though some have "
+            f"budgets end at the {common} attempts that {COVERAGE:.0%} of the prompts have, though some have "
             f"{largest}: {len(short)} of {len(sizes)} prompts have too few, first {short.index[0]!r} with "
             f"{short.iloc[0]}. Collect the missing --attempts, or leave those prompts out of `train`"
         )
@@ -82,25 +84,25 @@ def of_tuning(
 
 
 def of_evaluation(measured: Measured, levels: NDArray[np.int64]) -> list[str]:
-    """levels  (P,) of the held-out prompts, by their attempts."""
+    """Return the warnings of ``router evaluate``. ``levels`` (P,) of the held-out prompts, by their attempts."""
     found = [few_solved(measured.accuracy), upside_down(measured.accuracy.mean(axis=1), levels)]
     return [text for text in found if text]
 
 
 def of_training(training: Training, attempts: pd.DataFrame) -> list[str]:
-    """``attempts`` are those that the training is from."""
+    """Return the warnings of ``router train``. ``attempts`` are those that the training used."""
     found = []
     counts = training.prompts["level"].value_counts()
     widest = int(counts.idxmax())
     if len(training.prompts) < CARRY_LEVELS:
         found.append(
-            f"{len(training.prompts)} prompts can't carry five levels, which takes {CARRY_LEVELS}. `router tune` will "
+            f"{len(training.prompts)} prompts can't carry five levels; that takes {CARRY_LEVELS}. `router tune` will "
             "measure every arm on all of them and serve the best fixed arm of each budget"
         )
     elif counts.max() > UNEVEN * len(training.prompts):
         found.append(
-            f"level {widest} holds {counts.max()} of {len(training.prompts)} prompts, which have the same "
-            f"{training.statistic} or nearly so. {advice_on_ties(training.statistic)}"
+            f"level {widest} holds {counts.max()} of {len(training.prompts)} prompts, whose {training.statistic} is "
+            f"equal or nearly so. {advice_on_ties(training.statistic)}"
         )
     if training.statistic == "mean_score":
         found += _unjudged(attempts)

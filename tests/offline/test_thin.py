@@ -131,13 +131,13 @@ def test_levels_by_score_are_tuned_on_the_prompts_that_were_judged():
 @pytest.mark.parametrize(
     ("right", "words"),
     [
-        (0, "ever right on 0 of 40 prompts only"),
-        (1, "ever right on 1 of 40 prompts only"),
-        (9, "ever right on 9 of 40 prompts only"),
+        (0, "only 0 of 40 prompts were ever solved"),
+        (1, "only 1 of 40 prompts were ever solved"),
+        (9, "only 9 of 40 prompts were ever solved"),
         (10, None),
         (30, None),
-        (31, "ever wrong on 9 of 40 prompts only"),
-        (40, "ever wrong on 0 of 40 prompts only"),
+        (31, "only 9 of 40 prompts were ever missed"),
+        (40, "only 0 of 40 prompts were ever missed"),
     ],
 )
 def test_few_prompts_solved_or_missed_are_said(right, words):
@@ -160,7 +160,7 @@ def test_an_evaluation_in_which_one_prompt_was_solved_claims_no_saving(tmp_path)
     held["correct"] = (held["prompt_id"] == "held-3-0") & held["correct"]
     report = evaluate(held, folder)
     assert report.prompts == 40
-    assert "right on 1 of 40 prompts only" in report.warnings[0]
+    assert "only 1 of 40 prompts were ever solved" in report.warnings[0]
     for by_reference in report.savings.values():
         for saved in by_reference.values():
             assert saved.generations is None
@@ -231,7 +231,7 @@ def test_a_bundle_where_every_attempt_is_wrong_is_complete_with_a_warning(folder
     assert trained.exit_code == 0, trained.stderr
     tuned = router("tune", tmp_path / "a.parquet", "--bundle", folder, "--no-cascades")
     assert tuned.exit_code == 0, tuned.stderr
-    assert "warning: any arm was ever right on 0 of 100 prompts only" in tuned.stderr
+    assert "warning: only 0 of 100 prompts were ever solved" in tuned.stderr
     assert "the bundle is complete, but on thin evidence" in tuned.stdout
     assert json.loads((folder / "tuning.json").read_text())["warnings"]
 
