@@ -1,10 +1,9 @@
-"""Collect on a Ray cluster: a file of prompts is a shard, and each shard becomes one attempts file.
+"""Collects on a Ray cluster: each file of prompts is a shard, and each shard becomes one attempts file.
 
-Ray Data hands the shards to worker processes on any node, and a shard whose worker died to another one, as often as it
-takes. What a worker
-does with its shard is :func:`router.attempts.collect.collect`, nothing else: its journal, beside the output, is why no
-attempt is lost or doubled, and its seeds are why it makes no difference who ran it. So all nodes must see the same
-files under the same paths, and have this package.
+Ray Data gives the shards to worker processes on any node; if a worker dies, it gives the shard to another one, as often
+as needed. A worker calls :func:`router.attempts.collect.collect` on its shard. The journal beside the output makes sure
+that no attempt is lost or doubled, and seeds make the result independent of who ran it. So all nodes must have this
+package, and see the same files under the same paths.
 """
 
 import json
@@ -24,7 +23,7 @@ from router.errors import EngineUnavailable, InvalidFile, MissingDependency, Rou
 from router.tasks import Tasks
 from strategies import Strategy
 
-SETTINGS = "collect.json"  # beside the shards: what all of them were sampled with
+SETTINGS = "collect.json"  # beside the shards: the settings that all of them were sampled with
 _OBJECT_STORE = 100 * 2**20  # bytes; only names of shards go through it
 
 
@@ -32,11 +31,11 @@ _OBJECT_STORE = 100 * 2**20  # bytes; only names of shards go through it
 class Stage:
     """What each worker does with a shard.
 
-    pools        attempts in the pool of each prompt, by model; None is the reference model
-    tasks        that find and judge the answers
-    arms         run besides, each ``times`` times a prompt
+    pools        number of attempts in each prompt's pool, by model; None is the reference model
+    tasks        find and judge the answers
+    arms         other arms to run, each ``times`` times per prompt
     load         makes the engines, in the worker
-    concurrency  attempts being written at the same time
+    concurrency  attempts that are written at the same time
     """
 
     pools: Mapping[str | None, int]
@@ -66,18 +65,18 @@ def collect_shards(
     on_start: Callable[[int, int], None] = lambda units, finished: None,
     on_shard: Callable[[int, Tally], None] = lambda units, tally: None,
 ) -> None:
-    """Collect on each shard, a file of prompts, into the file of the same name in the folder ``out``.
+    """Collect each shard, a file of prompts, into the file of the same name in the folder ``out``.
 
-    A finished shard is skipped. All shards are read, and so checked, before any is worked on.
+    A finished shard is skipped. All shards are read and checked before work starts.
 
     address   "local" for a cluster on this machine only, "auto", or host:port of a cluster's head
-    workers   processes, each with one shard at a time and its part of the stage's concurrency
-    on_start  called with the number of units, and how many of them are finished shards'
-    on_shard  called with each further finished shard's units, and what came of those of this run
+    workers   processes, each with one shard at a time and an equal part of the stage's concurrency
+    on_start  called with the number of units, and how many of them are in finished shards
+    on_shard  called for each shard finished in this run, with its number of units, and the tally of those run now
 
     Raises InvalidFile where the shards' names or prompts clash, or the folder was collected with other settings; what
-    ``collect`` raises in a worker; MissingDependency; EngineUnavailable where the cluster is not there, or gone. Either
-    way nothing is lost.
+    ``collect`` raises in a worker; MissingDependency; EngineUnavailable where the cluster can't be reached, or was
+    lost. In each case, nothing that was collected is lost.
     """
     try:
         import ray
@@ -95,7 +94,7 @@ def collect_shards(
     local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(local if address == "local" else {}))
-    except Exception as error:  # Ray has no class of its own for this, and raises Exception itself
+    except Exception as error:  # Ray raises plain Exception here
         raise EngineUnavailable(f"no Ray cluster at {address!r}: {str(error).strip() or repr(error)}") from error
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
@@ -112,7 +111,7 @@ def collect_shards(
                 raise pickle.loads(row["error"])
             on_shard(row["units"], Tally(*row["tally"]))
     except ray.exceptions.RayTaskError:
-        raise  # not the cluster's fault but ours
+        raise  # a bug in our code, not a failure of the cluster
     except ray.exceptions.RayError as error:
         raise EngineUnavailable(
             f"the Ray cluster failed: {str(error).strip().splitlines()[-1]}; start the same command again, it goes on "
@@ -123,7 +122,7 @@ def collect_shards(
 
 
 def _work(batch: dict[str, Any], stage: Stage) -> dict[str, list[Any]]:
-    """In a worker: collect on one shard. An error of ours is handed back, and tried again by nobody."""
+    """Collect on one shard, in a worker. A RouterError is returned, not raised, so that Ray does not retry it."""
     shard, out = Path(str(batch["shard"][0])), Path(str(batch["out"][0]))
     total = Tally()
     error: bytes | None = None
@@ -150,7 +149,7 @@ def _work(batch: dict[str, Any], stage: Stage) -> dict[str, list[Any]]:
 
 
 def _plan(shards: Sequence[Path], out: Path, stage: Stage) -> tuple[list[dict[str, str]], int, int]:
-    """The shards that are not finished, for Ray Data; the number of units; how many of them are in finished shards."""
+    """Return the unfinished shards, for Ray Data; the number of units; and how many are in finished shards."""
     ids: set[str] = set()
     outputs: dict[Path, Path] = {}
     todo, total, finished = [], 0, 0
@@ -178,7 +177,7 @@ def _plan(shards: Sequence[Path], out: Path, stage: Stage) -> tuple[list[dict[st
 
 
 def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
-    """Write down what the folder is collected with, or compare. Raises InvalidFile."""
+    """Write the settings into the folder, or compare them with those there. Raises InvalidFile if they differ."""
     path = out / SETTINGS
     if path.exists():
         kept = json.loads(path.read_text())

@@ -1,8 +1,8 @@
-"""Sample attempts at many prompts, resumably: prompts → searches on the engines → attempts file.
+"""Samples attempts at many prompts, resumably: prompts → searches on the engines → attempts file.
 
-A unit of work is one prompt under one arm. Each finished unit is a line of a journal beside the output, synced to disk;
-a run that was killed at any moment goes on with the units that are missing. The last run turns the journal into the
-attempts file and removes it.
+A unit of work is one prompt under one arm. Each finished unit is a line of a journal beside the output, synced to disk.
+A run that was killed at any moment continues with the missing units. The last run turns the journal into the attempts
+file and removes it.
 """
 
 import asyncio
@@ -33,16 +33,16 @@ from router.tasks import Task, Tasks, runnable
 from router.tasks.math import close as close_workers
 from strategies import Candidate, Result, Strategy, WeightedBestOfN
 
-# Attempts being written at once. A server has twice what vLLM runs at a time on most GPUs (256), so that it never waits
-# for us, and nothing waits there for more than about one solution's time. The engine in process takes what it has room
-# for by itself, and has more to share the more it sees. A chat endpoint may be a small machine with a silent queue, or
-# have a rate limit.
+# Attempts that are written at the same time. A server gets twice what vLLM runs at a time on most GPUs (256): it never
+# waits for us, and no request waits there for more than about one solution's time. The engine in process limits itself,
+# and shares more prefixes the more it sees. A chat endpoint may be a small machine with an unreported queue, or have a
+# rate limit.
 ON_A_SERVER, ON_AN_ENDPOINT, IN_PROCESS = 512, 64, 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One prompt under one arm, the ``sample``-th time, or, with arm None, its pool of ``n`` attempts of one model."""
+    """One prompt under one arm, for the ``sample``-th time; if arm is None, its pool of ``n`` attempts of one model."""
 
     problem: Problem
     arm: Strategy | None
@@ -56,13 +56,13 @@ class Unit:
 
     @property
     def rows(self) -> int:
-        """Attempts that it has in writing at the same time, at most."""
+        """The most attempts that the unit writes at the same time."""
         return self.n if self.arm is None else self.arm.rows
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Of attempts: generated tokens, how many there are, without an answer, judged by a reference, and right."""
+    """Counts of generated tokens, attempts, attempts without an answer, attempts judged by a reference, right ones."""
 
     tokens: int = 0
     attempts: int = 0
@@ -80,7 +80,7 @@ class Tally:
         return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def __str__(self) -> str:
-        """``3.1% without an answer, pass rate 0.42``."""
+        """Format like ``3.1% without an answer, pass rate 0.42``."""
         rate = f", pass rate {self.right / self.judged:.3f}" if self.judged else ", no references"
         return f"{self.unanswered / self.attempts:.1%} without an answer{rate}" if self.attempts else "no attempts"
 
@@ -98,21 +98,23 @@ def collect(
     on_start: Callable[[int], None] = lambda finished: None,
     on_unit: Callable[[Unit, Tally], None] = lambda unit, tally: None,
 ) -> None:
-    """Run every unit that ``out`` or its journal does not hold yet, and write them all to ``out``.
+    """Run every unit that neither ``out`` nor its journal holds yet, and write all units to ``out``.
 
-    A unit is begun as soon as there is room for it, in the order given; what it found goes to disk and out of memory.
+    Units begin in the order given, each as soon as there is room. A finished unit's result is kept on disk, not in
+    memory.
 
-    tasks        that find and judge the answers; None: math
-    load         makes the engines, which are closed in the end; with several workers in each of them, so it is pickled
-    settings     what shapes the samples (model, temperature, seed, ...); a journal made with others is not continued
-    concurrency  attempts being written at the same time, over all units
+    tasks        find and judge the answers; None: math
+    load         makes the engines, which are closed at the end. With several workers each makes its own, so it is
+                 pickled
+    settings     what shapes the samples (model, temperature, seed, ...); a journal with other settings is not continued
+    concurrency  attempts that are written at the same time, over all units
     workers      processes that share the units and the concurrency
     on_start     called with the number of units that earlier runs finished
-    on_unit      called with each further finished unit and what came of it
+    on_unit      called for each unit that this run finishes, with its tally
 
-    Raises InvalidFile where the journal belongs to another run, EngineUnavailable; either way nothing is lost.
-    Raises InvalidRequest where one unit alone has more attempts at the same time than a worker, InvalidFile where a
-    prompt's task or inputs are wrong, CodeNotAllowed.
+    Raises InvalidFile where the journal belongs to another run, EngineUnavailable; in both cases nothing is lost.
+    Raises InvalidRequest where a single unit writes more attempts at the same time than a worker may, InvalidFile where
+    a prompt's task or inputs are wrong, CodeNotAllowed.
     """
     tasks = tasks or Tasks()
     check_tasks(units, tasks)
@@ -138,7 +140,7 @@ def collect(
 
 @dataclass(frozen=True, slots=True)
 class _Share:
-    """What one process does: see :func:`collect`."""
+    """The work of one process; see :func:`collect` for the fields."""
 
     todo: Sequence[Unit]
     load: Callable[[], Engines]
@@ -148,7 +150,7 @@ class _Share:
 
 
 async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, Tally], None]) -> None:
-    """Run the units and put what they found into the journal."""
+    """Run the units and append their results to the journal."""
     engines = share.load()
     running = 0
     freed = asyncio.Event()
@@ -172,13 +174,13 @@ async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, Tally]
                 running += unit.rows
                 group.create_task(work(unit))
     except BaseExceptionGroup as failures:
-        raise failures.exceptions[0] from failures  # they all met the same broken engine
+        raise failures.exceptions[0] from failures  # all failed at the same engine
     finally:
         await engines.close()
 
 
 def _run_in_processes(share: _Share, workers: int, path: Path, on_unit: Callable[[Unit, Tally], None]) -> None:
-    """Run the units in processes that append to the same journal, each with engines of its own."""
+    """Run the units in processes that append to the same journal, each with its own engines."""
     context = get_context("spawn")  # a forked process can't use the GPU that its parent used
     events: Any = context.Queue()
     shares = [
@@ -211,13 +213,13 @@ def _run_in_processes(share: _Share, workers: int, path: Path, on_unit: Callable
 
 
 def _run_share(share: _Share, path: Path, events: Any) -> None:
-    """In a worker. ``events`` takes the key and the tally of each finished unit, and an error of ours."""
+    """Run one process's units. ``events`` receives the key and tally of each finished unit, or a RouterError."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def on_unit(unit: Unit, tally: Tally) -> None:
         events.put((unit.key, tally))
 
-    with path.open("ab") as journal, suppress(KeyboardInterrupt):  # the parent says what that means
+    with path.open("ab") as journal, suppress(KeyboardInterrupt):  # the parent reports it
         try:
             asyncio.run(_run(share, journal, on_unit))
         except RouterError as error:
@@ -227,7 +229,7 @@ def _run_share(share: _Share, path: Path, events: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker that went on alone would be in the way of the run that takes over."""
+    """End this process when its parent ends: if it went on, it would disturb the run that takes over."""
     parent = parent_process()
     assert parent is not None
     parent.join()
@@ -235,14 +237,14 @@ def _end_with_parent() -> None:
 
 
 def check_tasks(units: Sequence[Unit], tasks: Tasks) -> None:
-    """Raises InvalidFile naming a prompt whose task or inputs are wrong, CodeNotAllowed."""
+    """Raise InvalidFile, naming a prompt whose task or inputs are wrong, or CodeNotAllowed."""
     for problem in {unit.problem.id: unit.problem for unit in units}.values():
         task = problem.bound(tasks)
         runnable(task, judged=problem.reference is not None)
 
 
 def check_rows(units: Sequence[Unit], concurrency: int) -> None:
-    """Raises InvalidRequest where one unit has more attempts at the same time than ``concurrency``."""
+    """Raise InvalidRequest where a unit writes more than ``concurrency`` attempts at the same time."""
     widest = max(units, key=lambda unit: unit.rows, default=None)
     if widest and widest.rows > concurrency:
         raise InvalidRequest(
@@ -255,10 +257,10 @@ def check_rows(units: Sequence[Unit], concurrency: int) -> None:
 
 async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> list[dict[str, Any]]:
     task, name = unit.problem.bound(tasks), unit.problem.task or tasks.names[0]
-    # A pool is scored, where anything scores; then its attempts can be chosen among by score, too.
+    # A pool is scored if there is a verifier, so that arms that select by score can be replayed from it.
     arm = unit.arm or WeightedBestOfN(n=unit.n, model=unit.model)
     bill = Bill()
-    # Seeded by what the unit is, not by its place in the run: a resumed run draws the same samples.
+    # The seed depends on the unit, not on its place in the run, so a resumed run draws the same samples.
     *what, sample = unit.key
     number = seed + zlib.crc32("\0".join(what).encode()) + sample
     request = Request(unit.problem.prompt, seed=number, task=name)
@@ -270,7 +272,7 @@ async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> li
     wrote, verified = bill.spent("generator"), bill.spent("verifier")
     read = verified.scored_tokens + verified.prompt_tokens + verified.generated_tokens
     if unit.arm is None:
-        # A verifier with a model of its own reads what was written; another model also what it is told and asked.
+        # A verifier with its own model reads what was written; a judge also reads its instructions and the question.
         each = None if asks(engines.verifier) is None else round(read / max(1, len(result.candidates)))
         return [
             await _row(
@@ -284,7 +286,7 @@ async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> li
             for i, attempt in enumerate(result.candidates)
         ]
     total = Usage(wrote.prompt_tokens, wrote.generated_tokens, read)
-    if result.best and result.best.scores is None:  # beyond the arm's own bill: a cascade would look at it
+    if result.best and result.best.scores is None:  # not in the arm's bill: a cascade would need it
         verifier, _ = await prepared(engines.verifier, Asked(request.prompt, task, name), Usage())
         (best,) = await verifier.score(request.prompt, [result.best], max_tokens=None, usage=Usage())
         result = replace(result, best=best)
@@ -310,7 +312,7 @@ async def _row(  # noqa: PLR0917
 ) -> dict[str, Any]:
     problem = unit.problem
     known = problem.reference is not None
-    # As it is stated: a key need not be read as what it is the key of.
+    # Judged as stated in the text: a key may not parse as the answer that it stands for.
     stated = task.extract(attempt.text) if known and attempt.answer is not None else None
     correct = stated is not None and await task.right(stated, str(problem.reference))
     return {
@@ -335,13 +337,13 @@ async def _row(  # noqa: PLR0917
 
 
 def _log_prob(attempt: Candidate) -> float | None:
-    """Mean of a token, in nats; None where it is unknown."""
+    """Return the mean log-probability of a token, in nats; None where it is unknown."""
     tokens = sum(attempt.token_counts)
     return round(sum(attempt.log_probs) / tokens, 5) if attempt.log_probs and tokens else None
 
 
 def held_units(units: Sequence[Unit], out: Path) -> set[Key]:
-    """Keys of the units that a finished file holds, none without one. Raises InvalidFile where its pools differ."""
+    """Return the keys of the units in a finished file, if there is one. Raises InvalidFile where pool sizes differ."""
     if not out.exists():
         return set()
     earlier = read_attempts([out])

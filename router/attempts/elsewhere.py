@@ -1,4 +1,4 @@
-"""Attempts that were not written by ``router collect``: answers judged as it does, token counts estimated."""
+"""Attempts that ``router collect`` did not write: answers are judged as it does, token counts are estimated."""
 
 import json
 import math
@@ -12,17 +12,18 @@ from router.errors import InvalidFile
 from router.tasks import Tasks, opaque
 from strategies import parse
 
-BYTES = 4  # of UTF-8 text to a token: what tokenizers of today make of English and mathematics, roughly
+BYTES = 4  # of UTF-8 text per token: about right for today's tokenizers on English and mathematics
 TOKENS = ("prompt_tokens", "generated_tokens", "scored_tokens")
 
 
 async def judged(frame: pd.DataFrame, tasks: Tasks, origins: Sequence[str]) -> tuple[pd.DataFrame, int]:
-    """The rows with ``answer`` and ``correct`` as ``collect`` would have written them, and how many were judged here.
+    """Return the rows with ``answer`` and ``correct`` as ``collect`` would write them, and how many were judged here.
 
-    An answer becomes the task's key. A row with a reference whose ``correct`` is null is judged by its answer, or where
-    that is null too by the one that its text states. What a task judges by running it is judged by its text, and taken
-    as it is where ``correct`` is given.
-    Raises InvalidFile where ``correct`` says other than answer and reference; ``origins`` names each row's place.
+    An answer becomes the task's key. A row with a reference whose ``correct`` is null is judged by its answer or, if
+    that is null too, by the answer that its text states. A task that judges by running the answer judges the text, and
+    takes ``correct`` as it is where it is given.
+
+    Raises InvalidFile where ``correct`` contradicts answer and reference; ``origins`` names each row's place.
     """
     judge = Judge(tasks)
     answers, corrects, count = [], [], 0
@@ -51,10 +52,11 @@ async def judged(frame: pd.DataFrame, tasks: Tasks, origins: Sequence[str]) -> t
 
 
 def with_tokens(frame: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """The rows with the token counts that they lack, and how many lacked any.
+    """Return the rows with missing token counts filled in, and how many rows lacked any.
 
-    A token is :data:`BYTES` bytes. What is read is the messages; what is written is the text and an end-of-sequence,
-    for a whole run as often as its arm writes a solution at most; the verifier read all that where there are scores.
+    A token is taken as :data:`BYTES` bytes. Read are the messages. Written are the text and an end-of-sequence token;
+    for a complete run of an arm, that times the most solutions that the arm writes. The verifier reads what was written
+    where there are scores.
     """
     lacking = frame[list(TOKENS)].isna().any(axis=1)
     if not lacking.any():
@@ -86,7 +88,7 @@ def _read(prompt: str, messages: Sequence[dict[str, str]] | None) -> int:
 
 
 def _solutions(arm: str) -> float:
-    """That one row of the arm stands for."""
+    """Return how many solutions one row of the arm stands for."""
     if is_pool(arm):
         return 1.0
     strategy = parse(arm)

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from router.errors import InvalidFile, InvalidRequest
 
-JOURNAL = ".journal.jsonl"  # ends the name of what an unfinished collection has so far
+JOURNAL = ".journal.jsonl"  # suffix of the journal of an unfinished collection
 
 
 def expand(paths: Iterable[Path]) -> list[Path]:
-    """The paths, each folder replaced by its .parquet and .jsonl files. Raises InvalidFile where it holds none."""
+    """Replace each folder by the .parquet and .jsonl files in it. Raises InvalidFile if a folder has none."""
     return [file for path in paths for file in (_shards(path) if path.is_dir() else [path])]
 
 
 def check_out(path: Path) -> None:
-    """Raises InvalidRequest where attempts written to ``path`` could not be read again: they are Parquet."""
+    """Raise InvalidRequest if ``path`` is a folder or does not end in .parquet: attempts are read by that suffix."""
     if path.suffix != ".parquet":
         raise InvalidRequest(
             "out",

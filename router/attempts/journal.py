@@ -1,4 +1,4 @@
-"""The journal of an unfinished collection: finished units, one a line, beside the attempts file."""
+"""The journal of an unfinished collection: one finished unit per line, beside the attempts file."""
 
 import json
 import os
@@ -14,14 +14,15 @@ import pyarrow as pa
 from router.attempts.schema import SCHEMA, to_frame
 from router.errors import InvalidFile
 
-Key = tuple[str, str, int]  # of a unit: prompt_id, arm and first sample, as in the attempts file
+Key = tuple[str, str, int]  # identifies a unit: prompt_id, arm and first sample, as in the attempts file
 
 
 class Journal:
-    """Finished units, one a line, each on disk before it counts. A kill can tear a line: that unit is not in it.
+    """Finished units, one per line, each synced to disk. A kill can leave an incomplete line; that unit doesn't count.
 
-    Several processes append at the same time: the workers of one run, and on a cluster one that was given up too early.
-    A unit counts once, and one whose line joined a torn one is run again.
+    Several processes may append at the same time: the workers of one run, and on a cluster one that was given up too
+    early. So a unit that is there twice counts once, and a unit whose line was joined to an incomplete one is run
+    again.
     """
 
     def __init__(self, stream: BinaryIO, path: Path, settings: dict[str, Any]):
@@ -38,7 +39,7 @@ class Journal:
             append(stream, {"settings": settings})
 
     def frame(self, *, without: set[Key]) -> pd.DataFrame:
-        """Rows of all units but those, with the columns of an attempts file."""
+        """Return the rows of all units except ``without``, with the columns of an attempts file."""
         rows, tables = self._rows(set(without)), [SCHEMA.empty_table()]
         while part := list(islice(rows, 10_000)):
             tables.append(pa.Table.from_pylist(part, schema=SCHEMA))
@@ -54,12 +55,12 @@ class Journal:
         for line in islice(self._lines(), 1, None):
             try:
                 unit = json.loads(line)
-            except ValueError:  # torn
+            except ValueError:  # an incomplete line, or one joined to it
                 continue
             yield unit
 
     def _lines(self) -> Iterator[bytes]:
-        """Those that were ended; the first holds the settings."""
+        """Yield the complete lines; the first holds the settings."""
         self.stream.seek(0)
         return (line for line in self.stream if line.endswith(b"\n"))
 

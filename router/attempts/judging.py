@@ -1,4 +1,4 @@
-"""Answers of many attempts, found, compared and judged by the tasks of their prompts; equal ones once."""
+"""Finds, compares and judges the answers of many attempts by the tasks of their prompts; equal ones only once."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ _Found = TypeVar("_Found")
 
 
 class Judge:
-    """What the tasks say of attempts, remembered. Of one event loop."""
+    """Judges attempts by their tasks and caches the results. An instance belongs to one event loop."""
 
     def __init__(self, tasks: Tasks):
         self._tasks = tasks
@@ -20,7 +20,7 @@ class Judge:
         self._known: dict[tuple[Any, ...], asyncio.Future[Any]] = {}
 
     def task(self, row: Mapping[str, Any]) -> Task:
-        """The task of an attempt's prompt, given its inputs. Raises InvalidFile."""
+        """Return the task of an attempt's prompt, bound to its inputs. Raises InvalidFile."""
         name, inputs = task_of(row), inputs_of(row)
         place = name, json.dumps(inputs) if inputs else ""
         if place not in self._bound:
@@ -31,11 +31,11 @@ class Judge:
         return self._bound[place]
 
     async def key(self, task: Task, stated: str | None) -> str | None:
-        """The task's spelling of an answer; None where it is none."""
+        """Return the task's key of an answer; None where it is no answer."""
         return None if stated is None else await self._once(("key", task, stated), task.key(stated)) or None
 
     async def right(self, task: Task, stated: str, reference: str) -> bool:
-        """Of an answer as it is stated: a key need not be read as what it is the key of."""
+        """Whether an answer, as its text states it, is right. A key may not parse as the answer that it stands for."""
         return await self._once(("right", task, stated, reference), task.right(stated, reference))
 
     async def _once(self, place: tuple[Any, ...], work: Coroutine[Any, Any, _Found]) -> _Found:
@@ -48,7 +48,7 @@ class Judge:
 
 
 def inputs_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What the task was given at a row's prompt. Raises InvalidFile."""
+    """Return the inputs of a row's prompt. Raises InvalidFile."""
     text = row.get("inputs")
     if not isinstance(text, str):
         return NO_INPUTS
@@ -57,11 +57,11 @@ def inputs_of(row: Mapping[str, Any]) -> Mapping[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise InvalidFile(f"prompt_id {row['prompt_id']!r}: inputs {text[:60]!r} are no JSON object")
+        raise InvalidFile(f"prompt_id {row['prompt_id']!r}: inputs {text[:60]!r} are not a JSON object")
     return found
 
 
 def task_of(row: Mapping[str, Any]) -> str | None:
-    """Name of the task of a row's prompt; None: the bundle's first one."""
+    """Return the name of the task of a row's prompt; None: the bundle's first one."""
     name = row.get("task")
     return name if isinstance(name, str) else None

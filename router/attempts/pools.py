@@ -10,7 +10,7 @@ def pool_of(model: str | None) -> str:
 
 
 def model_of(arm: str) -> str | None:
-    """Of a pool's name. Raises InvalidArm."""
+    """Return the model in a pool's name; None: the reference model. Raises InvalidArm."""
     inside = arm.strip().removeprefix(SAMPLE).strip()
     name = inside.removeprefix("(").removesuffix(")").replace(" ", "").removeprefix("model=")
     if not inside:

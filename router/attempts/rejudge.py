@@ -1,4 +1,4 @@
-"""The answers of existing attempts, found, compared and judged again from their texts."""
+"""Finds, compares and judges the answers of existing attempts again, from their texts."""
 
 import asyncio
 from collections.abc import Mapping
@@ -11,17 +11,17 @@ from router.attempts.pools import is_pool
 from router.attempts.prompts import Problem, inputs_json
 from router.tasks import Tasks
 
-_AT_ONCE = 64  # attempts; code that is judged at the same time shares a sandbox
+_AT_ONCE = 64  # attempts judged at the same time; code among them shares a sandbox
 
 
 async def rejudge(frame: pd.DataFrame, tasks: Tasks, problems: Mapping[str, Problem] | None = None) -> pd.DataFrame:
-    """The same rows with ``answer`` and ``correct`` as their tasks see them.
+    """Return the same rows, with ``answer`` and ``correct`` from their tasks.
 
-    problems  by prompt_id: references, inputs and tasks instead of the rows' own; a prompt that is not among them has
-              no reference, and keeps its inputs and task
+    problems  by prompt_id: references, inputs and tasks to use instead of the rows' own; a prompt that is not among
+              them gets no reference, and keeps its inputs and task
 
-    A text that was cut states no answer, as when it was collected: a pool's row that had none and is as long as the
-    longest ones is taken to be cut.
+    A cut text states no answer, as when it was collected. A pool's row counts as cut if it had no answer and is as long
+    as the longest rows of its pool.
     """
     frame = frame if problems is None else _replaced(frame, problems)
     judge = Judge(tasks)

@@ -1,4 +1,4 @@
-"""The attempts file: what was sampled, one row an attempt. Parquet or JSON Lines, from ``router collect`` or elsewhere.
+"""The attempts file: one row per sampled attempt. Parquet or JSON Lines, from ``router collect`` or elsewhere.
 
 ==================  ===============  ==================================================================================
 column              type             meaning
@@ -10,37 +10,37 @@ messages            list or null     all chat messages, each with role and conte
 reference           str or null      the right answer; in JSON Lines it may be a number, and so may ``answer``
 sample              int              index of the attempt within its prompt and arm, from 0
 text                str              the solution as written
-answer              str or null      final answer by the task's key; null when there is none, also when the solution
-                                     was cut
-correct             bool or null     whether the answer is right; null when nobody knows
-scores              list of float    one a step from the verifier, in [0, 1]; null when it was not scored
+answer              str or null      final answer, as the task's ``key`` spells it; null when there is none, also when
+                                     the solution was cut
+correct             bool or null     whether the answer is right; null when that is unknown
+scores              list of float    one per step from the verifier, in [0, 1]; null when it was not scored
                     or null
-prompt_tokens       int              tokens of the rendered prompt; many samples of one prompt pay for it once
+prompt_tokens       int              tokens of the rendered prompt; all samples of one prompt share this cost
 generated_tokens    int              tokens sampled, end-of-sequence included
-scored_tokens       int              tokens the verifier read for this attempt beyond the prompt, which it reads once.
-                                     Files from elsewhere may lack the three columns, or have null: then the tokens are
-                                     estimated, one for 4 bytes of UTF-8 text (``elsewhere.with_tokens``)
-arm                 str              ``sample``: one independent attempt of the reference model's pool,
-                                     ``sample(model=large)`` of another model's. Otherwise an arm as
-                                     ``beam_search(n=16, m=4)``: one complete run of it, whose three token columns are
-                                     the whole run's bill, everything that models prefilled and the verifier read
-usage               list or null     of a run that asked several models: model, role, prompt_tokens, generated_tokens
-                                     and scored_tokens of each line of its bill. May be left out
-inputs              str or null      what the task was given besides, as a JSON object; in JSON Lines the object itself.
-                                     May be left out
+scored_tokens       int              tokens that the verifier read for this attempt, without the prompt, which it reads
+                                     once. Files from elsewhere may lack the three columns, or have null: then tokens
+                                     are estimated, one per 4 bytes of UTF-8 text (``elsewhere.with_tokens``)
+arm                 str              ``sample``: an independent attempt from the reference model's pool;
+                                     ``sample(model=large)``: from another model's. Otherwise an arm like
+                                     ``beam_search(n=16, m=4)``: one complete run of it. Its three token columns are
+                                     the bill of the whole run: all that models read and wrote and the verifier read
+usage               list or null     for a run with several models: model, role, prompt_tokens, generated_tokens and
+                                     scored_tokens of each line of its bill. May be left out
+inputs              str or null      what the task was given besides the prompt, as a JSON object in text; in JSON Lines
+                                     the object itself. May be left out
 task                str or null      name of the prompt's task; null: the bundle's first one. May be left out
-seconds             float or null    how long the whole run took by the clock, writing and scoring; of a pool's attempt
-                                     the whole pool, whose attempts are written at the same time. May be left out
+seconds             float or null    duration of the whole run, writing and scoring; for a pool's attempt that of the
+                                     whole pool, whose attempts are written at the same time. May be left out
 log_prob            float or null    mean log-probability of a token under the model that wrote it, in nats; null where
-                                     its engine says none. May be left out
-propensity          float or null    of a served call (``collect --from-outcomes``): the probability with which this arm
-                                     was chosen for the prompt. Null: the arm was run on purpose. May be left out
+                                     its engine gives none. May be left out
+propensity          float or null    for a served call (``collect --from-outcomes``): the probability with which this
+                                     arm was chosen for the prompt. Null: the arm was run on purpose. May be left out
 ==================  ===============  ==================================================================================
 
-Nothing is required of a row but its types: without ``correct`` there is no pass rate, without ``scores`` no arm that
-needs them, and an arm without rows is simply not in the policy. A served call is a run of its arm like any other, but
-which prompts have one was up to a policy: a mean over prompts has to count each 1 / propensity times, while a policy's
-table takes only arms that were run on nearly every prompt.
+Only the types are required. Without ``correct`` there is no pass rate, without ``scores`` there are no arms that need
+them, and an arm without rows is not in the policy. A served call is a run of its arm like any other, but a policy chose
+which prompts have one. So a mean over prompts has to count each call 1 / propensity times; a policy's table takes only
+arms that were run on nearly every prompt.
 """
 
 import asyncio
@@ -105,7 +105,7 @@ OPTIONAL = (
     "task",
     "seconds",
     "log_prob",
-)  # columns that a file need not have; then they are null
+)  # columns that a file may lack; then they are null
 _MAY_LACK = (*OPTIONAL, *TOKENS)
 _NULLABLE = {*TOKENS, *(field.name for field in SCHEMA if field.nullable)}  # in a file
 _READ = pa.schema([field.with_nullable(field.name in _NULLABLE) for field in SCHEMA])
@@ -121,21 +121,21 @@ _WANTED: dict[pa.DataType, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, list) and all(isinstance(x, int | float) and x is not True for x in value),
     ),
 }
-_ROUNDING = 1e-6  # how far past [0, 1] floating point may carry a probability
+_ROUNDING = 1e-6  # rounding errors may exceed [0, 1] by this much
 
 
 def read_attempts(
     paths: Sequence[Path], tasks: Tasks | None = None, *, say: Callable[[str], None] = lambda text: None
 ) -> pd.DataFrame:
-    """All rows of the files, in order, with the columns of :data:`SCHEMA` (``correct`` as nullable boolean).
+    """Return all rows of the files, in order, with the columns of :data:`SCHEMA` (``correct`` as nullable boolean).
 
     A folder stands for the files in it.
 
-    tasks  find, compare and judge what was not written by ``router collect``, see ``elsewhere.judged``; None: rows are
-           taken as they are. Runs an event loop
-    say    is told what was judged or estimated here
+    tasks  find, compare and judge the answers that ``router collect`` did not write, see ``elsewhere.judged``; None:
+           rows are taken as they are. Runs an event loop
+    say    is called with a sentence about what was judged or estimated here
 
-    Raises InvalidFile naming the file, the line (JSON Lines) or row (Parquet) and the column.
+    Raises InvalidFile, naming the file, the line (JSON Lines) or row (Parquet), and the column.
     """
     if not paths:
         raise InvalidFile("no attempts file was given; `router collect` writes one")
@@ -166,17 +166,17 @@ def read_attempts(
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
-    """``correct`` as nullable boolean."""
+    """Convert to a data frame, with ``correct`` as nullable boolean."""
     return table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
 
 
 def write_attempts(frame: pd.DataFrame, path: Path) -> None:
-    """Write Parquet at once: the file is the old one or the whole new one, also after a kill."""
+    """Write Parquet atomically: also after a kill, the file is the old one or the complete new one."""
     absent = [name for name in OPTIONAL if name not in frame]
     frame = frame.assign(**dict.fromkeys(absent))[SCHEMA.names]
     table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: on a cluster a worker that was given up may still be writing the same file.
+    # A unique name: on a cluster, a worker that was given up may still be writing the same file.
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
         pq.write_table(table, partial, compression="zstd", compression_level=19, use_dictionary=True)
@@ -250,7 +250,7 @@ def _check_columns(names: Sequence[str], where: str) -> None:
 
 
 def _arms(arms: pd.Series, origins: Sequence[str]) -> pd.Series:
-    """The same arms in one spelling."""
+    """Return the arms in their one spelling. Raises InvalidFile."""
     spelling = {}
     for arm in arms.unique():
         try:
@@ -300,25 +300,25 @@ def _check_identity(frame: pd.DataFrame, origins: Sequence[str]) -> None:
         if differs.any():
             row = int(differs.argmax())
             raise InvalidFile(
-                f"{origins[row]}: prompt_id {frame.loc[row, 'prompt_id']!r} stands for another {name} further up; "
+                f"{origins[row]}: prompt_id {frame.loc[row, 'prompt_id']!r} has another {name} in an earlier row; "
                 "give each prompt its own id"
             )
 
 
 def last_score(scores: Any) -> float | None:
-    """The score that selection goes by (see ``strategies.Candidate.score``); None where there is none."""
+    """Return the score that selection uses (see ``strategies.Candidate.score``); None where there is none."""
     return None if scores is None or isinstance(scores, float) or not len(scores) else float(scores[-1])
 
 
 def prompt_of(row: Any) -> Prompt:
-    """The prompt of a row, by its messages where it has some."""
+    """Return the prompt of a row, from its messages where it has some."""
     if row["messages"] is None or isinstance(row["messages"], float):
         return Prompt.of(row["prompt"])
     return Prompt.read([dict(message) for message in row["messages"]])
 
 
 def prompts_of(frame: pd.DataFrame) -> dict[str, Prompt]:
-    """By prompt_id."""
+    """Return the prompts by prompt_id."""
     first = frame.drop_duplicates("prompt_id")
     return {row["prompt_id"]: prompt_of(row) for row in first[["prompt_id", "prompt", "messages"]].to_dict("records")}
 

@@ -1,4 +1,4 @@
-"""The outcome log of a running router as data: what was decided, what it spent, and what became of it."""
+"""Reads the outcome log of a running router: what was decided, what it cost, and what became of it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ _WANTED = (
 class Served:
     """Served calls as attempts.
 
-    attempts   with the columns of ``attempts.SCHEMA``: one row a call, a complete run of its arm on real traffic
-    prompts    those with a right answer on record, which is their reference: to sample more attempts at
-    decisions, explored  how many were in the log, and how many of the attempts ran another arm than the policy's choice
-    left_out   reason → how many decisions are no attempt for it
+    attempts   with the columns of ``attempts.SCHEMA``: one row per call, a complete run of its arm on real traffic
+    prompts    those whose right answer was recorded, which is their reference: to sample more attempts at
+    decisions, explored  how many were in the log, and how many attempts ran an arm other than the policy's choice
+    left_out   by reason, how many decisions are not attempts because of it
     """
 
     attempts: pd.DataFrame
@@ -37,11 +37,11 @@ class Served:
 
 
 def served_attempts(url: str) -> Served:
-    """What can be made of the log by itself: runs of arms, a prompt's arm chosen by the policy or by chance.
+    """Return what the log gives: runs of arms, where the policy or chance chose each prompt's arm.
 
-    There are no pools in it, so by itself it neither shows how hard a prompt is nor compares arms on one prompt: for
-    levels and for a table, attempts have to be sampled at its prompts. Token counts are the calls' bills, what
-    predicting the level spent included. Raises InvalidRequest.
+    The log holds no pools, so by itself it shows neither how hard a prompt is nor how arms compare on one prompt. For
+    levels and for a policy, sample attempts at its prompts. Token counts are the calls' bills, which include predicting
+    the level. Raises InvalidRequest.
     """
     frame = pd.DataFrame(database.read(url, _WANTED), columns=list(_WANTED))
     kept, left_out = sift(
@@ -66,7 +66,7 @@ def served_attempts(url: str) -> Served:
         inputs=[json.dumps(given, ensure_ascii=False) if given else None for given in inputs],
     )
     judges = {name: not (isinstance(name, str) and opaque(load_task(name))) for name in kept["task"].unique()}
-    told = kept["task"].map(judges).astype(bool) & kept["answer"].notna()  # what a right answer can be taken from
+    told = kept["task"].map(judges).astype(bool) & kept["answer"].notna()  # rows whose answer can serve as a reference
     right = kept[kept["correct"] & told].drop_duplicates("prompt_id")
     references = right.set_index("prompt_id")["answer"]
     attempts = kept.assign(
@@ -75,7 +75,7 @@ def served_attempts(url: str) -> Served:
         text=kept["text"].fillna(""),
         scores=None,
         usage=None,
-        seconds=None,  # of serving's own load
+        seconds=None,  # they depend on the server's load
         log_prob=None,
     )
     prompts = [
@@ -93,7 +93,7 @@ def served_attempts(url: str) -> Served:
 
 
 def sift(frame: pd.DataFrame, reasons: Mapping[str, pd.Series]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Rows for which no reason holds, and of each reason that does how many rows fell to it, the first one counting."""
+    """Return the rows for which no reason holds, and by reason how many rows it removed; the first reason counts."""
     left = pd.Series(True, index=frame.index)
     counts = {}
     for reason, holds in reasons.items():
@@ -103,6 +103,6 @@ def sift(frame: pd.DataFrame, reasons: Mapping[str, pd.Series]) -> tuple[pd.Data
 
 
 def write_prompts(prompts: Sequence[Problem], path: Path) -> None:
-    """As ``read_prompts`` reads them."""
+    """Write prompts as ``read_prompts`` reads them."""
     lines = (json.dumps(problem_json(problem), ensure_ascii=False) + "\n" for problem in prompts)
     path.write_text("".join(lines), encoding="utf-8")
