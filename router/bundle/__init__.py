@@ -1,1 +1,1 @@
-"""A bundle: one versioned folder that says what is served and what was measured of it."""
+"""A bundle: one versioned folder with what is served and what was measured of it."""

@@ -1,4 +1,4 @@
-"""A bundle: difficulty model, policy, adapters and the manifest that holds them together. Immutable once loaded."""
+"""A bundle: a difficulty model, a policy, adapters, and the manifest that lists them. Immutable once loaded."""
 
 import warnings
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """``id`` is the name and the first 12 digits of the manifest's sha256; ``digest`` is all of it.
+    """A loaded bundle. ``digest`` is the sha256 of its manifest; ``id`` is the name and the first 12 digits of it.
 
-    familiarity  tells prompts that the difficulty model knows nothing about; None: the bundle can't tell
-    confidence  says how likely an answer is right; None: the bundle has no such model
+    familiarity  recognizes prompts that the difficulty model knows nothing about; None: the bundle has no such model
+    confidence  gives the probability that an answer is right; None: the bundle has no such model
     """
 
     folder: Path
@@ -43,12 +43,12 @@ class Bundle:
 
     @property
     def levels_by(self) -> str:
-        """The difficulty model's sha256, its first 12 digits: levels of bundles that agree here mean the same."""
+        """The first 12 digits of the difficulty model's sha256; where they agree, levels mean the same."""
         return self.manifest.files["difficulty.joblib"][:12]
 
     @property
     def served_by(self) -> tuple[object, ...]:
-        """Equal for bundles that the same engines serve: same models, same adapters."""
+        """A value that is equal for bundles that the same engines can serve: same models, same adapters."""
         own = ("difficulty.joblib", FAMILIARITY, "policy.json", CONFIDENCE)
         adapters = frozenset((name, digest) for name, digest in self.manifest.files.items() if name not in own)
         setup = self.manifest.setup
@@ -56,9 +56,9 @@ class Bundle:
 
 
 def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
-    """Check, then open. ``digest`` pins the manifest's sha256, and with it every file.
+    """Check a bundle, then open it. ``digest`` pins the manifest's sha256, and so every file.
 
-    Raises InvalidBundle. Nothing is unpickled before its digest matched: a joblib file is code.
+    Raises InvalidBundle. Nothing is unpickled before its digest was checked, since a joblib file can run code.
     """
     manifest, found, policy = read_policy(folder, digest)
     for library, built_with in manifest.libraries.items():
@@ -74,7 +74,7 @@ def load_bundle(folder: Path, digest: str | None = None) -> Bundle:
 
     try:
         difficulty = joblib.load(BytesIO(checked(folder, "difficulty.joblib", manifest)))
-    except Exception as error:  # a pickle of other versions, or of anything else, raises whatever it likes
+    except Exception as error:  # a foreign pickle can raise any exception
         raise InvalidBundle(
             f"{folder}/difficulty.joblib does not load with these library versions ({error}); "
             "rebuild it with `router train` and `router tune`"
@@ -104,10 +104,7 @@ def _confidence(folder: Path, manifest: Manifest) -> Confidence | None:
 
 
 def read_policy(folder: Path, digest: str | None = None) -> tuple[Manifest, str, Policy]:
-    """What can be known of a bundle without running code from it: its manifest, digest and policy.
-
-    Raises InvalidBundle.
-    """
+    """Return a bundle's manifest, digest and policy without running code from it. Raises InvalidBundle."""
     manifest, found = read_manifest(folder, digest)
     policy = Policy.loads(checked(folder, "policy.json", manifest))
     asked = {model for arm in policy.arms for model in arm.models if model}

@@ -1,4 +1,4 @@
-"""Documents of bundle format 2, of version 0.1, as format 3 has them."""
+"""Converts documents of bundle format 2 (version 0.1) to format 3."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ _ARM = re.compile(r"\b(?:single\(n=1\)|larger_model\(n=\d+\))")
 
 
 def arms(value: Any) -> Any:
-    """The same JSON value with each arm in today's spelling, wherever it stands in a string."""
+    """Return the same JSON value with each arm in its present spelling, anywhere in a string."""
     if isinstance(value, str):
         return _ARM.sub(lambda found: "single" if found[0].startswith("single") else "single(model=large)", value)
     if isinstance(value, list):
@@ -23,7 +23,7 @@ def arms(value: Any) -> Any:
 
 
 def template(old: Mapping[str, str]) -> dict[str, Any]:
-    """ChatML by its parts; any other text as it is, around a prompt of one message."""
+    """Convert a template: ChatML to its parts, any other text to a prompt of one message with text around it."""
     before, _, after = old["prompt"].partition("{prompt}")
     rest = {"retry": old["retry"], "delimiter": old["delimiter"]}
     if not before.endswith(_USER) or after != _ANSWER:
@@ -41,7 +41,7 @@ def model(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def setup(old: Mapping[str, Any]) -> dict[str, Any]:
-    """``models.json`` of an ``engine.json``: the generator is named small, the larger model large."""
+    """Convert an ``engine.json`` to ``models.json``; the generator is named small, the larger model large."""
     models = {"small": model(old["generator"])} | ({"large": model(old["larger"])} if old.get("larger") else {})
     return {
         "name": old["name"],
@@ -53,7 +53,7 @@ def setup(old: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def policy(old: Mapping[str, Any], worth: Mapping[str, float]) -> dict[str, Any]:
-    """``worth``: what a solution of each model costs, in solutions of the reference model."""
+    """Convert a policy. ``worth``: cost of a solution of each model, in solutions of the reference model."""
     return {
         "default": old["default"],
         "deciding": old["deciding"],

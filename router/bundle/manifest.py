@@ -1,4 +1,4 @@
-"""The manifest: what a bundle is, and the digest of every file that it serves. Written last."""
+"""The manifest: what a bundle is, and the digest of every file that it serves. It is written last."""
 
 import hashlib
 import json
@@ -17,21 +17,21 @@ from router.schema import STRICT, Finite, loads, read
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
-FAMILIARITY = "familiarity.json"  # optional: bundles from before it have none
-CONFIDENCE = "confidence.json"  # a bundle need not have it
-SHORTEST_PIN = 12  # hexadecimal digits of a digest
-Edges = Annotated[tuple[Finite, ...], Field(strict=False, min_length=4, max_length=4)]  # JSON has lists
+FAMILIARITY = "familiarity.json"  # optional: older bundles have none
+CONFIDENCE = "confidence.json"  # optional
+SHORTEST_PIN = 12  # hexadecimal digits that a pinned digest must have
+Edges = Annotated[tuple[Finite, ...], Field(strict=False, min_length=4, max_length=4)]  # JSON has no tuples
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is served, and what it was made from. ``files`` maps each file's path in the bundle to its sha256.
+    """What a bundle serves, and what it was made from. ``files`` maps each file's path in the bundle to its sha256.
 
     setup       the models and the task
-    statistic   what levels are quintiles of
-    edges       the four edges between levels, easiest side first, in units of ``statistic``
+    statistic   the statistic whose quintiles are the levels
+    edges       the four edges between levels, easiest first, in units of ``statistic``
     features    what the difficulty model reads: a name in ``solving.features.FEATURES``
-    provenance  git revision, seeds, date: for people
+    provenance  git revision, seeds, date: for people to read
     """
 
     __pydantic_config__ = STRICT
@@ -47,7 +47,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if not all(easier > harder for easier, harder in pairwise(self.edges)):
-            raise ValueError(f"edges {', '.join(map(str, self.edges))} do not fall")
+            raise ValueError(f"edges {', '.join(map(str, self.edges))} must fall strictly, easiest level first")
 
     @property
     def name(self) -> str:
@@ -55,7 +55,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, str]:
-    """The manifest and its sha256, after checking every file that it lists. Raises InvalidBundle."""
+    """Return the manifest and its sha256, after checking every file that it lists. Raises InvalidBundle."""
     path = folder / MANIFEST
     if not _is_file(path):
         raise InvalidBundle(
@@ -97,7 +97,7 @@ def read_manifest(folder: Path, digest: str | None = None) -> tuple[Manifest, st
 
 
 def checked(folder: Path, name: str, manifest: Manifest) -> bytes:
-    """A file's content, digested as it was read: what is opened can't be swapped between the check and the opening."""
+    """Return a file's content, after checking its digest on the bytes read, so that no file is swapped in between."""
     content = _bytes(folder / name)
     if hashlib.sha256(content).hexdigest() != manifest.files[name]:
         raise _altered(folder / name)
@@ -109,7 +109,7 @@ def _shown(name: str) -> str:
 
 
 def _is_file(path: Path) -> bool:
-    """False also for names that no file can have."""
+    """Whether the path is a file; False also for names that no file can have."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -117,7 +117,7 @@ def _is_file(path: Path) -> bool:
 
 
 def _is_inside(file: Path, folder: Path) -> bool:
-    """Whatever links there are on the way."""
+    """Whether the file lies in the folder after all links are followed."""
     try:
         return file.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError, ValueError):  # a link to itself is a RuntimeError
@@ -136,14 +136,14 @@ def _altered(file: Path) -> InvalidBundle:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Written last and at once: its existence means that the rest is complete."""
+    """Write the manifest atomically, as the last file: its existence means that the others are complete."""
     partial = folder / (MANIFEST + ".partial")
     partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
     partial.replace(folder / MANIFEST)
 
 
 def digests(folder: Path, adapters: Sequence[str] = ()) -> dict[str, str]:
-    """sha256 of every file that a bundle serves: difficulty, what it knows, policy, confidence, adapters."""
+    """Return the sha256 of every file that a bundle serves: difficulty, familiarity, policy, confidence, adapters."""
     names = ["difficulty.joblib", FAMILIARITY, "policy.json", CONFIDENCE, *(f"{adapter}/*" for adapter in adapters)]
     files = sorted(file for name in names for file in folder.glob(name) if file.is_file())
     return {file.relative_to(folder).as_posix(): sha256(file) for file in files}
@@ -158,12 +158,12 @@ def sha256(file: Path) -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions that a pickled difficulty model depends on."""
+    """Return the versions of the libraries that a pickled difficulty model depends on."""
     return {library: version_of(library) for library in ("scikit-learn", "numpy", "joblib")}
 
 
 def version_of(library: str) -> str:
     try:
         return version(library)
-    except (PackageNotFoundError, ValueError):  # ValueError: it is no name at all
+    except (PackageNotFoundError, ValueError):  # ValueError: not a valid name
         return "not installed"

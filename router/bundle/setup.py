@@ -1,4 +1,4 @@
-"""``models.json``: the models that a bundle, also one in the making, is measured on, in its folder."""
+"""``models.json``: describes the models of a bundle, finished or in the making, in its folder."""
 
 import json
 from dataclasses import asdict
@@ -12,14 +12,14 @@ MODELS = "models.json"
 
 
 def read_setup(folder: Path) -> Setup:
-    """Raises InvalidFile naming what is wrong."""
+    """Read ``models.json`` of a bundle folder. Raises InvalidFile, naming what is wrong."""
     path = folder / MODELS
     try:
         setup: Setup = read(Setup, loads(path.read_bytes()))
     except (FileNotFoundError, NotADirectoryError) as error:
         old = " `router convert` makes one of the engine.json there." if (folder / "engine.json").is_file() else ""
         raise InvalidFile(
-            f"{folder} has no {MODELS}, which says what models the attempts are from; copy one from another bundle and "
+            f"{folder} has no {MODELS}, which describes the models of the attempts; copy one from another bundle and "
             f"change it.{old}"
         ) from error
     except (ValueError, OSError) as error:
@@ -28,12 +28,12 @@ def read_setup(folder: Path) -> Setup:
 
 
 def write_setup(setup: Setup, folder: Path) -> None:
-    """The inverse of :func:`read_setup`, at once: the file is the old one or the new one."""
+    """Write ``models.json`` atomically: the file is the old one or the complete new one."""
     partial = folder / (MODELS + ".partial")
     partial.write_text(json.dumps(setup_json(setup), indent=2) + "\n")
     partial.replace(folder / MODELS)
 
 
 def setup_json(setup: Setup) -> dict[str, object]:
-    """As :func:`router.schema.read` reads it back."""
+    """Return the setup as :func:`router.schema.read` reads it back."""
     return asdict(setup)

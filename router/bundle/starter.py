@@ -1,4 +1,4 @@
-"""A bundle folder to begin with: ``models.json`` for one model, and a README that explains it and what is next."""
+"""A bundle folder to begin with: ``models.json`` for one model, and a README that explains it and the next steps."""
 
 import json
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ INSTRUCTIONS: Mapping[str, str] = {
     "json": "Answer with one JSON object in a code block, and nothing else.",
     "code": "Answer with one Python code block, and nothing else.",
 }
-_PLAIN: Mapping[str, dict[str, Any]] = {  # of servers whose own defaults would change what is sampled
+_PLAIN: Mapping[str, dict[str, Any]] = {  # for servers whose defaults would change the distribution of samples
     "vllm": {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
     "llamacpp": {"top_k": 0, "min_p": 0.0},
 }
-# Where a line ends a step; code and JSON are one.
+# What ends a step; other tasks end it at each line.
 _DELIMITERS = {"code": "\n\n", "json": "\n\n"}
 
 
@@ -41,10 +41,10 @@ def starter(
 ) -> list[Path]:
     """Write the folder's files and return them.
 
-    system  what the model is told where a prompt brings no system message; None: what suits the task
-    owner   the server's software, as it calls itself
+    system  system message where a prompt has none; None: one that suits the task
+    owner   name of the server's software, as the server gives it
 
-    Raises ValueError where these are no description of a model.
+    Raises ValueError where the arguments don't describe a model.
     """
     template: dict[str, Any] = {"delimiter": _DELIMITERS.get(task, "\n")}
     told = INSTRUCTIONS.get(task) if system is None else system
