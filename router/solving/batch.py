@@ -1,4 +1,4 @@
-"""Many prompts, one budget: what each is decided, and what is left for those to come while others are solved."""
+"""Many prompts with one budget: decides an arm for each, and divides what is left among the prompts still to come."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,27 +15,27 @@ from router.solving.bill import Bill
 from router.solving.request import Request
 from router.solving.solver import Decision, Solver, validate
 
-MOST_PROMPTS = 1000  # of one call
+MOST_PROMPTS = 1000  # in one call
 Unit = Literal["generations", "flops", "money"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
-_OF_A_PROMPT = ("prompt", "messages", "inputs", "task", "conversation")  # fields, and not of the batch
+_OF_A_PROMPT = ("prompt", "messages", "inputs", "task", "conversation")  # fields of a prompt, not of the batch
 
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What the prompts of a batch may be expected to spend together, above 0."""
+    """The most that all prompts of a batch together may be expected to spend, above 0."""
 
     value: float
     unit: Unit = "generations"
 
 
 class Batch:
-    """Prompts that were decided together. Make one with :func:`decide`.
+    """Prompts whose arms were decided together. Make one with :func:`decide`.
 
     costs     (n, arms) expected costs of each prompt's arms, in the total's unit
-    plans     of unfamiliar prompts, by index
-    order     the prompts' indices, those that are expected to spend the least first: what they leave can be moved
-    expected  what all of them are expected to spend
+    plans     by index, the plan of each unfamiliar prompt
+    order     the prompts' indices, least expected cost first: what these prompts don't spend is left for the others
+    expected  expected cost of all prompts
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Batch:
         probabilities: NDArray[np.float64],
         familiar: NDArray[np.bool_],
     ):
-        """probabilities: (n, 5) of levels; familiar: (n,). Raises InvalidRequest where the total is too small."""
+        """``probabilities`` (n, 5) of levels; ``familiar`` (n,). Raises InvalidRequest where the total is too small."""
         self.requests = requests
         self.total = total
         self._solver = solver
@@ -60,7 +60,7 @@ class Batch:
         self.plans: dict[int, Expectation] = {}
         for index in np.flatnonzero(~familiar).tolist():
             plan = self.plans[index] = self._plan()
-            # One arm only, so no step up.
+            # Only one arm, so the prompt never moves to a more expensive one.
             self.costs[index], accuracy[index] = _in(total.unit, plan), 0.0
         self._ladders = Ladders.among(kept, accuracy, self.costs[:, kept])
         if self._ladders.base.sum() > total.value * (1 + 1e-9):
@@ -75,24 +75,24 @@ class Batch:
         self.expected = float(expected.sum())
         self.order: list[int] = np.argsort(expected, kind="stable").tolist()
         self._waiting = np.ones(len(requests), dtype=bool)
-        self._counted = np.zeros(len(requests))  # what prompts that began spent, or are expected to
+        self._counted = np.zeros(len(requests))  # real or expected spending of prompts that began
 
     @property
     def decisions(self) -> list[Decision]:
-        """Of each prompt, before any is solved."""
+        """The decision for each prompt, before any prompt is solved."""
         promises = self._solver.policy.promises(self._columns, self._weights)
         rows = map(tuple, self._probabilities.tolist())
         return [self._decision(i, row, promise) for i, (row, promise) in enumerate(zip(rows, promises, strict=True))]
 
     @property
     def spent(self) -> float:
-        """By the prompts that began, in the total's unit."""
+        """What the prompts that began spent or are expected to spend, in the total's unit."""
         return float(self._counted.sum())
 
     def begin(self, index: int, bill: Bill) -> Decision:
-        """What to run for a prompt that begins now, or again: its share of what is left, with those that wait.
+        """Decide for a prompt that begins now, or again: divide what is left among it and the waiting prompts.
 
-        bill  what it spent before
+        bill  what the prompt spent before
         """
         before = self._counted[index] = self._spent(index, bill)
         self._waiting[index] = True
@@ -103,7 +103,7 @@ class Batch:
         return self._decision(index, tuple(self._probabilities[index].tolist()), promise)
 
     def ended(self, index: int, bill: Bill) -> None:
-        """What a prompt spent really."""
+        """Replace the prompt's expected spending by its real spending."""
         self._counted[index] = self._spent(index, bill)
 
     def _spent(self, index: int, bill: Bill) -> float:
@@ -122,7 +122,7 @@ class Batch:
         return self._solver.decision(request, probabilities, promise.arm, promise if measured else None)
 
     def _plan(self) -> Expectation:
-        """An unfamiliar prompt's: as many samples as an even share of the total pays."""
+        """Return an unfamiliar prompt's plan: as many samples as an even share of the total pays for."""
         share, solver = self.total.value / len(self.requests), self._solver
         one = _in(self.total.unit, unfamiliar.within(solver.policy, 1, solver.shares))
         return unfamiliar.within(solver.policy, share / one if one else unfamiliar.SAMPLES, solver.shares)
@@ -133,24 +133,26 @@ def _in(unit: Unit, expectation: Expectation) -> float:
 
 
 async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill: Bill | None = None) -> Batch:
-    """Predict all levels in arrays and share the total out; what that spends goes onto ``bill``.
+    """Predict all levels in arrays and divide the total among the prompts; add the cost of predicting to ``bill``.
 
-    Raises InvalidRequest: a field of the sixth prompt is named ``prompts[5].prompt``.
+    Raises InvalidRequest; a field of the sixth prompt is named like ``prompts[5].prompt``.
     """
     if not total.value > 0 or not np.isfinite(total.value):
         raise InvalidRequest(
-            f"budget.{total.unit}", f"a budget of {total.value:g}; give a number above 0", reason="BUDGET_OUT_OF_RANGE"
+            f"budget.{total.unit}",
+            f"the budget is {total.value:g}; give a number above 0",
+            reason="BUDGET_OUT_OF_RANGE",
         )
     if total.unit == "money" and any(cell.cost.money is None for cell in solver.policy.cells):
         raise InvalidRequest(
             "budget.money",
-            "the policy knows no prices of its arms; give the budget in generations or flops",
+            "the policy has no prices for its arms; give the budget in generations or flops",
             reason="BATCH_INVALID",
         )
     _check(solver, requests)
     familiar = solver.known(requests)
     probabilities = np.tile(np.array(solver.shares), (len(requests), 1))
-    # A text costs nothing to read, and all of them were read a moment ago, to see which are familiar.
+    # Reading a text costs nothing, and all texts were just read to see which are familiar.
     asked = np.flatnonzero(familiar | (not solver.features.vectors)).tolist()
     if asked:
         read = await solver.read([requests[index].prompt for index in asked], bill)
@@ -160,8 +162,8 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
 
 
 def _check(solver: Solver, requests: Sequence[Request]) -> None:
-    """Raises InvalidRequest."""
-    sound: set[str | None] = set()  # tasks, where a prompt brings no inputs of its own
+    """Raise InvalidRequest where a request is wrong."""
+    sound: set[str | None] = set()  # tasks that were checked for prompts without inputs
 
     def check(request: Request) -> None:
         validate(request)
@@ -174,7 +176,7 @@ def _check(solver: Solver, requests: Sequence[Request]) -> None:
 
 
 def for_each(items: Sequence[Any], do: Callable[[Any], Any]) -> list[Any]:
-    """What ``do`` returns for each prompt. Raises its InvalidRequest with the prompt's index in the field."""
+    """Return what ``do`` returns for each prompt. Raises its InvalidRequest with the prompt's index in the field."""
     done = []
     for index, item in enumerate(items):
         try:

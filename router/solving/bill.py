@@ -1,4 +1,4 @@
-"""What one call spent, exactly: tokens by model and role, what they mean in FLOPs and money, and seconds by phase."""
+"""What one call spent: tokens by model and role, their FLOPs and money, and seconds by phase."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ Role = Literal["generator", "verifier"]
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """What a token of a model costs.
+    """The cost of a model's token.
 
-    parameters  weights that it passes through: a token takes 2 * parameters floating-point operations
-    input_price, output_price  money for a token read and written; None where nobody is billed
+    parameters  weights that a token passes through: it takes 2 * parameters floating-point operations
+    input_price, output_price  money per token read and per token written; None where the model has no price
     """
 
     parameters: int
@@ -37,14 +37,14 @@ FREE = Rate(0)
 
 
 def rates_of(setup: Setup) -> dict[str, Rate]:
-    """By model's name; the verifier's is "verifier"."""
+    """Return the rates by model's name; the verifier's name is "verifier"."""
     rates = {name: Rate(spec.parameters, spec.input_price, spec.output_price) for name, spec in setup.models.items()}
     return rates | {VERIFIER: Rate(setup.verifier.parameters, setup.verifier.input_price)}
 
 
 @dataclass(slots=True)
 class Bill:
-    """It grows while the models work, so it is right also when a call is cancelled.
+    """What a call spent so far. It grows while the models work, so it is right also when a call is cancelled.
 
     rates    by model's name; a model without one costs nothing
     lines    what each model spent, by its name and role
@@ -56,11 +56,11 @@ class Bill:
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def line(self, model: str, role: Role) -> Usage:
-        """The line of this model, to be added to."""
+        """Return the line of this model in this role, to be added to."""
         return self.lines.setdefault((model, role), Usage())
 
     def spent(self, role: Role) -> Usage:
-        """What all models spent in one role."""
+        """Return what all models spent in one role."""
         total = Usage()
         for (_, own), usage in self.lines.items():
             if own == role:
@@ -68,7 +68,7 @@ class Bill:
         return total
 
     def flops(self, *, role: Role | None = None) -> float:
-        """Floating-point operations of all models, or of those in one role."""
+        """Return the floating-point operations of all models, or of one role."""
         return sum(
             self.rates.get(model, FREE).flops(usage)
             for (model, own), usage in self.lines.items()
@@ -76,7 +76,7 @@ class Bill:
         )
 
     def add(self, other: "Bill") -> None:
-        """What another call spent, too."""
+        """Add what another call spent."""
         for (model, role), usage in other.lines.items():
             self.line(model, role).add(**asdict(usage))
         for phase, seconds in other.seconds.items():
@@ -84,7 +84,7 @@ class Bill:
 
     @property
     def money(self) -> float | None:
-        """None where no model has a price."""
+        """Money for all tokens; None where no model has a price."""
         costs = [self.rates.get(model, FREE).money(usage) for (model, _), usage in self.lines.items()]
         known = [cost for cost in costs if cost is not None]
         return sum(known) if known else None
@@ -103,5 +103,5 @@ class Bill:
 
     @property
     def calls(self) -> int:
-        """Requests to models."""
+        """Number of requests to models."""
         return sum(usage.calls for usage in self.lines.values())

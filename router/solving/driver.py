@@ -1,8 +1,8 @@
 """Answers a search's requests from the models.
 
-For every strategy alike :func:`drive` owns the bill, the token caps, the deadline, the final answers of finished
-solutions and the progress events. There is one driver: many searches run at once are many ``drive`` calls in one event
-loop, and the engine batches what they ask for at the same time.
+For every strategy, :func:`drive` keeps the bill, the token caps, the deadline, the final answers of finished solutions
+and the progress events. There is only one driver: many searches at once are many ``drive`` calls in one event loop, and
+the engine batches what they ask for at the same time.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from router.tasks import Allowance, LimitReached, Task, why_none, within
 from strategies import Believe, Candidate, Extend, Result, Score, Stage, Strategy
 from strategies.belief import by_score_or_lead
 
-_MARGIN = 0.15  # seconds kept back from a deadline, to send the partial result or the bill in time
+_MARGIN = 0.15  # seconds reserved before a deadline, to send the partial result or the bill in time
 
 
 class StopReason(Enum):
@@ -39,10 +39,10 @@ class StopReason(Enum):
 class Round:
     """Progress after one answered request. ``answer`` and ``share``: the leading answer so far, None and 0 at first.
 
-    model       that wrote; None where the verifier scored
-    stage       of a cascade, from 1; 1 of every other arm
-    confidence  of the most believed answer of the stages before; None after the first
-    candidates  what the request was answered with
+    model       the model that wrote; None where the verifier scored
+    stage       number of a cascade's stage, from 1; 1 for every other arm
+    confidence  confidence in the best answer of the earlier stages; None in the first
+    candidates  the candidates that answered the request
     """
 
     number: int
@@ -68,13 +68,13 @@ async def drive(
     allowance: Allowance | None = None,
     believe: Believes = by_score_or_lead,
 ) -> AsyncGenerator[Round | StageEnd | tuple[Result, StopReason], None]:
-    """Run one search; yield a Round for each request of it, then what it found and why it ended.
+    """Run one search; yield a Round for each request of it, then the result and why it ended.
 
-    task       of this request: ``inputs`` and ``task`` of it are not looked at here
-    allowance  what comparing its answers may cost, and how many were compared as text; None: as every call has
-    believe    says how likely answers are right. What is returned has that of its answer
+    task       the task of this request, bound to its inputs; ``request.task`` and ``request.inputs`` are not read here
+    allowance  limits the cost of comparing answers, and counts answers compared as text; None: the limits of every call
+    believe    gives confidences; the returned solution carries that of its answer
 
-    Raises InvalidRequest where the arm asks a model that is not there.
+    Raises InvalidRequest where the arm asks for a model that is not served.
     """
     for model in arm.models:
         if engines.of(model) is None:
@@ -100,7 +100,7 @@ async def drive(
                 wanted = search.send(believed)
                 continue
             candidates = await limited.answer(wanted)
-            # Rollouts that lookahead throws away (greedy, a few steps) are no solutions of the search.
+            # Lookahead's rollouts (greedy, a few steps) are thrown away: they are not solutions of the search.
             if isinstance(wanted, Extend) and not (wanted.steps and wanted.temperature == 0):
                 finished += [
                     new
@@ -144,7 +144,7 @@ def _round(
 
 
 def _longest(candidates: Sequence[Candidate]) -> Candidate | None:
-    """What to show where none has an answer: the best scored, else one that ended by itself, else the longest."""
+    """Choose the text to show if no candidate has an answer: the best scored, else a finished one, else the longest."""
     written = [candidate for candidate in candidates if candidate.steps]
     return max(written, key=lambda each: (each.score or 0.0, each.finished, len(each.text)), default=None)
 
@@ -169,9 +169,9 @@ class _Limited:
     """Answers one search's requests within its limits.
 
     votes     whether solutions are compared
-    margin    seconds kept back from the deadline
-    deadline  on time.monotonic's clock, less the margin; None without one
-    late      which of the two limits that is: the call's own, or the server's for every search
+    margin    seconds reserved before the deadline
+    deadline  on time.monotonic's clock, minus the margin; None without one
+    late      the stop reason of the tighter limit: the call's own, or the server's limit for every search
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class _Limited:
         self.task = task
         self.bill = bill
         self.votes = votes
-        self.verifier: Verifier | None = None  # of this prompt, once it is needed
+        self.verifier: Verifier | None = None  # prepared for this prompt, once it is needed
         self.allowance = allowance
         self.stop = StopReason.COMPLETE
         self.extended = 0  # requests to extend that were answered by a model
@@ -219,7 +219,7 @@ class _Limited:
         name = wanted.model or self.engines.reference
         model: Generator = self.engines.models[name]
         temperature = self.request.temperature if wanted.temperature is None else wanted.temperature
-        # At temperature 0 equal candidates go on equally: one of them is written, and billed.
+        # At temperature 0 equal candidates continue equally: only one of them is written and billed.
         different = list(dict.fromkeys(wanted.candidates)) if temperature == 0 else wanted.candidates
         written = await model.extend(
             self.request.prompt,
@@ -239,7 +239,7 @@ class _Limited:
         return candidates
 
     async def _prepare(self) -> None:
-        """Let the verifier see the prompt's task, once: it may write tests for it, which also tell answers apart."""
+        """Show the verifier the prompt's task, once: it may write tests for it, which also tell answers apart."""
         if self.verifier is None:
             request, verifier, spent = self.request, self.engines.verifier, Usage()
             asked = Asked(request.prompt, self.task, request.task or "", self._may_generate)
@@ -253,7 +253,7 @@ class _Limited:
         return _left(self.request.max_generated_tokens, self.bill.generated_tokens)
 
     def _verifying(self, verifier: Verifier) -> Usage:
-        """The line of the bill on which a verifier's work stands."""
+        """Return the line of the bill for a verifier's work."""
         return self.bill.line(asks(verifier) or VERIFIER, "verifier")
 
     async def _score(self, wanted: Score) -> list[Candidate]:
@@ -266,7 +266,7 @@ class _Limited:
             self.request.prompt, different, max_tokens=cap, usage=self._verifying(self.verifier)
         )
         candidates = _same_again(wanted.candidates, different, scored)
-        # A model that is asked is not asked about solutions without an answer: they have no vote.
+        # A judge is not asked about solutions without an answer: they have no vote.
         asked = asks(self.verifier) is not None
         could = [each for each in candidates if each.steps and (each.answer is not None or not asked)]
         if cap is not None and self.verifier.parameters and any(each.scores is None for each in could):
@@ -274,7 +274,7 @@ class _Limited:
         return candidates
 
     async def _answered(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """With the final answers of those that are finished, or why there is none. Equal texts are read once."""
+        """Add the final answer to finished candidates, or why there is none. Equal texts are read once."""
         new = [each.end is not None and each.answer is None and not each.no_answer for each in candidates]
         texts = dict.fromkeys(
             each.text for each, is_new in zip(candidates, new, strict=True) if is_new and each.finished
@@ -294,11 +294,10 @@ class _Limited:
         return answered
 
     async def _answers(self, texts: Iterable[str]) -> dict[str, tuple[str | None, str]]:
-        """What each solution answers, and why it has no answer; an answer that there is no time to compare is as it is
-        written."""
+        """Return each solution's answer, or why it has none. An answer not compared in time stays as written."""
         stated = {text: self.task.extract(text) for text in texts}
         found = {text: (_as_written(answer), "") for text, answer in stated.items()}
-        keys: dict[str, asyncio.Future[str]] = {}  # of each answer once
+        keys: dict[str, asyncio.Future[str]] = {}  # one per different answer
 
         async def find(text: str, answer: str | None) -> None:
             key = ""
@@ -309,7 +308,7 @@ class _Limited:
                     key = await keys[answer]
                 except LimitReached:
                     return
-            # An answer of decoration only ("$") has no key and is no answer.
+            # An answer of decoration only ("$") has no key, so it is no answer.
             found[text] = (key, "") if key else (None, await why_none(self.task, text, answer))
 
         with within(self.allowance):
@@ -323,20 +322,23 @@ class _Limited:
                 each.cancel()
             await asyncio.gather(*finding, return_exceptions=True)
         for each in done:
-            each.result()  # raises what a task raised
+            each.result()  # raises the task's error, if any
         if late:
             self.stop = self.late
             self.allowance.as_text += len({finding[each] for each in late} - {None})
         return found
 
     def _comparing_seconds(self) -> float | None:
-        """At least a moment: most answers need no more, and a generator may come back at the deadline itself."""
+        """Return the seconds left to compare answers, at least a moment.
+
+        Most answers need no more, and a generator may return only at the deadline itself.
+        """
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic()) + self.margin / 4
 
     def _give_up_at(self, now: float, extends: bool) -> float | None:
-        """When to give up on an engine that does not keep the deadline itself: in time to still answer the caller.
+        """Return when to give up on an engine that doesn't keep the deadline, early enough to still answer the caller.
 
-        A generator knows the deadline, and gets a moment to come back with what it has; a verifier does not know it.
+        A generator knows the deadline, so it gets a moment more to return what it has; a verifier does not know it.
         """
         if self.deadline is None:
             return None
@@ -347,7 +349,7 @@ class _Limited:
 def _same_again(
     candidates: Sequence[Candidate], different: Sequence[Candidate], written: Sequence[Candidate]
 ) -> list[Candidate]:
-    """What became of ``candidates``, where ``different`` are those of them that differ."""
+    """Return the results of ``candidates``, given those of the ``different`` ones among them."""
     became = dict(zip(different, written, strict=True)) if len(different) < len(candidates) else None
     return [became[each] for each in candidates] if became else list(written)
 

@@ -1,4 +1,4 @@
-"""What the difficulty model reads of a prompt. Named in the bundle; to add one: a function, and a line here.
+"""What the difficulty model reads of a prompt. The bundle names it; to add one, write a function and a line here.
 
 ``hidden`` has settings: ``hidden(layer=16, position=last+mean)``, see ``backends.states``.
 """
@@ -16,17 +16,17 @@ from router.backends.states import State, read_states
 from router.errors import InvalidBundle
 from router.prompt import Prompt
 
-# (prompts, models, what that spends is added to) → one value a prompt: a text, or a vector of one length for all.
+# (prompts, models, usage to add the cost to) → one value per prompt: a text, or a vector; all of one length.
 Read = Callable[[Sequence[Prompt], Engines, Usage], Awaitable[Sequence[Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """How they are read.
+    """How a kind of features is read.
 
-    vectors  whether each prompt is a vector, and not a text
-    needs    capability of the reference model
-    states   hidden states that a vector is made of, where it is made of nothing else
+    vectors  whether a prompt's features are a vector; else they are a text
+    needs    capability that the reference model must have
+    states   hidden states that make up the vector; () where it has other parts
     """
 
     read: Read
@@ -36,12 +36,12 @@ class Features:
 
 
 async def _text(prompts: Sequence[Prompt], engines: Engines, usage: Usage) -> list[str]:
-    """The last message's text: what is asked."""
+    """Return each prompt's last message: what is asked."""
     return [prompt.question for prompt in prompts]
 
 
 def _hidden(*states: State) -> Features:
-    """The reference model's hidden states at the prompt."""
+    """Return features that are the reference model's hidden states at the prompt."""
 
     async def read(prompts: Sequence[Prompt], engines: Engines, usage: Usage) -> list[list[float]]:
         return await engines.main.embed(prompts, states, usage=usage)
@@ -57,12 +57,12 @@ FEATURES: Mapping[str, Features] = _FEATURES
 
 
 def register(name: str, features: Features) -> None:
-    """Make features known by the name that a bundle has for them."""
+    """Make features known by the name that bundles use for them."""
     _FEATURES[name] = features
 
 
 def features_of(name: str) -> Features:
-    """Raises InvalidBundle."""
+    """Return the features of this name. Raises InvalidBundle where it is unknown."""
     if name in FEATURES:
         return FEATURES[name]
     kind, bracket, settings = name.partition("(")
@@ -77,7 +77,7 @@ def features_of(name: str) -> Features:
 async def read_vectors(
     names: Sequence[str], prompts: Sequence[Prompt], engines: Engines, usage: Usage
 ) -> dict[str, NDArray[np.float32]]:
-    """By name: (n, d). All hidden states of a prompt are read at once. Raises InvalidBundle."""
+    """Return (n, d) vectors by name. All hidden states of a prompt are read in one pass. Raises InvalidBundle."""
     wanted = {name: features_of(name) for name in names}
     states = list(dict.fromkeys(state for features in wanted.values() for state in features.states))
     pieces = [
@@ -93,15 +93,15 @@ async def read_vectors(
     }
 
 
-_AT_ONCE = 64  # prompts, whose vectors are lists of Python's numbers for a moment
+_AT_ONCE = 64  # prompts at a time, whose vectors are temporarily lists of Python numbers
 
 
 def tried(name: str) -> list[str]:
-    """Features that training compares where these are asked for: of hidden states several layers and positions."""
+    """Return the features that training compares for a name: for hidden states, several layers and positions."""
     if name != "hidden":
         return [name]
     return [f"hidden(layer={layer}, position={position})" for layer in _LAYERS for position in _POSITIONS]
 
 
-_LAYERS = (0.35, 0.5, 0.6, 0.7, 0.8)  # shares of the model's layers: the middle ones tell most
+_LAYERS = (0.35, 0.5, 0.6, 0.7, 0.8)  # shares of the model's depth: middle layers tell most
 _POSITIONS = ("last", "mean", "last+mean")

@@ -1,4 +1,4 @@
-"""Tries everything that a bundle needs before it is relied on: servers, models, one solution, its answer, its score."""
+"""Checks all that a bundle needs before it is used: servers, models, one solution, its answer, its score."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,8 +14,8 @@ from router.prompt import Prompt
 from router.tasks import load_task, why_none
 from strategies import Candidate
 
-SECONDS = 300.0  # for one solution
-LEAST_ROOM = 64  # tokens of a prompt, at least
+SECONDS = 300.0  # time limit for one solution
+LEAST_ROOM = 64  # least room for a prompt, in tokens
 STAND_IN = Candidate(steps=("12 + 30 = 42\n", "Answer: 42"), end="stop", answer="42")  # where no model wrote one
 
 # An easy question of each task, and its inputs.
@@ -40,9 +40,9 @@ _CAN: Mapping[Capability, str] = {
 
 
 class Rehearsal:
-    """Says each check's result by ``say``, a line each, and counts them.
+    """Reports each check's result to ``say``, one line each, and counts checks and failures.
 
-    question  None is an easy one of the task
+    question  prompt to try; None: an easy one of the task
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Rehearsal:
         self.task = load_task(name).bound(inputs) if inputs or question is None else load_task(name)
 
     async def run(self) -> None:
-        """Raises InvalidRequest where the deployment names what the bundle has not."""
+        """Run all checks. Raises InvalidRequest where the deployment names a model that the bundle does not have."""
         check_deployment(self.setup, self.deployment)
         written: Candidate | None = None
         loaded: dict[str, Generator] = {}
@@ -85,7 +85,7 @@ class Rehearsal:
                 await model.close()
 
     def _servers(self, name: str, spec: ModelSpec) -> bool:
-        """What each of the model's servers says of itself. False: none can serve the model."""
+        """Report what each of the model's servers says of itself. Return False if none can serve the model."""
         backend, urls = self.deployment.backend(name, spec), self.deployment.urls.get(name, ())
         if backend not in ("openai", "vllm") or not urls:
             return True
@@ -105,7 +105,7 @@ class Rehearsal:
             names = [each.name for each in models]
             owner = next((each.owner for each in models), "")
             missing = [each for each in wanted if each not in names]
-            if missing and not (owner == "llamacpp" and missing == [spec.model]):  # it takes any name
+            if missing and not (owner == "llamacpp" and missing == [spec.model]):  # llama.cpp takes any model name
                 known = ", ".join(names[:10])
                 self._failed(name, f"{url} does not serve {missing[0]!r}; it serves {known}")
                 continue
@@ -181,7 +181,7 @@ class Rehearsal:
             return
         try:
             if candidate is None and spec.kind in ("log_prob", "lowest_window"):
-                return  # what writes nothing has nothing to score with
+                return  # these score with the log-probabilities of what the model wrote
             asked, usage = Asked(self.prompt, self.task, self.setup.tasks[0]), Usage()
             scores, _ = await prepared(verifier, asked, usage)
             (scored,) = await scores.score(self.prompt, [candidate or STAND_IN], max_tokens=None, usage=usage)

@@ -1,4 +1,4 @@
-"""What a caller asks for, whichever door it comes through."""
+"""A caller's request, the same for gRPC, HTTP and the command line."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,21 +11,21 @@ from strategies import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a caller asks for. None is the bundle's default.
+    """What a caller asks for. None stands for the bundle's default.
 
     objective             what the arm is chosen for
     arm                   run this arm instead of the policy's choice
-    max_generated_tokens, max_scored_tokens  hard caps, never passed
+    max_generated_tokens, max_scored_tokens  hard caps
     seconds               time left for the whole call
-    longest_search        seconds that the server lets a search take
-    max_seconds           that the chosen arm is expected to take at most
-    refuse                where an answer's confidence is below the target accuracy, fail instead of returning it
+    longest_search        longest duration of a search that the server allows, in seconds
+    max_seconds           the most seconds that the chosen arm may be expected to take
+    refuse                fail instead of returning an answer whose confidence is below the target accuracy
     allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
-    temperature           of sampling, at least 0; a model's own bounds it
-    max_tokens            of the longest solution; a model's own bounds it
-    inputs                what the task needs beside the prompt, by name
+    temperature           sampling temperature, at least 0; bounded by the model's own
+    max_tokens            longest solution; bounded by the model's own
+    inputs                what the task needs besides the prompt, by name
     task                  name of the task
-    conversation          the caller's name for what this is part of; empty: of nothing
+    conversation          the caller's name for the conversation that this call belongs to; empty: none
     """
 
     prompt: Prompt

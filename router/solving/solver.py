@@ -1,4 +1,4 @@
-"""Prompt → level → arm → search → answer, with the bill."""
+"""Solves prompts: prompt → level → arm → search → answer, with the bill."""
 
 import logging
 import math
@@ -32,25 +32,25 @@ from router.tasks import Allowance, Task, Tasks, opaque, runnable
 from strategies import Result, Strategy
 from strategies.belief import by_score_or_lead
 
-LONGEST_PROMPT = 400_000  # characters, whatever the model; what it has room for is counted in tokens
+LONGEST_PROMPT = 400_000  # characters, for every model; the model's own limit is in tokens
 LARGEST_BUDGET = 256  # solutions that a caller may pin: the largest that Snell et al. measure
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``probabilities`` are of levels 1 to 5 and sum to 1, ``level`` is the likeliest.
+    """The arm for a prompt, and what it rests on. ``probabilities`` are of levels 1 to 5, ``level`` is the likeliest.
 
-    expectation  what the choice promises; None when the caller pinned the arm, or has the models write otherwise than
-                 they were measured
+    expectation  expected accuracy and cost; None when the caller pinned the arm, or changed how the models sample from
+                 how they were measured
     propensity   the arm's probability of being chosen for this prompt: below 1 only where arms are explored
-    objective    what was decided for; None when the caller pinned the arm
+    objective    the objective that was used; None when the caller pinned the arm
     choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the caller pinned it
-    explore      share of decisions that were drawn when this one was made
-    levels_by    digest of the difficulty model: levels mean something only under the one that predicted them
+    explore      share of decisions that were drawn at random when this one was made
+    levels_by    digest of the difficulty model: levels can only be compared under the same one
     task         name of the request's task
-    familiar     False: the prompt is unlike those of training. No level was predicted then: probabilities are the
-                 levels' shares among the tuning prompts, level is the middle one, and nothing is promised
+    familiar     False: the prompt is unlike those of training, so no level was predicted. Probabilities are the levels'
+                 shares among the tuning prompts, level is the median one, and no accuracy is promised
     """
 
     level: int
@@ -68,7 +68,7 @@ class Decision:
 
     @property
     def promised(self) -> float | None:
-        """The accuracy that the choice promises, if it does."""
+        """The accuracy that is expected of the arm; None: unknown."""
         return self.expectation.accuracy if self.expectation and self.familiar else None
 
 
@@ -76,9 +76,9 @@ class Decision:
 class Solution:
     """What was found for a prompt.
 
-    answer  as a caller is shown it; of a task whose keys are digests, what the chosen solution says
-    answers_compared_as_text  how many, since to compare them as what they are took too long
-    stages  of a cascade, those that ran
+    answer  as shown to the caller; for a task whose keys are digests, the answer as the chosen solution states it
+    answers_compared_as_text  number of answers compared as text, since comparing their values took too long
+    stages  the stages of a cascade that ran
     """
 
     decision: Decision
@@ -91,7 +91,7 @@ class Solution:
 
     @property
     def confidence(self) -> float | None:
-        """Probability that the answer is right; None: there is none, or nobody can say."""
+        """Probability that the answer is right; None: there is no answer, or it is unknown."""
         return self.result.best.confidence if self.result.best else None
 
     @property
@@ -104,12 +104,12 @@ class Solution:
 
 
 class Solver:
-    """A bundle and the engines that it was measured on, ready to answer prompts.
+    """A bundle and its engines, ready to answer prompts.
 
-    policy    the bundle's, without the arms that these engines can't run
-    left_out  those arms, and why
+    policy    the bundle's policy without the arms that these engines can't run
+    left_out  the arms that these engines can't run, and why
 
-    Raises InvalidBundle where no arm of the policy can be run.
+    Raises InvalidBundle where no arm of the policy can run.
     """
 
     def __init__(
@@ -121,13 +121,13 @@ class Solver:
         explore: float = 0.0,
         allow_code: bool = False,
     ):
-        """explore: share of decisions whose arm is drawn evenly from the arms within the budget, to learn from.
+        """explore: share of decisions whose arm is drawn uniformly from the arms within the budget, to learn from.
 
         allow_code: whether tasks may run code, in a sandbox
         """
         self.explore = explore
         self.bundle = bundle
-        self._bundle_id, self._levels_by = bundle.id, bundle.levels_by  # made anew each time that they are asked for
+        self._bundle_id, self._levels_by = bundle.id, bundle.levels_by  # computed on each access
         self.engines = engines
         self.tasks = Tasks(bundle.setup.tasks, allow_code)
         self.tasks.check()
@@ -140,16 +140,16 @@ class Solver:
         self.policy = _runnable(bundle, self.left_out)
         known = bundle.familiarity.tasks if bundle.familiarity else ()
         self._known_tasks = frozenset(name or self.tasks.names[0] for name in known)
-        self.shares = unfamiliar.shares(self.policy)  # of levels, where nothing is known of a prompt
+        self.shares = unfamiliar.shares(self.policy)  # level probabilities of an unfamiliar prompt
         self._solution_tokens = solution_tokens(self.policy, engines.reference)
 
     async def decide(self, request: Request, bill: Bill | None = None) -> Decision:
-        """Predict the level, choose the arm; what that spends goes onto ``bill``. Raises InvalidRequest."""
+        """Predict the level and choose the arm; add the cost of predicting to ``bill``. Raises InvalidRequest."""
         validate(request)
         self.task(request)
         policy = self.policy
         objective = request.objective or policy.default
-        policy.check(objective)  # a bad objective is an error also where the arm is pinned
+        policy.check(objective)  # a wrong objective is an error also where the arm is pinned
         if request.max_seconds is not None:
             check_seconds(policy, request.max_seconds)
         familiar = self.knows(request)
@@ -174,12 +174,12 @@ class Solver:
             choice=arm,
             explore=self.explore,
         )
-        if request.max_seconds is not None:  # what is drawn to explore might take longer
+        if request.max_seconds is not None:  # no exploring: another arm might take longer
             return replace(decision, explore=0.0)
         return self._explored(decision, objective.value if isinstance(objective, Budget) else policy.largest)
 
     def as_measured(self, request: Request, arm: Strategy) -> bool:
-        """Whether the models write as they did when the policy was measured."""
+        """Whether the request has the arm's models sample as they did when the policy was measured."""
         if request.temperature is None and request.max_tokens is None:
             return True
         specs = [self.bundle.setup.models[name or self.bundle.setup.reference] for name in arm.models]
@@ -199,7 +199,7 @@ class Solver:
         familiar: bool = True,
         **chosen: Any,
     ) -> Decision:
-        """``chosen``: how the arm was, by Decision's fields."""
+        """Make a Decision. ``chosen``: its further fields, which say how the arm was chosen."""
         level = 1 + probabilities.index(max(probabilities)) if familiar else unfamiliar.middle(probabilities)
         task = request.task or self.tasks.names[0]
         return Decision(
@@ -215,14 +215,14 @@ class Solver:
         )
 
     def knows(self, request: Request) -> bool:
-        """Whether the prompt, and its task, are like those that the bundle was made from; True where it can't tell."""
+        """Whether the prompt and its task are like those of training; True where the bundle can't tell."""
         known = self.bundle.familiarity
         if known is None:
             return True
         return (request.task or self.tasks.names[0]) in self._known_tasks and known.knows(request.prompt.question)
 
     def known(self, requests: Sequence[Request]) -> NDArray[np.bool_]:
-        """(n,) the same of many."""
+        """(n,) whether each prompt and its task are like those of training."""
         familiarity, first = self.bundle.familiarity, self.tasks.names[0]
         if familiarity is None:
             return np.ones(len(requests), dtype=bool)
@@ -230,7 +230,7 @@ class Solver:
         return np.asarray(tasks & familiarity.knows_many([request.prompt.question for request in requests]))
 
     async def read(self, prompts: Sequence[Prompt], bill: Bill | None = None) -> Sequence[Any]:
-        """What the difficulty model reads of prompts; what that spends goes onto ``bill``."""
+        """Return what the difficulty model reads of each prompt; add the cost to ``bill``."""
         usage = Usage()
         try:
             return await self.features.read(prompts, self.engines, usage)
@@ -239,7 +239,7 @@ class Solver:
                 bill.line(self.engines.reference, "generator").add(**asdict(usage))
 
     def task(self, request: Request) -> Task:
-        """The request's task, given its inputs. Raises InvalidRequest, CodeNotAllowed."""
+        """Return the request's task, bound to its inputs. Raises InvalidRequest, CodeNotAllowed."""
         return runnable(self.tasks.of(request.task, request.inputs))
 
     def _explored(self, decision: Decision, budget: float) -> Decision:
@@ -263,11 +263,11 @@ class Solver:
     async def stream(
         self, request: Request, bill: Bill | None = None
     ) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
-        """Yield the Decision, a Round after each answered request of the search, a StageEnd after each stage of a
-        cascade, the Solution last.
+        """Decide and run. Yield the Decision, a Round after each answered request of the search, a StageEnd after each
+        stage of a cascade, and the Solution last.
 
-        ``bill`` may be given to read what was spent also when this is cancelled. Raises InvalidRequest,
-        DeadlineExceeded, TokenCapReached, ConfidenceInsufficient (all with ``.bill``), EngineUnavailable.
+        Pass a ``bill`` to read what was spent also if the call is cancelled. Raises InvalidRequest, DeadlineExceeded,
+        TokenCapReached, ConfidenceInsufficient (all with ``.bill``), EngineUnavailable.
         """
         bill = self.new_bill() if bill is None else bill
         started = time.monotonic()
@@ -287,7 +287,7 @@ class Solver:
     async def run(
         self, decision: Decision, request: Request, bill: Bill
     ) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
-        """What :meth:`stream` yields, of a decision that was made. Raises as it does."""
+        """Yield what :meth:`stream` does, for a decision that was already made. Raises the same errors."""
         task = self.task(request)
         yield decision
         request = replace(request, task=decision.task)
@@ -309,11 +309,11 @@ class Solver:
                     yield solution
 
     def generations(self, bill: Bill, weights: Sequence[float]) -> float:
-        """What was spent at a prompt of these level weights, in complete solutions of the reference model."""
+        """Return a prompt's bill in complete solutions of the reference model, given its (5,) level weights."""
         return generations(bill, self.bundle.setup.worth, self._solution_tokens, weights)
 
     def _believe(self, decision: Decision) -> Believes:
-        """By the bundle's confidence model, where it has one."""
+        """Return the function that gives confidences: the bundle's confidence model, where it has one."""
         model = self.bundle.confidence
         return by_score_or_lead if model is None else lambda wanted: model.of(decision.probabilities, wanted)
 
@@ -335,7 +335,7 @@ def _insufficient(solution: Solution, objective: Objective) -> ConfidenceInsuffi
 
 
 def _answer(task: Task, result: Result) -> str | None:
-    """The answer to show."""
+    """Return the answer to show to the caller."""
     return task.extract(result.best.text) if result.best and opaque(task) else result.answer
 
 
@@ -353,7 +353,7 @@ def _runnable(bundle: Bundle, left_out: dict[Strategy, str]) -> Policy:
 
 
 def validate(request: Request) -> None:
-    """Raises InvalidRequest naming the first wrong field."""
+    """Raise InvalidRequest, naming the first wrong field."""
     if not request.prompt.question.strip():
         raise InvalidRequest("prompt", "prompt is empty; send the problem's text", reason="PROMPT_EMPTY")
     if request.prompt.characters > LONGEST_PROMPT:

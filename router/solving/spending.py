@@ -1,4 +1,4 @@
-"""What bills come to in complete solutions of the reference model, where nothing else was sampled at the prompt."""
+"""Converts bills to complete solutions of the reference model, where no sample tells their length at the prompt."""
 
 from collections.abc import Mapping, Sequence
 
@@ -7,7 +7,7 @@ from router.solving.bill import Bill
 
 
 def solution_tokens(policy: Policy, reference: str) -> tuple[float, ...]:
-    """(5,) tokens of a solution of the reference model at each level, by the arms that ask no other."""
+    """(5,) mean tokens of a solution of the reference model at each level, from the arms that use no other model."""
     own = [cell for cell in policy.cells if cell.arm.models <= {None, reference}] or list(policy.cells)
     tokens, solutions = [0.0] * len(LEVELS), [0.0] * len(LEVELS)
     for cell in own:
@@ -17,9 +17,9 @@ def solution_tokens(policy: Policy, reference: str) -> tuple[float, ...]:
 
 
 def generations(bill: Bill, worth: Mapping[str, float], tokens: Sequence[float], weights: Sequence[float]) -> float:
-    """Solutions of the reference model that were generated, a token of another model counting as much as it is worth.
+    """Return what was generated, in solutions of the reference model; other models' tokens count as they are worth.
 
-    tokens  (5,) of :func:`solution_tokens`;  weights  (5,) what each level counts
+    tokens  (5,) from :func:`solution_tokens`;  weights  (5,) weight of each level
     """
     written = sum(
         usage.generated_tokens * worth.get(model, 1.0)

@@ -1,4 +1,4 @@
-"""How much answers are believed, and what there is when a stage of a cascade has ended."""
+"""Confidences in answers, and the state when a stage of a cascade has ended."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +13,9 @@ Believes = Callable[[Believe], Sequence[float | None]]
 class StageEnd:
     """A stage of a cascade has ended.
 
-    number      from 1
-    answer      the most believed one so far; None: there is none yet
-    confidence  probability that it is right; None: nobody can say
+    number      number of the stage, from 1
+    answer      the most confident answer so far; None: there is none yet
+    confidence  probability that it is right; None: unknown
     threshold   the confidence that ends the cascade; None: this was the last stage
     """
 
@@ -27,19 +27,19 @@ class StageEnd:
 
     @property
     def ends(self) -> bool:
-        """Whether no other stage follows."""
+        """Whether no stage follows."""
         return self.threshold is None or (self.confidence or 0.0) >= self.threshold
 
 
 def believed_by(wanted: Believe, believe: Believes) -> list[Candidate]:
-    """The candidates of a request, each with its confidence."""
+    """Return the candidates of the request, each with its confidence."""
     return [
         replace(candidate, confidence=sure) for candidate, sure in zip(wanted.candidates, believe(wanted), strict=True)
     ]
 
 
 def ended(wanted: Believe, believed: Sequence[Candidate], number: int) -> StageEnd:
-    """What the last of the stages came to, the ``number``-th."""
+    """Return the end of the latest stage, which is the ``number``-th."""
     sure = [candidate.confidence for candidate in believed]
     kept = believed[most_believed(sure, [stage.result.best is not None for stage in wanted.stages])]
     return StageEnd(number, wanted.stages[-1].arm, kept.answer, kept.confidence, wanted.threshold)
