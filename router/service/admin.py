@@ -1,4 +1,4 @@
-"""The AdminService: parse, call, render. Who may call it is decided in router.service.middleware.authentication."""
+"""The AdminService. Who may call it is decided in router.service.middleware.authentication."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ ADMIN = pb.DESCRIPTOR.services_by_name["AdminService"].full_name
 
 
 class AdminService:
-    """Lists, activates, rolls back and shadows bundles."""
+    """Lists, activates and rolls back bundles, and sets the shadow bundle."""
 
     def __init__(self, bundles: BundleManager):
         self.bundles = bundles

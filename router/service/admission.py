@@ -1,4 +1,4 @@
-"""Which searches may run now: so many at once, a short queue, fair between callers, and a refusal early, not late."""
+"""Decides which searches may run now: a limit, a short queue, fair shares for callers, and early refusals."""
 
 import asyncio
 import random
@@ -10,39 +10,40 @@ from functools import partial
 
 from router.errors import GaveWay, Overloaded
 
-PATIENCE = 10.0  # seconds
-_WEIGHT = 0.1  # of the latest search in the running mean of how long one takes
+PATIENCE = 10.0  # seconds that a caller waits before another one with more than a share gives up a place
+_WEIGHT = 0.1  # weight of the latest search in the running mean of how long a search takes
 
 
 class Admission:
-    """At most ``concurrency`` searches at once and ``queue`` waiting. A free place goes to the caller with the fewest.
+    """Gives out places to search: at most ``concurrency`` searches run at once, and at most ``queue`` calls wait.
 
-    A full queue refuses who asks next, unless another caller holds more of it: then that caller's newest call makes
-    room. So a caller who floods the server is refused, and the others hardly notice.
+    A free place goes to the waiting caller that has the fewest places. When the queue is full, the next call is
+    refused, unless another caller has more calls in the queue: then that caller's newest call is refused instead. So a
+    caller who floods the server is refused, and the others hardly notice.
 
-    All places may be one caller's while nobody else wants any. Once a caller with less than its share, an equal part of
-    the places, has waited for ``patience`` seconds, whoever holds more than a share gives a place back: its newest
-    search is ended.
+    One caller may have all places while nobody else wants any. A caller's share is an equal part of the places. Once a
+    caller with less than its share has waited for ``patience`` seconds, the caller with the most, if that is more than
+    a share, loses a place: its newest search is ended.
     """
 
     def __init__(
         self, concurrency: int = 16, queue: int = 8, *, search_seconds: float = 0.0, patience: float = PATIENCE
     ):
-        """``search_seconds`` is how long a search is expected to take, until the first one has ended."""
+        """search_seconds: how long a search is expected to take, until the first one has ended"""
         self.concurrency = concurrency
         self.queue = queue
         self.patience = patience
         self.running: Counter[str] = Counter()
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # least lately served first; no empty queues
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # by caller, least recently served first; none empty
         self._mean = search_seconds
-        self._places: defaultdict[str, list[Place]] = defaultdict(list)  # oldest first; a caller's that may be ended
+        self._places: defaultdict[str, list[Place]] = defaultdict(list)  # by caller, oldest first
 
     @property
     def waiting(self) -> int:
         return sum(map(len, self._waiting.values()))
 
     def expected_wait(self, caller: str) -> float:
-        """Seconds until a search asked for now would start: an estimate, from how long searches took lately."""
+        """Estimate the seconds until a search asked for now would start, from how long recent searches took."""
         if not self._full:
             return 0.0
         own = len(self._waiting.get(caller, ()))
@@ -55,7 +56,7 @@ class Admission:
         return (ahead + 1) * self._mean / self.concurrency
 
     async def place(self, caller: str, seconds: float | None) -> "Place":
-        """Waits for a place to search; ``seconds`` are left for the call. Raises Overloaded.
+        """Wait for a place to search, and return it. ``seconds``: left for the call; None: any. Raises Overloaded.
 
         with await admission.place("search-team", 10.0):
             ...
@@ -83,7 +84,7 @@ class Admission:
         try:
             await place
         except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and not place.exception():  # it was given in the same moment
+            if place.done() and not place.cancelled() and not place.exception():  # given just before the cancellation
                 self._leave(caller)
             raise
         finally:
@@ -91,11 +92,14 @@ class Admission:
             self._forget(caller, place)
 
     def _share(self, caller: str) -> int:
-        """An equal part of the places for each who has some or waits, ``caller`` included."""
+        """Return an equal part of the places for each caller who has some or waits, ``caller`` included."""
         return max(1, self.concurrency // len({caller, *self._waiting, *self.running}))
 
     def _claim(self, caller: str) -> None:
-        """A call of ``caller`` has waited long enough: who has most gives way, if that is more than a share."""
+        """End a search of the caller with the most places for ``caller``, which has waited long enough.
+
+        Do so only where ``caller`` has less than its share and the other one more.
+        """
         share = self._share(caller)
         most = max(self.running, key=lambda name: self.running[name], default=caller)
         if self.running[caller] < share < self.running[most]:
@@ -112,7 +116,7 @@ class Admission:
         place.set_exception(self._refusal(most, "the queue is full, and other callers have fewer calls in it"))
 
     def gives_way(self, caller: str) -> GaveWay:
-        """What a search ends with whose place others have waited for."""
+        """Return the error of a search that was ended because others have waited for its place."""
         return GaveWay(
             f"others have waited {self.patience:.0f} s for a place to search, and you held more than an equal share of "
             "the places: your newest search was ended; run fewer at once",
@@ -120,7 +124,7 @@ class Admission:
         )
 
     def _release(self, caller: str, place: "Place", seconds: float) -> None:
-        """A search of ``caller`` ended, which took so long."""
+        """Take a place back from ``caller``, whose search took so many seconds."""
         self._places[caller].remove(place)
         if not self._places[caller]:
             del self._places[caller]
@@ -128,16 +132,16 @@ class Admission:
         self._leave(caller)
 
     def _leave(self, caller: str) -> None:
-        """Free a place and give it to the next in turn."""
+        """Free a place, and give it to the next caller in turn."""
         self.running[caller] -= 1
-        self.running += Counter()  # drops what is zero
+        self.running += Counter()  # drops callers with zero places
         while self._waiting and not self._full:
             following = min(self._waiting, key=lambda name: self.running[name])
             places = self._waiting.pop(following)
             place = places.popleft()
             if places:
                 self._waiting[following] = places  # behind all others
-            if not place.done():  # it is when the call was cancelled a moment ago
+            if not place.done():  # a call that was cancelled a moment ago is done
                 self.running[following] += 1
                 place.set_result(None)
 
@@ -149,7 +153,7 @@ class Admission:
             self._waiting.pop(caller, None)
 
     def _retry_seconds(self, caller: str) -> float:
-        """Spread out, or all who were refused together come back together."""
+        """Return when to try again, spread at random so that calls refused together do not come back together."""
         return max(0.1, self.expected_wait(caller)) * random.uniform(1, 2)
 
     def _refusal(self, caller: str, why: str) -> Overloaded:
@@ -161,13 +165,13 @@ class Admission:
 
 
 class Place(AbstractContextManager["Place"]):
-    """A place to search. Leaving the ``with`` block gives it back, if :meth:`release` did not before.
+    """A place to search. Leaving the ``with`` block gives it back, unless :meth:`release` has done so.
 
-    on_end  ends the search, when others have waited for a place; None: it can't be ended
+    on_end  ends the search when others have waited for a place; None: the search can't be ended
     """
 
     def __init__(self, give_back: "Callable[[Place, float], None]"):
-        """``give_back`` is called once, with the seconds that the place was held."""
+        """give_back: called once, with this place and the seconds that it was held"""
         self._give_back = give_back
         self._started: float | None = time.monotonic()
         self.on_end: Callable[[], None] | None = None
@@ -182,7 +186,7 @@ class Place(AbstractContextManager["Place"]):
             self._give_back(self, seconds)
 
     def end(self) -> bool:
-        """Have the search ended that holds it. False: it can't be, or was told to before."""
+        """End the search that holds the place. Return False where it can't be ended, or has been told to end before."""
         on_end, self.on_end = self.on_end, None
         if on_end is None or self._started is None:
             return False

@@ -1,4 +1,4 @@
-"""The server: the services, what stands around their calls, and the doors that these come in through."""
+"""The whole server: services, the middleware around their calls, and the gRPC and HTTP servers that receive calls."""
 
 import asyncio
 import gc
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
     from router.service.http.door import HttpDoor
 
-MAX_OTHER_CALLS = 1000  # open at once, besides searches: decisions, outcomes, reflection
-DRAIN_SECONDS = 0.5  # that new calls are refused before connections are closed
+MAX_OTHER_CALLS = 1000  # open calls at once that are no searches: decisions, outcomes, reflection
+DRAIN_SECONDS = 0.5  # for which new calls are refused before connections are closed
 ENGINES_SECONDS = 2.0  # that engines may take to close
 _log = logging.getLogger(__name__)
 
@@ -75,22 +75,22 @@ class Server:
     ):
         """Needs a running event loop. Raises AddressUnavailable, InvalidRequest.
 
-        credentials      of TLS, see auth.certificates; None: not encrypted, loopback only unless ``insecure``
-        tokens           whose bearers may call; None: everybody who can connect
-        share_port       with other servers that also do; each connection goes to one of them. No AdminService then,
-                         which would swap the bundle of one and leave the others
+        credentials      for TLS, see auth.certificates; None: not encrypted, loopback only unless ``insecure``
+        tokens           returns the bearer tokens that may call; None: everybody who can connect may call
+        share_port       whether other servers may listen on the same port; each connection goes to one of them. There
+                         is then no AdminService, which would change the bundle of one server only
         admission        how many searches may run and wait; None: Admission's defaults
-        longest_search   seconds that a search may take, whatever its caller's deadline; None: any
-        observers        are shown every finished call, within ``observer_seconds``: several at a time cost less
-        recorder         of decisions and outcomes; None: neither is recorded
+        longest_search   seconds that a search may take, whatever its caller's deadline; None: no limit
+        observers        see every finished call within ``observer_seconds``; waiting for several calls costs less
+        recorder         records decisions and outcomes; None: neither is recorded
         tracer           makes the spans of calls and searches; None: there are none
-        middleware       one's own, around the calls whose caller is known, the first outermost
-        message_seconds  that a call's message may take to come
-        write_seconds    that a stream may stand still because its caller does not read
-        engines          whether the models answer: health goes by it; None: they are in this process
-        http             address and port of the door for OpenAI's clients; None: there is none
-        http_tls         its certificates
-        http_direct      whether the reference model itself answers there what no search can serve, such as tools
+        middleware       additional middleware, around calls whose caller is known; the first is outermost
+        message_seconds  within which a call's message must arrive
+        write_seconds    after which a stream ends that its caller does not read
+        engines          tells whether the models answer, for health; None: the models are in this process
+        http             address and port of the HTTP server for OpenAI's clients; None: there is none
+        http_tls         TLS for this HTTP server; None: not encrypted
+        http_direct      whether it lets the reference model alone answer what no search can serve, such as tools
         ui               whether it also shows the pages of /ui
         """
         check_exposure(host, encrypted=credentials is not None, insecure=insecure)
@@ -102,7 +102,7 @@ class Server:
         self._engines = engines or EngineWatch({})
         self._engines.changed = lambda alive: self._health.set(alive and not self._stopping.is_set())
         self._recorder = recorder
-        # Decisions are recorded without delay: their outcomes may come soon.
+        # Decisions are recorded without delay, since their outcomes may come soon.
         self._batches = [ObserverBatch([recorder.record_decision])] if recorder else []
         self._batches += [ObserverBatch(observers, observer_seconds)] if observers else []
         authentication = Authentication(tokens, admin_services={ADMIN})
@@ -120,7 +120,7 @@ class Server:
             SearchAdmission(admission, SEARCH_METHODS),
         ]
         around = [*outside, authentication, *inside]
-        # Health is answered to everybody, always: also while calls are refused.
+        # Health is answered to everybody, also while calls are refused.
         self._health = HealthService(["", ROUTER])
         around_health: list[Middleware] = [
             ErrorStatus(),
@@ -172,12 +172,12 @@ class Server:
 
     @property
     def http_port(self) -> int | None:
-        """The bound port of the door for OpenAI's clients; None: there is none."""
+        """The port that the HTTP server for OpenAI's clients is bound to; None: there is no such server."""
         return self._http.port if self._http else None
 
     @property
     def serving(self) -> bool:
-        """What health says."""
+        """Whether health says SERVING."""
         return self._health.serving
 
     async def start(self) -> None:
@@ -191,7 +191,7 @@ class Server:
     async def stop(self, grace: float) -> None:
         """Report NOT_SERVING, refuse new calls, give running ones ``grace`` seconds, then free the engines."""
         self._health.set(False)
-        # gRPC drops what has arrived and is not begun yet: CANCELLED, which nobody tries again. So refuse that first.
+        # gRPC ends calls that have arrived but not begun as CANCELLED, which clients don't retry. So refuse them first.
         self._stopping.set()
         await self._engines.stop()
         await asyncio.sleep(min(grace, DRAIN_SECONDS))
@@ -203,7 +203,7 @@ class Server:
         try:
             await asyncio.wait_for(self._bundles.close(), ENGINES_SECONDS)
         except TimeoutError:
-            _log.error("the engines did not close within %.0f s; they are left", ENGINES_SECONDS)
+            _log.error("the engines did not close within %.0f s; the server ends without them", ENGINES_SECONDS)
 
 
 async def serve(
@@ -213,19 +213,20 @@ async def serve(
     started: Callable[[Server], None],
     read_again: Callable[[], object] = lambda: None,
 ) -> None:
-    """Serve what ``make`` makes until SIGTERM or SIGINT, then drain.
+    """Run the server that ``make`` returns until SIGTERM or SIGINT, then let running calls end.
 
-    started     is called once it listens
-    read_again  is called at SIGHUP
+    grace       seconds for running calls to end
+    started     called with the server once it listens
+    read_again  called at SIGHUP
     """
     stopping = asyncio.Event()
     on_signals(stopping.set, grace + MARGIN_SECONDS)
     on_hangup(read_again)
     server = make()
-    with suppress(LimitReached):  # logged; without workers answers are compared as text
+    with suppress(LimitReached):  # it is logged, and answers are compared as text without workers
         await asyncio.to_thread(workers.start)
     await server.start()
-    # What was loaded stays, and need not be looked through for garbage: a tenth of a second, every ten thousand calls.
+    # What is loaded now stays. Searching it for garbage would take a tenth of a second every ten thousand calls.
     gc.collect()
     gc.freeze()
     try:

@@ -1,4 +1,4 @@
-"""Average budgets by caller: what its calls spent moves what its next ones are chosen for, see ``policy.keeping``."""
+"""Keeps each caller's average budget: what its calls spent changes the budget of its next ones (``policy.keeping``)."""
 
 from dataclasses import dataclass, replace
 
@@ -13,7 +13,12 @@ from router.solving.solver import Decision, Solver
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A call under an average budget: what it asked for, what its arm was chosen for, what it spent; in solutions."""
+    """A call under an average budget, in solutions of the reference model.
+
+    asked       average budget that the call asked for
+    chosen_for  average budget that its arm was chosen for
+    spent       what the call spent
+    """
 
     asked: float
     chosen_for: float
@@ -21,10 +26,10 @@ class Kept:
 
 
 class AverageBudgets:
-    """Ledgers by caller, and by what was asked of which bundle. Each server knows its own calls only.
+    """Ledgers by caller, bundle and average budget. Each server counts its own calls only.
 
-    callers  that are remembered; the least recent goes first
-    each     budgets of one caller
+    callers  number of callers remembered; the least recent is forgotten first
+    each     number of ledgers remembered for each caller
     """
 
     def __init__(self, *, callers: int = 1000, each: int = 8):
@@ -32,12 +37,14 @@ class AverageBudgets:
         self._callers: LRUCache[str, LRUCache[tuple[str, float], Ledger]] = LRUCache(callers)
 
     def of(self, caller: str, request: Request, solver: Solver) -> Ledger | None:
-        """None where no average is to be kept: another objective, or an arm that the caller pinned. Raises
-        InvalidRequest where the policy can't serve the budget."""
+        """Return the ledger of a request; None where it has another objective, or the caller pinned an arm.
+
+        Raises InvalidRequest where the policy can't serve the budget.
+        """
         objective = request.objective or solver.policy.default
         if not isinstance(objective, AverageBudget) or request.arm:
             return None
-        solver.policy.check(objective)  # nothing is remembered of nonsense
+        solver.policy.check(objective)  # first, so that no ledger is kept for a budget that can't be served
         ledgers = self._callers.get(caller)
         if ledgers is None:
             ledgers = self._callers[caller] = LRUCache(self._each)
@@ -49,14 +56,14 @@ class AverageBudgets:
 
 
 def corrected(request: Request, ledger: Ledger | None) -> Request:
-    """The request, for what the caller's average leaves it."""
+    """Return the request with the average budget that keeps the caller's average."""
     if ledger is None:
         return request
     return replace(request, objective=AverageBudget(ledger.asked, ledger.factor))
 
 
 class Counting:
-    """Counts a search in its caller's ledger: ``begin`` when its arm is chosen, ``end`` when it has ended, however."""
+    """Counts a search in its caller's ledger. Call ``begin`` when its arm is chosen, ``end`` whenever it has ended."""
 
     def __init__(self, ledger: Ledger, solver: Solver, bill: Bill):
         self._ledger, self._solver, self._bill = ledger, solver, bill
@@ -64,13 +71,13 @@ class Counting:
         self._expected = 0.0
 
     def begin(self, decision: Decision) -> None:
-        # Of an arm that its conversation keeps, or that was drawn to explore, nothing is known.
+        # An arm that its conversation keeps, or that was drawn to explore, has no expected cost.
         expected = decision.expectation.cost.generations if decision.expectation else self._ledger.asked
         self._decision, self._expected = decision, expected
         self._ledger.begin(expected)
 
     def end(self) -> Kept | None:
-        """None where no arm was chosen."""
+        """Count what the search spent, and return it; None where no arm was chosen."""
         if self._decision is None:
             return None
         spent = self._solver.generations(self._bill, self._decision.probabilities)

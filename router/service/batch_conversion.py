@@ -1,4 +1,4 @@
-"""Protocol buffers ↔ the router's own types, for batches: see :mod:`router.service.conversion`."""
+"""Converts batches between protocol buffers and the router's own types: see :mod:`router.service.conversion`."""
 
 from collections.abc import Sequence
 
@@ -24,12 +24,12 @@ def total(message: pb.BatchBudget) -> Total:
 
 
 def requests(message: pb.RouteBatchRequest | pb.SolveBatchRequest) -> list[Request]:
-    """What is asked of each prompt. Raises InvalidRequest, with the prompt's index in the field."""
+    """Return a request for each prompt. Raises InvalidRequest, with the prompt's index in the field."""
     given = len(message.prompts)
     if not 1 <= given <= MOST_PROMPTS:
         raise InvalidRequest(
             "prompts",
-            f"a batch has 1 to {MOST_PROMPTS} prompts, this one {given}; send several",
+            f"a batch has 1 to {MOST_PROMPTS} prompts, this one {given}; split it into several",
             reason="BATCH_INVALID",
         )
     if isinstance(message, pb.RouteBatchRequest):

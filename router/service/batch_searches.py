@@ -1,4 +1,4 @@
-"""Runs the searches of a batch: each in a place of its own, its arm chosen when it begins, of what is left then."""
+"""Runs the searches of a batch. Each has its own place, and gets its arm when it begins, from the budget left then."""
 
 import asyncio
 import logging
@@ -20,14 +20,18 @@ from router.solving.bill import Bill
 from router.solving.request import Request
 from router.solving.solver import Decision, Solution, Solver
 
-_MARGIN = 0.15  # seconds kept back from a deadline, to send what is known in time
+_MARGIN = 0.15  # seconds before the deadline at which searches end, to send their results in time
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What became of one prompt. ``decision`` is None where it did not begin; seconds are from when its place was asked
-    for, ``queue_seconds`` of them without it."""
+    """The result of one prompt.
+
+    decision       None: its search did not begin
+    seconds        from the request for a place to the end
+    queue_seconds  how many of these it had no place
+    """
 
     index: int
     outcome: Solution | RouterError
@@ -38,12 +42,13 @@ class Ended:
 
 
 class BatchSearches:
-    """A batch asks for one place at a time, as a caller's next search does: so it fills a server that is idle, and
-    where others wait it gets what is its caller's turn.
+    """Runs a batch, and asks for one place at a time, as single calls do.
 
-    caller        whose places they are
-    seconds_left  for the whole batch; None: any time
-    read_ahead    searches whose results may wait to be read, beside those that run
+    So a batch fills an idle server, and where other callers wait, it gets only its caller's share.
+
+    caller        caller to whom the places count
+    seconds_left  returns the seconds left for the whole batch; None: no deadline
+    read_ahead    number of results that may wait to be read, besides the searches that run
     """
 
     def __init__(
@@ -60,14 +65,14 @@ class BatchSearches:
         self._solver, self._batch, self._tracer = solver, batch, tracer
         self._admission, self._caller, self._seconds_left = admission, caller, seconds_left
         self._room = asyncio.Semaphore(admission.concurrency + read_ahead)
-        self._asking = asyncio.Lock()  # for a place: one at a time
+        self._asking = asyncio.Lock()  # held while one search waits for a place
         self._ended: asyncio.Queue[Ended | RouterError] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def results(self) -> AsyncGenerator[Ended, None]:
-        """Of all prompts, in the order in which they end. Leaving early ends all searches.
+        """Yield the results of all prompts as they end. Leaving early ends all searches.
 
-        Raises Overloaded where not even the first one gets a place.
+        Raises Overloaded where even the first prompt gets no place.
         """
         self._start(self._begin_all()).add_done_callback(self._tell)
         try:
@@ -101,16 +106,16 @@ class BatchSearches:
                 self._ended.put_nowait(Ended(index, error, self._solver.new_bill()))
                 continue
             search = self._start(self._search(index, place, asked))
-            search.add_done_callback(partial(_release, place))  # also where it is cancelled before it began
+            search.add_done_callback(partial(_release, place))  # needed where it is cancelled before it has begun
 
     def _tell(self, begun: asyncio.Task[None]) -> None:
-        """A bug ends the batch, or it would wait for ever."""
+        """End the batch where starting its searches failed by a bug, since it would otherwise wait for ever."""
         if not begun.cancelled() and (error := begun.exception()):
             _log.error("a batch failed: %s", type(error).__name__)
             self._ended.put_nowait(InternalError("internal error; the server's log says more"))
 
     async def _place(self, *, patient: bool) -> Place:
-        """``patient``: ask again where there is none, until the deadline. Raises Overloaded, DeadlineExceeded."""
+        """Get a place. ``patient``: when refused, ask again until the deadline. Raises Overloaded, DeadlineExceeded."""
         error = DeadlineExceeded("the deadline passed before this prompt had its turn; give the batch more time")
         while True:
             left = self._seconds_left()
@@ -128,7 +133,7 @@ class BatchSearches:
                 await asyncio.sleep(min(refusal.retry_seconds or 1.0, 1.0 if left is None else left))
 
     async def _search(self, index: int, place: Place, asked: float) -> None:
-        """In its place; where that is wanted back, the search begins again in the next one that is free."""
+        """Run one search. Where its place is taken away for another caller, begin again in the next free place."""
         waited, bill = time.monotonic() - asked, self._solver.new_bill()
         decision, outcome = await self._within(index, place, bill)
         while outcome is None:
@@ -144,7 +149,7 @@ class BatchSearches:
         self._ended.put_nowait(Ended(index, outcome, bill, decision, time.monotonic() - asked, waited))
 
     async def _within(self, index: int, place: Place, bill: Bill) -> "tuple[Decision, Solution | RouterError | None]":
-        """What was decided when the place was there, and what came of it; None: others had waited for the place."""
+        """Decide and run a search in a place; return both results. None for the second: the place was taken away."""
         decision = self._batch.begin(index, bill)
         request = replace(self._batch.requests[index], seconds=self._seconds_left())
         loop = asyncio.get_running_loop()
@@ -160,7 +165,7 @@ class BatchSearches:
             except RouterError as error:
                 return decision, error
             except Exception as error:
-                # Where it was raised, and not its text, which could quote a prompt.
+                # Log where it was raised, but not its text, which could quote a prompt.
                 lines = "".join(traceback.format_tb(error.__traceback__))
                 _log.error("a batch's search failed: %s", type(error).__name__, extra={"traceback": lines})
                 return decision, InternalError("internal error; the server's log says more")

@@ -1,5 +1,8 @@
-"""Which bundle decides. Another one is loaded and swapped in by one assignment, and the one before is kept for a way
-back. A shadow bundle may decide the same requests, for the log only."""
+"""Manages which bundle decides.
+
+A new bundle is loaded beside the active one, then replaces it by one assignment. The bundle before is kept for a
+roll-back. A shadow bundle may decide the same requests, for the log only.
+"""
 
 import asyncio
 import logging
@@ -20,14 +23,14 @@ from router.prompt import Prompt
 from router.solving.request import Request
 from router.solving.solver import Decision, Solver
 
-_TEST_REQUEST = Request(Prompt.of("1 + 1 ="))  # that a bundle must decide before it is activated
-_MAX_COMPARISONS = 100  # pending; beyond that shadow decisions are skipped, so that they never hold anything up
+_TEST_REQUEST = Request(Prompt.of("1 + 1 ="))  # a bundle must decide it before it is activated
+_MAX_COMPARISONS = 100  # shadow decisions that may be pending; further ones are skipped, so that they delay nothing
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class BundleListing:
-    """A bundle's folder; ``problem`` says why it can't be served, then there is no digest."""
+    """A bundle's folder. ``problem``: why it can't be served, in which case ``digest`` and ``id`` are empty."""
 
     name: str
     digest: str
@@ -40,11 +43,11 @@ class BundleManager:
 
     active      the solver of the bundle that decides
     shadow      the solver of the bundle that decides for the log only; None: there is none
-    root        the folder whose subfolders may be activated; None: no other bundle
-    load        loads a bundle's engines, where they are not the ones that run already
-    deployment  where models answer, and what runs them
-    fits        raises InvalidRequest where the servers that are there lack what a bundle needs of them
-    activated   is called with the bundle that decides from now on
+    root        folder whose subfolders are bundles that may be activated; None: no other bundle may be
+    load        loads a bundle's engines where it needs others than those that run; None: such bundles are refused
+    deployment  where models are served, and what runs them
+    fits        raises InvalidRequest where the model servers lack something that a bundle needs
+    activated   called with each bundle that becomes active
     """
 
     def __init__(
@@ -69,19 +72,21 @@ class BundleManager:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def solver(self) -> "_SolverInUse":
-        """The solver that decides now, kept open within a ``with`` block."""
+        """Return the solver that decides now, as a context manager that keeps its engines open."""
         return _SolverInUse(self, self.active)
 
     # Changes
 
     def list(self) -> Sequence[BundleListing]:
-        """Every bundle that could be activated, its files checked. Reads files: not for the event loop."""
+        """Return every bundle in ``root``, its files checked. Reads files, so don't call it in the event loop."""
         folders = sorted(path.parent for path in self._root.glob("*/manifest.json")) if self._root else []
         return [_listed(folder) for folder in folders]
 
     async def activate(self, name: str, digest: str) -> tuple[Bundle, Bundle]:
-        """Load, try and swap; the new bundle and the one before. Raises InvalidRequest, InvalidBundle, MissingWeights,
-        MissingDependency, and then serves what it served."""
+        """Load and try a bundle, then make it active; return the new bundle and the one before.
+
+        Raises InvalidRequest, InvalidBundle, MissingWeights, MissingDependency; the active bundle then stays.
+        """
         async with self._changing:
             solver = await self._loaded(name, digest)
             replaced, self._previous, self.active = self._previous, self.active, solver
@@ -92,7 +97,7 @@ class BundleManager:
             return self.active.bundle, self._previous.bundle
 
     async def roll_back(self) -> Bundle:
-        """Swap back to the bundle before. Raises InvalidBundle where there is none."""
+        """Make the bundle before the active one active again, and return it. Raises InvalidBundle without one."""
         async with self._changing:
             if self._previous is None:
                 raise InvalidBundle("there is no bundle to roll back to: none was activated since the last time")
@@ -103,8 +108,7 @@ class BundleManager:
             return self.active.bundle
 
     async def set_shadow(self, name: str, digest: str) -> str:
-        """Let another bundle decide in the shadow, or none where ``name`` is empty; its id. Raises as :meth:`activate`
-        does."""
+        """Set the shadow bundle and return its id; an empty ``name`` unsets it. Raises as :meth:`activate`."""
         async with self._changing:
             left, self.shadow = self.shadow, await self._loaded(name, digest) if name else None
             if left:
@@ -118,7 +122,7 @@ class BundleManager:
             raise InvalidRequest("digest", "digest must be all 64 hexadecimal digits", reason="UNSPECIFIED")
         try:
             solver = await asyncio.to_thread(self._load, self._root / name, digest)
-        except InvalidRequest as error:  # about this server's options, and not the caller's request
+        except InvalidRequest as error:  # it is about this server's options, not about the caller's request
             raise InvalidBundle(f"{name} can't be served on the engines of this server: {error}") from error
         except RouterError:
             raise
@@ -138,7 +142,7 @@ class BundleManager:
             if bundle.served_by == running.bundle.served_by:
                 return self._solver(bundle, running.engines)
         if self._load_engines is None:
-            raise InvalidBundle(f"{folder} needs other engines than the ones that run; start another server with it")
+            raise InvalidBundle(f"{folder} needs other engines than those running; start another server with it")
         return self._solver(bundle, self._load_engines(bundle))
 
     def _solver(self, bundle: Bundle, engines: Engines) -> Solver:
@@ -148,7 +152,7 @@ class BundleManager:
     # The shadow
 
     def compare(self, request: Request, decision: Decision) -> None:
-        """Have the shadow decide the same request, some time soon, and log both decisions."""
+        """Have the shadow bundle decide the same request later, and log both decisions."""
         if self.shadow and request.arm is None and len(self._tasks) < _MAX_COMPARISONS:
             self._start_task(self._compare(self.shadow, request, decision))
 
@@ -166,17 +170,17 @@ class BundleManager:
             record |= {"shadow_error": type(error).__name__}
         _log.info("shadow decision", extra={"shadow": record})
 
-    # Endings
+    # Closing
 
     async def close(self) -> None:
-        """Close all engines. Calls must have ended."""
+        """Close all engines. All calls must have ended."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
         solvers = [solver for solver in (self.active, self._previous, self.shadow) if solver]
         for engines in {id(solver.engines): solver.engines for solver in solvers}.values():
             await engines.close()
 
     def _retire(self, solver: Solver) -> None:
-        """Close a solver's engines once nobody uses them."""
+        """Close a solver's engines once no call uses them."""
         if self._calls[solver] == 0:
             del self._calls[solver]
         held = [*filter(None, (self.active, self._previous, self.shadow)), *self._calls]
@@ -190,7 +194,7 @@ class BundleManager:
 
 
 class _SolverInUse(AbstractContextManager[Solver]):
-    """A class of its own, since a generator's context manager takes several times as long, at every call."""
+    """Counts a call as a user of a solver. A class, since contextlib's manager takes several times as long per call."""
 
     __slots__ = ("_manager", "_solver")
 

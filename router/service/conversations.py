@@ -1,4 +1,4 @@
-"""What conversations were routed to: a conversation that its caller names keeps its arm."""
+"""Remembers the arms of conversations: a conversation that its caller names keeps its arm."""
 
 from dataclasses import dataclass
 from time import monotonic
@@ -22,11 +22,11 @@ class _Route:
 
 
 class Conversations:
-    """The arm of each conversation's latest decision by the policy. Names are the callers' own: nobody meets another's.
+    """The arm of each conversation's latest decision by the policy. Each caller has its own names.
 
-    callers      that are remembered; the least recent goes first
-    each         conversations of one caller; the oldest goes first
-    seconds      since a conversation's last call, after which it is forgotten
+    callers      number of callers remembered; the least recent is forgotten first
+    each         number of conversations remembered for each caller; the oldest is forgotten first
+    seconds      after which a conversation without a call is forgotten
     """
 
     def __init__(self, *, callers: int = 100, each: int = 1000, seconds: float = 3600.0, timer: Any = monotonic):
@@ -34,7 +34,7 @@ class Conversations:
         self._callers: LRUCache[str, TTLCache[str, _Route]] = LRUCache(callers)
 
     def arm(self, caller: str, request: Request, bundle_id: str) -> Strategy | None:
-        """The arm to keep to; None: the policy decides. So it does under another objective, task or bundle."""
+        """Return the arm to keep; None where the policy decides: also under a new objective, task or bundle."""
         if not request.conversation or request.arm:
             return None
         routes = self._callers.get(caller)
@@ -46,7 +46,7 @@ class Conversations:
         return route.arm if request.objective in (None, route.objective) else None
 
     def keep(self, caller: str, request: Request, decision: Decision) -> None:
-        """Remember a decision, or that its conversation goes on."""
+        """Remember the policy's decision, or that the conversation with its earlier decision goes on."""
         if not request.conversation or request.arm:
             return
         routes = self._callers.get(caller)

@@ -1,4 +1,4 @@
-"""Protocol buffers ↔ the router's own types. No decisions, no I/O."""
+"""Converts between protocol buffers and the router's own types. Decides nothing and does no I/O."""
 
 import re
 from dataclasses import fields, replace
@@ -22,7 +22,7 @@ from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 
 Asked = pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest | pb.BatchPrompt
 LONGEST_NAME = 128  # characters of a conversation's name
-CALL_ID = r"[A-Za-z0-9_.:-]{1,128}"  # ASCII: gRPC sends nothing else back
+CALL_ID = r"[A-Za-z0-9_.:-]{1,128}"  # ASCII, since gRPC can't send anything else back
 _OBJECTIVES = pb.Objective.DESCRIPTOR.fields_by_name
 _COSTS = tuple(field.name for field in fields(Cost))
 
@@ -31,9 +31,9 @@ _COSTS = tuple(field.name for field in fields(Cost))
 
 
 def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, seconds: float | None) -> Request:
-    """What a message asks for; ``seconds`` are left for the call. Raises InvalidRequest.
+    """Return the request that a message makes. ``seconds``: left for the call; None: any. Raises InvalidRequest.
 
-    Absent fields are the defaults. What needs the bundle to judge, or has a meaning beyond its type, the solver checks.
+    Absent fields mean the defaults. This checks types only; the solver checks values, and what depends on the bundle.
     """
     wanted = objective(message.objective) if message.HasField("objective") else None
     options = None if isinstance(message, pb.RouteRequest) else message.options
@@ -50,7 +50,7 @@ def asked(
     *,
     refuse: bool = False,
 ) -> Request:
-    """What is asked of one prompt. Raises InvalidRequest."""
+    """Return the request for one prompt. Raises InvalidRequest."""
     given = plain(message.inputs) if message.HasField("inputs") else NO_INPUTS
     task = message.task or None
     conversation = "" if isinstance(message, pb.BatchPrompt) else message.conversation
@@ -104,10 +104,10 @@ def _arm(text: str) -> Strategy:
 
 
 def check_outcome(message: pb.RecordOutcomeRequest) -> None:
-    """Raises InvalidRequest naming the field that is wrong."""
+    """Raise InvalidRequest, naming the field, where an outcome is malformed."""
     if not re.fullmatch(CALL_ID, message.call_id):
         raise InvalidRequest(
-            "call_id", "call_id must be that of a RouteResponse or a Solution", reason="OUTCOME_INVALID"
+            "call_id", "call_id must be the one in a RouteResponse or a Solution", reason="OUTCOME_INVALID"
         )
     if not message.HasField("correct") and not message.HasField("score"):
         raise InvalidRequest("correct", "an outcome needs correct, score or both", reason="OUTCOME_INVALID")
@@ -116,7 +116,7 @@ def check_outcome(message: pb.RecordOutcomeRequest) -> None:
 
 
 def no_such_call(call_id: str) -> InvalidRequest:
-    """For an outcome of a call that never was, or was another caller's."""
+    """Return the error for an outcome of a call that does not exist, or belongs to another caller."""
     return InvalidRequest(
         "call_id",
         f"no decision of yours has the call_id {call_id!r}; report outcomes with the token that the call had",
@@ -127,7 +127,7 @@ def no_such_call(call_id: str) -> InvalidRequest:
 # Replies, as the server writes them
 
 
-@lru_cache(1024)  # a policy's arms, and some that callers pin. Shared: never change what this returns
+@lru_cache(1024)  # a policy's arms and some that callers pin; the messages are shared, so never change one
 def arm(value: Strategy) -> pb.Arm:
     if isinstance(value, Cascade):
         stages = [
@@ -140,7 +140,7 @@ def arm(value: Strategy) -> pb.Arm:
 
 
 def routed(value: Decision, spent: Bill, *, call_id: str) -> pb.RouteResponse:
-    """Filled in place: a message made by itself is copied into the one around it, which takes three times as long."""
+    """Return a decision's reply. Its parts are filled in place: building and copying them takes three times as long."""
     message = pb.RouteResponse(call_id=call_id)
     fill_decision(message.decision, value)
     fill_bill(message.bill, spent)
@@ -209,7 +209,7 @@ def fill_bill(message: pb.Bill, value: Bill) -> None:
     for phase in ("route", "generate", "score"):
         if phase in value.seconds:
             setattr(message, f"{phase}_seconds", value.seconds[phase])
-    if not value.lines:  # a decision on a text asks no model
+    if not value.lines:  # a decision by text features asks no model
         return
     message.prompt_tokens = value.prompt_tokens
     message.generated_tokens = value.generated_tokens
@@ -260,7 +260,7 @@ def stage(value: StageEnd) -> pb.StageResult:
 
 
 def solution(value: Solution, *, reference: str, candidates: bool, call_id: str) -> pb.Solution:
-    """``reference``: name of the reference model."""
+    """Return a solution's message. ``reference``: name of the reference model. ``candidates``: include them."""
     shown = value.result.shown
     return pb.Solution(
         decision=decision(value.decision),
@@ -292,7 +292,7 @@ def _candidate(value: Candidate, reference: str) -> pb.Candidate:
 
 
 def served(bundle: Bundle, policy: Policy) -> pb.Bundle:
-    """``policy``: the bundle's, without the arms that can't be run here."""
+    """Describe a bundle. ``policy``: the bundle's policy without the arms that can't run here."""
     setup, default = bundle.setup, policy.default
     worth = setup.worth
     return pb.Bundle(
@@ -315,7 +315,7 @@ def served(bundle: Bundle, policy: Policy) -> pb.Bundle:
         tasks=setup.tasks,
         statistic=bundle.manifest.statistic,
         edges=bundle.manifest.edges,
-        # One that a user added is not in the contract.
+        # An objective that a user added is not in the proto file.
         default_objective=objective_message(default) if default.kind in _OBJECTIVES else None,
         cells=map(cell, policy.cells),
     )

@@ -1,14 +1,14 @@
-"""File descriptors: a connection takes one, and so do engines, workers and the database."""
+"""Raises the limit of open file descriptors. Connections, engines, workers and the database need them."""
 
 import logging
 import resource
 
-WANTED = 4096  # 1,000 connections for gRPC, 2,000 for HTTP, and what answers them
+WANTED = 4096  # for 1,000 connections with gRPC, 2,000 with HTTP, and those to engines and the database
 _log = logging.getLogger(__name__)
 
 
 def allow_many() -> int:
-    """Raise this process's limit as far as it may; the limit then. One that strangers could use up is logged."""
+    """Raise this process's limit to :data:`WANTED` where allowed; return the limit. Log a warning where it is lower."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(soft, WANTED)
     limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

@@ -1,4 +1,4 @@
-"""Whether what is served has moved away from what was tuned on: levels, and promised accuracies."""
+"""Measures how far served prompts have drifted from the tuning prompts: by levels, and by accuracies promised."""
 
 import math
 from collections.abc import Sequence
@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from router.policy.table import LEVELS, Policy
 from router.service.middleware.call import Verdict
 
-_BINS = 10  # of expected accuracy
+_BINS = 10  # bins of expected accuracy
 
 
 def training_counts(policy: Policy) -> list[float]:
-    """How many of the prompts that a policy was tuned on were predicted to be at each level."""
+    """Return for each level how many of the policy's tuning prompts were predicted to be at it."""
     return [max((cell.prompts for cell in policy.cells if cell.level == level), default=0) for level in LEVELS]
 
 
 def stability(counts: Sequence[float], expected: Sequence[float]) -> float:
-    """Population stability index of two histograms: sum of (p - q) ln(p / q). Below 0.1 alike, above 0.25 shifted.
+    """Return the population stability index of two histograms: sum of (p - q) ln(p / q).
 
-    Half a count is added to each bin, so that an empty one counts much, and not infinitely.
+    By convention, below 0.1 they are alike, above 0.25 they differ. Half a count is added to each bin, so that an empty
+    bin has a large and not an infinite effect.
     """
 
     def shares(bins: Sequence[float]) -> list[float]:
@@ -27,10 +28,11 @@ def stability(counts: Sequence[float], expected: Sequence[float]) -> float:
 
 
 def calibration_error(verdicts: Sequence[Verdict]) -> float:
-    """Expected calibration error (Naeini et al. 2015): mean distance, over ten equal bins of expected accuracy weighed
-    by their verdicts, between what was expected there and the share that was right; 0 to 1.
+    """Return the expected calibration error (Naeini et al. 2015), 0 to 1.
 
-    It is never quite 0: 1000 verdicts of a perfectly calibrated policy give 0.01 to 0.03, 100 of them up to 0.1.
+    Verdicts are sorted into ten equal bins of expected accuracy. The error is the mean distance between a bin's mean
+    expected accuracy and its share of right answers, weighted by its number of verdicts. It is never quite 0: 1000
+    verdicts of a perfectly calibrated policy give 0.01 to 0.03, 100 of them up to 0.1.
     """
     gaps = [0.0] * _BINS
     for verdict in verdicts:

@@ -1,4 +1,4 @@
-"""Whether the models answer, asked all the time: health goes by it, and no call waits for engines that are dead."""
+"""Asks the model servers regularly whether they answer. Health depends on it, and calls need not wait for dead ones."""
 
 import asyncio
 import logging
@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import httpx2  # imported on use: models in this process need no client
 
-SECONDS = 5.0  # between two looks, and for an answer
-AGAIN_SECONDS = 1.0  # between looks while an engine does not answer
-FAILURES = 2  # looks in a row without any answer, until engines count as dead
+SECONDS = 5.0  # between two rounds of questions, and for an answer
+AGAIN_SECONDS = 1.0  # between rounds while no engine answers
+FAILURES = 2  # rounds in a row without any answer after which the engines count as dead
 _log = logging.getLogger(__name__)
 
 
 class EngineWatch:
-    """``alive`` is False once no server of any model has answered for a while.
+    """Watches model servers. ``alive`` is False once no server of any model has answered for a while.
 
-    A server answers when it accepts a connection and says anything below 500. Verifiers are not looked at: what they
-    score is not all that is asked for.
+    A server answers when it accepts a connection and replies with a status below 500. Verifiers are not asked, since
+    many requests need none.
 
-    servers  base URLs of models, and the headers that each wants; none: the models are in this process
-    changed  is called with ``alive`` when it changes
+    servers  base URLs of models, with the headers that each wants; empty: the models are in this process
+    changed  called with ``alive`` when it changes
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class EngineWatch:
         self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Look once, and then from time to time."""
+        """Ask the servers once, then regularly in the background."""
         if self._servers:
             async with self._client() as client:
                 self._set(await self._any(client))
             self._watching = asyncio.create_task(self._watch(0 if self.alive else FAILURES))
 
     def follow(self, servers: Mapping[str, Mapping[str, str]]) -> None:
-        """Look at these from now on, for the first time at once. Within the event loop, once started."""
+        """Watch these servers from now on, and ask them at once. Call it in the event loop, after :meth:`start`."""
         if servers == self._servers:
             return
         self._servers = servers
@@ -71,7 +71,7 @@ class EngineWatch:
         return httpx2.AsyncClient(timeout=self._seconds)
 
     async def _watch(self, failures: int, wait: float | None = None) -> None:
-        """``failures``: looks in a row that were in vain; ``wait``: seconds until the first, None: as usual."""
+        """Ask regularly. ``failures``: failed rounds so far; ``wait``: seconds before the first; None: as usual."""
         async with self._client() as client:
             while True:
                 if wait is None:

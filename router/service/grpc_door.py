@@ -1,4 +1,4 @@
-"""The door for gRPC: makes a Call of what came in, and a gRPC status of the error that ended it."""
+"""The gRPC server: turns what comes in into a Call, and the error that ends a call into a gRPC status."""
 
 import asyncio
 import logging
@@ -26,29 +26,29 @@ from router.service.router_service import ROUTER
 from router.v1 import admin_pb2_grpc, router_pb2_grpc
 
 MAX_MESSAGE_BYTES = 2**20  # more than any model's context has room for
-READ_BYTES = 2**16  # that are read of a connection at once: 4 MB by default, which many connections hold
-MAX_METADATA_BYTES = 2**14  # of a call, names and values, as HTTP/2 counts them
-MESSAGE_SECONDS = 10.0  # that a call's message may take to come
-WRITE_SECONDS = 30.0  # that a stream may stand still because its caller does not read
-# A caller whose machine or network is gone closes no connection: it is asked so often, and has so long to answer.
+READ_BYTES = 2**16  # read from a connection at once; gRPC's default of 4 MB adds up over many connections
+MAX_METADATA_BYTES = 2**14  # names and values of one call, as HTTP/2 counts them
+MESSAGE_SECONDS = 10.0  # within which a call's message must arrive
+WRITE_SECONDS = 30.0  # after which a stream ends that its caller does not read
+# A caller whose machine or network is gone closes no connection. So each is sent pings this often, to answer in time.
 KEEPALIVE_SECONDS, KEEPALIVE_TIMEOUT_SECONDS = 30, 20
-HANDSHAKE_SECONDS = 10  # until a new connection speaks TLS and HTTP/2
-IDLE_SECONDS = 300  # that a connection may have no call; a gRPC client opens another one by itself
+HANDSHAKE_SECONDS = 10  # within which a new connection must have set up TLS and HTTP/2
+IDLE_SECONDS = 300  # after which a connection without calls is closed; a gRPC client opens another one by itself
 MAX_CONNECTIONS = 1000
-# Calls of one connection at once: a gRPC client lets others wait. A stream counts a while longer than its call, and
-# what is beyond is refused by gRPC itself (UNAVAILABLE, without our details); with few streams that met honest bursts.
+# Calls of one connection at once; a gRPC client lets further ones wait. A stream counts a while longer than its call.
+# gRPC itself refuses those beyond (UNAVAILABLE, without our details), which with a low limit hit honest bursts.
 STREAMS = 5000
-PENDING = 5000  # calls that came and were not looked at yet; gRPC itself ends those beyond, with CANCELLED
-PENDING_SECONDS = 600  # that they may wait to be looked at; then gRPC ends them, too: by default after 30
+PENDING = 5000  # calls that have arrived but not begun; gRPC itself ends those beyond, with CANCELLED
+PENDING_SECONDS = 600  # that such calls may wait before gRPC ends them; its default is 30
 CANCEL_SECONDS = 2.0  # that calls may take to end once they are cancelled
 _log = logging.getLogger(__name__)
 
 
 class GrpcDoor:
-    """A listening gRPC server whose services' calls run within middleware. ``port`` is the bound one.
+    """A listening gRPC server whose services' calls run inside middleware. ``port`` is the bound one.
 
-    gRPC has one limit for all calls, strangers' and health's together. So it is not set: middleware counts, and the
-    door bounds what there is before a call, which is connections, headers and messages.
+    gRPC offers one limit for all calls together, those of strangers and of health included. So it is not used:
+    middleware limits calls, and this class limits what comes before a call: connections, headers and messages.
     """
 
     def __init__(
@@ -68,16 +68,16 @@ class GrpcDoor:
     ):
         """Needs a running event loop. Raises AddressUnavailable.
 
-        router, admin    what answers the calls of RouterService and AdminService; no ``admin``: nothing does
+        router, admin    answer the calls of RouterService and AdminService; without ``admin`` there is no AdminService
         around_health    the middleware of health's calls, which need no token
-        credentials      of TLS; None: not encrypted
-        share_port       with other servers that also do; each connection goes to one of them
-        message_seconds  that a call's message may take to come
-        write_seconds    that a stream may stand still because its caller does not read
+        credentials      for TLS; None: not encrypted
+        share_port       whether other servers may listen on the same port; each connection goes to one of them
+        message_seconds  within which a call's message must arrive
+        write_seconds    after which a stream ends that its caller does not read
         """
         self._server = grpc.aio.server(
             options=[
-                # gRPC's default is to share, silently.
+                # gRPC shares ports by default, without a word.
                 ("grpc.so_reuseport", int(share_port)),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.experimental.tcp_max_read_chunk_size", READ_BYTES),
@@ -92,7 +92,7 @@ class GrpcDoor:
                 ("grpc.max_connection_idle_ms", 1000 * IDLE_SECONDS),
                 ("grpc.keepalive_time_ms", 1000 * KEEPALIVE_SECONDS),
                 ("grpc.keepalive_timeout_ms", 1000 * KEEPALIVE_TIMEOUT_SECONDS),
-                # A keepalive's answer has at least this long.
+                # Time for the answer to a keepalive ping.
                 ("grpc.http2.ping_timeout_ms", 1000 * KEEPALIVE_TIMEOUT_SECONDS),
                 ("grpc.http2.max_pings_without_data", 0),  # a long search sends nothing for minutes
             ],
@@ -134,12 +134,15 @@ class GrpcDoor:
         try:
             await asyncio.wait_for(self._server.stop(grace), grace + CANCEL_SECONDS)
         except TimeoutError:
-            _log.error("calls did not end within %.0f s of being cancelled; they are left", CANCEL_SECONDS)
+            _log.error("calls did not end within %.0f s of being cancelled; the server leaves them", CANCEL_SECONDS)
 
 
 class _Registry:
-    """What the generated ``add_…_to_server`` functions are given instead of a server: methods are coroutines or
-    asynchronous generators of ``(message, call)``. No gRPC interceptor: gRPC asks those anew at every call."""
+    """Given to the generated ``add_…_to_server`` functions in place of a server; puts middleware around methods.
+
+    Methods are coroutines or asynchronous generators of ``(message, call)``. gRPC's interceptors are not used, since
+    gRPC asks them for a handler again at every call.
+    """
 
     def __init__(
         self,
@@ -157,7 +160,7 @@ class _Registry:
         self._write_seconds = write_seconds
 
     def add_generic_rpc_handlers(self, handlers: object) -> None:
-        """The same handlers are registered by name."""
+        """Do nothing: the same handlers are registered by name."""
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
         wrapped = {method: self._handler(service, method, handler) for method, handler in handlers.items()}
@@ -169,8 +172,8 @@ class _Registry:
         )
         endpoint = (streaming if handler.response_streaming else replying)(getattr(handler, f"{sent_as}_{replied_as}"))
         handle = chain(self._middleware, service, method, endpoint)
-        # One message is read and decoded here and not by gRPC, which waits for it for ever, and answers UNKNOWN where
-        # it is malformed.
+        # The message is read and decoded here, since gRPC would wait for it for ever, and answer UNKNOWN where it is
+        # malformed.
         decode = None if handler.request_streaming else handler.request_deserializer
 
         async def answer(messages: Any, context: grpc.aio.ServicerContext) -> Any:
@@ -197,7 +200,7 @@ class _Registry:
             except RouterError as error:
                 await _abort(context, call, error)
 
-        # For gRPC every method takes a stream of messages, of which :func:`_receive` reads one: the bytes are the same.
+        # To gRPC every method takes a stream of messages, of which :func:`_receive` reads one. The bytes are the same.
         make = getattr(grpc, f"stream_{replied_as}_rpc_method_handler")
         return make(answer, None if decode else handler.request_deserializer, handler.response_serializer)
 
@@ -206,7 +209,7 @@ class _Registry:
 
 
 def peer_of(address: str, certificate: Mapping[str, Sequence[bytes]]) -> Peer:
-    """``address`` and ``certificate`` are the context's ``peer()`` and ``auth_context()``."""
+    """Return the peer of a call. ``address``: the context's ``peer()``; ``certificate``: its ``auth_context()``."""
     name = None
     if pem := certificate.get("x509_pem_cert"):
         candidates = (*certificate.get("x509_common_name", ()), *certificate.get("x509_subject_alternative_name", ()))
@@ -215,7 +218,7 @@ def peer_of(address: str, certificate: Mapping[str, Sequence[bytes]]) -> Peer:
 
 
 async def _receive(context: grpc.aio.ServicerContext, seconds: float, decode: Callable[[bytes], Any]) -> Any:
-    """The one message of a call. Raises MessageMissing, InvalidRequest."""
+    """Read the one message of a call. Raises MessageMissing, InvalidRequest."""
     try:
         async with asyncio.timeout(seconds):
             sent = await context.read()
@@ -234,19 +237,19 @@ async def _send_nothing(event: Any) -> None:
 
 
 async def _send(context: grpc.aio.ServicerContext, seconds: float, event: Any) -> None:
-    """Waits until the connection takes the event. Who does not read may not keep a place to search for ever."""
+    """Wait until the connection takes the event, for a limited time: a caller who does not read must free its place."""
     try:
         async with asyncio.timeout(seconds):
             await context.write(event)
     except TimeoutError:
         raise StreamNotRead(f"nothing of the stream was read for {seconds:.0f} s") from None
-    except grpc.aio.InternalError as error:  # who should read it is gone, which the cancellation is about to say
+    except grpc.aio.InternalError as error:  # the caller is gone, and gRPC is about to cancel the call
         raise asyncio.CancelledError from error
 
 
 async def _abort(context: grpc.aio.ServicerContext, call: Call, error: RouterError) -> None:
     """End the call with the error's status, details and time to retry."""
     code, message, metadata = rpc_status.to_status(statuses.status(error))
-    # gRPC's own retries, where a client has them on, keep to this; a negative delay is "don't".
+    # gRPC's own retries, where a client has them enabled, wait so long; a negative number means: don't retry.
     pushback = -1 if error.retry_seconds is None else round(1000 * error.retry_seconds)
     await context.abort(code, message, (*metadata, ("grpc-retry-pushback-ms", str(pushback)), (REQUEST_ID, call.id)))

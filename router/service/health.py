@@ -1,4 +1,4 @@
-"""Standard gRPC health: whether this server takes calls. Nothing here waits for anybody but the watching caller."""
+"""The standard gRPC health service: says whether this server takes calls."""
 
 import asyncio
 import time
@@ -12,15 +12,15 @@ from router.service.middleware.call import Call
 
 HEALTH = pb.DESCRIPTOR.services_by_name["Health"].full_name
 _UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
-LARGEST = 200  # of its calls open at once
-WATCH_SECONDS = 3600.0  # then a watch ends; who still wants it begins another one
+LARGEST = 200  # most health calls open at once
+WATCH_SECONDS = 3600.0  # after which a watch ends; its caller may begin another one
 
 
 class HealthService:
-    """Of several services, which all serve or all don't.
+    """Reports health for several services, all with the same status.
 
-    services       their names; "" is the server as a whole
-    watch_seconds  the longest that a watch takes
+    services       their names; "" stands for the server as a whole
+    watch_seconds  after which a watch ends
     """
 
     def __init__(self, services: Collection[str], *, watch_seconds: float = WATCH_SECONDS):
@@ -30,7 +30,7 @@ class HealthService:
         self.serving = False
 
     def set(self, serving: bool) -> None:
-        """From now on. Who watches is told as far as they listen; nobody waits for that."""
+        """Set the status. Watching callers are told, as far as they read; this does not wait for them."""
         if serving != self.serving:
             self.serving = serving
             changed, self._changed = self._changed, asyncio.Event()
@@ -45,7 +45,7 @@ class HealthService:
         return pb.HealthListResponse(statuses=dict.fromkeys(self._services, self._response()))
 
     async def Watch(self, message: pb.HealthCheckRequest, call: Call) -> AsyncGenerator[pb.HealthCheckResponse, None]:
-        known = message.service in self._services  # where it isn't, a watch goes on by the standard: it might come
+        known = message.service in self._services  # the standard keeps watches of unknown services, which may appear
         end = time.monotonic() + self._watch_seconds
         shown: bool | None = None
         while (left := end - time.monotonic()) > 0:

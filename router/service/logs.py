@@ -1,4 +1,4 @@
-"""JSON logs, one line a call. Prompts and answers stay out unless they are asked for."""
+"""JSON logs, one line for each call. Prompts and answers stay out unless they are asked for."""
 
 import logging
 import re
@@ -13,15 +13,15 @@ from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
 from router.service.middleware.call import CallRecord
 
-# What others' lines quote, or say of a token, may be a caller's secret.
+# Quotes and tokens in lines of other libraries may be a caller's secret.
 _QUOTED = re.compile(r"""(?<!\w)b?(?:'(?:[^'\\]|\\.)*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|$))""")
 _SECRET = re.compile(r"\b(bearer|authorization|api[-_ ]?key|tokens?)\b.*", re.IGNORECASE | re.DOTALL)
-_MOST_DIGESTS = 20  # of a batch's unfamiliar prompts in one line
+_MOST_DIGESTS = 20  # most digests in one line, of a batch's unfamiliar prompts
 _log = logging.getLogger(__name__)
 
 
 def configure() -> None:
-    """Log as JSON on standard error: information of the router, warnings of everything else."""
+    """Log as JSON on standard error: the router's messages from INFO on, other libraries' from WARNING on."""
     handler = logging.StreamHandler()
     handler.setFormatter(formatter())
     handler.addFilter(without_secrets)
@@ -30,14 +30,17 @@ def configure() -> None:
     logging.basicConfig(handlers=[handler])
     logging.captureWarnings(True)
     logging.getLogger("router").setLevel(logging.INFO)
-    # What no line shows need not be found out for each, see "Optimization" in Python's logging HOWTO.
+    # Saves looking up what no line shows, see "Optimization" in Python's logging HOWTO.
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
 def without_secrets(record: logging.LogRecord) -> bool:
-    """Takes what could be a caller's secret out of a line that is not ours: what it quotes, what follows on a word for
-    a token, and the text of exceptions. gRPC quotes a header that is not UTF-8, which may be an authorization."""
+    """Remove what could be a caller's secret from other libraries' lines, and return True: a filter for logging.
+
+    That is: quoted texts, texts after a word for a token, and texts of exceptions. gRPC, for one, quotes a header that
+    is not UTF-8, which may be an authorization.
+    """
     if record.name.partition(".")[0] != "router":
         record.msg, record.args = redacted(record.getMessage()), None
         if record.exc_info and record.exc_info[0]:
@@ -51,19 +54,19 @@ def redacted(text: str) -> str:
 
 
 def _uncaught(kind: type[BaseException] | None, where: TracebackType | None) -> None:
-    """Of a thread, or where nobody could catch it: a line like others, not text on standard error."""
+    """Log an exception that ended a thread, or that nobody could catch, as JSON and not as text on standard error."""
     if kind and kind is not SystemExit:
         _log.error("%s was not caught", kind.__name__, extra={"traceback": _raised(kind, where)})
 
 
 def _raised(kind: type[BaseException], where: TracebackType | None) -> str:
-    """Where it was raised, and not its text, which could quote anything."""
+    """Return an exception's stack and type, but not its text, which could quote anything."""
     return "".join(traceback.format_tb(where)) + kind.__name__
 
 
 def formatter() -> logging.Formatter:
     names = {"asctime": "time", "levelname": "severity", "name": "logger"}
-    encode = JsonEncoder().encode  # made once: the formatter makes one for every line
+    encode = JsonEncoder().encode  # made once here; the formatter would make one for every line
     return JsonFormatter(
         "{asctime}{levelname}{name}{message}",
         style="{",
@@ -73,7 +76,7 @@ def formatter() -> logging.Formatter:
 
 
 def log_call(call: CallRecord, *, text: bool = False) -> None:
-    """One line of a finished call; with ``text`` its prompt and answer, too."""
+    """Log a finished call in one line. ``text``: include its prompt and answer."""
     _log.info("call", extra={"call": fields(call, text=text)})
 
 

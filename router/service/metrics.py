@@ -1,4 +1,4 @@
-"""What Prometheus scrapes: counts and sums by level and arm, never a prompt, an answer or a caller's name."""
+"""Metrics for Prometheus: counts and sums by level and arm, never a prompt, an answer or a caller's name."""
 
 import math
 from collections import Counter, deque
@@ -17,13 +17,13 @@ from router.service.recorder import Recorder
 from router.service.router_service import DIRECT_METHODS
 from router.solving.bill import Bill
 
-WINDOW = 1000  # latest decisions, and latest verdicts, that drift and calibration are computed on
-_MINIMUM = 100  # of them; with fewer, these are NaN
+WINDOW = 1000  # number of latest decisions for drift, and of latest verdicts for calibration
+_MINIMUM = 100  # with fewer of them, these metrics are NaN
 _SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Metrics:
-    """``observe`` takes a finished call; ``registry`` is what is scraped."""
+    """Counts finished calls, given to ``observe``. ``registry``: the metrics that Prometheus scrapes."""
 
     def __init__(self, bundles: BundleManager, admission: Admission, recorder: Recorder | None = None):
         self.registry = prometheus.CollectorRegistry()
@@ -31,7 +31,7 @@ class Metrics:
         self._levels: deque[int] = deque(maxlen=WINDOW)
         self._verdicts: deque[Verdict] = deque(maxlen=WINDOW)
         self._bundle = ""
-        # Looking labels up costs more than counting.
+        # Label lookups are cached, since they cost more than counting.
         self._child = cache(lambda metric, *labels: metric.labels(*labels) if labels else metric)
 
         def counter(name: str, text: str, *labels: str) -> prometheus.Counter:
@@ -71,7 +71,7 @@ class Metrics:
         self.registry.register(self)
 
     def collect(self) -> Iterator[Metric]:
-        """What is looked up when it is scraped."""
+        """Yield the metrics that are looked up at each scrape. Called by the registry."""
         admission, bundle = self._admission, self._bundles.active.bundle
         yield GaugeMetricFamily("router_running", "Searches that run.", admission.running.total())
         yield GaugeMetricFamily("router_running_limit", "Searches that may run.", admission.concurrency)
@@ -115,7 +115,7 @@ class Metrics:
     def observe(self, call: CallRecord) -> None:
         self._follow_bundle()
         self._child(self._calls, call.door, call.method, call.code, call.reason).inc()
-        if call.reason != "OVERLOADED":  # refused at once: many of them would hide how long the others take
+        if call.reason != "OVERLOADED":  # calls refused at once would hide how long the others take
             self._child(self._seconds, call.method, "total").observe(call.seconds)
         if call.bill:
             self._child(self._seconds, call.method, "queue").observe(call.queue_seconds)
@@ -137,7 +137,7 @@ class Metrics:
             self._engine_up.set(1)
 
     def _count_batch(self, parts: Sequence[Part]) -> None:
-        """Decisions that spent nothing."""
+        """Count the decisions of a RouteBatch call, which ran no search."""
         made = [part.decision for part in parts]
         self._child(self._unfamiliar).inc(sum(not each.familiar for each in made))
         self._levels.extend(each.level for each in made if each.familiar and each.bundle_id == self._bundle)
@@ -149,7 +149,7 @@ class Metrics:
             self._count_bill(("none", "direct"), call.bill)
         if not (call.decision and call.bill and call.request):
             return
-        # A pinned arm's numbers are the caller's: as a label they would grow without end.
+        # Callers choose a pinned arm's numbers, so as labels they could be endlessly many.
         arm = call.arm or "" if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
         if not call.decision.familiar:
             self._child(self._unfamiliar).inc()
@@ -159,8 +159,10 @@ class Metrics:
         self._count_bill((str(call.decision.level), arm), call.bill)
 
     def _follow_bundle(self) -> None:
-        """Begin again where another bundle decides: its levels mean something else. What it may decide is shown as 0
-        before the first call, so that what gets no traffic can be seen."""
+        """Start windows anew when another bundle decides, since its levels mean something else.
+
+        Counters of all its levels and arms start at 0 before the first call, so that those without traffic show.
+        """
         solver = self._bundles.active
         bundle = solver.bundle
         if bundle.id == self._bundle:
@@ -173,7 +175,7 @@ class Metrics:
                 each.labels(str(cell.level), str(cell.arm))
 
     def _count_bill(self, labels: tuple[str, str], bill: Bill) -> None:
-        if not bill.calls:  # a decision alone spends nothing
+        if not bill.calls:  # a decision alone may spend nothing
             return
         for kind in ("prompt", "generated", "scored"):
             self._child(self._tokens, *labels, kind).inc(getattr(bill, f"{kind}_tokens"))

@@ -1,4 +1,4 @@
-"""The door for probes and Prometheus: /metrics and /health over HTTP. Everybody who connects is a stranger here."""
+"""The HTTP server for probes and Prometheus: /metrics and /health. It asks nobody for a token."""
 
 import logging
 import socket
@@ -15,8 +15,8 @@ from prometheus_client.exposition import ThreadingWSGIServer
 from router.errors import AddressUnavailable
 from router.service.auth.addresses import address_of
 
-CONNECTIONS = 16  # at once; one more ends the oldest, so that silent ones keep nobody out
-SECONDS = 10.0  # that a connection may last: from its first byte to the last of the answer
+CONNECTIONS = 16  # open at once; one more ends the oldest, so that silent ones keep nobody out
+SECONDS = 10.0  # that a connection may last, until the last byte of the answer
 _log = logging.getLogger(__name__)
 
 
@@ -32,7 +32,7 @@ class MetricsDoor:
         connections: int = CONNECTIONS,
         seconds: float = SECONDS,
     ):
-        """address: host:port. serving: whether this server takes calls now. Raises AddressUnavailable."""
+        """address: host:port. serving: tells whether this server takes calls now. Raises AddressUnavailable."""
         host, _, port = address.rpartition(":")
         host = host.strip("[]") or "127.0.0.1"
         metrics: Any = make_wsgi_app(registry)
@@ -63,18 +63,18 @@ class MetricsDoor:
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *arguments: Any) -> None:
-        """Requests are not logged."""
+        """Log nothing."""
 
 
 class _LimitedServer(ThreadingWSGIServer):
-    """A thread for each connection, few at once, each for a short time."""
+    """A server with a thread for each connection, few at once, each for a short time."""
 
     request_queue_size = 128
 
     def limit(self, connections: int, seconds: float) -> None:
-        """Before it serves."""
+        """Set the limits. Call it before serving."""
         self._connections, self._seconds = connections, seconds
-        self._open: dict[socket.socket, float] = {}  # the oldest first; when each was opened
+        self._open: dict[socket.socket, float] = {}  # when each connection was opened, oldest first
         self._changing = threading.Lock()
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -85,7 +85,7 @@ class _LimitedServer(ThreadingWSGIServer):
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Called twice a second by ``serve_forever``."""
+        """End connections that have lasted too long. Called twice a second by ``serve_forever``."""
         late = time.monotonic() - self._seconds
         with self._changing:
             for request in [each for each, opened in self._open.items() if opened < late]:
@@ -97,10 +97,10 @@ class _LimitedServer(ThreadingWSGIServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Callers may go away in the middle; what is wrong with an answer shows in the answer."""
+        """Ignore errors: callers may go away at any time, and a failed answer says itself what is wrong."""
 
     def _end(self, request: socket.socket) -> None:
-        """Its thread's next read or write fails."""
+        """Shut a connection down, so that its thread's next read or write fails."""
         del self._open[request]
-        with suppress(OSError):  # it is gone already
+        with suppress(OSError):  # it may be gone already
             request.shutdown(socket.SHUT_RDWR)

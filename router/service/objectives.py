@@ -1,4 +1,4 @@
-"""Objectives as messages, and back."""
+"""Converts objectives to messages and back."""
 
 from router.policy.objectives import Objective, objective_of
 from router.v1 import router_pb2 as pb
@@ -7,7 +7,7 @@ from router.v1 import router_pb2 as pb
 def objective_message(
     value: Objective | None, *, refuse: bool = False, max_seconds: float | None = None
 ) -> pb.Objective:
-    """The inverse of :func:`objective`, of an objective that is in the contract. None: the bundle's default."""
+    """Return the message of an objective that the proto file has. None: the bundle's default."""
     message = pb.Objective(on_insufficient=pb.ON_INSUFFICIENT_REFUSE if refuse else None, max_seconds=max_seconds)
     if value is not None:
         setattr(message, value.kind, value.value)
@@ -15,6 +15,6 @@ def objective_message(
 
 
 def objective(message: pb.Objective) -> Objective | None:
-    """None where it says nothing."""
+    """Return the objective of a message; None where it names none."""
     kind = message.WhichOneof("kind")
     return objective_of(kind, getattr(message, kind)) if kind else None

@@ -1,8 +1,8 @@
-"""Records decisions and what became of them in the database. A thread of its own writes.
+"""Records decisions and their outcomes in the database, from a thread of its own.
 
-Decisions are queued and written a moment later: a slow or missing database never holds up a call, and when the queue is
-full decisions are dropped and counted. Outcomes are acknowledged once they are on disk, and with them every decision
-queued before: what was acknowledged survives the process.
+Decisions are queued and written a moment later, so that a slow or missing database never delays a call. When the queue
+is full, decisions are dropped and counted. An outcome is acknowledged once it and every decision queued before it are
+on disk, so that what was acknowledged is not lost with the process.
 """
 
 import logging
@@ -26,16 +26,16 @@ from router.service.middleware.call import CallRecord
 from router.service.rows import Outcome, Recorded
 from router.solving.bill import Bill
 
-_BATCH = 500  # rows of one transaction
-_IDLE_SECONDS = 0.2  # between looks whether to stop
+_BATCH = 500  # most rows of one transaction
+_IDLE_SECONDS = 0.2  # that the thread waits for rows before it checks whether to stop
 _log = logging.getLogger(__name__)
 
 
 class Recorder:
-    """``record_decision`` takes a finished call, ``record`` an outcome.
+    """Records finished calls, given to ``record_decision``, and outcomes, given to ``record``.
 
-    dropped   decisions that were not recorded: no room, refused by the database, or it was away at the end
-    failures  attempts to write that the database did not answer
+    dropped   number of decisions not recorded: the queue was full, or the database refused them or was away at the end
+    failures  number of attempts to write that the database did not answer
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Recorder:
         close_seconds: float = 10.0,
         write: Callable[[sql.Connection, Outcome | Mapping[str, Any]], Recorded] = rows.write,
     ):
-        """Brings the database's tables up to date. Raises InvalidRequest.
+        """Bring the database's tables up to date, and start. Raises InvalidRequest.
 
-        prompts        keep prompts and solutions, too, not only the prompts' digests
+        prompts        record prompts and solutions, not only the prompts' digests
         queue_size     decisions and outcomes that may wait to be written
-        retry_seconds  between attempts, while the database is away
-        close_seconds  for what is queued when the server stops
+        retry_seconds  between attempts while the database does not answer
+        close_seconds  to write what is queued when the server stops
         write          writes one row in a transaction
         """
         self.dropped = 0
@@ -67,7 +67,7 @@ class Recorder:
         self._thread.start()
 
     def record_decision(self, call: CallRecord) -> None:
-        """Queue a call's decision, if it came to one; of a batch, one a prompt. Never waits, never fails."""
+        """Queue the decision of a call, or of each prompt in a batch, if there is one. Never waits, never fails."""
         for part in call.parts:
             own = replace(call, id=part.id, request=part.request, decision=part.decision, bill=Bill(), parts=())
             self.record_decision(own)
@@ -80,11 +80,14 @@ class Recorder:
 
     @property
     def waiting(self) -> int:
-        """Decisions and outcomes that are queued to be written."""
+        """The number of decisions and outcomes that are queued to be written."""
         return self._queue.qsize()
 
     def record(self, outcome: Outcome) -> "Future[Recorded]":
-        """Done once the outcome is on disk. Raises OutcomesUnavailable, here or from the future."""
+        """Queue an outcome; the future is done once it is on disk.
+
+        Raises OutcomesUnavailable, here or from the future.
+        """
         item = _Item(outcome)
         try:
             self._queue.put_nowait(item)
@@ -93,7 +96,7 @@ class Recorder:
         return item.done
 
     def newest(self, most: int, *, caller: str | None = None, before: Place | None = None) -> list[dict[str, Any]]:
-        """What was recorded, see :func:`router.outcomes.newest.newest`. Reads: not for the event loop."""
+        """Return the newest recorded calls, as :func:`router.outcomes.newest.newest`. Not for the event loop."""
         return newest(self._engine, most, caller=caller, before=before)
 
     def close(self) -> None:
@@ -108,7 +111,7 @@ class Recorder:
     def _write_all(self) -> None:
         items: list[_Item] = []
         while True:
-            ending = self._stopping.is_set()  # looked at first: what was queued before is still taken
+            ending = self._stopping.is_set()  # read first, so that all rows queued before it are still taken
             items += self._take(_BATCH - len(items))
             items = self._write_apart(items)
             if items:
@@ -123,7 +126,7 @@ class Recorder:
                 return
 
     def _take(self, most: int) -> "list[_Item]":
-        """What is queued; waits a moment where nothing is."""
+        """Take up to ``most`` rows from the queue; wait a moment where it is empty."""
         taken: list[_Item] = []
         with suppress(queue.Empty):
             while len(taken) < most:
@@ -137,15 +140,18 @@ class Recorder:
         try:
             with self._engine.begin() as connection:
                 recorded = [self._write_row(connection, item.content) for item in items]
-        except IntegrityError:  # another server wrote the same row at the same time: now it is there to be found
+        except IntegrityError:  # another server wrote the same row at the same time: a second attempt will find it
             with self._engine.begin() as connection:
                 recorded = [self._write_row(connection, item.content) for item in items]
         for item, each in zip(items, recorded, strict=True):
             item.done.set_result(each)
 
     def _write_apart(self, items: "list[_Item]") -> "list[_Item]":
-        """Write all at once, or by halves where a row spoils it that the database does not take: such a row costs the
-        others a few transactions, not one each. Returns what is left when the database does not answer."""
+        """Write all rows at once; where the database refuses one, write them in halves, and so on, until it is found.
+
+        So a refused row costs the others a few transactions, not one each. Returns the rows that are left when the
+        database does not answer.
+        """
         parts = [items]
         while parts:
             part = parts.pop()
@@ -154,7 +160,7 @@ class Recorder:
             except (OperationalError, InterfaceError) as error:
                 _log.error("the outcome database does not answer: %s", type(error).__name__)
                 return [*part, *chain.from_iterable(reversed(parts))]
-            except Exception as error:  # whatever it is, the thread must live on
+            except Exception as error:  # the thread must live on, whatever it is
                 if len(part) == 1:
                     _log.error("the outcome database refuses a row: %s", type(error).__name__)
                     self.dropped += len(self._refuse_outcomes(part))
@@ -164,7 +170,7 @@ class Recorder:
         return []
 
     def _refuse_outcomes(self, items: "Sequence[_Item]") -> "list[_Item]":
-        """Tell callers who wait for an acknowledgement that there is none; what is left are decisions."""
+        """Fail the outcomes among the rows, whose callers wait for an acknowledgement; return the decisions."""
         for item in items:
             if isinstance(item.content, Outcome):
                 item.done.set_exception(OutcomesUnavailable("the outcome database does not answer; try again later"))
@@ -172,19 +178,22 @@ class Recorder:
 
 
 class _Item:
-    """A row to be written, and what came of it."""
+    """A row to be written. ``done``: resolves to the result."""
 
     __slots__ = ("content", "done")
 
     def __init__(self, content: "Outcome | Mapping[str, Any]"):
         self.content = content
         self.done: Future[Recorded] = Future()
-        self.done.set_running_or_notify_cancel()  # a caller who goes away does not stop the writing
+        self.done.set_running_or_notify_cancel()  # from now on it can't be cancelled by a caller who goes away
 
     @property
     def order(self) -> tuple[bool, str, str]:
-        """Decisions before the outcomes that are compared with them, and rows in one order on every server: two that
-        locked the same rows in different orders would wait for each other."""
+        """The key by which rows are written: decisions before outcomes, then in one order on every server.
+
+        Outcomes are compared with decisions. Two servers that locked the same rows in different orders would wait for
+        each other.
+        """
         if isinstance(self.content, Outcome):
             return True, self.content.caller, self.content.call_id
         return False, self.content["caller"], self.content["call_id"]

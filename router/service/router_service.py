@@ -1,4 +1,4 @@
-"""The RouterService: parse, call the solver, render. What all calls share stands around it, as middleware."""
+"""The RouterService: reads messages, calls the solver, and renders results. What all calls share is middleware."""
 
 import asyncio
 import time
@@ -29,21 +29,21 @@ from router.solving.stages import StageEnd
 from router.v1 import router_pb2 as pb
 
 ROUTER = pb.DESCRIPTOR.services_by_name["RouterService"].full_name
-DIRECT_METHODS = frozenset({"Complete", "StreamComplete"})  # of the door for HTTP: a model's own chat completions
+DIRECT_METHODS = frozenset({"Complete", "StreamComplete"})  # a model's own chat completions; over HTTP only
 SEARCH_METHODS = frozenset({"Solve", "StreamSolve"}) | DIRECT_METHODS
-_ACKNOWLEDGE_SECONDS = 10  # that a caller waits for an outcome to be on disk
-_DECISION_SECONDS = 1.0  # that servers which share a database take to write a decision
+_ACKNOWLEDGE_SECONDS = 10  # that a caller waits at most for an outcome to be on disk
+_DECISION_SECONDS = 1.0  # within which another server that shares the database writes a decision
 
 
 class RouterService:
-    """Cancelling a call cancels its coroutine, and with it the search and the engine's work.
+    """Answers RouterService's calls. Cancelling a call also ends its search and the engine's work.
 
-    admission      of the searches of a batch; others have their place when they come here
-    recorder       of outcomes; None: they are refused
-    tracer         makes the spans of searches; None: there are none
-    conversations  what they were routed to
-    average_budgets  what callers that asked for one spent
-    longest_search  seconds that a search may take; None: any
+    admission        gives places to a batch's searches; other calls have their place before they come here
+    recorder         records outcomes; None: they are refused
+    tracer           makes the spans of searches; None: there are none
+    conversations    the arms of conversations
+    average_budgets  what callers under average budgets have spent
+    longest_search   seconds that a search may take; None: no limit
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class RouterService:
             score=message.score if message.HasField("score") else None,
         )
         recorded = await self._recorded(outcome)
-        if not recorded.known:  # another server may be about to write the decision
+        if not recorded.known:  # another server may be just about to write the decision
             await asyncio.sleep(_DECISION_SECONDS)
             recorded = await self._recorded(outcome)
         if not recorded.known:
@@ -167,7 +167,7 @@ class RouterService:
     async def _batch(
         self, message: pb.RouteBatchRequest | pb.SolveBatchRequest, solver: Solver, call: Call
     ) -> tuple[Bill, Batch]:
-        """What the prompts of a batch are decided, and the bill that says what deciding cost."""
+        """Decide the prompts of a batch; return the bill of deciding, and the batch."""
         bill = call.progress.bill = solver.new_bill()
         started = time.monotonic()
         requests, total = batch_conversion.requests(message), batch_conversion.total(message.budget)
@@ -178,12 +178,12 @@ class RouterService:
         return bill, batch
 
     def _show(self, ended: Ended, own: str, batch: Batch, call: Call) -> None:
-        """One prompt of a batch that goes on."""
+        """Show observers the record of one prompt of a SolveBatch call."""
         error = ended.outcome if isinstance(ended.outcome, RouterError) else None
         record = CallRecord(
             own,
             call.service,
-            f"{call.method}.prompt",  # counted beside its batch
+            f"{call.method}.prompt",  # a method of its own in metrics, apart from the batch
             _caller(call),
             code=error.status if error else "OK",
             reason=error.reason if error else "",
@@ -201,7 +201,7 @@ class RouterService:
     async def search(
         self, solver: Solver, message: pb.SolveRequest | pb.StreamSolveRequest, call: Call
     ) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
-        """The events of a search, each noted in the call's progress. Raises as :meth:`Solver.stream` does."""
+        """Yield a search's events, and note each in the call's progress. Raises as :meth:`Solver.stream`."""
         progress = call.progress
         asked = conversion.request(message, call.seconds_left)
         request = progress.request = replace(asked, longest_search=self.longest_search)
@@ -221,13 +221,13 @@ class RouterService:
                     elif isinstance(event, Solution):
                         progress.solution = event
                         if progress.release_place:
-                            progress.release_place()  # however long the caller takes to read it
+                            progress.release_place()  # now, as the caller may take long to read the solution
                     yield event
         finally:
             progress.kept = counting.end() if counting else None
 
     def _routed(self, solver: Solver, request: Request, call: Call) -> Request:
-        """The request, with the arm that its conversation keeps to, or for what its caller's average leaves it."""
+        """Return the request with its conversation's arm, or with the budget that keeps its caller's average."""
         arm = self.conversations.arm(_caller(call), request, solver.bundle.id) if request.conversation else None
         if arm:
             return replace(request, arm=arm)

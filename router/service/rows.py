@@ -1,4 +1,4 @@
-"""Rows of the outcome database: of finished calls and of outcomes, and how they are written."""
+"""Makes rows of the outcome database from finished calls and outcomes, and writes them."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from router.service.middleware.call import CallRecord, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a caller learned of its own call's answer; at least one of ``correct`` and ``score``, 0 to 1, is given."""
+    """What a caller learned of its call's answer: ``correct``, ``score`` (0 to 1) or both."""
 
     caller: str
     call_id: str
@@ -24,10 +24,11 @@ class Outcome:
 
 
 class Recorded(NamedTuple):
-    """``changed`` is False where the same was recorded before.
+    """The result of recording an outcome.
 
-    known    False: the caller has no decision of this id, and nothing was recorded
-    verdict  where the outcome is the first of a decision that promised an accuracy
+    changed  False: the same outcome was recorded before
+    known    False: the caller has no decision with this id, and nothing was recorded
+    verdict  given where the outcome is the first for a decision that promised an accuracy
     """
 
     changed: bool
@@ -36,7 +37,7 @@ class Recorded(NamedTuple):
 
 
 def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
-    """Of a call that came to a decision, fitted to its columns; with ``prompts`` its prompt and solution, too."""
+    """Return the row of a call with a decision, fitted to the columns. ``prompts``: include prompt and solution."""
     assert call.decision
     assert call.request
     assert call.bill
@@ -78,7 +79,7 @@ def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
 
 
 def write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> Recorded:
-    """Write an outcome, or a decision's row. Of an outcome that was corrected the last counts."""
+    """Write an outcome or a decision's row. A later outcome of the same call replaces an earlier one."""
     if isinstance(content, Outcome):
         return _write_outcome(connection, content)
     _write_decision(connection, dict(content))
@@ -86,13 +87,15 @@ def write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> R
 
 
 def _write_decision(connection: sql.Connection, row: dict[str, Any]) -> None:
-    """A caller that sends an id again erases nothing: the first call that succeeded keeps it, and its outcome; the
-    other's row gets an id that nobody knows."""
+    """Write a decision's row. Where the caller used the call's id before, nothing is erased.
+
+    The first call that succeeded keeps the id and its outcome; the other row gets a random id.
+    """
     its = _of(decisions, row["caller"], row["call_id"])
     before = connection.execute(sql.select(decisions.c.at, decisions.c.code).where(its)).one_or_none()
     if before:
         if before.at.replace(tzinfo=before.at.tzinfo or UTC) == row["at"]:
-            return  # written already: the commit was not heard of
+            return  # written already, though the commit's acknowledgement was lost
         told = connection.execute(sql.select(outcomes.c.at).where(_of(outcomes, row["caller"], row["call_id"])))
         if before.code == "OK" or told.first():
             row["call_id"] = _new_id()
@@ -124,7 +127,7 @@ def _write_outcome(connection: sql.Connection, outcome: Outcome) -> Recorded:
 
 
 def _compare(connection: sql.Connection, outcome: Outcome, caller: str) -> Recorded:
-    """With what is recorded already. Only the first outcome gives a verdict: counters can't take a correction back."""
+    """Compare an outcome with what is recorded. Only the first gives a verdict, since counters can't be corrected."""
     decision = connection.execute(sql.select(decisions).where(_of(decisions, caller, outcome.call_id))).one_or_none()
     if decision is None:
         return Recorded(changed=False, known=False)

@@ -1,4 +1,4 @@
-"""Errors ↔ google.rpc.Status, with the details that ErrorReason's documentation promises."""
+"""Converts errors to google.rpc.Status and back, with the details that ErrorReason's documentation promises."""
 
 from datetime import timedelta
 
@@ -14,11 +14,11 @@ from router.solving.bill import Bill
 from router.v1 import router_pb2 as pb
 
 DOMAIN = "router.v1"
-MESSAGE_BYTES = 1000  # of an error: it goes into headers three times, percent-encoded, and clients take 8 KiB of them
+MESSAGE_BYTES = 1000  # an error stands in headers three times, percent-encoded, and clients take only 8 KiB of them
 
 
 def message(error: RouterError) -> str:
-    """The error's, at most :data:`MESSAGE_BYTES` long: it may quote a text of any length. The middle is left out."""
+    """Return the error's message. What exceeds :data:`MESSAGE_BYTES`, such as a long quote, is cut from its middle."""
     said = str(error).encode(errors="replace")
     if len(said) > MESSAGE_BYTES:
         half = MESSAGE_BYTES // 2 - 2
@@ -27,11 +27,11 @@ def message(error: RouterError) -> str:
 
 
 def status(error: RouterError) -> Status:
-    """The error as a google.rpc.Status, with the details that ErrorReason's documentation promises."""
+    """Return the error as a google.rpc.Status, with the details that ErrorReason's documentation promises."""
     said = message(error)
     details = [ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if isinstance(error, InvalidRequest):
-        # The solver knows a flat request; in the messages, limits are options.
+        # The solver's Request is flat; in the messages, limits are fields of options.
         name = error.field if error.field not in pb.SolveOptions.DESCRIPTOR.fields_by_name else f"options.{error.field}"
         details.append(BadRequest(field_violations=[{"field": name, "description": said, "reason": error.reason}]))
     if error.retry_seconds is not None:
@@ -48,7 +48,7 @@ def _packed(message: ErrorInfo | BadRequest | RetryInfo | pb.Bill) -> Any:
 
 
 def error(received: Status) -> RouterError:
-    """The error that a client received: :func:`status` read back, with the bill in words."""
+    """Return the error that a client received, the inverse of :func:`status`, with the bill in words."""
     info, violation, spent, retry = ErrorInfo(), BadRequest(), pb.Bill(), RetryInfo()
     message = received.message
     for detail in received.details:

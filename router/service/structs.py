@@ -1,12 +1,12 @@
-"""Messages of any shape as plain values."""
+"""Converts google.protobuf.Struct, a message of any shape, to plain values."""
 
 from google.protobuf.struct_pb2 import Struct, Value
 
-PlainValue = object  # of JSON: numbers, texts, booleans, None, lists and dicts of them
+PlainValue = object  # a value of JSON: number, text, boolean, None, or a list or dict of such values
 
 
 def plain(message: Struct) -> dict[str, PlainValue]:
-    """As JSON has it: a whole number is an integer."""
+    """Return the message as JSON's values. Whole numbers become integers."""
     return {name: _plain(value) for name, value in message.fields.items()}
 
 

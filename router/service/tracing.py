@@ -1,7 +1,7 @@
-"""OpenTelemetry spans of a search: its route, its rounds, their engine calls. Without a tracer there are none.
+"""OpenTelemetry spans of a search: its decision, its rounds, their engine calls.
 
-The span of the call around them is middleware. No prompt and no answer is an attribute, and no exception's text is
-recorded: it could quote them.
+The span of the whole call is made by middleware. Spans hold no prompt, no answer and no exception's text, which could
+quote them.
 """
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -21,8 +21,9 @@ from strategies import Candidate
 
 
 def exporter(endpoint: str) -> tuple[Tracer, Callable[[], None]]:
-    """A tracer that sends to an OpenTelemetry collector, e.g. http://localhost:4317, and a function that sends the rest
-    at the end.
+    """Return a tracer, and a function to call at the end, which sends what is left.
+
+    endpoint  URL of an OpenTelemetry collector, e.g. http://localhost:4317
 
     Raises MissingDependency.
     """
@@ -42,7 +43,7 @@ async def traced_search(
     tracer: Tracer,
     events: AsyncGenerator[Decision | Round | StageEnd | Solution, None],
 ) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
-    """The events of a search, each awaited in a span: route, then one a round."""
+    """Yield a search's events, each awaited inside a span: one for the decision, then one for each round."""
     name = "route"
     async with aclosing(events):
         while True:
@@ -64,20 +65,20 @@ async def traced_search(
 
 
 def traced(engines: Engines, tracer: Tracer) -> Engines:
-    """The engines, whose calls are spans now."""
+    """Return the engines with a span around each call."""
     models = {name: TracedGenerator(model, tracer) for name, model in engines.models.items()}
     return Engines(models, engines.reference, TracedVerifier(engines.verifier, tracer))
 
 
 class TracedGenerator:
-    """A generator whose calls are spans; see ``backends.Generator``."""
+    """A generator with a span around each call; see ``backends.Generator``."""
 
     def __init__(self, generator: Generator, tracer: Tracer):
         self._generator, self._tracer = generator, tracer
         self.parameters = generator.parameters
         self.close = generator.close
-        self.chat = getattr(generator, "chat", None)  # of some: whole chat completions
-        if prefer := getattr(generator, "prefer", None):  # a judge asks for it, where there is one
+        self.chat = getattr(generator, "chat", None)  # some generators also answer chat completions
+        if prefer := getattr(generator, "prefer", None):  # some also have this method, which a judge uses
             self.prefer = prefer
 
     async def extend(
@@ -100,7 +101,7 @@ class TracedGenerator:
 
 
 class TracedVerifier:
-    """A verifier whose calls are spans; see ``backends.Verifier``."""
+    """A verifier with a span around each call; see ``backends.Verifier``."""
 
     def __init__(self, verifier: Verifier, tracer: Tracer):
         self._verifier, self._tracer = verifier, tracer
@@ -128,7 +129,7 @@ class TracedVerifier:
 
 @contextmanager
 def span(tracer: Tracer, name: str, **options: Any) -> Iterator[Span]:
-    """A span within the current one; of what it raises, only that it did and the type is told."""
+    """Open a span inside the current one. Of an exception, only the type is recorded."""
     with tracer.start_as_current_span(
         name, record_exception=False, set_status_on_exception=False, **options
     ) as current:

@@ -72,9 +72,9 @@ async def test_bad_input_names_the_field_and_reaches_no_engine(client, seen, gen
 @pytest.mark.parametrize(
     ("body", "kind", "says"),
     [
-        (b"{", "application/json", "no JSON"),
-        (b"[" * 100_000, "application/json", "no JSON"),
-        (b'{"model": NaN}', "application/json", "no number"),
+        (b"{", "application/json", "not JSON"),
+        (b"[" * 100_000, "application/json", "not JSON"),
+        (b'{"model": NaN}', "application/json", "not a number"),
         (rb'{"model": "router", "messages": [{"role": "user", "content": "\ud800"}]}', "application/json", "surrogate"),
         (b"[]", "application/json", "must be a JSON object"),
         (b"{}", "text/plain", "content-type"),

@@ -88,11 +88,11 @@ async def test_without_script_the_reply_is_a_page(solver):
     ("fields", "told"),
     [
         ({"prompt": ""}, "prompt is empty"),
-        ({"objective": "budget", "budget": "many"}, "is no number"),
+        ({"objective": "budget", "budget": "many"}, "is not a number"),
         ({"objective": "budget", "budget": "1e9"}, "is outside"),
-        ({"objective": "budget", "budget": "nan"}, "is no number"),
+        ({"objective": "budget", "budget": "nan"}, "is not a number"),
         ({"objective": "nothing", "nothing": "1"}, "nothing"),
-        ({"inputs": "{"}, "no JSON"),
+        ({"inputs": "{"}, "not JSON"),
         ({"arm": "beam_search(n=9999, m=9)"}, "arm"),
         ({"seed": "-1"}, "seed"),
         ({"task": "weather"}, "weather"),
@@ -157,7 +157,7 @@ async def test_a_search_that_fails_says_so_where_it_began(solver, generator):
     async with browsing(solver, longest_search=0.3) as client:
         names, parts = await search(client, HARD, arm="beam_search(n=4, m=2)")
     assert "solution" in names
-    assert "as long as this server lets a search take" in text(parts["solution"])
+    assert "this server's time limit for a search" in text(parts["solution"])
 
 
 async def test_a_refusal_is_shown_with_its_reason(solver):

@@ -1,1 +1,1 @@
-"""Who may connect and who is calling: addresses, certificates, callers and their bearer tokens."""
+"""Tells who may connect and who is calling: addresses, certificates, callers and their bearer tokens."""

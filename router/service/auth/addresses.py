@@ -1,4 +1,4 @@
-"""How addresses are written, and which may be listened on without encryption."""
+"""Reads and writes addresses, and checks which may be listened on without encryption."""
 
 from ipaddress import ip_address
 
@@ -6,23 +6,23 @@ from router.errors import InvalidRequest
 
 
 def check_exposure(host: str, *, encrypted: bool, insecure: bool) -> None:
-    """Raises InvalidRequest where calls could be read on the way and nobody asked for that by name."""
+    """Raise InvalidRequest where calls would cross a network unencrypted and ``insecure`` is false."""
     if not (encrypted or insecure or is_loopback(host)):
         raise InvalidRequest(
             "host",
             f"{host} is reachable from other machines, and calls would not be encrypted; give --tls-cert and "
-            "--tls-key, stay on 127.0.0.1, or ask for it with --insecure",
+            "--tls-key, stay on 127.0.0.1, or allow it with --insecure",
             reason="UNSPECIFIED",
         )
 
 
 def address_of(host: str, port: int) -> str:
-    """``127.0.0.1:50551``, ``[::1]:50551``"""
+    """Write host and port as one address: ``127.0.0.1:50551``, ``[::1]:50551``."""
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 def read_address(address: str, option: str) -> tuple[str, int]:
-    """Host and port of ``127.0.0.1:8080`` or ``[::1]:8080``. Raises InvalidRequest."""
+    """Return host and port of an address like ``127.0.0.1:8080`` or ``[::1]:8080``. Raises InvalidRequest."""
     host, _, port = address.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65535 or (":" in host and host[0] != "["):
         raise InvalidRequest(
@@ -34,7 +34,7 @@ def read_address(address: str, option: str) -> tuple[str, int]:
 
 
 def check_address(address: str) -> None:
-    """Raises InvalidRequest for an IPv6 address without brackets, whose port nobody can tell from its end."""
+    """Raise InvalidRequest for an IPv6 address without brackets, whose port can't be told from its last group."""
     for host in (address, address.rpartition(":")[0]):
         if host.count(":") > 1 and not host.startswith("[") and _is_ip(host):
             raise InvalidRequest(

@@ -1,4 +1,4 @@
-"""Who is calling: by bearer token, by certificate or by address."""
+"""Tells who is calling, by bearer token, certificate or address."""
 
 import re
 import tomllib
@@ -16,8 +16,8 @@ from router.errors import InvalidFile, Unauthenticated
 class Peer:
     """The other end of a connection.
 
-    address           without the port, which is another for each connection: "ipv4:10.0.0.1"
-    certificate_name  the common name of its certificate, or what stands for it; None: it showed none
+    address           address without the port, which differs for each connection: "ipv4:10.0.0.1"
+    certificate_name  common name of its certificate, or a substitute for it; None: it showed no certificate
     """
 
     address: str
@@ -26,7 +26,7 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """``name`` is what fairness and logs go by. ``admin`` callers may change what is served."""
+    """Who calls. Callers with the same ``name`` share their limits and log lines. ``admin``: may change bundles."""
 
     name: str
     admin: bool = False
@@ -34,14 +34,16 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """``digest`` is the SHA-256 of the token itself, which is stored nowhere."""
+    """A bearer token and its caller. ``digest``: SHA-256 of the token, which itself is stored nowhere."""
 
     digest: bytes
     caller: Caller
 
 
 def read_tokens(file: Path) -> Sequence[Token]:
-    """A TOML file with a table for each caller; several digests while a token is being replaced. Raises InvalidFile.
+    """Read the tokens in a TOML file with a table for each caller. Raises InvalidFile.
+
+    A caller has several digests while its token is being replaced.
 
     [search-team]
     sha256 = ["<64 hexadecimal digits>", "<64 hexadecimal digits>"]
@@ -57,13 +59,13 @@ def read_tokens(file: Path) -> Sequence[Token]:
         name = token.caller.name
         if token.digest == digest_of(""):
             raise InvalidFile(
-                f"{file}: [{name}] has the digest of an empty token, whom anybody could be; make one with "
+                f"{file}: [{name}] has the digest of an empty token, which anybody could send; make one with "
                 "`router token NAME`"
             )
         if token.digest in callers:
             raise InvalidFile(
-                f"{file}: [{name}] has a digest that [{callers[token.digest]}] has, too, so who calls with that token "
-                "can't be told; give each caller its own with `router token NAME`"
+                f"{file}: [{name}] has the same digest as [{callers[token.digest]}], so nobody can tell which of them "
+                "calls with that token; give each caller its own with `router token NAME`"
             )
         callers[token.digest] = name
     if not tokens:
@@ -74,13 +76,13 @@ def read_tokens(file: Path) -> Sequence[Token]:
 def _tokens(file: Path, name: str, table: Any) -> list[Token]:
     wrong = f"{file}: [{name}]"
     if not isinstance(table, Mapping) or not {"sha256"} <= set(table) <= {"sha256", "admin"}:
-        raise InvalidFile(f"{wrong} needs sha256, may have admin, and nothing else; see `router token --help`")
+        raise InvalidFile(f"{wrong} needs sha256 and may have admin, but nothing else; see `router token --help`")
     admin = table.get("admin", False)
     if not isinstance(admin, bool):
         raise InvalidFile(f"{wrong} admin must be true or false")
     digests = table["sha256"] if isinstance(table["sha256"], list) else [table["sha256"]]
     if not all(isinstance(digest, str) and re.fullmatch(r"[0-9a-fA-F]{64}", digest) for digest in digests):
-        raise InvalidFile(f"{wrong} sha256 must be 64 hexadecimal digits, or a list of such")
+        raise InvalidFile(f"{wrong} sha256 must be 64 hexadecimal digits, or a list of such texts")
     return [Token(bytes.fromhex(digest), Caller(name, admin)) for digest in digests]
 
 
@@ -89,19 +91,19 @@ def digest_of(token: str) -> bytes:
 
 
 def bearer(tokens: Sequence[Token], authorization: str) -> Caller:
-    """The caller whose token ``authorization``, the metadata entry, carries. Raises Unauthenticated."""
+    """Return the caller of the token in ``authorization``, a metadata entry. Raises Unauthenticated."""
     scheme, _, token = authorization.partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Unauthenticated("send your token as metadata: authorization: Bearer TOKEN (commands: --token)")
     digest, found = digest_of(token.strip()), None
-    for known in tokens:  # all of them, so that the time taken does not tell which one was close
+    for known in tokens:  # always all of them, so that the time taken does not tell which one matched
         if compare_digest(known.digest, digest):
             found = known.caller
     if found is None:
-        raise Unauthenticated("the bearer token is unknown; ask who runs the server for one made with `router token`")
+        raise Unauthenticated("the bearer token is unknown; ask whoever runs the server to make one (`router token`)")
     return found
 
 
 def caller_of(peer: Peer) -> Caller:
-    """A caller without a token: the name in its certificate, else its address."""
+    """Return a caller without a token, named by its certificate, else by its address."""
     return Caller(peer.certificate_name or peer.address)

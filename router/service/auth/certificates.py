@@ -14,7 +14,7 @@ from router.service.auth.reload import Reloaded
 
 
 def server_credentials(cert: Path, key: Path, client_ca: Path | None = None) -> grpc.ServerCredentials:
-    """TLS from PEM files; with ``client_ca`` only callers with a certificate of that authority connect (mutual TLS).
+    """Return TLS credentials from PEM files. With ``client_ca``, callers need a certificate it signed (mutual TLS).
 
     New connections use new certificates as soon as the files change. Raises InvalidFile.
     """
@@ -27,7 +27,7 @@ def server_credentials(cert: Path, key: Path, client_ca: Path | None = None) -> 
 
 @lru_cache(256)
 def fingerprint(pem: bytes) -> str:
-    """What a certificate is called that has no name."""
+    """Return a name for a certificate that has none: its digest."""
     return f"certificate sha256:{sha256(ssl.PEM_cert_to_DER_cert(pem.decode())).hexdigest()[:16]}"
 
 
@@ -42,18 +42,18 @@ def _read_certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.Se
     except OSError as error:  # ssl.SSLError is one
         named = f"{cert}, {key}" + (f", {client_ca}" if client_ca else "")
         raise InvalidFile(
-            f"can't use the certificates {named} ({error}); they must be PEM, and the key without a password "
-            "the certificate's own"
+            f"can't use the certificates {named} ({error}); all must be PEM files, and the key must be the "
+            "certificate's own and have no password"
         ) from error
 
 
 def server_context(cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
-    """The same for what is not gRPC. Raises InvalidFile."""
+    """Return the same as a context for servers other than gRPC's. Raises InvalidFile."""
     files = [cert, key, *([client_ca] if client_ca else [])]
     contexts = Reloaded(partial(_context, cert, key, client_ca), *files)
 
     def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
-        connection.context = contexts()  # asked at every handshake
+        connection.context = contexts()  # called at every handshake
 
     context = contexts()
     context.sni_callback = choose
@@ -61,7 +61,7 @@ def server_context(cert: Path, key: Path, client_ca: Path | None = None) -> ssl.
 
 
 def _context(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
-    _read_certificates(cert, key, client_ca)  # and with it what is wrong with the files
+    _read_certificates(cert, key, client_ca)  # raises InvalidFile that says what is wrong with the files
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(cert, key)
@@ -72,7 +72,7 @@ def _context(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
 
 
 def name_of(names: Iterable[str], pem: bytes) -> str:
-    """What the holder of a certificate is called: the first of its names that is not blank, else its fingerprint.
+    """Return the name of a certificate's holder: the first of its names that is not blank, else its fingerprint.
 
     names  common names, then alternative names
     """
@@ -80,7 +80,7 @@ def name_of(names: Iterable[str], pem: bytes) -> str:
 
 
 def peer_name(connection: ssl.SSLObject | None) -> str | None:
-    """:func:`name_of` the peer of a connection; None: it showed no certificate, or there is no TLS."""
+    """Return :func:`name_of` the peer of a connection; None where it showed no certificate, or there is no TLS."""
     certificate: Any = connection.getpeercert() if connection else None
     der = connection.getpeercert(binary_form=True) if connection else None
     if not certificate or not der:

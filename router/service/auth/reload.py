@@ -1,4 +1,4 @@
-"""What is read of files, and read again when they change."""
+"""Values read from files, and read again when the files change."""
 
 import logging
 from collections.abc import Callable
@@ -12,10 +12,10 @@ _Read = TypeVar("_Read")
 
 
 class Reloaded(Generic[_Read]):
-    """What ``read`` makes of some files, read again once one of them changes.
+    """Calls ``read`` to read some files, and again once one of them changes. Calling the object returns the value.
 
-    A change that can't be read is logged, and what was read before stays: half of a rotation locks nobody out.
-    The first read raises whatever ``read`` raises.
+    When changed files can't be read, that is logged and the value stays, so that a half-finished change of
+    certificates or tokens locks nobody out. The first read raises whatever ``read`` raises.
     """
 
     def __init__(self, read: Callable[[], _Read], *files: Path):
@@ -28,7 +28,7 @@ class Reloaded(Generic[_Read]):
         return self.changed() or self._value
 
     def changed(self) -> _Read | None:
-        """The new value if there is one since the last look, else None."""
+        """Return the new value where the files have changed since the last look, else None."""
         stamps = self._stamps()
         if stamps == self._seen:
             return None

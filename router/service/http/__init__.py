@@ -1,6 +1,6 @@
-"""The door for HTTP: what OpenAI's clients speak. Imported where `serve --http` asks for it, and only there.
+"""The HTTP server for OpenAI's clients. Imported only where `serve --http` asks for it.
 
-``application`` answers requests, ``door`` listens. A chat completion is a Solve in other words: ``requests`` makes the
-one of the other, ``replies`` makes chat completions of solutions, ``errors`` OpenAI's errors of ours. Everything else,
-from tokens to metrics, is what stands around gRPC's calls as well.
+``door`` listens, ``application`` answers requests. A chat completion is a Solve call in another form: ``requests``
+turns chat completions into Solve requests, ``replies`` turns solutions into chat completions, and ``errors`` turns the
+router's errors into OpenAI's. The middleware, from tokens to metrics, is the same as for gRPC.
 """

@@ -1,4 +1,4 @@
-"""The ASGI application: makes a Call of each request, and an HTTP reply of what came of it."""
+"""The ASGI application: turns each HTTP request into a Call, and the result into an HTTP reply."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -39,14 +39,14 @@ def application(
     direct: bool = True,
     pages: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """``middleware`` stands around every call, ``router`` answers it.
+    """Build the application. ``router`` answers calls, inside ``middleware``.
 
-    authenticate   raises what the middleware raises where a caller may not call: then no body is read
+    authenticate   raises the error for a caller who may not call, before the body is read
     stopping       set once new calls are refused
-    write_seconds  that a reply may stand still because its caller does not read
-    serving        whether any engine is there to answer
-    direct         whether the reference model itself answers what no search can serve; else that is refused
-    pages          others' routes, beside the API's
+    write_seconds  after which a reply ends that its caller does not read
+    serving        tells whether any engine answers
+    direct         whether the reference model alone answers what no search can serve; otherwise it is refused
+    pages          further routes, besides the API's
     """
     api = _Api(middleware, router, authenticate, direct)
 
@@ -77,7 +77,7 @@ def application(
 
 
 class _Api:
-    """The endpoints, each within the middleware of the RouterService's method that it is."""
+    """The API's endpoints, each inside the middleware of the RouterService's method that it stands for."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class _Api:
         if chat.direct and not self._direct:
             raise InvalidRequest(
                 chat.direct[0],
-                f"{', '.join(chat.direct[:5])}: no search gives this, and this server asks no model by itself",
+                f"{', '.join(chat.direct[:5])}: a search can't do this, and this server passes nothing on to a model",
                 reason="NOT_SEARCHABLE",
             )
         return chat
@@ -164,28 +164,28 @@ class _Api:
         return served
 
     async def called(self, method: str, kind: type[ProtoMessage], inbound: Inbound) -> Response:
-        """A method of the RouterService whose messages are JSON."""
+        """Answer a request whose JSON is the message of a RouterService method."""
         content = await self._read(inbound, method, partial(parse, kind))
         return _json(replies.as_json(await self._answer(inbound.call(method, content))))
 
     def _seconds(self, call: Call) -> float | None:
-        """That a call may take. Searches end by themselves at the longest time that the server gives them."""
+        """Return the seconds that a call may take; None: no limit. Searches keep to their limits themselves."""
         limits = [call.seconds_left, self._router.longest_search if call.method in DIRECT_METHODS else None]
         return min((limit for limit in limits if limit is not None), default=None)
 
     def _writers(self, call: Call) -> list[ModelSpec]:
-        """The models of the call's arm."""
+        """Return the models of the call's arm."""
         setup, decision = self._router.bundles.active.bundle.setup, call.progress.decision
         names = [name or setup.reference for name in decision.arm.models] if decision else []
         return [setup.models[name] for name in names if name in setup.models]
 
     def _names(self) -> list[str]:
-        """Of the model that clients ask for: whatever the bundle's, and this one's."""
+        """Return the names that clients may give for the model: the fixed one, and the bundle's."""
         bundle = self._router.bundles.active.bundle
         return list(dict.fromkeys((ALIAS, bundle.manifest.name, bundle.id)))
 
     async def _read(self, inbound: Inbound, method: str, read: Callable[[Any], Any]) -> Any:
-        """What ``read`` makes of the body. A refusal goes through the middleware, too, which counts and logs it."""
+        """Return what ``read`` makes of the body. A refusal also goes through the middleware, which logs it."""
         try:
             inbound.set_deadline()
             self._authenticate(inbound.metadata, inbound.peer)
@@ -196,7 +196,7 @@ class _Api:
 
     async def _answer(self, call: Call) -> Any:
         try:
-            # gRPC ends what waits too long by itself, HTTP does not.
+            # gRPC ends calls at their deadline by itself; HTTP does not.
             async with asyncio.timeout(self._seconds(call)):
                 return await self._handlers[call.method](call)
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""An endpoint of the door for HTTP, as ASGI has it."""
+"""An endpoint of the HTTP server as an ASGI application."""
 
 import asyncio
 import logging
@@ -13,17 +13,17 @@ from router.errors import InternalError, RouterError, Stopping, StreamNotRead
 from router.service.http.request import Inbound
 
 Endpoint = Callable[[Inbound], Awaitable[Response | None]]
-"""Returns the reply, or None where it has written one. Raises RouterError."""
+"""Answers a request: returns the reply, or None where it has written one. Raises RouterError."""
 Failed = Callable[[RouterError, Inbound], Response]
-"""The reply to a request that failed."""
+"""Returns the reply to a request that failed with an error."""
 
 _log = logging.getLogger(__name__)
 
 
 class Asgi:
-    """An endpoint that is cancelled when the caller goes, which ends its search.
+    """Runs an endpoint, and cancels it, and so its search, when the caller has gone.
 
-    write_seconds  that a reply may stand still because its caller does not read
+    write_seconds  after which a reply ends that its caller does not read
     reads          whether the endpoint reads the body
     """
 
@@ -36,10 +36,10 @@ class Asgi:
         leaving = asyncio.ensure_future(inbound.gone(reads=self._reads))
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:  # the time that the server gives running calls is over
+        except asyncio.CancelledError:  # the server stops, and its time for running calls is over
             await _cancel(working)
             if not inbound.begun:
-                await inbound.reply(self._failed(Stopping("this server stops; another one answers"), inbound))
+                await inbound.reply(self._failed(Stopping("this server stops; try again at another one"), inbound))
         finally:
             await _cancel(working)
             await _cancel(leaving)
@@ -53,7 +53,7 @@ class Asgi:
             except ClientDisconnect:
                 return
             except Exception as error:
-                # Its text could quote a prompt.
+                # Not logged: the error's text, which could quote a prompt.
                 _log.error("%s: %s", inbound.scope["path"], type(error).__name__, extra={"call_id": inbound.id})
                 response = self._failed(InternalError("internal error; the server's log says more"), inbound)
             if response and not inbound.begun:

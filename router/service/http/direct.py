@@ -1,4 +1,4 @@
-"""Chat completions that no search can serve, such as those with tools: the reference model answers them by itself."""
+"""Has the reference model alone answer chat completions that no search can serve, such as those with tools."""
 
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -14,18 +14,24 @@ from router.service.middleware.call import Call
 from router.solving.solver import Solver
 from strategies import Candidate
 
-_MOST = 128  # answers of one request
+_MOST = 128  # most answers of one request
 _OURS = ("router", "model", "max_tokens", "max_completion_tokens", "stream", "stream_options", "seed")
 
 
 class Direct:
-    """Forwards to a model whose server answers chat completions. Any other model writes several answers, no more."""
+    """Passes requests on to the reference model's server where that answers chat completions.
+
+    Other engines only write several answers to a prompt.
+    """
 
     def __init__(self, bundles: BundleManager):
         self._bundles = bundles
 
     async def reply(self, chat: Chat, call: Call) -> Mapping[str, Any]:
-        """The choices of a chat completion. Raises InvalidRequest, EngineUnavailable, DeadlineExceeded."""
+        """Return a chat completion, at least its choices.
+
+        Raises InvalidRequest, EngineUnavailable, DeadlineExceeded.
+        """
         with self._bundles.solver() as solver:
             usage = _line(chat, call, solver)
             if endpoint := _endpoint(solver):
@@ -33,7 +39,7 @@ class Direct:
             return {"choices": await _written(chat, solver.engines, usage)}
 
     async def events(self, chat: Chat, call: Call) -> AsyncGenerator[Mapping[str, Any], None]:
-        """The same as chunks of a stream."""
+        """Yield the chunks of a streamed chat completion. Raises as :meth:`reply`."""
         with self._bundles.solver() as solver:
             usage = _line(chat, call, solver)
             endpoint = _endpoint(solver)
@@ -48,18 +54,21 @@ class Direct:
 
 
 def _endpoint(solver: Solver) -> ChatEndpoint | None:
-    """The reference model's; None: its engine answers no chat completions."""
+    """Return the reference model's endpoint; None where its engine answers no chat completions."""
     endpoint: ChatEndpoint | None = getattr(solver.engines.main, "chat", None)
     return endpoint
 
 
 def _line(chat: Chat, call: Call, solver: Solver) -> Usage:
-    """What is spent goes there. Raises InvalidRequest where the reference model can't serve the request either."""
+    """Start a bill, and return its line for the reference model.
+
+    Raises InvalidRequest where the reference model can't serve the request either.
+    """
     if _endpoint(solver) is None and (chat.prompt is None or list(chat.direct) != ["n"]):
         fields = ", ".join(chat.direct[:5])
         raise InvalidRequest(
             chat.direct[0],
-            f"{fields}: no search gives this, and the model's engine answers no chat completions by itself",
+            f"{fields}: a search can't do this, and the model's engine answers no chat completions itself",
             reason="NOT_SEARCHABLE",
         )
     bill = call.progress.bill = solver.new_bill()
@@ -67,7 +76,7 @@ def _line(chat: Chat, call: Call, solver: Solver) -> Usage:
 
 
 async def _written(chat: Chat, engines: Engines, usage: Usage) -> list[dict[str, Any]]:
-    """``n`` different answers, as choices."""
+    """Write ``n`` answers with different random numbers; return them as choices."""
     n = (chat.fields.model_extra or {})["n"]
     if not isinstance(n, int) or not 1 <= n <= _MOST:
         raise InvalidRequest("n", f"n must be 1 to {_MOST}", reason="MESSAGE_MALFORMED")
@@ -95,7 +104,7 @@ async def _written(chat: Chat, engines: Engines, usage: Usage) -> list[dict[str,
 
 
 def _body(chat: Chat, spec: ModelSpec) -> dict[str, Any]:
-    """What is sent on: everything that is not ours, within the bundle's limits."""
+    """Return the request to pass on: all fields but the router's own, within the bundle's limits."""
     fields = chat.fields
     n = (fields.model_extra or {}).get("n") or 1
     longest = spec.longest_of(fields.longest)

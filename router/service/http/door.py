@@ -1,4 +1,4 @@
-"""The door for HTTP: listens, bounds what strangers may hold, and stops in a bounded time."""
+"""Listens for HTTP, limits the connections and headers of strangers, and stops in a bounded time."""
 
 import asyncio
 import logging
@@ -15,16 +15,16 @@ from router.errors import AddressUnavailable
 from router.service.auth.addresses import address_of
 from router.service.auth.certificates import peer_name
 
-MAX_HEAD_BYTES = 2**15  # of a request's line and headers
-HEAD_SECONDS = 20.0  # that these may take to arrive
-IDLE_SECONDS = 75.0  # that a connection is kept between requests
-MAX_CONNECTIONS = 2000  # at once; further ones are closed
-_CANCEL_SECONDS = 1.0  # that calls and connections have to end once they are told to
+MAX_HEAD_BYTES = 2**15  # of a request's first line and headers
+HEAD_SECONDS = 20.0  # within which these must arrive
+IDLE_SECONDS = 75.0  # for which a connection is kept between requests
+MAX_CONNECTIONS = 2000  # open at once; further ones are closed
+_CANCEL_SECONDS = 1.0  # for calls and connections to end once they are told to
 _log = logging.getLogger(__name__)
 
 
 class HttpDoor:
-    """A listening HTTP server of an ASGI application. ``port`` is the bound one."""
+    """A listening HTTP server for an ASGI application. ``port`` is the bound one."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class HttpDoor:
         """Raises AddressUnavailable.
 
         tls         None: not encrypted
-        share_port  with other servers that also do; each connection goes to one of them
+        share_port  whether other servers may listen on the same port; each connection goes to one of them
         """
         self._socket = _listen(host, port, share_port)
         self.port: int = self._socket.getsockname()[1]
@@ -49,7 +49,7 @@ class HttpDoor:
             lifespan="off",
             log_config=None,
             access_log=False,
-            proxy_headers=False,  # anybody could say that it is somebody else
+            proxy_headers=False,  # such headers would let anybody claim another address
             server_header=False,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
             timeout_keep_alive=int(IDLE_SECONDS),
@@ -75,7 +75,7 @@ class HttpDoor:
         for listening in server.servers:
             listening.close()
         for connection in list(state.connections):
-            connection.shutdown()  # at once where it is idle, else after the reply
+            connection.shutdown()  # closes an idle connection at once, any other after its reply
         if calls := set(state.tasks):
             _, late = await asyncio.wait(calls, timeout=grace)
             for call in late:
@@ -83,7 +83,7 @@ class HttpDoor:
             if late:
                 await asyncio.wait(late, timeout=_CANCEL_SECONDS)
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CANCEL_SECONDS):  # for what is written and not read yet
+            async with asyncio.timeout(_CANCEL_SECONDS):  # for callers to read what is written
                 while state.connections:  # noqa: ASYNC110 - uvicorn has no event for it
                     await asyncio.sleep(0.01)
         for connection in list(state.connections):
@@ -102,8 +102,7 @@ def _listen(host: str, port: int, share_port: bool) -> socket.socket:
 
 
 class _Connection(H11Protocol):
-    """Closes connections on which no request's head arrives in time, and tells the application who is at the other
-    end."""
+    """Closes connections on which no request's head arrives in time, and tells the application who has connected."""
 
     _head_timer: asyncio.TimerHandle | None = None
 

@@ -1,4 +1,4 @@
-"""Errors as OpenAI's clients expect them: a status, a body, and headers that say whether to try again."""
+"""Renders errors as OpenAI's clients expect them: status, body, and headers that say whether to try again."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ _STATUSES = {
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
 }
-# Where HTTP has a better word than the gRPC status.
+# Reasons for which HTTP has a more fitting status than the gRPC status's counterpart.
 _BY_REASON = {"MODEL_UNKNOWN": 404, "TOKEN_CAP_REACHED": 422}
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -30,7 +30,7 @@ def status(error: RouterError) -> int:
 
 
 def body(error: RouterError, call_id: str) -> dict[str, Any]:
-    """``{"error": {"message", "type", "param", "code"}, "router": {"call_id", "bill"}}``; the code is our reason."""
+    """Return ``{"error": {"message", "type", "param", "code"}, "router": {"call_id", "bill"}}``; code: the reason."""
     code = status(error)
     router: dict[str, Any] = {"call_id": call_id}
     bill = getattr(error, "bill", None)
@@ -48,9 +48,9 @@ def body(error: RouterError, call_id: str) -> dict[str, Any]:
 
 
 def headers(error: RouterError) -> dict[str, str]:
-    """OpenAI's clients keep to all three; others know Retry-After, in whole seconds."""
+    """Return headers that say when to retry. OpenAI's clients read all three, others Retry-After in whole seconds."""
     if error.retry_seconds is None:
-        return {"x-should-retry": "false"}  # else they try again whatever is 429 or above 500
+        return {"x-should-retry": "false"}  # without it, they retry at 429 and from 500 on
     return {
         "x-should-retry": "true",
         "retry-after": str(math.ceil(error.retry_seconds)),

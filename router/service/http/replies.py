@@ -1,4 +1,4 @@
-"""Solutions as chat completions. What OpenAI's clients don't know of is in ``router``, which they may ignore."""
+"""Renders solutions as chat completions. What OpenAI's API has no field for stands in ``router``."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from router.v1 import router_pb2 as pb
 
 
 def completion(chat: Chat, reply: pb.Solution, found: Solution | None, writers: Sequence[ModelSpec]) -> dict[str, Any]:
-    """Of a whole reply. ``found``: the solution that ``reply`` renders; ``writers``: the models of its arm."""
+    """Return a chat completion. ``found``: the solution that ``reply`` renders; ``writers``: the models of its arm."""
     message = {"role": "assistant", "content": reply.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(found)}
     return {
@@ -32,7 +32,7 @@ def head(call_id: str, kind: str) -> dict[str, Any]:
 
 
 def usage(bill: pb.Bill) -> dict[str, Any]:
-    """The bill's own counts: all samples of all models. ``scored_tokens`` are what the verifier read besides."""
+    """Return the bill's counts, over all samples of all models. ``scored_tokens``: tokens the verifier read."""
     return {
         "prompt_tokens": bill.prompt_tokens,
         "completion_tokens": bill.generated_tokens,
@@ -48,7 +48,7 @@ def finish_reason(found: Solution | None) -> str:
 
 
 def router(chat: Chat, reply: pb.Solution, writers: Sequence[ModelSpec]) -> dict[str, Any]:
-    """The solution less its text, the decision's fields among its own, and what was not done as asked."""
+    """Return the ``router`` object: the solution without its text, the decision's fields, and fields not followed."""
     told = as_json(reply)
     told.pop("text")
     decision = told.pop("decision")
@@ -58,7 +58,7 @@ def router(chat: Chat, reply: pb.Solution, writers: Sequence[ModelSpec]) -> dict
 
 
 def _bounded(fields: Fields, writers: Sequence[ModelSpec]) -> list[str]:
-    """Fields that ask for more than the models that wrote have; the models' own was taken."""
+    """Return the fields that exceed a model's limit, so that the limit was used instead."""
     own = {
         "temperature": min((spec.temperature for spec in writers), default=math.inf),
         "max_tokens": min((spec.max_tokens for spec in writers), default=math.inf),
@@ -68,13 +68,13 @@ def _bounded(fields: Fields, writers: Sequence[ModelSpec]) -> list[str]:
 
 
 def forwarded(call_id: str, kind: str, told: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's own chat completion, or an event of one, as ours."""
+    """Return a model's own chat completion, or an event of one, with the router's id, kind and model name."""
     more = {name: value for name, value in told.items() if name not in ("usage", "error")}
     return {**more, **head(call_id, kind)}
 
 
 def direct(chat: Chat, call_id: str, bill: pb.Bill, model: str, writers: Sequence[ModelSpec]) -> dict[str, Any]:
-    """The ``router`` object of what was not searched; ``model``: who answered."""
+    """Return the ``router`` object of a reply without a search. ``model``: name of the model that answered."""
     notes = {"ignored": list(chat.ignored), "bounded": _bounded(chat.fields, writers)}
     return {
         "direct": {"model": model, "because": list(chat.direct)},
@@ -92,7 +92,7 @@ def as_json(message: ProtoMessage) -> dict[str, Any]:
 
 
 def bundle(served: pb.Bundle) -> dict[str, Any]:
-    """As :func:`as_json`, sizes of models as numbers: in protobuf's JSON, integers of 64 bits are strings."""
+    """Render as :func:`as_json`, but models' sizes as numbers: protobuf's JSON has 64-bit integers as strings."""
     told = as_json(served)
     for each, shown in zip(served.models, told["models"], strict=True):
         shown["parameters"] = each.parameters
@@ -102,14 +102,14 @@ def bundle(served: pb.Bundle) -> dict[str, Any]:
 
 
 def model(served: pb.Bundle, name: str) -> dict[str, Any]:
-    """What is served: a bundle of several language models, described in ``router``."""
+    """Return the bundle as one OpenAI model. ``router`` describes it and its language models."""
     described = bundle(served)
     del described["cells"]  # GET /v1/router/bundle has them
     return _listed(name, described)
 
 
 def models(served: pb.Bundle, names: Sequence[str]) -> dict[str, Any]:
-    """All ``names`` are the same model's: the first is described, the others say whose they are."""
+    """List the bundle under all its ``names``: the first is described, the others only refer to it."""
     first, *others = names
     entries = [model(served, first), *(_listed(name, {"alias_of": first}) for name in others)]
     return {"object": "list", "data": entries}

@@ -1,4 +1,4 @@
-"""One HTTP request: who sent it, until when, its body within limits, and its reply, which must be read."""
+"""One HTTP request: its caller, its deadline, its body within limits, and its reply, which must be read in time."""
 
 import asyncio
 import json
@@ -18,15 +18,16 @@ from router.service.router_service import ROUTER
 
 MAX_BODY_BYTES = 2**20  # as much as a gRPC message may have
 MAX_FIELDS = 50  # of a form
-BODY_SECONDS = 30.0  # that a body may take to arrive
-TIMEOUT = "x-request-timeout"  # seconds that the caller waits: HTTP itself has no deadline
-_CLIENTS_OWN = ("x-stainless-read-timeout", "x-stainless-timeout")  # what OpenAI's clients say of theirs
+BODY_SECONDS = 30.0  # within which a body must arrive
+TIMEOUT = "x-request-timeout"  # header with the seconds that the caller waits, since HTTP has no deadlines
+_CLIENTS_OWN = ("x-stainless-read-timeout", "x-stainless-timeout")  # headers in which OpenAI's clients say the same
 
 
 class Inbound:
-    """A request before it is a Call, and the way back.
+    """A request before it becomes a Call; also sends the reply.
 
-    metadata  its headers, by lower-case name;  id  of the call
+    metadata  its headers, by lower-case name
+    id        the call's id
     begun     whether its reply has begun
     """
 
@@ -44,7 +45,7 @@ class Inbound:
         self._body_read = asyncio.Event()
 
     def set_deadline(self) -> None:
-        """From the headers. Raises InvalidRequest."""
+        """Set the deadline that the headers give. Raises InvalidRequest."""
         seconds = _seconds(self.metadata)
         self._deadline = None if seconds is None else self.started + seconds
 
@@ -63,8 +64,8 @@ class Inbound:
         )
 
     async def json(self) -> Any:
-        """The body. Raises InvalidRequest."""
-        if self._content_type != "application/json":  # a page of another site can send all others without being asked
+        """Read the body as JSON. Raises InvalidRequest."""
+        if self._content_type != "application/json":  # browsers send other types for any site's page without a check
             raise InvalidRequest(
                 "content-type", "send JSON, with the header content-type: application/json", reason="MESSAGE_MALFORMED"
             )
@@ -72,17 +73,17 @@ class Inbound:
         try:
             return json.loads(body, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
-            raise InvalidRequest("", f"the body is no JSON: {error}", reason="MESSAGE_MALFORMED") from error
+            raise InvalidRequest("", f"the body is not JSON: {error}", reason="MESSAGE_MALFORMED") from error
 
     async def form(self) -> dict[str, str]:
-        """The body as a page's form sends it; of a field that is there twice the last one. Raises InvalidRequest."""
+        """Read the body as a page's form. The last of several fields of one name counts. Raises InvalidRequest."""
         if self._content_type != "application/x-www-form-urlencoded":
-            raise InvalidRequest("content-type", "this takes a page's form", reason="MESSAGE_MALFORMED")
+            raise InvalidRequest("content-type", "this address takes only a page's form", reason="MESSAGE_MALFORMED")
         try:
             body = (await self._body_in_time()).decode()
             return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"))
         except ValueError as error:
-            raise InvalidRequest("", f"the body is no form: {error}", reason="MESSAGE_MALFORMED") from error
+            raise InvalidRequest("", f"the body is not a form: {error}", reason="MESSAGE_MALFORMED") from error
 
     @property
     def _content_type(self) -> str:
@@ -114,17 +115,17 @@ class Inbound:
         await response(self.scope, self.receive, self._written)
 
     async def begin(self, headers: Mapping[str, str]) -> None:
-        """Of a reply whose body is written bit by bit."""
+        """Begin a reply whose body is then written piece by piece."""
         self.begun = True
         raw = [(name.encode(), value.encode()) for name, value in {**headers, REQUEST_ID: self.id}.items()]
         await self._written({"type": "http.response.start", "status": 200, "headers": raw})
 
     async def write(self, body: bytes, *, more: bool = True) -> None:
-        """Waits until the connection takes it. Raises StreamNotRead."""
+        """Write a piece of the body, and wait until the connection takes it. Raises StreamNotRead."""
         await self._written({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _written(self, message: Any) -> None:
-        # Who does not read may not keep a place to search for ever.
+        # A caller who does not read must not keep its place to search for ever.
         try:
             async with asyncio.timeout(self._write_seconds):
                 await self._send(message)
@@ -134,7 +135,7 @@ class Inbound:
             raise StreamNotRead(f"nothing of the stream was read for {self._write_seconds:.0f} s") from None
 
     async def gone(self, *, reads: bool) -> None:
-        """Returns once the caller has closed the connection, looked at after its body was read where that is needed."""
+        """Return once the caller has closed the connection. ``reads``: wait first until the body has been read."""
         if reads:
             await self._body_read.wait()
         while (await self.receive())["type"] != "http.disconnect":
@@ -153,7 +154,7 @@ def _seconds(metadata: Mapping[str, str]) -> float | None:
     for name in _CLIENTS_OWN:
         try:
             seconds = float(metadata.get(name, ""))
-        except ValueError:  # "None" where it waits for ever
+        except ValueError:  # "None" from a client that waits for ever
             continue
         if 0 < seconds < float("inf"):
             return seconds
@@ -161,12 +162,12 @@ def _seconds(metadata: Mapping[str, str]) -> float | None:
 
 
 def _address(host: str) -> str:
-    """As gRPC writes it: callers have one name, whichever door they come through."""
+    """Write an address as gRPC does, so that a caller has the same name over HTTP and gRPC."""
     return f"ipv6:%5B{host}%5D" if ":" in host else f"ipv4:{host}"
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no number in JSON")
+    raise ValueError(f"{text} is not a number in JSON")
 
 
 async def _send_nothing(event: Any) -> None:

@@ -1,4 +1,4 @@
-"""A chat completion's request, read: what is searched, what needs the model alone, and what does nothing here."""
+"""Reads a chat completion's request, and sorts its fields: for a search, for the model alone, or without effect."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from router.errors import InvalidRequest
 from router.prompt import Prompt
 from router.v1 import router_pb2 as pb
 
-ALIAS = "router"  # the model that is always there, whichever bundle decides
+ALIAS = "router"  # a model name that is always served, whichever bundle is active
 
-# Values of OpenAI's fields that ask for what happens anyway.
+# Tells for some of OpenAI's fields whether a value asks only for what a search does anyway.
 _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
     "n": lambda value: value == 1,
     "logprobs": lambda value: value is False,
@@ -35,9 +35,9 @@ _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
     "service_tier": lambda value: value in ("auto", "default"),
     "store": lambda value: value is False,
 }
-# Asks for what no search gives: one model alone may.
+# Fields that, with other values, ask for something that only a model alone can give.
 _NEEDS_MODEL = frozenset(_NEUTRAL) - {"parallel_tool_calls", "service_tier", "store"}
-# Changes no answer; the reply names what was given of it.
+# Fields that have no effect; the reply names those that were given.
 _UNUSED = frozenset(
     {
         "metadata",
@@ -53,12 +53,12 @@ _UNUSED = frozenset(
 )
 _UNUSED_IN_MESSAGES = frozenset({"name", "reasoning", "reasoning_content", "refusal"})
 _TOOL_FIELDS = ("tool_calls", "function_call", "tool_call_id", "audio")
-_ROLES = {"developer": "system"}  # what newer models call it
+_ROLES = {"developer": "system"}  # newer models' name for the role
 
 _UINT32 = 2**32 - 1
 _REQUEST = pb.SolveRequest.DESCRIPTOR.fields_by_name
 _OPTIONS = pb.SolveOptions.DESCRIPTOR.fields_by_name
-_GIVEN_OTHERWISE = {"prompt", "messages", "options", "temperature", "max_tokens", "seed"}  # by OpenAI's own fields
+_GIVEN_OTHERWISE = {"prompt", "messages", "options", "temperature", "max_tokens", "seed"}  # OpenAI's fields give these
 _ROUTER_FIELDS = [name for name in (*_REQUEST, *_OPTIONS) if name not in _GIVEN_OTHERWISE]
 
 
@@ -70,7 +70,7 @@ class StreamOptions(BaseModel):
 
 
 class Fields(BaseModel):
-    """Those of OpenAI's fields that a search knows, and ``router``, which is ours."""
+    """The fields of OpenAI's API that a search uses, and ``router``, which is this server's own."""
 
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -86,22 +86,23 @@ class Fields(BaseModel):
 
     @property
     def longest(self) -> int | None:
-        """Tokens of the longest solution: both names mean it."""
+        """Return the most tokens of a solution, which both of OpenAI's fields mean."""
         lengths = [each for each in (self.max_tokens, self.max_completion_tokens) if each is not None]
         return min(*lengths, _UINT32) if lengths else None
 
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """What a request comes to.
+    """A chat completion's request, sorted.
 
-    body      as it was sent
-    message   what is searched: a StreamSolveRequest where it streams, else a SolveRequest; None: nothing is, since
-    direct    fields that ask for what no search gives
-    prompt    its messages; None: they are no prompt, and only a model's own server can read them
-    ignored   fields that were given and change nothing
+    body      the request as it was sent
+    fields    the fields that a search uses
+    message   the search: a StreamSolveRequest where the reply is streamed, else a SolveRequest; None: no search
+    direct    fields that a search can't serve; where there are any, ``message`` is None
+    prompt    the messages as a prompt; None: only a model's own server can read them
+    ignored   fields that were given but have no effect
     progress  whether the caller wants to see the search's rounds
-    cap       on generated tokens, where nothing is searched
+    cap       most generated tokens of a reply without a search
     """
 
     body: Mapping[str, Any]
@@ -115,7 +116,7 @@ class Chat:
 
 
 def read(body: Any, models: Sequence[str]) -> Chat:
-    """``models``: names that are served. Raises InvalidRequest."""
+    """Read a request's JSON. ``models``: names that may be asked for. Raises InvalidRequest."""
     if not isinstance(body, dict):
         raise _malformed("", "the body must be a JSON object")
     given = {name: value for name, value in body.items() if value is not None}
@@ -144,13 +145,13 @@ def read(body: Any, models: Sequence[str]) -> Chat:
         cap = router.pop("max_generated_tokens", None)
         if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
             raise _malformed("router.max_generated_tokens", "router.max_generated_tokens must be a number from 1")
-        # Everything else is sent on.
+        # Everything else is passed on.
         return Chat(given, fields, None, direct, _prompt(messages), [f"router.{name}" for name in router], cap=cap)
     return Chat(given, fields, _search(fields, messages, router), ignored=ignored, progress=progress)
 
 
 def parse(kind: type[ProtoMessage], content: Any, name: str = "") -> Any:
-    """A message of ``kind`` from JSON. Raises InvalidRequest."""
+    """Return a message of ``kind`` read from JSON. ``name``: field for the error. Raises InvalidRequest."""
     try:
         return ParseDict(content, kind())
     except (ParseError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -158,16 +159,16 @@ def parse(kind: type[ProtoMessage], content: Any, name: str = "") -> Any:
 
 
 def _sorted(extra: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Those that need the model alone, and those that change nothing."""
+    """Return the names of fields that need the model alone, and of those without effect."""
     asked = {name: value for name, value in extra.items() if not (name in _NEUTRAL and _NEUTRAL[name](value))}
     for name in asked:
         if name not in _NEEDS_MODEL and name not in _UNUSED:
-            raise _malformed(name, f"{name[:100]!r} is no field that this server knows; leave it out")
+            raise _malformed(name, f"this server does not know the field {name[:100]!r}; leave it out")
     return [name for name in asked if name in _NEEDS_MODEL], [name for name in asked if name in _UNUSED]
 
 
 def _message(where: str, given: Mapping[str, Any], direct: list[str], ignored: list[str]) -> dict[str, Any]:
-    """Role and content; adds to ``direct`` and ``ignored`` what else there is."""
+    """Return a message's role and content, and add its other fields to ``direct`` and ``ignored``."""
     said = {name: value for name, value in given.items() if value is not None and value != []}
     role, content = said.pop("role", None), said.pop("content", given.get("content"))
     direct += [f"{where}.{name}" for name in _TOOL_FIELDS if name in said]
@@ -178,7 +179,7 @@ def _message(where: str, given: Mapping[str, Any], direct: list[str], ignored: l
     ignored += [f"{where}.{name}" for name in said if name in _UNUSED_IN_MESSAGES]
     if unknown := [name for name in said if name not in _TOOL_FIELDS and name not in _UNUSED_IN_MESSAGES]:
         name = f"{where}.{unknown[0][:100]}"
-        raise _malformed(name, f"{name} is no field that this server knows; leave it out")
+        raise _malformed(name, f"this server does not know the field {name}; leave it out")
     return {"role": _ROLES.get(role, role) if isinstance(role, str) else role, "content": content}
 
 
@@ -211,7 +212,7 @@ def _search(
             message.messages.add(role=each.role, content=each.text)
     except ValueError as error:
         raise InvalidRequest(
-            "messages", "messages: half of a surrogate pair is no text", reason="PROMPT_INVALID"
+            "messages", "messages: half of a surrogate pair is not valid text", reason="PROMPT_INVALID"
         ) from error
     return message  # type: ignore[no-any-return]
 

@@ -1,4 +1,4 @@
-"""A streamed chat completion: server-sent events, each a chunk in OpenAI's shape."""
+"""A streamed chat completion: server-sent events, each a chunk in OpenAI's format."""
 
 import json
 import time
@@ -12,14 +12,14 @@ from router.service.http.requests import Chat
 from router.solving.solver import Solution
 from router.v1 import router_pb2 as pb
 
-QUIET_SECONDS = 15.0  # after which a comment is sent: what is between us and the caller may end idle connections
+QUIET_SECONDS = 15.0  # after which a comment is sent, since a proxy on the way may close idle connections
 HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class Events:
-    """Writes a stream's events. Nothing is written before the first of them, so that errors until then have a status.
+    """Writes a stream's events. Nothing is written before the first one, so that errors until then have a status.
 
-    The text comes once it is decided. Rounds are shown to callers who asked for progress, in chunks without choices.
+    The text is sent once it is chosen. Callers who asked for progress also get rounds, in chunks without choices.
     """
 
     def __init__(self, inbound: Inbound, chat: Chat):
@@ -42,7 +42,7 @@ class Events:
                 await self._send(": searching\n\n")
 
     async def end(self, found: Solution | None, writers: Sequence[ModelSpec]) -> None:
-        """``writers``: the models of the solution's arm."""
+        """Write the solution's last chunks. ``writers``: the models of the solution's arm."""
         solution = self._solution
         if solution is None:
             raise AssertionError("a stream ends with its solution")
@@ -55,7 +55,7 @@ class Events:
         await self._send("data: [DONE]\n\n", more=False)
 
     async def forward(self, event: Mapping[str, Any]) -> None:
-        """An event of a model's own stream. One is kept back: the last one tells more."""
+        """Pass on an event of a model's own stream, one behind: the last one gets more fields at the end."""
         if self._held:
             await self._send_json(self._held)
         self._held = replies.forwarded(self._inbound.id, "chat.completion.chunk", event)
@@ -67,7 +67,7 @@ class Events:
         await self._send("data: [DONE]\n\n", more=False)
 
     async def fail(self, body: Mapping[str, Any]) -> None:
-        """The last event of a stream that had begun."""
+        """Write the error of a stream that had begun, as its last event."""
         await self._send(f"data: {json.dumps(body)}\n\n", more=False)
 
     async def _say(self, text: str) -> None:
@@ -87,5 +87,5 @@ class Events:
         if not self._inbound.begun:
             await self._inbound.begin(HEADERS)
         self._last = time.monotonic()
-        # Half of a surrogate pair may come out of a model, and is no UTF-8.
+        # A model may write half of a surrogate pair, which can't be encoded in UTF-8.
         await self._inbound.write(text.encode(errors="replace"), more=more)

@@ -1,4 +1,4 @@
-"""What stands around every call, whichever door it came through: gRPC now, HTTP next.
+"""Middleware: code around every call, the same for gRPC and HTTP.
 
-``call`` holds the call itself, ``chain`` the protocol; each other file is one middleware. Nothing here knows gRPC.
+``call`` defines a call, ``chain`` the protocol of middleware. Each other file is one middleware. None depends on gRPC.
 """

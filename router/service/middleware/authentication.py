@@ -1,4 +1,4 @@
-"""Finds out who is calling, and refuses who may not."""
+"""Finds out who is calling, and refuses callers who may not."""
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -10,9 +10,9 @@ from router.service.middleware.chain import Handler
 
 
 class Authentication:
-    """The caller is known by its bearer token where there are tokens, else by its certificate or its address.
+    """Names callers by their bearer token where the server has tokens, else by certificate or address.
 
-    tokens          the tokens that are valid now; None: everybody who can connect may call
+    tokens          returns the tokens that are valid now; None: everybody who can connect may call
     admin_services  only callers with ``admin`` may call these
     """
 
@@ -34,7 +34,7 @@ class Authentication:
         return handle
 
     def caller(self, metadata: Mapping[str, str | bytes], peer: Peer) -> Caller:
-        """Who calls. Raises Unauthenticated."""
+        """Return the caller. Raises Unauthenticated."""
         if self.tokens:
             return bearer(self.tokens(), str(metadata.get("authorization", "")))
         return caller_of(peer)

@@ -1,4 +1,4 @@
-"""One call: what came in, what is known of it while it runs, and its record once it is finished."""
+"""A call: what came in, its progress while it runs, and its record once it is finished."""
 
 import hashlib
 import os
@@ -19,14 +19,14 @@ from router.solving.solver import Decision, Solution
 
 REQUEST_ID = "x-request-id"  # the metadata entry that carries a call's id, in both directions
 _CALL_ID = re.compile(CALL_ID)
-_LONGEST_ID = 120  # of a call whose prompts get ids of their own: theirs are a little longer
-_DECIDING = ("Route", "RouteBatch")  # methods that run nothing
-_arm_name = lru_cache(1024)(str)  # of a policy's arms, and of some that callers pin
+_LONGEST_ID = 120  # characters of a batch's id; the ids of its prompts are a little longer
+_DECIDING = ("Route", "RouteBatch")  # methods that only decide
+_arm_name = lru_cache(1024)(str)  # room for a policy's arms, and some that callers pin
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a caller reported of a decision: ``expected`` is the accuracy it promised, ``right`` what came of it."""
+    """A caller's report on a decision. ``expected``: the accuracy promised; ``right``: whether the answer was right."""
 
     level: int
     arm: str
@@ -36,7 +36,7 @@ class Verdict:
 
 
 class Part(NamedTuple):
-    """One prompt of a batch that decided."""
+    """One prompt of a RouteBatch call."""
 
     id: str
     request: Request
@@ -45,18 +45,18 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CallRecord:
-    """A finished call: what the log, the metrics, the trace and the recorder read.
+    """A finished call, for the log, the metrics, the trace and the recorder.
 
-    caller          its name; None: it was refused before it was known
-    code, reason    the names of its gRPC status and of its ErrorReason, which is empty where it succeeded
+    caller          the caller's name; None: the call was refused before the caller was known
+    code, reason    names of its gRPC status and its ErrorReason; the reason of a call that succeeded is empty
     seconds         from its arrival to its end
-    door            that it came in through: "grpc" or "http"
-    queue_seconds   of these, waiting for a place to search
-    verdict         of RecordOutcome, where the outcome is the first of a decision that promised an accuracy
-    parts           of RouteBatch, one a prompt; those of SolveBatch are shown as calls when they end
-    kept            of a search under an average budget, what it asked for and spent
+    door            the server it came in through: "grpc" or "http"
+    queue_seconds   how many of the seconds it waited for a place to search
+    verdict         for RecordOutcome, where the outcome is the first for a decision that promised an accuracy
+    parts           for RouteBatch, one for each prompt; prompts of SolveBatch have records of their own
+    kept            for a search under an average budget, what it asked for and spent
 
-    The others are None where the call did not come so far.
+    The other fields are None where the call did not come so far.
     """
 
     id: str
@@ -78,13 +78,15 @@ class CallRecord:
 
     @property
     def arm(self) -> str | None:
-        """The name of the arm that was decided for."""
+        """The name of the chosen arm."""
         return _arm_name(self.decision.arm) if self.decision else None
 
     @property
     def promised(self) -> float | None:
-        """The probability with which the answer was said to be right: the solution's confidence where it has one, else
-        the accuracy that the decision promised. None: the arm was not the policy's choice, or did not run whole."""
+        """The promised probability that the answer is right: the solution's confidence, else the decision's accuracy.
+
+        None where the arm was not the policy's choice, or did not run to its end.
+        """
         whole = self.solution.stop is StopReason.COMPLETE if self.solution else self.method in _DECIDING
         promised = self.decision.promised if self.decision and whole else None
         confidence = self.solution.confidence if self.solution else None
@@ -93,12 +95,12 @@ class CallRecord:
 
 @dataclass(slots=True)
 class Progress:
-    """What is known of a call while it runs. Middleware and the service's methods fill it in; others get the record.
+    """What is known of a call while it runs. Middleware and the service's methods fill it in; observers get the record.
 
     release_place  gives the place to search back before the call ends; calling it again does nothing
-    parts          of RouteBatch, what was decided for each prompt
-    kept           of a search under an average budget, what it asked for and spent, once it has ended
-    show           shows observers what ended of a call that goes on: a prompt of SolveBatch
+    parts          for RouteBatch, what was decided for each prompt
+    kept           for a search under an average budget, what it asked for and spent, once it has ended
+    show           shows observers the record of one prompt of a SolveBatch call that goes on
     record         set once the call is finished
     """
 
@@ -120,7 +122,7 @@ class Progress:
 class Call:
     """An inbound call.
 
-    id               the caller's own, or one made here; see :func:`call_id`
+    id               given by the caller, or made here; see :func:`call_id`
     service, method  e.g. "router.v1.RouterService", "Solve"
     metadata         what was sent beside the request: gRPC metadata or HTTP headers, by lower-case name
     started          when it came in, by time.monotonic()
@@ -130,7 +132,7 @@ class Call:
     send             sends an event of a method that answers with a stream, and waits until the connection takes it
     receive          reads the message where it isn't there yet; raises MessageMissing, InvalidRequest
     progress         what is known of it so far
-    door             that it came in through: "grpc" or "http"
+    door             the server it came in through: "grpc" or "http"
     """
 
     id: str
@@ -148,17 +150,17 @@ class Call:
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the deadline, at least 0; None: there is no deadline."""
+        """Seconds until the deadline, at least 0; None: there is no deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
 
 def call_id(metadata: Mapping[str, str | bytes]) -> str:
-    """The caller's ``x-request-id`` where it is a valid id, else a new one, which nobody can guess."""
+    """Return the caller's ``x-request-id`` where it is a valid id, else a new one, which nobody can guess."""
     given = metadata.get(REQUEST_ID)
     return given if isinstance(given, str) and _CALL_ID.fullmatch(given) else os.urandom(16).hex()
 
 
 def part_id(call: Call, index: int) -> str:
-    """Of one prompt of a batch."""
+    """Return the id of one prompt of a batch."""
     own = call.id if len(call.id) <= _LONGEST_ID else hashlib.sha256(call.id.encode()).hexdigest()
     return f"{own}.{index}"

@@ -1,4 +1,4 @@
-"""The protocol of middleware, and how a method's chain is made of it: once, when the server is built."""
+"""The protocol of middleware, and the chains of it around each method, which are built once, with the server."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -12,7 +12,7 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 class Middleware(Protocol):
-    """Stands around every call. One that waits, or looks at the reply, is a coroutine around the rest:
+    """Code around every call. Middleware that waits, or looks at the reply, wraps a coroutine around the rest:
 
     def wrap(self, service, method, proceed):
         async def handle(call):
@@ -23,22 +23,22 @@ class Middleware(Protocol):
     """
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
-        """What answers the method's calls in place of ``proceed``, which is the rest of the chain.
+        """Return the handler of a method's calls, built around ``proceed``, the rest of the chain.
 
-        Called once a method, when the server is built. It may return ``proceed`` itself: then nothing stands around
-        this method. A handler that only checks may be a plain function that returns ``proceed(call)``.
+        Called once for each method, when the server is built. It may return ``proceed`` itself, to leave the method
+        alone. A handler that only checks may be a plain function that returns ``proceed(call)``.
         """
 
 
 def chain(middleware: Sequence[Middleware], service: str, method: str, endpoint: Handler) -> Handler:
-    """``endpoint`` within all of the middleware, the first outermost."""
+    """Return ``endpoint`` inside all of the middleware, the first outermost."""
     for each in reversed(middleware):
         endpoint = each.wrap(service, method, endpoint)
     return endpoint
 
 
 def replying(behaviour: Callable[[Any, Call], Awaitable[Any]]) -> Handler:
-    """The endpoint of a service's method that returns one reply."""
+    """Return the endpoint of a service's method that returns one reply."""
 
     def handle(call: Call) -> Awaitable[Any]:
         return behaviour(call.request, call)
@@ -47,9 +47,10 @@ def replying(behaviour: Callable[[Any, Call], Awaitable[Any]]) -> Handler:
 
 
 def streaming(behaviour: Callable[[Any, Call], AsyncIterator[Any]]) -> Handler:
-    """The endpoint of a service's method that yields events.
+    """Return the endpoint of a service's method that yields events.
 
-    A coroutine that sends, not a generator: cancelling it ends the search at once, and not when it is collected.
+    It is a coroutine that sends, not a generator: cancelling a coroutine ends the search at once, while a generator
+    would end it when collected as garbage.
     """
 
     async def handle(call: Call) -> None:
@@ -61,6 +62,6 @@ def streaming(behaviour: Callable[[Any, Call], AsyncIterator[Any]]) -> Handler:
 
 
 async def refuse(call: Call) -> Any:
-    """The endpoint of a request that was refused before it was a call: its ``request`` is the error."""
+    """Raise the error of a request that was refused before it became a call; ``call.request`` is the error."""
     error: RouterError = call.request
     raise error

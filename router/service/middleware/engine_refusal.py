@@ -1,4 +1,4 @@
-"""Refuses searches at once while no engine answers: waiting would only tell the caller later."""
+"""Refuses searches at once while no engine answers, since waiting would only tell the caller later."""
 
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
@@ -9,7 +9,7 @@ from router.service.middleware.chain import Handler
 
 
 class EngineRefusal:
-    """``alive`` says whether any engine answers; calls of other methods than ``methods`` need none."""
+    """Refuses calls of ``methods`` while ``alive`` says that no engine answers. Other methods need no engine."""
 
     def __init__(self, alive: Callable[[], bool], methods: Collection[str]):
         self._alive = alive
@@ -21,7 +21,7 @@ class EngineRefusal:
 
         def handle(call: Call) -> Awaitable[Any]:
             if not self._alive():
-                raise EngineUnavailable("no engine answers; this server looks for one all the time, so try again")
+                raise EngineUnavailable("no engine answers; this server keeps trying to reach one, so try again")
             return proceed(call)
 
         return handle

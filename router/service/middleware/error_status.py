@@ -12,8 +12,8 @@ _log = logging.getLogger(__name__)
 
 
 class ErrorStatus:
-    """Lets RouterErrors pass, which carry their status. Any other exception is a bug: it is logged, and the caller is
-    told InternalError."""
+    """Lets RouterErrors pass, which carry a status. Other exceptions are bugs: they are logged, and the caller gets an
+    InternalError."""
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
         async def handle(call: Call) -> Any:
@@ -22,7 +22,7 @@ class ErrorStatus:
             except RouterError:
                 raise
             except Exception as error:
-                # Where it was raised, and not its text, which could quote a prompt.
+                # Log where it was raised, but not its text, which could quote a prompt.
                 lines = "".join(traceback.format_tb(error.__traceback__))
                 _log.error(
                     "%s failed: %s", method, type(error).__name__, extra={"call_id": call.id, "traceback": lines}

@@ -13,13 +13,13 @@ from router.service.middleware.chain import Handler
 _log = logging.getLogger(__name__)
 
 Observer = Callable[[CallRecord], None]
-"""Is shown every finished call. One that raises is logged, and harms neither the call nor other observers."""
+"""Called with every finished call. If it raises, that is logged, and affects neither the call nor other observers."""
 
 
 class Observation:
-    """Makes the record of every call that ends, however it ends, and has it shown to the observers.
+    """Makes the record of every call, however it ends, and has it shown to the observers.
 
-    refused_only  of those that end with a RouterError: for calls that come all the time and say nothing otherwise
+    refused_only  record only calls that end with a RouterError: for frequent calls that otherwise tell nothing
     """
 
     def __init__(self, *batches: "ObserverBatch", refused_only: bool = False):
@@ -54,10 +54,10 @@ class Observation:
 
 
 class ObserverBatch:
-    """Shows finished calls to observers, several at a time: code that runs again at once is still in the processor's
-    caches, and takes a third of the time.
+    """Shows finished calls to observers, several at a time, which takes a third of the time: the code is then still in
+    the processor's caches.
 
-    seconds  how long a call may wait for others; 0: until the event loop is free, so that its caller need not wait
+    seconds  how long a call may wait for others; 0: only until its caller has the reply
     """
 
     def __init__(self, observers: Sequence[Observer], seconds: float = 0.0):
@@ -72,11 +72,11 @@ class ObserverBatch:
             if self._seconds:
                 loop.call_later(self._seconds, self.flush)
             else:
-                loop.call_soon(self.flush)  # before any call that comes in later, as a timer would not be
+                loop.call_soon(self.flush)  # runs before any call that comes in later, which a timer would not
         self._records.append(record)
 
     def flush(self) -> None:
-        """Show at once what waits."""
+        """Show all waiting calls at once."""
         records, self._records = self._records, []
         for observe in self._observers:
             for record in records:

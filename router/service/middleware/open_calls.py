@@ -1,4 +1,4 @@
-"""How many calls may be open at once: finished ones cost nothing, open ones hold memory and a stream."""
+"""Limits how many calls may be open at once, since each holds memory and a stream."""
 
 import asyncio
 from collections import Counter, OrderedDict
@@ -10,9 +10,9 @@ from router.service.middleware.chain import Handler
 
 
 class OpenCalls:
-    """Refuses a call where ``limit`` are open, or where its caller holds half of these.
+    """Refuses a call where ``limit`` calls are open, or where its caller has half of these.
 
-    Stands within Authentication: who is refused there holds nothing.
+    Stands inside Authentication, so that callers it refuses don't count.
     """
 
     def __init__(self, limit: int):
@@ -27,7 +27,7 @@ class OpenCalls:
             caller = call.progress.caller
             name = caller.name if caller else call.peer.address
             if self._total >= self._limit or self._open[name] >= share:
-                whose = f"{name} holds {self._open[name]}" if self._open[name] >= share else "all callers together"
+                whose = f"{name} has {self._open[name]}" if self._open[name] >= share else "all callers together"
                 raise TooManyCalls(f"{self._total} calls are open, {whose}; end some, or try again in a second")
             self._open[name] += 1
             self._total += 1
@@ -43,9 +43,9 @@ class OpenCalls:
 
 
 class NewestCalls:
-    """Ends the oldest open call of the address that has most, where there are ``limit`` and another one comes in.
+    """Ends a call when another comes in while ``limit`` are open: the oldest one of the address with the most.
 
-    For calls that need no token and must always be answered: whoever floods them ends their own.
+    For calls that need no token and must always be answered. Who floods the server with them loses their own.
     """
 
     def __init__(self, limit: int):

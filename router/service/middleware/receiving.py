@@ -1,4 +1,4 @@
-"""Reads the message of a call once it is known that its caller may make it."""
+"""Reads a call's message, after the caller's rights are checked."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,8 +8,8 @@ from router.service.middleware.chain import Handler
 
 
 class Receiving:
-    """Stands within Authentication, so that no stranger makes the server wait for a message, and around
-    SearchAdmission, so that no place to search is held for one that never comes."""
+    """Stands inside Authentication, so that no stranger makes the server wait for a message, and around
+    SearchAdmission, so that no place to search is held for a message that never comes."""
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
         async def handle(call: Call) -> Any:

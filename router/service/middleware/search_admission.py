@@ -1,4 +1,4 @@
-"""Lets a call that searches wait for its place, or refuses it, and ends it where others have waited for the place."""
+"""Has a call that searches wait for a place, or refuses it; ends it where others have waited for the place."""
 
 import asyncio
 import time
@@ -11,9 +11,9 @@ from router.service.middleware.chain import Handler
 
 
 class SearchAdmission:
-    """Stands within Authentication: places are shared out fairly between callers.
+    """Stands inside Authentication, since places are shared fairly between callers.
 
-    methods  whose calls search; calls of others need no place
+    methods  names of the methods that search; other methods need no place
     """
 
     def __init__(self, admission: Admission, methods: Collection[str]):

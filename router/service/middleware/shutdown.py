@@ -10,7 +10,7 @@ from router.service.middleware.chain import Handler
 
 
 class ShutdownRefusal:
-    """From the moment that ``stopping`` is set."""
+    """Refuses all calls from the moment that ``stopping`` is set."""
 
     def __init__(self, stopping: asyncio.Event):
         self._stopping = stopping
@@ -18,7 +18,7 @@ class ShutdownRefusal:
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
         def handle(call: Call) -> Awaitable[Any]:
             if self._stopping.is_set():
-                raise Stopping("this server is about to stop; try again in a moment, and another one answers")
+                raise Stopping("this server is about to stop; try again in a moment, at another one")
             return proceed(call)
 
         return handle

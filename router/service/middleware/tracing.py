@@ -1,4 +1,4 @@
-"""The span of a call, within its caller's trace where the metadata name one."""
+"""The trace span of a call, within its caller's trace where the metadata name one."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from router.service.tracing import span
 
 
 class Tracing:
-    """Stands outside of Observation, whose record becomes the span's attributes."""
+    """Puts a span around each call. Stands around Observation, whose record becomes the span's attributes."""
 
     def __init__(self, tracer: Tracer):
         self._tracer = tracer

@@ -1,6 +1,6 @@
-"""Pages to look into a search, for a person with a browser. Imported where they are served only.
+"""Web pages that show a search, the policy and recorded calls. Imported only where they are served.
 
-``routes`` says which page is where, ``sessions`` who is logged in, ``pages`` renders templates. ``search`` shows a
-search as it goes, whose candidates ``tree`` keeps; ``policy`` and ``calls`` are the other two views. Everything that
-they do is a call like any other, with the same middleware around it.
+``routes`` maps addresses to pages, ``sessions`` knows who is logged in, ``pages`` renders templates. ``search`` shows a
+search while it runs, and ``tree`` keeps its candidates; ``policy`` and ``calls`` are the other two views. Each page is
+a call like any other, with the same middleware around it.
 """

@@ -1,4 +1,4 @@
-"""The form of a search: what it offers, and the request that a filled one is."""
+"""The form for a search: the objectives that it offers, and the request that a filled form makes."""
 
 import json
 import math
@@ -15,7 +15,11 @@ from router.v1 import router_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An objective that may be chosen: words around a number, and which numbers there may be."""
+    """An objective that the form offers.
+
+    before, after  words around the number
+    value          the number to begin with, from ``least`` to ``most``
+    """
 
     kind: str
     name: str
@@ -28,7 +32,7 @@ class Choice:
 
 
 def choices(solver: Solver) -> list[Choice]:
-    """What the policy can decide for."""
+    """Return the objectives that the policy can decide for."""
     policy, default = solver.policy, solver.policy.default
     dearest = max(policy.expected("flops", solver.shares))
     offered: list[tuple[str, str, str, str, float, float, float | None]] = [
@@ -59,7 +63,7 @@ def choices(solver: Solver) -> list[Choice]:
 
 
 def request(form: Mapping[str, str]) -> pb.StreamSolveRequest:
-    """Raises InvalidRequest naming the field that is wrong."""
+    """Return the request of a filled form. Raises InvalidRequest, naming the field that is wrong."""
     kind = form.get("objective", "")
     content: dict[str, Any] = {"prompt": form.get("prompt", "").replace("\r\n", "\n")}
     if kind:
@@ -86,7 +90,7 @@ def _number(form: Mapping[str, str], name: str) -> float:
         if not math.isfinite(value):
             raise ValueError
     except ValueError:
-        raise InvalidRequest(name, f"{name}: {text[:100]!r} is no number", reason="MESSAGE_MALFORMED") from None
+        raise InvalidRequest(name, f"{name}: {text[:100]!r} is not a number", reason="MESSAGE_MALFORMED") from None
     return int(value) if value.is_integer() else value
 
 
@@ -94,9 +98,9 @@ def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequest("inputs", f"inputs: no JSON: {error}", reason="INPUTS_INVALID") from error
+        raise InvalidRequest("inputs", f"inputs: not JSON: {error}", reason="INPUTS_INVALID") from error
 
 
 def _short(value: float) -> float:
-    """Two digits are enough to begin with."""
+    """Round to two digits, which are enough to begin with."""
     return float(f"{value:.2g}")

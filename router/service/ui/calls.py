@@ -1,4 +1,4 @@
-"""The view of the recorded calls: a caller's own, and everybody's for who may administer the server."""
+"""The view of recorded calls: a caller sees its own, an administrator everybody's."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ ON_PAGE = 50
 
 
 class RecordedCalls:
-    """Reads in a thread of its own, one page after the other: a slow database holds up nothing else.
+    """Reads recorded calls in a thread of its own, one page at a time, so that a slow database delays nothing else.
 
     recorder  None: nothing is recorded
     """
@@ -27,7 +27,10 @@ class RecordedCalls:
         self._reading = ThreadPoolExecutor(1, "recorded-calls")
 
     async def page(self, caller: Caller, before: Place | None) -> "Sequence[Mapping[str, Any]] | None":
-        """At most one more than are shown; None: nothing is recorded. Raises OutcomesUnavailable."""
+        """Return the calls of a page and one more, if there are so many; None where nothing is recorded.
+
+        Raises OutcomesUnavailable.
+        """
         recorder = self._recorder
         if recorder is None:
             return None
@@ -43,7 +46,7 @@ class RecordedCalls:
 
 
 def place(query: Mapping[str, str]) -> Place | None:
-    """Where a page begins. Raises InvalidRequest."""
+    """Return the place where a page begins, from the URL's query. Raises InvalidRequest."""
     if "at" not in query:
         return None
     try:
@@ -51,12 +54,12 @@ def place(query: Mapping[str, str]) -> Place | None:
         if at.tzinfo is None:
             raise ValueError
     except ValueError:
-        raise InvalidRequest("at", "at must be a time with its zone", reason="MESSAGE_MALFORMED") from None
+        raise InvalidRequest("at", "at must be a time with a time zone", reason="MESSAGE_MALFORMED") from None
     return Place(at, query.get("id", "")[:128])
 
 
 def view(rows: Sequence[Mapping[str, Any]] | None, caller: Caller, *, first: bool) -> dict[str, Any]:
-    """What the template shows."""
+    """Return the values for the template."""
     shown = list(rows or [])[:ON_PAGE]
     more = rows is not None and len(rows) > ON_PAGE
     return {

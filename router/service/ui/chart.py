@@ -1,4 +1,4 @@
-"""Confidence over the rounds of a search, as points of a picture."""
+"""The chart of confidence over the rounds of a search, as points of a picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 34, 12, 10, 26
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """In pixels of a picture of WIDTH by HEIGHT.
+    """The parts of a chart, in pixels of a picture of WIDTH by HEIGHT.
 
     share       points of the leading answer's share, from the first answer on
-    confidence  (x, y, value) where a stage has ended
-    thresholds  (from x, to x, y, value) within each stage that may end the search
-    stages      (x, number) where each begins
-    rounds      (x, number) to write below
-    grid        (y, label)
+    confidence  (x, y, value) at the end of each stage
+    thresholds  (from x, to x, y, value) for each stage that may end the search
+    stages      (x, number) at the begin of each stage
+    rounds      (x, number) of the labels below
+    grid        (y, label) of the horizontal lines
     """
 
     share: str
@@ -31,7 +31,7 @@ class Chart:
 
 
 def chart(rounds: Sequence[Round], ends: Sequence[StageEnd], last: float | None) -> Chart:
-    """``last``: confidence of the answer that the search ended with; None: it goes on, or nobody can say."""
+    """Return the chart. ``last``: confidence of the final answer; None where it is unknown, or the search goes on."""
     numbers = {each.number: i for i, each in enumerate(rounds)}
     step = (WIDTH - _LEFT - _RIGHT) / max(1, len(rounds) - 1)
 

@@ -1,4 +1,4 @@
-"""Which requests come from these pages: not those that another site's page makes a browser send."""
+"""Refuses requests that another site's page makes a browser send."""
 
 from collections.abc import Mapping
 from ipaddress import ip_address
@@ -8,21 +8,22 @@ from router.errors import PermissionDenied
 
 
 def check_host(metadata: Mapping[str, str], listening: str) -> None:
-    """Raises PermissionDenied where a name stands for this server that is not its own.
+    """Raise PermissionDenied where the request names a host that is not this server (DNS rebinding).
 
-    Where no token is wanted, a page of another site could else have its name resolve to this address, and read here.
+    Without this check, where no token is needed, another site could have its name resolve to this server's address, and
+    its page could read the replies.
 
     listening  host that the server was told to listen on
     """
     host = urlsplit(f"//{metadata.get('host', '')}").hostname or ""
     if host not in ("localhost", listening.strip("[]").lower()) and not _is_address(host):
         raise PermissionDenied(
-            f"this server does not know itself as {host[:100]!r}; open it by its address, or give it tokens"
+            f"this server is not known as {host[:100]!r}; open it by its address, or start it with --tokens"
         )
 
 
 def check_origin(metadata: Mapping[str, str]) -> None:
-    """Raises PermissionDenied where another site's page sent a form. Browsers say with each which page it is of."""
+    """Raise PermissionDenied where another site's page sent a form. Browsers name the page's site with each form."""
     origin = metadata.get("origin")
     site = metadata.get("sec-fetch-site", "same-origin")
     if (origin is not None and urlsplit(origin).netloc != metadata.get("host")) or site not in ("same-origin", "none"):
@@ -30,7 +31,7 @@ def check_origin(metadata: Mapping[str, str]) -> None:
 
 
 def secure(metadata: Mapping[str, str], scheme: str) -> bool:
-    """Whether the browser's own connection is encrypted, to this server or to what stands before it."""
+    """Tell whether the browser's own connection is encrypted, to this server or to a proxy before it."""
     return scheme == "https" or metadata.get("origin", "").startswith("https://")
 
 

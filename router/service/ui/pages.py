@@ -1,4 +1,4 @@
-"""Templates → HTML replies, with headers that keep what they show from others."""
+"""Renders templates as HTML replies, with headers that protect what they show."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -14,7 +14,7 @@ from router.service.http import errors
 
 BASE = "/ui"
 HEADERS = {
-    # No script or style but the two files beside these templates, nothing from elsewhere, in no other page's frame.
+    # Allow only this server's own script and style, nothing from elsewhere, and no other page to frame this one.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "cache-control": "no-store",
@@ -27,7 +27,7 @@ _KINDS = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this package; HTML is escaped."""
+    """Render a template of this package. HTML in values is escaped."""
     return _environment().get_template(template).render(**values)
 
 
@@ -36,14 +36,14 @@ def page(template: str, status: int = 200, headers: Mapping[str, str] | None = N
 
 
 def failed(error: Any, *, partial: bool, user: str = "") -> Response:
-    """The page that says why there is no other; with ``partial`` what stands in its place within a page."""
+    """Return an error page. ``partial``: only the part that replaces a part of a page."""
     template = "parts/error.html" if partial else "error.html"
     headers = {name: value for name, value in errors.headers(error).items() if name == "retry-after"}
     return page(template, errors.status(error), headers, error=error, user=user, here="")
 
 
 def static(name: str) -> Response | None:
-    """A file beside the templates; None: there is none."""
+    """Return a file beside the templates; None where there is none of this name."""
     kind = _KINDS.get(name.rpartition(".")[2])
     content = _content(name) if kind and name.replace(".", "").isalpha() else None
     if content is None:
@@ -80,26 +80,26 @@ def _environment() -> Environment:
 
 
 def arm(text: Any) -> Markup:
-    """An arm that may be broken between its parts only."""
+    """Write an arm as HTML that breaks lines only between its parts."""
     broken = Markup("<wbr>")
     return Markup(escape(str(text)).replace("(", "(" + broken).replace(", ", ", " + broken).replace("_", "_" + broken))
 
 
 def share(value: float | None) -> str:
-    """``0.83``; empty where nobody can say."""
+    """Write a share, such as ``0.83``; nothing where it is unknown."""
     return "" if value is None else f"{value:.2f}"
 
 
 def percent(value: float) -> str:
-    """``83%``"""
+    """Write a share as a percentage: ``83%``."""
     return f"{value:.0%}"
 
 
 def count(value: float) -> str:
-    """``12,345``; of what is counted on average one decimal, where that matters."""
+    """Write a count: ``12,345``. A mean below 100 gets one decimal."""
     return minus(f"{value:,.0f}" if isinstance(value, int) or value >= 100 else f"{value:,.1f}")
 
 
 def objective(value: Any) -> str:
-    """``average budget 16``"""
+    """Write an objective: ``average budget 16``."""
     return f"{OBJECTIVES.get(value.kind, value.kind)} {value.value:g}"

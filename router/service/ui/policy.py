@@ -1,4 +1,4 @@
-"""The view of the policy: what runs at each level within each budget, and what it was measured to give."""
+"""The view of the policy: the arm at each level for each budget, and its measured accuracy."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +8,15 @@ from router.policy.table import LEVELS, Expectation, Policy
 from router.policy.unfamiliar import shares
 from router.solving.solver import Solver
 
-_MOST = 12  # budgets that are shown
+_MOST = 12  # most budgets that are shown
 
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """One way to ask: ``rows``, one a level, hold the choice for each of ``budgets``."""
+    """A table for one kind of objective.
+
+    rows  for each level: the level, its share of the prompts, and the choice for each of ``budgets``
+    """
 
     kind: str
     budgets: list[float]
@@ -21,7 +24,7 @@ class Plans:
 
 
 def view(solver: Solver) -> dict[str, Any]:
-    """What the template shows."""
+    """Return the values for the template."""
     policy, bundle = solver.policy, solver.bundle
     fixed = [float(size) for size in _doubling(policy.smallest, policy.largest)]
     tables = [_plans(policy, Budget, fixed)]
@@ -55,6 +58,6 @@ def _decided(policy: Policy, certain: tuple[float, ...], objective: Objective) -
 
 
 def _doubling(least: float, most: float) -> list[float]:
-    """Powers of two from the first that is at least ``least``, to ``most``; what is asked for must be within them."""
+    """Return the powers of two from ``least`` to ``most``, the smallest and largest budgets that can be asked for."""
     sizes = [float(2**power) for power in range(_MOST) if least <= 2**power <= most]
     return sizes or [least]

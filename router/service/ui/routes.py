@@ -1,4 +1,4 @@
-"""Which page is where. Each is a call within the server's middleware, so that it is counted, logged and bounded."""
+"""Maps addresses to pages. Each page is a call inside the server's middleware, so it is counted, logged and limited."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -33,7 +33,7 @@ from router.service.ui.sessions import (
 from router.service.ui.stream import SCRIPT, AsPage, ToScript, Writer
 from router.v1 import router_pb2 as pb
 
-_PAGE_SECONDS = 15.0  # that a page without a search may take
+_PAGE_SECONDS = 15.0  # time limit of a page without a search
 _LONGEST_TOKEN = 1000
 
 
@@ -45,7 +45,12 @@ def routes(
     host: str,
     write_seconds: float,
 ) -> Sequence[BaseRoute]:
-    """``around``: the middleware of a call, with this in the place of Authentication; ``host``: what is listened on."""
+    """Return the pages' routes.
+
+    around  returns a call's middleware, with its argument in the place of Authentication
+    host    host that the server listens on
+    write_seconds  after which a reply ends that its caller does not read
+    """
     ui = _Ui(around, router, authentication, host)
 
     def get(path: str, endpoint: Callable[[Inbound], Awaitable[Response | None]]) -> Route:
@@ -106,7 +111,7 @@ class _Ui:
         origins.check_origin(inbound.metadata)
         try:
             inbound.set_deadline()
-            caller = self._who.caller(inbound.metadata, inbound.peer)  # before a body is read
+            caller = self._who.caller(inbound.metadata, inbound.peer)  # checked before the body is read
             request = asking.request(await inbound.form())
         except RouterError as error:
             await self._refuse(inbound.call("StreamSolve", error))
@@ -163,7 +168,7 @@ class _Ui:
             return self._to(next_page)
         try:
             if not token or len(token) > _LONGEST_TOKEN or not token.isascii():
-                token = "none"  # refused like any other unknown one, and logged
+                token = "none"  # refused and logged like any other unknown token
             call = inbound.call("Login", token)
             name = await self._answer(replace(call, metadata={**call.metadata, "authorization": f"Bearer {token}"}))
         except Unauthenticated:
@@ -192,7 +197,7 @@ class _Ui:
         return response
 
     def failed(self, error: RouterError, inbound: Inbound) -> Response:
-        """The reply to a request that failed: who isn't logged in is asked to."""
+        """Return the reply to a request that failed; where a login is missing, the login page."""
         if isinstance(error, Unauthenticated) and self._sessions is not None and inbound.scope["method"] == "GET":
             here = _own(inbound.scope["path"].removeprefix(f"{BASE}/"))
             return pages.page("login.html", 401, here=here, user="", refused=False)
@@ -201,7 +206,7 @@ class _Ui:
     # Calls
 
     async def _shown(self, inbound: Inbound) -> tuple[str, Any]:
-        """Who looks, where that has a name, and the solver that decides now."""
+        """Return the name of who is logged in, if any, and the solver that decides now."""
         self._check(inbound)
         call = inbound.call("GetBundle", None)
         solver = await self._answer(call)
@@ -209,7 +214,7 @@ class _Ui:
         return self._name(call.progress.caller), solver
 
     def _name(self, caller: Caller) -> str:
-        """What the page calls who is logged in; empty where nobody logs in."""
+        """Return the name that pages show for the caller; empty where the server has no logins."""
         return "" if self._sessions is None else caller.name
 
     async def _looked(self, call: Call) -> Any:
@@ -240,7 +245,7 @@ class _Ui:
 
 
 def _own(name: str) -> str:
-    """A page of this package: who logs in is sent nowhere else."""
+    """Return ``name`` where it is one of these pages, else the home page: a login leads nowhere else."""
     return name if name in ("policy", "calls") else ""
 
 

@@ -1,4 +1,4 @@
-"""A search as it goes: its events as parts of a page, each of which replaces what it was before."""
+"""Shows a search while it runs: turns its events into parts of a page, each of which replaces its earlier version."""
 
 import time
 from collections.abc import Iterator
@@ -16,22 +16,22 @@ from router.solving.stages import StageEnd
 from strategies import Cascade, Strategy
 
 Part = tuple[str, str]
-"""Name of a part of the page, and its HTML."""
+"""The name of a part of the page, and its HTML."""
 Row = tuple[str, list[str]]
-"""Of a table: its name, and its cells."""
+"""A row of a table: its name, and its cells."""
 
-_STATUS_SECONDS = 0.1  # between two lines that say how far it is
-_TREE_SECONDS = 1.0  # between two trees: to make one takes some milliseconds, which other calls wait for
-_ROUNDS = 500  # that are kept for the picture
+_STATUS_SECONDS = 0.1  # between two updates of the status line
+_TREE_SECONDS = 1.0  # between two updates of the trees, since rendering takes milliseconds that delay other calls
+_ROUNDS = 500  # most rounds kept for the chart
 _STOPS = {
-    StopReason.TOKEN_CAP: "the most tokens that it may write or read were reached",
+    StopReason.TOKEN_CAP: "it reached the limit of tokens to write or read",
     StopReason.DEADLINE: "its deadline was about to pass",
-    StopReason.LONGEST_SEARCH: "it took as long as this server lets a search take",
+    StopReason.LONGEST_SEARCH: "it reached this server's time limit for a search",
 }
 
 
 class Watched:
-    """One search that somebody watches. ``solver`` runs it."""
+    """A search that somebody watches. ``solver``: runs the search."""
 
     def __init__(self, solver: Solver):
         self._solver = solver
@@ -42,7 +42,7 @@ class Watched:
         self._told = self._drawn = 0.0
 
     def parts(self, event: Decision | Round | StageEnd | Solution) -> Iterator[Part]:
-        """What changes on the page."""
+        """Yield the parts of the page that an event changes."""
         if isinstance(event, Decision):
             self._decision = event
             yield "decision", self._planned(event)
@@ -119,7 +119,7 @@ class Watched:
 
 
 def why(solution: Solution) -> str:
-    """Why the search ended, as the end of a sentence."""
+    """Return why the search ended, as the end of a sentence."""
     if solution.stop is not StopReason.COMPLETE:
         return _STOPS[solution.stop]
     if solution.stages:
@@ -139,7 +139,7 @@ def why(solution: Solution) -> str:
 
 
 def _bill(solution: Solution, fixed: Expectation) -> list[Row]:
-    """This search, its plan on average where that was measured, and the best fixed arm on average."""
+    """Return rows comparing this search, its plan's measured average, and the best fixed arm's average."""
     bill, decision = solution.bill, solution.decision
     plan = [decision.expectation] if decision.expectation else []
     costs = [each.cost for each in (*plan, fixed)]
@@ -163,5 +163,5 @@ def _counts(*tokens: float) -> list[str]:
 
 
 def _times(spent: float, fixed: float) -> str:
-    """``0.4 times the FLOPs of``"""
+    """Return the number for ``0.4 times the FLOPs of``; empty where there is nothing to compare with."""
     return f"{spent / fixed:.2g}" if fixed else ""

@@ -1,4 +1,4 @@
-"""Who is logged in to the pages: a random name in a cookie stands for a bearer token, which no page ever holds."""
+"""Keeps who is logged in to the pages. A cookie with a random name stands for a bearer token; no page holds a token."""
 
 import secrets
 import time
@@ -14,30 +14,30 @@ from router.service.middleware.call import Call
 from router.service.middleware.chain import Handler
 
 COOKIE = "router_session"
-SECURE_COOKIE = "__Host-router_session"  # browsers take it over TLS only, and send it to this host alone
+SECURE_COOKIE = "__Host-router_session"  # browsers accept it only over TLS, and send it to this host alone
 SESSION_SECONDS = 12 * 3600
-_MOST = 16  # sessions of one token; one more ends its oldest
+_MOST = 16  # sessions of one token; a further one ends the oldest
 
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    token: bytes  # its digest
+    token: bytes  # the token's digest
     ends: float
 
 
 class Sessions:
-    """Sessions of this process, each at most 12 hours long. One ends at once where its token is no longer valid.
+    """Sessions of this process, each at most 12 hours long. A session ends at once when its token is no longer valid.
 
-    tokens  those that are valid now
-    clock   seconds that only rise
+    tokens  returns the tokens that are valid now
+    clock   returns seconds, and never goes back
     """
 
     def __init__(self, tokens: Callable[[], Sequence[Token]], clock: Callable[[], float] = time.monotonic):
         self._tokens, self._clock = tokens, clock
-        self._sessions: dict[bytes, _Session] = {}  # by the digest of its name, the oldest first
+        self._sessions: dict[bytes, _Session] = {}  # by the digest of their names, oldest first
 
     def begin(self, token: str) -> str:
-        """The name of a new session. Raises Unauthenticated."""
+        """Begin a session for a bearer token; return its name. Raises Unauthenticated."""
         tokens = self._tokens()
         bearer(tokens, f"Bearer {token}")
         now, digest, valid = self._clock(), digest_of(token.strip()), {each.digest for each in tokens}
@@ -56,7 +56,7 @@ class Sessions:
             for token in self._tokens():
                 if token.digest == session.token:
                     return token.caller
-        raise Unauthenticated("log in: this session has ended, or none was begun")
+        raise Unauthenticated("log in: there is no session, or it has ended")
 
     def end(self, name: str) -> None:
         self._sessions.pop(digest_of(name), None)
@@ -67,7 +67,7 @@ class Sessions:
 
 
 def session_name(metadata: Mapping[str, str | bytes]) -> str:
-    """What the cookie says; empty where there is none."""
+    """Return the session's name from the cookie; empty where there is none."""
     try:
         cookies = SimpleCookie(str(metadata.get("cookie", "")))
     except CookieError:
@@ -76,9 +76,9 @@ def session_name(metadata: Mapping[str, str | bytes]) -> str:
 
 
 class SessionAuthentication:
-    """Stands in Authentication's place around the pages' calls: who has a session needs no bearer token.
+    """Replaces Authentication around the pages' calls: a session stands for a bearer token.
 
-    sessions  None: the server wants no tokens
+    sessions  None: the server needs no tokens
     """
 
     def __init__(self, authentication: Authentication, sessions: Sessions | None):
@@ -92,7 +92,7 @@ class SessionAuthentication:
         return handle
 
     def caller(self, metadata: Mapping[str, str | bytes], peer: Peer) -> Caller:
-        """Who calls. Raises Unauthenticated."""
+        """Return the caller. Raises Unauthenticated."""
         if self._sessions is None or "authorization" in metadata:
             return self._authentication.caller(metadata, peer)
         return self._sessions.caller(session_name(metadata))

@@ -1,4 +1,4 @@
-"""Writes a search's parts as they come: to the page's script, or as a whole page where no script runs."""
+"""Writes the parts of a search's page as they come: to the page's script, or as a whole page where no script runs."""
 
 import json
 from typing import Protocol
@@ -7,20 +7,20 @@ from router.service.http.request import Inbound
 from router.service.ui.pages import HEADERS, render
 from router.service.ui.search import Part
 
-SCRIPT = "application/x-ndjson"  # what the page's script asks for
+SCRIPT = "application/x-ndjson"  # content type that the page's script asks for
 _SLOT = "<!--parts-->"
-_SHOWN_ONCE = ("rounds", "tree", "stages")  # parts of which a page without script gets the last only
+_SHOWN_ONCE = ("rounds", "tree", "stages")  # parts of which a page without script gets only the last version
 
 
 class Writer(Protocol):
     async def write(self, part: Part) -> None:
-        """Waits until the connection takes it. Raises StreamNotRead."""
+        """Write a part, and wait until the connection takes it. Raises StreamNotRead."""
 
     async def end(self) -> None: ...
 
 
 class ToScript:
-    """A line of JSON for each part: its name, and its HTML."""
+    """Writes a line of JSON for each part: its name, and its HTML."""
 
     def __init__(self, inbound: Inbound):
         self._inbound = inbound
@@ -34,12 +34,12 @@ class ToScript:
     async def _send(self, text: str, *, more: bool = True) -> None:
         if not self._inbound.begun:
             await self._inbound.begin(_headers(SCRIPT))
-        # Half of a surrogate pair may come out of a model, and is no UTF-8.
+        # A model may write half of a surrogate pair, which can't be encoded in UTF-8.
         await self._inbound.write(text.encode(errors="replace"), more=more)
 
 
 class AsPage:
-    """A page that grows: its parts one after the other."""
+    """Writes one page that grows by a part at a time."""
 
     def __init__(self, inbound: Inbound, user: str):
         self._inbound = inbound

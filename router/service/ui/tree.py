@@ -1,4 +1,4 @@
-"""The candidates of a search as trees: where they part, how their steps were scored, and what became of each."""
+"""Keeps the candidates of a search as trees: shared steps, scores, and how each solution ended."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from router.solving.solver import Solution
 from strategies import Candidate, Stage
 
-MOST_STEPS = 3000  # that are kept of one search
-_DEEPEST = 40  # branches within branches that are shown
+MOST_STEPS = 3000  # most steps kept of one search
+_DEEPEST = 40  # most levels of branches that are shown
 
 
 @dataclass(slots=True)
 class Vote:
-    """What the solutions of one answer weigh together."""
+    """The solutions with one answer: their number, the sum of their scores, and whether the answer wins."""
 
     answer: str
     solutions: int = 0
@@ -23,7 +23,7 @@ class Vote:
 
 @dataclass(slots=True)
 class _Node:
-    """A step. ``ended``: the solution that ends with it; ``times``: how many that were weighed do."""
+    """A step. ``ended``: a solution that ends with it; ``times``: how many of the final candidates do."""
 
     number: int
     text: str
@@ -36,14 +36,15 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Steps in a row, and where the solutions part after them.
+    """Steps in a row, up to where solutions differ.
 
-    number   of its first step: the same as the tree grows
-    steps    (text, score), the score None until the verifier has scored it
-    ended    the solution that ends here; None: there is none
-    times    how often it was written, of those that were weighed
-    open     whether it is being written; of what neither ended nor is open the search continued something else
-    deeper   solutions further down that are not shown
+    number    number of its first step, which stays the same while the tree grows
+    steps     (text, score); the score is None until the verifier has scored the step
+    children  the branches that follow
+    ended     a solution that ends here; None: there is none
+    times     how many of the final candidates end here
+    open      whether it is being written. Where it is not, and no solution ends here, the search dropped the branch
+    deeper    number of branches below that are not shown
     """
 
     number: int
@@ -57,9 +58,9 @@ class Branch:
 
 
 class Trees:
-    """One tree for each stage of a search, from 1.
+    """The trees of a search, one for each of its stages, numbered from 1.
 
-    left_out  solutions that are not in them, since there is no room for more
+    left_out  number of solutions that there was no room for
     """
 
     def __init__(self) -> None:
@@ -74,7 +75,7 @@ class Trees:
         return sorted(self._roots)
 
     def add(self, stage: int, candidates: Iterable[Candidate]) -> None:
-        """What a request of a stage was answered with."""
+        """Add the candidates that a stage has received."""
         self._open.clear()
         root = self._roots.setdefault(stage, _Node(0, ""))
         for candidate in candidates:
@@ -87,7 +88,7 @@ class Trees:
                 self._open.add(path[-1].number)
 
     def settle(self, solution: Solution) -> None:
-        """The search is over: nothing is open, votes are counted, one solution was chosen."""
+        """Finish the trees when the search is over: close all branches, count votes, mark the chosen solution."""
         self._open.clear()
         result = solution.result
         shown = result.shown.steps if result.shown else ()
@@ -109,7 +110,7 @@ class Trees:
         return [self._branch(node, 1) for node in root.children.values()]
 
     def _path(self, root: _Node, candidate: Candidate) -> list[_Node] | None:
-        """The nodes of its steps, made where they are new; None: there is no room for them."""
+        """Return the nodes of a candidate's steps, new where needed; None where there is no room for them."""
         path, node = list[_Node](), root
         for i, text in enumerate(candidate.steps):
             child = node.children.get(text)
@@ -143,7 +144,7 @@ class Trees:
 
 
 def _walk(root: _Node, steps: Sequence[str]) -> Iterator[_Node]:
-    """The nodes of these steps, as far as they are kept."""
+    """Yield the nodes of these steps, as far as they are kept."""
     node: _Node | None = root
     for text in steps:
         node = node.children.get(text) if node else None
@@ -152,7 +153,7 @@ def _walk(root: _Node, steps: Sequence[str]) -> Iterator[_Node]:
 
 
 def _votes(stage: Stage, solution: Solution) -> list[Vote]:
-    """Of each answer, the most frequent first."""
+    """Return the votes of each answer, the most frequent first."""
     votes: dict[str, Vote] = {}
     for candidate in stage.result.candidates:
         if candidate.answer is not None and candidate.finished:
