@@ -22,6 +22,7 @@ class Problem:
     solution  a worked solution, if there is one: its steps are its lines
     inputs    what its task needs besides the prompt, by name
     task      name of its task; None: the bundle's first one
+    where     file and line, where it comes from one
     """
 
     id: str
@@ -30,13 +31,14 @@ class Problem:
     solution: str | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     task: str | None = None
+    where: str | None = field(default=None, compare=False)
 
     def bound(self, tasks: Tasks) -> Task:
         """Return the prompt's task, bound to its inputs. Raises InvalidFile."""
         try:
             return tasks.of(self.task, self.inputs)
         except InvalidRequest as error:
-            raise InvalidFile(f"prompt {self.id!r}: {error}") from error
+            raise InvalidFile(f"{self.where or f'prompt {self.id!r}'}: {error}") from error
 
 
 def read_prompts(path: Path) -> list[Problem]:
@@ -108,7 +110,7 @@ def _problem(row: dict[str, Any], where: str, named: "Counter[str]") -> Problem:
         name = prompt.digest[:12] + (f"-{digest_of(inputs)[:6]}" if inputs else "")
         named[name] += 1
         name += f"-{named[name]}" * (named[name] > 1)
-    return Problem(name, prompt, row.get("reference"), row.get("solution"), inputs or NO_INPUTS, row.get("task"))
+    return Problem(name, prompt, row.get("reference"), row.get("solution"), inputs or NO_INPUTS, row.get("task"), where)
 
 
 def digest_of(inputs: Mapping[str, Any]) -> str:

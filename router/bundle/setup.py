@@ -19,8 +19,7 @@ def read_setup(folder: Path) -> Setup:
     except (FileNotFoundError, NotADirectoryError) as error:
         old = " `router convert` makes one of the engine.json there." if (folder / "engine.json").is_file() else ""
         raise InvalidFile(
-            f"{folder} has no {MODELS}, which describes the models of the attempts; copy one from another bundle and "
-            f"change it.{old}"
+            f"{folder} has no {MODELS}, which describes the models; write one for yours by `router init {folder}`.{old}"
         ) from error
     except (ValueError, OSError) as error:
         raise InvalidFile(f"{path}: {error}") from error

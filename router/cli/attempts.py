@@ -1,12 +1,17 @@
 """collect: prompts → attempts."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from threading import Event, Thread
+from typing import Annotated, Any
 
 import typer
 
 from router.cli.options import AllowCode, ApiKey, Backend, Header, Memory, Models, Seed, Url, deployment, read_arm
 from router.errors import InvalidFile, InvalidRequest
+
+REDRAW_SECONDS = 5.0
 
 
 def collect(  # noqa: PLR0915  the options of one command
@@ -169,7 +174,7 @@ def collect(  # noqa: PLR0915  the options of one command
     files = expand(prompts or [])
     total = Tally()
     # Nothing is shown, also no bar's end, before the prompts are read: they may be wrong.
-    with tqdm(unit="unit", smoothing=0.02, mininterval=2, delay=1) as bar:
+    with tqdm(unit="unit", smoothing=0.02, mininterval=2, delay=1) as bar, _redrawn(bar):
 
         def on_start(units: int, finished: int) -> None:
             bar.delay = 0
@@ -205,6 +210,25 @@ def collect(  # noqa: PLR0915  the options of one command
             )
     typer.echo(f"wrote {out}; of {total.attempts} attempts made now, {total}" if total.attempts else f"wrote {out}")
     return None
+
+
+@contextmanager
+def _redrawn(bar: Any) -> Iterator[None]:
+    """Redraw the progress bar every few seconds: its clock shows that a slow model works on its first unit."""
+    ended = Event()
+
+    def redraw() -> None:
+        while not ended.wait(REDRAW_SECONDS):
+            if bar.total:
+                bar.refresh()
+
+    thread = Thread(target=redraw, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _pools(given: list[str], reference: str) -> dict[str | None, int]:

@@ -86,7 +86,7 @@ def init(
         model = typer.prompt("Which model? A folder or hub id that transformers loads")
     if model is None:
         raise InvalidRequest("model", "say which model: --url of its server, or --model", reason="UNSPECIFIED")
-    guessed = (found.parameters if found else None) or size_in(model)
+    guessed = (found.parameters or size_in(found.name) if found else None) or size_in(model)
     if parameters is None and guessed is None and asking:
         parameters = typer.prompt("How many weights does it have?", type=int)
     parameters = parameters or guessed
@@ -132,10 +132,10 @@ def _chosen(models: "list[ServedModel]", wanted: str | None, asking: bool) -> "S
     """Raises InvalidRequest where it can't be said which one is meant."""
     whole = [each for each in models if not each.adapter]
     names = [each.name for each in whole]
-    if wanted is None and len(whole) > 1 and asking:
+    if wanted is None and len({each.weights for each in whole}) > 1 and asking:
         wanted = typer.prompt(f"Which model? ({', '.join(names[:10])})", names[0])
-    if wanted is None and len(whole) == 1:
-        return whole[0]
+    if wanted is None and len({each.weights for each in whole}) == 1:
+        return whole[0]  # a vLLM server may have several names for what it serves
     found = next((each for each in models if wanted in (each.name, each.weights)), None)
     if found is None:
         raise InvalidRequest(

@@ -36,6 +36,7 @@ _CAN: Mapping[Capability, str] = {
     "revisions": "attempts in sight of earlier ones",
     "log_probs": "log-probabilities",
     "hidden_states": "hidden states",
+    "top_log_probs": "log-probabilities of other tokens",
 }
 
 

@@ -1,13 +1,16 @@
 """One of several choices: the letter that a solution states, or the text of the choice it names."""
 
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from string import ascii_uppercase
 from typing import Any
 
 from router.errors import InvalidRequest
 from router.tasks import PlainTask, Task
-from router.tasks.exact import normal
+from router.tasks.exact import normal, signed
+from router.tasks.notation import undecorated
 from router.tasks.statements import WINDOW, final_part, statements
 
 _UNKNOWN = 10  # letters that count where the request brings no choices: A to J
@@ -16,7 +19,8 @@ _NOUN = re.compile(r"(?:(?:the|correct|right|best)\s){0,2}(?:option|choice|lette
 _LETTER = re.compile(r"(?P<opened>[(\[]?)\s?(?P<letter>[A-Za-z])(?![A-Za-z'’]|\s?=)")
 _ENDS = re.compile(r"\s?(?:[).:,;\]–—-]|$)")
 _EXPLAINS = re.compile(r"\s(?:because|since|as|which|and|for|due|is)\b")
-_NO_WORD = re.compile(r"[^\w]+")
+_BETWEEN = re.compile(r"[—;!?]|[,:](?!\d)|/(?=[a-z]{2})")  # what ends a word, unlike the signs in 1/2, 0.5, 2:1
+_MARKUP = re.compile(r"[*_`\"$]")
 _PARENTHESES = re.compile(r"[(\[]\s?([A-Za-z])\s?[)\]]")
 
 
@@ -29,7 +33,10 @@ class ChoiceTask(PlainTask):
     def __init__(self, choices: Sequence[str] = ()):
         self.choices = tuple(choices)
         self._letters = ascii_uppercase[: len(self.choices) or _UNKNOWN]
-        self._by_text = {normal(text): letter for letter, text in zip(self._letters, self.choices, strict=False)}
+        named = list(zip(self._letters, self.choices, strict=False))
+        # Case and brackets count only where choices differ in nothing else: BB and Bb, (0,1) and [0,1].
+        self._by_text = [_unlike(named, spelling) for spelling in (_closely, normal)]
+        self._spaced = [(_spaced(_plain(text)), letter) for letter, text in named]
 
     def bound(self, inputs: Mapping[str, Any]) -> Task:
         """``{"choices": ["Rome", "Paris"]}``: two to 26 texts, none twice. Raises InvalidRequest."""
@@ -43,8 +50,11 @@ class ChoiceTask(PlainTask):
             or not all(isinstance(each, str) for each in choices)
         ):
             raise InvalidRequest("choices", "choices must be a list of texts", reason="UNSPECIFIED")
-        if not 2 <= len(choices) <= len(ascii_uppercase) or len(set(map(normal, choices))) < len(choices):
-            raise InvalidRequest("choices", "choices must be two to 26 different texts", reason="UNSPECIFIED")
+        if not 2 <= len(choices) <= len(ascii_uppercase):
+            raise InvalidRequest("choices", f"{len(choices)} choices; there must be two to 26", reason="UNSPECIFIED")
+        for i, text in enumerate(choices):
+            if _closely(text) in map(_closely, choices[:i]):
+                raise InvalidRequest("choices", f"two choices are {text!r}; they must differ", reason="UNSPECIFIED")
         return ChoiceTask(choices)
 
     def extract(self, text: str) -> str | None:
@@ -68,8 +78,8 @@ class ChoiceTask(PlainTask):
 
     def _letter(self, text: str, *, marked: bool = False) -> str | None:
         """The letter that a statement means; None where it means none, or more than one."""
-        text = re.sub(r"[*_`\"$]", "", _COMMAND.sub(lambda match: match[1] or "", text)).strip()
-        if letter := self._by_text.get(normal(text)):
+        text = _plain(text)
+        if letter := self._by_text[0].get(_closely(text)) or self._by_text[1].get(normal(text)):
             return letter
         noun = _NOUN.match(text)
         leading = _LETTER.match(text, noun.end() if noun else 0)
@@ -92,14 +102,26 @@ class ChoiceTask(PlainTask):
     def _named(self, text: str) -> str | None:
         """The choice whose text stands in a statement, where it is the only one; longer texts hide their parts."""
         words = _spaced(text)
-        found = {
-            name: letter for name, letter in self._by_text.items() if _spaced(name).strip() and _spaced(name) in words
-        }
-        whole = [
-            name for name in found if not any(name != other and _spaced(name) in _spaced(other) for other in found)
-        ]
-        return found[whole[0]] if len(whole) == 1 else None
+        found = [(name, letter) for name, letter in self._spaced if name.strip() and name in words]
+        whole = [letter for name, letter in found if not any(name != other and name in other for other, _ in found)]
+        return whole[0] if len(whole) == 1 else None
+
+
+def _unlike(named: Sequence[tuple[str, str]], spelling: Callable[[str], str]) -> dict[str, str]:
+    """Letters by the spelling of their texts, where no other choice's text is spelled so."""
+    spelled = [(spelling(_plain(text)), letter) for letter, text in named]
+    counts = Counter(name for name, _ in spelled)
+    return {name: letter for name, letter in spelled if name and counts[name] == 1}
+
+
+def _plain(text: str) -> str:
+    return _MARKUP.sub("", _COMMAND.sub(lambda match: match[1] or "", text)).strip()
+
+
+def _closely(text: str) -> str:
+    return " ".join(undecorated(signed(unicodedata.normalize("NFKC", text))).split())
 
 
 def _spaced(text: str) -> str:
-    return f" {' '.join(_NO_WORD.sub(' ', normal(text)).split())} "
+    words = (normal(word) for word in _BETWEEN.sub(" ", normal(text)).split())
+    return f" {' '.join(filter(None, words))} "

@@ -1,10 +1,13 @@
 """Text that has to agree, but for case, spaces, typography and the punctuation around it."""
 
+import re
 import unicodedata
 
 from router.tasks import PlainTask
 from router.tasks.notation import prose
 from router.tasks.statements import final_part, statements
+
+_SIGN = re.compile(r"[-−–](?=\d|\.\d|[\\(]|[a-zA-Z](?![a-zA-Z]))")  # of a number or a formula, and no dash
 
 
 class ExactTask(PlainTask):
@@ -27,14 +30,19 @@ class ExactTask(PlainTask):
 
 
 def normal(text: str) -> str:
-    """One spelling of a text: NFKC, casefolded, spaces collapsed, without the punctuation around it."""
-    words = prose(text)
+    """One spelling of a text: NFKC, casefolded, spaces collapsed, no punctuation around it except a minus sign."""
+    words = signed(prose(text))
     start, end = 0, len(words)
-    while start < end and _surrounds(words[start]):
+    while start < end and _surrounds(words[start]) and not _SIGN.match(words, start):
         start += 1
     while start < end and _surrounds(words[end - 1]):
         end -= 1
     return " ".join(words[start:end].split())
+
+
+def signed(text: str) -> str:
+    """The text with one character for all minus signs."""
+    return _SIGN.sub("-", text)
 
 
 def _surrounds(character: str) -> bool:

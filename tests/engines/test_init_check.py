@@ -64,6 +64,14 @@ def test_a_vllm_server_is_asked_by_tokens(tmp_path):
     assert (spec.model, spec.backend, spec.parameters) == ("/models/q-1.5B", "vllm", 1_500_000_000)
 
 
+def test_a_model_with_several_names_is_one_model(tmp_path):
+    served = [{"id": name, "root": "/models/x", "owned_by": "vllm", "max_model_len": 2048} for name in ("q-0.5b", "q")]
+    with serving(FakeChat(), served) as url:
+        run("init", str(tmp_path / "mine"), "--url", url)
+    spec = read_setup(tmp_path / "mine").main
+    assert (spec.model, spec.parameters) == ("/models/x", 500_000_000)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

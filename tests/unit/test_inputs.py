@@ -234,5 +234,13 @@ def test_attempts_from_elsewhere_are_judged_by_them(tmp_path):
         read_attempts([path], Tasks(("choice",)))
 
 
+def test_a_prompt_with_wrong_inputs_is_named_by_its_line(tmp_path):
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "A?"}\n{"prompt": "B?", "inputs": {"choices": ["x", "x"]}}\n')
+    _, wrong = read_prompts(path)
+    with pytest.raises(InvalidFile, match=r"mine.jsonl, line 2: inputs.choices: two choices are 'x'"):
+        wrong.bound(Tasks(("choice",)))
+
+
 def test_a_candidate_that_answers_has_no_reason():
     assert Candidate(answer="5").no_answer == ""

@@ -177,6 +177,31 @@ async def test_choice_by_text(text, letter):
     assert (None if found is None else await task.key(found)) == letter
 
 
+@pytest.mark.parametrize(
+    ("choices", "text", "letter"),
+    [
+        (["1", "-1", "i", "-i"], "Answer: -1", "B"),
+        (["1", "-1", "i", "-i"], "The answer is 1.", "A"),
+        (["1", "−1", "i", "–i"], "So it is $-1$.", "B"),
+        (["1", "–1", "i", "–i"], "Answer: −i", "D"),
+        (["1", "2", "3", "4"], "Answer: -1", None),
+        (["1", "2", "3", "4"], "The answer is x = -1.", None),
+        (["5", "2", "3", "4"], "The answer is 0.5.", None),
+        (["5", "2", "3", "4"], "The answer is about 1/2 of it.", None),
+        (["BB Bb", "Bb Bb", "Bb bb", "bb bb"], "Answer: Bb bb", "C"),
+        (["[-1,1]", "(-1,1)", "(0,1)"], "\\boxed{(-1,1)}", "B"),
+        (["/", "//", "%", "|"], "Answer: //", "B"),
+        (["/", "//", "%", "|"], "Answer: (C)", "C"),
+        (["$\\frac{5}{x-4}$", "$-\\frac{x-4}{5}$", "$\\frac{x-4}{5}$"], "\\boxed{-\\frac{x-4}{5}}", "B"),
+        (["one", "One"], "Answer: ONE", None),
+    ],
+)
+async def test_choices_that_differ_in_a_sign_or_in_case(choices, text, letter):
+    task = load_task("choice").bound({"choices": choices})
+    found = task.extract(text)
+    assert (None if found is None else await task.key(found)) == letter
+
+
 async def test_choice_references_are_letters_or_texts():
     task = load_task("choice").bound({"choices": ["Rome", "Paris"]})
     assert await task.right("B", "Paris")
@@ -186,7 +211,7 @@ async def test_choice_references_are_letters_or_texts():
     assert not await task.right("nothing", "nowhere")
 
 
-@pytest.mark.parametrize("choices", ["AB", ["one"], ["one", 2], ["one", " One. "], [str(i) for i in range(27)], 5])
+@pytest.mark.parametrize("choices", ["AB", ["one"], ["one", 2], ["one", " one. "], [str(i) for i in range(27)], 5])
 def test_bad_choices_are_refused(choices):
     with pytest.raises(InvalidRequest) as caught:
         load_task("choice").bound({"choices": choices})
@@ -206,6 +231,9 @@ def test_bad_choices_are_refused(choices):
         ("\\boxed{\\text{The Hague}}", "The Hague", True),
         ("Answer: Hague", "The Hague", False),
         ("Straße", "STRASSE", True),
+        ("Answer: -5", "5", False),
+        ("Answer: −5.", "-5", True),
+        ("- Paris", "Paris", True),
         ("ﬁle", "file", True),
         ("don't know", "dont know", False),
         ("...", "?", None),
