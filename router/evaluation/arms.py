@@ -1,4 +1,4 @@
-"""Ways to choose an arm for each held-out prompt: always the same one, the policy's, or the best in hindsight."""
+"""Ways to choose an arm for each held-out prompt: one arm for all, the policy's choice, or the best in hindsight."""
 
 import re
 from collections.abc import Sequence
@@ -13,31 +13,35 @@ from router.policy.table import Policy
 from router.tuning.evidence import Measured
 from strategies import Cascade
 
-SAMPLING = ("majority", "best_of_n", "weighted_best_of_n")  # with one sample they are the same
+SAMPLING = ("majority", "best_of_n", "weighted_best_of_n")  # with one sample these three are the same
 
 
 def curve_name(arm: str) -> str:
-    """An arm's text without its n: ``beam_search(n=4, m=4)`` is a point of ``beam_search(m=4)``."""
+    """Return an arm's text without its n: ``beam_search(n=4, m=4)`` is a point of the curve ``beam_search(m=4)``."""
     return re.sub(r"\bn=\d+(, )?", "", arm).replace(", )", ")").replace("()", "")
 
 
 def arm_names(measured: Measured) -> list[str]:
-    """(K,) texts of the arms, in the order of the columns."""
+    """Return the (K,) texts of the arms, in the order of the columns."""
     return [str(arm) for arm in measured.arms]
 
 
 def budgets_of(measured: Measured) -> list[float]:
-    """(K,) the most that each arm spends, in complete solutions; whole numbers as such."""
+    """Return the (K,) budgets of the arms, the most that each spends, in complete solutions."""
     return [int(budget) if budget == int(budget) else round(budget, 3) for budget in measured.budgets.tolist()]
 
 
 def fixed(measured: Measured, column: int) -> PerPrompt:
-    """One arm for every prompt."""
+    """Return the results of one arm on every prompt."""
     return PerPrompt(measured.accuracy[:, column], measured.generations[:, column], measured.flops[:, column])
 
 
 def chosen(measured: Measured, columns: NDArray[np.int64], extra_flops: NDArray[np.float64] | float = 0.0) -> PerPrompt:
-    """The arm in (P,) ``columns`` for each prompt; ``extra_flops`` (P,) are what choosing it took."""
+    """Return the results of a chosen arm for each prompt.
+
+    columns      (P,) column of the arm
+    extra_flops  (P,) FLOPs spent on choosing it
+    """
     rows = np.arange(len(columns))
     flops = measured.flops[rows, columns] + extra_flops
     return PerPrompt(measured.accuracy[rows, columns], measured.generations[rows, columns], flops)
@@ -50,7 +54,10 @@ def routed(
     objective: Objective,
     extra_flops: NDArray[np.float64] | float = 0.0,
 ) -> tuple[PerPrompt | None, list[str]]:
-    """The policy's choices by (P, 5) level probabilities, or the chosen arms that were not run on these prompts."""
+    """Return the results of the policy's choices by (P, 5) level probabilities, and the chosen arms that are missing.
+
+    An arm is missing where it was not run on these prompts; the results are then None.
+    """
     names = arm_names(measured)
     arms = [str(objective.runs(policy.decide(row, objective).arm)) for row in probabilities.tolist()]
     if missing := sorted(set(arms) - set(names)):
@@ -59,7 +66,7 @@ def routed(
 
 
 def hindsight(measured: Measured, levels: NDArray[np.int64], budget: int) -> PerPrompt:
-    """The best arm of each (P,) level, chosen on the held-out prompts themselves: more than any policy can know."""
+    """Return the results of each (P,) level's best arm in hindsight, chosen on the held-out prompts themselves."""
     within = np.flatnonzero(measured.budgets <= budget)
     columns = np.zeros(len(levels), dtype=int)
     for level in np.unique(levels):
@@ -68,11 +75,11 @@ def hindsight(measured: Measured, levels: NDArray[np.int64], budget: int) -> Per
 
 
 def fixed_curves(measured: Measured) -> dict[str, Curve]:
-    """A curve for each strategy with its parameters; with one sample there is nothing to select, so all begin there."""
+    """Return a curve for each strategy with its parameters. All sampling strategies share the point of one sample."""
     found: dict[str, dict[float, PerPrompt]] = {}
     named = zip(map(curve_name, arm_names(measured)), budgets_of(measured), range(len(measured.arms)), strict=True)
     for name, budget, column in sorted(named):
-        if isinstance(measured.arms[column], Cascade):  # each is one of its kind
+        if isinstance(measured.arms[column], Cascade):  # a cascade is a curve of one point
             continue
         found.setdefault(name, {})[budget] = fixed(measured, column)
     first = found.get("majority", {}).get(1)
@@ -83,11 +90,11 @@ def fixed_curves(measured: Measured) -> dict[str, Curve]:
 
 
 def average_budgets(policy: Policy, budgets: Sequence[int]) -> list[float]:
-    """The budgets and a step between each, from the least that the policy can spend on average."""
+    """Return the budgets and a point between each two, from the least that the policy can spend on average."""
     between = [round((a * b) ** 0.5, 1) for a, b in pairwise(budgets)]
     return sorted({max(least_average(policy), float(value)) for value in [*budgets, *between]})
 
 
 def least_average(policy: Policy) -> float:
-    """The smallest average budget, in complete solutions."""
+    """Return the smallest average budget that the policy can keep, in complete solutions."""
     return policy.budget_points[0].generations

@@ -1,4 +1,4 @@
-"""The policy at average budgets on held-out prompts, beside plainer ways to choose; its plans; its confidences."""
+"""Measures the policy at average budgets on held-out prompts: against simpler ways, its plans, its confidences."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -20,12 +20,15 @@ from router.tuning.evidence import Measured
 from strategies import Cascade, Single, Strategy, parse
 
 SHUFFLES = 20
-ORDERS = 10  # in which the prompts may come
+ORDERS = 10  # random orders of the prompts that are averaged over
 Floats = NDArray[np.float64]
 
 
 class Averages:
-    """The policy's choices on P held-out prompts of (P, 5) level probabilities, under average budgets."""
+    """The policy's choices under average budgets on P held-out prompts.
+
+    probabilities  (P, 5) level probabilities of the prompts
+    """
 
     def __init__(self, measured: Measured, policy: Policy, probabilities: Floats):
         self.measured, self.policy, self.probabilities = measured, policy, probabilities
@@ -33,15 +36,18 @@ class Averages:
         self.least = policy.budget_points[0].generations if policy.budget_points else np.inf
 
     def run(self, budget: float, probabilities: Floats | None = None) -> PerPrompt | None:
-        """None where an arm that is chosen was not run on these prompts."""
+        """Return the results at an average budget; None where a chosen arm was not run on these prompts."""
         given = self.probabilities if probabilities is None else probabilities
         picked = self.policy.decide_many(given, AverageBudget(max(budget, self.least)))
         columns = [self._columns.get(self.policy.arms[k], -1) for k in picked]
         return None if min(columns) < 0 else chosen(self.measured, np.array(columns))
 
     def kept(self, budget: float) -> PerPrompt | None:
-        """As a server runs it for one caller: what earlier calls spent moves what the next arm is chosen for (see
-        ``policy.keeping``). Mean of several orders of the prompts, one call after the other."""
+        """Return the results as for one caller of a server, which corrects for what earlier calls spent.
+
+        See ``policy.keeping``. The prompts are called one after the other, in several orders that are averaged. None
+        where a chosen arm was not run.
+        """
         measured, rng = self.measured, np.random.default_rng(0)
         rows, found = self.probabilities.tolist(), []
         for _ in range(ORDERS):
@@ -58,17 +64,20 @@ class Averages:
         return _mean(found)
 
     def arms(self, budget: float) -> list[Strategy]:
-        """The arm of each prompt."""
+        """Return the arm chosen for each prompt."""
         picked = self.policy.decide_many(self.probabilities, AverageBudget(max(budget, self.least)))
         return [self.policy.arms[k] for k in picked]
 
     def shuffled(self, spent: float, rng: np.random.Generator) -> PerPrompt | None:
-        """Each prompt with the levels of another one, mean of many shuffles, at this mean spend."""
+        """Return the results where each prompt has another one's level probabilities, at a mean spend of ``spent``.
+
+        The mean of many shuffles.
+        """
         found = []
         for _ in range(SHUFFLES):
             given = rng.permutation(self.probabilities)
             low, high = 0, len(self.policy.budget_points) - 1
-            while high - low > 1:  # the price at which it spends as much
+            while high - low > 1:  # search the price at which it spends as much
                 middle = (low + high) // 2
                 runs = self.run(self.policy.budget_points[middle].generations, given)
                 if runs is None:
@@ -90,7 +99,7 @@ def _mean(found: Sequence[PerPrompt]) -> PerPrompt:
 
 
 def _mixed(first: PerPrompt, second: PerPrompt, spent: float) -> PerPrompt:
-    """A random mix of the two at this mean spend, or the nearer one."""
+    """Return a random mix of two choices that spends ``spent`` on average, or the one that comes nearest."""
     low, high = first.generations.mean(), second.generations.mean()
     share = float(np.clip((spent - low) / (high - low), 0, 1)) if high != low else 0.0
     return PerPrompt(*((1 - share) * getattr(first, name) + share * getattr(second, name) for name in _NUMBERS))
@@ -99,7 +108,7 @@ def _mixed(first: PerPrompt, second: PerPrompt, spent: float) -> PerPrompt:
 def at_averages(
     averages: Averages, tuned: Sequence[Mapping[str, Any]], draws: Floats
 ) -> tuple[list[AtAverage], dict[str, Curve]]:
-    """A row for each average budget that ``router tune`` compared ways at; the fixed ones also as curves."""
+    """Return a row for each average budget that ``router tune`` has compared ways at, and curves of the fixed ways."""
     measured = averages.measured
     names = arm_names(measured)
     rng = np.random.default_rng(0)
@@ -144,7 +153,7 @@ def at_averages(
 
 
 def larger_alone(measured: Measured) -> int | None:
-    """The column of one solution of the largest model beside the reference model; None: it was not run."""
+    """Return the column of the arm with one solution by the largest model; None where it was not run."""
     setup = measured.setup
     sizes = {name: spec.parameters for name, spec in setup.models.items() if spec.parameters > setup.main.parameters}
     for name in sorted(sizes, key=lambda name: -sizes[name]):
@@ -154,7 +163,7 @@ def larger_alone(measured: Measured) -> int | None:
 
 
 def plans(averages: Averages, enumerated: Enumerated, budget: float) -> list[Plan]:
-    """What the policy runs for a prompt that is surely at each level, on the prompts that are likeliest there."""
+    """Return the policy's plan for each level, measured on the prompts that are most probably at that level."""
     measured, policy = averages.measured, averages.policy
     likeliest = averages.probabilities.argmax(axis=1)
     found = []
@@ -203,7 +212,7 @@ def _stages(
 
 
 def trusted(averages: Averages, enumerated: Enumerated, budget: float) -> Trust | None:
-    """Of one run of each prompt's arm; None where nothing can be said."""
+    """Compare confidences with outcomes on one run of each prompt's arm; None where that is not possible."""
     sure, right = trust(enumerated, averages.arms(budget))
     known = ~np.isnan(sure) & (right >= 0)
     if known.sum() < 2:
@@ -213,7 +222,7 @@ def trusted(averages: Averages, enumerated: Enumerated, budget: float) -> Trust 
 
 
 def cascades_of(tuned: Sequence[Mapping[str, Any]]) -> list[Cascade]:
-    """Those that the plainer ways would take."""
+    """Return the cascades that the simpler ways would choose."""
     named = [row["chosen"]["best_fixed_cascade"] for row in tuned]
     found = [parse(text) for text in dict.fromkeys(named) if text]
     return [arm for arm in found if isinstance(arm, Cascade)]

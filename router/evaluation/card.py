@@ -1,4 +1,4 @@
-"""The bundle's card: what was measured, on what, with intervals; for people who decide whether to serve it."""
+"""Writes the bundle's card: what was measured, on what, with intervals. It helps decide whether to serve the bundle."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ CARD = "card.md"
 
 
 def card(folder: Path, report: Report, judged: Sequence[Mapping[str, Any]] = ()) -> str:
-    """Markdown from a complete bundle, its report by ``evaluate``, and verifiers' results by ``judge``."""
+    """Return the card as Markdown, from a complete bundle, ``evaluate``'s report, and ``judge``'s verifier results."""
     manifest, _ = read_manifest(folder)
     return render(
         "card.md",
@@ -33,7 +33,7 @@ def card(folder: Path, report: Report, judged: Sequence[Mapping[str, Any]] = ())
 
 
 def _models(setup: Setup) -> list[str]:
-    """A sentence for each model, the reference model's first."""
+    """Return a sentence for each model, the reference model first."""
     names = sorted(setup.models, key=lambda name: name != setup.reference)
     sentences = [
         f"Model `{name}`: `{spec.model}`{_with(spec.adapter)}, {spec.parameters / 1e6:.1f} M parameters, temperature "
@@ -51,7 +51,7 @@ def _with(adapter: str | None) -> str:
 
 
 def _choices(report: Report) -> list[tuple[int, list[str]]]:
-    """For each level the arm and its accuracy at each budget, under a fixed budget."""
+    """Return for each level, for each fixed budget, a text with the arm and its accuracy."""
     fixed = [choice for choice in report.choices if choice.objective == "budget"]
     return [
         (level, [f"{each.arm}<br>{each.accuracy:.2f}" for each in fixed if each.level == level]) for level in LEVELS

@@ -1,4 +1,4 @@
-"""Accuracy against spend, and how much less of it one curve needs than another."""
+"""Curves of accuracy against spend, and how much less one curve spends than another for the same accuracy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,16 @@ from router.evaluation.report import GapRecovered, Saving, Times, TimesAt
 from router.tuning.evidence import interval
 from router.tuning.warnings import FEWEST
 
-REFERENCES = ("weighted_best_of_n", "majority")  # the strategies that savings are counted against
+REFERENCES = ("weighted_best_of_n", "majority")  # savings are counted against these strategies
 
 
 @dataclass(frozen=True, slots=True)
 class PerPrompt:
-    """One arm on each of P prompts; every array is (P,).
+    """The results of a choice of arms on each of P prompts; every array is (P,).
 
-    accuracy     expected share of right answers;  generations in complete solutions;  flops of all models
+    accuracy     expected share of right answers
+    generations  spend in complete solutions
+    flops        FLOPs of all models
     """
 
     accuracy: NDArray[np.float64]
@@ -26,38 +28,38 @@ class PerPrompt:
     flops: NDArray[np.float64]
 
     def on(self, rows: NDArray[np.int64]) -> "PerPrompt":
-        """Some of the prompts."""
+        """Return the results on some of the prompts."""
         return PerPrompt(self.accuracy[rows], self.generations[rows], self.flops[rows])
 
     def point(self, draws: NDArray[np.float64]) -> Point:
-        """Means over the prompts; ``draws`` (R, P) are the weights of R bootstrap resamples."""
+        """Return means over the prompts with intervals. ``draws``: (R, P) weights of R bootstrap resamples."""
         found = estimate(self.accuracy, draws)
         spent = round(float(self.generations.mean()), 3), round(float(self.flops.mean()))
         return Point(found.value, found.low, found.high, *spent)
 
 
-Curve = Mapping[float, PerPrompt]  # by budget, in rising order
+Curve = Mapping[float, PerPrompt]  # results by budget, in rising order of budgets
 
 
 def estimate(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Estimate:
-    """The mean of (P,) values with its interval over (R, P) resamples."""
+    """Return the mean of (P,) values, with its interval over (R, P) resamples."""
     found = interval(values, draws)
     return Estimate(found["accuracy"], found["low"], found["high"])
 
 
 def saving(curve: Curve, name: str, reference: Curve, draws: NDArray[np.float64]) -> Saving:
-    """How many times less ``curve`` spends for the highest accuracy of ``reference``, the curve of strategy ``name``.
+    """Return how many times less ``curve`` spends for the highest accuracy of ``reference``, the strategy ``name``.
 
     A resample in which ``curve`` never reaches that accuracy counts as 0 times. Where ``reference`` solves fewer than
-    :data:`FEWEST` prompts nothing is compared.
+    :data:`FEWEST` prompts, nothing is compared.
     """
     if not reference or not curve:
         return Saving(None, None, None, None, (), "not measured on these attempts")
     best = max(reference, key=lambda budget: (round(float(reference[budget].accuracy.mean()), 9), -budget))
-    arm = f"{name}(n={best:g})" if best > 1 else "majority(n=1)"  # one sample leaves nothing to select
+    arm = f"{name}(n={best:g})" if best > 1 else "majority(n=1)"  # with one sample all sampling arms are the same
     solved = int((reference[best].accuracy > 0).sum())
     if solved < FEWEST:
-        thin = f"it is ever right on {solved} of {draws.shape[1]} prompts only, and {FEWEST} are needed"
+        thin = f"it is sometimes right on only {solved} of {draws.shape[1]} prompts, and {FEWEST} are needed"
         return Saving(arm, reference[best].point(draws), None, None, (), thin)
     everyone = np.full((1, draws.shape[1]), 1 / draws.shape[1])
     generations, flops = (_times(curve, reference[best], unit, everyone, draws) for unit in ("generations", "flops"))
@@ -90,7 +92,7 @@ def _times(
 
 
 def _times_less(curve: Curve, target: PerPrompt, unit: str, draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(R,) the target's spend over the curve's for the same accuracy, on each resample; 0 where never reached."""
+    """Return (R,) target's spend / curve's spend for the same accuracy, on each resample; 0 where never reached."""
     accuracy = np.stack([draws @ runs.accuracy for runs in curve.values()], axis=1)
     spend = np.stack([draws @ getattr(runs, unit) for runs in curve.values()], axis=1)
     goals, spent = draws @ target.accuracy, draws @ getattr(target, unit)
@@ -99,7 +101,7 @@ def _times_less(curve: Curve, target: PerPrompt, unit: str, draws: NDArray[np.fl
 
 
 def spend_to_match(spend: Sequence[float], accuracy: Sequence[float], goal: float) -> float | None:
-    """Where a curve first reaches an accuracy, interpolated on a log scale between its points; None: never."""
+    """Return the spend at which a curve first reaches an accuracy, interpolated on a log scale; None: never."""
     for i, reached in enumerate(accuracy):
         if reached >= goal - 1e-12:
             if i == 0 or reached == accuracy[i - 1]:
@@ -110,7 +112,10 @@ def spend_to_match(spend: Sequence[float], accuracy: Sequence[float], goal: floa
 
 
 def gap_recovered(predicted: Curve, oracle: Curve, reference: Curve, draws: NDArray[np.float64]) -> GapRecovered:
-    """Mean gain over the budgets that all three were measured at, and the ratio of the two."""
+    """Return the mean gains of ``predicted`` and ``oracle`` over ``reference``, and the ratio of the two gains.
+
+    The means are over the budgets at which all three were measured.
+    """
     shared = [budget for budget in reference if budget in predicted and budget in oracle]
     if not shared:
         return GapRecovered(None, None, None, None, None, "not measured on these attempts")

@@ -1,4 +1,4 @@
-"""Where accuracy is lost: which of generator, verifier, estimator and policy limits the bundle."""
+"""Finds where accuracy is lost: which of generator, verifier, estimator and policy limits the bundle."""
 
 from collections.abc import Mapping
 
@@ -19,10 +19,11 @@ def diagnose(
     hindsight: Curve,
     draws: NDArray[np.float64],
 ) -> Diagnosis:
-    """The losses at the largest ``budget``; see :class:`Diagnosis` for each.
+    """Return the losses at the largest ``budget``; :class:`Diagnosis` explains each.
 
-    perfect_selector  of ``budget`` samples a prompt
-    fixed, policies   curves by name;  hindsight the best arm of each measured level, by budget
+    perfect_selector  results of a perfect selector among ``budget`` samples for each prompt
+    fixed, policies   curves by name
+    hindsight         curve of the best arm for each measured level
     """
     by_scores = [runs for name in ("weighted_best_of_n", "best_of_n") if (runs := _last(fixed.get(name, {})))]
     selected = max(by_scores, key=lambda runs: float(runs.accuracy.mean()), default=None)
@@ -59,7 +60,7 @@ def diagnose(
 def _differences(
     pairs: Mapping[str, tuple[PerPrompt | None, PerPrompt | None]],
 ) -> dict[str, NDArray[np.float64]]:
-    """By name the (P,) differences in accuracy, of what was measured."""
+    """Return by name the (P,) differences in accuracy of each pair, where both were measured."""
     return {name: a.accuracy - b.accuracy for name, (a, b) in pairs.items() if a and b}
 
 
@@ -72,5 +73,5 @@ def _closes(perfect: PerPrompt, selected: PerPrompt | None, majority: PerPrompt 
 
 
 def _last(points: Curve) -> PerPrompt | None:
-    """The curve's point at its largest budget."""
+    """Return the curve's point at its largest budget."""
     return points[max(points)] if points else None

@@ -1,4 +1,4 @@
-"""Two policies or bundles compared, for the person who decides whether to activate the new one."""
+"""Compares two policies or bundles, for the person who decides whether to activate the new one."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +15,12 @@ from router.policy.objectives import AverageBudget, Budget, Objective
 from router.policy.table import LEVELS, Cell, Policy
 from strategies import parse
 
-_OWN = ("difficulty.joblib", FAMILIARITY, "policy.json", CONFIDENCE)  # of a bundle's files; the others are the models'
+_OWN = ("difficulty.joblib", FAMILIARITY, "policy.json", CONFIDENCE)  # a bundle's files that don't belong to models
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """What is compared. ``manifest`` is None for a policy file, which doesn't say whose levels it is about."""
+    """One side of the comparison. ``manifest``: None for a policy file, which doesn't say whose levels it is about."""
 
     name: str
     policy: Policy
@@ -28,33 +28,34 @@ class Side:
 
 
 def read_side(path: Path) -> Side:
-    """A bundle's folder or a policy file; runs no code from either. Raises InvalidBundle, InvalidFile."""
+    """Read a bundle's folder or a policy file, without running code from either. Raises InvalidBundle, InvalidFile."""
     if path.is_dir():
         manifest, digest, policy = read_policy(path)
         return Side(f"{manifest.name}@{digest[:12]}", policy, manifest)
     try:
         return Side(str(path), Policy.loads(path.read_text(encoding="utf-8")), None)
     except (OSError, UnicodeDecodeError, InvalidBundle) as error:
-        raise InvalidFile(f"{path} is no policy ({error}); name a bundle's folder or a policy.json") from error
+        raise InvalidFile(f"{path} is not a policy ({error}); name a bundle's folder or a policy.json") from error
 
 
 def diff(old: Side, new: Side, objectives: Sequence[Objective] = ()) -> dict[str, Any]:
-    """Everything that differs in what they decide and in what they know, ready for JSON.
+    """Return all differences in choices and measurements, ready for JSON.
 
-    objectives  compared besides every budget, a few average budgets and both defaults
+    objectives  objectives to compare besides every budget, a few average budgets and both defaults
 
-    same        nothing differs
-    comparable  whether a level is the same level on both sides and the models that were measured are the same; null
-                where a side is a policy file, which says neither
+
+    same        whether nothing differs
+    comparable  whether levels mean the same on both sides and the same models were measured; null where a side is a
+                policy file, which says neither
     models, settings  a row for each that differs: name, old, new
     arms_added, arms_removed
-    choices     compared: how many; changed: a row for each choice that differs, of a prompt whose level is certain:
-                level, objective, and on both sides the cell that is chosen, or null where the objective is refused.
-                ``explained`` says what differs between two cascades. Neighbouring budgets with the same answer are one
+    choices     choices for prompts whose level is certain. compared: how many; changed: a row for each that differs,
+                with level, objective, and on both sides the chosen cell, or null where the objective is refused.
+                ``explained`` says what differs between two cascades. Neighbouring budgets with the same result are one
                 row, with ``upto`` the last of them
-    cells       same: how many (level, arm) are in both with equal numbers; changed: a row for each that was measured
-                otherwise: level, arm, old, new, and apart: whether the new accuracy lies outside the old interval or
-                the old one outside the new
+    cells       cells (level, arm) that are on both sides. same: how many have equal numbers; changed: a row for each of
+                the others, with level, arm, old, new, and apart: whether the new accuracy lies outside the old interval
+                or the old one outside the new
     """
     models = None if old.manifest is None or new.manifest is None else _models(old.manifest, new.manifest)
     settings = _differing(_settings(old), _settings(new))
@@ -94,7 +95,7 @@ def _models(old: Manifest, new: Manifest) -> list[dict[str, Any]]:
 
 
 def _described(manifest: Manifest) -> dict[str, Any]:
-    """What must agree for a level, and an arm's accuracy there, to mean the same."""
+    """Return what must be equal for a level, and an arm's accuracy there, to mean the same."""
     setup = manifest.setup
     specs: Mapping[str, ModelSpec | VerifierSpec] = {**setup.models, VERIFIER: setup.verifier}
     models = {f"{name} {field}": value for name, spec in specs.items() for field, value in asdict(spec).items()}
@@ -139,7 +140,7 @@ def _choices(old: Policy, new: Policy, objectives: Sequence[Objective]) -> Itera
 
 
 def _budgets(old: Policy, new: Policy) -> list[float]:
-    """Where a choice under a fixed budget can change: the choices in between are those at the next lower one."""
+    """Return the fixed budgets at which a choice can change; between two of them it is that of the lower one."""
     largest = max(old.largest, new.largest)
     steps = {policy.budget(arm) for policy in (old, new) for arm in policy.arms}
     steps |= {old.largest + 1, new.largest + 1}
@@ -147,7 +148,7 @@ def _budgets(old: Policy, new: Policy) -> list[float]:
 
 
 def _averages(old: Policy, new: Policy) -> list[Objective]:
-    """Powers of two from the least average budget of either to the most that buys anything."""
+    """Return powers of two as average budgets, from the least of either side to the most that buys anything."""
     points = [policy.budget_points for policy in (old, new) if policy.budget_points]
     if not points:
         return []
@@ -185,7 +186,7 @@ def _measured(cell: Cell) -> dict[str, Any]:
 
 
 def _merged(rows: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Rows of rising budgets, those with the same cells on both sides as one."""
+    """Yield the rows of rising budgets, neighbours with the same cells on both sides merged into one."""
     merged: list[dict[str, Any]] = []
     for row in rows:
         if merged and (merged[-1]["old"], merged[-1]["new"]) == (row["old"], row["new"]):

@@ -1,7 +1,7 @@
-"""Estimators of what a policy that never served would have been worth: importance weights, models of outcomes, both.
+"""Off-policy estimators of a policy's value from another policy's log: importance weights, outcome models, or both.
 
-A logged decision shows one arm's outcome. It speaks for a new policy where that one would have taken the same arm, and
-then for all the calls at which the arm was not taken: it counts 1 / (its probability of being taken).
+A logged decision shows one arm's outcome. It tells about a new policy only where that would have taken the same arm. It
+then also stands for calls at which that arm was not taken, so it counts 1 / (the arm's probability of being taken).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,9 +27,10 @@ Key = TypeVar("Key")
 class Logged:
     """n decisions with known outcomes, of arms numbered 0 to K - 1.
 
-    probabilities  (n, 5) of the levels
-    taken          (n,) which arm ran;  propensity (n,) its probability of being taken, above 0 to 1
-    prompt         (n,) number of the prompt: decisions at one prompt are not independent
+    probabilities  (n, 5) level probabilities
+    taken          (n,) number of the arm that ran
+    propensity     (n,) the arm's probability of being taken, above 0 and at most 1
+    prompt         (n,) number of the prompt, since decisions at one prompt are not independent
     weight         (n,) how many decisions each stands for; 1 where every outcome is known
     """
 
@@ -41,7 +42,9 @@ class Logged:
 
 
 def importance(log: Logged, target: Arms) -> Values:
-    """(n,) how many decisions each speaks for: 1 / propensity where the target takes the arm that ran, else 0.
+    """Return the (n,) importance weights: 1 / propensity where the target takes the arm that ran, else 0.
+
+    target  (n,) numbers of the arms that the new policy takes
 
     Horvitz & Thompson, A generalization of sampling without replacement from a finite universe, JASA 1952.
     """
@@ -49,18 +52,18 @@ def importance(log: Logged, target: Arms) -> Values:
 
 
 def effective_size(weights: Values) -> float:
-    """How many equally weighted decisions would tell as much: (sum w)² / sum w². Kish, Survey Sampling, 1965."""
+    """Return how many equally weighted decisions tell as much: (sum w)² / sum w² (Kish, Survey Sampling, 1965)."""
     squares = float(weights @ weights)
     return float(weights.sum()) ** 2 / squares if squares else 0.0
 
 
 def predict(log: Logged, happened: Values, arms: Sequence[Arms], *, seed: int = 0) -> list[Values]:
-    """For each of ``arms``, (n, m) what is to be expected of it, by models fitted on what happened at other prompts.
+    """Predict the (n, m) values of each decision for each of ``arms``, by models fitted on other prompts' decisions.
 
-    happened  (n, m) values of each decision: its outcome, its costs
+    happened  (n, m) observed values of each decision: its outcome, its costs
 
-    Cross-fitting: a decision's own outcome must not shape what was expected of it. The model is ridge regression on
-    the level probabilities, once for all arms and once for each: arms seldom seen stay near the average of all.
+    This is cross-fitting: a decision's own outcome must not influence its prediction. The model is ridge regression on
+    the level probabilities, once for all arms together and once for each, so arms seldom seen stay near the average.
     """
     count = 1 + max(int(arm.max()) for arm in (log.taken, *arms))
 
@@ -81,16 +84,16 @@ def predict(log: Logged, happened: Values, arms: Sequence[Arms], *, seed: int = 
 
 
 def estimators(log: Logged, outcome: Values, target: Arms, expected: Values, expected_taken: Values) -> dict[str, Any]:
-    """name → (numerators, denominators), both (n,): the estimate of the target's mean outcome is the ratio of sums.
+    """Return name → (numerators, denominators), both (n,). The ratio of their sums estimates the target's mean outcome.
 
-    expected, expected_taken  of the target's arms and of those that ran, by :func:`predict`
+    expected, expected_taken  predictions q by :func:`predict` for the target's arms, and for those that ran
 
-    direct  the model's word alone: wrong wherever the model is
+    direct  the model's predictions alone: wrong wherever the model is
     ips     sum w y / n, inverse propensity scoring: unbiased with the right propensities, whatever the outcomes
             (Horvitz & Thompson 1952)
     snips   sum w y / sum w, self-normalised: a little biased, far less variable, and between the smallest and largest
             outcome (Swaminathan & Joachims, The self-normalized estimator for counterfactual learning, NIPS 2015)
-    dr      the model's word corrected by what it got wrong, sum (q + w (y - q)) / n, doubly robust: right where the
+    dr      the predictions corrected by their weighted errors, sum (q + w (y - q)) / n, doubly robust: right where the
             model or the propensities are (Dudík, Langford & Li, Doubly robust policy evaluation and learning, ICML
             2011)
     """
@@ -111,10 +114,10 @@ def intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict[Key, dict[str, float | None]]:
-    """Value, low and high of each ratio of sums; the interval by bootstrap over calls.
+    """Return value, low and high of each ratio of sums; the interval is a bootstrap over prompts.
 
-    Calls at the same prompt are drawn together. A resample in which a denominator is 0 says nothing and is left out;
-    where it is 0 in all of them, the values are None.
+    Calls at the same prompt are drawn together. Resamples in which a denominator is 0 are left out; where that is so in
+    all of them, the values are None.
     """
     rng = np.random.default_rng(seed)
     sums = np.stack(

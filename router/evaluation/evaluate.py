@@ -1,7 +1,7 @@
-"""Evaluate a bundle on held-out attempts: accuracy against generations and against FLOPs, and what limits it.
+"""Evaluates a bundle on held-out attempts: accuracy against generations and against FLOPs, and what limits it.
 
-Everything is a choice of one measured arm for each prompt. A choice becomes three numbers a prompt (``PerPrompt``),
-choices at rising budgets become a curve, and every figure of the report compares curves.
+Whatever is compared chooses one measured arm for each prompt. A choice gives three numbers for each prompt
+(``PerPrompt``), choices at rising budgets give a curve, and every figure of the report compares curves.
 """
 
 import json
@@ -44,7 +44,7 @@ from strategies import Cascade
 from strategies.in_turn import by_score_or_lead
 from strategies.records import Believes
 
-AT = 16  # average budget at which plans are shown and confidences judged
+AT = 16  # average budget at which plans are shown and confidences are judged
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
@@ -57,14 +57,14 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
     goals: Sequence[Goal] | None = None,
     seed: int = 0,
 ) -> Report:
-    """Everything that was measured.
+    """Return the report of a bundle in ``folder`` on held-out attempts.
 
-    vectors     gives the prompts' vectors, needed where the bundle's difficulty model reads such
-    objectives  more to measure than the usual ones
-    goals       what is wanted of the bundle; None: the report says nothing of goals
+    vectors     gives the prompts' feature vectors, needed where the bundle's difficulty model reads some
+    objectives  objectives to measure besides the usual ones
+    goals       what the bundle should reach; None: the report has no goals
 
     Measured levels come from the same attempts that the sampling arms are replayed on, which flatters those arms a
-    little: curves on measured levels are an upper bound, not something to compare with another paper's.
+    little. So curves on measured levels are an upper bound, and should not be compared with a paper's.
 
     Raises InvalidFile where a held-out prompt was trained on, InvalidBundle, InvalidRequest for an objective.
     """
@@ -94,7 +94,7 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
     left_out += [LeftOut(named(entry), entry["reason"]) for entry in by_reason(measured.short)]
 
     def run(policy: Policy, objective: Objective) -> PerPrompt | None:
-        """The served policy on predicted levels, or the oracle policy on measured ones."""
+        """Return the results of the served policy on predicted levels, or of the oracle policy on measured ones."""
         served = policy is bundle.policy
         given, extra = (probabilities, estimator_flops) if served else (known, 0.0)
         runs, missing = routed(measured, policy, given, objective, extra)
@@ -204,13 +204,13 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
 
 
 def _enumerated(measured: Measured, bundle: Bundle, probabilities: NDArray[np.float64]) -> Enumerated:
-    """Cascades as the bundle's confidence model ends them."""
+    """Return what cascades need to be replayed on these runs, with the bundle's confidence model."""
     believe: Believes = Believing(bundle.confidence, probabilities) if bundle.confidence else by_score_or_lead
     return Enumerated(measured.replays, believe)
 
 
 def _run_until(policy: Policy, probabilities: NDArray[np.float64], objectives: Sequence[Objective]) -> list[Cascade]:
-    """What is run of the cascades that these objectives choose, where that is another one."""
+    """Return the cascades that really run for these objectives, where they differ from the chosen ones."""
     found = {
         objective.runs(policy.decide(row, objective).arm)
         for objective in objectives
@@ -221,7 +221,7 @@ def _run_until(policy: Policy, probabilities: NDArray[np.float64], objectives: S
 
 
 def _fixed_at(measured: Measured, arms: Mapping[int, str]) -> Curve:
-    """The named arm at each budget, where it was run."""
+    """Return a curve of the named arm at each budget, where it was run."""
     names = arm_names(measured)
     return {budget: fixed(measured, names.index(arm)) for budget, arm in arms.items() if arm in names}
 
@@ -240,21 +240,21 @@ def _points(curve: Curve, draws: NDArray[np.float64]) -> tuple[CurvePoint, ...]:
 
 
 def _method(row: Mapping[str, Any]) -> MethodResult:
-    """A row of the tuning report."""
+    """Return a row of the tuning report as a MethodResult."""
     minus = row["minus_best_fixed"]
     difference = Estimate(minus["accuracy"], minus["low"], minus["high"])
     return MethodResult(row["method"], row["accuracy"], row["low"], row["high"], difference)
 
 
 def _pass_rates(attempts: pd.DataFrame, measured: Measured) -> NDArray[np.float64]:
-    """(P,) share of right attempts."""
+    """Return each prompt's share of right attempts, (P,)."""
     pool = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["correct"].mean()
     rates: NDArray[np.float64] = pool.loc[measured.prompts].to_numpy(dtype=float)
     return rates
 
 
 def _any_right(attempts: pd.DataFrame, measured: Measured, n: int) -> PerPrompt:
-    """pass@n: what a selector that knows the right answer gets out of n samples (unbiased over the pool)."""
+    """Return pass@n: the accuracy of a perfect selector among n samples (the unbiased estimate over the pool)."""
     pool = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["correct"].agg(["sum", "size"])
     pool = pool.loc[measured.prompts].astype(float)
     size, right = pool["size"].to_numpy(), pool["sum"].to_numpy()
@@ -264,7 +264,7 @@ def _any_right(attempts: pd.DataFrame, measured: Measured, n: int) -> PerPrompt:
 
 
 def _tuned(folder: Path) -> tuple[Policy, dict[str, Any]]:
-    """The policy for measured levels, and the tuning report."""
+    """Read the policy for measured levels, and the tuning report."""
     try:
         return Policy.loads((folder / ORACLE_POLICY).read_text()), json.loads((folder / TUNING).read_text())
     except (FileNotFoundError, ValueError) as error:
@@ -274,37 +274,37 @@ def _tuned(folder: Path) -> tuple[Policy, dict[str, Any]]:
 
 
 def _held_out(attempts: pd.DataFrame, training: Training, bundle: Bundle) -> pd.DataFrame:
-    """One row a prompt, as ``prompt_statistics`` makes them; raises InvalidFile where one was trained on."""
+    """Return a row for each prompt, by ``prompt_statistics``. Raises InvalidFile where one was trained on."""
     prompts = prompt_statistics(attempts, bundle.manifest.statistic)
     no_pool = sorted(set(attempts["prompt_id"]) - set(prompts.index))
     if no_pool:
         raise InvalidFile(
             f"{len(no_pool)} prompts have runs of arms but no independent attempts (arm `{SAMPLE}`), "
-            f"first {no_pool[0]!r}; collect some for them: their level comes from those"
+            f"first {no_pool[0]!r}; collect some for them, since a prompt's level comes from independent attempts"
         )
-    seen = prompts["asked"].map(text_digest).isin(training.prompts["digest"])  # by its text: ids may be reused
+    seen = prompts["asked"].map(text_digest).isin(training.prompts["digest"])  # by text, since ids may be reused
     if seen.any():
         raise InvalidFile(
-            f"{seen.sum()} of the {len(prompts)} prompts were trained on, first {prompts.index[seen.argmax()]!r}: what "
-            "is measured on them proves nothing; evaluate on prompts that train and tune never saw"
+            f"{seen.sum()} of the {len(prompts)} prompts were trained on, first {prompts.index[seen.argmax()]!r}, and "
+            "measurements on them prove nothing; evaluate on prompts that train and tune never saw"
         )
     return prompts
 
 
 def _probabilities(bundle: Bundle, prompts: Sequence[Prompt], vectors: Vectors | None) -> NDArray[np.float64]:
-    """(P, 5) of levels 1 to 5."""
+    """Return the (P, 5) predicted probabilities of levels 1 to 5."""
     if not features_of(bundle.manifest.features).vectors:
         return bundle.difficulty.predict_proba([prompt.question for prompt in prompts])
     if vectors is None:
         raise InvalidBundle(
-            f"bundle {bundle.manifest.name} predicts levels from {bundle.manifest.features!r} features, and no model "
-            "that gives them is at hand; install it, or train with text features"
+            f"bundle {bundle.manifest.name} predicts levels from {bundle.manifest.features!r} features, and the model "
+            "that gives them is not available here; install it, or train with text features"
         )
     return bundle.difficulty.predict_proba(vectors(prompts))
 
 
 def _estimator_flops(measured: Measured, features: str) -> NDArray[np.float64]:
-    """(P,) what reading the features takes: the reference model's pass over the prompt, or nothing."""
+    """Return the (P,) FLOPs of reading the features: the reference model's pass over the prompt, or 0."""
     if features_of(features).needs is None:
         return np.zeros(len(measured.prompts))
     column = next(k for k, arm in enumerate(measured.arms) if arm.models == {None})

@@ -1,4 +1,4 @@
-"""What differs between two plans, in words: for whoever compares two policies."""
+"""Says in words how two plans differ, for readers of ``router diff``."""
 
 from difflib import SequenceMatcher
 
@@ -6,7 +6,7 @@ from strategies import Cascade, Strategy
 
 
 def explain(old: Strategy, new: Strategy) -> str:
-    """``adds dvts(n=32, m=4) at the end; ends at 0.5 instead of 0.7``; empty where neither is a cascade."""
+    """Return a text like ``adds dvts(n=32, m=4) at the end; ends at 0.5 instead of 0.7``; empty without a cascade."""
     if not isinstance(old, Cascade) and not isinstance(new, Cascade):
         return ""
     before, after = _stages(old), _stages(new)

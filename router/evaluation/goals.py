@@ -1,12 +1,12 @@
-"""Goals that somebody has for a bundle, whether they are met, and what limits those that are not.
+"""Goals for a bundle: whether each is met, and what limits a missed one.
 
 A goals file is a JSON list: ``[{"measure": "savings_fixed_budget", "at_least": 4, "low_at_least": 2}]``. The measures:
 
-savings_fixed_budget        times fewer generations than weighted best-of-N takes for its highest accuracy, by the
-                            policy under a fixed budget
-savings_average_budget      the same under an average budget
-gap_recovered               gain of the policy over weighted best-of-N / gain that it would have on measured levels
-budgets_below_best_fixed    budgets at which the policy is significantly less accurate than the best fixed arm
+savings_fixed_budget        how many times fewer generations the policy under a fixed budget needs than weighted
+                            best-of-N, for the latter's highest accuracy
+savings_average_budget      the same for the policy under an average budget
+gap_recovered               gain of the policy over weighted best-of-N / the gain that it would have on measured levels
+budgets_below_best_fixed    number of budgets at which the policy is significantly less accurate than the best fixed arm
 """
 
 import json
@@ -29,7 +29,7 @@ MEASURES = (*_SAVED_BY, "gap_recovered", "budgets_below_best_fixed")
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A measure and its interval; None: not measured, or a count that has no interval."""
+    """The value of a measure, and its interval. None: not measured, or a count, which has no interval."""
 
     value: float | None = None
     low: float | None = None
@@ -49,7 +49,7 @@ class Value:
 
 
 def read_goals(path: Path) -> tuple[Goal, ...]:
-    """Read a goals file; raises InvalidFile naming what is wrong."""
+    """Read a goals file. Raises InvalidFile, which names what is wrong."""
     try:
         goals: tuple[Goal, ...] = read(tuple[Goal, ...], json.loads(path.read_text(encoding="utf-8")))
         for goal in goals:
@@ -74,11 +74,16 @@ def judge_goals(
     reference: Curve,
     draws: NDArray[np.float64],
 ) -> tuple[GoalResult, ...]:
-    """A missed saving is limited by the estimator where measured levels would meet it, by the policy where the best arm
-    of each level in hindsight would; beyond that by the verifier or the generator, whichever loses more.
+    """Return for each goal whether it is met, and what limits a missed one.
+
+    A missed saving is limited by the estimator where the policy on measured levels would reach it, else by the policy
+    where the best arm of each level in hindsight would, else by the verifier or the generator, whichever loses more.
 
     savings, gap, budgets, diagnosis  as in the report
-    reference                         the curve of weighted best-of-N
+    policies                          curves by name
+    hindsight                         curve of the best arm for each measured level
+    reference                         curve of weighted best-of-N
+    draws                             (R, P) weights of R bootstrap resamples
     """
     below = [
         row.budget for row in budgets if row.predicted_minus_best_fixed and row.predicted_minus_best_fixed.high < 0

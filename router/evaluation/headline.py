@@ -1,4 +1,4 @@
-"""The figures that a reader looks for first, each by its name; what can't be measured is null, with a reason."""
+"""Computes the figures that a reader looks for first. A figure that can't be measured is null, with a reason."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from router.evaluation.curves import Curve, PerPrompt, estimate, saving, spend_t
 from router.evaluation.parts import HEADLINE, AtAverage, Trust
 from router.evaluation.report import Saving
 
-BUDGETS = (8, 16, 32)  # average budgets that gains are wanted at
+BUDGETS = (8, 16, 32)  # average budgets at which gains are reported
 _GAINS = {
     "gain_over_best_fixed": "best_fixed_arm",
     "gain_over_best_fixed_cascade": "best_fixed_cascade",
@@ -25,8 +25,8 @@ _SAVED = {
     "savings_best_fixed": "best_fixed",
 }
 _OF_LARGER = ("accuracy_at_larger_cost", "accuracy_at_1.5_larger_cost", "cost_of_larger_accuracy", "apgr", "cpt")
-_GRID = 20  # costs between the smallest arm and the larger model
-_SHARES = (0.5, 0.8)  # of the gap between them
+_GRID = 20  # number of costs between those of the cheapest arm and of the larger model
+_SHARES = (0.5, 0.8)  # shares of the accuracy gap between these two
 Floats = NDArray[np.float64]
 
 
@@ -40,11 +40,11 @@ def headline(
     trust: Trust | None,
     draws: Floats,
 ) -> dict[str, Any]:
-    """All of ``parts.HEADLINE``.
+    """Return all figures in ``parts.HEADLINE`` by name.
 
-    rows          of ``averages.at_averages``
-    fixed_curves  of the best fixed arm and cascade, by average budget: "best_fixed_arm", "best_fixed_cascade"
-    policy_curve  of the policy, by average budget
+    rows          results of ``averages.at_averages``
+    fixed_curves  curves of "best_fixed_arm" and "best_fixed_cascade" over average budgets
+    policy_curve  the policy's curve over average budgets
     """
     found: dict[str, Any] = dict.fromkeys(HEADLINE)
     reasons: dict[str, str] = {}
@@ -87,7 +87,7 @@ def headline(
 
 
 def _gains(rows: Mapping[float, AtAverage], way: str) -> tuple[dict[str, Any] | None, list[str]]:
-    """The policy's gain on a way at each budget, and the budgets at which it was not measured."""
+    """Return the policy's gain over another way at each budget, and the budgets at which it was not measured."""
     gains: dict[str, Any] = {}
     for budget in BUDGETS:
         row = rows.get(float(budget))
@@ -98,10 +98,13 @@ def _gains(rows: Mapping[float, AtAverage], way: str) -> tuple[dict[str, Any] | 
 
 
 def _beside(averages: Averages, larger: PerPrompt, draws: Floats) -> dict[str, Any]:
-    """The policy beside the larger model alone: its accuracy at that cost and at half as much again, the cost at which
-    it is as accurate, and RouteLLM's figures (arXiv 2406.18665, section 4): APGR, the share of the gap between the
-    cheapest arm and the larger model that is recovered, mean over the costs between theirs; CPT, the share of that cost
-    at which half and 80% of the gap is."""
+    """Compare the policy with the larger model alone.
+
+    Figures are the policy's accuracy at the larger model's cost and at 1.5 times that, the cost at which it is as
+    accurate, and RouteLLM's (arXiv 2406.18665, section 4). APGR is the recovered share of the accuracy gap between the
+    cheapest arm and the larger model, averaged over the costs between theirs. CPT is the share of that cost range at
+    which 50% and 80% of the gap are recovered.
+    """
     cost = float(larger.generations.mean())
     found: dict[str, Any] = {}
     for name, at in (("accuracy_at_larger_cost", cost), ("accuracy_at_1.5_larger_cost", 1.5 * cost)):

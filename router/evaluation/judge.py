@@ -1,7 +1,8 @@
-"""Judge a verifier by what it is for: choosing among attempts at one prompt.
+"""Judges a verifier by what it is for: choosing among attempts at one prompt.
 
-A verifier can have a fine AUC over all attempts by knowing which prompts are hard, and still choose worse than chance
-among attempts at one of them. So: AUC within prompts, and best-of-N against majority on the same attempts.
+A verifier can have a high AUC over all attempts because it tells hard prompts from easy ones, and still choose worse
+than chance among attempts at one prompt. So this measures AUC within prompts, and best-of-N against majority on the
+same attempts.
 """
 
 from collections.abc import Sequence
@@ -23,16 +24,16 @@ from router.training.labels import Split
 from router.tuning.evidence import evidence
 from strategies import BestOfN, Candidate, Majority, Strategy, WeightedBestOfN
 
-FEW = 10  # prompts: a mean over fewer says little
+FEW = 10  # prompts: means over fewer are left out, since they say little
 
 
 async def score(attempts: pd.DataFrame, verifier: Verifier, split: Split, tasks: Tasks | None = None) -> pd.DataFrame:
-    """The pooled attempts with ``verifier``'s scores in place of any that they had; rows of other arms are left out.
+    """Return the pooled attempts, with ``verifier``'s scores instead of earlier ones. Other arms' rows are left out.
 
-    ``scored_tokens`` becomes ``generated_tokens``, which a verifier with the generator's tokenizer reads, less an
-    end-of-sequence token; of a verifier that asks a model, its even share of all that this read and wrote.
+    ``scored_tokens`` becomes ``generated_tokens``: a verifier with the generator's tokenizer reads as many, but for an
+    end-of-sequence token. For a verifier that asks a model, it is an equal share of all that this model read and wrote.
 
-    tasks  of the prompts, which some verifiers ask; None: math
+    tasks  the prompts' tasks, which some verifiers need; None: math
     """
     judge, names = Judge(tasks or Tasks()), (tasks or Tasks()).names
     pool = attempts[attempts["arm"] == SAMPLE].copy()
@@ -58,14 +59,14 @@ async def score(attempts: pd.DataFrame, verifier: Verifier, split: Split, tasks:
 
 
 def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, Any]:
-    """How well the scores of pooled attempts select.
+    """Measure how well the scores of pooled attempts select right ones.
 
-    auc         of the last step's score against correctness, over all attempts
-    ece         expected calibration error of that score as the chance of being right
-    auc_within  mean over the prompts that have both right and wrong attempts of the AUC among their own
-    by_step     the same of the scores at step 1, 2, ...: does the verifier see early what becomes of an attempt? As far
-                as there are enough prompts that have right and wrong attempts with so many steps
-    best_of     by N: accuracy of one sample, of each selection, and of the oracle selector (any right)
+    auc         AUC of the last step's score against correctness, over all attempts
+    ece         expected calibration error of that score as the probability of being right
+    auc_within  mean AUC among the attempts at one prompt, over prompts with both right and wrong attempts
+    by_step     auc_within of the scores at step 1, 2, ..., which shows how early the verifier recognises a right
+                attempt; up to the last step that enough prompts have right and wrong attempts with
+    best_of     by N: accuracy of one sample, of each selection, and of a perfect selector (any attempt right)
 
     Raises InvalidFile where scores or correctness are missing, or no prompt has both right and wrong attempts.
     """
@@ -115,6 +116,6 @@ def _auc_within(mixed: Sequence[pd.DataFrame]) -> float:
 
 
 def _any_right(right: np.ndarray, n: int) -> float:
-    """Chance that n of the attempts, drawn without replacement, hold a right one (the unbiased pass@n)."""
+    """Return the chance that n attempts drawn without replacement include a right one (the unbiased pass@n)."""
     wrong = len(right) - int(right.sum())
     return float(1 - np.prod([(wrong - i) / (len(right) - i) for i in range(n)]))

@@ -1,4 +1,4 @@
-"""More work by the reference model against one solution by a larger one, at equal FLOPs (Snell et al., section 7)."""
+"""Compares more work by the reference model with one solution by a larger one at equal FLOPs (Snell et al., 7)."""
 
 from collections.abc import Sequence
 
@@ -13,14 +13,15 @@ from router.policy.table import LEVELS, Policy
 from router.tuning.evidence import Measured, resamples
 from strategies import Single, Strategy
 
-RATIOS = (0.16, 0.79, 22.0)  # tokens written in service / tokens trained on: the paper's three
-MIDDLING = (0.1, 0.6)  # pass rates at which more work has something to gain
+RATIOS = (0.16, 0.79, 22.0)  # R = tokens written in service / tokens trained on: the paper's three values
+MIDDLING = (0.1, 0.6)  # range of pass rates in which more work can gain most
 
 
 def generations_worth(size_ratio: float, ratio: float) -> float:
-    """How many solutions a model may write for one of a model ``size_ratio`` times its size, when all FLOPs count.
+    """Return how many solutions a model may write for one by a model ``size_ratio`` times its size, at equal FLOPs.
 
-    Training costs 6, writing 2 FLOPs a parameter and token: M + 3 (M - 1) / R, where R is written / trained tokens.
+    FLOPs of training count too: training costs 6 and writing 2 FLOPs per parameter and token. The result is
+    M + 3 (M - 1) / R, where M is the size ratio and R is tokens written / tokens trained on (Snell et al., section 7).
     """
     return size_ratio + 3 * (size_ratio - 1) / ratio
 
@@ -35,11 +36,13 @@ def compare_at_equal_flops(
     budgets: Sequence[int],
     seed: int,
 ) -> LargerModel | None:
-    """The policy's arms of the reference model against one solution of the first larger model; None: none was run.
+    """Compare the policy, with the reference model's arms only, with one solution by the first larger model.
 
-    probabilities  (P, 5) of levels 1 to 5;  levels, pass_rates (P,) as measured
+    probabilities       (P, 5) predicted probabilities of levels 1 to 5
+    levels, pass_rates  (P,) as measured
 
-    Groups are all prompts, each level, and the prompts of middling pass rate.
+    The groups compared are all prompts, each level, and the prompts of middling pass rate. Returns None where no larger
+    model was run.
     """
     setup = measured.setup
     larger_models = [name for name, spec in setup.models.items() if spec.parameters > setup.main.parameters]
@@ -99,7 +102,7 @@ def compare_at_equal_flops(
 
 
 def _reference_only(policy: Policy) -> Policy | None:
-    """Without the arms that ask another model."""
+    """Return the policy without arms that use other models; None where none is left."""
 
     def keep(arm: Strategy) -> bool:
         return arm.models == {None}

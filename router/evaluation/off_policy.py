@@ -1,7 +1,7 @@
-"""What a policy that never served would have been worth, from the decisions of one that did.
+"""Estimates what a policy that never served would have been worth, from the logged decisions of one that did.
 
-The new policy's arms must have been explored: where one was not, the log says nothing of it, and nor do the estimates.
-How values are estimated is in :mod:`router.evaluation.estimators`.
+The new policy's arms must have been explored: the log tells nothing about an arm that was not. The estimators are in
+:mod:`router.evaluation.estimators`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,9 +20,9 @@ from router.policy.table import Policy
 from router.prompt import Prompt
 from strategies import InvalidArm, parse
 
-FEWEST = 30  # decisions that an estimate must weigh as much as; below, its interval is not to be trusted
+FEWEST = 30  # smallest effective sample size, in decisions, at which an estimate's interval can be trusted
 SPENT = ("flops", "generated_tokens", "seconds")
-STOPPED = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")  # ended without an answer by a limit of the call's own
+STOPPED = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")  # statuses of calls that their own limits ended without an answer
 _WANTED = (
     *("at", "method", "bundle", "prompt", "messages", "prompt_sha256", "probabilities", "arm", "propensity", "code"),
     "levels_by",
@@ -41,28 +41,30 @@ def estimate(
     unsupported: float = 0.05,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Everything that the log can say of the policy, ready for JSON.
+    """Return all that the log tells about the policy, ready for JSON.
 
-    levels_by       digest of the policy's difficulty model; None: the one of the latest decision is taken to be it
-    predict_levels  for decisions on another model's levels, from their prompts; None: they are left out
+    levels_by       digest of the policy's difficulty model; None: that of the latest decision is assumed
+    predict_levels  predicts levels for decisions made on another model's levels; None: these are left out
     outcome         "correct" or "score". A call that its own deadline or cap ended without an answer counts as 0
     unsupported     the largest share of decisions that may go to arms without support
 
-    decisions    in the log;  left_out reason → how many were not used;  used how many were
+    decisions    number of decisions in the log
+    left_out     reason → how many of them were not used
+    used         how many were used
     refused      share of the decisions whose objective the policy would refuse
-    unsupported  share of the others whose arm the policy of then could not have taken or never did, and arms which;
-                 all that follows is about the rest
-    changed      share whose arm is not the choice of the policy of then
-    effective    size of the sample by which the new policy is known
-    outcome      logged: the mean of what happened, exploring included; before: of the policy of then without exploring;
-                 dr, snips, ips, direct: of the new policy; gain: the new policy's less the old one's, dr. Each value,
-                 low, high, a 95% interval
-    cost         flops, generated_tokens and seconds of a call: logged, before, dr, gain
-    warnings     what to know before believing any of it
+    unsupported  share: how many of the others would go to an arm that the serving policy could not take or never took;
+                 arms: which. All that follows is about the rest
+    changed      share for which the new policy takes another arm than the serving policy's choice
+    effective    effective sample size of the new policy's estimates, in decisions
+    outcome      mean outcomes. logged: as it happened, exploring included; before: the serving policy without
+                 exploring; dr, snips, ips, direct: the new policy; gain: new less before, by dr. Each has value, low
+                 and high, a 95% interval
+    cost         the same for flops, generated_tokens and seconds of a call: logged, before, dr, gain
+    warnings     reasons to doubt the estimates
 
-    Where an outcome is missing, it is taken to be so by chance: a call with one stands for those without.
+    Outcomes are assumed to be missing by chance, so calls with an outcome stand for those without.
 
-    Raises InvalidRequest where the database can't be read, nothing explored is in it, or support is missing.
+    Raises InvalidRequest where the database can't be read, holds no explored decisions, or lacks support.
     """
     frame = pd.DataFrame(database.read(url, _WANTED), columns=list(_WANTED))
     known, left_out = sift(frame, _unusable(frame, outcome))
@@ -113,7 +115,7 @@ def _unknown(frame: pd.DataFrame, outcome: str) -> dict[str, pd.Series]:
 
 
 def _weights(frame: pd.DataFrame, outcome: str) -> pd.Series:
-    """An answered call with an outcome stands for those without; that a stopped one gave no answer is always known."""
+    """Weigh decisions: answered calls with an outcome stand for those without; stopped calls stand for themselves."""
     answered = ~frame["code"].isin(STOPPED)
     told = frame.loc[answered, outcome].notna().mean() if answered.any() else 1.0
     return answered.map({True: 1 / told if told else 1.0, False: 1.0})
@@ -140,7 +142,7 @@ def _nothing(decisions: int, left_out: Mapping[str, int], frame: pd.DataFrame, o
 
 
 def _levels(known: pd.DataFrame, model: str, predict_levels: Predict | None) -> Values:
-    """(n, 5) level probabilities by the policy's difficulty model."""
+    """Return the (n, 5) level probabilities by the policy's difficulty model."""
     probabilities = np.array(known["probabilities"].tolist(), dtype=float)
     other = np.flatnonzero(known["levels_by"] != model)
     if len(other):
@@ -155,7 +157,7 @@ def _levels(known: pd.DataFrame, model: str, predict_levels: Predict | None) -> 
 
 
 def _decided(policy: Policy, known: pd.DataFrame, probabilities: Values) -> tuple[NDArray[np.object_], dict[str, int]]:
-    """(n,) the arm that the policy would take, "" where it refuses the objective; and refusal → how many."""
+    """Return (n,) the arms that the policy would take, "" where it refuses the objective, and refusal → how many."""
     target = np.full(len(known), "", dtype=object)
     refusals: dict[str, int] = {}
     given = known["objective_given"].astype(bool)
@@ -171,8 +173,10 @@ def _decided(policy: Policy, known: pd.DataFrame, probabilities: Values) -> tupl
 
 
 def _supported(known: pd.DataFrame, target: NDArray[np.object_], worth: Mapping[str, float]) -> NDArray[np.bool_]:
-    """(n,) whether the decision could have gone to the target: it is what the policy of then chose, or an arm that its
-    bundle is seen to explore, within the budget that was asked for then."""
+    """Return (n,) whether the serving policy could have taken the target arm.
+
+    It could where the arm was its choice, or one that its bundle is seen to explore, within the budget asked for.
+    """
     offered = {bundle: set(arms) for bundle, arms in known.groupby("bundle")["arm"]}
     limits = known["objective_value"].where(known["objective"] == "budget", np.inf)
     budgets = {arm: _budget(arm, worth) for arm in set(target) - {""}}
@@ -222,7 +226,7 @@ def _measured(
     )
     if log.prompt.max() == 0:
         raise InvalidRequest(
-            "outcomes", "all decisions that can be used are at one prompt: that values no policy", reason="UNSPECIFIED"
+            "outcomes", "all usable decisions are at one prompt: that can't value a policy", reason="UNSPECIFIED"
         )
     counts = log.weight * importance(log, new)
     happened = np.column_stack([known[outcome].astype(float).fillna(0.0), *(known[name] for name in SPENT)])
@@ -265,8 +269,8 @@ def _warnings(report: Mapping[str, Any], refusals: Mapping[str, int]) -> list[st
         )
     if report["effective"] < FEWEST:
         found.append(
-            f"the new policy is known by {report['effective']:.0f} decisions' worth: too few for these intervals; "
-            "explore more, or longer"
+            f"the effective sample size is {report['effective']:.0f} decisions, too few for these intervals; explore "
+            "more, or longer"
         )
     elif not balance["low"] <= 1 <= balance["high"]:
         found.append(
@@ -274,5 +278,5 @@ def _warnings(report: Mapping[str, Any], refusals: Mapping[str, int]) -> list[st
             "1: outcomes are recorded more often for some arms than for others, or probabilities are wrong"
         )
     if len(report["bundles"]) > 1:
-        found.append("several bundles decided; `before` is each decision's own")
+        found.append("several bundles decided; `before` stands for the bundle that made each decision")
     return found

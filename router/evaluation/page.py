@@ -1,4 +1,4 @@
-"""The report as files: evaluation.json, and one HTML page that needs nothing else."""
+"""Writes the report as files: evaluation.json, and one HTML page that needs no other file."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ _DESCRIPTIONS = {
 
 
 def save_evaluation(report: Report, out: Path) -> list[Path]:
-    """Write both into the folder; returns their paths."""
+    """Write both files into the folder; return their paths."""
     out.mkdir(parents=True, exist_ok=True)
     files = {"evaluation.json": report.to_json(), "report.html": page(report)}
     for name, text in files.items():
@@ -33,7 +33,7 @@ def save_evaluation(report: Report, out: Path) -> list[Path]:
 
 
 def page(report: Report) -> str:
-    """HTML with its style and plots in it."""
+    """Return the report as HTML, with style and plots inside."""
     figures = draw(report)
     return render(
         "report.html",
@@ -44,7 +44,7 @@ def page(report: Report) -> str:
 
 
 def render(template: str, **values: Any) -> str:
-    """A template of this package, with what ``words`` defines; HTML is escaped."""
+    """Render a template of this package, which may use the functions of ``words``. HTML in values is escaped."""
     environment = Environment(
         loader=PackageLoader("router.evaluation", "templates"),
         autoescape=template.endswith(".html"),

@@ -1,4 +1,4 @@
-"""The types that a report is made of, and what it says of plans and confidences."""
+"""Types shared by all parts of a report, and those for average budgets, plans and confidences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from pydantic import ConfigDict
 from router.schema import STRICT
 from router.tuning.calibration import Calibration
 
-# The figures that a reader looks for first. ``reasons`` says of those that are null why.
+# Names of the figures that a reader looks for first. ``reasons`` says why a figure is null.
 HEADLINE = (
     "gain_over_best_fixed",
     "gain_over_best_fixed_cascade",
@@ -33,7 +33,7 @@ HEADLINE = (
 
 
 class Part:
-    """Base of everything in a report: when one is read, unknown keys are errors."""
+    """Base class of everything in a report. When a report is read, unknown keys are errors."""
 
     __slots__ = ()
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -41,7 +41,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Estimate(Part):
-    """A mean over prompts, ``low`` to ``high`` its interval; in the unit of what it is of."""
+    """A mean over prompts, with its interval from ``low`` to ``high``, in the unit of the averaged values."""
 
     value: float
     low: float
@@ -50,7 +50,7 @@ class Estimate(Part):
 
 @dataclass(frozen=True, slots=True)
 class Point(Part):
-    """What one way to choose arms gives on the held-out prompts, and what it spends."""
+    """Accuracy and spend of one way to choose arms, as means over the held-out prompts."""
 
     accuracy: float
     low: float
@@ -61,7 +61,7 @@ class Point(Part):
 
 @dataclass(frozen=True, slots=True)
 class Way(Part):
-    """One way to choose arms, which ones it takes, and what that gives."""
+    """One way to choose arms: the arms it takes, as text, and its results."""
 
     chosen: str
     point: Point
@@ -69,16 +69,16 @@ class Way(Part):
 
 @dataclass(frozen=True, slots=True)
 class AtAverage(Part):
-    """An average budget: the policy, and by name plainer ways that were chosen on the training prompts.
+    """Results at one average budget: the policy, and by name simpler ways that were chosen on the training prompts.
 
-    best_fixed_arm      the arm that was most accurate of those that spent no more on average
-    best_fixed_cascade  the same of cascades
+    best_fixed_arm      the most accurate arm, no cascade, that spends no more on average
+    best_fixed_cascade  the most accurate cascade that spends no more on average
     random_mix          the best mix of two arms, at what the policy spends
     shuffled_levels     the policy, each prompt with the level probabilities of another one, at what the policy spends
     larger_alone        one solution of the larger model, whatever it costs
-    kept   the policy as a server runs it for one caller: what its calls spent moves what the next arm is chosen for;
-           None: an arm that it takes then was not run
-    gains  the policy's accuracy less theirs, prompt by prompt
+    kept   the policy as a server runs it for one caller, correcting for what earlier calls spent; None: an arm that it
+           then takes was not run
+    gains  the policy's accuracy less that of each way, paired by prompt
     """
 
     budget: float
@@ -92,10 +92,11 @@ class AtAverage(Part):
 class PlanStage(Part):
     """One stage of a plan.
 
-    threshold    the confidence that ends it; None: the last one
-    reached      share of the prompts that come here;  ended  share of the prompts that end here
-    accuracy     share of right answers among those that end here; None: none does
-    generations  mean spend of those that end here, all stages included, in complete solutions
+    threshold    the confidence that ends the plan here; None: the last stage
+    reached      share of the prompts that reach this stage
+    ended        share of the prompts that end here
+    accuracy     share of right answers among prompts that end here; None: none does
+    generations  mean spend of prompts that end here, over all their stages, in complete solutions
     """
 
     arm: str
@@ -108,7 +109,7 @@ class PlanStage(Part):
 
 @dataclass(frozen=True, slots=True)
 class Plan(Part):
-    """What is run for a prompt that is surely at a level, measured on the held-out prompts that are likeliest there."""
+    """The policy's arm for a prompt certain to be at a level, measured on prompts that are most probably at it."""
 
     level: int
     budget: float
@@ -121,6 +122,6 @@ class Plan(Part):
 
 @dataclass(frozen=True, slots=True)
 class Trust(Calibration):
-    """How confidences and outcomes agree on one answer a held-out prompt, chosen at an average budget."""
+    """How confidences agree with outcomes, on one answer for each held-out prompt at an average budget."""
 
     budget: float

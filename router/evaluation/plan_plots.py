@@ -1,4 +1,4 @@
-"""Pictures of what the policy does at average budgets: accuracy against cost, plans as trees, reliability."""
+"""Plots of the policy at average budgets: accuracy against cost, plans as trees, reliability of confidences."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +16,12 @@ _STYLES: dict[str, dict[str, Any]] = {
     "shuffled_levels": {"color": "#cc79a7", "marker": "h", "ls": "--"},
     "larger_alone": {"color": "#332288", "marker": "*", "ls": "", "ms": 11},
 }
-_BOX = 2.15  # width of a stage, and of what lies between two
+_BOX = 2.15  # width of a stage and the gap after it
 _WIDTH = 5.4
 
 
 def averages(rows: Sequence[AtAverage]) -> Figure:
-    """Accuracy against what was really spent, a line for each way to choose."""
+    """Plot accuracy against actual spend, with a line for each way to choose."""
     figure = Figure(figsize=(_WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
     policy = [row.policy for row in rows]
@@ -45,7 +45,7 @@ def averages(rows: Sequence[AtAverage]) -> Figure:
 
 
 def trees(plans: Sequence[Plan]) -> Figure:
-    """A row a level: its stages from left to right, the share that goes on, and what those that end there get."""
+    """Plot a row for each level: stages from left to right, the share of prompts that go on, results of the others."""
     most = max(len(plan.stages) for plan in plans)
     figure = Figure(figsize=(max(_WIDTH, 0.6 + _BOX * most), 1.25 * len(plans) + 0.2))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -87,7 +87,7 @@ def _wrapped(arm: str) -> str:
 
 
 def reliability(trust: Trust) -> Figure:
-    """Share right against confidence, with intervals; the diagonal is perfect."""
+    """Plot the share of right answers against confidence, with intervals. Perfect confidences lie on the diagonal."""
     figure = Figure(figsize=(_WIDTH * 0.75, _WIDTH * 0.7), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="#999", lw=1, ls="--")

@@ -1,4 +1,4 @@
-"""The plots of a report: at most eight lines each, told apart by colour, marker and dashes alike."""
+"""The plots of a report. Each has at most eight lines, which differ in colour, marker and dashes."""
 
 import io
 import re
@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 
-mpl.use("Agg")  # no display: evaluation runs on servers
+mpl.use("Agg")  # needs no display, since evaluation runs on servers
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
@@ -21,7 +21,7 @@ from router.evaluation.words import CURVES
 from router.evaluation.words import curve as label_of
 
 MOST_LINES = 8
-# Okabe and Ito's colours, which people with any kind of colour blindness tell apart, and darker ones beside them.
+# Okabe and Ito's colours, which people with any kind of colour blindness can tell apart, and darker ones.
 POLICIES: dict[str, dict[str, Any]] = {
     "predicted": {"color": "#d55e00", "marker": "o", "ls": "-", "lw": 2.4, "zorder": 6},
     "predicted_average": {"color": "#e69f00", "marker": "D", "ls": "-", "lw": 1.8, "zorder": 5},
@@ -44,11 +44,11 @@ FIXED: list[dict[str, Any]] = [
 _BANDS = ("predicted", "weighted_best_of_n")
 _STYLE = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9, "axes.spines.top": False}
 _STYLE |= {"axes.spines.right": False, "axes.titlesize": 9, "lines.markersize": 5}
-_WIDTH = 5.4  # inches: on a phone, too, the text of a plot can be read
+_WIDTH = 5.4  # inches: narrow enough for a plot's text to be readable on a phone
 
 
 def draw(report: Report) -> dict[str, Figure]:
-    """The figures by name; those of what was not measured are missing."""
+    """Return the figures by name, without those of what was not measured."""
     with mpl.rc_context(_STYLE):
         figures = {
             "generations": _curves(report, "generations"),
@@ -69,7 +69,7 @@ def draw(report: Report) -> dict[str, Figure]:
 
 
 def svg(figure: Figure, name: str, description: str) -> str:
-    """To be put into a page; ``name`` keeps the ids of several figures apart, ``description`` is read out."""
+    """Return a figure as SVG. ``name``: a prefix that keeps ids unique; ``description``: for screen readers."""
     text = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with mpl.rc_context(_STYLE | {"svg.hashsalt": "report"}):
@@ -79,10 +79,10 @@ def svg(figure: Figure, name: str, description: str) -> str:
 
 
 def fixed_curves(report: Report, most: int) -> list[str]:
-    """The fixed strategies to show: the two references, the larger model, then one curve of each other algorithm.
+    """Return the fixed strategies to show: the two references, the larger model, then one curve of each algorithm.
 
-    Of an algorithm's curves the one with most budgets, and of those the most accurate; algorithms with several budgets
-    first, the most accurate of them first.
+    An algorithm's curve is the one with the most budgets, and among those the most accurate. Algorithms with several
+    budgets come first, and among those the most accurate.
     """
     fixed = {name: points for name, points in report.curves.items() if points and name not in CURVES}
     larger = {row.curve for row in report.per_level if report.larger and row.arm == report.larger.arm}
@@ -100,13 +100,13 @@ def fixed_curves(report: Report, most: int) -> list[str]:
 
 
 def shown_curves(report: Report) -> list[str]:
-    """The curves of the plots of accuracy against compute."""
+    """Return the names of the curves in the plots of accuracy against compute."""
     policies = [name for name in POLICIES if report.curves[name]]
     return [*policies, *fixed_curves(report, MOST_LINES - len(policies))]
 
 
 def _styles(report: Report) -> dict[str, dict[str, Any]]:
-    """The same line for the same curve in every plot."""
+    """Return a line style for each curve, the same in every plot."""
     fixed = fixed_curves(report, MOST_LINES)
     return POLICIES | {name: dict(style) for name, style in zip(fixed, FIXED, strict=False)}
 
@@ -118,7 +118,7 @@ def _curves(report: Report, x: str) -> Figure:
     for name in shown_curves(report):
         points: Sequence[CurvePoint] = sorted(report.curves[name], key=lambda point: float(getattr(point, x)))
         at = [getattr(point, x) for point in points]
-        alone = {"ms": 10, "mfc": "none", "zorder": 8} if len(points) == 1 else {}  # else a line may hide it
+        alone = {"ms": 10, "mfc": "none", "zorder": 8} if len(points) == 1 else {}  # a line may hide a single point
         (line,) = axes.plot(at, [point.accuracy for point in points], **styles[name] | alone)
         handle: Any = line
         if name in _BANDS:
@@ -143,7 +143,7 @@ def _curves(report: Report, x: str) -> Figure:
 
 
 def _levels(report: Report) -> Figure:
-    """A panel a level, and one for the legend."""
+    """Plot accuracy against budget, with a panel for each level and one for the legend."""
     levels = sorted({row.level for row in report.per_level})
     names, styles = fixed_curves(report, MOST_LINES), _styles(report)
     figure = Figure(figsize=(_WIDTH, 2 * -(-(len(levels) + 1) // 2)), layout="constrained")
@@ -197,7 +197,7 @@ def _split(n: int, chains: int) -> str:
 
 
 def _larger(found: LargerModel) -> Figure:
-    """A panel a group of prompts, and one for the legend."""
+    """Plot the comparison with the larger model, with a panel for each group of prompts and one for the legend."""
     groups = list(dict.fromkeys(point.group for point in found.curve))
     small, large = POLICIES["predicted"], FIXED[0]
     figure = Figure(figsize=(_WIDTH, 2.1 * -(-(len(groups) + 1) // 2)), layout="constrained")
@@ -246,7 +246,7 @@ def _nearest(labels: dict[float, str], value: float) -> str:
 
 
 def _solutions(axes: Axes, low: float, high: float) -> None:
-    """An axis of complete solutions, with a label at each power of two."""
+    """Make the x axis one of complete solutions, with a label at each power of two."""
     ticks = [2**i for i in range(16) if low * 0.9 <= 2**i <= high * 1.1]
     if len(ticks) > 9:
         ticks = ticks[::2]

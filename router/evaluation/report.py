@@ -1,15 +1,14 @@
-"""What an evaluation measured, as types; ``evaluation.json`` is the same, field for field.
+"""The types of an evaluation report. ``evaluation.json`` has the same fields.
 
 Accuracies are shares of right answers, 0 to 1. Intervals are 95%, by bootstrap over the held-out prompts.
-``generations`` are what was sampled on average for a prompt, in complete solutions of the reference
-model; ``flops`` are
-2 * parameters * tokens for a prompt, of every model that took part. The names of curves:
+``generations`` are the mean spend on a prompt, in complete solutions of the reference model. ``flops`` are
+2 * parameters * tokens for a prompt, over all models that took part. The names of curves:
 
 majority, beam_search(m=4), ...  one strategy with its parameters, at rising budgets
 best_fixed          the arm that is best for all prompts alike at each budget, chosen on the training prompts
 predicted           the policy under a fixed budget for each prompt, on predicted levels
 predicted_average   the same under an average budget over the prompts
-oracle, oracle_average   the same two on measured levels: those that a prompt's own attempts put it in
+oracle, oracle_average   the same two on measured levels, which come from the prompt's own attempts
 """
 
 import json
@@ -25,14 +24,14 @@ from router.schema import read
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint(Point):
-    """A point at its budget, in complete solutions."""
+    """A point of a curve, with its budget in complete solutions."""
 
     budget: float
 
 
 @dataclass(frozen=True, slots=True)
 class AtBudget(Part):
-    """One budget; None: not measured there. Differences are paired: prompt by prompt."""
+    """Results at one budget; None: not measured there. Differences are paired by prompt."""
 
     budget: int
     best_fixed_arm: str
@@ -53,7 +52,7 @@ class Times(Part):
     """How many times less is spent for the same accuracy.
 
     times    0: the accuracy is never reached
-    reached  share of the resamples in which it is; the interval counts the others as 0 times
+    reached  share of the resamples in which it is reached; the interval counts the others as 0 times
     """
 
     times: float
@@ -64,7 +63,7 @@ class Times(Part):
 
 @dataclass(frozen=True, slots=True)
 class TimesAt(Part):
-    """How many times less is spent, for the accuracy of the reference at one of its budgets."""
+    """How many times less is spent for the accuracy that the reference has at one of its budgets."""
 
     budget: float
     generations: float
@@ -75,9 +74,9 @@ class TimesAt(Part):
 class Saving(Part):
     """What one policy saves against one reference strategy, for the reference's highest accuracy.
 
-    arm, target  the reference where it is most accurate; None where it was not measured
+    arm, target  the reference's most accurate arm, and its results; None where it was not measured
     by_budget    the same saving for the reference at each of its budgets
-    reason       why there is nothing to save, where that is so
+    reason       why there is no saving, if there is none
     """
 
     arm: str | None
@@ -93,8 +92,9 @@ class GapRecovered(Part):
     """The gain on predicted levels over a reference strategy, as a share of the gain on measured levels.
 
     value              None where even measured levels gain nothing
-    predicted, oracle  both gains in accuracy, mean over the budgets at which all three were measured
-    reason             why there is no value
+    predicted, oracle  the gains in accuracy on predicted and on measured levels, mean over the budgets at which both
+                       and the reference were measured
+    reason             why there is no value, if there is none
     """
 
     value: float | None
@@ -107,20 +107,20 @@ class GapRecovered(Part):
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis(Part):
-    """Where accuracy is lost, at the largest budget. Each loss is what would be won if that part made no mistake.
+    """Where accuracy is lost, at the largest budget. Each loss is the accuracy gained if that part made no mistake.
 
-    budget            complete solutions
-    perfect_selector  accuracy of whoever recognises a right answer among that many samples (pass@N)
-    selected          accuracy of the verifier's choice among the same samples, best-of-N or weighted, the better one
+    budget            in complete solutions
+    perfect_selector  accuracy of a selector that recognises a right answer among that many samples (pass@N)
+    selected          accuracy of the verifier's choice among the same samples, the better of best-of-N and weighted
     generator         1 - perfect_selector: no sample is right
     verifier          perfect_selector - selected
     estimator         the policy on measured levels - on predicted ones
-    policy            the best arm for each measured level, known afterwards - the policy on measured levels
+    policy            the best arm for each measured level in hindsight - the policy on measured levels
     levels            the policy on measured levels - the best fixed arm: what knowing the level is worth
     never_sampled     share of the prompts with no right attempt
     verifier_closes   share of the gap between majority and the perfect selector that the verifier closes
     limit, runner_up  which of generator, verifier, estimator and policy loses most, and second most
-    margin            how much more the first loses; not clear where the interval holds 0
+    margin            how much more the first loses; it is not significant where the interval contains 0
     """
 
     budget: int
@@ -140,10 +140,10 @@ class Diagnosis(Part):
 
 @dataclass(frozen=True, slots=True)
 class Goal(Part):
-    """What somebody wants of a measure in ``router.evaluation.goals.MEASURES``.
+    """A goal for a measure in ``router.evaluation.goals.MEASURES``.
 
-    at_least, at_most   of its value; None: no such wish
-    low_at_least        of the lower end of its interval
+    at_least, at_most   bounds of its value; None: no bound
+    low_at_least        lower bound of the lower end of its interval; None: no bound
     """
 
     measure: str
@@ -156,9 +156,9 @@ class Goal(Part):
 class GoalResult(Part):
     """Whether a goal is met.
 
-    value       what was measured; None: nothing was
-    limited_by  of a missed goal: estimator, policy, verifier or generator
-    because     the measurement that shows it
+    value       the measured value; None: not measured
+    limited_by  what limits a missed goal: estimator, policy, verifier or generator
+    because     the measurement that shows what limits it
     """
 
     goal: Goal
@@ -172,7 +172,7 @@ class GoalResult(Part):
 
 @dataclass(frozen=True, slots=True)
 class LevelAccuracy(Part):
-    """One arm on the prompts of one measured level; ``curve`` is the curve that it is a point of."""
+    """One arm's results on the prompts of one measured level. ``curve``: the curve that the arm is a point of."""
 
     level: int
     arm: str
@@ -185,9 +185,10 @@ class LevelAccuracy(Part):
 
 @dataclass(frozen=True, slots=True)
 class Choice(Part):
-    """What the policy runs for a prompt whose level is certain; numbers as measured on the training prompts.
+    """The policy's arm for a prompt whose level is certain, with its results on the training prompts.
 
-    objective  budget (for each prompt) or average_budget;  budget its value, in complete solutions
+    objective  budget (for each prompt) or average_budget
+    budget     the objective's value, in complete solutions
     """
 
     objective: str
@@ -200,7 +201,10 @@ class Choice(Part):
 
 @dataclass(frozen=True, slots=True)
 class MethodResult(Part):
-    """One way to make and read the policy's table, cross-validated on the training prompts, mean over budgets."""
+    """The results of one way to make and use the policy's table.
+
+    Cross-validated on the training prompts; means over budgets.
+    """
 
     method: str
     accuracy: float
@@ -211,13 +215,13 @@ class MethodResult(Part):
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveResult(Part):
-    """What one objective gives on the held-out prompts.
+    """The results of one objective on the held-out prompts.
 
     kind, value       target_accuracy, price_per_flop, ... and its value
     expected          the accuracy that the policy expected, mean over the prompts
-    measured          what came of it
-    sufficient        of a target accuracy: share of the prompts on which an arm is known to reach it
-    where_sufficient  accuracy on those
+    measured          the measured results
+    sufficient        for a target accuracy: share of the prompts on which an arm is expected to reach it
+    where_sufficient  accuracy on those prompts
     """
 
     kind: str
@@ -230,7 +234,7 @@ class ObjectiveResult(Part):
 
 @dataclass(frozen=True, slots=True)
 class Chains(Part):
-    """``n`` attempts of one prompt as ``chains`` parallel chains, at one measured level; chains = n: no revision."""
+    """Results of ``n`` attempts in ``chains`` parallel chains, at one measured level; chains = n: no revision."""
 
     n: int
     chains: int
@@ -243,7 +247,7 @@ class Chains(Part):
 
 @dataclass(frozen=True, slots=True)
 class GroupPoint(Point):
-    """The policy without the larger model, on one group of prompts at one budget."""
+    """Results of the policy without the larger model, on one group of prompts at one budget."""
 
     group: str
     budget: float
@@ -262,11 +266,11 @@ class GroupComparison(Part):
 
 @dataclass(frozen=True, slots=True)
 class AtEqualFlops(Part):
-    """The comparison where so many tokens are written in service for each token trained on.
+    """The comparison at one ratio of tokens written in service to tokens trained on.
 
     ratio    tokens written / tokens trained on
-    allowed  complete solutions that the small model may write for one of the larger one
-    spent    what it wrote: less, where no larger budget was measured
+    allowed  complete solutions that the small model may write for one by the larger model
+    spent    complete solutions that it wrote; fewer where no larger budget was measured
     """
 
     ratio: float
@@ -277,11 +281,11 @@ class AtEqualFlops(Part):
 
 @dataclass(frozen=True, slots=True)
 class LargerModel(Part):
-    """More work by the reference model against one solution by a larger one.
+    """The comparison of more work by the reference model with one solution by a larger one.
 
-    model, arm   the larger model's name, and the arm that it writes one solution by
-    size_ratio   its parameters / the reference model's
-    flops_ratio  FLOPs of its solution / of one sample
+    model, arm   the larger model's name, and the arm with one solution by it
+    size_ratio   the larger model's parameters / the reference model's
+    flops_ratio  FLOPs of the larger model's solution / FLOPs of one sample by the reference model
     """
 
     model: str
@@ -294,14 +298,14 @@ class LargerModel(Part):
 
 @dataclass(frozen=True, slots=True)
 class CandidateQuality(Quality, Part):
-    """A difficulty model, out of fold on the training prompts; ``milliseconds`` to predict one prompt."""
+    """A difficulty model's quality, out of fold on the training prompts. ``milliseconds``: to predict one prompt."""
 
     milliseconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class LevelCounts(Part):
-    """(5,) prompts at levels 1 to 5, by their own attempts and by the likeliest predicted level."""
+    """(5,) numbers of prompts at levels 1 to 5, by their own attempts (oracle) and by the likeliest predicted level."""
 
     oracle: tuple[int, ...]
     predicted: tuple[int, ...]
@@ -317,26 +321,27 @@ class LeftOut(Part):
 
 @dataclass(frozen=True, slots=True)
 class Report(Part):
-    """One bundle on held-out prompts.
+    """The evaluation of one bundle on held-out prompts.
 
     bundle               name@digest
     statistic            what levels are quintiles of: pass_rate or mean_score
-    prompts              how many were held out and measured;  attempts_per_prompt at least so many each
-    goals                one result a goal; None where no goals were given
+    prompts              number of held-out prompts measured
+    attempts_per_prompt  least number of attempts at a prompt
+    goals                a result for each goal; None where no goals were given
     savings              by policy (predicted, predicted_average, oracle, best_fixed), then by reference strategy
     gap_recovered        by reference strategy
     curves               by name, see the module's docstring
     choices              by objective, budget and level
-    method, methods      how the policy's table is made and read, and what else was tried
-    revisions, larger    empty, None: not measured
-    difficulty           the served difficulty model on the held-out prompts
-    candidates           every difficulty model that was tried, by name, best first
-    warnings             what the attempts are too few to tell
-    averages             the policy beside plainer ways to choose, at average budgets
+    method, methods      how the policy's table is made and used, and all ways that were tried
+    revisions, larger    empty, or None: not measured
+    difficulty           quality of the served difficulty model on the held-out prompts
+    candidates           quality of every difficulty model that was tried, by name, best first
+    warnings             results for which there are too few attempts
+    averages             the policy and simpler ways to choose, at average budgets
     validated            the same by nested cross-validation on the training prompts, as ``router tune`` measured it
-    plans                what the policy runs at each level at an average budget, stage by stage
-    trust                how the answers' confidences and the outcomes agree; None: not measured
-    headline             what a reader looks for first, by name; in evaluation.json each is a key of its own
+    plans                the policy's plan for each level at an average budget, stage by stage
+    trust                how confidences agree with outcomes; None: not measured
+    headline             the figures that a reader looks for first, by name; keys of their own in evaluation.json
     """
 
     bundle: str
@@ -376,11 +381,11 @@ class Report(Part):
 
     @classmethod
     def from_json(cls, text: str) -> "Report":
-        """Inverse of :meth:`to_json`; raises InvalidFile naming what is wrong."""
+        """Read the text that :meth:`to_json` writes. Raises InvalidFile, which names what is wrong."""
         try:
             found = json.loads(text)
             headline = {name: found.pop(name) for name in HEADLINE if name in found}
             report: Report = read(cls, {**found, "headline": headline})
         except ValueError as error:
-            raise InvalidFile(f"no evaluation.json of this version: {error}") from error
+            raise InvalidFile(f"this is no evaluation.json of this version: {error}") from error
         return report

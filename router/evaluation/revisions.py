@@ -1,4 +1,4 @@
-"""What a reviser is worth: sample chains of attempts, and see how being right moves along them."""
+"""Measures a reviser: samples chains of attempts, and counts how correctness changes along them."""
 
 import asyncio
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ PROMPTS_AT_ONCE = 16
 async def sample_chains(
     problems: Sequence[Problem], generator: Generator, tasks: Tasks, *, chains: int, length: int, seed: int = 0
 ) -> list[list[bool]]:
-    """Whether each attempt is right: ``chains`` rows of ``length`` for each prompt.
+    """Sample chains; return whether each attempt is right, as ``chains`` rows of ``length`` for each prompt.
 
     Raises InvalidFile where a prompt has no reference, EngineUnavailable.
     """
@@ -49,11 +49,11 @@ async def sample_chains(
 
 
 def judge_chains(chains: Sequence[Sequence[bool]]) -> dict[str, Any]:
-    """What Snell et al. show in section 6.1.
+    """Return the figures of Snell et al., section 6.1.
 
     pass_rate       by position in the chain; the first attempt sees no other
-    right_to_wrong  of the right attempts that have a next one, the share whose next one is wrong
-    wrong_to_right  of the wrong ones, the share whose next one is right
+    right_to_wrong  share of right attempts, except last ones, whose next one is wrong
+    wrong_to_right  share of wrong attempts, except last ones, whose next one is right
     """
     right = np.array(chains, dtype=bool)
     before, after = right[:, :-1].ravel(), right[:, 1:].ravel()

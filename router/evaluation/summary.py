@@ -1,4 +1,4 @@
-"""The report as a few lines for the terminal."""
+"""Summarises the report in a few lines for the terminal."""
 
 from router.evaluation.parts import Point
 from router.evaluation.report import Report
@@ -8,7 +8,7 @@ _COLUMNS = ("majority", "weighted_best_of_n", "best_fixed", "predicted", "predic
 
 
 def summary(report: Report) -> list[str]:
-    """Accuracy at each budget, what the report says in short, goals, and what was left out."""
+    """Return lines with the accuracy at each budget, the main results, goals, and what was left out."""
     lines = [f"{report.prompts} held-out prompts, bundle {report.bundle}; accuracy:"]
     lines.append(f"{'budget':8}" + "".join(f"{name:>20}" for name in _COLUMNS))
     for row in report.budgets:

@@ -1,4 +1,4 @@
-"""The report's tables: a row a budget, an arm and level, a choice, an objective, a split into chains."""
+"""Makes the rows of the report's tables: by budget, arm and level, choice, objective, and split into chains."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ def at_budget(
     best_fixed_arm: str,
     draws: NDArray[np.float64],
 ) -> AtBudget:
-    """Every curve at one budget."""
+    """Return the row of all curves at one budget."""
     found = {name: fixed.get(name, {}).get(budget) for name in SAMPLING}
     found |= {name: points.get(budget) for name, points in policies.items()}
-    for name in ("predicted_average", "oracle_average"):  # the least that can be spent on average may be a little more
+    for name in ("predicted_average", "oracle_average"):  # the least average budget may be a little above this one
         if policies[name] and budget < min(policies[name]) < budget * 1.5:
             found[name] = policies[name][min(policies[name])]
 
@@ -50,7 +50,7 @@ def objective_result(
     runs: PerPrompt,
     draws: NDArray[np.float64],
 ) -> ObjectiveResult:
-    """What one objective gave, beside what the policy expected of it by (P, 5) level probabilities."""
+    """Return an objective's measured results, and what the policy expected by (P, 5) level probabilities."""
     expected = [policy.decide(row, objective) for row in probabilities.tolist()]
     enough = np.array([each.sufficient for each in expected])
     target = objective.kind == "target_accuracy"
@@ -68,7 +68,7 @@ def objective_result(
 
 
 def per_level(measured: Measured, levels: NDArray[np.int64], seed: int) -> list[LevelAccuracy]:
-    """Each arm on the prompts of each of (P,) measured levels that has at least two prompts."""
+    """Return each arm's accuracy at each of the (P,) measured levels that has at least two prompts."""
     rows = []
     for level in LEVELS:
         here = np.flatnonzero(levels == level)
@@ -82,10 +82,11 @@ def per_level(measured: Measured, levels: NDArray[np.int64], seed: int) -> list[
 
 
 def revisions(measured: Measured, accuracies: Sequence[LevelAccuracy]) -> list[Chains]:
-    """Accuracy by the number of parallel chains, at the n with the most splits, of equals the largest; chains = n is
-    plain sampling (Snell et al., section 6.2).
+    """Return accuracy by number of parallel chains (Snell et al., section 6.2); chains = n is plain sampling.
 
-    accuracies  as :func:`per_level` made them
+    Rows are for the n with the most splits; among several, the largest.
+
+    accuracies  results of :func:`per_level`
     """
     run = [arm for arm in measured.arms if isinstance(arm, Revision) and arm.model is None]
     if not run:
@@ -105,7 +106,7 @@ def revisions(measured: Measured, accuracies: Sequence[LevelAccuracy]) -> list[C
 
 
 def choices(policy: Policy, budgets: Sequence[int]) -> list[Choice]:
-    """What the policy runs for a prompt whose level is certain, under fixed and under average budgets."""
+    """Return the policy's choices for prompts whose level is certain, under fixed and under average budgets."""
     rows = []
     for average in (False, True):
         for budget in budgets:

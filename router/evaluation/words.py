@@ -1,4 +1,4 @@
-"""How a report's names and numbers are written for its readers."""
+"""Writes a report's names and numbers as words for its readers."""
 
 from collections.abc import Iterable
 
@@ -54,33 +54,33 @@ _Measured = Point | Estimate | MethodResult
 
 
 def interval(found: _Measured | None) -> str:
-    """``0.650 [0.537, 0.750]``"""
+    """Write a value with its interval: ``0.650 [0.537, 0.750]``."""
     return "not measured" if found is None else f"{value(found)} {bounds(found)}"
 
 
 def value(found: _Measured) -> str:
-    """``0.650``"""
+    """Write a value: ``0.650``."""
     return minus(f"{found.value if isinstance(found, Estimate) else found.accuracy:.3f}")
 
 
 def bounds(found: _Measured) -> str:
-    """``[0.537, 0.750]``"""
+    """Write an interval: ``[0.537, 0.750]``."""
     return minus(f"[{found.low:.3f}, {found.high:.3f}]")
 
 
 def difference(found: Estimate | None) -> str:
-    """``+0.012 [−0.010, 0.031]``"""
+    """Write a difference with its interval: ``+0.012 [−0.010, 0.031]``."""
     return "not measured" if found is None else f"{signed(found)} {bounds(found)}"
 
 
 def signed(found: Estimate) -> str:
-    """``+0.012``; 0 has no sign."""
+    """Write a difference: ``+0.012``. 0 gets no sign."""
     text = minus(f"{found.value:+.3f}")
     return "0.000" if text[1:] == "0.000" else text
 
 
 def times(found: Times | None) -> str:
-    """``4.20 [2.10, 6.00] times fewer``, less the last two words; or why not."""
+    """Write ``4.20 [2.10, 6.00]``, to be followed by "times fewer"; or why there is no such number."""
     if found is None:
         return "not measured"
     if not found.times:
@@ -89,19 +89,19 @@ def times(found: Times | None) -> str:
 
 
 def gap(found: GapRecovered) -> str:
-    """``0.95 [0.80, 1.10]``, or why there is none."""
+    """Write the recovered share of the gap: ``0.95 [0.80, 1.10]``; or why there is none."""
     if found.value is None:
         return f"none: {found.reason}"
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def arm(text: str) -> Markup:
-    """An arm that may be broken at its parentheses and underscores only."""
+    """Write an arm as HTML that breaks lines only at its parentheses and underscores."""
     return Markup(escape(text).replace("(", Markup("(<wbr>")).replace("_", Markup("_<wbr>")))
 
 
 def objective(kind: str, value: float) -> str:
-    """``target accuracy 0.9``"""
+    """Write an objective: ``target accuracy 0.9``."""
     return f"{OBJECTIVES.get(kind, kind)} {value:g}"
 
 
@@ -110,22 +110,22 @@ def curve(name: str) -> str:
 
 
 def edges(found: Iterable[float]) -> str:
-    """``0.742, 0.32, 0.133, 0.0391``"""
+    """Write the edges of levels: ``0.742, 0.32, 0.133, 0.0391``."""
     return ", ".join(f"{edge:.3g}" for edge in found)
 
 
 def two_digits(found: Iterable[float]) -> str:
-    """``0.65 0.76``"""
+    """Write numbers with two digits: ``0.65 0.76``."""
     return " ".join(f"{each:.2f}" for each in found)
 
 
 def arms_of(report: Report) -> list[str]:
-    """Every arm of the report, once."""
+    """Return every arm of the report, once."""
     return list(dict.fromkeys(row.arm for row in report.per_level))
 
 
 def in_short(report: Report) -> list[str]:
-    """What the report says, a sentence each."""
+    """Return the main results of the report, a sentence each."""
     doubts = [f"{text[0].upper()}{text[1:]}." for text in report.warnings]
     return [
         *doubts,
@@ -154,7 +154,7 @@ def _against_best_fixed(report: Report) -> list[str]:
 
 
 def _plans(report: Report) -> list[str]:
-    """What cascades, confidence and levels are worth at average budgets; losses are said like gains."""
+    """Say what cascades, confidence and levels are worth at average budgets. Losses are reported like gains."""
     lines = []
     for row in report.averages:
         gains = "; ".join(f"{difference(gain)} over the {WAYS[name]}" for name, gain in row.gains.items())
@@ -189,7 +189,7 @@ def _saved(report: Report) -> list[str]:
 
 
 def limits(diagnosis: Diagnosis) -> str:
-    """Which part loses most."""
+    """Say which part loses most."""
     lost = getattr(diagnosis, diagnosis.limit)
     text = f"Most accuracy is lost at the {diagnosis.limit}: {interval(lost)} at a budget of {diagnosis.budget}"
     if diagnosis.runner_up is None or diagnosis.margin is None:

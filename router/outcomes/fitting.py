@@ -1,4 +1,4 @@
-"""Values made to fit their columns before they wait to be written: a row that a database refuses holds up others."""
+"""Makes values fit their columns before they are queued, since a row that the database refuses delays others."""
 
 import hashlib
 import math
@@ -8,17 +8,17 @@ from typing import Any
 import sqlalchemy as sql
 
 NAME = 256  # characters of a caller's name
-_REPLACEMENT = "\ufffd"  # Unicode's, for what can't be represented
-_DIGITS = 16  # of the digest that ends a text cut short
+_REPLACEMENT = "\ufffd"  # Unicode's replacement character, for what can't be represented
+_DIGITS = 16  # digits of the digest at the end of a text that was cut short
 
 
 def fitted(row: Mapping[str, Any], table: sql.Table) -> dict[str, Any]:
-    """The row as both databases take it."""
+    """Return the row in a form that both databases accept."""
     return {name: fit(value, table.c[name].type) for name, value in row.items()}
 
 
 def fit(value: Any, kind: sql.types.TypeEngine[Any]) -> Any:
-    """A value for a column of this type."""
+    """Return the value in a form that a column of this type accepts."""
     if isinstance(kind, sql.JSON):
         return _json(value)
     if isinstance(kind, sql.BigInteger | sql.Integer) and isinstance(value, int):
@@ -28,9 +28,9 @@ def fit(value: Any, kind: sql.types.TypeEngine[Any]) -> Any:
 
 
 def text(value: str, length: int | None = None) -> str:
-    """Without what PostgreSQL refuses, NUL and lone surrogates, and no longer than ``length`` characters.
+    """Return a text without NUL and lone surrogates, which PostgreSQL refuses, and at most ``length`` characters long.
 
-    One that is cut short ends with a digest of the whole, so that names which differ stay different.
+    A text that is cut short ends with a digest of the whole, so that different names stay different.
     """
     if value.isascii() and "\0" not in value:
         clean = value

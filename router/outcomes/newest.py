@@ -1,4 +1,4 @@
-"""The newest decisions with their outcomes, page by page."""
+"""Reads the newest decisions with their outcomes, page by page."""
 
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from router.outcomes.tables import decisions, outcomes
 
 
 class Place(NamedTuple):
-    """A decision, as a place in their order."""
+    """The place of a decision in the order by time."""
 
     at: datetime
     call_id: str
@@ -18,10 +18,12 @@ class Place(NamedTuple):
 def newest(
     engine: sql.Engine, most: int, *, caller: str | None = None, before: Place | None = None
 ) -> list[dict[str, Any]]:
-    """At most so many, newest first, with all columns; ``correct``, ``score`` and ``told`` (when) of their outcomes.
+    """Return at most ``most`` decisions, newest first, with all columns and their outcomes.
 
-    caller  whose; None: everybody's
-    before  only older ones than this
+    An outcome's keys are ``correct``, ``score``, and ``told``, when it was recorded.
+
+    caller  only this caller's decisions; None: everybody's
+    before  only decisions older than this one
 
     Raises SQLAlchemyError.
     """
@@ -41,6 +43,6 @@ def newest(
     )
     with engine.connect() as connection:
         rows = [dict(row) for row in connection.execute(found).mappings()]
-    for row in rows:  # SQLite keeps no time zone: all is UTC
+    for row in rows:  # SQLite keeps no time zone, but all times are UTC
         row["at"] = row["at"].replace(tzinfo=row["at"].tzinfo or UTC)
     return rows

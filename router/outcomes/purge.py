@@ -1,4 +1,4 @@
-"""Deletes what was recorded, by age and by caller."""
+"""Deletes recorded decisions and outcomes, by age and by caller."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import sqlalchemy as sql
 
 from router.outcomes.tables import decisions, outcomes
 
-_ROWS = 1000  # of one transaction: a server that records in between waits for no more
+_ROWS = 1000  # most rows of one transaction, so that a server that records meanwhile waits only for those
 
 
 class Purged(NamedTuple):
@@ -20,11 +20,11 @@ class Purged(NamedTuple):
 def purge(
     engine: sql.Engine, *, before: datetime | None = None, caller: str | None = None, delete: bool = True
 ) -> Purged:
-    """Delete the decisions made before a time, or of a caller, or both, with their outcomes.
+    """Delete decisions with their outcomes: those made before a time, those of a caller, or those that are both.
 
     delete  False: only count them
 
-    An outcome goes with its decision, however late it was told; one whose decision is gone goes by its own time.
+    An outcome is deleted with its decision, however late it came. One without a decision is deleted by its own time.
     """
     found = [_chosen(table, before, caller) for table in (decisions, outcomes)]
     orphans = sql.and_(found[1], ~sql.exists().where(_same(outcomes)))
@@ -49,7 +49,7 @@ def purge(
 
 
 def _shrink(engine: sql.Engine) -> None:
-    """What was deleted is still in an SQLite file's free pages, and in the log beside it."""
+    """Shrink an SQLite file and its log, whose free pages would still hold what was deleted."""
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(sql.text("VACUUM"))
         connection.execute(sql.text("PRAGMA wal_checkpoint(TRUNCATE)"))

@@ -1,4 +1,4 @@
-"""The database of decisions and outcomes: its tables, how to open it, how to read it. SQLite, or PostgreSQL by URL."""
+"""The database of decisions and outcomes, in SQLite or PostgreSQL: its tables, how to open it and how to read it."""
 
 import os
 import sqlite3
@@ -15,7 +15,7 @@ from router.errors import InvalidRequest
 from router.extras import missing
 from router.outcomes.fitting import NAME
 
-_MIGRATING = 0x726F75746572  # number of the lock
+_MIGRATING = 0x726F75746572  # number of PostgreSQL's lock for migrations
 _PRIVATE = 0o600
 
 tables = sql.MetaData()
@@ -23,18 +23,18 @@ tables = sql.MetaData()
 decisions = sql.Table(
     "decisions",
     tables,
-    sql.Column("caller", sql.String(NAME), primary_key=True),  # whose call it was, and
-    sql.Column("call_id", sql.String(128), primary_key=True),  # its id, which the caller may have chosen
+    sql.Column("caller", sql.String(NAME), primary_key=True),
+    sql.Column("call_id", sql.String(128), primary_key=True),  # the caller may have chosen it
     sql.Column("at", sql.DateTime(timezone=True), nullable=False, index=True),
     sql.Column("method", sql.String(32), nullable=False),
     sql.Column("bundle", sql.String(256), nullable=False),
     sql.Column("prompt_sha256", sql.String(64), nullable=False, index=True),
-    sql.Column("prompt", sql.Text),  # what is asked; this, messages, answer and text by choice
+    sql.Column("prompt", sql.Text),  # its text; with --outcome-prompts only, like messages, answer and text
     sql.Column("level", sql.Integer, nullable=False),
     sql.Column("probabilities", sql.JSON, nullable=False),  # of levels 1 to 5
     sql.Column("arm", sql.String(1000), nullable=False),
     sql.Column("propensity", sql.Float),  # the arm's probability of being chosen; null: the caller pinned it
-    sql.Column("expected", sql.Float),  # the accuracy that was promised; null: none was, see CallRecord.promised
+    sql.Column("expected", sql.Float),  # the accuracy promised; null: none was, see CallRecord.promised
     sql.Column("code", sql.String(32), nullable=False),
     sql.Column("reason", sql.String(64), nullable=False),
     sql.Column("prompt_tokens", sql.BigInteger, nullable=False),
@@ -42,26 +42,26 @@ decisions = sql.Table(
     sql.Column("scored_tokens", sql.BigInteger, nullable=False),
     sql.Column("flops", sql.Float, nullable=False),
     sql.Column("seconds", sql.Float, nullable=False),
-    # Null, too, in rows from before these columns.
-    sql.Column("objective", sql.String(32)),  # kind and value of what was decided for; null: the caller pinned the arm
+    # The following columns are also null in rows that are older than the column.
+    sql.Column("objective", sql.String(32)),  # the objective's kind; null: the caller pinned the arm
     sql.Column("objective_value", sql.Float),
-    sql.Column("objective_given", sql.Boolean),  # by the caller; else it was the bundle's default
-    sql.Column("choice", sql.String(1000)),  # the policy's; the arm is another where it was drawn to explore
-    sql.Column("explore", sql.Float),  # share of arms that were drawn then
-    sql.Column("levels_by", sql.String(12)),  # the difficulty model: its sha256's first digits
+    sql.Column("objective_given", sql.Boolean),  # true: by the caller; false: it was the bundle's default
+    sql.Column("choice", sql.String(1000)),  # the policy's choice; the arm differs where it was drawn to explore
+    sql.Column("explore", sql.Float),  # share of arms that were drawn to explore at that time
+    sql.Column("levels_by", sql.String(12)),  # first digits of the difficulty model's SHA-256
     sql.Column("stop", sql.String(16)),  # why the search ended; null: no search, or it gave no answer
     sql.Column("answer", sql.Text),
     sql.Column("text", sql.Text),
-    sql.Column("messages", sql.JSON(none_as_null=True)),  # all of them; null where the prompt is one of the user
-    sql.Column("task", sql.Text),  # its name
-    sql.Column("inputs", sql.JSON(none_as_null=True)),  # of the task, by choice; null: there were none
+    sql.Column("messages", sql.JSON(none_as_null=True)),  # all messages; null where the prompt is one user message
+    sql.Column("task", sql.Text),  # the task's name
+    sql.Column("inputs", sql.JSON(none_as_null=True)),  # the task's inputs; with --outcome-prompts only
     sql.Index("ix_decisions_caller_at", "caller", "at"),
 )
 
 outcomes = sql.Table(
     "outcomes",
     tables,
-    sql.Column("caller", sql.String(NAME), primary_key=True),  # of the decision
+    sql.Column("caller", sql.String(NAME), primary_key=True),  # the decision's
     sql.Column("call_id", sql.String(128), primary_key=True),
     sql.Column("at", sql.DateTime(timezone=True), nullable=False),
     sql.Column("correct", sql.Boolean),
@@ -70,9 +70,10 @@ outcomes = sql.Table(
 
 
 def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
-    """Every decision, oldest first, with these columns; ``correct`` and ``score`` are None where nothing was recorded.
+    """Return every decision, oldest first, with the columns ``names`` and its outcome's ``correct`` and ``score``.
 
-    Reads only, also a database that no server has brought up to date: a column that it lacks is None.
+    These are None where no outcome was recorded. The database is only read, and may be one that no server has brought
+    up to date: a column that it lacks is None.
     Raises InvalidRequest, and MissingDependency where the URL's driver is not installed.
     """
     try:
@@ -110,7 +111,7 @@ def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def connect(url: str) -> sql.Engine:
-    """An engine on tables that are up to date, an SQLite file nobody else's to read.
+    """Return an engine, with tables brought up to date. An SQLite file is made readable by its owner only.
 
     Raises InvalidRequest, MissingDependency.
     """
@@ -130,10 +131,10 @@ def connect(url: str) -> sql.Engine:
 
 
 def _make_private(database: str | None) -> None:
-    """SQLite's other files, beside this one, get its mode."""
+    """Make SQLite's file readable by its owner only. SQLite gives its other files the same mode."""
     if not database or database == ":memory:" or database.startswith("file:"):
         return
-    with suppress(OSError):  # not ours, or no such folder, which SQLite says better
+    with suppress(OSError):  # somebody else's file, or no such folder, for which SQLite has the better message
         os.close(os.open(database, os.O_CREAT | os.O_RDONLY, _PRIVATE))
         for file in (Path(database + suffix) for suffix in ("", "-wal", "-shm")):
             if file.exists() and stat.S_IMODE(file.stat().st_mode) & ~_PRIVATE:
@@ -142,7 +143,7 @@ def _make_private(database: str | None) -> None:
 
 @contextmanager
 def existing(url: str) -> Iterator[sql.Engine]:
-    """An engine on a database that is there already, tables up to date. Raises as :func:`connect`."""
+    """Yield an engine on a database that exists already, with tables brought up to date. Raises as :func:`connect`."""
     try:
         parsed = sql.make_url(url)
     except SQLAlchemyError as error:
@@ -168,15 +169,15 @@ def _unusable(reason: str) -> InvalidRequest:
 
 
 def _durable(connection: Any, record: Any) -> None:
-    """SQLite: readers beside the writer, and what is committed survives a power cut."""
+    """Set SQLite up so that readers don't wait for the writer, and committed rows survive a power cut."""
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
 
 
 def _guard(engine: sql.Engine, file: Path) -> None:
-    """SQLite goes on writing to a file that was moved away or deleted: whoever restores it would miss what came since.
+    """Use an SQLite connection only while its file is still in place, and never let a new one create a new file.
 
-    A connection is used only while its file is still there, and a new one never makes a new file.
+    SQLite itself goes on writing to a file that was moved away or deleted, and these rows would be lost.
     """
     if (known := _identity(file)) is None:  # in memory
         return
@@ -204,7 +205,7 @@ def _identity(file: Path) -> tuple[int, int] | None:
 
 
 def upgrade(engine: sql.Engine, revision: str = "head") -> None:
-    """Bring the tables up to date by the migrations."""
+    """Bring the tables up to date by running the migrations."""
     from alembic import command
     from alembic.config import Config
 

@@ -164,7 +164,7 @@ def test_an_evaluation_in_which_one_prompt_was_solved_claims_no_saving(tmp_path)
     for by_reference in report.savings.values():
         for saved in by_reference.values():
             assert saved.generations is None
-            assert saved.reason == "it is ever right on 1 of 40 prompts only, and 10 are needed"
+            assert saved.reason == "it is sometimes right on only 1 of 40 prompts, and 10 are needed"
     text = "\n".join(summary(report))
     assert "times fewer" not in text
     assert "right on 1 of 40 prompts only" in text

@@ -1,4 +1,4 @@
-"""What a decision was made for, the policy's own choice beside the explored arm, and the solution."""
+"""Columns for a decision's objective, the policy's own choice where another arm was explored, and the solution."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The accuracy that each decision promised, to compare outcomes with."""
+"""A column for the accuracy that each decision promised, to compare outcomes with."""
 
 import sqlalchemy as sql
 from alembic import op

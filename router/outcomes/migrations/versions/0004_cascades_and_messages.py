@@ -1,4 +1,4 @@
-"""Arms as long as a cascade's text, and all messages of a prompt that has several."""
+"""Longer columns for arms, since a cascade's text is long, and a column for all messages of a prompt."""
 
 import sqlalchemy as sql
 from alembic import op

@@ -1,4 +1,4 @@
-"""The task of each request, and what it brought for it."""
+"""Columns for the task of each request, and its inputs."""
 
 import sqlalchemy as sql
 from alembic import op

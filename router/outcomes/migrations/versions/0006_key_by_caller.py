@@ -1,4 +1,4 @@
-"""Decisions and outcomes by caller and call id: ids are the callers' own, and two may choose the same."""
+"""Keys of decisions and outcomes by caller and call id, since two callers may choose the same id."""
 
 import sqlalchemy as sql
 from alembic import op
@@ -20,7 +20,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for name in _TABLES:
-        # Of those with one id the oldest stays.
+        # Of rows with the same id, the oldest stays.
         op.execute(
             f"DELETE FROM {name} WHERE EXISTS (SELECT 1 FROM {name} AS other WHERE other.call_id = {name}.call_id"
             f" AND (other.at < {name}.at OR (other.at = {name}.at AND other.caller < {name}.caller)))"
@@ -41,7 +41,7 @@ def _rekey(name: str, *key: str, nullable: bool) -> None:
         sql.Column(each.name, each.type, nullable=each.nullable if each.name != "caller" else nullable)
         for each in old.columns
     ]
-    # SQLite changes no key in place.
+    # SQLite can't change a key in place.
     op.rename_table(name, f"{name}_old")
     for index in old.indexes:
         op.drop_index(str(index.name), f"{name}_old")
