@@ -26,7 +26,8 @@ class Candidate:
     confidences  one per token of the steps: how far the likeliest tokens stood out there, see
                ``backends.verifiers.lowest_window``; () unless asked for
     token_counts  one per step: its number of tokens
-    scores     one per step from the verifier, in [0, 1]; None until scored, which is not a score of 0
+    scores     one per step from the verifier, in [0, 1]; None until scored, () where the candidate is longer
+               than the verifier can read; neither is a score of 0
     end        None while open; "stop": the model ended it, and only then it is finished; "length": it reached the
                model's longest solution; "cut": a limit of the request (tokens, deadline) ended it
     answer     final answer, as the task's ``key`` spells it; None when there is none

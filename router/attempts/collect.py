@@ -324,7 +324,7 @@ async def _row(  # noqa: PLR0917
         "text": attempt.text,
         "answer": attempt.answer,
         "correct": correct if known else None,
-        "scores": None if attempt.scores is None else list(attempt.scores),
+        "scores": list(attempt.scores) if attempt.scores else None,
         "prompt_tokens": usage.prompt_tokens,
         "generated_tokens": usage.generated_tokens,
         "scored_tokens": usage.scored_tokens,

@@ -5,7 +5,7 @@ Each kind of engine that runs models is a subpackage or module here, and a line 
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from router.backends.states import State
@@ -116,7 +116,8 @@ class Verifier(Protocol):
         """Return the same candidates with ``scores``, one for each step.
 
         Candidates without steps, and those for which more than ``max_tokens`` tokens would have to be read, come back
-        unscored. Raises EngineUnavailable.
+        unscored. One that is longer than the verifier's context comes back with ``scores`` ().
+        Raises EngineUnavailable.
         """
 
     async def close(self) -> None: ...
@@ -149,6 +150,17 @@ async def prepared(verifier: Verifier, asked: Asked, usage: Usage) -> tuple[Veri
     return verifier, asked.task
 
 
+async def check_room(verifier: Verifier, prompt: Prompt, longest: int) -> None:
+    """Raises InvalidRequest where a verifier that reads solutions has no room for the prompt's longest ones.
+
+    longest  tokens of a solution
+
+    A verifier says so by a coroutine ``check_room(prompt, longest)``; others read nothing, or what there is room for.
+    """
+    if hook := getattr(verifier, "check_room", None):
+        await hook(prompt, longest)
+
+
 def asks(verifier: Verifier) -> str | None:
     """Return the name of the bundle's model that a verifier asks, and is billed as; None where it asks none."""
     model = getattr(verifier, "model", None)
@@ -162,11 +174,13 @@ class Engines:
     models     generators by name
     reference  name of the model that solves where an arm names none
     verifier   scores the solutions of all models
+    longest    tokens of each model's longest solution, by the model's name, where that is known
     """
 
     models: Mapping[str, Generator]
     reference: str
     verifier: Verifier
+    longest: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def main(self) -> Generator:

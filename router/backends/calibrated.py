@@ -5,7 +5,7 @@ from dataclasses import replace
 from math import exp, log
 from typing import Any
 
-from router.backends import Asked, Usage, Verifier, asks, prepared
+from router.backends import Asked, Usage, Verifier, asks, check_room, prepared
 from router.prompt import Prompt
 from strategies import Candidate
 
@@ -31,6 +31,9 @@ class Calibrated:
         verifier, task = await prepared(self.verifier, asked, usage)
         slope, intercept = self.by_task.get(asked.name, (self.slope, self.intercept))
         return Calibrated(verifier, slope, intercept), task
+
+    async def check_room(self, prompt: Prompt, longest: int) -> None:
+        await check_room(self.verifier, prompt, longest)
 
     async def score(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage

@@ -56,10 +56,11 @@ def _problems(name: str, listed: Sequence[ServedModel], setup: Setup) -> Iterato
                 f"--enable-lora --lora-modules {adapter}=FOLDER, or serve what `router merge` writes with "
                 f"--served-model-name {adapter}"
             )
-    if name != VERIFIER:
-        context, longest = listed[0].context, setup.models[name].max_tokens
-        if context is not None and context <= longest:
-            yield (
-                f"has a context of {context} tokens, and the bundle's longest solution alone takes {longest}: start "
-                "vLLM with a larger --max-model-len"
-            )
+    # What scores reads whatever any of the models wrote.
+    writers = setup.models.values() if name == VERIFIER else [setup.models[name]]
+    context, longest = listed[0].context, max(spec.max_tokens for spec in writers)
+    if context is not None and context <= longest:
+        yield (
+            f"has a context of {context} tokens, and the bundle's longest solution alone takes {longest}: start "
+            "vLLM with a larger --max-model-len"
+        )

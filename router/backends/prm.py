@@ -7,19 +7,23 @@ Reward models know questions and solutions, not chats. What was said before the 
 template has turns, else as part of the question's text. The system message, which says how to answer, is left out.
 """
 
+import asyncio
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import accumulate, chain, islice
 from typing import Any, Literal, Protocol
 
 from router.backends import Usage
+from router.backends.prompt_length import check_length, check_verifier
 from router.backends.steps import encoded
-from router.backends.template import ChatTemplate, Template, encode
-from router.errors import EngineUnavailable, InvalidRequest, MissingWeights
+from router.backends.template import ChatTemplate, Part, Template, chat_parts, encode
+from router.errors import EngineUnavailable, MissingWeights
 from router.prompt import Prompt
 from strategies import Candidate
 
 ROWS = 16  # candidates read at once
+_NEXT_TO_NOTHING = Candidate(steps=("0",))  # a solution of a token
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +84,43 @@ def _skywork(tokenizer: Any, prompt: Prompt, steps: Sequence[str]) -> Reading:
 
 
 def _rlhflow(tokenizer: Any, prompt: Prompt, steps: Sequence[str]) -> Reading:
-    turns: list[dict[str, str]] = []
-    at = []
-    for number, step in enumerate(steps):
-        said = step.strip() if number else f"{prompt.transcript} {step.strip()}"
-        turns.append({"role": "user", "content": said})
-        before = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        at.append(len(tokenizer.encode(before, add_special_tokens=False)) - 1)
-        turns.append({"role": "assistant", "content": "+"})
-    tokens = tokenizer.encode(tokenizer.apply_chat_template(turns, tokenize=False), add_special_tokens=False)
+    said = [step.strip() for step in steps]
+    said[0] = f"{prompt.transcript} {said[0]}".strip()
+    turns = [turn for text in said for turn in (("user", text), ("assistant", "+"))]
+    parts = chat_parts(tokenizer, turns, answer=False)  # the template's, what is said, the template's, a label, ...
+    labels = range(3, len(parts), 4)
+    if any(token in text for text in said for token in tokenizer.all_special_tokens):
+        # Part by part, so that a caller's text is text. All else is read as one text, as the model was trained.
+        apart = [_ids(tokenizer, part) for part in parts]
+        starts = list(accumulate(map(len, apart), initial=0))
+        return Reading(tuple(chain.from_iterable(apart)), tuple(starts[i] - 1 for i in labels))
+    read = tokenizer("".join(part.text for part in parts), add_special_tokens=False, return_offsets_mapping=True)
+    starts = list(accumulate((len(part.text) for part in parts), initial=0))
+    at, tokens = _tokens_at(read, [starts[i] for i in labels]), read["input_ids"]
     good, _ = _plus_minus(tokenizer)
-    if any(tokens[i + 1 : i + 2] != [good] for i in at):
+    if any(tokens[i] != good for i in at):
         raise MissingWeights("the reward model's chat template does not start the assistant's turn with the label")
-    return Reading(tuple(tokens), tuple(at))
+    return Reading(tuple(tokens), tuple(i - 1 for i in at))
 
 
 def _math_shepherd(tokenizer: Any, prompt: Prompt, steps: Sequence[str]) -> Reading:
-    tokens = tokenizer.encode(f"{prompt.transcript} " + "\n".join(f"{step.strip()} ки" for step in steps))
-    tag = tokenizer.encode("ки")[-1]
-    return Reading(tuple(tokens), tuple(i for i, token in enumerate(tokens) if token == tag))
+    lines = [f"{step.strip()} ки" for step in steps]
+    lines[0] = f"{prompt.transcript} {lines[0]}"
+    # The same letters stand in words of the texts, too: a step ends where its line does.
+    ends = accumulate(lines, lambda end, line: end + 1 + len(line), initial=-1)
+    read = tokenizer("\n".join(lines), split_special_tokens=True, return_offsets_mapping=True)
+    return Reading(tuple(read["input_ids"]), tuple(_tokens_at(read, [end - 1 for end in ends][1:])))
+
+
+def _tokens_at(read: Any, places: Sequence[int]) -> list[int]:
+    """Which tokens hold the characters at ``places``. ``read``: what a tokenizer made of the text."""
+    ends = [end for _, end in read["offset_mapping"]]
+    return [bisect_right(ends, place) for place in places]
+
+
+def _ids(tokenizer: Any, part: Part) -> list[int]:
+    ids: list[int] = tokenizer.encode(part.text, add_special_tokens=False, split_special_tokens=not part.ours)
+    return ids
 
 
 def _plus_minus(tokenizer: Any) -> tuple[int, int]:
@@ -155,6 +177,7 @@ class ReadingVerifier:
         self._question_alone = question_alone
         self.parameters = parameters
         self.reader = reader
+        self.context: int | None = getattr(reader, "context", None)  # tokens, where they are known without asking
         self.counted = Usage()  # the engine's own count, over all calls
 
     async def score(
@@ -162,15 +185,19 @@ class ReadingVerifier:
     ) -> list[Candidate]:
         room = await self.reader.room()
         readings: dict[tuple[str, ...], Reading] = {}
+        found: dict[tuple[str, ...], tuple[float, ...]] = {}
         cost = 0
         for candidate in candidates:
             if candidate.steps and candidate.steps not in readings:
+                await asyncio.sleep(0)  # a long prompt takes its time, and each candidate has it again
                 reading = self._read(prompt, candidate, room)
+                if len(reading.tokens) > room:
+                    found[candidate.steps] = ()
+                    continue
                 cost += len(reading.tokens)
                 if max_tokens is not None and cost > max_tokens:
                     break
                 readings[candidate.steps] = reading
-        found: dict[tuple[str, ...], tuple[float, ...]] = {}
         remaining = iter(readings.items())
         while chunk := dict(islice(remaining, ROWS)):  # so that a cancelled call frees the engine soon
             rows = await self._scores(list(chunk.values()), usage)
@@ -191,23 +218,21 @@ class ReadingVerifier:
                 raise EngineUnavailable(f"the reward model gave a score that is no probability: {row}")
         return rows
 
+    async def check_room(self, prompt: Prompt, longest: int) -> None:
+        """See ``backends.check_room``.
+
+        A tokenizer of the verifier's own may take more tokens for a solution than its model wrote, and a format adds
+        some for each step. A solution that turns out too long is not scored.
+        """
+        room = await self.reader.room()
+        question = Prompt.of(prompt.question) if self._question_alone else prompt
+        check_length(question, room)
+        check_verifier(len(self.read(question, _NEXT_TO_NOTHING).tokens), longest, room)
+
     def _read(self, prompt: Prompt, candidate: Candidate, room: int) -> Reading:
         reading = self.read(prompt, candidate)
         if len(reading.tokens) > room and self._question_alone and not prompt.plain:
             reading = self.read(Prompt.of(prompt.question), candidate)
-        if len(reading.at) != len(candidate.steps):
-            raise InvalidRequest(
-                "prompt",
-                f"{len(candidate.steps)} steps have {len(reading.at)} places to be scored at: the prompt or a solution "
-                "contains the text that marks a step's end for this reward model",
-                reason="UNSPECIFIED",
-            )
-        if len(reading.tokens) > room:
-            raise InvalidRequest(
-                "prompt",
-                f"prompt and solution take {len(reading.tokens)} tokens; the reward model has room for {room}",
-                reason="PROMPT_TOO_LONG",
-            )
         return reading
 
     async def close(self) -> None:

@@ -16,6 +16,19 @@ def check_length(prompt: Prompt, room: int) -> None:
         )
 
 
+def check_verifier(tokens: int, longest: int, context: int) -> None:
+    """Raises InvalidRequest where a verifier's ``context`` has no room for a prompt of ``tokens``, and after it a
+    solution of ``longest``."""
+    if tokens + longest > context:
+        raise InvalidRequest(
+            "prompt",
+            f"prompt takes {tokens} tokens of the verifier's context of {context}, which leaves less than the "
+            f"{longest} that a solution may have; shorten the prompt, ask for shorter solutions (max_tokens), or pin "
+            "an arm that needs no scores, such as majority(n=4)",
+            reason="PROMPT_TOO_LONG",
+        )
+
+
 def too_long(tokens: int, room: int) -> InvalidRequest:
     return InvalidRequest(
         "prompt", f"prompt takes {tokens} tokens; this model has room for {room}", reason="PROMPT_TOO_LONG"

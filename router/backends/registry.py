@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from operator import itemgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from router.backends import Engines, Generator, Verifier
 from router.backends.calibrated import Calibrated
 from router.backends.specs import VERIFIER, Deployment, ModelSpec, Setup
 from router.backends.verifiers import KINDS, kind_of, options_of
-from router.errors import CodeNotAllowed, InvalidRequest
+from router.errors import CodeNotAllowed, InvalidFile, InvalidRequest
 from router.extras import missing
 from strategies import Cascade, Strategy
 
@@ -66,7 +67,7 @@ def load_engines(
 
     models  names of models to load besides the reference model and one that the verifier asks; None: all
 
-    Raises InvalidRequest, MissingDependency, MissingWeights.
+    Raises InvalidRequest, InvalidFile, MissingDependency, MissingWeights.
     """
     check_deployment(setup, deployment)
     needed = {setup.reference, setup.verifier.asks}
@@ -74,7 +75,8 @@ def load_engines(
     loaded: dict[str, Generator] = {}
     for name in wanted:
         loaded[name] = load_model(name, setup, folder, deployment)
-    return Engines(loaded, setup.reference, load_verifier(setup, folder, deployment, loaded))
+    verifier = load_verifier(setup, folder, deployment, loaded)
+    return Engines(loaded, setup.reference, verifier, {name: setup.models[name].max_tokens for name in loaded})
 
 
 def load_model(name: str, setup: Setup, folder: Path, deployment: Deployment) -> Generator:
@@ -85,6 +87,7 @@ def load_model(name: str, setup: Setup, folder: Path, deployment: Deployment) ->
     looks = kind == "lowest_window" and "top_log_probs" in backend_of(backend).capabilities
     top = {"top": setup.verifier.options["top"]} if looks else {}
     model: Generator = _module(backend).load_model(name, spec, folder, deployment, log_probs=kind == "log_prob", **top)
+    check_context(name, getattr(model, "context", None), {name: spec})
     return model
 
 
@@ -101,9 +104,24 @@ def load_verifier(
     else:
         module = _module(deployment.backends.get(VERIFIER) or deployment.backend(setup.reference, setup.main))
         verifier = module.load_verifier(spec, setup.main, loaded.get(setup.reference), folder, deployment)
+        check_context(VERIFIER, getattr(verifier, "context", None), {name: setup.models[name] for name in loaded})
     as_it_is = (spec.slope, spec.intercept) == (1, 0) and not spec.by_task
     by_task = {name: (platt.slope, platt.intercept) for name, platt in spec.by_task.items()}
     return verifier if as_it_is else Calibrated(verifier, spec.slope, spec.intercept, by_task)
+
+
+def check_context(name: str, context: int | None, specs: Mapping[str, ModelSpec]) -> None:
+    """Raises InvalidFile where ``name`` can't hold what one of the models writes, let alone the prompt before it.
+
+    context  tokens that it can hold; None: nobody knows
+    """
+    writer, longest = max(((each, spec.max_tokens) for each, spec in specs.items()), key=itemgetter(1), default=("", 0))
+    if context is not None and context <= longest:
+        whose = "its" if writer == name else f"the model {writer!r}'s"
+        raise InvalidFile(
+            f"models.json: the context of {name!r} has {context} tokens, and {whose} longest solution alone takes "
+            f"{longest}: name a model with a larger context, or make the bundle anew with a lower max_tokens"
+        )
 
 
 def _asked(setup: Setup, folder: Path, deployment: Deployment, loaded: Mapping[str, Generator]) -> Generator:

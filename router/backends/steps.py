@@ -126,5 +126,5 @@ def encoded(tokenizer: Any, candidate: Candidate, model: str | None = None) -> t
     """
     if candidate.tokens and candidate.model == model:
         return candidate.tokens, tuple(accumulate(candidate.token_counts))
-    steps = [tokenizer.encode(step, add_special_tokens=False) for step in candidate.steps]
+    steps = [tokenizer.encode(step, add_special_tokens=False, split_special_tokens=True) for step in candidate.steps]
     return tuple(chain.from_iterable(steps)), tuple(accumulate(map(len, steps)))

@@ -119,33 +119,38 @@ class ChatTemplate:
 
     def parts(self, prompt: Prompt, earlier: Sequence[str] = ()) -> list[Part]:
         """Render as :meth:`Template.parts`. Raises InvalidRequest where the template refuses the messages."""
-        messages = with_system(prompt, self.default_system)
-        texts = [message.text for message in messages]
-        roles: list[str] = [message.role for message in messages]
+        turns: list[tuple[str, str]] = [(each.role, each.text) for each in with_system(prompt, self.default_system)]
         for attempt in earlier:
-            texts += [attempt, self._retry]
-            roles += ["assistant", "user"]
-        marked = [{"role": role, "content": _mark(i)} for i, role in enumerate(roles)]
-        try:
-            rest = self._tokenizer.apply_chat_template(marked, add_generation_prompt=True, tokenize=False)
-        except Exception as error:  # whatever a template written in Jinja raises
-            raise InvalidRequest(
-                "messages", f"the model's chat template refuses these messages: {error}", reason="PROMPT_INVALID"
-            ) from error
-        parts = []
-        for i, text in enumerate(texts):
-            before, mark, rest = rest.partition(_mark(i))
-            if not mark:
-                raise InvalidRequest(
-                    "messages",
-                    f"the model's chat template drops a message of the role {roles[i]}; leave it out",
-                    reason="PROMPT_INVALID",
-                )
-            parts += [Part(before, True), Part(text, False)]
-        return [*parts, Part(rest, True)]
+            turns += [("assistant", attempt), ("user", self._retry)]
+        return chat_parts(self._tokenizer, turns)
 
     def render(self, prompt: Prompt, earlier: Sequence[str] = ()) -> str:
         return "".join(part.text for part in self.parts(prompt, earlier))
+
+
+def chat_parts(tokenizer: Any, turns: Sequence[tuple[str, str]], *, answer: bool = True) -> list[Part]:
+    """Roles and texts in the tokenizer's own chat template; ``answer``: and what the model's next turn begins with.
+
+    Raises InvalidRequest where the template refuses the messages.
+    """
+    marked = [{"role": role, "content": _mark(i)} for i, (role, _) in enumerate(turns)]
+    try:
+        rest = tokenizer.apply_chat_template(marked, add_generation_prompt=answer, tokenize=False)
+    except Exception as error:  # whatever a template written in Jinja raises
+        raise InvalidRequest(
+            "messages", f"the model's chat template refuses these messages: {error}", reason="PROMPT_INVALID"
+        ) from error
+    parts = []
+    for i, (role, text) in enumerate(turns):
+        before, mark, rest = rest.partition(_mark(i))
+        if not mark:
+            raise InvalidRequest(
+                "messages",
+                f"the model's chat template drops a message of the role {role}; leave it out",
+                reason="PROMPT_INVALID",
+            )
+        parts += [Part(before, True), Part(text, False)]
+    return [*parts, Part(rest, True)]
 
 
 def with_system(prompt: Prompt, default: str | None) -> Sequence[Message]:

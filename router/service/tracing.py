@@ -6,11 +6,12 @@ quote them.
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
-from router.backends import Asked, Engines, Generator, Usage, Verifier, asks, prepared
+from router.backends import Asked, Engines, Generator, Usage, Verifier, asks, check_room, prepared
 from router.backends.states import State
 from router.errors import MissingDependency
 from router.prompt import Prompt
@@ -67,7 +68,7 @@ async def traced_search(
 def traced(engines: Engines, tracer: Tracer) -> Engines:
     """Return the engines with a span around each call."""
     models = {name: TracedGenerator(model, tracer) for name, model in engines.models.items()}
-    return Engines(models, engines.reference, TracedVerifier(engines.verifier, tracer))
+    return replace(engines, models=models, verifier=TracedVerifier(engines.verifier, tracer))
 
 
 class TracedGenerator:
@@ -113,6 +114,9 @@ class TracedVerifier:
         with span(self._tracer, "verifier.prepare"):
             verifier, task = await prepared(self._verifier, asked, usage)
         return TracedVerifier(verifier, self._tracer), task
+
+    async def check_room(self, prompt: Prompt, longest: int) -> None:
+        await check_room(self._verifier, prompt, longest)
 
     async def score(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, usage: Usage, **options: Any

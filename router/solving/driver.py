@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from itertools import count
 
-from router.backends import Asked, Engines, Generator, Usage, Verifier, asks, prepared
+from router.backends import Asked, Engines, Generator, Usage, Verifier, asks, check_room, prepared
 from router.backends.specs import VERIFIER
 from router.errors import DeadlineExceeded, InvalidRequest, SearchTooLong, Stopped, TokenCapReached
 from router.solving.bill import Bill
@@ -84,7 +84,7 @@ async def drive(
                 reason="ARM_INVALID",
             )
     search = arm.search()
-    limited = _Limited(request, engines, task, bill, allowance or Allowance(), votes=arm.rows > 1)
+    limited = _Limited(arm, request, engines, task, bill, allowance=allowance or Allowance())
     finished: list[Candidate] = []
     candidates: list[Candidate] = []
     stage, sure = 1, None
@@ -169,19 +169,23 @@ class _Limited:
     """Answers one search's requests within its limits.
 
     votes     whether solutions are compared
+    scored    tokens of the longest solution that may have to be scored; 0 where the arm needs no scores
     margin    seconds reserved before the deadline
     deadline  on time.monotonic's clock, minus the margin; None without one
     late      the stop reason of the tighter limit: the call's own, or the server's limit for every search
     """
 
     def __init__(
-        self, request: Request, engines: Engines, task: Task, bill: Bill, allowance: Allowance, *, votes: bool
+        self, arm: Strategy, request: Request, engines: Engines, task: Task, bill: Bill, *, allowance: Allowance
     ):
         self.request = request
         self.engines = engines
         self.task = task
         self.bill = bill
-        self.votes = votes
+        self.votes = arm.rows > 1
+        longest = [engines.longest.get(name or engines.reference, 0) for name in arm.models]
+        longest = [each if request.max_tokens is None else min(each, request.max_tokens) for each in longest]
+        self.scored = max(longest) if arm.needs_scores else 0
         self.verifier: Verifier | None = None  # prepared for this prompt, once it is needed
         self.allowance = allowance
         self.stop = StopReason.COMPLETE
@@ -197,7 +201,7 @@ class _Limited:
         extends = isinstance(wanted, Extend)
         try:
             async with asyncio.timeout_at(self._give_up_at(started, extends)):
-                if self.votes or not extends:
+                if self.votes or self.scored or not extends:
                     await self._prepare()
                 candidates = await (self._extend(wanted) if isinstance(wanted, Extend) else self._score(wanted))
         except TimeoutError:
@@ -245,6 +249,8 @@ class _Limited:
             asked = Asked(request.prompt, self.task, request.task or "", self._may_generate)
             try:
                 self.verifier, self.task = await prepared(verifier, asked, spent)
+                if self.scored:  # now, and not once solutions are written that nothing can score
+                    await check_room(self.verifier, request.prompt, self.scored)
             finally:
                 if spent != Usage():
                     self._verifying(verifier).add(**asdict(spent))

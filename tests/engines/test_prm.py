@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from router.backends import Usage
+from router.backends import Usage, check_room
 from router.backends.in_process import prm_models
 from router.backends.prm import FORMATS, label_ids
 from router.backends.specs import VerifierSpec
@@ -108,25 +108,50 @@ async def test_reading_is_billed_once_and_capped(verifier):
     assert usage.scored_tokens == 2 * length
 
 
-@pytest.mark.parametrize("mark", ["<extra_0>", "<|im_end|>", "\n"])
-async def test_what_looks_like_a_mark_in_a_text_is_text(verifiers, mark):
-    for kind in ("qwen2.5-math-prm", "skywork-o1-open-prm"):
-        candidates = [Candidate(steps=(f"3 {mark} 4 = 12\n", f"14 {mark}"))]
-        (scored,) = await verifiers[kind].score(Prompt.of(f"What {mark} ?"), candidates, max_tokens=None, usage=Usage())
-        assert len(scored.scores) == 2
+MARKS = ["<extra_0>", "<|im_end|>", "\n", "<|eot_id|>", "<|start_header_id|>", "</s>", "<s>", "ки", "+"]
 
 
-async def test_a_text_that_can_not_be_told_from_a_mark_is_refused(verifiers):
-    with pytest.raises(InvalidRequest, match="1 steps have 2 places"):
-        await verifiers["math-shepherd-prm"].score(
-            Prompt.of("ру ки"), [Candidate(steps=("1",))], max_tokens=None, usage=Usage()
-        )
+@pytest.mark.parametrize("mark", MARKS)
+async def test_what_looks_like_a_mark_in_a_text_is_text(verifier, folders, mark):
+    steps = (f"3 {mark} 4 = 12\n", f"14 {mark}", f"ру{mark} {mark}")
+    (scored,) = await verifier.score(
+        Prompt.of(f"{mark} What {mark} ?"), [Candidate(steps=steps)], max_tokens=None, usage=Usage()
+    )
+    assert len(scored.scores) == 3
 
 
-async def test_a_solution_longer_than_the_context_is_refused(verifier):
-    with pytest.raises(InvalidRequest, match="room for 1024") as raised:
-        await verifier.score(Prompt.of(TEXT * 300), [Candidate(steps=STEPS)], max_tokens=None, usage=Usage())
-    assert raised.value.reason == "PROMPT_TOO_LONG"
+@pytest.mark.parametrize("kind", BUILD)
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_text_adds_no_control_token_and_moves_no_score(folders, kind, mark):
+    tokenizer = AutoTokenizer.from_pretrained(folders[kind])
+
+    def control(prompt: str, steps: tuple[str, ...]) -> tuple[list[int], list[int]]:
+        """The control tokens that are read, and the tokens that are scored."""
+        reading = FORMATS[kind].read(tokenizer, Prompt.of(prompt), steps)
+        special = {*tokenizer.all_special_ids} - {tokenizer.unk_token_id}
+        return [each for each in reading.tokens if each in special], [reading.tokens[at] for at in reading.at]
+
+    spelled = control(f"{mark} What {mark} ?", (f"3 {mark} 4 = 12\n", f"{mark} 14", "Answer: 14"))
+    assert spelled == control("What ?", STEPS)
+
+
+async def test_a_solution_longer_than_the_context_is_not_scored(verifier):
+    long, short = Candidate(steps=("3 * 4 = 12\n" * 300,)), Candidate(steps=STEPS)
+    usage = Usage()
+    scored = await verifier.score(PROMPT, [long, short, long], max_tokens=1000, usage=usage)
+    assert [candidate.scores is not None and len(candidate.scores) for candidate in scored] == [0, 3, 0]
+    assert scored[0].score is None
+    assert usage.scored_tokens == len(verifier.read(PROMPT, short).tokens)
+
+
+async def test_a_prompt_is_refused_where_its_longest_solution_could_not_be_scored(verifier):
+    taken = len(verifier.read(PROMPT, Candidate(steps=("0",))).tokens)
+    await check_room(verifier, PROMPT, verifier.context - taken)
+    with pytest.raises(InvalidRequest, match=f"takes {taken} tokens of the verifier's context of 1024") as raised:
+        await check_room(verifier, PROMPT, verifier.context - taken + 1)
+    assert (raised.value.field, raised.value.reason) == ("prompt", "PROMPT_TOO_LONG")
+    with pytest.raises(InvalidRequest, match="30000 characters"):
+        await check_room(verifier, Prompt.of("7" * 30_000), 1)
 
 
 def test_labels_that_are_one_token_are_refused(folders):

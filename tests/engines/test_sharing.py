@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 
-from router.backends import Usage, asks
+from router.backends import Usage, asks, check_room
 from router.backends.in_process import memory
 from router.backends.in_process.step_verifier import StepVerifier
 from router.backends.specs import VerifierSpec
@@ -205,6 +205,18 @@ async def test_scores_do_not_depend_on_how_many_are_read_together(engine, monkey
     assert max(sizes) < 12
     for each, again in zip(one, other, strict=True):
         assert each.scores == pytest.approx(again.scores, abs=1e-4)
+
+
+async def test_a_likelihood_is_asked_for_nothing_that_it_has_no_room_for(engine):
+    scoring = verifier(engine())
+    scoring.context = 1000
+    prompt = Prompt.of("7" * 700)
+    await check_room(scoring, prompt, 299)  # the template takes one
+    with pytest.raises(InvalidRequest, match="takes 701 tokens of the verifier's context of 1000"):
+        await check_room(scoring, prompt, 300)
+    long, short = *solutions(1, 400), *solutions(1, 100)
+    scored = await scoring.score(prompt, [long, short], max_tokens=2000, usage=Usage())
+    assert [each.scores is not None and len(each.scores) for each in scored] == [0, 2]
 
 
 async def test_a_short_call_is_not_scored_behind_a_long_one(engine):

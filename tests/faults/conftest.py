@@ -116,8 +116,23 @@ def in_process(bundle_folder: Path, tmp_path_factory) -> Path:
     from tests.support import tiny_models
 
     folder = tmp_path_factory.mktemp("in_process")
-    model = tiny_models.writer(folder / "writer", IN_PROCESS_CONTEXT)
     prm = tiny_models.qwen_math_prm(folder / "prm", 2 * IN_PROCESS_CONTEXT)  # its template takes more
+    return _tiny(bundle_folder, folder, prm)
+
+
+@pytest.fixture(scope="package")
+def small_verifier(bundle_folder: Path, tmp_path_factory) -> Path:
+    """The same with a verifier whose context is a third of the model's."""
+    from tests.support import tiny_models
+
+    folder = tmp_path_factory.mktemp("small_verifier")
+    return _tiny(bundle_folder, folder, tiny_models.qwen_math_prm(folder / "prm", IN_PROCESS_CONTEXT // 3))
+
+
+def _tiny(bundle_folder: Path, folder: Path, prm: Path) -> Path:
+    from tests.support import tiny_models
+
+    model = tiny_models.writer(folder / "writer", IN_PROCESS_CONTEXT)
     models = {"small": ModelSpec(str(model), 100_000, CHATML, temperature=1.0, max_tokens=32)}
     verifier = VerifierSpec("qwen2.5-math-prm", None, 100_000, str(prm))
     shutil.copytree(bundle_folder, folder / "bundle")

@@ -1,8 +1,6 @@
 """A model in the server's own process: its time and its memory are everybody's."""
 
 import asyncio
-import signal
-import time
 from functools import partial
 
 import grpc
@@ -11,7 +9,7 @@ import pytest
 from router.v1 import router_pb2 as pb
 from tests.faults.conftest import IN_PROCESS_CONTEXT
 from tests.support.breakable import Router
-from tests.support.faults import Caller, problem, settled, told_nothing
+from tests.support.faults import Caller, problem, settled, stopped_within, told_nothing
 
 pytestmark = pytest.mark.processes
 
@@ -79,17 +77,27 @@ async def test_sigterm_while_the_longest_prompts_are_read(in_process, often, tal
                 calls = [asyncio.ensure_future(call(caller, f"{i}{j}{LONGEST}", ARMS[0], 300)) for j in range(4)]
                 assert await settled(lambda router=router: router.busy() == 4)  # type: ignore[misc]
                 await asyncio.sleep(0.3)
-                began = time.monotonic()
-                router.process.signal(signal.SIGTERM)
-                tally.times += 1
-                tally.calls += len(calls)
-                if code := await asyncio.to_thread(router.process.wait):
-                    tally.lost.append(f"ended with {code}")
-                took = time.monotonic() - began
-                tally.slowest = max(tally.slowest, took)
-                if took > often(60, 16):
-                    tally.lost.append(f"stopping took {took:.1f} s")
-                for ended in await asyncio.gather(*calls, return_exceptions=True):
-                    if not isinstance(ended, grpc.aio.AioRpcError | pb.SolveResponse):
-                        tally.lost.append(repr(ended))
+                await stopped_within(router, tally, often(60, 16), calls)
             told_nothing(router)
+
+
+async def test_prompts_that_the_model_has_room_for_and_the_verifier_has_not(small_verifier, often, tallied, tmp_path):
+    with tallied("prompts longer than the verifier's context, and not than the model's") as tally:
+        router = Router(small_verifier, tmp_path, *OPTIONS, env=ENVIRONMENT)
+        async with router.channel() as channel:
+            caller = Caller(channel, tally)
+            for i in range(often(1, 10)):
+                tally.times += 1
+                long, fits = f"{i}" + "7" * (IN_PROCESS_CONTEXT // 2), f"{i}" + "7" * (IN_PROCESS_CONTEXT // 6)
+                for arm in ("best_of_n(n=4)", "beam_search(n=4, m=2)"):
+                    refused = partial(call, caller, long, arm, 100)
+                    await caller.refused(f"{arm} of a long one", refused, "INVALID_ARGUMENT", "the verifier's context")
+                    await caller.ask(f"{arm} of a shorter one", partial(call, caller, fits, arm, 100), written)
+                await caller.ask("majority", partial(call, caller, long, "majority(n=4)", 100), written)
+        assert router.busy() == 0
+        assert router.stop() == 0
+        told_nothing(router)
+
+
+def written(reply: pb.SolveResponse) -> bool:
+    return bool(reply.solution.text)

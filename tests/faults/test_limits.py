@@ -1,7 +1,6 @@
 """One caller does what is allowed, at its worst; others must not notice."""
 
 import asyncio
-import signal
 import time
 from functools import partial
 
@@ -11,7 +10,7 @@ import pytest
 from router.outcomes.tables import read
 from router.v1 import router_pb2 as pb
 from tests.support.breakable import Router, on_vllm
-from tests.support.faults import Caller, problem, settled, told_nothing
+from tests.support.faults import Caller, problem, settled, stopped_within, told_nothing
 
 pytestmark = pytest.mark.processes
 
@@ -166,16 +165,5 @@ async def test_sigterm_while_answers_are_compared(bundles, engines, often, talli
                 calls = [asyncio.ensure_future(caller.stub.Solve(message, metadata=caller.metadata)) for _ in range(4)]
                 assert await settled(lambda router=router: router.busy() == 4)  # type: ignore[misc]
                 await asyncio.sleep(0.3)
-                began = time.monotonic()
-                router.process.signal(signal.SIGTERM)
-                tally.times += 1
-                tally.calls += len(calls)
-                assert await asyncio.to_thread(router.process.wait) == 0
-                took = time.monotonic() - began
-                tally.slowest = max(tally.slowest, took)
-                if took > often(60, 8):
-                    tally.lost.append(f"stopping took {took:.1f} s")
-                for ended in await asyncio.gather(*calls, return_exceptions=True):
-                    if not isinstance(ended, grpc.aio.AioRpcError | pb.SolveResponse):
-                        tally.lost.append(repr(ended))
+                await stopped_within(router, tally, often(60, 8), calls)
             told_nothing(router)

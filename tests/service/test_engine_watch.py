@@ -187,6 +187,17 @@ def test_a_context_too_short_is_found_at_the_start(monkeypatch):
         fit.check_servers(setup, DEPLOYMENT)
 
 
+def test_a_verifiers_context_too_short_is_found_at_the_start(monkeypatch):
+    large = replace(SPEC, adapter=None, reviser=None, max_tokens=1024)
+    setup = replace(SETUP, models={"small": replace(large, max_tokens=512), "large": large})
+    contexts = {"http://a": 2048, "http://v": 1024}
+    monkeypatch.setattr(fit, "served", lambda url, key, headers: [listed("verifier", contexts[url])])
+    with pytest.raises(InvalidRequest, match=r"verifier=http://v: has a context of 1024 tokens.*takes 1024"):
+        fit.check_servers(setup, DEPLOYMENT)
+    contexts["http://v"] = 1025
+    fit.check_servers(setup, DEPLOYMENT)
+
+
 def test_servers_that_the_bundle_does_not_ask_are_not_asked(monkeypatch):
     monkeypatch.setattr(fit, "served", lambda *_: json.loads("not asked"))
     fit.check_servers(SETUP, replace(DEPLOYMENT, backends={"": "fake"}))

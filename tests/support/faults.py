@@ -1,6 +1,7 @@
 """Callers that try again as they are told, and a tally of what a fault cost them."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -184,6 +185,25 @@ async def settled(condition: Callable[[], object], seconds: float = 60) -> bool:
             return False
         await asyncio.sleep(0.05)
     return True
+
+
+async def stopped_within(
+    router: Router, tally: Tally, seconds: float, calls: Sequence["asyncio.Future[pb.SolveResponse]"]
+) -> None:
+    """SIGTERM while ``calls`` run: the server ends by itself in time, and every call ends with a reply or a status."""
+    began = time.monotonic()
+    router.process.signal(signal.SIGTERM)
+    tally.times += 1
+    tally.calls += len(calls)
+    if code := await asyncio.to_thread(router.process.wait):
+        tally.lost.append(f"ended with {code}")
+    took = time.monotonic() - began
+    tally.slowest = max(tally.slowest, took)
+    if took > seconds:
+        tally.lost.append(f"stopping took {took:.1f} s")
+    for ended in await asyncio.gather(*calls, return_exceptions=True):
+        if not isinstance(ended, grpc.aio.AioRpcError | pb.SolveResponse):
+            tally.lost.append(repr(ended))
 
 
 async def many_calls(

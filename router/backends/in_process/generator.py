@@ -35,6 +35,7 @@ class TransformersGenerator:
         self.spec = spec
         self.template = resolved(spec.template, batcher.tokenizer)
         self.parameters = spec.parameters
+        self.context = batcher.context
         # A search asks for the same prefixes round after round.
         self._encode = lru_cache(_ENCODED)(self._encode_now)
         self.kept_free = kept_free

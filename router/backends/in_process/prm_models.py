@@ -100,11 +100,12 @@ class TransformersReader:
 
     def __init__(self, model: Any, labels: tuple[int, int] | None):
         self.model = model
+        self.context = int(model.config.max_position_embeddings)
         self.labels = labels
         self._thread = ThreadPoolExecutor(1, "reward-model")
 
     async def room(self) -> int:
-        return int(self.model.config.max_position_embeddings)
+        return self.context
 
     async def scores(self, readings: Sequence[Reading], usage: Usage) -> list[list[float]]:
         usage.calls += 1

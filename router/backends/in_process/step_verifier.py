@@ -17,7 +17,7 @@ from router.backends.in_process.generator import submit
 from router.backends.in_process.jobs import CallJob
 from router.backends.in_process.kv import KeyValues, PrefixCache, PrefixKey, join, prefill, rows_of
 from router.backends.in_process.prefill import PIECE, bytes_a_token, extended, whole
-from router.backends.prompt_length import too_long
+from router.backends.prompt_length import check_length, check_verifier
 from router.backends.specs import VerifierSpec
 from router.backends.steps import encoded
 from router.backends.template import ChatTemplate, Template, encode
@@ -42,12 +42,23 @@ class StepVerifier:
         self.network = model
         self.template = template
         self.parameters = spec.parameters
+        self.context: int = model.config.max_position_embeddings
         self._judge = HEADS[spec.kind]
         self.counted = Usage()  # the engine's own count, over all calls
         self._encode = lru_cache(_ENCODED)(lambda prompt: encode(batcher.tokenizer, template.parts(prompt)))
         self.share = batcher.pool.share(bytes_a_token(model))
         self._read_before: PrefixCache[_Read] = PrefixCache(lambda: min(batcher.sizes.cached, self.share.kept))
         self._columns_bytes: int = _SCORES * model.config.num_attention_heads  # of attention, per query and column
+
+    @property
+    def room(self) -> int:
+        """Tokens of the longest prompt and solution: by the context and by the memory there is."""
+        return min(self.context, self.share.most // _COPIES)
+
+    async def check_room(self, prompt: Prompt, longest: int) -> None:
+        """See ``backends.check_room``."""
+        check_length(prompt, self.room)
+        check_verifier(len(self._encode(prompt)), longest, self.room)
 
     async def score(
         self, prompt: Prompt, candidates: Sequence[Candidate], *, max_tokens: int | None, usage: Usage
@@ -58,13 +69,10 @@ class StepVerifier:
             for candidate in candidates
             if candidate.steps
         }
-        longest = min(self.batcher.context, self.share.most // _COPIES)
-        for each in steps.values():
-            if len(prefix) + len(each.tokens) > longest:
-                raise too_long(len(prefix), longest - len(each.tokens))
         self._count(usage, 0, calls=1)
-        found: dict[tuple[str, ...], tuple[float, ...]] = {}
-        remaining, spent = iter(steps.items()), usage.scored_tokens
+        fits = {key: len(prefix) + len(each.tokens) <= self.room for key, each in steps.items()}
+        found: dict[tuple[str, ...], tuple[float, ...]] = {key: () for key, it_does in fits.items() if not it_does}
+        remaining, spent = iter([each for each in steps.items() if fits[each[0]]]), usage.scored_tokens
         # A few candidates at a time: others' tokens come in between, and a cancelled call frees the thread soon.
         while chunk := dict(islice(remaining, self.batcher.sizes.scored)):
             room = None if max_tokens is None else max_tokens - (usage.scored_tokens - spent)
