@@ -1,4 +1,4 @@
-"""What kind of answer is wanted: how it is found in a text, when two answers are the same, when one is right."""
+"""Tasks: kinds of answers. A task finds an answer in a text, and says which are equal and which are right."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -26,36 +26,37 @@ __all__ = [
     "within",
 ]
 
-NO_INPUTS: Mapping[str, Any] = {}  # no proxy, which could not be handed to workers
-LARGEST_INPUTS = 100_000  # characters of JSON: what reads them stands in the event loop
+NO_INPUTS: Mapping[str, Any] = {}  # not a read-only proxy, which can't be pickled for workers
+LARGEST_INPUTS = 100_000  # characters of JSON: reading them blocks the event loop
 
 
 class Task(Protocol):
-    """One kind of answer. Methods that may take long are coroutines, and free the event loop while they work."""
+    """One kind of answer. Methods that may take long are coroutines that don't block the event loop."""
 
     def bound(self, inputs: Mapping[str, Any]) -> "Task":
-        """The task for one prompt, given what its request brings: choices, a schema, tests. Raises InvalidRequest."""
+        """Return the task for one prompt, given its inputs: choices, a schema, tests. Raises InvalidRequest."""
 
     def extract(self, text: str) -> str | None:
-        """The final answer that a solution states, as written; None where it states none. In linear time."""
+        """Return the final answer that a solution states, as written; None where it states none. Takes linear time."""
 
     async def key(self, answer: str) -> str:
-        """One spelling for all answers that are equal: what votes are counted by. Empty: it is no answer."""
+        """Return one spelling for all equal answers; votes are counted by it. Empty: not an answer."""
 
     async def right(self, answer: str, reference: str) -> bool:
-        """Whether an answer, as written or as its key, is what the reference says."""
+        """Whether an answer, as written or as its key, agrees with the reference."""
 
 
 class PlainTask:
-    """A task that is a text and takes nothing from requests: a base for one's own, which says only what differs.
+    """A task whose answers are texts and that takes no inputs: a base class for your own tasks, which override what
+    differs.
 
-    opaque_keys  keys are digests: nothing to show a caller, to judge, or to take as a reference
+    opaque_keys  whether keys are digests, which can't be shown to a caller, judged, or used as a reference
     """
 
     opaque_keys: ClassVar[bool] = False
 
     def bound(self, inputs: Mapping[str, Any]) -> Task:
-        """The task itself. Inputs are refused, so that none is ignored in silence."""
+        """Return the task itself. Inputs are refused, so that none is silently ignored."""
         for name in inputs:
             raise InvalidRequest(name, f"the task {type(self).__name__} takes no {name}", reason="UNSPECIFIED")
         return self
@@ -72,21 +73,21 @@ class PlainTask:
 
 
 async def why_none(task: Task, text: str, stated: str | None) -> str:
-    """Why a whole text has no answer, in a few words. ``stated``: what the task extracts of it.
+    """Say in a few words why a whole text has no answer. ``stated``: what the task extracts from it.
 
-    A task may say it better than we do here, by a coroutine ``why(stated)``.
+    A task may give a better reason by a coroutine ``why(stated)``.
     """
     if text.rpartition("<think>")[1] and "</think>" not in text.rpartition("<think>")[2]:
         return "ends while it is thinking"
     if why := getattr(task, "why", None):
         return str(await why(stated))
-    return "states no answer" if stated is None else f"states {stated[:60]!r}, which is no answer of the task"
+    return "states no answer" if stated is None else f"states {stated[:60]!r}, which is not an answer of this task"
 
 
 def runnable(task: Task, *, judged: bool = False) -> Task:
-    """The task itself, to solve with. Raises CodeNotAllowed where it would have to run code, and may not.
+    """Return the task, to solve with. Raises CodeNotAllowed where it would have to run code but may not.
 
-    judged: whether solutions will be judged by a reference, too
+    judged: whether solutions will also be judged by a reference
     """
     if check := getattr(task, "check_allowed", None):
         check(judged)
@@ -94,7 +95,7 @@ def runnable(task: Task, *, judged: bool = False) -> Task:
 
 
 def opaque(task: Task) -> bool:
-    """See :class:`PlainTask`, which a task need not inherit from."""
+    """Return ``opaque_keys`` of :class:`PlainTask`, from which a task need not inherit."""
     return bool(getattr(task, "opaque_keys", False))
 
 
@@ -107,16 +108,16 @@ _TASKS: dict[str, str] = {
     "code": "router.tasks.code:CodeTask",
     "text": "router.tasks.free_text:FreeTextTask",
 }
-TASKS: Mapping[str, str] = _TASKS  # by name: where its class is, imported on use
+TASKS: Mapping[str, str] = _TASKS  # the place of each class by name, imported on use
 
 
 def register(name: str, place: str) -> None:
-    """Make a task known by name. ``place`` is module:object, a class without arguments or a task."""
+    """Make a task known by name. ``place`` is module:object: a task, or a class that is called without arguments."""
     _TASKS[name] = place
 
 
 def load_task(name: str) -> Task:
-    """The task of this name, or a user's own by ``module:object``; made once. Raises InvalidRequest."""
+    """Return the task of this name, or your own by ``module:object``; it is made once. Raises InvalidRequest."""
     return _task(name, TASKS.get(name, name))
 
 
@@ -138,27 +139,27 @@ def _task(name: str, place: str) -> Task:
     if lacking := [each for each in methods if not callable(getattr(task, each, None))]:
         raise InvalidRequest(
             "task",
-            f"{name!r} is no task: it has no method {lacking[0]}; inherit from router.tasks.PlainTask",
+            f"{name!r} is not a task: it has no method {lacking[0]}; inherit from router.tasks.PlainTask",
             reason="UNSPECIFIED",
         )
-    return task  # type: ignore[return-value]  # it has the methods
+    return task  # type: ignore[return-value]  # checked above: it has the methods
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """The tasks of a bundle, loaded on use: workers are handed this.
+    """The tasks of a bundle, loaded on use, so that an instance can be sent to workers.
 
-    names       the first is that of prompts that name none
-    allow_code  let tasks that run code do so, in whatever process uses them: see docs/sandbox.md
+    names       names of the tasks; the first is used by prompts that name none
+    allow_code  whether tasks may run code, in each process that uses them: see docs/sandbox.md
     """
 
     names: Sequence[str] = ("math",)
     allow_code: bool = False
 
     def of(self, name: str | None = None, inputs: Mapping[str, Any] = NO_INPUTS) -> Task:
-        """The task of a prompt, given its inputs.
+        """Return the task of a prompt, bound to its inputs.
 
-        Raises InvalidRequest naming ``task`` or ``inputs.NAME``, CodeNotAllowed, SandboxUnavailable.
+        Raises InvalidRequest, naming ``task`` or ``inputs.NAME``, CodeNotAllowed, SandboxUnavailable.
         """
         name = name or self.names[0]
         if name not in self.names:
@@ -177,7 +178,7 @@ class Tasks:
             raise InvalidRequest(field, f"{field}: {error}", reason="INPUTS_INVALID") from error
 
     def check(self) -> None:
-        """Load them all. Raises InvalidRequest, SandboxUnavailable."""
+        """Load all tasks. Raises InvalidRequest, SandboxUnavailable."""
         for name in self.names:
             self.of(name)
 

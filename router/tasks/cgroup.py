@@ -1,4 +1,4 @@
-"""Control groups: bounds on all processes of one run together, with the memory that the kernel keeps for them."""
+"""Control groups: limits on all processes of one run together, including memory that the kernel keeps for them."""
 
 import contextlib
 import time
@@ -13,10 +13,10 @@ _PATIENCE_SECONDS = 5.0
 
 
 class ControlGroups:
-    """One group made within each of the folders, which the operator made and may write to.
+    """One new group in each of the folders, which the operator made and which this process may write to.
 
-    With version 2 of the kernel's interface that is one folder, whose parent's ``cgroup.subtree_control`` and its own
-    name ``memory`` and ``pids``; with version 1 it is one of each hierarchy. Raises MissingDependency.
+    With version 2 of the kernel's interface there is one folder; its own and its parent's ``cgroup.subtree_control``
+    must name ``memory`` and ``pids``. With version 1 there is one folder per hierarchy. Raises MissingDependency.
     """
 
     def __init__(self, folders: Sequence[str], memory_bytes: int, processes: int):
@@ -39,23 +39,23 @@ class ControlGroups:
             raise MissingDependency(f"no control group can be made there: {error}") from error
         if folders and not ("pids.max" in written and written & {"memory.max", "memory.limit_in_bytes"}):
             self.remove()
-            raise MissingDependency(f"{', '.join(folders)}: not controlled are memory or pids there")
+            raise MissingDependency(f"{', '.join(folders)}: memory and pids are not both controlled there")
 
     def command(self, command: Sequence[str], user: int | None) -> list[str]:
-        """The command, which joins the groups before it becomes that user."""
+        """Return a command that joins the groups, becomes that user, and then runs the given command."""
         if not self._groups:
             return list(command)
         become = [] if user is None else ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
         return ["sh", "-c", _JOIN, " ".join(map(str, self._groups)), *become, *command]
 
     def remove(self) -> None:
-        """Kill what is left, and forget the groups. May sleep."""
+        """Kill what is left in the groups and remove them. May sleep."""
         end = time.monotonic() + _PATIENCE_SECONDS
         for group in self._groups:
             if (group / "cgroup.kill").exists():
                 (group / "cgroup.kill").write_text("1")
             while group.exists() and time.monotonic() < end:
                 with contextlib.suppress(OSError):
-                    group.rmdir()  # its files are the kernel's
+                    group.rmdir()  # its files are the kernel's and need no removal
                     break
-                time.sleep(0.01)  # who was killed is gone soon
+                time.sleep(0.01)  # killed processes are gone soon

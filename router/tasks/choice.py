@@ -1,4 +1,4 @@
-"""One of several choices: the letter that a solution states, or the text of the choice it names."""
+"""Multiple choice: the letter that a solution states, or the text of the choice that it names."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ from router.tasks.exact import normal, signed
 from router.tasks.notation import undecorated
 from router.tasks.statements import WINDOW, final_part, statements
 
-_UNKNOWN = 10  # letters that count where the request brings no choices: A to J
+_UNKNOWN = 10  # number of letters where the request has no choices: A to J
 _COMMAND = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|bb)|boldsymbol)\s?\{([^{}]{0,200})\}|\\[()\[\]]")
 _NOUN = re.compile(r"(?:(?:the|correct|right|best)\s){0,2}(?:option|choice|letter|answer)\s?(?:is\s?)?:?\s?", re.I)
 _LETTER = re.compile(r"(?P<opened>[(\[]?)\s?(?P<letter>[A-Za-z])(?![A-Za-z'’]|\s?=)")
@@ -25,9 +25,9 @@ _PARENTHESES = re.compile(r"[(\[]\s?([A-Za-z])\s?[)\]]")
 
 
 class ChoiceTask(PlainTask):
-    """Answers that are letters: ``B``, ``(B) Paris``, ``Option B``, or ``Paris`` where that is what B says.
+    """Answers that are letters: ``B``, ``(B) Paris``, ``Option B``, or ``Paris`` if that is the text of choice B.
 
-    choices  the texts in their order, from the request; without them the letters A to J are read, and no texts
+    choices  the texts in order, from the request; without them only the letters A to J are recognized
     """
 
     def __init__(self, choices: Sequence[str] = ()):
@@ -39,7 +39,7 @@ class ChoiceTask(PlainTask):
         self._spaced = [(_spaced(_plain(text)), letter) for letter, text in named]
 
     def bound(self, inputs: Mapping[str, Any]) -> Task:
-        """``{"choices": ["Rome", "Paris"]}``: two to 26 texts, none twice. Raises InvalidRequest."""
+        """Take inputs ``{"choices": ["Rome", "Paris"]}``: two to 26 different texts. Raises InvalidRequest."""
         super().bound({name: value for name, value in inputs.items() if name != "choices"})
         choices = inputs.get("choices")
         if choices is None:
@@ -67,9 +67,9 @@ class ChoiceTask(PlainTask):
         lines = [line for line in part[-4 * WINDOW :].splitlines() if line.strip()]
         if not lines:
             return None
-        # Without a marker a capital may only begin a sentence: it must be marked as a letter.
+        # Without "answer:" or the like, a capital may just begin a sentence: it must be marked as a letter.
         last = lines[-1][-WINDOW:]
-        if "\\boxed" in last:  # what it holds is no choice, and the words around it are not the answer
+        if "\\boxed" in last:  # the box holds no choice, and the words around it are not the answer
             return None
         return self._letter(last) if len(lines) == 1 and len(last) <= 4 else self._letter(last, marked=True)
 
@@ -77,7 +77,7 @@ class ChoiceTask(PlainTask):
         return self._letter(answer) or ""
 
     def _letter(self, text: str, *, marked: bool = False) -> str | None:
-        """The letter that a statement means; None where it means none, or more than one."""
+        """Return the letter that a statement means; None where it means none, or more than one."""
         text = _plain(text)
         if letter := self._by_text[0].get(_closely(text)) or self._by_text[1].get(normal(text)):
             return letter
@@ -100,7 +100,7 @@ class ChoiceTask(PlainTask):
         return self._named(text)
 
     def _named(self, text: str) -> str | None:
-        """The choice whose text stands in a statement, where it is the only one; longer texts hide their parts."""
+        """Return the letter of the only choice named by its text. A text that is part of a longer one doesn't count."""
         words = _spaced(text)
         found = [(name, letter) for name, letter in self._spaced if name.strip() and name in words]
         whole = [letter for name, letter in found if not any(name != other and name in other for other, _ in found)]
@@ -108,7 +108,7 @@ class ChoiceTask(PlainTask):
 
 
 def _unlike(named: Sequence[tuple[str, str]], spelling: Callable[[str], str]) -> dict[str, str]:
-    """Letters by the spelling of their texts, where no other choice's text is spelled so."""
+    """Return letters by the spelling of their texts, without spellings that several texts share."""
     spelled = [(spelling(_plain(text)), letter) for letter, text in named]
     counts = Counter(name for name, _ in spelled)
     return {name: letter for name, letter in spelled if name and counts[name] == 1}

@@ -1,7 +1,8 @@
 """Code: Python functions, judged by tests that run in a sandbox.
 
-A caller's public tests come with the request, a model may write more; hidden ones are the reference offline. The share
-of tests that a solution passes is a verifier, and solutions vote by what they do on the inputs of these tests.
+A caller's public tests come with the request, and a model may write more; hidden tests are the reference, offline only.
+The share of tests that a solution passes serves as a verifier's score. Solutions vote by their behaviour on the inputs
+of these tests.
 """
 
 import ast
@@ -17,13 +18,13 @@ from router.tasks.judging import Batch, Verdict
 from router.tasks.sandbox import Limits, Sandbox
 
 _MOST_TESTS = 100
-_MOST_CHARACTERS = 20_000  # of a test
+_MOST_CHARACTERS = 20_000  # characters of a test
 _MOST_REMEMBERED = 4096
 _KEY = re.compile(r"(?:does|text) [0-9a-f]{32}")
 
 
 def allow_code(**options: Any) -> Sandbox:
-    """Let code tasks of this process run code, in a sandbox with these options. Raises SandboxUnavailable."""
+    """Let this process's code tasks run code, in a sandbox with these options. Raises SandboxUnavailable."""
     CodeTask.sandbox = Sandbox(allow_code=True, **options)
     return CodeTask.sandbox
 
@@ -31,11 +32,11 @@ def allow_code(**options: Any) -> Sandbox:
 class CodeTask:
     """Answers that are Python code. See :class:`router.tasks.Task`.
 
-    Finding code in a text needs no sandbox. What runs it raises CodeNotAllowed where none is allowed.
+    Finding code in a text needs no sandbox. Methods that run it raise CodeNotAllowed where no sandbox is allowed.
     """
 
-    opaque_keys: ClassVar[bool] = True  # what a key says is what the code did
-    sandbox: Sandbox | None = None  # where code may run; of all tasks that bring none: see allow_code
+    opaque_keys: ClassVar[bool] = True  # a key is a digest of what the code did
+    sandbox: Sandbox | None = None  # where code may run, for tasks without their own: see allow_code
 
     def __init__(self, sandbox: Sandbox | None = None, limits: Limits | None = None):
         if sandbox is not None:
@@ -49,15 +50,15 @@ class CodeTask:
         self._batch: Batch | None = None
 
     def bound(self, inputs: Mapping[str, Any]) -> "CodeTask":
-        """The task of one prompt.
+        """Return the task for one prompt.
 
-        tests   statements with asserts, a test each: what a solution must pass as far as the caller says
-        inputs  calls, e.g. ``f([1, 2])``: what else solutions are compared on
+        tests   Python statements with asserts, one test each: the caller's public tests
+        inputs  calls like ``f([1, 2])``: further inputs to compare solutions on
 
         Raises InvalidRequest.
         """
         for name in inputs.keys() - {"tests", "inputs"}:
-            raise InvalidRequest(name, f"the task code takes no {name}: tests, inputs", reason="UNSPECIFIED")
+            raise InvalidRequest(name, f"the task code takes no {name}: only tests, inputs", reason="UNSPECIFIED")
         task = CodeTask(self.sandbox, self._limits)
         task._tests = _statements("tests", inputs.get("tests", ()))
         task._inputs = _statements("inputs", inputs.get("inputs", ()))
@@ -68,9 +69,10 @@ class CodeTask:
         return code_blocks.find(text, self._wanted)
 
     async def key(self, answer: str) -> str:
-        """Equal behaviours on the public tests' and further inputs, equal keys; without any, equal programs.
+        """Return equal keys for equal behaviour on the public tests and further inputs or, without any, for equal
+        programs.
 
-        A solution that never returns has none: what fails has no vote.
+        Empty for a solution whose calls never return a value: it gets no vote.
         """
         if _KEY.fullmatch(answer):
             return answer
@@ -82,21 +84,22 @@ class CodeTask:
         return f"does {_digest(' '.join(each.behaviour for each in verdicts))}"
 
     async def why(self, answer: str | None) -> str:
-        """See :func:`router.tasks.why_none`."""
+        """Say why there is no answer, see :func:`router.tasks.why_none`."""
         if answer is None:
             return "has no code"
         verdicts = await self.examine(answer) if self._tests or self._inputs else []
         return f"fails: {', '.join(dict.fromkeys(each.error or 'returns nothing' for each in verdicts))}"
 
     def check_allowed(self, judged: bool) -> None:
-        """Raises CodeNotAllowed where solutions would have to be run, to be compared or judged, and can't be."""
+        """Raise CodeNotAllowed where comparing or judging solutions means to run them, but there is no sandbox."""
         if self.sandbox is None and (judged or self._tests or self._inputs):
             raise _not_allowed()
 
     async def right(self, answer: str, reference: str) -> bool:
-        """Whether it passes all tests of the reference: asserts, and statements that go before those after them.
+        """Whether the answer passes all tests of the reference: its asserts, each after the other statements before it.
 
-        Of a solution as written: what is known of a key are public tests only. Raises InvalidRequest for a key.
+        The answer must be code as written, since a key tells only what it did on public tests. Raises InvalidRequest
+        for a key.
         """
         if _KEY.fullmatch(answer):
             raise InvalidRequest("answer", "code is judged as it was written, not by its key", reason="UNSPECIFIED")
@@ -105,13 +108,13 @@ class CodeTask:
 
     @property
     def functions(self) -> list[str]:
-        """Names of those that the tests and inputs call."""
+        """Names of the functions that the tests and inputs call."""
         return sorted(self._wanted)
 
     def with_written(self, text: str, most: int) -> "CodeTask":
-        """The same task with further tests, at most so many, out of what a model wrote.
+        """Return the task with further tests, at most ``most``, from what a model wrote.
 
-        Votes are told apart by their calls, too, and half of :meth:`share` is about them.
+        Their calls become inputs that tell votes apart, and half of :meth:`share` is their share.
         """
         written = written_tests.find(text, self._wanted, known=self._tests)[:most]
         calls = written_tests.calls(written, self._wanted)
@@ -121,9 +124,10 @@ class CodeTask:
         return task
 
     async def share(self, answer: str) -> float | None:
-        """The share of the tests that it passes, each run by itself; None without tests.
+        """Return the share of the tests that the answer passes, each run by itself; None without tests.
 
-        Where there are the caller's and a model's, the mean of both shares: a model's may be wrong.
+        With tests of both the caller and a model, this is the mean of the two shares, since the model's tests may be
+        wrong.
         """
         groups = [tests for tests in (self._tests, self._written) if tests]
         if not groups:
@@ -134,7 +138,7 @@ class CodeTask:
         return sum(sum(each) / len(each) for each in shares if each) / len(groups)
 
     async def examine(self, answer: str) -> list[Verdict]:
-        """What it does on each public test, then on each further input."""
+        """Return what the answer does on each public test, then on each further input."""
         verdicts = await self._judged(answer, (*self._tests, *self._inputs, *self._written), until_failure=False)
         return verdicts[: len(self._tests) + len(self._inputs)]
 
@@ -158,7 +162,7 @@ def _not_allowed() -> CodeNotAllowed:
 
 
 def split(reference: str) -> tuple[str, ...]:
-    """A test for each assert, with the other statements that stand before it. Raises InvalidRequest."""
+    """Return one test per assert, each with the other statements before it. Raises InvalidRequest."""
     try:
         body = ast.parse(reference).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -189,7 +193,7 @@ def _statements(field: str, values: object) -> tuple[str, ...]:
         try:
             tree = ast.parse(each)
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise InvalidRequest(f"{field}[{i}]", f"no Python: {error}", reason="UNSPECIFIED") from error
+            raise InvalidRequest(f"{field}[{i}]", f"not valid Python: {error}", reason="UNSPECIFIED") from error
         if field == "tests" and not any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(tree)):
             raise InvalidRequest(f"tests[{i}]", "a test needs an assert", reason="UNSPECIFIED")
         if field == "inputs" and [type(node) for node in tree.body] != [ast.Expr]:
@@ -198,7 +202,7 @@ def _statements(field: str, values: object) -> tuple[str, ...]:
 
 
 def _called(test: str) -> frozenset[str]:
-    """Functions that a test calls; those that the interpreter has as well only where there are no others."""
+    """Return the names of functions that a test calls, without builtins unless it calls nothing else."""
     names = frozenset(
         node.func.id
         for node in ast.walk(ast.parse(test))
@@ -208,7 +212,7 @@ def _called(test: str) -> frozenset[str]:
 
 
 def _plain(code: str) -> str:
-    """The program without comments and layout."""
+    """Return the program without comments and layout."""
     try:
         return ast.unparse(ast.parse(code))
     except (SyntaxError, ValueError, RecursionError, MemoryError):

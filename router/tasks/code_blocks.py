@@ -1,4 +1,4 @@
-"""Python code as models write it: in fences or without, in one block or several, with drafts, examples, shell lines."""
+"""Finds Python code as models write it: with or without fences, in several blocks, among drafts and examples."""
 
 import ast
 import builtins
@@ -24,10 +24,10 @@ _MOST_CHARACTERS = 100_000
 class Block:
     """One piece of code.
 
-    makes      names that it defines, imports or assigns, outside of functions
-    functions  of them, those of functions and classes
-    needs      names that it reads and neither makes nor finds in the interpreter
-    broken     it does not parse
+    makes      names that it defines, imports or assigns at module level
+    functions  those of them that are functions or classes
+    needs      names that it reads but neither makes nor finds among builtins
+    broken     whether it does not parse
     """
 
     text: str
@@ -38,15 +38,15 @@ class Block:
 
 
 def find(text: str, wanted: Collection[str] = ()) -> str | None:
-    """The code that a solution ends with; None where there is none.
+    """Return the code that a solution ends with; None where there is none.
 
-    It is the last block that defines a wanted name, or else any function or class, with the blocks that define what it
-    needs, less the asserts between functions. A block that was cut counts only where it parses; one that is complete
-    counts broken, too.
+    This is the last block that defines a wanted name, or else any function or class; it comes with the blocks that
+    define what it needs, and without asserts between functions. A block that was cut counts only if it parses; a
+    complete one counts also if it doesn't.
     """
     text = text.replace("\r\n", "\n").rpartition("</think>")[2]
     if "<think>" in text or len(text) > _MOST_CHARACTERS:
-        return None  # cut while it was thinking; or no function's code
+        return None  # cut while it was thinking, or too long to be a function
     for blocks in (list(_fenced(text)), list(_bare(_outside(text)))):
         latest = {name: i for i, block in enumerate(blocks) for name in block.functions}
         if places := {latest[name] for name in wanted if name in latest}:
@@ -60,7 +60,7 @@ def find(text: str, wanted: Collection[str] = ()) -> str | None:
 
 
 def _joined(blocks: Sequence[Block], places: set[int]) -> str:
-    """These blocks, and those that make what they need: the latest one before their last, else the first one after."""
+    """Join these blocks with those that make what they need: the latest one before their last, else the first after."""
     makers: dict[str, list[int]] = {}
     for i, block in enumerate(blocks):
         for name in () if block.broken else block.makes:
@@ -80,7 +80,7 @@ def _joined(blocks: Sequence[Block], places: set[int]) -> str:
 
 
 def _without_tests(code: str) -> str:
-    """The program less the asserts that stand outside of functions: a model's own tests, which may be wrong."""
+    """Remove the asserts outside of functions: these are the model's own tests, which may be wrong."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -91,7 +91,7 @@ def _without_tests(code: str) -> str:
     others = {number for node in body if node not in tests for number in (node.lineno, node.end_lineno)}
     lines = code.split("\n")
     for node in reversed(tests):
-        if not others & {node.lineno, node.end_lineno}:  # not on one line with what stays
+        if not others & {node.lineno, node.end_lineno}:  # shares no line with code that stays
             del lines[node.lineno - 1 : node.end_lineno]
     return "\n".join(lines).strip("\n") + "\n"
 
@@ -113,15 +113,15 @@ def _fenced(text: str) -> Iterator[Block]:
         if words and words[0] not in _PYTHON:
             continue
         block = _block("\n".join(body))
-        # Broken is also prose, output, a session in the interpreter, and what was cut.
+        # Prose, output, interpreter sessions and cut code don't parse either.
         if not block.broken or (words and closed and block.functions):
             yield block
         elif not closed:
-            yield from _bare("\n".join(body))  # with prose after it, perhaps
+            yield from _bare("\n".join(body))  # perhaps prose follows it
 
 
 def _outside(text: str) -> str:
-    """The text without what stands in fences."""
+    """Return the text outside of fences."""
     fence, outside = "", []
     for line in text.split("\n"):
         match = _FENCE.fullmatch(line)
@@ -135,7 +135,7 @@ def _outside(text: str) -> str:
 
 
 def _bare(text: str) -> Iterator[Block]:
-    """Code without fences: all of the text; else from a line that only code begins with, as far as lines go on so."""
+    """Yield code without fences: the whole text if it parses, else runs of lines that begin like code."""
     text = text.removeprefix(label[0] if (label := _LABEL.match(text)) else "")
     whole = _block(text)
     if whole.functions and not whole.broken:
@@ -160,7 +160,7 @@ def _block(text: str) -> Block:
     text = textwrap.dedent(text)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes that are none
+            warnings.simplefilter("ignore")  # about invalid escapes
             tree, table = ast.parse(text), symtable.symtable(text, "<solution>", "exec")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return Block(text, functions=frozenset(_DEFINES.findall(text)), broken=True)
@@ -176,7 +176,7 @@ def _block(text: str) -> Block:
 
 
 def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
-    """Names that any scope reads and looks for outside of all functions."""
+    """Yield the names that any scope reads as globals."""
     outermost = table.get_type() == "module"
     for each in table.get_symbols():
         if each.is_referenced() and (outermost or each.is_global()):

@@ -1,4 +1,4 @@
-"""Text that has to agree, but for case, spaces, typography and the punctuation around it."""
+"""Exact text: answers agree up to case, spaces, typography and the punctuation around them."""
 
 import re
 import unicodedata
@@ -7,13 +7,13 @@ from router.tasks import PlainTask
 from router.tasks.notation import prose
 from router.tasks.statements import final_part, statements
 
-_SIGN = re.compile(r"[-−–](?=\d|\.\d|[\\(]|[a-zA-Z](?![a-zA-Z]))")  # of a number or a formula, and no dash
+_SIGN = re.compile(r"[-−–](?=\d|\.\d|[\\(]|[a-zA-Z](?![a-zA-Z]))")  # a minus sign, not a dash
 
 
 class ExactTask(PlainTask):
-    """The last stated answer; without one a text of one line, else the last line that is not empty.
+    """The last stated answer; without one, the last line that is not empty.
 
-    ``The Hague`` and ``"the hague."`` are the same. Articles count: ``Hague`` is another answer.
+    ``The Hague`` and ``"the hague."`` are equal. Articles count: ``Hague`` is another answer.
     """
 
     def extract(self, text: str) -> str | None:
@@ -30,7 +30,7 @@ class ExactTask(PlainTask):
 
 
 def normal(text: str) -> str:
-    """One spelling of a text: NFKC, casefolded, spaces collapsed, no punctuation around it except a minus sign."""
+    """Return one spelling of a text: NFKC, casefolded, spaces collapsed, no punctuation around it but a minus sign."""
     words = signed(prose(text))
     start, end = 0, len(words)
     while start < end and _surrounds(words[start]) and not _SIGN.match(words, start):

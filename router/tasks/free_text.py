@@ -1,4 +1,4 @@
-"""Free text, which nothing compares: for choosing among whole texts by a judge's scores."""
+"""Free text, which can't be compared: for choosing among whole texts by a judge's scores."""
 
 import hashlib
 from typing import ClassVar
@@ -8,7 +8,7 @@ from router.tasks.statements import thoughtless
 
 
 class FreeTextTask(PlainTask):
-    """The whole text is the answer, less its thoughts. Two texts are one answer where they are the same."""
+    """The whole text without its thoughts is the answer. Two answers are equal if the texts are."""
 
     opaque_keys: ClassVar[bool] = True
 

@@ -1,4 +1,4 @@
-"""JSON that a solution ends with: an object or a list, checked against a schema, compared by the fields that matter."""
+"""JSON: the object or list that a solution ends with, checked against a schema and compared by chosen fields."""
 
 import json
 import re
@@ -10,8 +10,8 @@ from router.errors import InvalidRequest, MissingDependency
 from router.tasks import LimitReached, PlainTask, Task, workers
 from router.tasks.statements import thoughtless
 
-_LONGEST = 200_000  # characters of a text that are searched, its last ones
-_TRIES = 32  # as many candidates are parsed
+_LONGEST = 200_000  # characters at the end of a text that are searched
+_TRIES = 32  # candidates that are parsed at most
 _FENCE = re.compile(r"^[ \t]*```+[ \t]*(\w*)[ \t]*$", re.M)
 _BRACKET = re.compile(r'[{}\[\]"]')
 _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')
@@ -21,8 +21,8 @@ _CLOSING = {"}": "{", "]": "["}
 class JsonTask(PlainTask):
     """The last JSON object or list of a text, in a fence or not.
 
-    schema  JSON Schema that it must keep, or it is no answer; None: any
-    fields  names of the fields that must agree, "a.b" for one within another; empty: all. Of a list, in each item
+    schema  JSON Schema that an answer must satisfy; None: any JSON
+    fields  names of the fields that must agree, "a.b" for a field of a field; empty: all. In a list, of each item
     """
 
     def __init__(self, schema: Mapping[str, Any] | bool | None = None, fields: Sequence[str] = ()):
@@ -30,7 +30,7 @@ class JsonTask(PlainTask):
         self._schema = None if schema is None else json.dumps(schema, sort_keys=True)
 
     def bound(self, inputs: Mapping[str, Any]) -> Task:
-        """``{"schema": {...}, "fields": ["name"]}``, either or both. Raises InvalidRequest."""
+        """Take inputs ``{"schema": {...}, "fields": ["name"]}``, either or both. Raises InvalidRequest."""
         super().bound({name: value for name, value in inputs.items() if name not in ("schema", "fields")})
         if not inputs:
             return self
@@ -74,7 +74,7 @@ class JsonTask(PlainTask):
         return answer == wanted or await self.key(answer) == wanted
 
     async def _keeps_schema(self, answer: str) -> bool:
-        """In a worker: a schema's patterns can take for ever. Past the limit the answer counts as one that does."""
+        """Check the schema in a worker, since its patterns can take forever; True if a limit is reached."""
         try:
             return bool(await workers.run("router.tasks.json_values:keeps", answer, self._schema))
         except LimitReached:
@@ -86,12 +86,12 @@ class JsonTask(PlainTask):
         return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     def _chosen(self, value: Any) -> Any:
-        """The fields that must agree; what is no object stays."""
+        """Return the fields that must agree; a value that is not an object is returned as it is."""
         if not isinstance(value, Mapping):
             return value
         chosen: dict[str, Any] = {}
         for field in self.fields:
-            if field in value:  # as in a key, which is read again
+            if field in value:  # a key, when read again, has the dotted name itself
                 chosen[field] = value[field]
                 continue
             found: Any = value
@@ -106,7 +106,7 @@ _MISSING = object()
 
 
 def keeps(answer: str, schema: str) -> bool:
-    """Whether JSON keeps a schema; references to elsewhere are not followed. For worker processes."""
+    """Whether JSON satisfies a schema; references to other documents are not followed. For worker processes."""
     from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
     from referencing import Registry
 
@@ -125,13 +125,13 @@ def _check_schema(schema: Any) -> None:
         Draft202012Validator.check_schema(schema)
     except (SchemaError, TypeError, ValueError, RecursionError) as error:
         message = getattr(error, "message", str(error))
-        raise InvalidRequest("schema", f"schema is no JSON Schema: {message}", reason="UNSPECIFIED") from error
+        raise InvalidRequest("schema", f"schema is not a JSON Schema: {message}", reason="UNSPECIFIED") from error
 
 
 def _candidates(text: str) -> list[str]:
-    """What may be the JSON, the best first: the last first, what stands in brackets before whole fences.
+    """Return what may be the JSON, best first: later before earlier, and text in brackets before whole fences.
 
-    A list without objects and texts comes last: ``[1]`` may be a citation.
+    A list without objects and strings comes last: ``[1]`` may be a citation.
     """
     fences = list(_FENCE.finditer(text))[-2 * _TRIES :]
     blocks = [text[opened.end() : closed.start()].strip() for opened, closed in pairwise(fences)]
@@ -141,7 +141,7 @@ def _candidates(text: str) -> list[str]:
 
 
 def _bracketed(text: str) -> list[str]:
-    """What stands in outermost brackets, the last first. Brackets in quotes, within brackets, are text."""
+    """Return the texts in outermost brackets, the last first. Brackets in quotes, within brackets, are text."""
     spans: list[tuple[int, int]] = []
     open_brackets: list[tuple[int, str]] = []
     position = 0
@@ -164,16 +164,16 @@ def _bracketed(text: str) -> list[str]:
 
 
 def _parsed(text: str) -> Any:
-    """JSON as the standard has it: no NaN, no infinities, no name twice. Raises ValueError."""
+    """Parse strict JSON: no NaN, no infinities, no duplicate names. Raises ValueError."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value = dict(pairs)
         if len(value) < len(pairs):
-            raise ValueError("a name stands twice")
+            raise ValueError("a name occurs twice")
         return value
 
     def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no JSON")
+        raise ValueError(f"{constant} is not JSON")
 
     value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
     if not isinstance(value, (dict, list)):
@@ -182,7 +182,7 @@ def _parsed(text: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """1.0 and 1 are one number."""
+    """Return the value with whole floats as integers, since 1.0 and 1 are one number."""
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Many solutions of one prompt, judged by its tests in as few sandboxes as is safe."""
+"""Judges many solutions of one prompt by its tests, in as few sandboxes as is safe."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from router.tasks.sandbox import Limits, Sandbox, SandboxUnavailable
 
-_START_SECONDS = 20.0  # of a sandbox, on a machine that is busy
+_START_SECONDS = 20.0  # to start a sandbox on a busy machine
 _VERDICT_BYTES = 4096  # at most
 _MOST_OF_A_BATCH = 64
 
@@ -16,10 +16,10 @@ _MOST_OF_A_BATCH = 64
 class Verdict:
     """One solution on one test.
 
-    error      why it did not pass: an exception's name, ``time``, or ``ended`` (its process did); empty: it passed
+    error      why it did not pass: an exception's name, ``time``, or ``ended`` (its process ended); empty: it passed
     said       what the last call did, as text: ``returned 3``, ``raised ValueError: ...``
     behaviour  a digest of all that the solution did when the test called it
-    returned   whether any call gave a value
+    returned   whether any call returned a value
     """
 
     error: str
@@ -40,10 +40,10 @@ async def judge(
     *,
     until_failure: bool = False,
 ) -> list[list[Verdict]]:
-    """Each answer on each test, or on those up to the first that it fails. Raises SandboxUnavailable.
+    """Judge each answer by each test, or only up to the first that it fails. Raises SandboxUnavailable.
 
-    Every test of every answer has processes of its own. They share a folder: where one leaves a file there, the rest
-    goes on in a new sandbox.
+    Every test of every answer has its own processes. They share a folder: if one leaves a file there, the rest is
+    judged in a new sandbox.
     """
     limits = limits or Limits()
     verdicts: list[list[Verdict]] = [[] for _ in answers]
@@ -53,7 +53,7 @@ async def judge(
         return len(done) < len(tests) and not (until_failure and done and not done[-1].passed)
 
     while left := [i for i in range(len(answers)) if lacks(i)]:
-        begun = len(verdicts[left[0]])  # where a sandbox ended early; the others have not begun
+        begun = len(verdicts[left[0]])  # not 0 where a sandbox ended early
         alike = [i for i in left if len(verdicts[i]) == begun]
         rest = list(tests[begun:])
         runs = len(alike) * len(rest)
@@ -71,7 +71,7 @@ async def judge(
 
 
 class Batch:
-    """Answers that come within one turn of the event loop, judged together."""
+    """Answers that arrive within one turn of the event loop and are judged together."""
 
     def __init__(self, sandbox: Sandbox, tests: tuple[str, ...], limits: Limits, *, until_failure: bool):
         self._sandbox = sandbox
@@ -84,13 +84,13 @@ class Batch:
         self._work: asyncio.Task[list[list[Verdict]]] | None = None
 
     def takes(self, tests: tuple[str, ...], until_failure: bool) -> bool:
-        """Whether another answer may be added, to be judged by these tests."""
+        """Whether another answer that is judged by these tests may still be added."""
         same = (tests, until_failure) == (self._tests, self._until_failure)
         waits = not self._begun and not (self._work and self._work.done())
         return same and waits and len(self._answers) < _MOST_OF_A_BATCH
 
     async def of(self, answer: str) -> list[Verdict]:
-        """The verdicts on an answer. What nobody waits for any more is killed."""
+        """Return the verdicts on an answer. The work is killed once no caller waits for it."""
         place = self._answers.setdefault(answer, len(self._answers))
         self._work = self._work or asyncio.create_task(self._judge())
         self._waiting += 1
@@ -105,7 +105,7 @@ class Batch:
                     await self._work
 
     async def _judge(self) -> list[list[Verdict]]:
-        await asyncio.sleep(0)  # until all that are ready have asked
+        await asyncio.sleep(0)  # lets all callers that are ready add their answers
         self._begun = True
         answers = list(self._answers)
         return await judge(self._sandbox, answers, self._tests, self._limits, until_failure=self._until_failure)

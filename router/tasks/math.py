@@ -1,7 +1,6 @@
 """Mathematics: answers that are numbers, expressions, tuples, sets, intervals, equations or a few words.
 
-Where a solution states its answer is told by router.tasks.math_extraction, when two answers are the same by
-router.tasks.math_equality.
+router.tasks.math_extraction finds the answer in a solution; router.tasks.math_equality says when two answers are equal.
 """
 
 from router.tasks import PlainTask, math_equality, math_extraction

@@ -1,8 +1,8 @@
-r"""When two mathematical answers are the same: one key for all answers that are equal.
+"""When two mathematical answers are equal: one key for all equal answers.
 
-Numbers, fractions, and tuples, lists, sets and intervals of them are told here, exactly and at once. What needs algebra
-goes to sympy in a worker process (router.tasks.math_symbols). What could not be decided is compared as text, so that
-doubt makes answers different, never equal.
+Numbers, fractions, and tuples, lists, sets and intervals of them are decided here, exactly and at once. What needs
+algebra goes to sympy in a worker process (router.tasks.math_symbols). What can't be decided is compared as text, so
+that doubtful answers are different, never equal.
 """
 
 import re
@@ -11,8 +11,8 @@ from router.tasks import numerals, workers
 from router.tasks.math_structure import Interval, Node, as_text, spelling, structure
 from router.tasks.notation import plain, prose
 
-TOO_LARGE = ""  # math_symbols.spell's word for it
-LONGEST = 300  # characters of an answer that are worth reading as mathematics
+TOO_LARGE = ""  # what math_symbols.spell returns for it
+LONGEST = 300  # characters of an answer that is still read as mathematics
 FLIPPED = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 
 _INFINITY = {"\\infty": "\\infty", "+\\infty": "\\infty", "-\\infty": "-\\infty"} | {
@@ -25,11 +25,11 @@ _TOWER = re.compile(r"\d+(?:\^\d+){2,}")
 
 
 class Refused(Exception):
-    """An expression that can't be read, or not decided."""
+    """An expression that can't be read or decided."""
 
 
 class TooLarge(Refused):
-    """An expression that would take too long: towers of powers, long products."""
+    """An expression that would take too long to compute: towers of powers, long products."""
 
 
 class NeedsAlgebra(Refused):
@@ -37,7 +37,7 @@ class NeedsAlgebra(Refused):
 
 
 class Simple:
-    """Spells what needs no algebra; the rest is NeedsAlgebra. See router.tasks.math_structure.Algebra."""
+    """Spells what needs no algebra; raises NeedsAlgebra for the rest. See router.tasks.math_structure.Algebra."""
 
     def leaf(self, text: str) -> str:
         number = numerals.read(text)
@@ -66,14 +66,14 @@ class Simple:
 
 
 def solved(operator: str, end: str) -> Interval:
-    """What ``x operator end`` allows for x."""
+    """Return the interval of all x with ``x operator end``."""
     if operator in ("<", r"\le"):
         return Interval("(" + (")" if operator == "<" else "]"), r"-\infty", end)
     return Interval(("(" if operator == ">" else "[") + ")", end, r"\infty")
 
 
 async def key(answer: str) -> str:
-    """One spelling for all answers that are equal; empty for decoration without an answer."""
+    """Return one spelling for all equal answers; empty for decoration without an answer."""
     text = plain(answer[: 4 * LONGEST])
     if len(text) > LONGEST:
         return prose(answer)
@@ -97,7 +97,7 @@ async def key(answer: str) -> str:
 
 
 async def equal(answer: str, reference: str) -> bool:
-    """Whether an answer, as written or as its key, is the reference."""
+    """Whether an answer, as written or as its key, equals the reference."""
     wanted = await key(reference)
     if not wanted or _names_differ(answer, reference):
         return False
@@ -113,7 +113,7 @@ async def equal(answer: str, reference: str) -> bool:
 
 
 def too_large(text: str) -> bool:
-    """Whether a text holds a number that no machine can write down: factorials of thousands, towers of powers."""
+    """Whether a text holds a number too large to compute: factorials of thousands, towers of powers."""
     if re.search(r"\d{4}\s*!|!\s*!\s*!", text):
         return True
     for tower in _TOWER.findall(re.sub(r"[{}\s]", "", text)):
@@ -126,7 +126,7 @@ def too_large(text: str) -> bool:
 
 
 def _algebraic(one: str, other: str) -> bool:
-    """Whether the two are worth sympy's time: neither is a plain number or words."""
+    """Whether sympy may help to compare the two: at least one is neither a plain number nor words."""
     return any(_needs_algebra(structure(text)) for text in (one, other))
 
 
@@ -139,7 +139,7 @@ def _needs_algebra(node: Node) -> bool:
 
 
 def _names_differ(answer: str, reference: str) -> bool:
-    """x = 1 and y = 1: told apart where both say what they name."""
+    """Whether both answers name a variable and the names differ: x = 1 and y = 1."""
     names = [structure(plain(each[:LONGEST])).name for each in (answer, reference)]
     if not all(names):
         return False

@@ -1,17 +1,18 @@
-r"""What a mathematical solution states as its answer.
+"""Finds the answer that a mathematical solution states.
 
-The last statement counts (router.tasks.statements); of its words the value is taken: ``56`` of "that he earned 56
-dollars in 7 days". A text without any statement states its answer at its end, as models really write, "He earned 56
-dollars.": there the value is taken of the last sentence, in this order
+The last statement counts (router.tasks.statements), and its value is taken out of its words: ``56`` of "that he earned
+56 dollars in 7 days". Many texts have no such statement and end with their answer: "He earned 56 dollars." There the
+value is taken out of the last sentence, in this order:
 
 1. the last bold text that holds a digit
 2. the last formula, with those that "and", "or" or a comma joins to it
 3. what stands after the last "=" or "≈"
-4. the last number that no "in", "for", "after", "per", "than", "at", "on" or "with" makes a detail, or just the last
+4. the last number that is not a detail, after a word like "in", "for", "after", "per", "than", "at", "on" or "with";
+   if all are, the last one
 
-math-verify looks for a number anywhere in the text, in the order of its patterns; it takes quadratic time, and a
-number of the last line but one where the last has a bold one. Its reading starts where this module's ends: in
-router.tasks.math_symbols.
+math-verify instead looks for a number anywhere in the text, in the order of its patterns. That takes quadratic time,
+and finds a number in the last line but one where the last line has a bold one. Its grammar is used only to read a
+stated answer, in router.tasks.math_symbols.
 """
 
 import re
@@ -56,14 +57,14 @@ _UNFINISHED = re.compile(r"[=+\-*/,(:\\{]\s*$")
 
 
 def find(text: str) -> str | None:
-    """The last answer that a text states, as it is written; None where it states none."""
+    """Return the last answer that a text states, as written; None where it states none."""
     part = final_part(text)
     if part is None:
         return None
     stated = statements(part)
     for statement in reversed(stated):
         value = _value(statement)
-        # Words alone, amid the work ("the final result is accurate"), are no answer.
+        # Words without a number within the reasoning ("the final result is accurate") are no answer.
         if value and (
             statement.kind != "sentence" or _HAS_MATH.search(value) or not _DIGIT.search(part, statement.start)
         ):
@@ -81,7 +82,7 @@ def _value(statement: Statement) -> str | None:
         return text
     if value := _from_prose(text):
         return value
-    # Words: in a sentence a few, without numbers; after a label also what looks like neither.
+    # Words: in a sentence at most five, without digits; after a label also longer text without digits.
     words = len(text.split())
     if statement.kind == "sentence":
         return text if words <= 5 and not _DIGIT.search(text) else None
@@ -89,7 +90,7 @@ def _value(statement: Statement) -> str | None:
 
 
 def _clause(text: str) -> str:
-    """A statement up to the end of its sentence, or to where it begins to explain."""
+    """Return a statement up to the end of its sentence, or up to where it begins to explain."""
     if not text.startswith(("$$", r"\[", r"\begin")):
         end = next((end for end in _SENTENCE_END.finditer(text) if not _within_formula(text, end.start())), None)
         text = text[: end.start()] if end else text
@@ -102,21 +103,21 @@ def _within_formula(text: str, position: int) -> bool:
 
 
 def _undressed(text: str) -> str:
-    """Without what surrounds the whole: bold, quotes, the delimiters of one formula."""
+    """Return a text without what surrounds all of it: bold, quotes, the delimiters of one formula."""
     text = undecorated(text)
     formula = _FORMULA.fullmatch(text)
     return undecorated(next(filter(None, formula.groups()))) if formula else text
 
 
 def _is_value(text: str) -> bool:
-    """Whether a text is one answer as it stands, rather than a sentence around one."""
+    """Whether a text as a whole is one answer, rather than a sentence around one."""
     if numerals.read(text) is not None:
         return True
     return bool(re.search(r"[\d\\a-zA-Z]", text)) and not is_words(plain(text))
 
 
 def _from_prose(text: str) -> str | None:
-    """The answer that a sentence names: see the module's rules."""
+    """Return the answer that a sentence names, by the rules in the module's docstring."""
     bold = [first or second for first, second in _BOLD.findall(text)]
     if held := [each for each in bold if re.search(r"\d", each)]:
         inner = _undressed(held[-1])
@@ -134,7 +135,7 @@ def _from_prose(text: str) -> str | None:
 
 def _last_formulas(text: str) -> str | None:
     found = [formula for formula in _FORMULA.finditer(text) if re.search(r"[\da-zA-Z]", formula[0])]
-    if found and r"\begin{al" in found[-1][0]:  # lines of one calculation
+    if found and r"\begin{al" in found[-1][0]:  # the lines of one calculation: the last result counts
         rows = re.split(r"\\\\|\\end", found[-1][0])
         return (
             undecorated([row for row in rows if "&" in row][-1].rpartition("&")[2].lstrip("= "))
@@ -152,14 +153,14 @@ def _last_formulas(text: str) -> str | None:
 
 
 def _at_the_end(text: str) -> str | None:
-    """The answer of a text that has no marker: the value of its last sentence that has one."""
+    """Return the answer of a text without a statement: the value of its last sentence that has one."""
     tail = text[-4 * WINDOW :].rstrip()
     if re.search(r"(?:\\\]|\$\$)[.\s]*$", tail):
         return _last_formulas(tail)
     lines = [line for line in tail.split("\n") if line.strip()]
     for line in (_LIST_MARK.sub("", line, count=1) for line in reversed(lines[-3:])):
         for sentence in reversed(_sentences(line)):
-            if r"\boxed" in sentence:  # one that is not closed: cut, not stated
+            if r"\boxed" in sentence:  # a box that is not closed: the text was cut
                 return None
             if not re.search(r"\d|\$.+\$|\\\(", sentence):
                 continue
@@ -167,13 +168,13 @@ def _at_the_end(text: str) -> str | None:
                 return None
             value = _undressed(_LABEL.split(sentence)[-1])
             return value if _is_value(value) else _from_prose(_main_clause(sentence))
-        if len(line) > 120:  # more than a closing word
+        if len(line) > 120:  # a long line is more than a closing remark
             return None
     return None
 
 
 def _main_clause(sentence: str) -> str:
-    """A sentence without its explanation and its label: "Total: 5 apples, which is 2 more"."""
+    """Return a sentence without its explanation and its label, as in "Total: 5 apples, which is 2 more"."""
     sentence = _LABEL.split(sentence)[-1]
     clause = _clause(sentence)
     return clause if re.search(r"\d", clause) else sentence

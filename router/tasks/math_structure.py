@@ -1,7 +1,7 @@
-r"""The shape of a mathematical answer: tuples, sets, intervals, equations, inequalities, and what they are made of.
+"""The structure of a mathematical answer: tuples, sets, intervals, equations, inequalities, and their parts.
 
-Shapes are told here, from the text, and only their parts are given to sympy. Left to a library, ``(2, 1)`` became the
-empty interval, and ``n = 2, 3, 4`` and ``n = 1, 2, 3`` were the same False. ``structure`` reads an answer;
+The structure is read from the text here, and only parts are given to sympy. A library that read whole answers made
+``(2, 1)`` the empty interval, and ``n = 2, 3, 4`` and ``n = 1, 2, 3`` the same False. ``structure`` reads an answer;
 ``spelling`` writes it so that equal answers are written alike.
 """
 
@@ -17,7 +17,7 @@ from router.tasks.notation import prose
 Kind = Literal["leaf", "text", "tuple", "list", "named", "matrix", "equation", "inequality"]
 
 _OPENING, _CLOSING = "([{", ")]}"
-_END = r"(?![a-zA-Z])"  # of a command
+_END = r"(?![a-zA-Z])"  # end of a command
 _NAMED_SET = re.compile(r"\\(?:emptyset|mathbb\s*\{?\s*[A-Z]\s*\}?)$")
 _MATRIX = re.compile(
     r"\\begin\s*\{(?P<name>[pbvBV]?matrix|array)\}(?:\s*\{[clr|\s]*\})?(?P<rows>.*)\\end\s*\{(?P=name)\}$", re.S
@@ -41,7 +41,7 @@ _NAMES = (_VARIABLE, _CALL, _POINTS, _VARIABLES, _DERIVATIVE)
 _WORD = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z]{3,}")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 FUNCTIONS = "arcsin arccos arctan sinh cosh tanh sin cos tan cot sec csc log exp ln sqrt"
-# Words that are mathematics where no backslash says so.
+# Words that are mathematics also without a backslash.
 _MATH_WORDS = frozenset(FUNCTIONS.split()) | {"infinity", "inf", "and"}
 _SHORT_WORDS = re.compile(
     r"(?<![a-zA-Z\\])(?:am|an|as|be|by|do|he|if|is|it|me|my|no|of|on|so|to|up|us|we)(?![a-zA-Z])", re.I
@@ -53,11 +53,11 @@ _CONSTANTS = re.compile(rf"(?<![a-zA-Z])(?:{FUNCTIONS.replace(' ', '|')}|pi|e){_
 class Node:
     """A part of an answer.
 
-    kind   "leaf" is one expression, "text" no mathematics, "list" without an order, "named" the value of ``name``
-    text   of a leaf or a text; a tuple's brackets, as "(]"; an inequality's operator; of a list how its parts
-           are joined, where that matters: "or", "chain", "union", "signs"
-    parts  what it is made of; of an equation and an inequality the two sides
-    name   where an assignment was written, its left side: ``x = 5`` is the leaf 5 named x
+    kind   "leaf" is one expression, "text" is not mathematics, "list" has no order, "named" is the value of ``name``
+    text   of a leaf or a text: itself; of a tuple: its brackets, as "(]"; of an inequality: its operator; of a list:
+           how its parts are joined, where that matters: "or", "chain", "union", "signs"
+    parts  its parts; of an equation or an inequality the two sides
+    name   left side of an assignment: ``x = 5`` is the leaf 5 named x
     """
 
     kind: Kind
@@ -68,7 +68,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Interval:
-    """What a solved inequality allows: brackets, as "(]", and the spellings of the ends."""
+    """The solutions of an inequality: brackets, as "(]", and the spellings of the ends."""
 
     brackets: str
     low: str
@@ -79,7 +79,7 @@ class Interval:
 
 
 class Algebra(Protocol):
-    """What is left to do once the shape is known. Equal things are spelled alike."""
+    """Spells the parts of an answer whose structure is known. Equal parts are spelled alike."""
 
     def leaf(self, text: str) -> str: ...
     def equation(self, left: str, right: str) -> str: ...
@@ -87,7 +87,7 @@ class Algebra(Protocol):
 
 
 def structure(text: str) -> Node:
-    """The shape of an answer in the notation of :func:`router.tasks.notation.plain`."""
+    """Return the structure of an answer in the notation of :func:`router.tasks.notation.plain`."""
     text = _ungrouped(text.strip())
     if numerals.read(text) is not None:
         return Node("leaf", text)
@@ -104,18 +104,18 @@ def structure(text: str) -> Node:
 
 
 def spelling(node: Node, algebra: Algebra) -> str:
-    """One spelling for all answers that are equal."""
+    """Return one spelling for all equal answers."""
     return str(_spelled(node, algebra))
 
 
 def is_words(text: str) -> bool:
-    """Whether a text holds words that name no function, or no symbol at all."""
+    """Whether a text has words that are not names of functions, or has no symbol at all."""
     words = any(word.casefold() not in _MATH_WORDS for word in _WORD.findall(text))
     return words or bool(_SHORT_WORDS.search(text)) or not re.search(r"[0-9a-zA-Z\\]", text)
 
 
 def as_text(text: str) -> str:
-    """What can't be read as mathematics: words in any case; anything else as it is, since a and A are two things."""
+    """Spell what can't be read as mathematics: words without case; anything else with it, since a and A differ."""
     return prose(text) if is_words(text) else " ".join(text.split())
 
 
@@ -145,7 +145,7 @@ def _sorted(parts: list[str | Interval], between: str) -> str:
 
 
 def _both(one: Interval, other: Interval, *, sure: bool) -> Interval | None:
-    """Two inequalities that hold at once as one interval. ``sure``: their ends needn't be compared."""
+    """Join two inequalities that hold at once to one interval. ``sure``: their ends needn't be compared."""
     low, high = (one, other) if one.high == r"\infty" else (other, one)
     if low.high != r"\infty" or high.low != r"-\infty":
         return None
@@ -173,7 +173,7 @@ def _union(text: str) -> Node | None:
 def _list(text: str) -> Node | None:
     separators = {match[0].lower() for match in _top_level(text, _SEPARATOR)}
     texts = _comma_parts(text, bracketed=False) if separators else []
-    if len(texts) < 2:  # none, or those of thousands
+    if len(texts) < 2:  # no separators, or only thousands separators
         return None
     parts = [each for part in map(structure, texts) for each in (part.parts if part.text == "signs" else [part])]
     if any(part.kind == "text" and is_words(part.text) for part in parts):
@@ -196,7 +196,7 @@ def _relation(text: str) -> Node | None:
     operators = [_OPERATORS.get(cut[0], cut[0]) for cut in cuts]
     if not all(sides):
         return structure(sides[1]) if sides[1:] and operators in (["="], [r"\approx"]) else Node("text", text)  # "= 5"
-    if r"\approx" in operators:  # \sqrt{2} \approx 1.41: what stands before is exact
+    if r"\approx" in operators:  # \sqrt{2} \approx 1.41: the left side is exact
         first = operators.index(r"\approx")
         return structure(text[: cuts[first].start()]) if first or not _is_name(sides[0]) else _equation(sides)
     if operators == [r"\in"] and _is_name(sides[0]):
@@ -231,7 +231,7 @@ def _bracketed(text: str) -> Node | None:
         return None
     inner = text[2:-2].strip() if is_set else text[1:-1].strip()
     is_set = is_set or brackets == "{}"
-    if not inner or (is_set and re.search(r"\\mid|[|:]", inner)):  # a set told by its property
+    if not inner or (is_set and re.search(r"\\mid|[|:]", inner)):  # a set defined by a property
         return Node("text", r"\emptyset" if is_set and not inner else text)
     parts = tuple(structure(part) for part in _comma_parts(inner, bracketed=True))
     if any(part.kind == "text" and is_words(part.text) for part in parts):
@@ -251,7 +251,7 @@ def _named(text: str) -> Node | None:
 
 
 def _is_name(side: str) -> bool:
-    """Whether a left side only names what is on the right: x, f(x), (x, y), AB, total cost."""
+    """Whether a left side only names the right side: x, f(x), (x, y), AB, total cost."""
     return any(pattern.match(side) for pattern in _NAMES) or is_words(side)
 
 
@@ -264,7 +264,7 @@ def _with_name(node: Node, name: str) -> Node:
 
 
 def _comma_parts(text: str, *, bracketed: bool) -> list[str]:
-    """The parts of a list. ``1,234`` is one number, but two in brackets without a comma that a space follows."""
+    """Return the parts of a list. ``1,234`` is one number, but two in brackets that have no other separator."""
     parts: list[str] = []
     start = 0
     may_group = not bracketed or ", " in text or ";" in text
@@ -286,7 +286,7 @@ def _cut(text: str, separator: re.Pattern[str]) -> list[str]:
 
 
 def _top_level(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
-    """Matches outside all brackets."""
+    """Yield the matches outside all brackets."""
     depth = position = 0
     for match in pattern.finditer(text):
         between = text[position : match.start()]
@@ -301,7 +301,7 @@ def _balanced(text: str) -> bool:
 
 
 def _closes(text: str) -> int:
-    """Where the bracket that a text begins with is closed, be it by another kind: intervals do that. -1: nowhere."""
+    """Return where the text's first bracket is closed, by any kind of bracket, as in intervals; -1: nowhere."""
     depth = 0
     for i, character in enumerate(text):
         depth += (character in _OPENING) - (character in _CLOSING)
@@ -311,12 +311,12 @@ def _closes(text: str) -> int:
 
 
 def _ungrouped(text: str) -> str:
-    """Without the braces that only group."""
+    """Return the text without braces that only group."""
     while text.startswith("{") and _closes(text) == len(text) - 1 and not any(_top_level(text[1:-1], _SEPARATOR)):
         text = text[1:-1].strip()
     return text
 
 
 def _signed(text: str, first: bool) -> str:
-    r"""``2 \pm 3`` as 2 + 3 or as 2 - 3."""
+    r"""Return ``2 \pm 3`` as 2 + 3 or as 2 - 3."""
     return _SIGNS.sub(lambda match: "+" if (match[1] == "pm") == first else "-", text).strip().removeprefix("+").strip()

@@ -1,8 +1,8 @@
-r"""Expressions, equations and inequalities decided by sympy. For worker processes only: see router.tasks.workers.
+r"""Compares expressions, equations and inequalities with sympy. For worker processes only: see router.tasks.workers.
 
-math-verify's LaTeX grammar (latex2sympy2_extended) reads the parts that router.tasks.math_structure found. What it
-reads otherwise than a mathematician would is rewritten or refused before: it takes ``2(3)`` for 5, ``5 5`` for 10,
-``1010_2`` for 1010, ``\sin 30^\circ`` for the sine of 30 radians, A for a; it drops the t of ``5t`` as a unit.
+math-verify's LaTeX grammar (latex2sympy2_extended) reads the parts that router.tasks.math_structure found. Text that it
+misreads is rewritten or refused first: it takes ``2(3)`` for 5, ``5 5`` for 10, ``1010_2`` for 1010, ``\sin 30^\circ``
+for the sine of 30 radians, A for a; it drops the t of ``5t`` as a unit.
 """
 
 import math
@@ -31,8 +31,8 @@ _GRAMMAR = NormalizationConfig(
     basic_latex=True, units=False, malformed_operators=True, nits=False, boxed="none", equations=False
 )
 _SYMBOLS = ConversionConfig(lowercase_symbols=False, interpret_as_mixed_fractions=False)
-_DIGITS = 1000  # of the longest integer that is computed
-_TERMS = 400  # of the longest sum that is multiplied out
+_DIGITS = 1000  # digits of the longest integer that is computed
+_TERMS = 400  # terms of the longest sum that is multiplied out
 _FUNCTION = re.compile(rf"(?<![a-zA-Z\\])({FUNCTIONS.replace(' ', '|')})(?![a-zA-Z])")
 _UNREADABLE = re.compile(
     r"(?<![_\d])\d+\s+\d"  # 5 5
@@ -51,7 +51,7 @@ _QUOTIENTS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
 
 
 def spell(answer: str) -> str | None:
-    """One spelling for all answers that equal this one; None where it can't be read, TOO_LARGE where it is."""
+    """Return one spelling for all answers that equal this one; None: it can't be read; TOO_LARGE: to compute."""
     try:
         return spelling(structure(plain(answer)), Symbols())
     except TooLarge:
@@ -61,7 +61,7 @@ def spell(answer: str) -> str | None:
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two answers whose spellings differ are equal all the same: sympy decides the difference of each part."""
+    """Whether two answers with different spellings are equal: sympy decides the difference of each part."""
     try:
         return _same(structure(plain(one)), structure(plain(other)))
     except (Refused, RecursionError):
@@ -76,7 +76,7 @@ class Symbols(Simple):
 
     def equation(self, left: str, right: str) -> str:
         difference = canonical(read(left) - read(right))
-        if difference == 0:  # an identity states its right side
+        if difference == 0:  # an identity: its right side is the answer
             return self.leaf(right)
         if not difference.free_symbols:
             raise Refused
@@ -100,7 +100,7 @@ class Symbols(Simple):
 
 
 def read(text: str) -> Any:
-    """A sympy expression, not evaluated. Raises Refused."""
+    """Return a sympy expression, not evaluated. Raises Refused."""
     if "%" in text or _UNREADABLE.search(text):
         raise Refused
     try:
@@ -111,7 +111,7 @@ def read(text: str) -> Any:
             normalization_config=None,
             conversion_config=_SYMBOLS,
         )
-    except Exception as error:  # the grammar's errors have no class of their own
+    except Exception as error:  # the grammar raises errors of many classes
         raise Refused from error
     if not isinstance(parsed, sympy.Expr) or parsed.has(sympy.zoo, sympy.nan, AppliedUndef):
         raise Refused
@@ -119,7 +119,7 @@ def read(text: str) -> Any:
 
 
 def canonical(expression: Any) -> Any:
-    """Equal expressions in one form: exact, multiplied out, over one denominator. Raises Refused."""
+    """Return one form for equal expressions: exact, multiplied out, over one denominator. Raises Refused."""
     _check_size(expression)
     expression = expression.replace(lambda each: isinstance(each, sympy.Float), _exact).doit()
     expression = expression.subs({sympy.Symbol("i", real=True): sympy.I, sympy.Symbol("i"): sympy.I})
@@ -152,7 +152,7 @@ def _constant(value: Any) -> Any:
 
 
 def _monic(difference: Any) -> Any:
-    """The same equation whichever factor and sign it was written with."""
+    """Return one form of an equation, whatever factor and sign it was written with."""
     top = sympy.expand(sympy.fraction(sympy.together(difference))[0])
     symbols = sorted(top.free_symbols, key=str)
     if top.is_polynomial(*symbols):
@@ -176,7 +176,7 @@ def _same(one: Node, other: Node) -> bool:
         return _equal(one.text, other.text)
     if one.kind == "list":
         return _same_members(one.parts, other.parts)
-    # Of the others the spelling is all there is, but for what a tuple or a matrix holds.
+    # Other kinds were compared by their spelling; tuples and matrices are compared part by part.
     return one.kind in ("tuple", "matrix") and one.text == other.text and all(map(_same, one.parts, other.parts))
 
 
@@ -199,7 +199,7 @@ def _equal(one: str, other: str) -> bool:
 
 
 def _as_equations(one: Node, other: Node) -> bool:
-    r"""y = 2x + 1 and 2x - y + 1 = 0: an assignment, whose name was dropped, and an equation."""
+    """Whether an assignment and an equation agree: y = 2x + 1, whose name was dropped, and 2x - y + 1 = 0."""
     named, equation = (one, other) if one.kind == "leaf" else (other, one)
     if named.kind != "leaf" or not named.name or equation.kind != "equation":
         return False
@@ -214,7 +214,7 @@ def _exact(number: Any) -> Any:
 
 
 def _latex(text: str) -> str:
-    """Calculators' notation as LaTeX: 2*x**3, sqrt(2), sin(x), 10^-3."""
+    """Convert calculator notation to LaTeX: 2*x**3, sqrt(2), sin(x), 10^-3."""
     text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = _FUNCTION.sub(r"\\\1", text).replace("**", "^")
     text = re.sub(r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi ", text)
@@ -235,7 +235,7 @@ def _latex(text: str) -> str:
 
 
 def _braced(text: str, command: str) -> str:
-    """``command(...)`` as ``command{...}``."""
+    """Write ``command(...)`` as ``command{...}``."""
     start = 0
     while (at := text.find(command, start)) >= 0:
         start = at + len(command)
@@ -252,7 +252,7 @@ def _braced(text: str, command: str) -> str:
 
 
 def _check_size(expression: Any) -> None:
-    """Refuse what would not end: towers of powers, factorials, products of long sums."""
+    """Raise TooLarge for what would take too long: towers of powers, factorials, products of long sums."""
     for part in sympy.preorder_traversal(expression):
         if isinstance(part, CombinatorialFunction) and _magnitude(part.args[0]) > math.log10(450):
             raise TooLarge
@@ -267,7 +267,7 @@ def _check_size(expression: Any) -> None:
 
 
 def _magnitude(expression: Any) -> float:
-    """A bound of log10 of the largest number that evaluating an expression meets."""
+    """Return a bound on log10 of the largest number that occurs in evaluating an expression."""
     if isinstance(expression, sympy.Integer):
         return math.log10(abs(int(expression)) + 1)
     if isinstance(expression, sympy.Rational):
@@ -283,7 +283,7 @@ def _magnitude(expression: Any) -> float:
 
 
 def _terms(expression: Any) -> float:
-    """How many terms an expression has once multiplied out."""
+    """Return how many terms an expression has once multiplied out."""
     if isinstance(expression, sympy.Add):
         return sum(map(_terms, expression.args))
     if isinstance(expression, sympy.Mul):

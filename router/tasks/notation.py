@@ -1,7 +1,7 @@
 r"""One notation for the many in which models write the same mathematics.
 
-``plain`` turns typographic characters and LaTeX's cosmetics into ASCII and few LaTeX commands: ``−3½`` is ``-3 1/2``,
-``\left(1,\,\dfrac12\right)`` is ``(1, \frac12)``, ``12\text{ cm}²`` is ``12 cm ^{2}``. Every pattern is linear.
+``plain`` turns typographic characters and cosmetic LaTeX into ASCII and a few LaTeX commands: ``−3½`` is ``-3 1/2``,
+``\left(1,\,\dfrac12\right)`` is ``(1, \frac12)``, ``12\text{ cm}²`` is ``12 cm ^{2}``. Every pattern takes linear time.
 """
 
 import re
@@ -49,7 +49,7 @@ _CHARACTERS = str.maketrans(
 )
 _FRACTION_SIGN = "[¼-¾⅐-⅞]"
 _THOUSANDS = re.compile(r"(?<=\d)(?:[\u00a0\u202f\u2009]|\\[,!;:]|\{,\}|'(?=\d{3}(?:\D|$)))(?=\d{3}(?!\d))")
-# A LaTeX command that only changes how things look.
+# LaTeX commands that only change the appearance.
 _COSMETIC = re.compile(
     r"\\(?:left|right|[bB]igg?[lrm]?)(?![a-zA-Z])\.?|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits)\b|\\!"
 )
@@ -100,7 +100,7 @@ _PLAIN_COMMANDS = {"langle", "rangle", "lbrack", "rbrack", "lt", "gt", "land", "
     "percent",
 }
 _COMMAND = re.compile(r"\\(" + "|".join(sorted(_COMMANDS, key=len, reverse=True)) + r")(?![a-zA-Z])")
-# Units of one letter are units only where they are set as words: 5\text{ m} is a length, 5m a product.
+# A single letter is a unit only where it is set as text: 5\text{ m} is a length, 5m a product.
 _LETTERS = {"m": "metres", "g": "grams", "s": "seconds", "h": "hours", "l": "litres", "L": "litres", "N": "newtons"} | {
     "J": "joules",
     "W": "watts",
@@ -113,7 +113,7 @@ _LETTERS = {"m": "metres", "g": "grams", "s": "seconds", "h": "hours", "l": "lit
 
 
 def plain(text: str) -> str:
-    """The same answer in one notation, on one line, without decoration at its ends."""
+    """Return the same answer in one notation, on one line, without decoration at its ends."""
     text = _THOUSANDS.sub("", text)
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+", lambda match: "^{" + match[0].translate(_SUPERSCRIPTS) + "}", text)
     text = re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda match: "_{" + match[0].translate(_SUBSCRIPTS) + "}", text)
@@ -129,7 +129,7 @@ def plain(text: str) -> str:
 
 
 def undecorated(text: str) -> str:
-    """Without what only surrounds: spaces, bold, quotes, the sentence's end. Unclosed or unopened braces stay."""
+    """Return a text without what only surrounds it: spaces, bold, quotes, final punctuation. Single braces stay."""
     before = None
     while text != before:
         before = text
@@ -138,7 +138,7 @@ def undecorated(text: str) -> str:
 
 
 def prose(text: str) -> str:
-    """One spelling of words: for answers that aren't mathematics."""
+    """Return one spelling of words, for answers that aren't mathematics."""
     text = unicodedata.normalize("NFKC", _WRAPPER.sub(r" \1 ", _WRAPPER.sub(r" \1 ", text)))
     text = _SPACE.sub(" ", _MATH.sub(" ", text)).replace("$", "")
     return " ".join(undecorated(text).casefold().split())

@@ -1,4 +1,4 @@
-"""Numbers alone, compared exactly: for prompts that ask for one. What is no number is no answer."""
+"""Numbers, compared exactly: for prompts that ask for one. Anything else is no answer."""
 
 from router.tasks import PlainTask, math_extraction, numerals
 
@@ -6,7 +6,7 @@ from router.tasks import PlainTask, math_extraction, numerals
 class NumberTask(PlainTask):
     """A decimal, a fraction, a percentage or a mixed number, with or without a unit; see docs/tasks.md for the rules.
 
-    Like math, without expressions: nothing needs sympy, and ``2 + 3`` is no answer, but ``2 + 3 = 5`` states 5.
+    It is like math without expressions, and needs no sympy: ``2 + 3`` is no answer, but ``2 + 3 = 5`` states 5.
     """
 
     def extract(self, text: str) -> str | None:

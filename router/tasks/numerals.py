@@ -1,8 +1,8 @@
-r"""Numbers as models write them, read exactly: ``1,234.50``, ``3 1/2``, ``\frac{3}{4}``, ``1.5 \times 10^3``, ``$56``.
+r"""Reads numbers exactly, as models write them: ``1,234.50``, ``3 1/2``, ``\frac{3}{4}``, ``1.5 \times 10^3``, ``$56``.
 
-Rules, told in docs/tasks.md: a percent sign, a degree sign and a unit are dropped (``50%`` is 50, not 0.5); words that
-multiply count (``3 million``, ``2 dozen``); a decimal with twelve digits or more after the point that is a fraction
-with a denominator up to 1,000, rounded or cut, is that fraction, as computers print it.
+The rules are in docs/tasks.md. A percent sign, a degree sign and a unit are dropped (``50%`` is 50, not 0.5). Words
+that multiply count (``3 million``, ``2 dozen``). A decimal with twelve or more digits after the point is the fraction
+with a denominator up to 1,000 that it rounds or cuts off, if there is one: computers print fractions like that.
 """
 
 import re
@@ -10,10 +10,10 @@ from fractions import Fraction
 
 from router.tasks.notation import plain
 
-_LONGEST = 120  # characters of what is read as a number
-_LARGEST_EXPONENT = 300  # of ten
-_FLOAT_DIGITS = 12  # digits after the point from which a decimal is taken for a computer's
-_FLOAT_ERROR = Fraction(1, 2**51)  # of a float: two units of its last place, as in 0.30000000000000004
+_LONGEST = 120  # characters of the longest text that is read as a number
+_LARGEST_EXPONENT = 300  # largest power of ten
+_FLOAT_DIGITS = 12  # digits after the point that make a decimal a computer's float
+_FLOAT_ERROR = Fraction(1, 2**51)  # relative error of a float, as in 0.30000000000000004
 
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,3}(?:[ ]\d{3})+(?:\.\d*)?(?![\d/])|\d+(?:\.\d*)?|\.\d+)"
 _FRAC = r"\\frac\s*(?:\{\s*(?P<top>-?[\d.,]+)\s*\}|(?P<top1>\d))\s*(?:\{\s*(?P<bottom>-?[\d.,]+)\s*\}|(?P<bottom1>\d))"
@@ -58,9 +58,9 @@ _SHORT_UNITS = """
     cm mm km nm dm kg mg ml dl cl ft in yd mi lb lbs oz hr hrs min mins sec secs ms mph kph kmh rpm kw hz khz mhz ghz
     kb mb gb tb cc sq cu pt qt gal usd eur gbp rs cents cent dollars dollar hours minutes seconds days meters metres
 """
-# Short words that stand between the words of a unit: "12 bottles of milk a day".
+# Short words between the words of a unit: "12 bottles of milk a day".
 _LITTLE_WORDS = "of a an in on at us"
-# With one of these after it a number is no number with its unit: a list, a time, a function's name, a comparison.
+# Words that are no unit: a number before one is part of a list, a time, a function or a comparison.
 _OTHER_WORDS = """
     and or plus minus times to over root remainder mod modulo if when where while are was equals equal sin cos tan cot
     csc log exp sqrt frac pi inf infty infinity theta alpha beta gamma delta lambda sigma omega phi max lim det noon
@@ -72,7 +72,7 @@ _SHORT, _LITTLE, _NO_UNITS = (frozenset(words.split()) for words in (_SHORT_UNIT
 
 
 def read(text: str) -> Fraction | None:
-    """The exact value of an answer that is one number, with or without its unit; None where it is something else."""
+    """Return the exact value of an answer that is one number, with or without a unit; None for anything else."""
     text = _CURRENCY_SIGNS.sub("", plain(text)).strip()
     if len(text) > _LONGEST or not any(map(str.isdigit, text)):
         return None
@@ -106,7 +106,7 @@ def _read(text: str) -> Fraction | None:
 
 
 def _value(match: re.Match[str]) -> Fraction | None:
-    """What the digits say; None for what has no value, or for an improper "mixed number", whose meaning is open."""
+    """Return the value of the digits; None if there is none, or it is ambiguous, as for the mixed number 1 5/3."""
     groups = match.groupdict()
     sign = -1 if groups["sign"] == "-" else 1
     if whole := groups["whole"] or groups["whole1"]:
@@ -135,7 +135,7 @@ def _decimal(digits: str) -> Fraction:
 
 
 def from_float(digits: str) -> Fraction:
-    """A decimal's value. A computer's long decimal is the simple fraction that it rounds, where there is one."""
+    """Return a decimal's value; for a long decimal as computers print it, the simple fraction that it stands for."""
     value = Fraction(digits)
     places = len(digits.partition(".")[2])
     if places >= _FLOAT_DIGITS:
@@ -148,7 +148,7 @@ def from_float(digits: str) -> Fraction:
 
 
 def _unit(rest: str) -> Fraction | None:
-    """What the words after a number multiply it by; None where they are no unit."""
+    """Return the factor that the words after a number stand for; None if they are no unit."""
     factor = Fraction(1)
     if _RATE.match(rest):
         return factor
@@ -173,7 +173,7 @@ def _unit(rest: str) -> Fraction | None:
         else:
             leading = False
         position = word.end()
-    # "10 A": a little word alone is no unit.
+    # "10 A": a short word alone is no unit.
     return factor if not words or set(words) - _LITTLE or set(words) & _SHORT else None
 
 

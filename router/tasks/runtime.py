@@ -1,4 +1,4 @@
-"""The files that Python needs, and nothing else: what the sandbox shows of the host."""
+"""The files that Python needs: the sandbox shows these and nothing else of the host."""
 
 import importlib.util
 import json
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from router.errors import MissingDependency
 
-HOME = "/python"  # where the interpreter lies within
-LIBRARIES = "/python/libraries"  # where the loader looks first
+HOME = "/python"  # the interpreter's place in the sandbox
+LIBRARIES = "/python/libraries"  # the first place where the loader looks
 PACKAGES = "/packages"
 BOOT = "/boot"
 _INSIDE = Path(__file__).parent / "inside"
-# Nothing that a program without a terminal needs, and they would bring many libraries.
+# Modules that a program without a terminal doesn't need; they would bring many libraries.
 _LEFT_OUT = re.compile(r"(_tkinter|readline|_curses|_curses_panel|_gdbm|_dbm|nis|ossaudiodev)\..*")
 _ASK = """
 import json, os, sys, sysconfig
@@ -31,7 +31,7 @@ print(json.dumps({
 
 @dataclass(frozen=True)
 class Runtime:
-    """``binds``: pairs of a path on the host and its place within, all read-only. ``hidden``: folders shown empty."""
+    """``binds``: pairs of a host path and its place in the sandbox, read-only. ``hidden``: folders shown empty."""
 
     program: str
     binds: tuple[tuple[str, str], ...]
@@ -39,7 +39,7 @@ class Runtime:
 
 
 def find(python: str = sys.executable, packages: Sequence[str] = ()) -> Runtime:
-    """The interpreter, its standard library, the shared libraries of both, and the packages named.
+    """Return the interpreter, its standard library, the shared libraries of both, and the named packages.
 
     Raises MissingDependency.
     """
@@ -64,7 +64,7 @@ def find(python: str = sys.executable, packages: Sequence[str] = ()) -> Runtime:
     for each in _shared_libraries(objects):
         own = each.is_relative_to(home) and home != Path("/usr")
         binds[f"{LIBRARIES}/{each.name}" if own else str(each)] = str(each)
-    if Path("/etc/ld.so.cache").exists():  # where libraries are: names, no secrets
+    if Path("/etc/ld.so.cache").exists():  # the places of libraries: no secrets
         binds["/etc/ld.so.cache"] = "/etc/ld.so.cache"
     hidden = [f"{inside_library}/{name}" for name in ("site-packages", "dist-packages") if (library / name).is_dir()]
     return Runtime(
@@ -73,7 +73,7 @@ def find(python: str = sys.executable, packages: Sequence[str] = ()) -> Runtime:
 
 
 def _package(name: str) -> Iterator[Path]:
-    """The folder of an installed package, and of the libraries that its wheel carries."""
+    """Yield the folder of an installed package, and that of the libraries in its wheel."""
     found = importlib.util.find_spec(name)
     if found is None or not found.origin:
         raise MissingDependency(f"the package {name!r}, wanted in the sandbox, is not installed")
@@ -85,7 +85,7 @@ def _package(name: str) -> Iterator[Path]:
 
 
 def _shared_libraries(objects: Sequence[Path]) -> list[Path]:
-    """By the system's own loader. Raises MissingDependency."""
+    """Return the shared libraries that the system's own loader finds. Raises MissingDependency."""
     try:
         answer = subprocess.run(["ldd", *map(str, objects)], capture_output=True, text=True, timeout=120, check=False)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Runs Python that nobody trusts: bubblewrap around it, limits and a filter of system calls within: docs/sandbox.md."""
+"""Runs untrusted Python in bubblewrap, with resource limits and a system call filter inside: see docs/sandbox.md."""
 
 import asyncio
 import compileall
@@ -23,7 +23,7 @@ from router.tasks.inside import messages
 
 _MEBIBYTE = 1 << 20
 _NOBODY = 65534
-# Equal code behaves equally; one heap for all threads, or address space is gone at once.
+# Fixed hashes, so that equal code behaves equally; one heap for all threads, which saves address space.
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1", "LD_LIBRARY_PATH": runtime.LIBRARIES}
 _DEVICES = {"/dev/null": (1, 3), "/dev/zero": (1, 5), "/dev/urandom": (1, 9)}
 _ENTRY = """
@@ -40,22 +40,22 @@ sys.path.append('/packages')
 os.environ['OPENBLAS_NUM_THREADS'] = '1'
 """
 _READ = 1 << 16
-_OWN_MEMORY = 128 * _MEBIBYTE  # of bubblewrap, the judge and the files
+_OWN_MEMORY = 128 * _MEBIBYTE  # for bubblewrap, the judge and the files
 _OWN_PROCESSES = 8
 
 
 class SandboxUnavailable(MissingDependency):
-    """This machine can't isolate code as it must be; the message says what to do."""
+    """This machine can't isolate code as required; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds on one process that runs code; a judge runs one at a time.
+    """Limits on one process that runs code; a judge runs one at a time.
 
-    memory_bytes  of address space
-    threads       at once, where the sandbox does not run as root; as root there is one
-    output_bytes  of standard output and standard error together; the process is killed at more
-    file_bytes    of one file; all files together have four times that
+    memory_bytes  address space
+    threads       at the same time, if the sandbox does not run as root; as root there is one
+    output_bytes  standard output and standard error together; the process is killed if it writes more
+    file_bytes    size of one file; all files together may have four times that
     """
 
     cpu_seconds: int = 4
@@ -69,10 +69,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a run.
+    """The result of a run.
 
-    status  its exit status, 128 + n where signal n ended it; None where the sandbox killed it
-    ended   by itself, for want of wall time, or for too much output
+    status  exit status, 128 + n if signal n ended it; None if the sandbox killed it
+    ended   what ended it: itself, the limit of wall time, or too much output
     """
 
     stdout: bytes
@@ -83,12 +83,13 @@ class Outcome:
 
 
 class Sandbox:
-    """A bounded number of runs at a time, each in namespaces of its own, of which nothing is left.
+    """Runs programs, a bounded number at a time, each in its own namespaces, of which nothing is left afterwards.
 
-    allow_code  must be said by whoever starts the service: there is no sandbox otherwise
+    allow_code  must be True, as the person who starts the service decides; there is no sandbox otherwise
+    at_once     the most runs at the same time
     python      the interpreter for the code; at least 3.11
     packages    installed packages that the code may import, e.g. numpy
-    cgroups     folders of control groups that it may make groups in, see ControlGroups
+    cgroups     folders in which it may make control groups, see ControlGroups
 
     Raises InvalidRequest without ``allow_code``, SandboxUnavailable where the code would not be isolated.
     """
@@ -112,20 +113,20 @@ class Sandbox:
         self._bwrap, self._options = _bubblewrap()
         self._first_to_go = ["choom", "-n", "1000", "--"] if shutil.which("choom") else []
         self._runtime = runtime.find(python, packages)
-        # Quietly: where the folder can't be written, each start compiles them anew.
+        # Errors are ignored: where the folder can't be written, each start compiles the files anew.
         compileall.compile_dir(Path(runtime.__file__).parent / "inside", quiet=2)
         self.check()
 
     @property
     def threads(self) -> bool:
-        """Whether code may start threads. Nothing counts root's, so root's code has none."""
+        """Whether code may start threads. No rlimit counts root's, so code that runs as root may start none."""
         return os.geteuid() != 0 or self._user is not None
 
     def check(self) -> None:
-        """Try to escape. Raises SandboxUnavailable where the sandbox does not start, or anything gets out."""
+        """Try to escape. Raises SandboxUnavailable where the sandbox does not start, or an attempt succeeds."""
         users = [_NOBODY, None] if os.geteuid() == 0 else [None]
         said = ""
-        for self._user in users:  # root's code runs as nobody, where it may and nobody can read the interpreter
+        for self._user in users:  # as root, run code as the user nobody if that works; else as root
             groups = self._groups(Limits())
             command, payload = self._command("program", groups), self._settings(Limits(), code=_PROBE)
             try:
@@ -146,18 +147,18 @@ class Sandbox:
         raise SandboxUnavailable(_advice(said))
 
     async def run(self, code: str, stdin: bytes = b"", limits: Limits | None = None) -> Outcome:
-        """Run a program to its end, or to the first limit; cancelling kills it at once. Raises SandboxUnavailable."""
+        """Run a program to its end or to the first limit; cancelling kills it at once. Raises SandboxUnavailable."""
         limits = limits or Limits()
         return await self.start("program", self._settings(limits, code=code) + stdin, limits, limits.wall_seconds)
 
     async def judge(self, job: dict[str, Any], limits: Limits, wall_seconds: float) -> list[dict[str, Any]]:
-        """The verdicts of ``inside.judge`` on a job, as far as it came."""
+        """Return the verdicts of ``inside.judge`` on a job, as far as it got."""
         payload = self._settings(limits) + messages.pack(job)
         outcome = await self.start("judge", payload, limits, wall_seconds)
         return _unpack(outcome.stdout)
 
     async def start(self, entry: str, payload: bytes, limits: Limits, wall_seconds: float) -> Outcome:
-        """Run one of the programs of ``inside``, with the payload as its standard input."""
+        """Run one of the programs in ``inside``, with the payload as its standard input."""
         async with self._slot():
             groups = self._groups(limits)
             try:
@@ -195,7 +196,7 @@ class Sandbox:
 
     def _slot(self) -> asyncio.Semaphore:
         loop = asyncio.get_running_loop()
-        if self._slots is None or self._slots[0] is not loop:  # one after another, a command may run several loops
+        if self._slots is None or self._slots[0] is not loop:  # a command may run several loops, one after another
             self._slots = loop, asyncio.Semaphore(self.at_once)
         return self._slots[1]
 
@@ -204,7 +205,7 @@ class Sandbox:
         return messages.pack({"limits": asdict(limits), "seccomp": filter_, **more})
 
     def _groups(self, limits: Limits) -> ControlGroups:
-        memory = 2 * limits.memory_bytes + _OWN_MEMORY  # of a solution and its test
+        memory = 2 * limits.memory_bytes + _OWN_MEMORY  # for a solution and its test
         return ControlGroups(self._cgroups, memory, 2 * limits.threads + _OWN_PROCESSES)
 
     def _identity(self) -> dict[str, Any]:
@@ -215,7 +216,7 @@ class Sandbox:
     def _command(self, entry: str, groups: ControlGroups, status: int | None = None) -> list[str]:
         command = [self._bwrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--clearenv"]
         command += ["--uid", str(_NOBODY), "--gid", str(_NOBODY), "--hostname", "sandbox"]
-        for name, value in _ENVIRONMENT.items():  # Python forgets it before it runs any code
+        for name, value in _ENVIRONMENT.items():  # cleared before any code runs
             command += ["--setenv", name, value]
         if "--disable-userns" in self._options:
             command += ["--disable-userns"]
@@ -231,14 +232,14 @@ class Sandbox:
             command += ["--json-status-fd", str(status)]
         boot = _ENTRY.format(entry, _WITH_PACKAGES if self._packages else "")
         command += ["--", self._runtime.program, "-SsPB", "-Xutf8", "-c", boot]
-        # The kernel, out of memory, kills these first.
+        # With choom, the kernel kills these processes first when memory runs out.
         return groups.command([*self._first_to_go, *command], self._user)
 
 
 async def _converse(
     process: asyncio.subprocess.Process, payload: bytes, most: int, seconds: float
 ) -> tuple[bytes, bytes, Literal["itself", "time", "output"]]:
-    """Write all, read at most so much, until the process ends. What was read by then is returned in any case."""
+    """Write the payload and read at most ``most`` bytes until the process ends; return what was read in any case."""
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stderr is not None
@@ -246,7 +247,7 @@ async def _converse(
     too_much = asyncio.Event()
 
     async def write(stream: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it ended, or reads no input
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the process ended, or reads no input
             stream.write(payload)
             await stream.drain()
             stream.close()
@@ -263,7 +264,7 @@ async def _converse(
     out, err = bytearray(), bytearray()
     work = [write(process.stdin), read(process.stdout, out), read(process.stderr, err), process.wait()]
     tasks = [asyncio.ensure_future(each) for each in work]
-    end = asyncio.ensure_future(asyncio.wait(tasks[1:]))  # its output's end and its own; it need not read its input
+    end = asyncio.ensure_future(asyncio.wait(tasks[1:]))  # its output and the process end
     stop = asyncio.ensure_future(too_much.wait())
     try:
         done, _ = await asyncio.wait([end, stop], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -276,7 +277,7 @@ async def _converse(
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill bubblewrap and, by --die-with-parent, the first process of its namespace, and with it all that is in it."""
+    """Kill bubblewrap and, by --die-with-parent, the first process of its namespace and so all others in it."""
 
     async def forget(stream: asyncio.StreamReader | None) -> None:
         while stream and await stream.read(_READ):
@@ -285,12 +286,12 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    # wait() returns only once all that was written is read.
+    # wait() returns only once all output was read.
     await asyncio.gather(process.wait(), forget(process.stdout), forget(process.stderr))
 
 
 def _unpack(data: bytes) -> list[dict[str, Any]]:
-    """Whole messages; the last may have been cut by a limit."""
+    """Return the complete messages; the last may have been cut by a limit."""
     found = []
     while len(data) >= 4 and len(data) >= 4 + (length := int.from_bytes(data[:4], "big")):
         found.append(json.loads(data[4 : 4 + length]))
@@ -299,7 +300,7 @@ def _unpack(data: bytes) -> list[dict[str, Any]]:
 
 
 def _bubblewrap() -> tuple[str, str]:
-    """Its path and its help. Raises SandboxUnavailable."""
+    """Return the path of bubblewrap and its help text. Raises SandboxUnavailable."""
     if not sys.platform.startswith("linux"):
         raise SandboxUnavailable("running code needs Linux")
     path = shutil.which("bwrap")
@@ -308,7 +309,7 @@ def _bubblewrap() -> tuple[str, str]:
     for device, numbers in _DEVICES.items():
         found = Path(device).stat()
         if not stat.S_ISCHR(found.st_mode) or (os.major(found.st_rdev), os.minor(found.st_rdev)) != numbers:
-            raise SandboxUnavailable(f"{device} of this machine is not that device: code could write to what it is")
+            raise SandboxUnavailable(f"{device} is another device on this machine; code could write to it")
     return path, subprocess.run([path, "--help"], capture_output=True, text=True, timeout=60, check=False).stdout
 
 
@@ -340,7 +341,7 @@ _ADVICE = (
     ),
 )
 
-# Prints what of this it could do.
+# Prints which of these it could do.
 _PROBE = """
 import json, os, socket, sys
 def can(deed):

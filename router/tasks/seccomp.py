@@ -1,8 +1,8 @@
 """The system calls that code in the sandbox may make: what Python needs to compute and to use its own files.
 
-Everything else fails, calls that the kernel learns tomorrow included. Above all: no new processes and no programs (so
-there are no fork bombs, no daemons and no shells), no sockets, no signals to others, no look into other processes, no
-namespaces, no mounts, and no memory that rlimits don't count (memfd, System V).
+All other calls fail, also those that a future kernel adds. Above all: no new processes and no programs (so no fork
+bombs, daemons or shells), no sockets, no signals to other processes, no access to them, no namespaces, no mounts, and
+no memory that rlimits don't count (memfd, System V).
 """
 
 import errno
@@ -35,7 +35,7 @@ _TERMINALS = (
     0x5450,
     0x5451,
 )  # TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX
-# Refused by a word that programs understand. Whatever is in no list "is not implemented", so that libraries fall back.
+# Refused with EPERM. Calls in no list fail with ENOSYS, "not implemented", so that libraries fall back to others.
 _FORBIDDEN = """
     accept accept4 bind bpf chroot connect execve execveat fork vfork keyctl kill listen mount pidfd_getfd pidfd_open
     pidfd_send_signal process_vm_readv process_vm_writev ptrace setns socket tgkill tkill umount2 unshare
@@ -44,7 +44,7 @@ _FORBIDDEN = """
 
 @cache
 def program(*, threads: bool) -> bytes:
-    """The filter as the kernel takes it. Raises MissingDependency."""
+    """Return the filter in the kernel's format. Raises MissingDependency."""
     try:
         import pyseccomp
     except ModuleNotFoundError as error:
@@ -58,12 +58,13 @@ def program(*, threads: bool) -> bytes:
         _add(rules, pyseccomp.ERRNO(errno.EPERM), name)
     for request in _TERMINALS:
         _add(rules, pyseccomp.ALLOW, "ioctl", pyseccomp.Arg(1, pyseccomp.EQ, request))
-    _add(rules, pyseccomp.ALLOW, "prlimit64", pyseccomp.Arg(0, pyseccomp.EQ, 0))  # its own limits, no other process's
+    _add(rules, pyseccomp.ALLOW, "prlimit64", pyseccomp.Arg(0, pyseccomp.EQ, 0))  # its own limits only
+    # clone3, whose flags a filter can't read, is in no list: libraries fall back to clone.
     thread = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, _CLONE_THREAD)
     process = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, _CLONE_THREAD, 0)
     _add(rules, pyseccomp.ALLOW if threads else pyseccomp.ERRNO(errno.EPERM), "clone", thread)
-    _add(rules, pyseccomp.ERRNO(errno.EPERM), "clone", process)  # clone3, whose flags can't be read, falls back to it
-    with os.fdopen(os.memfd_create("seccomp"), "w+b", buffering=0) as file:  # there may be no folder to write to
+    _add(rules, pyseccomp.ERRNO(errno.EPERM), "clone", process)
+    with os.fdopen(os.memfd_create("seccomp"), "w+b", buffering=0) as file:  # a folder to write to may be missing
         rules.export_bpf(file)
         file.seek(0)
         return file.read()
@@ -73,5 +74,5 @@ def _add(rules: Any, action: int, name: str, *conditions: object) -> None:
     try:
         rules.add_rule(action, name, *conditions)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # this architecture, or this libseccomp, has no such call
+        if error.errno != errno.EINVAL:  # EINVAL: this architecture or libseccomp has no such call
             raise

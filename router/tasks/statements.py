@@ -1,8 +1,8 @@
-r"""Where a text states its final answer, in whatever words: for all tasks alike. Every pattern is linear.
+r"""Finds where a text states its final answer, in any words; for all tasks. Every pattern takes linear time.
 
-Found are ``\boxed{...}``, ``Answer: ...``, ``the answer is ...`` and their likes in other languages, headings
-(``### Final Answer``), ``#### ...`` and ``<answer>...</answer>``, in the order in which they stand; the last is meant.
-Drafts don't count: what stands before ``</think>``, programs, and answers that are only supposed or checked.
+It finds ``\boxed{...}``, ``Answer: ...``, ``the answer is ...`` and the like in other languages, headings
+(``### Final Answer``), ``#### ...`` and ``<answer>...</answer>``, in the order of the text; the last one counts. Drafts
+don't count: text before ``</think>``, programs, and answers that are only supposed or checked.
 """
 
 import re
@@ -13,9 +13,9 @@ from typing import Literal
 
 Kind = Literal["box", "label", "sentence", "hashes", "tag"]
 
-WINDOW = 400  # characters of what a tag or a formula on several lines holds, and of a line that is read closely
+WINDOW = 400  # characters that are read of a tag, of a formula on several lines, and of a line
 _BEFORE = 48  # characters before a marker that can make it a draft
-_LAST = 32  # as many of the last markers are looked at
+_LAST = 32  # markers that are examined, from the end
 
 _THOUGHT = re.compile(r"<(/?)(?:think|thinking|thought|reasoning)>", re.I)
 _FENCE = re.compile(r"^[ \t]*(?:```+|~~~+)[ \t]*(\w*)", re.M)
@@ -68,7 +68,7 @@ _NO_ANSWER = re.compile(
 
 @dataclass(frozen=True)
 class Statement:
-    """A stated answer: where it starts, what follows its marker on the line, and what marked it."""
+    """A stated answer: its start, the text after its marker on the line, and the kind of marker."""
 
     start: int
     text: str
@@ -76,7 +76,7 @@ class Statement:
 
 
 def thoughtless(text: str) -> str | None:
-    """A text without its thoughts; None where a thought does not end: then nothing was stated."""
+    """Return a text without its thoughts; None where a thought does not end, so nothing was stated."""
     start = 0
     for tag in _THOUGHT.finditer(text):
         start = tag.end() if tag[1] else -1
@@ -84,13 +84,13 @@ def thoughtless(text: str) -> str | None:
 
 
 def final_part(text: str) -> str | None:
-    """A text without its thoughts and its programs; None as :func:`thoughtless`."""
+    """Return a text without its thoughts and programs; None as in :func:`thoughtless`."""
     part = thoughtless(text)
     return None if part is None else _without_programs(part)
 
 
 def statements(text: str) -> list[Statement]:
-    """The stated answers of a :func:`final_part`, at least the last ones, in the order in which they stand."""
+    """Return the stated answers of a :func:`final_part`, at least the last ones, in the order of the text."""
     found = [Statement(match.start(1), match[1].strip(), "tag") for match in _TAG.finditer(text)]
     found += _boxes(text)
     found += _hashes(text)
@@ -118,9 +118,9 @@ def _is_text(fence: re.Match[str]) -> bool:
 
 
 def _boxes(text: str) -> list[Statement]:
-    """The outermost boxes that are closed. Boxes that only a comma, an "and" or a name parts are one answer."""
-    spans: list[tuple[int, int, int]] = []  # of a box: its start, its content's start and end
-    open_boxes: list[tuple[int, int] | None] = []  # None: a brace that is none
+    """Return the closed outermost boxes. Boxes with only a comma, an "and" or a name between them are one answer."""
+    spans: list[tuple[int, int, int]] = []  # start of a box, start and end of its content
+    open_boxes: list[tuple[int, int] | None] = []  # None: a brace that is no box
     for brace in _BRACE.finditer(
         text, min(i for i in (text.find("\\boxed"), text.find("\\fbox"), len(text)) if i >= 0)
     ):
@@ -167,7 +167,7 @@ def _joined(text: str, spans: list[tuple[int, int, int]]) -> list[Statement]:
 
 
 def _hashes(text: str) -> Iterator[Statement]:
-    """GSM8K's ``#### 7``. A heading of the fourth order is none, but for the last line."""
+    """Yield GSM8K's ``#### 7``. A heading of level four doesn't count, unless it is the last line."""
     last_line = text.rstrip().rfind("\n") + 1
     for match in deque(_HASHES.finditer(text), maxlen=_LAST):
         value = match[1].strip()
@@ -194,7 +194,7 @@ def _marked(text: str) -> Iterator[Statement]:
 
 
 def _lines(text: str, start: int) -> str:
-    r"""The first line from there on that says something, or the whole of the formula that it begins: \[ ... \]."""
+    r"""Return the first line from ``start`` on that has content, or the whole formula that begins there: \[ ... \]."""
     start = _NOTHING.match(text, start).end()  # type: ignore[union-attr]  # it matches anywhere
     end = start
     for opening, closing in ((r"\[", r"\]"), ("$$", "$$"), (r"\begin{", r"\end{")):

@@ -1,4 +1,4 @@
-"""Imported once, in the process that workers are forked from: loads sympy, and fills the LaTeX grammar's caches."""
+"""Imported once in the process that workers are forked from: loads sympy and fills the LaTeX grammar's caches."""
 
 from router.tasks.math_symbols import spell
 

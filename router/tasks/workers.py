@@ -1,12 +1,12 @@
-"""Work that may never end, done in worker processes, within limits.
+"""Runs work that may never end, in worker processes and within limits.
 
 ``await run("module:function", argument)`` returns what the function returns, or raises LimitReached. One job has
-SECONDS of a processor's time and MEMORY bytes; the jobs of one call together have what its Allowance says. Cancelling
-``run`` ends its job at once. What ran into a limit is not remembered: the next call may have the time.
+SECONDS of processor time and MEMORY bytes; the jobs of one call together have what its Allowance says. Cancelling
+``run`` ends its job at once. A job that reached a limit is not cached: the next call may have the time.
 
-The processes are forked from a server process that has imported sympy and nothing of ours: one import, and
-milliseconds to replace a worker that had to be killed. A timer interrupts a job at its limits, and the worker lives;
-a worker that can't be interrupted, inside one long operation, is killed.
+The processes are forked from a server process that has imported sympy and nothing of ours. So sympy is imported once,
+and a killed worker is replaced in milliseconds. A timer interrupts a job at its limits, and the worker lives on; a
+worker that can't be interrupted, inside one long operation, is killed.
 """
 
 import asyncio
@@ -25,34 +25,34 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-SECONDS = 1.0  # of a processor, for one job
-CALL_SECONDS = 3.0  # of a processor, for all jobs of one call, unless its Allowance says otherwise
-MEMORY = 1 << 30  # bytes of one worker
-_HARD = 5.0  # seconds beyond a job's own, by the clock, until a worker that does not react is killed
-_BRIEFLY = 0.15  # seconds of a processor for a job's first try; nearly all answers need less
-_FRESH = 0.5  # seconds used by a call whose next job may have the last free worker
-_TICK = 0.02  # seconds of a processor between looks at the limits
-_REMEMBERED = 4096  # results
+SECONDS = 1.0  # processor time of one job
+CALL_SECONDS = 3.0  # processor time of all jobs of one call, unless its Allowance says otherwise
+MEMORY = 1 << 30  # bytes per worker
+_HARD = 5.0  # wall seconds beyond a job's own until a worker that does not react is killed
+_BRIEFLY = 0.15  # processor seconds for a job's first try; nearly all answers need less
+_FRESH = 0.5  # a call that used at most this many seconds may have the last free worker
+_TICK = 0.02  # processor seconds between checks of the limits
+_REMEMBERED = 4096  # cached results
 
 _log = logging.getLogger(__name__)
 _lock = threading.RLock()
 _results: "OrderedDict[tuple[str, tuple[Any, ...]], Any]" = OrderedDict()
-_startups: "list[Future[_Pool]]" = []  # one at most: the pool, there or being started
+_startups: "list[Future[_Pool]]" = []  # at most one: the pool, running or being started
 _allowance: "ContextVar[Allowance | None]" = ContextVar("allowance", default=None)
 
 
 class LimitReached(Exception):
-    """A job took too long or too much memory, or no worker could be had: nothing is known of its result."""
+    """A job took too long or too much memory, or no worker was available: its result is unknown."""
 
 
 @dataclass
 class Allowance:
-    """What the jobs of one call may cost together. See :func:`within`.
+    """Limits what the jobs of one call may cost together. See :func:`within`.
 
-    seconds  of processors that are left; at 0 nothing more is begun
-    used     seconds of processors so far
-    running  jobs that workers are at
-    as_text  how many answers were compared as text, since a limit was reached or they are too large to be computed
+    seconds  processor seconds that are left; at 0 no job is begun
+    used     processor seconds used so far
+    running  jobs that are running now
+    as_text  number of answers compared as text, since a limit was reached or they are too large to compute
     """
 
     seconds: float = CALL_SECONDS
@@ -63,7 +63,7 @@ class Allowance:
 
 @contextlib.contextmanager
 def within(allowance: Allowance) -> Iterator[None]:
-    """Jobs begun inside are paid from this allowance: ``with within(allowance): await task.key(answer)``."""
+    """Charge the jobs begun inside to this allowance: ``with within(allowance): await task.key(answer)``."""
     token = _allowance.set(allowance)
     try:
         yield
@@ -72,14 +72,14 @@ def within(allowance: Allowance) -> Iterator[None]:
 
 
 def note_text() -> None:
-    """Count that an answer was compared as text, though it is mathematics."""
+    """Count a mathematical answer that was compared as text."""
     allowance = _allowance.get()
     if allowance is not None:
         allowance.as_text += 1
 
 
 async def run(target: str, *arguments: Any) -> Any:
-    """``module:function`` called with hashable arguments in a worker process. Raises LimitReached."""
+    """Call ``module:function`` with hashable arguments in a worker process. Raises LimitReached."""
     known = target, arguments
     with _lock:
         if known in _results:
@@ -99,24 +99,24 @@ async def run(target: str, *arguments: Any) -> Any:
 
 
 def begin() -> None:
-    """Begin the workers, and wait for nothing; without it the first job does."""
+    """Start the workers without waiting; otherwise the first job starts them."""
     _started()
 
 
 def start() -> None:
-    """Begin the workers and wait until they are there. Raises LimitReached."""
+    """Start the workers and wait until they run. Raises LimitReached."""
     _started().result()
 
 
 def close() -> None:
-    """End the workers, busy or not: a process that multiprocessing started waits for its children."""
+    """End the workers, even busy ones: a process started by multiprocessing waits for its children."""
     with _lock:
         startups = _startups[:]
         _startups.clear()
     for startup in startups:
         if startup.done():
             _close(startup)
-        else:  # not waited for: ended as soon as it is there
+        else:  # still starting: ended as soon as it runs
             startup.add_done_callback(_close)
 
 
@@ -126,7 +126,7 @@ def _close(startup: "Future[_Pool]") -> None:
 
 
 def _started() -> "Future[_Pool]":
-    """The pool, being started in a thread where it isn't: that takes seconds."""
+    """Return the pool; if there is none, start it in a thread, since that takes seconds."""
     with _lock:
         if _startups and _startups[0].done() and (_startups[0].exception() or _startups[0].result().broken):
             _startups.clear()
@@ -153,22 +153,22 @@ class _Job:
     allowance: Allowance
     future: "Future[Any]" = field(default_factory=Future)
     number: int = field(default_factory=itertools.count().__next__)
-    slot: int | None = None  # of the worker that does it
-    tried: bool = False  # briefly, in vain
+    slot: int | None = None  # number of the worker that runs it
+    tried: bool = False  # its first, brief try reached the limit
 
 
 class _Pool:
-    """pebble's pool, given one job a worker at a time, so that the next one can be chosen when a worker is free."""
+    """pebble's pool, given one job per worker at a time, so that the next job is chosen when a worker is free."""
 
     def __init__(self, workers: int):
         from multiprocessing import get_context  # only needed where an answer needs a worker
 
         from pebble import CONSTS, ProcessPool
 
-        CONSTS.term_timeout = 0.05  # seconds; then a worker is killed: it holds nothing worth saving
+        CONSTS.term_timeout = 0.05  # seconds until a worker is killed, which holds nothing worth saving
         context = get_context("forkserver")
         context.set_forkserver_preload(["router.tasks.warm"])
-        self._stop = context.RawArray("b", workers)  # by worker: whether to interrupt its job
+        self._stop = context.RawArray("b", workers)  # per worker: whether to interrupt its job
         self._free = list(range(workers))
         self._waiting: list[_Job] = []
         self._running: set[_Job] = set()
@@ -194,7 +194,7 @@ class _Pool:
             _settle(job.future, LimitReached("the workers were closed"))
 
     def _next(self) -> None:
-        """Give free workers the jobs of the calls that have used least."""
+        """Give free workers to the jobs of the calls that used the least time."""
         while True:
             with _lock:
                 self._waiting = [job for job in self._waiting if not job.future.done()]
@@ -273,7 +273,7 @@ def _settle(future: "Future[Any]", result: Any) -> None:
 
 
 class _Interrupted(BaseException):
-    """Not an Exception: libraries catch those."""
+    """No subclass of Exception, since libraries catch those."""
 
 
 _stop: list[Any] = []  # the pool's array
@@ -284,11 +284,11 @@ def _prepare(stop: Any) -> None:
 
     _stop[:] = [stop]
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    os.nice(5)  # serving goes first
+    os.nice(5)  # serving has priority
 
 
 def _do(slot: int, seconds: float, target: str, arguments: tuple[Any, ...]) -> tuple[bool, Any, float]:
-    """Whether a job was done within its limits, what it returned, and the seconds of a processor that it took."""
+    """Return whether a job was done within its limits, its result, and the processor seconds that it took."""
     import signal
 
     module, _, name = target.partition(":")

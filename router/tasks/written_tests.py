@@ -1,4 +1,4 @@
-"""Tests as models write them: which asserts of a text can be used, and what they call."""
+"""Finds tests that a model wrote: usable asserts in a text, and the calls in them."""
 
 import ast
 import warnings
@@ -9,10 +9,10 @@ _MOST_LINES = 2_000
 
 
 def find(text: str, wanted: Collection[str], known: Sequence[str] = ()) -> list[str]:
-    """The asserts of a text, each on a line of its own, that call a wanted function with literal arguments.
+    """Return the asserts of a text, each on its own line, that call a wanted function with literal arguments.
 
-    wanted  names of functions; none: any
-    known   tests that are there already
+    wanted  names of functions; empty: any
+    known   tests that there are already, which are left out
     """
     seen = {ast.unparse(ast.parse(each)) for each in known}
     found = []
@@ -25,18 +25,18 @@ def find(text: str, wanted: Collection[str], known: Sequence[str] = ()) -> list[
 
 
 def calls(tests: Sequence[str], wanted: Collection[str]) -> list[str]:
-    """The calls of wanted functions with literal arguments in these tests."""
+    """Return the calls of wanted functions with literal arguments in these tests."""
     found = [ast.unparse(node) for test in tests for node in ast.walk(ast.parse(test)) if _called_plainly(node, wanted)]
     return list(dict.fromkeys(found))
 
 
 def _test(line: str, wanted: Collection[str]) -> str | None:
-    """A line in one spelling, without its message and comment; None where it is no test to use."""
+    """Return a line in one spelling, without its message and comment; None where it is not a usable test."""
     if not line.startswith("assert ") or len(line) > _LONGEST:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes that are none
+            warnings.simplefilter("ignore")  # about invalid escapes
             (node,) = ast.parse(line).body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None

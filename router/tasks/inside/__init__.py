@@ -1,1 +1,1 @@
-"""What runs within the sandbox. The standard library only: nothing else of this repository is there."""
+"""What runs inside the sandbox. Standard library only: nothing else of this repository is available there."""

@@ -1,4 +1,4 @@
-"""Limits that a process puts on itself, for good, before it runs code that nobody trusts."""
+"""Limits that a process sets on itself, for good, before it runs untrusted code."""
 
 import ctypes
 import os
@@ -19,7 +19,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def confine(limits: dict[str, Any], seccomp: bytes) -> None:
-    """Neither can be undone: rlimits by their hard values, system calls by the filter. Raises OSError."""
+    """Set rlimits and the system call filter on this process; neither can be undone. Raises OSError."""
     for name, soft, hard in (
         ("RLIMIT_CPU", limits["cpu_seconds"], limits["cpu_seconds"] + 1),  # SIGXCPU first, SIGKILL where it is ignored
         ("RLIMIT_AS", limits["memory_bytes"], limits["memory_bytes"]),

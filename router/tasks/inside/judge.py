@@ -1,11 +1,11 @@
-"""The first process of a sandbox that judges solutions by tests. It runs neither: it starts who does, and waits.
+"""The first process of a sandbox that judges solutions by tests. It starts processes that run them, and waits.
 
     the host ── solutions, tests ─→ judge ── a test and a code ─→ trial     (one process a test, forked from the judge)
                                       │                             │ what to call, with what        ↑ plain data
                                       └── who asks? ─→ forker ─→ solution   (one process a test, forked before any
                                                                              test was read)
 
-A solution's process has one channel, to its trial. What it writes there is the result of the call, and nothing more.
+A solution's process has one channel, to its trial. What it writes there counts as the result of the call, no more.
 """
 
 import gc
@@ -31,7 +31,7 @@ _MOST_SAID = 200
 
 def main() -> None:
     gc.freeze()  # less to copy for each process
-    settings = messages.read(0)  # not a byte more: the tests come later
+    settings = messages.read(0)  # reads only this message: the tests come later
     limits, seccomp = settings["limits"], bytes.fromhex(settings["seccomp"])
     here, there = socket.socketpair()
     if not os.fork():
@@ -45,7 +45,7 @@ def main() -> None:
             verdict = _try(code, test, here, limits, seccomp)
             os.write(1, messages.pack({"solution": number, "test": place, **verdict}))
             if os.listdir():  # noqa: PTH208  # a folder that a solution may have made a mess of
-                return  # the next process would find files of this one: the host goes on with a new sandbox
+                return  # the next process would find this one's files: the host continues in a new sandbox
             if job["until_failure"] and verdict["error"]:
                 break
 

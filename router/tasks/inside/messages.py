@@ -1,4 +1,4 @@
-"""Messages between the processes of a sandbox, and from the host: JSON with its length before it."""
+"""Messages between the processes of a sandbox, and from the host: JSON, preceded by its length."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def pack(message: Any) -> bytes:
 
 
 def read(descriptor: int, most: int = MOST_BYTES) -> Any:
-    """The next message, and not a byte more; None at the end. Raises TooLarge, ValueError."""
+    """Read the next message, and no byte beyond it; None at the end. Raises TooLarge, ValueError."""
     head = _exactly(descriptor, 4)
     if head is None:
         return None
@@ -46,14 +46,14 @@ class Ended(Exception):
 
 
 class Peer:
-    """One end of a conversation in which either side may ask while it is being asked."""
+    """One end of a conversation in which either side may ask, also while it is being asked."""
 
     def __init__(self, channel: socket.socket, answer: Callable[[dict[str, Any]], dict[str, Any]]):
         self._channel = channel
         self._answer = answer
 
     def ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The reply; what the other side asks before it replies is answered. Raises Ended, TooLarge, ValueError."""
+        """Return the reply; until it comes, answer the other side's questions. Raises Ended, TooLarge, ValueError."""
         self._send(message)
         while True:
             got = read(self._channel.fileno())

@@ -1,4 +1,4 @@
-"""Runs one program by itself: its output is all that comes of it."""
+"""Runs a single program, whose output is its only result."""
 
 import sys
 import types
@@ -10,7 +10,7 @@ _MOST_OF_A_PROGRAM = 16 << 20
 
 
 def main() -> None:
-    settings = read(0, _MOST_OF_A_PROGRAM)  # not a byte more: the rest is the program's own input
+    settings = read(0, _MOST_OF_A_PROGRAM)  # reads only this message: the rest is the program's own input
     module = types.ModuleType("__main__")
     sys.modules["__main__"] = module
     sys.argv[:] = ["program.py"]

@@ -1,6 +1,6 @@
-"""The process of a solution: runs its code, and does with its functions what the test's process asks.
+"""The process of a solution: runs its code, and calls its functions as the test's process asks.
 
-It knows the code and the arguments of the calls, never the test nor what the test expects.
+It gets the code and the arguments of the calls, never the test or what the test expects.
 """
 
 import contextlib
@@ -56,9 +56,10 @@ _DEEDS: dict[str, Callable[..., Any]] = {
 
 
 def fork_on_request(channel: socket.socket, limits: dict[str, Any], seccomp: bytes) -> None:
-    """Each byte that arrives brings a socket, and is answered with the id of a process that serves it.
+    """Fork a process for each byte that arrives with a socket; reply with the id of the process, which serves the
+    socket.
 
-    A process of its own, forked before any test was read: whatever a solution finds in its memory, tests it doesn't.
+    This process was forked before any test was read, so a solution can't find tests in its memory.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -78,7 +79,7 @@ def fork_on_request(channel: socket.socket, limits: dict[str, Any], seccomp: byt
 
 def serve(channel: socket.socket, limits: dict[str, Any], seccomp: bytes) -> None:
     confine(limits, seccomp)
-    random.seed(0)  # equal code behaves equally
+    random.seed(0)  # so that equal code behaves equally
     sys.setrecursionlimit(sys.getrecursionlimit() + _OWN_FRAMES)
     Solution(channel).peer.serve()
 
@@ -88,7 +89,7 @@ class Solution:
         self.peer = Peer(channel, self._answer)
         self._module = types.ModuleType("solution")
         self._kept: list[Any] = []
-        self._numbers: dict[int, int] = {}  # by id(): what is kept stays alive
+        self._numbers: dict[int, int] = {}  # by id(), which is unique since kept objects stay alive
         self._encoder = Encoder(self._keep)
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
@@ -100,7 +101,7 @@ class Solution:
             return self._do(message)
         except (Unsendable, TooLarge) as error:
             return {"raised": [type(error).__name__], "said": str(error)}
-        except BaseException as error:  # SystemExit and KeyboardInterrupt too: the code's, not ours
+        except BaseException as error:  # also SystemExit and KeyboardInterrupt, which come from the code
             names = [kind.__name__ for kind in type(error).__mro__]
             try:
                 said = str(error)[:500]

@@ -1,6 +1,6 @@
 """The process of one test of one solution: runs the test, and asks the solution's process for what the test calls.
 
-The test's comparisons are made here, on plain data, where the solution's code never runs.
+Comparisons in the test run here, on plain data, where the solution's code never runs.
 """
 
 import ast
@@ -15,7 +15,7 @@ from .messages import Ended, Peer
 from .values import Encoder, canonical, decode
 
 try:
-    from _blake2 import blake2b  # hashlib loads OpenSSL first, for a third of a start's time
+    from _blake2 import blake2b  # hashlib would load OpenSSL, a third of the start time
 except ImportError:
     from hashlib import blake2b
 
@@ -24,11 +24,11 @@ _MOST_SAID = 200
 
 
 class Failed(Exception):
-    """The solution can't be tested: it doesn't load, or its process ended. ``args[0]`` says how."""
+    """The solution can't be tested: it doesn't load, or its process ended. ``args[0]`` says why."""
 
 
 class Trial:
-    """One solution, loaded. Raises Failed."""
+    """A loaded solution. Raises Failed."""
 
     def __init__(self, channel: socket.socket, code: str):
         self._peer = Peer(channel, self._answer)
@@ -48,16 +48,16 @@ class Trial:
         return self._behaviour.hexdigest()
 
     def run(self, test: str) -> None:
-        """Raises whatever the test raises, and Failed. A test that is one expression is only evaluated, to its end."""
+        """Run a test; a lone expression is evaluated, and iterated if possible. Raises what the test raises, Failed."""
         tree = ast.parse(test)
         space: dict[str, Any] = {"__name__": "test"}
-        # A name that the interpreter has as well is the solution's only where the test reads no other.
+        # A builtin's or module's name is taken from the solution only if the test reads no other name.
         names = _read(tree)
         theirs = {name for name in names if not hasattr(builtins, name) and name not in sys.stdlib_module_names}
         for name in theirs or names:
             if found := self._name(name):
                 space[name] = found[0]
-        for name in names & sys.stdlib_module_names - space.keys():  # imported by the solution alone, or not at all
+        for name in names & sys.stdlib_module_names - space.keys():  # modules that the solution does not provide
             space[name] = __import__(name)
         if len(tree.body) == 1 and isinstance(tree.body[0], ast.Expr):
             value = eval(compile(ast.Expression(tree.body[0].value), "<test>", "eval"), space)
@@ -79,7 +79,7 @@ class Trial:
         if "raised" in reply:
             names, said = [str(each) for each in reply["raised"]], str(reply["said"])
             if names[0] == "StopIteration" and what != "next":
-                names = ["RuntimeError"]  # it would end a loop of the test, as if there were no more to compare
+                names = ["RuntimeError"]  # StopIteration would end a loop of the test as if nothing were left
             if names[0] != "StopIteration":
                 self.said = f"raised {names[0]}: {said}"[:_MOST_SAID]
             raise _error(names, said)
@@ -111,10 +111,10 @@ class Trial:
         except Failed:
             raise
         except Exception:
-            return  # not iterable, or it ended with an error: both are behaviour
+            return  # not iterable, or an error on the way: both are recorded as behaviour
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        """The solution calls a function that the test gave it."""
+        """Call a function that the test gave to the solution."""
         try:
             function = self._functions[message["function"]]
             return {"value": self._encoder.encode(function(*(decode(each, self._place) for each in message["args"])))}
@@ -138,8 +138,8 @@ class Trial:
 class Remote:
     """An object that stays in the solution's process.
 
-    It never equals, and is never more or less than, anything but other such objects: else a class of the solution with
-    an ``__eq__`` that always holds would pass every test. It has no ``__contains__``: its items are compared here.
+    It compares as equal, less or more only with other such objects: otherwise a solution's class whose ``__eq__`` is
+    always true would pass every test. It has no ``__contains__``, so its items are compared here.
     """
 
     __slots__ = ("_number", "_trial")
@@ -205,7 +205,7 @@ for _name in ("eq", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv"):
 
 
 def _read(tree: ast.AST) -> set[str]:
-    """Names that a test reads and does not make itself."""
+    """Return the names that a test reads and does not define itself."""
     read: set[str] = set()
     made: set[str] = set()
     for node in ast.walk(tree):
@@ -235,13 +235,13 @@ def _error(names: list[str], said: str) -> BaseException:
         if isinstance(kind, type) and issubclass(kind, BaseException):
             try:
                 return kind(said)
-            except TypeError:  # it is made with more than a text
+            except TypeError:  # its constructor needs more than a text
                 continue
     return Exception(said)
 
 
 def _change(value: Any, after: Any) -> None:
-    """Do to an argument what the solution did to its copy."""
+    """Apply to an argument what the solution did to its copy."""
     if isinstance(value, list | bytearray):
         value[:] = after
     elif isinstance(value, dict | set):

@@ -40,7 +40,7 @@ class Unsendable(ValueError):
 
 
 class Encoder:
-    """``keep`` gives what is no plain data its place holder."""
+    """Encodes values. ``keep`` returns a place holder for what is not plain data."""
 
     def __init__(self, keep: Callable[[Any], Any]):
         self._keep = keep
@@ -106,7 +106,7 @@ _PLAIN: dict[type, Callable[[Any, Callable[[Iterable[Any]], list[Any]]], Any]] =
 
 
 def _named(kind: type) -> Callable[[Any], Any] | None:
-    """Of modules that are imported only where they are needed."""
+    """Return the encoder of a class of a module that may not be imported; None for other classes."""
     if kind.__module__ not in ("decimal", "fractions", "datetime") or kind is not getattr(
         sys.modules.get(kind.__module__), kind.__name__, None
     ):
@@ -123,7 +123,7 @@ def _named(kind: type) -> Callable[[Any], Any] | None:
 
 
 def decode(data: Any, place: Callable[[str, Any], Any]) -> Any:
-    """``place(tag, number)`` gives what a place holder stands for. Raises ValueError and its like for no value."""
+    """Decode a value. ``place(tag, number)`` returns what a place holder stands for. Raises ValueError and the like."""
     if not isinstance(data, list):
         return data
     tag, *rest = data
@@ -204,7 +204,7 @@ _DECODE: dict[str, Callable[[list[Any]], Any]] = {
 
 
 def canonical(data: Any) -> Any:
-    """One spelling for all encoded values that ``==`` calls equal: 2 and 2.0 and True, sets and dicts in any order."""
+    """Return one spelling for all encoded values that are equal by ``==``: 2, 2.0 and True, dicts in any order."""
     if not isinstance(data, list):
         return _canonical_scalar(data)
     tag, *rest = data

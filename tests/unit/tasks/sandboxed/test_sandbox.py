@@ -49,7 +49,7 @@ def test_with_a_device_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     (tmp_path / "bwrap").touch(mode=0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(module, "_DEVICES", {str(tmp_path / "null"): (1, 3)})
-    with pytest.raises(SandboxUnavailable, match="is not that device"):
+    with pytest.raises(SandboxUnavailable, match="is another device on this machine"):
         Sandbox(allow_code=True)
 
 
