@@ -7,8 +7,8 @@
         async for event in router.StreamSolve(StreamSolveRequest(prompt="71 - 46 + 58 ="), timeout=60):
             ...
 
-``timeout`` is the deadline, retries included. Calls are tried again up to three times where the server is not there or
-overloaded, after as long as it says; a stream only until its first event.
+``timeout`` is the deadline, retries included. If the server is unavailable or overloaded, a call is tried again up to
+three times, each after the time that the server asks for; a stream is tried again only until its first event.
 """
 
 import json
@@ -63,12 +63,12 @@ def connect(
     key: Path | None = None,
     insecure: bool = False,
 ) -> Iterator[RouterServiceStub]:
-    """A stub of the server at ``host:port``. Failed calls raise the RouterError that the server raised.
+    """Yield a stub of the server at ``host:port``. Failed calls raise the RouterError that the server raised.
 
-    token      bearer token; sent without encryption only on loopback, unless ``insecure``
+    token      bearer token; sent without encryption only to this machine (loopback), unless ``insecure``
     tls        encrypt; implied by the three files
-    ca         PEM file of the authorities that may have signed the server's certificate; None: the usual ones
-    cert, key  this caller's own certificate, for mutual TLS
+    ca         PEM file of authorities to trust for the server's certificate; None: gRPC's default ones
+    cert, key  this caller's own certificate and key as PEM files, for mutual TLS
 
     Raises InvalidRequest, InvalidFile.
     """
@@ -97,7 +97,7 @@ async def connect_aio(
     key: Path | None = None,
     insecure: bool = False,
 ) -> AsyncIterator[RouterServiceStub]:
-    """The same for asyncio: calls are awaited, streams iterated with ``async for``."""
+    """Yield a stub as :func:`connect` does, for asyncio: await calls, iterate streams with ``async for``."""
     encrypted = tls or any((ca, cert, key))
     _check(address, token, encrypted or insecure)
     interceptors = [_AioBearer(token), _AioStreamBearer(token)] if token else None
@@ -132,7 +132,7 @@ def _credentials(ca: Path | None, cert: Path | None, key: Path | None) -> grpc.C
 
 
 class _Bearer(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]  # untyped
-    """Sends the token. gRPC's own call credentials would do so on encrypted channels only."""
+    """Sends the token. gRPC's own call credentials work on encrypted channels only."""
 
     def __init__(self, token: str):
         self._metadata = ("authorization", f"Bearer {token}")

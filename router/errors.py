@@ -6,25 +6,26 @@ RouterError
 ├── InvalidBundle         FAILED_PRECONDITION  a bundle is partial, altered or from another version
 ├── MissingWeights        FAILED_PRECONDITION  the model's weights are not on this machine
 ├── MissingDependency     FAILED_PRECONDITION  an optional package is not installed
-├── CodeNotAllowed        FAILED_PRECONDITION  code would have to be run, which was not allowed by name
+├── CodeNotAllowed        FAILED_PRECONDITION  code would have to be run, which is not allowed here
 ├── AddressUnavailable    FAILED_PRECONDITION  the server's address can't be listened on
 ├── Unauthenticated       UNAUTHENTICATED      the caller's token is missing or unknown
 ├── PermissionDenied      PERMISSION_DENIED    the caller may not do this
-├── EngineUnavailable     UNAVAILABLE          the engine, or seen from a client the server, does not answer
+├── EngineUnavailable     UNAVAILABLE          the engine does not answer; in a client: the server does not
 ├── OutcomesOff           FAILED_PRECONDITION  the server records no outcomes
 ├── OutcomesUnavailable   UNAVAILABLE          the outcome database does not answer
-├── Overloaded            RESOURCE_EXHAUSTED   too many searches run and wait already
+├── Overloaded            RESOURCE_EXHAUSTED   too many searches are running and waiting
 ├── Stopping              UNAVAILABLE          the server is about to stop
 ├── StreamNotRead         DEADLINE_EXCEEDED    the caller does not read its stream
-├── MessageMissing        DEADLINE_EXCEEDED    the caller began a call and did not send its message
-├── TooManyCalls          RESOURCE_EXHAUSTED   too many calls are open already
-├── UnknownService        NOT_FOUND            health was asked for a service that is not here
-├── InternalError         INTERNAL             a bug in the server, seen from a client
-└── Stopped                                    a limit ended the search and the caller takes no partial result
+├── MessageMissing        DEADLINE_EXCEEDED    the caller opened a call and did not send its message
+├── TooManyCalls          RESOURCE_EXHAUSTED   too many calls are open
+├── UnknownService        NOT_FOUND            health was asked for a service that does not exist
+├── InternalError         INTERNAL             a bug in the server, as a client sees it
+└── Stopped                                    a limit ended the search, and the caller did not allow a partial result
     ├── DeadlineExceeded  DEADLINE_EXCEEDED
-    ├── SearchTooLong     DEADLINE_EXCEEDED    the server lets no search take so long
-    ├── GaveWay           RESOURCE_EXHAUSTED   others had waited for the search's place
-    └── TokenCapReached   RESOURCE_EXHAUSTED
+    ├── SearchTooLong     DEADLINE_EXCEEDED    the server's limit on the duration of a search
+    ├── GaveWay           RESOURCE_EXHAUSTED   the search gave its place to waiting callers
+    ├── TokenCapReached   RESOURCE_EXHAUSTED
+    └── ConfidenceInsufficient  FAILED_PRECONDITION  the answer's confidence is below the target accuracy
 
 Each class carries the name of its gRPC status, each instance the name of a value of ``ErrorReason`` in the proto.
 """
@@ -34,9 +35,9 @@ from typing import Any, ClassVar
 
 
 class RouterError(Exception):
-    """``reason`` is a name in the proto's ErrorReason, less its prefix.
+    """Base of all errors. ``reason`` is a name in the proto's ErrorReason, without its prefix.
 
-    retry_seconds  when the same call may succeed; None: not by waiting
+    retry_seconds  when the same call may succeed; None: waiting does not help
     """
 
     status: ClassVar[str]
@@ -51,12 +52,12 @@ class RouterError(Exception):
             self.retry_seconds = retry_seconds
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as it is, whatever its class is made with: workers hand it back."""
+        """Pickle without calling the class, whose arguments may differ: workers send errors back."""
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class InvalidRequest(RouterError):
-    """``field`` is the request's field as a client spells it, e.g. ``arm.n``."""
+    """A field of the request is wrong. ``field`` is its name as a client spells it, e.g. ``arm.n``."""
 
     status = "INVALID_ARGUMENT"
 
@@ -106,7 +107,7 @@ class PermissionDenied(RouterError):
 
 
 class EngineUnavailable(RouterError):
-    """``retry_seconds``: what a caller should wait for the engine to come back."""
+    """The engine does not answer. ``retry_seconds``: how long a caller should wait before the next try."""
 
     status = "UNAVAILABLE"
     reason = "ENGINE_UNAVAILABLE"
@@ -166,7 +167,7 @@ class InternalError(RouterError):
 
 
 class Stopped(RouterError):
-    """The solver adds ``bill``, its Bill: what was spent is reported also when nothing is returned."""
+    """A limit ended the search. The solver adds ``bill``, its Bill: the cost is reported also without a result."""
 
     bill: object = None
 
@@ -193,7 +194,7 @@ class TokenCapReached(Stopped):
 
 
 class ConfidenceInsufficient(Stopped):
-    """The target accuracy was not reached, and whoever asked wants no lesser answer."""
+    """The answer's confidence is below the target accuracy, and the caller refuses such an answer."""
 
     status = "FAILED_PRECONDITION"
     reason = "CONFIDENCE_INSUFFICIENT"

@@ -1,8 +1,8 @@
-"""Optional packages: which extra of this package brings what a command could not import."""
+"""Optional packages: which extra of this package installs a module that could not be imported."""
 
 from router.errors import MissingDependency
 
-# Extra → the modules that its packages bring. A module of two extras counts for the first.
+# Extra → modules of its packages. A module in two extras is attributed to the first.
 EXTRAS = {
     "in-process": ("torch", "transformers", "gguf", "accelerate", "peft", "safetensors"),
     "http": ("starlette", "uvicorn"),
@@ -17,11 +17,11 @@ EXTRAS = {
 
 
 def missing(error: ModuleNotFoundError) -> MissingDependency | None:
-    """The error with the way out; None where the module belongs to no extra."""
+    """Return the error that says how to install the module; None if it belongs to no extra."""
     name = error.name or ""
     for extra, modules in EXTRAS.items():
         if any(name == module or name.startswith(module + ".") for module in modules):
-            # torch first and by itself: an open range may bring a CUDA build of gigabytes.
+            # torch first and alone: a version range may install a CUDA build of gigabytes.
             first = "pip install torch, then " if name == "torch" else ""
             return MissingDependency(f"this needs {name}: {first}pip install 'compute-optimal-router[{extra}]'")
     return None

@@ -1,4 +1,4 @@
-"""JSON Lines: the format of every file that people write for us by hand or by script."""
+"""JSON Lines: the format of all input files that people write by hand or by script."""
 
 import json
 import math
@@ -11,9 +11,11 @@ from router.errors import InvalidFile
 
 
 def read_jsonl(path: Path, advice: str) -> Iterator[tuple[int, str, dict[str, Any]]]:
-    """(line number from 1, "file, line n" for messages, object) of each line that is not blank.
+    """Yield (line number from 1, "file, line n" for messages, object) for each line that is not blank.
 
-    advice  the way out, which ends every message. Raises InvalidFile naming the line.
+    advice  what to do, appended to every error message
+
+    Raises InvalidFile, naming the line.
     """
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -34,7 +36,7 @@ def read_jsonl(path: Path, advice: str) -> Iterator[tuple[int, str, dict[str, An
 
 
 def as_text(value: Any) -> Any:
-    """A finite number as its decimal text: people write 72 where "72" is meant. Anything else as it is."""
+    """Return a finite number as its decimal text, since people write 72 for "72"; anything else as it is."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return value
     return f"{Decimal(repr(value)):f}"

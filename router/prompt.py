@@ -12,7 +12,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What one side said."""
+    """One message of a chat."""
 
     role: Role
     text: str
@@ -20,9 +20,9 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Chat messages, oldest first; the last one is the user's. Raises ValueError where they are none.
+    """Chat messages, oldest first; the last one is the user's. Raises ValueError where they are not a valid prompt.
 
-    A plain string is the short form of one message of the user.
+    A plain string is the short form of a single user message.
     """
 
     messages: tuple[Message, ...]
@@ -34,7 +34,7 @@ class Prompt:
             if message.role not in ROLES:
                 raise ValueError(f"unknown role {message.role!r}; the roles are {', '.join(ROLES)}")
         if self.messages[-1].role != "user":
-            raise ValueError("the last message must be the user's: it is what is answered")
+            raise ValueError("the last message must be the user's, since it is the one that is answered")
         if any(message.role == "system" for message in self.messages[1:]):
             raise ValueError("only the first message may be the system's")
 
@@ -44,7 +44,8 @@ class Prompt:
 
     @classmethod
     def read(cls, value: Any) -> Self:
-        """From JSON: a string, or a list of ``{"role": ..., "content": ...}`` as OpenAI's clients send it.
+        """Read a prompt from JSON: a string, or a list of ``{"role": ..., "content": ...}`` as OpenAI's clients send
+        it.
 
         Content is a string or a list of text parts ``{"type": "text", "text": ...}``. Raises ValueError.
         """
@@ -61,7 +62,7 @@ class Prompt:
 
     @property
     def json(self) -> list[dict[str, str]]:
-        """The inverse of :meth:`read`."""
+        """The messages in the form that :meth:`read` reads."""
         return [{"role": message.role, "content": message.text} for message in self.messages]
 
     @property
@@ -71,14 +72,16 @@ class Prompt:
 
     @property
     def transcript(self) -> str:
-        """What was said up to the question, and the question, as one text: for models that judge solutions and know
-        no chat. The system message, which says how to answer, is left out."""
+        """The conversation as one text, the question last, for models that judge solutions without a chat template.
+
+        The system message, which says how to answer, is left out.
+        """
         before = [f"{message.role}: {message.text}" for message in self.messages[:-1] if message.role != "system"]
         return "\n\n".join([*before, self.question])
 
     @property
     def plain(self) -> bool:
-        """Whether it is a single message, so that its text is all of it."""
+        """Whether the prompt is a single user message, so that its text is the whole prompt."""
         return len(self.messages) == 1
 
     @property
@@ -87,7 +90,7 @@ class Prompt:
 
     @property
     def digest(self) -> str:
-        """SHA-256 in hexadecimal: of the text where that is all, else of the messages as JSON."""
+        """SHA-256 in hexadecimal, of the text for a plain prompt, else of the messages as JSON."""
         text = self.question if self.plain else json.dumps(self.json, ensure_ascii=False)
         return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 

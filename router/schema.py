@@ -1,4 +1,4 @@
-"""Checks JSON documents against dataclasses: types, ranges, no unknown and no missing keys. By pydantic."""
+"""Checks JSON documents against dataclasses with pydantic: types, ranges, no unknown and no missing keys."""
 
 import json
 from functools import cache
@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-LEAST_WORTH = 1e-9  # of a model's solutions, in those of another
+LEAST_WORTH = 1e-9  # least worth of a model's solution, in solutions of another
 STRICT = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
-_LARGEST_COUNT, _LARGEST_AMOUNT = 10**15, 1e30  # far above anything real, and sums of them stay finite
+_LARGEST_COUNT, _LARGEST_AMOUNT = 10**15, 1e30  # far above real values; sums of them stay finite
 Positive = Annotated[int, Field(ge=1, le=_LARGEST_COUNT)]
 Count = Annotated[int, Field(ge=0, le=_LARGEST_COUNT)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -24,7 +24,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 def loads(text: str | bytes) -> Any:
-    """JSON, and nothing that only Python takes for it. Raises ValueError, also where it is nested too deeply."""
+    """Parse strict JSON, without Python's extensions (NaN). Raises ValueError, also if it is nested too deeply."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except RecursionError as error:
@@ -32,13 +32,13 @@ def loads(text: str | bytes) -> Any:
 
 
 def _refuse(name: str) -> None:
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def read(kind: Any, value: Any) -> Any:
-    """``value``, from JSON, as a ``kind``: a dataclass whose ``__pydantic_config__`` is :data:`STRICT`, or a container.
+    """Convert a JSON value to a ``kind``: a dataclass whose ``__pydantic_config__`` is :data:`STRICT`, or a container.
 
-    Raises ValueError naming the first wrong place and what is wrong there.
+    Raises ValueError, naming the first wrong place and what is wrong there.
     """
     try:
         return _adapter(kind).validate_json(json.dumps(value), strict=True)
