@@ -41,7 +41,7 @@ def normal(text: str) -> str:
 
 
 def signed(text: str) -> str:
-    """The text with one character for all minus signs."""
+    """Return the text with one character for all minus signs."""
     return _SIGN.sub("-", text)
 
 
