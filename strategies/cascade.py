@@ -1,7 +1,7 @@
-"""A cascade: arms tried in turn until the answer is believed (Yue et al., arXiv 2310.03094).
+"""A cascade: arms tried in turn until the confidence in an answer is high enough (Yue et al., arXiv 2310.03094).
 
-``single @0.7 > beam_search(n=4, m=4) @0.7 > single(model=large)`` writes one greedy solution and ends there if it is
-right with a confidence of 0.7; else it runs the beam search, and at last asks the larger model.
+``single @0.7 > beam_search(n=4, m=4) @0.7 > single(model=large)`` writes one greedy solution and ends there if the
+confidence in it is at least 0.7. Else it runs the beam search and, if that is not enough, asks the larger model.
 """
 
 from collections import Counter

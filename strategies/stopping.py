@@ -69,7 +69,7 @@ def keeps_lead(leader: float, runner_up: float) -> float:
 
     It is 1 - I_0.5(leader + 1, runner_up + 1), where I is the regularised incomplete beta function, computed by its
     hypergeometric series (DLMF 8.17.8). At 1/2 and with leader ≥ runner_up, the terms are positive and shrink from the
-    start, each at last to half of the one before, so nothing cancels.
+    start, by a factor that tends to 1/2, so nothing cancels.
     """
     a, b = leader + 1, runner_up + 1
     term = exp(lgamma(a + b) - lgamma(a + 1) - lgamma(b) - (a + b) * log(2))

@@ -89,7 +89,7 @@ def _readme(folder: Path, name: str, entry: Mapping[str, Any], task: str, url: s
     reference = {"choice": "A", "code": "assert add(2, 5) == 7", "json": '{\\"total\\": 7}'}.get(task, "7")
     return f"""# {folder.resolve().name}
 
-A bundle in the making: `{MODELS}` describes the model, the verifier and the task. The commands below add the difficulty
+An unfinished bundle: `{MODELS}` describes the model, the verifier and the task. The commands below add the difficulty
 model and the policy; then it can be served.
 
 ## {MODELS}
@@ -99,18 +99,18 @@ JSON has no comments, so they are here.
 | key | now | what it is |
 |---|---|---|
 | `task` | `{task}` | how answers are found and compared: math, number, choice, exact, json, code, or module:object |
-| `reference` | `{name}` | the model whose solutions budgets count. Add others to `models`, and arms can ask them |
+| `reference` | `{name}` | the model whose solutions budgets are counted in. Arms can use others that `models` has |
 | `model` | `{entry["model"]}` | {_MODEL[entry["backend"]]} |
-| `parameters` | {entry["parameters"]} | weights that a token passes through, for FLOPs. It may be a guess: look |
+| `parameters` | {entry["parameters"]} | weights that a token passes through, for FLOPs. It may be a guess: check it |
 | `template` | | {_TEMPLATE[entry["backend"]]} |
 | `delimiter` | | the text that ends a step of a solution |
-| `default_system` | | said to the model where a prompt has no system message. Ask for the form of the answer |
-| `temperature` | {entry["temperature"]} | of sampling. 0.6 to 1.0: several samples of one prompt must differ |
-| `max_tokens` | {entry["max_tokens"]} | the longest solution. A solution that is cut has no answer |
-| `backend` | `{entry["backend"]}` | what runs it |
+| `default_system` | | the system message where a prompt has none. It should ask for the form of the answer |
+| `temperature` | {entry["temperature"]} | sampling temperature. Use 0.6 to 1.0: samples of one prompt must differ |
+| `max_tokens` | {entry["max_tokens"]} | the longest solution, in tokens. A solution that is cut has no answer |
+| `backend` | `{entry["backend"]}` | what runs the model |
 | `verifier` | `log_prob` | what scores solutions: here the model's own log-probabilities, which cost nothing |
 
-Keys of servers never stand here: set `ROUTER_ENGINE_API_KEY`.
+Don't write a server's API key here: set `ROUTER_ENGINE_API_KEY`.
 
 ## What is next
 
@@ -135,7 +135,7 @@ _MODEL = {
     "openai": "the name that the server has for it",
     "vllm": "a folder or hub id that transformers loads, for the tokenizer; vLLM serves the same",
     "in_process": "a folder or hub id that transformers loads",
-    "fake": "anything: it is scripted",
+    "fake": "any text: the model is scripted",
 }
 _TEMPLATE = {
     "openai": "the chat template is the server's",

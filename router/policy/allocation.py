@@ -23,8 +23,7 @@ class Ladders:
     """The hulls of n prompts, as steps in the order in which they are worth taking.
 
     start   (n,) each prompt's cheapest arm, the most accurate of equally cheap ones;  base (n,) the cost of that arm
-    prompt  (steps,) prompt of the step;  arm (steps,) the arm after it;  cost (steps,) what it adds to the cost, above
-            0
+    prompt  (steps,) prompt of the step;  arm (steps,) the arm after it;  cost (steps,) the cost that it adds, > 0
     """
 
     start: Ints

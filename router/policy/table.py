@@ -207,8 +207,7 @@ class Policy:
         """Return expectations of accuracy, low, generations, flops, money (0 without prices) or seconds (NaN where not
         measured), for arms by rising budget.
 
-        weights  of the levels. A tuple (5,) for one prompt gives a list (arms,); an array (n, 5) gives an array (n,
-                 arms)
+        weights  of the levels: a tuple (5,) for one prompt gives a list (arms,), an array (n, 5) gives (n, arms)
         """
         return _expected(weights, self._rows[of]) if isinstance(weights, tuple) else weights @ self._arrays[of]
 

@@ -30,8 +30,7 @@ def middle(probabilities: Sequence[float]) -> int:
 def plan(
     policy: Policy, objective: Objective, weights: Sequence[float], max_seconds: float | None = None
 ) -> Expectation:
-    """Return the arm that runs and its cost at these level weights. Its accuracy is unknown: 0, with the interval 0 to
-    1.
+    """Return the arm that runs and its cost at these level weights. Its accuracy is unknown: from 0 to 1.
 
     max_seconds  limit of the duration; a single solution is written where the vote is not known to end in time
     """

@@ -22,7 +22,7 @@ class Request:
     refuse                fail instead of returning an answer whose confidence is below the target accuracy
     allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
     temperature           sampling temperature, at least 0; bounded by the model's own
-    max_tokens            longest solution; bounded by the model's own
+    max_tokens            longest solution in tokens; bounded by the model's own
     inputs                what the task needs besides the prompt, by name
     task                  name of the task
     conversation          the caller's name for the conversation that this call belongs to; empty: none

@@ -64,7 +64,7 @@ def find(text: str) -> str | None:
     stated = statements(part)
     for statement in reversed(stated):
         value = _value(statement)
-        # Words without a number within the reasoning ("the final result is accurate") are no answer.
+        # A sentence of words with numbers still to come ("the final result is accurate: ...") is no answer.
         if value and (
             statement.kind != "sentence" or _HAS_MATH.search(value) or not _DIGIT.search(part, statement.start)
         ):

@@ -112,8 +112,7 @@ def advice_on_ties(statistic: str) -> str:
 
 
 def prompt_statistics(attempts: pd.DataFrame, statistic: str) -> pd.DataFrame:
-    """Return one row per prompt, index prompt_id: prompt (its text), asked (the Prompt), attempts (how many),
-    statistic.
+    """Return one row per prompt, index prompt_id: prompt (its text), asked (the Prompt), attempts (a count), statistic.
 
     The statistic is computed over the pool of the reference model's samples:
 

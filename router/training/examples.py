@@ -32,8 +32,7 @@ class LabelledSteps:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Read JSON Lines with the fields of :class:`Example`; ``earlier`` is optional, and messages may replace the
-    prompt.
+    """Read JSON Lines with the fields of :class:`Example`; ``earlier`` is optional, messages may replace prompt.
 
     Raises InvalidFile, naming the line.
     """

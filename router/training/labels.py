@@ -42,8 +42,7 @@ def from_solutions(attempts: pd.DataFrame, problems: Sequence[Problem], split: S
 
 
 def from_outcomes(attempts: pd.DataFrame, split: Split) -> list[LabelledSteps]:
-    """Return soft Monte-Carlo labels: a step's is the share of right attempts among those that begin with the same
-    steps.
+    """Return soft Monte-Carlo labels: a step's is the share of right attempts that begin with the steps up to it.
 
     Every attempt is a rollout of each of its own prefixes, so no more samples are needed (Snell et al., appendix D,
     draw 16 rollouts per step). Attempts without ``correct`` are left out. Raises InvalidFile where none is left.

@@ -34,8 +34,7 @@ class Calibration:
     chance   mean error of perfectly calibrated confidences of this spread, by simulation; ``chance_high`` is exceeded
              in one of 20 simulations
     brier    mean squared distance between confidence and outcome;  brier_constant  the same for always saying the mean
-    auc      probability that a right answer has a higher confidence than a wrong one; None where all are right or all
-             wrong
+    auc      probability that a right answer has a higher confidence than a wrong one; None without both
     bins     the reliability diagram, empty bins left out
     """
 

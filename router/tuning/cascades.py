@@ -232,8 +232,7 @@ def prune(
 ) -> list[int]:
     """Return which of C cascades to keep.
 
-    accuracy, generations  (P, C);  weights (P, L) shares of each prompt in L groups (all prompts, and each level), sums
-                  1
+    accuracy, generations  (P, C);  weights (P, L) each prompt's share of L groups: of all prompts, and of each level
     budgets  (C,) the most that each cascade spends;  wanted  fixed budgets
 
     At each price of a generation and for each group, the best cascade is kept; within each fixed budget, the best over

@@ -84,8 +84,7 @@ class Believing:
 
 
 def fit(paths: Sequence[Path], probabilities: Floats, levels: Ints, *, seed: int) -> OutOfFold | None:
-    """Fit the model in each fold and on all prompts. None if there are fewer than FEWEST prompts, or all answers are
-    alike.
+    """Fit the model in each fold and on all prompts. None with fewer than FEWEST prompts, or if all answers are alike.
 
     probabilities  (P, 5) out-of-fold probabilities of the prompts' levels;  levels (P,) to balance the folds by
     """

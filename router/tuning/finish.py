@@ -34,7 +34,7 @@ def save_tuning(tuning: Tuning, folder: Path) -> None:
 
 
 def finish_bundle(folder: Path, setup: Setup, provenance: Mapping[str, Any] | None = None) -> Manifest:
-    """Write the manifest of a trained and tuned folder, which makes it a bundle. Raises InvalidFile if a part is
+    """Write the manifest of a trained and tuned folder, which makes it a bundle. Raises InvalidFile if files are
     missing.
 
     provenance  entries added to git revision, seed and date, for people to read

@@ -1,9 +1,9 @@
 """Tables of each arm's accuracy and cost at each level; cross-validation chooses how to make and read them.
 
 With some sixty prompts per level and dozens of arms, the arm that looks best at a level is mostly lucky. Two things
-reduce luck. An arm's advantage at a level is shrunk towards its advantage over all prompts (empirical Bayes). And how
-the table is made and read is chosen by two-fold cross-validation (Snell et al., section 3.2), among them the paper's
-way.
+reduce luck. An arm's advantage at a level is shrunk towards its advantage over all prompts (empirical Bayes). And
+two-fold cross-validation chooses among several ways to make and read the table, which include that of Snell et al.
+(section 3.2).
 """
 
 from collections.abc import Sequence
