@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI
 
 from router.service.app import Server
+from router.service.http import stream
 from tests.support.http import asked, client_of, serving
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
@@ -127,6 +129,17 @@ async def test_only_who_asks_sees_the_rounds(client):
     rounds = [chunk.router["progress"]["number"] async for chunk in shown if not chunk.choices]
     assert rounds == list(range(1, len(rounds) + 1))
     assert len(rounds) > 2
+
+
+async def test_a_long_silence_is_broken_by_comments(client, generator, monkeypatch):
+    monkeypatch.setattr(stream, "QUIET_SECONDS", 0.03)
+    generator.latency = 0.05
+    async with httpx2.AsyncClient(trust_env=False) as plain:
+        reply = await plain.post(f"{client.base_url}chat/completions", json=asked(EASY, stream=True), timeout=60)
+    assert reply.text.startswith(": searching\n\n")
+    assert reply.text.endswith("data: [DONE]\n\n")
+    chunks = [chunk async for chunk in await client.chat.completions.create(**asked(EASY, stream=True))]
+    assert all(chunk.choices for chunk in chunks)  # clients skip comments
 
 
 async def test_an_error_before_the_first_event_has_its_status(client):

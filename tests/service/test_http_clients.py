@@ -48,10 +48,11 @@ def node(folder: Path, script: str, *arguments: str) -> list[Any]:
 def test_openais_client_for_node(served, tmp_path):
     script = (ROOT / "tests" / "support" / "openai_client.mjs").read_text()
     printed = [json.loads(line) for line in node(tmp_path, script, served.url, "s3cret")]
-    reply, streamed, names, unknown, capped, timed_out, stranger, outcome = printed
+    reply, streamed, rounds, names, unknown, capped, timed_out, stranger, outcome = printed
     assert reply["answer"] == "14"
     assert reply["usage"]["completion_tokens"] == reply["bill"]["generated_tokens"] > 0
     assert streamed == {"text": reply["text"], "total": reply["usage"]["total_tokens"]}
+    assert rounds == list(range(1, len(rounds) + 1)) != []
     assert names[0] == "router"
     assert unknown == {"kind": "NotFoundError", "status": 404, "code": "model_unknown"}
     assert capped == {"kind": "UnprocessableEntityError", "status": 422, "code": "token_cap_reached"}
@@ -93,6 +94,8 @@ def test_curl(served):
         json.loads(event.removeprefix("data: "))["choices"][0]["delta"].get("content", "") for event in events[:-2]
     ]
     assert "".join(texts) == reply["choices"][0]["message"]["content"]
+    shown = {"stream": True, "router": {"arm": "beam_search(n=4, m=2)", "progress": True}}
+    assert '"progress": {"number": 1' in curl(chat, "-N", *token, "-d", json.dumps(body | shown))
     assert curl(chat, "-o", "/dev/null", "-w", "%{http_code}", *token[:2], "-d", "{}") == "400"  # curl calls it a form
     assert curl(chat, "-o", "/dev/null", "-w", "%{http_code}", "-d", "{}") == "401"
     assert curl(f"{served.url.removesuffix('/v1')}/health") == '{"status":"serving"}'

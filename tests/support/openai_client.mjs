@@ -19,6 +19,13 @@ for await (const chunk of await client.chat.completions.create({ ...asked, ...op
 }
 show({ text, total: last.usage.total_tokens });
 
+const rounds = [];
+const shown = { stream: true, router: { arm: 'beam_search(n=4, m=2)', progress: true } };
+for await (const chunk of await client.chat.completions.create({ ...asked, ...shown })) {
+  if (chunk.router?.progress) rounds.push(chunk.router.progress.number);
+}
+show(rounds);
+
 const names = [];
 for await (const model of client.models.list()) names.push(model.id);
 show(names);

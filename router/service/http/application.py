@@ -118,7 +118,8 @@ class _Api:
             case _:
                 call = inbound.call("StreamComplete", chat, events.forward)
         try:
-            await self._answer(call)
+            async with events.kept_alive(lambda: call.progress.decision is not None):
+                await self._answer(call)
             if chat.direct:
                 await events.end_forwarding(_bill(call), self._direct_notes(chat, call))
             else:

@@ -1,8 +1,10 @@
 """A streamed chat completion: server-sent events, each a chunk in OpenAI's format."""
 
+import asyncio
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from router.backends.specs import ModelSpec
@@ -29,6 +31,7 @@ class Events:
         self._spoken = False
         self._held: Mapping[str, Any] | None = None
         self._last = time.monotonic()
+        self._sending = asyncio.Lock()
 
     async def take(self, event: pb.StreamSolveResponse) -> None:
         match event.WhichOneof("event"):
@@ -38,8 +41,23 @@ class Events:
                 await self._say(event.text)
             case "solution":
                 self._solution = event.solution
-            case _ if time.monotonic() - self._last > QUIET_SECONDS:
-                await self._send(": searching\n\n")
+
+    @asynccontextmanager
+    async def kept_alive(self, searching: Callable[[], bool]) -> AsyncIterator[None]:
+        """Send comments in long silences. ``searching``: whether the search began; until then errors have a status."""
+
+        async def breathe() -> None:
+            while True:
+                await asyncio.sleep(QUIET_SECONDS / 3)
+                if searching() and time.monotonic() - self._last > QUIET_SECONDS:
+                    await self._send(": searching\n\n")
+
+        task = asyncio.create_task(breathe())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)  # the call itself sees a connection that is lost
 
     async def end(self, found: Solution | None, writers: Sequence[ModelSpec]) -> None:
         """Write the solution's last chunks. ``writers``: the models of the solution's arm."""
@@ -84,8 +102,9 @@ class Events:
         await self._send(f"data: {json.dumps(event, ensure_ascii=False)}\n\n")
 
     async def _send(self, text: str, *, more: bool = True) -> None:
-        if not self._inbound.begun:
-            await self._inbound.begin(HEADERS)
-        self._last = time.monotonic()
-        # A model may write half of a surrogate pair, which can't be encoded in UTF-8.
-        await self._inbound.write(text.encode(errors="replace"), more=more)
+        async with self._sending:
+            if not self._inbound.begun:
+                await self._inbound.begin(HEADERS)
+            self._last = time.monotonic()
+            # A model may write half of a surrogate pair, which can't be encoded in UTF-8.
+            await self._inbound.write(text.encode(errors="replace"), more=more)
