@@ -1,9 +1,8 @@
 """The best fixed arm: the same arm for all prompts. Routing has to beat it."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from router.policy.objectives import ROUNDING, AverageBudget, BudgetPoint, Objective
+from router.policy.objectives import ROUNDING, AverageBudget, Objective, SomeArms
 from router.policy.table import Policy
 from strategies import Cascade
 
@@ -18,7 +17,7 @@ def best_fixed(policy: Policy, objective: Objective, shares: Sequence[float]) ->
     """
     weights = tuple(shares)
     columns = [i for i in range(len(policy.arms)) if not isinstance(policy.arm(i), Cascade)]
-    arms = _Some(policy, columns or list(range(len(policy.arms))))
+    arms = SomeArms(policy, columns or list(range(len(policy.arms))))
     flops, accuracy = arms.expected("flops", weights), arms.expected("accuracy", weights)
     if isinstance(objective, AverageBudget):
         spent = arms.expected("generations", weights)
@@ -26,18 +25,4 @@ def best_fixed(policy: Policy, objective: Objective, shares: Sequence[float]) ->
         best = max(within, key=lambda i: (accuracy[i], -flops[i]))
     else:
         best = min(objective.good(arms, weights), key=lambda i: (flops[i], -accuracy[i]))
-    return arms.columns[best]
-
-
-class _Some:
-    """The measurements of some of a policy's arms; see ``objectives.Measurements``."""
-
-    def __init__(self, policy: Policy, columns: Sequence[int]):
-        self.columns, self._policy = columns, policy
-        self.budgets: Sequence[float] = [policy.budgets[i] for i in columns]
-        self.budget_points: Sequence[BudgetPoint] = policy.budget_points
-        self.tolerance: float = policy.tolerance
-
-    def expected(self, of: str, weights: Any) -> Any:
-        values = self._policy.expected(of, weights)
-        return [values[i] for i in self.columns]
+    return arms.rows[best]

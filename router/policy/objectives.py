@@ -57,6 +57,21 @@ class Measurements(Protocol):
         """
 
 
+class SomeArms:
+    """The measurements of some of a policy's arms, given by their ``rows``: their places in what it expects."""
+
+    def __init__(self, policy: Measurements, rows: Sequence[int]):
+        self.rows, self._policy = rows, policy
+        self.budgets: Sequence[float] = [policy.budgets[row] for row in rows]
+        self.budget_points = policy.budget_points
+        self.tolerance = policy.tolerance
+
+    def expected(self, of: str, weights: Any) -> Any:
+        """Return (arms,) expectations for one prompt's (5,) weights."""
+        found = self._policy.expected(of, weights)
+        return [found[row] for row in self.rows]
+
+
 class Objective(Protocol):
     """What an arm is chosen for; ``value`` is in the unit of its kind.
 

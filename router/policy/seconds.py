@@ -2,30 +2,9 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from router.errors import InvalidRequest
-from router.policy.objectives import Budget, BudgetPoint, Measurements, Objective
-
-
-class _Some:
-    """The measurements of some of the arms, given by their rows."""
-
-    def __init__(self, policy: Measurements, rows: Sequence[int]):
-        self._policy, self._rows = policy, rows
-        self.budgets = [policy.budgets[row] for row in rows]
-
-    @property
-    def budget_points(self) -> Sequence[BudgetPoint]:
-        return self._policy.budget_points
-
-    @property
-    def tolerance(self) -> float:
-        return self._policy.tolerance
-
-    def expected(self, of: str, weights: Any) -> Any:
-        found = self._policy.expected(of, weights)
-        return [found[row] for row in self._rows]
+from router.policy.objectives import Budget, Measurements, Objective, SomeArms
 
 
 def check_seconds(policy: Measurements, limit: float) -> None:
@@ -59,7 +38,7 @@ def good_in_time(
         known = [row for row in known if policy.budgets[row] <= objective.value]
     fast = [row for row in known if seconds[row] <= limit]
     if fast:
-        return [fast[i] for i in objective.good(_Some(policy, fast), weights)], True
+        return [fast[i] for i in objective.good(SomeArms(policy, fast), weights)], True
     least = min((seconds[row] for row in known), default=math.inf)
     # If the seconds of all arms within the budget are unknown, row 0 is taken: the smallest arm.
     return [row for row in known if seconds[row] == least] or [0], False
