@@ -192,7 +192,7 @@ def test_a_policy_is_read_as_it_was_written():
             "number, found 'good'",
         ),
         (lambda: Policy.loads(policy().dumps().replace('"accuracy": 0.84', '"accuracy": 1.84')), "to 1, found 1.84"),
-        (lambda: Policy.loads(policy().dumps().replace('"accuracy": 0.84', '"accuracy": NaN')), "NaN is no number"),
+        (lambda: Policy.loads(policy().dumps().replace('"accuracy": 0.84', '"accuracy": NaN')), "NaN is not a number"),
         (lambda: Policy.loads(policy().dumps().replace('"scored_tokens": 0', '"scored_tokens": null')), "found None"),
         (lambda: Policy.loads(policy().dumps().replace('"price": 0.02', '"price": "low"')), "found 'low'"),
         (lambda: Policy.loads(policy().dumps().replace('"level": 1', '"level": 6')), r"level: .* found 6"),
