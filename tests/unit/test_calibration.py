@@ -45,7 +45,7 @@ def test_scores_keep_their_order_and_their_ends():
 
 
 def test_fit_needs_both_outcomes_and_a_verifier_that_is_better_than_none():
-    with pytest.raises(InvalidFile, match="right and others that are wrong"):
+    with pytest.raises(InvalidFile, match="both kinds, right and wrong"):
         calibration.fit(attempts([0.3, 0.4], [True, True]))
     with pytest.raises(InvalidFile, match="not more often right"):
         calibration.fit(attempts([0.9, 0.8, 0.3, 0.2], [False, False, True, True]))

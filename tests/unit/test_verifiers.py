@@ -66,7 +66,7 @@ def test_what_is_wrong_in_models_json_is_named(fields, says):
 
 def test_free_text_needs_a_judge():
     assert setup("judge", model="small", task="text").tasks == ("text",)
-    with pytest.raises(ValueError, match="there are no votes: name a judge"):
+    with pytest.raises(ValueError, match="the verifier's kind must be judge"):
         setup("log_prob", task=("math", "text"))
 
 

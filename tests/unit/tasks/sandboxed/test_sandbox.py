@@ -100,7 +100,7 @@ def test_control_groups_are_written_and_removed(tmp_path: Path, monkeypatch: pyt
 
 
 def test_folders_that_control_nothing_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(MissingDependency, match="memory or pids"):
+    with pytest.raises(MissingDependency, match="not both controlled"):
         ControlGroups([str(tmp_path)], 1000, 7)
     assert not list(tmp_path.iterdir())
     with pytest.raises(MissingDependency, match="no control group"):
