@@ -1,6 +1,6 @@
-"""The `router` commands, one file a group. Settings are read here and nowhere else."""
+"""The `router` commands, one file for each group. Settings are read only here."""
 
 import os
 
-# What gRPC's core writes on standard error is no JSON, and our errors say it better. Read once, when it is imported.
+# Silences gRPC's core, which writes lines that aren't JSON and say less than our errors. Read when gRPC is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,4 +1,4 @@
-"""`python -m router.cli`."""
+"""Runs the commands by `python -m router.cli`."""
 
 from router.cli.main import main
 

@@ -1,4 +1,4 @@
-"""collect: prompts → attempts."""
+"""The command collect: samples attempts at prompts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,13 +42,14 @@ def collect(  # noqa: PLR0915  the options of one command
     attempts: Annotated[
         int,
         typer.Option(
-            min=0, help="Independent attempts a prompt of the reference model: sampling arms are replayed from them."
+            min=0,
+            help="Independent attempts by the reference model at each prompt; sampling arms are replayed from them.",
         ),
     ] = 16,
     pool: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODEL=N", help="Independent attempts a prompt of another model, e.g. large=4. Repeatable."
+            metavar="MODEL=N", help="Independent attempts by another model at each prompt, e.g. large=4. Repeatable."
         ),
     ] = None,
     arm: Annotated[
@@ -59,15 +60,15 @@ def collect(  # noqa: PLR0915  the options of one command
         int,
         typer.Option(
             min=1,
-            help="Run each --arm so many times a prompt: chance adds less to what is measured. A larger number later "
-            "adds the missing runs.",
+            help="Runs of each --arm at each prompt; more runs make measurements less noisy. With a larger number, the "
+            "same command later adds the missing runs.",
         ),
     ] = 1,
     concurrency: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Attempts being written at the same time. Twice what the engines run at once (vLLM's --max-num-seqs) "
+            help="Attempts in progress at the same time. Twice what the engines run at once (vLLM's --max-num-seqs) "
             "keeps them busy.  [default: for each server of the reference model 512 on vLLM, 64 on a "
             "chat endpoint; in process 1024 for each of --workers]",
         ),
@@ -76,15 +77,15 @@ def collect(  # noqa: PLR0915  the options of one command
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Collect on a Ray cluster, each file of --prompts by itself: host:port of its head, auto, or local "
-            "for processes on this machine.",
+            help="Collect on a Ray cluster, which works on one file of --prompts at a time: host:port of its head, "
+            "auto, or local for processes on this machine.",
         ),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Processes that share --concurrency evenly: one a core makes the most of a GPU that models run on in "
+            help="Processes that share --concurrency evenly. One for each core makes the most of a GPU for models in "
             "process. With --ray, each takes files of prompts.  [default: 1, with --ray 2]",
         ),
     ] = None,
@@ -93,19 +94,19 @@ def collect(  # noqa: PLR0915  the options of one command
     from_outcomes: Annotated[
         str | None,
         typer.Option(
-            help="Sample nothing: take the served calls of this outcome database (see serve --outcomes) as attempts, "
-            "and write their prompts beside them."
+            help="Sample nothing; take the served calls in this outcome database (see serve --outcomes) as attempts, "
+            "and write their prompts to a file beside --out."
         ),
     ] = None,
 ) -> None:
     """Sample attempts at prompts and write them, with their scores and token counts.
 
-    Tree searches and revisions can't be replayed from a pool: name each one to be measured with --arm. Start the same
-    command again after an interruption: it goes on where it stopped, and adds arms that the file does not hold yet.
+    Tree searches and revisions can't be replayed from independent attempts, so name each one to be measured with --arm.
+    After an interruption, the same command continues where it stopped. It also adds arms that the file does not have.
 
-    With --from-outcomes each call whose prompt, solution and outcome are on record is one run of its arm, with the
-    probability that it had. Levels need more attempts at a prompt than one: sample them at the prompts that are written
-    beside, which are those with a right answer on record.
+    With --from-outcomes, each recorded call with prompt, solution and outcome is one run of its arm. Levels need
+    several attempts at each prompt: sample them at the prompts that are written beside, which have a right answer on
+    record.
     """
     if from_outcomes:
         sources = {name: context.get_parameter_source(name) for name in context.params}
@@ -162,7 +163,7 @@ def collect(  # noqa: PLR0915  the options of one command
         settings={
             "backends": dict(where.backends),
             "task": setup.task,
-            # All that the samples depend on; a journal that was begun with others is not continued.
+            # All that the samples depend on. A journal begun with other settings is not continued.
             "models": {name: asdict(setup.models[name]) for name in sorted(wanted | {setup.reference})},
             "verifier": asdict(setup.verifier),
             "seed": seed,
@@ -173,12 +174,12 @@ def collect(  # noqa: PLR0915  the options of one command
     )
     files = expand(prompts or [])
     total = Tally()
-    # Nothing is shown, also no bar's end, before the prompts are read: they may be wrong.
+    # No progress bar is shown before the prompts are read, since they may be malformed.
     with tqdm(unit="unit", smoothing=0.02, mininterval=2, delay=1) as bar, _redrawn(bar):
 
         def on_start(units: int, finished: int) -> None:
             bar.delay = 0
-            bar.total, bar.n, bar.initial = units, finished, finished  # earlier runs' work stays out of the rate
+            bar.total, bar.n, bar.initial = units, finished, finished  # work of earlier runs doesn't count in the rate
             bar.refresh()
 
         def on_units(units: int, tally: Tally) -> None:
@@ -194,7 +195,7 @@ def collect(  # noqa: PLR0915  the options of one command
             problems = [prompt for file in files for prompt in read_prompts(file)]
             problems += [prompt for text in generate or [] for prompt in generate_prompts(text, count, seed)]
             if len({problem.id for problem in problems}) < len(problems):
-                raise InvalidFile("two prompts have the same id; give the prompts files ids of their own")
+                raise InvalidFile("two prompts have the same id; give each prompt in these files an id of its own")
             units = stage.units(problems)
             collect(
                 units,
@@ -255,7 +256,7 @@ def _collect_served(url: str, out: Path, given: list[str]) -> None:
         )
     check_out(out)
     if out.exists():
-        raise InvalidFile(f"{out} is there already, and could hold attempts that were sampled; write to another --out")
+        raise InvalidFile(f"{out} exists already, and may hold sampled attempts; write to another --out")
     served = served_attempts(url)
     attempts = served.attempts
     for reason, count in served.left_out.items():
@@ -276,7 +277,7 @@ def _collect_served(url: str, out: Path, given: list[str]) -> None:
         "policy's choice"
     )
     typer.echo(
-        f"{len(served.prompts)} of {asked} prompts have a right answer on record; the others can't be told right from "
-        "wrong when they are sampled again, which leaves the easier ones"
+        f"{len(served.prompts)} of {asked} prompts have a right answer on record; new attempts at the others could not "
+        "be judged, so only these, the easier ones, are written"
     )
     typer.echo(f"wrote {out}, {beside}; next: router collect --prompts {beside} --out {out}")

@@ -1,4 +1,4 @@
-"""init: a bundle folder for one's own model; check: is everything there that a bundle needs?"""
+"""The commands init, which writes a bundle folder for one's own model, and check, which tries all that it needs."""
 
 import sys
 from pathlib import Path
@@ -20,25 +20,25 @@ def init(
     *,
     url: Annotated[
         str | None,
-        typer.Option(
-            help="Where the model's server answers: http://127.0.0.1:8080, or the base URL that its API names."
-        ),
+        typer.Option(help="Address of the model's server: http://127.0.0.1:8080, or the base URL of its API."),
     ] = None,
     backend: Annotated[
         str | None,
-        typer.Option(help="What runs the model: openai, vllm, in_process.  [default: by what answers at --url]"),
+        typer.Option(help="What runs the model: openai, vllm, in_process.  [default: found out at --url]"),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="The server's name for the model; without a server a folder or hub id that transformers loads.  "
-            "[default: the one that is served]"
+            help="The server's name for the model; without a server, a folder or hub id that transformers loads.  "
+            "[default: the only one served]"
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="What arms and bills call it.")] = "small",
+    name: Annotated[str, typer.Option(help="The model's name in arms and bills.")] = "small",
     parameters: Annotated[
         int | None,
-        typer.Option(min=1, help="Its weights, for FLOPs.  [default: what the server or the model's name says]"),
+        typer.Option(
+            min=1, help="Its number of weights, for FLOPs.  [default: as the server or the model's name says]"
+        ),
     ] = None,
     task: Annotated[
         str, typer.Option(help="math, number, choice, exact, json, code, or your own as module:object.")
@@ -46,18 +46,18 @@ def init(
     system: Annotated[
         str | None,
         typer.Option(
-            help="What the model is told where a prompt has no system message; '' for nothing.  [default: by the task]"
+            help="System message of prompts that have none; '' for no message.  [default: depends on the task]"
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, max=10.0, help="Of sampling.")] = 0.8,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest solution.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0.0, max=10.0, help="Temperature of sampling.")] = 0.8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a solution.")] = 512,
     engine_api_key: ApiKey = None,
     header: Header = None,
 ) -> None:
-    """Write a bundle folder for your own model: a models.json that works, and a README that explains it and what is
-    next.
+    """Write a bundle folder for your own model: a working models.json, and a README that explains it and the next
+    steps.
 
-    At a terminal it asks for what no option says.
+    At a terminal, it asks for settings that no option gives.
     """
     from router.backends.probe import served, size_in
     from router.bundle.starter import starter
@@ -65,7 +65,7 @@ def init(
 
     if (folder / MODELS).exists():
         raise InvalidRequest(
-            "folder", f"{folder} has a {MODELS} already; change that one, or name another folder", reason="UNSPECIFIED"
+            "folder", f"{folder} has a {MODELS} already; edit that, or name another folder", reason="UNSPECIFIED"
         )
     asking = at_a_terminal()
     if url is None and backend is None and asking:
@@ -93,7 +93,7 @@ def init(
     if parameters is None:
         raise InvalidRequest(
             "parameters",
-            f"neither the server nor the name {model!r} says how many weights it has: --parameters 1500000000",
+            f"neither the server nor the name {model!r} tells its number of weights; give it: --parameters 1500000000",
             reason="UNSPECIFIED",
         )
     if found and found.context and found.context <= max_tokens:
@@ -129,7 +129,7 @@ def at_a_terminal() -> bool:
 
 
 def _chosen(models: "list[ServedModel]", wanted: str | None, asking: bool) -> "ServedModel":
-    """Raises InvalidRequest where it can't be said which one is meant."""
+    """Return the model to use. Raises InvalidRequest where it is not clear which one is meant."""
     whole = [each for each in models if not each.adapter]
     names = [each.name for each in whole]
     if wanted is None and len({each.weights for each in whole}) > 1 and asking:
@@ -155,11 +155,11 @@ def check(
     header: Header = None,
     memory: Memory = None,
     prompt: Annotated[
-        str | None, typer.Option(help="What to ask each model.  [default: an easy question of the bundle's task]")
+        str | None, typer.Option(help="The prompt to try.  [default: an easy question of the bundle's task]")
     ] = None,
 ) -> None:
-    """Try everything that a bundle needs, a line each: every server, the models and adapters that it serves, their
-    context, what they can do, one solution, the answer in it, its score.
+    """Try everything that a bundle needs, and print a line for each: every server, the models and adapters that it
+    serves, their context and capabilities, one solution, the answer in it, its score.
 
     The exit code is 1 where something fails.
     """

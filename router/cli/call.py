@@ -1,4 +1,4 @@
-"""route, solve: call a server, and show its answer."""
+"""The commands route and solve, which call a server and show its answer."""
 
 import json
 import sys
@@ -27,27 +27,27 @@ Inputs = Annotated[
     str | None,
     typer.Option(
         metavar="JSON",
-        help='What the task needs besides, an object or a file that holds one: {"choices": ["Rome", "Paris"]}.',
+        help='The task\'s inputs, as a JSON object or a file with one: {"choices": ["Rome", "Paris"]}.',
     ),
 ]
 TaskName = Annotated[
     str | None, typer.Option("--task", help="One of the bundle's tasks.  [default: the bundle's first one]")
 ]
 Conversation = Annotated[
-    str, typer.Option(help="Name of the conversation that this is part of: its calls keep the arm of the first.")
+    str, typer.Option(help="Name of the conversation that this call is part of: all its calls keep the first's arm.")
 ]
 MaxSeconds = Annotated[
     float | None,
-    typer.Option(help="Leave out arms that take longer, by the seconds that were measured of them.  [default: none]"),
+    typer.Option(help="Leave out arms whose measured time is longer than so many seconds.  [default: none]"),
 ]
 Address = Annotated[str, typer.Option(envvar="ROUTER_ADDRESS", help="host:port of the server.")]
 Token = Annotated[
-    str | None, typer.Option(envvar="ROUTER_TOKEN", help="Bearer token; the variable keeps it out of process lists.")
+    str | None, typer.Option(envvar="ROUTER_TOKEN", help="Bearer token. As a variable, it is not in process lists.")
 ]
 Tls = Annotated[bool, typer.Option("--tls", envvar="ROUTER_TLS", help="Encrypt; implied by the next three.")]
 TlsCa = Annotated[
     Path | None,
-    typer.Option(envvar="ROUTER_TLS_CA", help="Authorities of the server's certificate, PEM.  [default: the usual]"),
+    typer.Option(envvar="ROUTER_TLS_CA", help="Authorities of the server's certificate, PEM.  [default: the system's]"),
 ]
 TlsCert = Annotated[
     Path | None, typer.Option(envvar="ROUTER_TLS_CERT", help="Your own certificate, PEM, for mutual TLS.")
@@ -113,12 +113,12 @@ def solve(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=UINT32, help="Seed of the sampling.")] = 0,
     allow_partial: Annotated[
-        bool, typer.Option(help="Take what was found when a cap or the deadline ends the search.")
+        bool, typer.Option(help="When a cap or the deadline ends the search, return what was found so far.")
     ] = False,
     refuse: Annotated[
-        bool, typer.Option(help="Fail where a target accuracy is not reached, instead of returning the best answer.")
+        bool, typer.Option(help="Fail where a target accuracy is not reached, rather than return the best answer.")
     ] = False,
-    candidates: Annotated[bool, typer.Option(help="Show every solution that was weighed, with its scores.")] = False,
+    candidates: Annotated[bool, typer.Option(help="Show every solution to choose from, with its scores.")] = False,
     temperature: Annotated[
         float | None,
         typer.Option(min=0, help="Temperature of sampling, at most the bundle's.  [default: the bundle's]"),
@@ -127,7 +127,7 @@ def solve(
         int | None,
         typer.Option(min=1, max=UINT32, help="Longest solution, at most the bundle's.  [default: the bundle's]"),
     ] = None,
-    stream: Annotated[bool, typer.Option(help="Show the search's rounds live.")] = False,
+    stream: Annotated[bool, typer.Option(help="Show the search's rounds while it runs.")] = False,
     conversation: Conversation = "",
     address: Address = "127.0.0.1:50551",
     token: Token = None,
@@ -168,13 +168,13 @@ def solve(
                 _print_round(event.round)
             elif event.HasField("stage"):
                 print(stage_line(event.stage), flush=True)
-            elif event.HasField("solution"):  # which holds the text as well
+            elif event.HasField("solution"):  # it includes the text of an earlier event
                 _print_solution(event.solution)
     return None
 
 
 def _prompt(prompt: str | None, messages: Path | None) -> dict[str, Any]:
-    """As fields of a request. Raises InvalidRequest."""
+    """Return the prompt as fields of a request. Raises InvalidRequest."""
     from router.v1 import router_pb2 as pb
 
     if (prompt is None) == (messages is None):
@@ -189,14 +189,14 @@ def _prompt(prompt: str | None, messages: Path | None) -> dict[str, Any]:
 
 
 def _inputs(inputs: str | None, task: str | None) -> dict[str, Any]:
-    """As fields of a request. Raises InvalidRequest, InvalidFile."""
+    """Return inputs and task as fields of a request. Raises InvalidRequest, InvalidFile."""
     asked: dict[str, Any] = {"task": task}
     if inputs is None:
         return asked
     try:
         found = json.loads(inputs if inputs.lstrip().startswith("{") else Path(inputs).read_text())
         if not isinstance(found, dict):
-            raise ValueError("it holds no JSON object")
+            raise ValueError("it is not a JSON object")
     except (OSError, ValueError) as error:
         raise InvalidFile(f"--inputs {inputs[:80]!r}: {error}; write an object, or name a file of one") from error
     return {**asked, "inputs": found}
@@ -266,7 +266,7 @@ def _print_round(progress: "pb.Round") -> None:
 
 
 def stage_line(stage: "pb.StageResult") -> str:
-    """What a stage of a cascade came to, and why the cascade ended there or went on."""
+    """Describe the result of a cascade's stage, and why the cascade ended there or went on."""
     sure = f"confidence {stage.confidence:.2f}" if stage.HasField("confidence") else "confidence unknown"
     found = f"answer {stage.answer}, {sure}" if stage.HasField("answer") else "no answer"
     if not stage.HasField("threshold"):

@@ -1,4 +1,4 @@
-"""What a policy spent on some prompts, beside what one arm for all is expected to spend: the last of the demo."""
+"""The last table of the demo: what a policy spent on some prompts, and what one arm for all would be expected to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """An arm on all of the prompts, by the policy's measurements at their level probabilities.
+    """An arm's expected results on all of the prompts, by the policy's measurements at their level probabilities.
 
-    right  answers that are right
+    right  number of right answers
     """
 
     arm: str
@@ -35,7 +35,7 @@ class Expected:
 
 
 def fixed_arms(bundle: pb.Bundle, ran: Sequence[Ran]) -> list[Expected]:
-    """Every arm that is no cascade, the most accurate on the prompts that the policy was tuned on first."""
+    """Return every arm that is no cascade, those most accurate on the tuning prompts first."""
     cells: dict[str, dict[int, pb.Cell]] = {}
     for cell in bundle.cells:
         if cell.arm.strategy != "cascade":
@@ -57,12 +57,12 @@ def fixed_arms(bundle: pb.Bundle, ran: Sequence[Ran]) -> list[Expected]:
 
 
 def best_within(arms: Sequence[Expected], tokens: float) -> Expected:
-    """The first that is expected to write at most so many tokens; the one that writes the fewest where none is."""
+    """Return the first arm expected to write at most ``tokens``; where there is none, the one that writes fewest."""
     return next((arm for arm in arms if arm.tokens <= tokens), min(arms, key=lambda arm: arm.tokens))
 
 
 def table(bundle: pb.Bundle, ran: Sequence[Ran]) -> Table:
-    """The policy as it ran and as it was expected to, and the best fixed arm for as many tokens."""
+    """Return a table of the policy's actual and expected results, and of the best fixed arm for as many tokens."""
     found = Table(title=f"the same {len(ran)} problems", title_justify="left", title_style="bold", box=None)
     found.add_column("")
     for name in ("right", "tokens", "FLOPs"):

@@ -1,4 +1,4 @@
-"""convert, rejudge: files of an earlier version, and attempts judged anew."""
+"""The commands convert, for files of an earlier version, and rejudge, which judges attempts again."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ import typer
 from router.cli.options import AllowCode, say
 from router.errors import InvalidFile
 
-_SPELT = ("tuning.json", "judged.jsonl", "evaluation.json")  # hold arms' names
+_SPELT = ("tuning.json", "judged.jsonl", "evaluation.json")  # files in which arms are written as text
 
 
 def convert(
@@ -19,13 +19,13 @@ def convert(
 ) -> None:
     """Convert files of version 0.1 (bundle format 2) to this version.
 
-    engine.json becomes models.json, with the models named small and large; the arm larger_model(n=12) becomes
-    single(model=large). What is measured stays the same, digit by digit. Files that did not change are copied.
+    engine.json becomes models.json, with the models named small and large. The arm larger_model(n=12) becomes
+    single(model=large). Measurements stay the same, digit for digit. Files whose format did not change are copied.
     """
     if not old.exists():
         raise InvalidFile(f"{old} does not exist")
     if out.exists():
-        raise InvalidFile(f"{out} is there already; write to another --out")
+        raise InvalidFile(f"{out} exists already; write to another --out")
     if old.is_dir():
         for file in sorted(path for path in old.rglob("*") if path.is_file()):
             _convert_file(file, out / file.relative_to(old))
@@ -81,7 +81,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _worth(folder: Path) -> dict[str, float]:
-    """Of the models beside a policy; an old policy alone does not say what they are."""
+    """Return the worth of the models in a policy's folder; an old policy alone does not say which models it is for."""
     engine = next((path for path in (folder / "engine.json", folder / "manifest.json") if path.exists()), None)
     old = _read(engine) if engine else {}
     if not old.get("larger"):
@@ -111,7 +111,7 @@ def _convert_attempts(file: Path, out: Path) -> None:
 
 
 def _finish(old: Path, folder: Path) -> None:
-    """The manifest of a converted bundle: what it was made from, and the digests of its files today."""
+    """Write the manifest of a converted bundle, with its origin and the digests of its files now."""
     if not (old / "manifest.json").is_file():
         return
     from router.bundle.manifest import FORMAT_VERSION, Manifest, digests, write_manifest
@@ -135,14 +135,14 @@ def _finish(old: Path, folder: Path) -> None:
 
 
 def rejudge(
-    attempts: Annotated[list[Path], typer.Argument(help="Attempts files; their texts are read again.")],
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files, whose texts are judged again.")],
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
     *,
     task: Annotated[
         list[str] | None,
         typer.Option(
             help="Task that finds and compares the answers, by name or as module:object. Repeatable where prompts name "
-            "theirs: the first is that of the others.  [default: math]"
+            "their task; the first is for prompts that name none.  [default: math]"
         ),
     ] = None,
     prompts: Annotated[
@@ -151,7 +151,7 @@ def rejudge(
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
-    """Find, compare and judge the answers of existing attempts again, from their texts."""
+    """Find, compare and judge again the answers in existing attempts' texts."""
     import asyncio
 
     from router.attempts.files import check_out

@@ -1,4 +1,4 @@
-"""demo: start the real server, send it problems of rising difficulty over gRPC, print a row for each."""
+"""The command demo: starts the real server, sends it problems of rising difficulty, and prints a row for each."""
 
 import re
 import signal
@@ -38,7 +38,7 @@ _LEGS = (
 )
 _EQUATION = "Solve for x: {}"
 _GCD = "Find the Greatest Common Divisor (GCD) of these numbers: {}. Give only the GCD as your final answer."
-# What varies, the prompt around it, the right answer.
+# Each problem: the part that varies, the prompt around it, the right answer.
 PROBLEMS = [
     ("3 + 8 + 6", _SUM, "17"),
     ("3 * 5 * 4", _PRODUCT, "60"),
@@ -76,7 +76,7 @@ def demo(
     """Serve a bundle on a free loopback port, solve a few problems on it, and stop it again."""
     console = Console(highlight=False)
     console.width = max(console.width, sum(width for _, width in _COLUMNS) + 2 * len(_COLUMNS))
-    signal.signal(signal.SIGTERM, _exit)  # so that the server is stopped then, too
+    signal.signal(signal.SIGTERM, _exit)  # so that SIGTERM also stops the server
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "server.log"
         console.print(f"starting the server with {bundle}; loading the models takes a while", soft_wrap=True)
@@ -88,7 +88,7 @@ def demo(
                     _solve_all(stub, objective, console, status)
         except (RouterError, ServerFailed) as error:
             said = log.read_text().splitlines()
-            if said and said[-1].startswith("router: "):  # it knew why it could not start, and said so in one line
+            if said and said[-1].startswith("router: "):  # the server's own error in one line
                 typer.echo(said[-1], err=True)
                 raise typer.Exit(1) from error
             console.print(f"the demo failed: {error}\nthe server's last lines:", markup=False)
@@ -102,7 +102,7 @@ def _exit(signum: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def _server(bundle: Path, backend: list[str] | None, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`router serve` on a free port, stopped whatever happens."""
+    """Run `router serve` on a free port, and stop it at the end, whatever happens."""
     command = [
         sys.executable,
         "-m",
@@ -128,7 +128,7 @@ def _server(bundle: Path, backend: list[str] | None, log: Path) -> Iterator[subp
 
 
 def _address(process: subprocess.Popen[bytes], log: Path, status: Status) -> str:
-    """Where the server listens, once it reports SERVING."""
+    """Wait until the server reports SERVING, and return its address."""
     started = time.monotonic()
     while (seconds := time.monotonic() - started) < _START_SECONDS:
         if process.poll() is not None:
@@ -199,7 +199,7 @@ def _right(solution: pb.Solution, reference: str) -> bool:
 
 
 def _row(cells: Iterator[str] | tuple[str, ...]) -> Table:
-    """One line of a table that is printed as it grows."""
+    """Return one row of a table that is printed row by row."""
     table = Table.grid(padding=(0, 2, 0, 0))
     for name, width in _COLUMNS:
         table.add_column(

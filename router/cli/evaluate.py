@@ -1,4 +1,4 @@
-"""evaluate: held-out attempts → report."""
+"""The command evaluate: makes a report from held-out attempts."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,17 +24,18 @@ def evaluate(
     goals: Annotated[
         Path | None,
         typer.Option(
-            help="JSON list of what is wanted of the bundle, e.g. "
+            help="JSON file with a list of goals for the bundle, e.g. "
             '[{"measure": "savings_fixed_budget", "at_least": 4}]; the report says what limits a missed goal.'
         ),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON, the last line.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON on the last line.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
     """Evaluate a bundle on held-out attempts: accuracy against generations and FLOPs, savings, and what limits them.
 
-    Every fixed arm, the best fixed arm, and the policy on predicted and on measured levels, under every objective, each
-    with 95% intervals; as JSON and as one HTML page. Writes the bundle's card.md as well.
+    The report covers every fixed arm, the best fixed arm, and the policy on predicted and on measured levels under
+    every objective, each with 95% intervals. It is written as JSON and as one HTML page, and the bundle's card.md as
+    well.
     """
     from json import dumps, loads
 

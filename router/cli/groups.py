@@ -1,6 +1,6 @@
-"""The commands, by what they work on, in the order of ``router --help``. Part of router.cli.
+"""Registers the commands in groups, in the order of ``router --help``.
 
-Heavy libraries are imported by the command that needs them.
+Each command imports the heavy libraries that it needs itself.
 """
 
 from router.cli.attempts import collect

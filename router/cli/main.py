@@ -1,4 +1,4 @@
-"""The `router` commands. Settings are read here and nowhere else: options, or environment variables named ROUTER_*."""
+"""The `router` command. All settings are options of its commands, or environment variables named ROUTER_*."""
 
 from typing import Annotated, Any
 
@@ -10,9 +10,9 @@ from router.extras import missing
 
 
 class _Commands(typer.core.TyperGroup):
-    """Prints a RouterError as one line: exit code 2 where the input is wrong, 1 where the router is.
+    """Prints a RouterError as one line. The exit code is 2 for wrong input, 1 for any other error.
 
-    An optional package that is not installed is one, too.
+    An optional package that is not installed also becomes a RouterError.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -32,7 +32,7 @@ main = typer.Typer(
     cls=_Commands,
     help="Routes each prompt to the test-time strategy and budget that were measured to be best at its difficulty.",
     no_args_is_help=True,
-    rich_markup_mode="markdown",  # in rich's own markup "[default: none]" would be a tag, and vanish
+    rich_markup_mode="markdown",  # in rich's own markup, "[default: none]" would be read as a tag and disappear
     pretty_exceptions_enable=False,
 )
 

@@ -1,4 +1,4 @@
-"""train-generator, train-reviser, train-verifier: adapters for the embedded model; merge: models out of them."""
+"""The commands train-generator, train-reviser and train-verifier, which train adapters, and merge."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,12 +9,12 @@ import typer
 from router.cli.options import AllowCode, Models, Overwrite, Seed, Written, check_unfinished, say, unfinish
 from router.errors import InvalidFile, InvalidRequest
 
-Rank = Annotated[int, typer.Option(min=1, help="Of the LoRA adapter; one to go on from has its own.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Examples to a step; on a GPU ten times as many.")]
+Rank = Annotated[int, typer.Option(min=1, help="Rank of a new LoRA adapter; an existing one keeps its rank.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Examples in a step; on a GPU, ten times as many are better.")]
 
 
 class Role(StrEnum):
-    """Whose adapter; the base has none."""
+    """Whose adapter to merge; the base has none."""
 
     base = "base"
     generator = "generator"
@@ -27,7 +27,7 @@ def train_generator(
     *,
     bundle: Written,
     overwrite: Overwrite = False,
-    start: Annotated[Path | None, typer.Option(help="Adapter to go on from.  [default: a fresh one]")] = None,
+    start: Annotated[Path | None, typer.Option(help="Adapter to start from.  [default: a new one]")] = None,
     rank: Rank = 8,
     batch_size: BatchSize = 24,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 2e-3,
@@ -36,7 +36,7 @@ def train_generator(
     """Fine-tune the bundle's reference model on worked solutions: a LoRA adapter of a few megabytes in the bundle's
     folder.
 
-    Minutes on a CPU. Start the same command again after an interruption: it goes on from the last checkpoint.
+    Takes minutes on a CPU. After an interruption, the same command continues from the last checkpoint.
     """
     check_unfinished(bundle, overwrite)
     from router.backends.in_process.weights import model_folder
@@ -48,7 +48,7 @@ def train_generator(
 
     generator = read_setup(bundle).main
     if generator.adapter is None:
-        raise InvalidFile(f"{bundle}/models.json: adapter is null; name the folder that the adapter goes to")
+        raise InvalidFile(f"{bundle}/models.json: adapter is null; name the folder to write the adapter to")
     worked = read_examples(examples)
     unfinish(bundle)
     finetune.train_generator(
@@ -66,7 +66,7 @@ def train_generator(
 
 
 def train_reviser(
-    attempts: Annotated[list[Path], typer.Argument(help="Attempts files, on prompts that nothing is evaluated on.")],
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files, on prompts never used for evaluation.")],
     *,
     bundle: Written,
     overwrite: Overwrite = False,
@@ -92,7 +92,7 @@ def train_reviser(
     setup = read_setup(bundle)
     generator = setup.main
     if generator.reviser is None:
-        raise InvalidFile(f"{bundle}/models.json: reviser is null; name the folder that the adapter goes to")
+        raise InvalidFile(f"{bundle}/models.json: reviser is null; name the folder to write the adapter to")
     examples = chains(read_attempts(attempts, Tasks(setup.tasks, allow_code), say=say), seed=seed)
     unfinish(bundle)
     finetune.train_generator(
@@ -112,9 +112,9 @@ def train_verifier(
     data: Annotated[
         list[Path],
         typer.Argument(
-            help="Attempts files to tell right steps from wrong ones in; or, for a likelihood verifier to begin with, "
-            "JSON Lines of worked solutions as for train-generator, many more than the generator saw. On prompts that "
-            "nothing is evaluated on."
+            help="Attempts files with right and wrong steps; or, for the first training of a likelihood verifier, "
+            "JSON Lines of worked solutions as for train-generator, many more than the generator saw. On prompts never "
+            "used for evaluation."
         ),
     ],
     *,
@@ -123,28 +123,28 @@ def train_verifier(
     start: Annotated[
         Path | None,
         typer.Option(
-            help="Adapter to go on from; to rank attempts, one that was trained on worked solutions.  "
+            help="Adapter to start from; for ranking attempts, one trained on worked solutions.  "
             "[default: the generator's]"
         ),
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin with a new adapter, of --rank.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start from a new adapter, of --rank.")] = False,
     rank: Rank = 8,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Worked solutions to a step; of attempts, those at 8 prompts make a step.")
+        int, typer.Option(min=1, help="Worked solutions in a step. A step on attempts has those at 8 prompts.")
     ] = 24,
     solutions: Annotated[
         Path | None,
         typer.Option(
-            help="Prompts file with worked solutions of the attempts' prompts; a step is right while it and all before "
-            "it match.  [default: label a step with the share of right attempts among those that begin with it]"
+            help="Prompts file with worked solutions of the attempts' prompts; a step is right if it and all steps "
+            "before it match.  [default: label a step with the share of right attempts among those that begin with it]"
         ),
     ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
-    """Train the bundle's verifier: a process reward model on labelled steps of sampled attempts, or a language model
-    that knows the task better, first on worked solutions, then on ranking attempts.
+    """Train the bundle's verifier: a process reward model, on labelled steps of sampled attempts, or a language model
+    that knows the task better (a likelihood verifier), first on worked solutions, then on ranking attempts.
 
     Judge it with `router judge` on attempts at other prompts before serving it. Resumes after an interruption.
     """
@@ -163,10 +163,10 @@ def train_verifier(
     setup = read_setup(bundle)
     kind = setup.verifier.kind
     if setup.verifier.adapter is None:
-        raise InvalidFile(f"{bundle}/models.json: verifier.adapter is null; name the folder that the adapter goes to")
+        raise InvalidFile(f"{bundle}/models.json: verifier.adapter is null; name the folder to write the adapter to")
     out = bundle / setup.verifier.adapter
     if fresh and start:
-        raise InvalidRequest("fresh", "--fresh goes on from no adapter; leave out --start", reason="UNSPECIFIED")
+        raise InvalidRequest("fresh", "--fresh starts from a new adapter; leave out --start", reason="UNSPECIFIED")
     if start is None and setup.main.adapter and not fresh:
         start = bundle / setup.main.adapter
     base = model_folder(setup.main.model)
@@ -208,14 +208,14 @@ def merge(
     role: Annotated[
         Role,
         typer.Argument(
-            help="Whose adapter; of verifiers those of kind likelihood; base: none, for a server with LoRA."
+            help="Whose adapter to merge; verifier: of kind likelihood only; base: none, for a server with LoRA."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write, for vLLM or transformers: weights and tokenizer.")],
     *,
     bundle: Models,
 ) -> None:
-    """Write the bundle's base model with an adapter merged into it: a model like any other, which needs no LoRA."""
+    """Write the bundle's base model with an adapter merged into it, as a plain model that needs no LoRA."""
     from shlex import join
 
     from router.backends.in_process.weights import merge

@@ -32,17 +32,17 @@ Models = Annotated[
         envvar="ROUTER_BUNDLE",
         default_factory=shipped_bundle,
         show_default="the shipped bundle",
-        help=f"Folder with a {MODELS} and the adapters that it names: a bundle, or one in the making.",
+        help=f"Folder with a {MODELS} and the adapters that it names: a bundle, finished or not.",
     ),
 ]
-# What a command changes is named each time: no default, and no variable that was set for another command.
+# A folder that a command changes has to be named each time, so there is no default and no environment variable.
 Written = Annotated[
     Path,
-    typer.Option("--bundle", help=f"Folder to write to: its {MODELS} names the models, and where their adapters go."),
+    typer.Option("--bundle", help=f"Folder to write to. Its {MODELS} names the models and their adapters' folders."),
 ]
 Overwrite = Annotated[
     bool,
-    typer.Option("--overwrite", help="Change a finished bundle. It is none until `router tune` has finished it again."),
+    typer.Option("--overwrite", help="Change a finished bundle. It is unfinished until `router tune` has run again."),
 ]
 Backend = Annotated[
     list[str] | None,
@@ -58,8 +58,8 @@ Url = Annotated[
     typer.Option(
         envvar="ROUTER_URL",
         metavar="NAME=URL",
-        help="Where a model's server is: small=http://gpu1:8000, and verifier=... for the verifier. Repeat it for "
-        "other models, and for replicas; in the variable, put spaces between them.",
+        help="Address of a model's server: small=http://gpu1:8000, and verifier=... for the verifier. Repeat it for "
+        "other models and for replicas; in the variable, put spaces between them.",
     ),
 ]
 ObjectiveOption = Annotated[
@@ -75,7 +75,7 @@ ApiKey = Annotated[
     str | None,
     typer.Option(
         envvar="ROUTER_ENGINE_API_KEY",
-        help="Bearer token that the models' servers ask for. For the model small alone: ROUTER_ENGINE_API_KEY_SMALL.",
+        help="Bearer token for the models' servers. For the model small alone: ROUTER_ENGINE_API_KEY_SMALL.",
     ),
 ]
 Header = Annotated[
@@ -91,7 +91,7 @@ Memory = Annotated[
     typer.Option(
         envvar="ROUTER_MEMORY",
         min=0.25,
-        help="GiB that keys and values of the models in this process may take; what does not fit waits.  [default: "
+        help="GiB that keys and values of the models in this process may take; calls wait for room.  [default: "
         "three quarters of what is free, less 2 GiB]",
     ),
 ]
@@ -100,11 +100,11 @@ AllowCode = Annotated[
     typer.Option(
         "--allow-code",
         envvar="ROUTER_ALLOW_CODE",
-        help="Let tasks and verifiers run what models and callers write, in a sandbox (docs/sandbox.md). Refused where "
-        "this machine can't isolate it.",
+        help="Let tasks and verifiers run code that models and callers write, in a sandbox (docs/sandbox.md). Refused "
+        "where this machine can't isolate it.",
     ),
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random; equal seeds repeat a run.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers; equal seeds repeat a run.")]
 
 
 def deployment(
@@ -114,7 +114,7 @@ def deployment(
     memory: float | None = None,
     headers: list[str] | None = None,
 ) -> Deployment:
-    """Raises InvalidRequest where a URL or a header is none, or a backend is unknown."""
+    """Read the options into a Deployment. Raises InvalidRequest where one is malformed, or a backend is unknown."""
     by_name: dict[str, tuple[str, ...]] = {}
     for given in urls or ():
         name, _, url = given.partition("=")
@@ -136,7 +136,7 @@ def deployment(
 
 
 def _headers(given: list[str]) -> dict[str, dict[str, str]]:
-    """By model's name. Raises InvalidRequest."""
+    """Return headers by model name. Raises InvalidRequest."""
     by_name: dict[str, dict[str, str]] = {}
     for text in given:
         name, equals, header = text.partition("=")
@@ -167,17 +167,17 @@ def check_unfinished(folder: Path, overwrite: bool) -> None:
 
 
 def unfinish(folder: Path) -> None:
-    """Remove the manifest: what it lists is about to change."""
+    """Remove the manifest, since files that it lists are about to change."""
     (folder / MANIFEST).unlink(missing_ok=True)
 
 
 def say(text: str) -> None:
-    """Beside the results: a warning, or what was assumed."""
+    """Print a warning or an assumption on standard error, apart from the results."""
     typer.echo(f"router: {text}", err=True)
 
 
 def read_arm(text: str) -> Strategy:
-    """Raises InvalidRequest."""
+    """Return the arm written in an option. Raises InvalidRequest."""
     try:
         return parse(text)
     except InvalidArm as error:

@@ -1,4 +1,4 @@
-"""Commands on the outcome database of `serve --outcomes`."""
+"""The commands on the outcome database of `serve --outcomes`."""
 
 from typing import Annotated
 
@@ -29,16 +29,16 @@ def purge(
     ],
     older_than: Annotated[
         float | None,
-        typer.Option(min=0, metavar="DAYS", help="Decisions made longer ago than so many days, and their outcomes."),
+        typer.Option(min=0, metavar="DAYS", help="Delete decisions older than so many days, and their outcomes."),
     ] = None,
     caller: Annotated[
-        str | None, typer.Option(help="Decisions of this caller, by its name in the log, and their outcomes.")
+        str | None, typer.Option(help="Delete decisions of this caller (its name in the log), and their outcomes.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing; say what would be.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing; say what would be deleted.")] = False,
 ) -> None:
     """Delete recorded decisions with their prompts, solutions and outcomes: by age, by caller, or by both together.
 
-    A server may go on recording meanwhile. An SQLite file shrinks, and keeps nothing of what was deleted.
+    A server may go on recording meanwhile. An SQLite file shrinks, and keeps no trace of deleted rows.
     """
     from datetime import UTC, datetime, timedelta
 

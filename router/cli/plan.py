@@ -1,4 +1,4 @@
-"""plan: many prompts, one budget."""
+"""The command plan: shares one budget over many prompts."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -22,21 +22,21 @@ class Unit(StrEnum):
 def plan(
     prompts: Annotated[Path, typer.Argument(help="Prompts file, JSON Lines or Parquet.")],
     *,
-    budget: Annotated[float, typer.Option(help="What all prompts may be expected to spend together.")],
-    out: Annotated[Path, typer.Option(help="Decisions, a JSON object a line, in the order of the prompts.")],
+    budget: Annotated[float, typer.Option(help="The most that all prompts together are expected to spend.")],
+    out: Annotated[Path, typer.Option(help="File for decisions, a JSON object a line, in the prompts' order.")],
     unit: Annotated[
         Unit,
         typer.Option(
-            help="What the budget counts: complete solutions of the reference model, FLOPs, or money by the bundle's "
+            help="Unit of the budget: complete solutions of the reference model, FLOPs, or money by the bundle's "
             "prices."
         ),
     ] = Unit.GENERATIONS,
     bundle: Served,
     allow_code: AllowCode = False,
 ) -> None:
-    """Share one budget over many prompts: for each the arm that buys most, where a solution buys most. Runs none.
+    """Share one budget over many prompts: choose each prompt's arm so that all together gain most. Runs no arm.
 
-    No server is needed. RouteBatch decides the same for at most 1,000 prompts; SolveBatch runs them, too.
+    No server is needed. RouteBatch decides the same for at most 1,000 prompts, and SolveBatch also runs the arms.
     """
     import asyncio
     import json
@@ -57,7 +57,7 @@ def plan(
     problems = read_prompts(prompts)
     loaded = load_bundle(bundle)
     setup = loaded.setup
-    # Nothing is run: a model is loaded only where the difficulty model reads its hidden states.
+    # No arm is run, so a model is loaded only where the difficulty model reads its hidden states.
     engines = Engines({name: FakeGenerator(name=name) for name in setup.models}, setup.reference, FakeVerifier())
     if features_of(loaded.manifest.features).vectors:
         real = load_engines(replace(setup, verifier=VerifierSpec("log_prob", None, 0)), bundle, Deployment())

@@ -1,4 +1,4 @@
-"""train, tune: attempts → difficulty model, policy."""
+"""The commands train and tune, which make the difficulty model and the policy from attempts."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -31,23 +31,23 @@ def train(
     overwrite: Overwrite = False,
     statistic: Annotated[
         Statistic,
-        typer.Option(help="What a prompt's difficulty is: the share of right attempts, or their mean final score."),
+        typer.Option(help="Measure of a prompt's difficulty: the share of right attempts, or their mean final score."),
     ] = Statistic.PASS_RATE,
     features: Annotated[
         str,
         typer.Option(
-            help="What besides the prompt's text may be read, where it predicts better: text (nothing else), hidden "
-            "(the reference model's hidden state, which loads the model, at several layers and positions), or one such "
-            "as 'hidden(layer=16, position=last+mean)'."
+            help="Features that candidates may use, if they predict better: text (the prompt's text only), hidden "
+            "(also the reference model's hidden states at several layers and positions; loads the model), or certain "
+            "ones, such as 'hidden(layer=16, position=last+mean)'."
         ),
     ] = "text",
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
-    """Train the difficulty model: five levels, predicted from the prompt.
+    """Train the difficulty model, which predicts a prompt's level, one of five.
 
-    Compares the candidates by cross-validation over prompts and keeps the one with the least log-loss. Run
-    `router tune` afterwards: a policy is worth nothing under another model's levels.
+    Compares candidates by cross-validation over prompts, and keeps the one with the lowest log-loss. Run `router tune`
+    afterwards, since a policy is only valid with the levels that it was tuned on.
     """
     check_unfinished(bundle, overwrite)
     from router.attempts.schema import read_attempts
@@ -72,8 +72,8 @@ def train(
         )
     if familiarity:
         typer.echo(
-            f"unfamiliar is a prompt with more than {familiarity.most_unknown:.0%} words that none of these has, or of "
-            f"another form; out of fold {familiarity.false_alarms:.1%} of these are"
+            f"a prompt is unfamiliar if more than {familiarity.most_unknown:.0%} of its words are in no training "
+            f"prompt, or its form is new; out of fold, {familiarity.false_alarms:.1%} of the training prompts are"
         )
     for text in of_training(training, frame):
         say(f"warning: {text}")
@@ -82,7 +82,7 @@ def train(
 
 def tune(
     attempts: Annotated[
-        list[Path], typer.Argument(help="The attempts files of `router train`, and runs of more arms on its prompts.")
+        list[Path], typer.Argument(help="The attempts files of `router train`, and runs of other arms on its prompts.")
     ],
     *,
     bundle: Annotated[Path, typer.Option(help="Folder that `router train` wrote to; the policy goes there.")],
@@ -90,8 +90,8 @@ def tune(
     budgets: Annotated[
         str | None,
         typer.Option(
-            help="Sizes at which sampling arms are replayed, in complete solutions, and budgets to report.  "
-            "[default: powers of two up to the pools of attempts]"
+            help="Budgets at which sampling arms are replayed, and which are reported, in complete solutions.  "
+            "[default: powers of two up to the number of attempts]"
         ),
     ] = None,
     default: Annotated[
@@ -104,24 +104,24 @@ def tune(
     arm: Annotated[
         list[str] | None,
         typer.Option(
-            help='Also measure this arm, e.g. the cascade "single @0.7 > beam_search(n=4, m=4)" of arms that were run. '
+            help='Also measure this arm, e.g. a cascade of arms that were run: "single @0.7 > beam_search(n=4, m=4)". '
             "Repeatable."
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="Accuracies this close are a tie, which the cheaper arm wins.")
+        float, typer.Option(min=0, max=1, help="Accuracies that differ by less are a tie, which the cheaper arm wins.")
     ] = 0.005,
     cascades: Annotated[
-        bool, typer.Option(help="Try cascades of the arms that were run, and keep those that matter.")
+        bool, typer.Option(help="Try cascades of the arms that were run, and keep those that improve the policy.")
     ] = True,
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
-    """Measure every arm at every level: one table, from which each request's objective takes its arm.
+    """Measure every arm at every level. The resulting table is the policy, from which requests get their arms.
 
-    Majority and best-of-N are replayed from the pools of attempts; every other arm counts where it was really run
-    (`router collect --arm`). How the table is made is chosen by cross-validation; tuning.json says what was tried.
-    Finishes the bundle.
+    Majority and best-of-N are replayed from independent attempts. Every other arm must have been run (`router collect
+    --arm`). How the table is made is chosen by cross-validation, and tuning.json says what was tried. Finishes the
+    bundle.
     """
     check_unfinished(bundle, overwrite)
     from router.attempts.schema import read_attempts
@@ -191,7 +191,10 @@ def _signed(row: dict[str, Any]) -> str:
 
 
 def vectors_of(folder: Path, features: str) -> "Vectors":
-    """The prompts' features, by the reference model of the folder. Raises MissingDependency, MissingWeights."""
+    """Return a function that reads prompts' features with the folder's reference model.
+
+    Raises MissingDependency, MissingWeights.
+    """
     by_name = _vectors_by_name(folder, [features])
     return lambda prompts: by_name(prompts)[features]
 
@@ -213,7 +216,7 @@ def _vectors_by_name(folder: Path, names: "Sequence[str]") -> "VectorsByName":
     from router.bundle.setup import read_setup
     from router.solving.features import read_vectors
 
-    # Only the reference model is asked anything: don't load a second one.
+    # Only the reference model is needed, so no other one is loaded.
     setup = replace(read_setup(folder), verifier=VerifierSpec("log_prob", None, 0))
     engines = load_engines(setup, folder, Deployment(), models=frozenset())
 

@@ -1,4 +1,4 @@
-"""diff, estimate: what a new policy changes, and what it would have been worth, before it is activated."""
+"""The commands diff and estimate: what a new policy changes, and what it would have been worth."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from router.prompt import Prompt
 
-_MOST_CELLS = 10  # that are listed; all of them are in the JSON
+_MOST_CELLS = 10  # most cells that are printed; the JSON has all of them
 
 
 class Reward(StrEnum):
@@ -25,7 +25,7 @@ class Reward(StrEnum):
 
 def diff(
     old: Annotated[Path, typer.Argument(help="A bundle's folder, or a policy.json.")],
-    new: Annotated[Path, typer.Argument(help="What to compare with it.")],
+    new: Annotated[Path, typer.Argument(help="The bundle's folder or policy.json to compare it with.")],
     *,
     objective: Annotated[
         list[str] | None,
@@ -35,9 +35,9 @@ def diff(
 ) -> None:
     """Compare two policies or bundles: which arm is chosen at each level, with its accuracy, interval and cost.
 
-    At every budget, at a few average budgets and at both defaults, for prompts whose level is certain. Says so where
-    the two have other levels or models, and a cell of one is no cell of the other. Exits with 0 where nothing differs,
-    1 where something does, 2 on trouble.
+    Compares choices for prompts whose level is certain, at every budget, a few average budgets and both defaults. Warns
+    where the two have different levels or models, so that their cells can't be compared. The exit code is 0 where
+    nothing differs, 1 where something does, 2 on errors.
     """
     from json import dumps
 
@@ -62,13 +62,13 @@ def estimate(
         str,
         typer.Option(
             envvar="ROUTER_OUTCOMES",
-            help="Database of serve --outcomes, from a time with --explore: sqlite:///outcomes.db, or a "
+            help="Database written by serve --outcomes with --explore: sqlite:///outcomes.db, or a "
             "postgresql+psycopg URL.",
         ),
     ],
     *,
     reward: Annotated[
-        Reward, typer.Option(help="What an answer is worth: whether it was recorded as correct, or its score.")
+        Reward, typer.Option(help="Value of an answer: whether it was recorded as correct, or its score.")
     ] = Reward.CORRECT,
     unsupported: Annotated[
         float,
@@ -79,11 +79,12 @@ def estimate(
 ) -> None:
     """Estimate from recorded outcomes what a policy that never served would have been worth, and have cost.
 
-    Each logged decision at which it would have taken the arm that ran counts 1 / (that arm's probability) times: ips is
-    their mean, snips normalises it by itself, dr adds it to a model's expectations as their correction, direct is the
-    model alone. Believe dr and snips where they agree, and the effective sample size before any of them. A policy.json
-    is taken to be about the levels on record; a bundle predicts its own where its difficulty model is another, for
-    which prompts must be on record. Refuses where the log can't know: arms never explored.
+    A logged decision for which the new policy takes the arm that ran counts 1 / (that arm's probability) times. ips is
+    the mean of these outcomes, snips divides it by the mean of the weights, direct is a model of outcomes alone, and dr
+    is that model corrected by its weighted errors. Trust dr and snips where they agree, and none of them where the
+    effective sample size is small. A policy.json is assumed to be for the recorded levels. A bundle with another
+    difficulty model predicts its own levels, for which prompts must be recorded. Refuses where the new policy's arms
+    were never explored.
     """
     from json import dumps
 
@@ -127,8 +128,8 @@ def _print_estimate(report: dict[str, Any]) -> None:
     for reason, count in report["left_out"].items():
         typer.echo(f"left out: {count} {reason}")
     typer.echo(
-        f"the new policy takes another arm at {report['changed']:.1%} of them; it is known by as much as "
-        f"{report['effective']:.0f} decisions of its own (effective sample size)"
+        f"the new policy takes another arm at {report['changed']:.1%} of them; the log tells as much about it as "
+        f"{report['effective']:.0f} decisions of its own would (effective sample size)"
     )
     tables = {report["outcome"]["of"]: report["outcome"], **report["cost"]}
     for of, table in tables.items():
@@ -142,7 +143,7 @@ def _print_estimate(report: dict[str, Any]) -> None:
 
 _VALUES = {
     "logged": "as logged, exploring included",
-    "before": "policies of then, without exploring",
+    "before": "policy that served, without exploring",
     "dr": "new policy, doubly robust",
     "snips": "new policy, self-normalised",
     "ips": "new policy, inverse propensity",
@@ -164,10 +165,10 @@ def _print_diff(report: dict[str, Any]) -> None:
         return
     typer.echo(f"--- {report['old']}\n+++ {report['new']}")
     if report["comparable"] is None:
-        typer.echo("a policy file doesn't say whose levels it is about: the same ones are assumed")
+        typer.echo("a policy file doesn't say which difficulty model it is for: the same one is assumed")
     elif not report["comparable"]:
         typer.echo(
-            "levels or models differ: a cell of one is no cell of the other, what follows only stands side by side"
+            "levels or models differ, so cells of one can't be compared with those of the other; both are only listed"
         )
     for row in (*report["models"], *report["settings"]):
         typer.echo(f"{row['name']}: {_setting(row['old'])} → {_setting(row['new'])}")
@@ -197,7 +198,7 @@ def _print_diff(report: dict[str, Any]) -> None:
 
 
 def _setting(value: Any) -> str:
-    if isinstance(value, list) and value and isinstance(value[0], list):  # average budgets with their prices
+    if isinstance(value, list) and value and isinstance(value[0], list):  # (average budget, price) pairs
         return f"{value[0][0]:g} to {value[-1][0]:g} in {len(value)} steps"
     return "none" if value in (None, []) else str(value)
 

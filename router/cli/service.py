@@ -1,4 +1,4 @@
-"""Commands of the service: serve a bundle, make a token."""
+"""The commands of the service: serve, which serves a bundle, and token, which makes a bearer token."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from router.service.engine_watch import EngineWatch
     from router.solving.solver import Solver
 
-_OBSERVER_SECONDS = 0.02  # that a finished call may wait until it is logged and counted
+_OBSERVER_SECONDS = 0.02  # within which a finished call is logged and counted
 
 
 def serve(
@@ -42,7 +42,7 @@ def serve(
     host: Annotated[
         str,
         typer.Option(
-            envvar="ROUTER_HOST", help="Address to listen on. Other than loopback needs --tls-cert, or --insecure."
+            envvar="ROUTER_HOST", help="Address to listen on. Any but loopback needs --tls-cert, or --insecure."
         ),
     ] = "127.0.0.1",
     port: Annotated[
@@ -52,7 +52,7 @@ def serve(
         str | None,
         typer.Option(
             envvar="ROUTER_HTTP",
-            help="host:port of a door for OpenAI's clients, too: /v1/chat/completions. The same TLS and tokens.",
+            help="host:port to also serve OpenAI's clients on, at /v1/chat/completions, with the same TLS and tokens.",
         ),
     ] = None,
     http_direct: Annotated[
@@ -60,7 +60,7 @@ def serve(
         typer.Option(
             "--http-direct/--no-http-direct",
             envvar="ROUTER_HTTP_DIRECT",
-            help="Let the reference model itself answer what no search can serve: tools, images, logprobs.",
+            help="Let the reference model alone answer requests that no search can serve: tools, images, logprobs.",
         ),
     ] = True,
     ui: Annotated[
@@ -69,7 +69,7 @@ def serve(
             "--ui/--no-ui",
             envvar="ROUTER_UI",
             show_default="on where --http is loopback",
-            help="Pages to look into a search, under /ui of --http; beyond loopback only where this asks for them.",
+            help="Serve pages that show searches, at /ui of --http. Beyond loopback they have to be asked for.",
         ),
     ] = None,
     share_port: Annotated[
@@ -77,7 +77,7 @@ def serve(
         typer.Option(
             "--share-port",
             envvar="ROUTER_SHARE_PORT",
-            help="Listen beside other servers that share the port too, one a core; without the AdminService.",
+            help="Share the port with other servers that also do, such as one for each core; without AdminService.",
         ),
     ] = False,
     tls_cert: Annotated[
@@ -91,7 +91,7 @@ def serve(
         Path | None,
         typer.Option(
             envvar="ROUTER_TLS_CLIENT_CA",
-            help="Mutual TLS: refuse callers without a certificate of these authorities, PEM.",
+            help="Mutual TLS: refuse callers without a certificate signed by these authorities, PEM.",
         ),
     ] = None,
     tokens: Annotated[
@@ -112,7 +112,7 @@ def serve(
         typer.Option(
             envvar="ROUTER_QUEUE",
             min=0,
-            help="Searches that may wait for their turn; beyond that calls are refused with a time to retry.",
+            help="Searches that may wait for their turn; further calls are refused with a time to retry.",
         ),
     ] = 8,
     longest_search: Annotated[
@@ -120,7 +120,7 @@ def serve(
         typer.Option(
             envvar="ROUTER_LONGEST_SEARCH",
             min=1,
-            help="Seconds that a search may take, whatever its caller's deadline; then it is ended.",
+            help="Seconds after which a search is ended, whatever its caller's deadline.",
         ),
     ] = 600.0,
     metrics: Annotated[
@@ -166,7 +166,7 @@ def serve(
 ) -> None:
     """Serve a bundle over gRPC, and with --http to OpenAI's clients, until SIGTERM or Ctrl-C.
 
-    Prints the addresses once it answers. Certificates and tokens are read again when their files change. Health and
+    Prints its addresses once it answers. Certificates and tokens are read again when their files change. Health and
     reflection are the standard gRPC services; health needs no token.
     """
     import asyncio
@@ -191,8 +191,8 @@ def serve(
     http_address = _http_address(http, encrypted=tls_cert is not None, insecure=insecure) if http else None
     pages = with_pages(ui, http_address, share_port=share_port)
     logs.configure()
-    descriptors.allow_many()  # before the workers are begun, which need some
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server listens to it: a terminal that closes ends nothing
+    descriptors.allow_many()  # before the workers start, which need some
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it, so a closed terminal does not end it
     credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
     context = certificates.server_context(tls_cert, tls_key, tls_client_ca) if http and tls_cert and tls_key else None
     reloaded = Reloaded(partial(callers.read_tokens, tokens), tokens) if tokens else None
@@ -203,7 +203,7 @@ def serve(
     solver = Solver(loaded, engines(loaded), where, explore=explore, allow_code=allow_code)
     _check_servers(where, loaded)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
-    workers.begin()  # now that nothing is missing, and while the server starts: first answers should not wait for it
+    workers.begin()  # here, since nothing is missing, so that they start while the server does
     admission = Admission(concurrency, queue)
 
     def make() -> server.Server:
@@ -247,19 +247,19 @@ def serve(
 def _check_together(
     tls_cert: Path | None, tls_key: Path | None, tls_client_ca: Path | None, explore: float, outcomes: str | None
 ) -> None:
-    """Raises InvalidRequest where an option lacks another."""
+    """Raise InvalidRequest where an option needs another one that is not given."""
     if (tls_cert is None) != (tls_key is None) or (tls_client_ca and not tls_cert):
         raise InvalidRequest(
             "tls_cert", "--tls-cert and --tls-key go together, and --tls-client-ca needs both", reason="UNSPECIFIED"
         )
     if explore and not outcomes:
         raise InvalidRequest(
-            "explore", "--explore spends answers to learn from them, which needs --outcomes", reason="UNSPECIFIED"
+            "explore", "--explore needs --outcomes, which records what to learn from", reason="UNSPECIFIED"
         )
 
 
 def _http_address(http: str, *, encrypted: bool, insecure: bool) -> tuple[str, int]:
-    """Raises InvalidRequest, MissingDependency."""
+    """Return host and port of --http. Raises InvalidRequest, MissingDependency."""
     import router.service.http.door  # noqa: F401 - a missing package is found before models are loaded
     from router.service.auth import addresses
 
@@ -269,14 +269,14 @@ def _http_address(http: str, *, encrypted: bool, insecure: bool) -> tuple[str, i
 
 
 def with_pages(ui: bool | None, http: tuple[str, int] | None, *, share_port: bool) -> bool:
-    """Whether to serve /ui. Raises InvalidRequest, MissingDependency."""
+    """Tell whether to serve /ui. Raises InvalidRequest, MissingDependency."""
     from router.service.auth.addresses import is_loopback
 
     if ui and http is None:
-        raise InvalidRequest("ui", "--ui is part of --http; give that an address, too", reason="UNSPECIFIED")
+        raise InvalidRequest("ui", "--ui needs --http; give that an address", reason="UNSPECIFIED")
     if ui and share_port:
         raise InvalidRequest(
-            "ui", "--ui knows who is logged in by itself, so it can't be with --share-port", reason="UNSPECIFIED"
+            "ui", "--ui can't be with --share-port, since each server knows only its own logins", reason="UNSPECIFIED"
         )
     wanted = ui if ui is not None else http is not None and is_loopback(http[0]) and not share_port
     if wanted:
@@ -285,14 +285,14 @@ def with_pages(ui: bool | None, http: tuple[str, int] | None, *, share_port: boo
 
 
 def token(
-    name: Annotated[str, typer.Argument(help="Who will call with it: the name in the logs.")],
+    name: Annotated[str, typer.Argument(help="Name of the caller, as in logs.")],
     *,
-    admin: Annotated[bool, typer.Option("--admin", help="May also change what is served.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="The caller may also change what is served.")] = False,
 ) -> None:
-    """Make a bearer token: the token on the first line, then what to add to the file of `serve --tokens`.
+    """Make a bearer token. Prints the token on the first line, then an entry for the file of `serve --tokens`.
 
-    The file holds the token's SHA-256 only. To replace a token without an interruption, put old and new digest into
-    one list, sha256 = ["…", "…"], until every caller has the new one.
+    The file holds only the token's SHA-256. To replace a token without an interruption, list the old and the new
+    digest, sha256 = ["…", "…"], until all programs use the new token.
     """
     import json
     import secrets
@@ -308,7 +308,7 @@ def token(
 def _managed(
     solver: "Solver", root: Path, engines: "Callable[[Bundle], Engines]", where: "Deployment"
 ) -> "tuple[BundleManager, EngineWatch]":
-    """The bundles beside the one that is served, and a watch on the servers of the one that decides."""
+    """Return the manager of the bundles in ``root``, and a watch on the active bundle's model servers."""
     from functools import partial
 
     from router.service.bundle_manager import BundleManager
@@ -323,7 +323,7 @@ def _managed(
 
 
 def _check_servers(where: "Deployment", bundle: "Bundle") -> None:
-    """Whether they have what the bundle needs of them. Raises InvalidRequest."""
+    """Raise InvalidRequest where the model servers lack something that the bundle needs."""
     if where.urls:
         from router.backends.fit import check_servers  # imported on use: models in this process need no client
 
@@ -331,8 +331,10 @@ def _check_servers(where: "Deployment", bundle: "Bundle") -> None:
 
 
 def _model_servers(where: "Deployment", bundle: "Bundle") -> dict[str, dict[str, str]]:
-    """Base URLs of the servers of the bundle's models, and the headers that each wants; none where the reference model
-    is in this process."""
+    """Return the base URLs of the bundle's model servers, with the headers that each wants.
+
+    Empty where the reference model is in this process.
+    """
     servers: dict[str, dict[str, str]] = {}
     for name, spec in bundle.setup.models.items():
         if where.backend(name, spec) in ("in_process", "fake") and name == bundle.setup.reference:
@@ -347,7 +349,7 @@ def _model_servers(where: "Deployment", bundle: "Bundle") -> dict[str, dict[str,
 
 
 def _engines(where: "Deployment", tracer: "Tracer | None", bundle: "Bundle") -> "Engines":
-    """The models of a bundle that its policy may ask and that are served. Raises InvalidRequest."""
+    """Load the models that the bundle's policy may use and that are served. Raises InvalidRequest."""
     from router.backends.registry import backend_of, load_engines
     from router.service.tracing import traced
     from router.solving.features import features_of
@@ -362,7 +364,7 @@ def _engines(where: "Deployment", tracer: "Tracer | None", bundle: "Bundle") -> 
             f"{needs!r}; the backend {backend!r} lacks it. Serve it with --backend in_process, or train on text",
             reason="UNSPECIFIED",
         )
-    # A model is loaded only for a policy that may choose it, or when it is served anyway.
+    # A model is loaded only where the policy may choose it, or where its server is given.
     asked = {model for arm in bundle.policy.arms for model in arm.models if model}
     served = {name for name in asked if where.backend(name, setup.models[name]) != "vllm" or where.urls.get(name)}
     engines = load_engines(

@@ -1,4 +1,4 @@
-"""Every setting of the commands as a page of Markdown: `python -m router.cli.settings > docs/settings.md`."""
+"""Writes every setting of the commands as Markdown: `python -m router.cli.settings > docs/settings.md`."""
 
 import re
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ from router.cli.main import main
 _HEAD = """\
 # Settings
 
-Written by `make generate` from the commands; change those, not this page. An option beats its variable, a variable the
-default. Options marked * are required. A variable holds several values with spaces between them; one that turns
-something on is `1` or `0`.
+Written by `make generate` from the commands; change those, not this page. An option takes precedence over its
+environment variable, and the variable over the default. Options marked * are required. A variable with several values
+has spaces between them. A variable that turns something on or off is `1` or `0`.
 """
-_TOLD = re.compile(r"\s*\[default( \w+)?: (?P<value>.+)\]$", re.S)  # what an option without a default says of itself
-_ANY = 2**32 - 1  # what fits the protocol, and bounds nobody
+_TOLD = re.compile(r"\s*\[default( \w+)?: (?P<value>.+)\]$", re.S)  # a default that is part of an option's help text
+_ANY = 2**32 - 1  # the protocol's largest number, which as a bound is not worth showing
 
 
 def page() -> str:
-    """A section for each command: what it does, and a table of its arguments and options."""
+    """Return the page: for each command, what it does, and a table of its arguments and options."""
     root: Any = typer.main.get_command(main)
     return _HEAD + "".join(_section(name, command) for name, command in commands(root))
 
 
 def commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All of them, by their whole name: those of a group after its own."""
+    """Yield all commands with their full names, such as ``outcomes purge``."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             yield from commands(command, f"{prefix}{name} ")
@@ -46,7 +46,7 @@ def _section(name: str, command: Any) -> str:
 
 
 def _rows(command: Any) -> Iterator[tuple[str, str, str, str]]:
-    context = command.make_context(command.name, [], resilient_parsing=True)  # runs nothing
+    context = command.make_context(command.name, [], resilient_parsing=True)  # parses, but runs nothing
     for param in command.params:
         if param.name == "help":
             continue
@@ -65,7 +65,7 @@ def _spelling(param: Any, context: Any) -> str:
 
 
 def _kind(param: Any, context: Any) -> str:
-    """What a value looks like: PATH, TEXT, one of its choices, or a number between its bounds."""
+    """Return what values look like: PATH, TEXT, the choices, or a number with its bounds."""
     kind = str(param.display_type(context)).strip("<>").removeprefix("list[").removesuffix("]")
     if param.max is not None and param.max < _ANY:
         return f"{param.min}…{param.max}"

@@ -1,4 +1,4 @@
-"""score, judge, judge-reviser, calibrate: what scores are worth."""
+"""The commands score, judge, judge-reviser and calibrate, for verifiers and revisers."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,7 +24,7 @@ from router.errors import InvalidFile
 
 
 def score(
-    attempts: Annotated[list[Path], typer.Argument(help="Attempts files; only pooled attempts are scored.")],
+    attempts: Annotated[list[Path], typer.Argument(help="Attempts files; only independent attempts are scored.")],
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
     *,
     bundle: Models,
@@ -33,12 +33,12 @@ def score(
     engine_api_key: ApiKey = None,
     header: Header = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Score the attempts at so many prompts only, drawn at random.")
+        int | None, typer.Option(min=1, help="Score only the attempts at so many prompts, drawn at random.")
     ] = None,
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
-    """Score pooled attempts with the bundle's verifier, also those sampled elsewhere."""
+    """Score independent attempts with the bundle's verifier, also those sampled by other programs."""
     import asyncio
 
     from router.attempts.files import check_out
@@ -56,11 +56,11 @@ def score(
         frame = frame[frame["prompt_id"].isin(prompts.sample(min(limit, len(prompts)), random_state=seed))]
     setup = read_setup(bundle)
     if setup.verifier.kind == "none":
-        raise InvalidFile(f"{bundle}/models.json: the verifier is none; name one to score with")
+        raise InvalidFile(f"{bundle}/models.json has no verifier; name one to score with")
     if setup.verifier.kind in ("log_prob", "lowest_window"):
         raise InvalidFile(
-            f"{bundle}/models.json: a {setup.verifier.kind} verifier knows only what its generator just sampled; "
-            "`router collect` scores with it, and here another kind is needed"
+            f"{bundle}/models.json: a {setup.verifier.kind} verifier can score attempts only while they are sampled, "
+            "as `router collect` does; here another kind is needed"
         )
     where = deployment(backend, url, engine_api_key, headers=header)
     tasks = Tasks(setup.tasks, allow_code)
@@ -81,13 +81,13 @@ def score(
 
 
 def judge(
-    attempts: Annotated[list[Path], typer.Argument(help="Scored attempts; each file is judged by itself.")],
+    attempts: Annotated[list[Path], typer.Argument(help="Files of scored attempts; each is judged by itself.")],
     *,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each file.")] = False,
 ) -> None:
     """Judge a verifier by its scores: AUC within prompts, and best-of-N against majority on the same attempts.
 
-    A good AUC over all attempts is not enough: it may only tell hard prompts from easy ones.
+    A good AUC over all attempts is not enough, since scores may only tell hard prompts from easy ones.
     """
     from json import dumps
 
@@ -110,7 +110,7 @@ def judge(
 
 
 def judge_reviser(
-    prompts: Annotated[list[Path], typer.Option(help="Prompts with references, none that the reviser learned from.")],
+    prompts: Annotated[list[Path], typer.Option(help="Prompts with references that the reviser never learned from.")],
     *,
     bundle: Models,
     backend: Backend = None,
@@ -123,7 +123,7 @@ def judge_reviser(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
-    """Judge a reviser: pass rate along chains of attempts, and how often right turns wrong and wrong right."""
+    """Judge a reviser: pass rate along chains of attempts, and how often right attempts turn wrong and vice versa."""
     import asyncio
     from dataclasses import replace
     from json import dumps
@@ -160,7 +160,7 @@ def judge_reviser(
 def calibrate(
     attempts: Annotated[
         list[Path],
-        typer.Argument(help="Attempts scored by this bundle's verifier, on prompts that nothing is evaluated on."),
+        typer.Argument(help="Attempts scored by this bundle's verifier, on prompts never used for evaluation."),
     ],
     *,
     bundle: Written,
@@ -169,7 +169,7 @@ def calibrate(
 ) -> None:
     """Make the bundle's verifier give probabilities: fit slope and intercept, and write them to models.json.
 
-    Votes are weighed by scores. The order of scores does not change, so best-of-N and the kept beams do not either.
+    This changes weighted votes, but not the order of scores, so best-of-N and beam search choose the same.
     """
     check_unfinished(bundle, overwrite)
     from dataclasses import replace

@@ -123,11 +123,11 @@ def test_the_command_is_short_where_nothing_changed_and_exits_like_diff(bundle_f
     changed = router(bundle_folder, folder)
     assert changed.exit_code == 1
     assert "default objective: budget=4 → budget=16\ndeciding: mode → distribution" in changed.stdout
-    assert "stands side by side" not in changed.stdout
+    assert "both are only listed" not in changed.stdout
     report = json.loads(router(bundle_folder, folder, "--json").stdout)
     assert report["comparable"]
     files = router(bundle_folder / "policy.json", folder / "policy.json")
-    assert "doesn't say whose levels" in files.stdout
+    assert "doesn't say which difficulty model" in files.stdout
 
 
 def test_the_command_shows_both_cells_of_a_choice(tmp_path):

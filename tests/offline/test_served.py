@@ -128,7 +128,7 @@ async def test_it_samples_nothing_and_replaces_nothing(solver, url, tmp_path):
     out = tmp_path / "logged.parquet"
     assert "takes no --attempts" in collect(url, out, "--attempts", "4").stderr
     out.write_bytes(b"precious")
-    assert "is there already" in collect(url, out).stderr
+    assert "exists already" in collect(url, out).stderr
     assert out.read_bytes() == b"precious"
     assert "there is no file" in collect(f"sqlite:///{tmp_path}/typo.db", tmp_path / "x.parquet").stderr
     assert not (tmp_path / "typo.db").exists()
