@@ -46,7 +46,7 @@ def test_a_judge_has_the_parameters_and_the_price_of_its_model():
     [
         ({"kind": "judge"}, "asks one of the models small, large, not None"),
         ({"kind": "judge", "model": "huge"}, "not 'huge'"),
-        ({"kind": "judge", "model": "large", "parameters": 3}, "those of 'large' are 5000"),
+        ({"kind": "judge", "model": "large", "parameters": 3}, "'large' has 5000"),
         ({"kind": "judge", "model": "large", "options": {"sample": 3}}, "verifier.options.sample: is no known key"),
         ({"kind": "judge", "model": "large", "options": {"prompt": "Right?"}}, "verifier.options.prompt"),
         ({"kind": "written_tests", "model": "small", "options": {"count": 0}}, "verifier.options.count"),
