@@ -1,11 +1,11 @@
-"""RouteBatch against Route: how many prompts a second each decides, of one server and in one run.
+"""Compares RouteBatch with Route: how many prompts a second each decides, on one server in one run.
 
 Usage: python -m benchmarks.batches [--bundle models/smollm2-135m] [--prompts 500] [--rounds 10] [--json]
 
-One server, `router serve` as it stands with its log and metrics, and this process, which calls it in turn: some rounds'
-prompts by Route, 64 calls in flight, and as many by RouteBatch, two calls in flight. All messages are made in advance,
-as bytes, and replies are not parsed: what is measured is the server. Prompts are the bundle's with other numbers, no
-two alike. The last line is one JSON object:
+This process calls one server, a plain `router serve` with log and metrics. Each round sends prompts by Route, with 64
+calls in flight, and as many by RouteBatch, with two calls in flight. Messages are made in advance as bytes, and replies
+are not parsed, so that only the server is measured. Prompts are the bundle's with other numbers, no two alike. The last
+line is one JSON object:
 
 ratio                     prompts a second of RouteBatch over those of Route
 cpu_ratio                 CPU time of the server for a prompt of Route over that for one of RouteBatch; on a machine
@@ -29,12 +29,12 @@ from benchmarks.routing import ROUTE, Started, burst, prompts, started
 from router.v1 import router_pb2 as pb
 
 BATCH = ROUTE.replace("/Route", "/RouteBatch")
-GENERATIONS = 8  # a prompt
+GENERATIONS = 8  # budget of a batch, per prompt
 
 
 @dataclass
 class Measured:
-    """Prompts that were decided, and what that took: seconds of the wall and of the server's processor."""
+    """Number of prompts decided, and the seconds of wall time and of the server's CPU time that they took."""
 
     prompts: int = 0
     wall: float = 0.0
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 async def measure(server: Started, texts: Iterator[str], size: int, rounds: int) -> tuple[Measured, Measured]:
-    """Of Route and of RouteBatch; the first round warms up."""
+    """Measure Route and RouteBatch. The first round only warms up."""
     alone, together = Measured(), Measured()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         route, batch = channel.unary_unary(ROUTE), channel.unary_unary(BATCH)

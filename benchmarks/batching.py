@@ -1,4 +1,4 @@
-"""The in-process engine against transformers' own continuous batching: equal prompts and tokens, one run.
+"""Compares the in-process engine with transformers' own continuous batching: equal prompts and tokens, one run.
 
 Usage: python -m benchmarks.batching [--requests 16] [--tokens 40] [--json]
 
@@ -22,7 +22,7 @@ from router.backends.template import CHATML, encode
 from router.prompt import Prompt
 from strategies import Candidate
 
-PAGE = 256  # tokens of a page of transformers' cache
+PAGE = 256  # tokens in a page of transformers' cache
 
 
 def main() -> None:
@@ -78,9 +78,9 @@ def ours(model, tokenizer, prompts: list[Prompt], tokens: int) -> float:
 
 def theirs(model, tokenizer, prompts: list[Prompt], tokens: int) -> float:
     ids = [list(encode(tokenizer, CHATML.parts(prompt))) for prompt in prompts]
-    model.set_attn_implementation("sdpa")  # its batching takes no attention of others
+    model.set_attn_implementation("sdpa")  # its batching does not work with our attention
     config = GenerationConfig(max_new_tokens=tokens, do_sample=True, temperature=0.8, eos_token_id=-1, pad_token_id=0)
-    # By itself it takes nearly all memory of the machine for its cache, on a CPU too.
+    # By default it takes nearly all memory of the machine for its cache, even on a CPU.
     pages = sum(-(-(len(each) + tokens) // PAGE) for each in ids)
     sizes = ContinuousBatchingConfig(page_size=PAGE, num_blocks=pages, max_batch_tokens=max(512, len(ids)))
     options = {"generation_config": config, "continuous_batching_config": sizes}

@@ -1,19 +1,19 @@
-"""Difficulty from the prompt, on problems that people have rated: which features predict the level?
+"""Measures which features of a prompt predict its difficulty, on problems that people have rated.
 
 Usage: python -m benchmarks.difficulty PROBLEMS.parquet FEATURES [--vectors NAME=FILE.npy] [--out RESULTS.json]
 
 PROBLEMS.parquet  as for benchmarks.difficulty_features
-FEATURES          the folder that it wrote: the problems of its pieces take part
---vectors         (n, d) vectors of the same problems in the same order, from elsewhere. Repeatable
+FEATURES          the folder that benchmarks.difficulty_features wrote; problems in its pieces are used
+--vectors         (n, d) vectors of the same problems in the same order, from another source. Repeatable
 --skip            layers to leave out
 
-Text features, and ridge regression on each layer's hidden state at each position, on the same five folds over problems;
-how strongly weights are held down is chosen within each training part. Then a learning curve: trained on so many
-problems, measured on a fifth of all that no size is trained on. The last line is one JSON object:
+Candidates are text features, and ridge regression on each layer's hidden state at each position, all on the same five
+folds over problems. The regularisation is chosen within each training part. Then comes a learning curve: trained on
+growing numbers of problems, measured on a fifth of all that is never trained on. The last line is one JSON object:
 
-problems        that took part
+problems        number of problems used
 candidates      by name: spearman and kappa with people's level, log_loss, ece, accuracy; gain: of Spearman over the
-                text features, and the 95% interval over problems that it is within
+                text features, with its 95% interval over problems
 learning_curve  by name and number of training problems: spearman, log_loss
 """
 
@@ -31,13 +31,13 @@ from benchmarks.difficulty_features import POSITIONS, problems
 from difficulty import LEVELS, DifficultyModel
 from difficulty.compare import compare, measure
 
-EDGES = [-1.5, -2.5, -3.5, -4.5]  # of the statistic, which is minus the level
+EDGES = [-1.5, -2.5, -3.5, -4.5]  # edges of levels, as the statistic is minus the level
 TEXT = "text_logistic"
 Vectors = dict[str, NDArray[np.float32]]
 
 
 def read(folder: Path, skip: set[str]) -> Vectors:
-    """By name: the vectors of the problems whose pieces are there, from the first piece on."""
+    """Return by name the vectors of the problems in the pieces that exist, from the first piece on."""
     pieces: list[dict[str, NDArray[np.float16]]] = []
     while (path := folder / f"{sum(len(next(iter(piece.values()))) for piece in pieces):05}.npz").exists():
         with np.load(path) as piece:
@@ -54,7 +54,7 @@ def read(folder: Path, skip: set[str]) -> Vectors:
 
 
 def compared(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors) -> dict[str, Any]:
-    """By candidate: its quality out of fold, and what it gains over text."""
+    """Return for each candidate its quality out of fold, and its gain over text features."""
     names = ["prior", "prompt_length", TEXT, "hidden_ridge"]
     results = compare(texts, vectors, statistics, EDGES, names=names)
     expected = {(each.vectors or each.name): -each.probabilities @ np.array(LEVELS) for each in results}
@@ -82,7 +82,7 @@ def _rank(expected: NDArray[np.float64], statistics: NDArray[np.float64]) -> flo
 
 
 def curve(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors, sizes: list[int]) -> dict[str, Any]:
-    """By candidate and number of training problems."""
+    """Return quality by candidate and number of training problems."""
     held = len(texts) // 5
     rows: dict[str, Any] = {}
     for name, X in {TEXT: np.asarray(texts, dtype=object), **vectors}.items():  # noqa: N806

@@ -1,11 +1,11 @@
-"""Read features of problems whose difficulty people have rated: MATH's training problems, levels 1 to 5.
+"""Reads features of problems whose difficulty people have rated: MATH's training problems, levels 1 to 5.
 
 Usage: python -m benchmarks.difficulty_features PROBLEMS.parquet MODEL OUT [--layers 4 8 12 14 16] [--most 7500]
 
 PROBLEMS.parquet  MATH's training split: columns level ("Level 3"), type, and extra_info or prompt with the question
 MODEL             a folder that transformers loads; models/natural/recipe/fetch.py makes one
-OUT               a folder: pieces of `--piece` problems in a random order, written once, so that this can be killed and
-                  started again, and what is there is whole for a random part of the problems
+OUT               a folder for pieces of `--piece` problems in a random order. A piece is written once, so that an
+                  interrupted run can be continued, and existing pieces are always a random part of the problems
 
 A piece holds an array for each layer, (n, 2, size) in float16: the hidden state after so many layers, at the last token
 of the prompt as a server would send it, and the mean over its tokens. Layers past the last one wanted are not run.
@@ -30,11 +30,11 @@ from router.backends.states import State
 POSITIONS = ("last", "mean")
 SYSTEM = "Please reason step by step, and put your final answer within \\boxed{}."
 _SUFFIX = re.compile(r"\s*Let's think step by step and output the final answer within \\boxed\{\}\.\s*$")
-_TOKENS = 2048  # that are read at once
+_TOKENS = 2048  # tokens read at once
 
 
 def problems(path: Path, seed: int = 17) -> pd.DataFrame:
-    """``text``, ``level`` 1 to 5 and ``type`` of problems in a random order; each text once, none without a level."""
+    """Return ``text``, ``level`` 1 to 5 and ``type`` of problems in a random order, each text once."""
     table = pd.read_parquet(path)
     text = [_SUFFIX.sub("", messages[-1]["content"]).strip() for messages in table["prompt"]]
     level = pd.to_numeric(table["level"].str.removeprefix("Level "), errors="coerce")
@@ -43,7 +43,7 @@ def problems(path: Path, seed: int = 17) -> pd.DataFrame:
 
 
 def rendered(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of the prompt, up to where the answer begins."""
+    """Return the token ids of the prompt, up to where the answer begins."""
     messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
     whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids: list[int] = tokenizer.encode(whole, add_special_tokens=False)
@@ -51,7 +51,7 @@ def rendered(tokenizer: Any, text: str) -> list[int]:
 
 
 def first_layers(folder: Path, layers: int) -> Any:
-    """The model's first layers, without what comes after them."""
+    """Return the model cut off after its first ``layers`` layers."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -63,14 +63,14 @@ def first_layers(folder: Path, layers: int) -> Any:
 
 
 def read(model: Any, prompts: list[list[int]], layers: Sequence[int]) -> dict[str, NDArray[np.float16]]:
-    """By layer: (n, positions, size) hidden states."""
+    """Return by layer the hidden states, (n, positions, size)."""
     import torch
 
     shape = len(prompts), len(POSITIONS), model.config.hidden_size
     found = {str(layer): np.zeros(shape, dtype=np.float16) for layer in layers}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     while order:
-        # The longest left first, so that what does not fit into memory is known at once.
+        # The longest prompts come first, so that one too large for memory fails at once.
         longest = len(prompts[order[-1]])
         batch = order[-max(1, _TOKENS // longest) :]
         del order[-len(batch) :]
@@ -89,7 +89,7 @@ def read(model: Any, prompts: list[list[int]], layers: Sequence[int]) -> dict[st
 
 
 def timed(model: Any, prompts: list[list[int]], layers: Sequence[int]) -> None:
-    """Print milliseconds a prompt as a server reads it, by the layers that are run: medians."""
+    """Print median milliseconds to read one prompt as a server does, by number of layers run."""
     import torch
 
     for layer in layers:

@@ -1,11 +1,11 @@
-"""Searches through Solve beside raw requests to the same vLLM, and beside search-and-learn's algorithms, in one run.
+"""Compares searches through Solve with raw requests to the same vLLM, and with search-and-learn's algorithms.
 
 Usage: python -m benchmarks.engine [--json]
        python -m benchmarks.engine --bundle FOLDER --url small=URL --url verifier=URL [--tokens 512] [--json]
 
-Without addresses vLLM is started on the CPU, from .venv-vllm (`make test-vllm` makes it), with the models of the
-shipped bundle. Servers of your own need VLLM_SERVER_DEV_MODE=1, since prefix caches are emptied before each
-measurement, and no other callers, since tokens are read off vLLM's own counters. The router is `router serve` in a
+Without addresses, vLLM is started on the CPU, from .venv-vllm (`make test-vllm` makes it), with the models of the
+shipped bundle. Your own servers need VLLM_SERVER_DEV_MODE=1, since prefix caches are emptied before each measurement.
+They must have no other callers, since tokens are read off vLLM's own counters. The router is `router serve` in a
 process of its own. The last line is one JSON object:
 
 throughput_ratio_8, throughput_ratio_32
@@ -14,7 +14,7 @@ throughput_ratio_8, throughput_ratio_32
 tokens_per_second   in each measurement
 tokens_8, tokens_32 generated in each measurement: equal where floating point does not depend on the batch
 router_cpu_ms_8, router_cpu_ms_32
-                    processor time of the router's process, a generated token
+                    CPU milliseconds of the router's process per generated token
 prefix_hit_rate     of beam searches (n=16, m=4) through Solve: share of the prompts' tokens found in vLLM's cache
 search              by arm: mean over prompts of calls (prefixes sent to the generator, n samples of one being one call,
                     and batches sent to the reward model), generated, prefilled and scored tokens; and seconds for all
@@ -60,7 +60,7 @@ from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import Candidate, Strategy, parse
 
 ROOT = Path(__file__).parent.parent
-SAMPLES = 4  # a call, where throughput is measured
+SAMPLES = 4  # of each call when throughput is measured
 CALLERS = (8, 32)
 SIZES = (4, 16)  # N of the searches
 M = 4
@@ -146,7 +146,7 @@ def router(bundle: Path, where: Deployment) -> Iterator[tuple[str, psutil.Proces
 
 @dataclass(frozen=True)
 class Spent:
-    """What one measurement took. ``counted``: by which vLLM's counters grew."""
+    """The cost of one measurement. ``counted``: increase of vLLM's counters."""
 
     seconds: float
     cpu: float
@@ -170,19 +170,19 @@ class Engine:
         await self.empty()
 
     async def empty(self) -> None:
-        """Forget all prefixes."""
+        """Empty the prefix cache."""
         answer = await self.client.post(f"{self.url}/reset_prefix_cache")
         if answer.status_code != httpx2.codes.OK or not answer.json()["success"]:
             raise SystemExit(f"{self.url} can't empty its prefix cache: start vLLM with VLLM_SERVER_DEV_MODE=1")
 
     async def complete(self, prompt: Any, **body: Any) -> list[dict[str, Any]]:
-        """The choices of one plain request."""
+        """Return the choices of one plain request."""
         body |= {"model": self.model, "prompt": prompt, "temperature": self.spec.temperature, **PLAIN}
         response = await self.client.post(f"{self.url}/v1/completions", json=body)
         return response.raise_for_status().json()["choices"]
 
     async def measure(self, work: Awaitable[Any]) -> Spent:
-        """From an empty prefix cache."""
+        """Run ``work`` from an empty prefix cache, and return its cost."""
         before = await self._counters()
         await self.empty()
         cpu, started = self._cpu(), time.monotonic()
@@ -193,7 +193,7 @@ class Engine:
         return Spent(seconds, cpu, counted)
 
     async def _counters(self) -> Counter[str]:
-        """Once nothing runs any more: they are brought up to date after the last answer."""
+        """Return vLLM's counters once nothing runs, since vLLM updates them only after the last answer."""
         while True:
             text = (await self.client.get(f"{self.url}/metrics")).raise_for_status().text
             counters: Counter[str] = Counter()
@@ -242,7 +242,7 @@ async def throughput(engine: Engine, stub: RouterServiceStub, rounds: int) -> di
     arm = f"majority(n={SAMPLES})"
 
     async def raw(prompt: str, seed: int) -> None:
-        # Seeded as Solve's first request is, so that the same samples come of it.
+        # The seed that Solve's first request has, so that samples are the same.
         drawn = Random(f"{seed * 1_000_003 + 1}/1/0").getrandbits(62)
         tokens = encode(tokenizer, template.parts(Prompt.of(prompt)))
         await engine.complete(tokens, n=SAMPLES, max_tokens=engine.spec.max_tokens, seed=drawn)
@@ -259,7 +259,7 @@ async def throughput(engine: Engine, stub: RouterServiceStub, rounds: int) -> di
         spent = defaultdict(list)
         for side in ("raw", "solve", "solve", "raw") * rounds:
             spent[side].append(await engine.measure(at_once(sides[side], callers, 2)))
-        # Over all rounds: a machine that slows down meets both sides alike, in their order.
+        # Rounds alternate between both sides, so that a machine that slows down affects both alike.
         rates = {
             side: sum(each.counted[GENERATED] for each in values) / sum(each.seconds for each in values)
             for side, values in spent.items()
@@ -276,7 +276,7 @@ async def throughput(engine: Engine, stub: RouterServiceStub, rounds: int) -> di
 
 
 async def at_once(ask: Callable[[str, int], Awaitable[None]], callers: int, calls: int) -> None:
-    """``callers`` at a time, until ``calls`` times as many prompts are done."""
+    """Ask about ``callers`` * ``calls`` prompts, ``callers`` at a time."""
     waiting = iter(enumerate(problems(callers * calls)))
 
     async def caller() -> None:
@@ -287,7 +287,7 @@ async def at_once(ask: Callable[[str, int], Awaitable[None]], callers: int, call
 
 
 def problems(count: int) -> list[str]:
-    """Prompts of some 50 tokens, solutions of 40: vLLM caches whole blocks, which have 32 on the CPU."""
+    """Return prompts of about 50 tokens, whose solutions have 40; vLLM caches whole blocks of 32 tokens on a CPU."""
     draw = Random(0)
     animals = ["spiders", "cows", "ants", "chickens", "crabs", "horses", "beetles"]
     lists = [", ".join(f"{draw.randint(2, 9)} {each}" for each in draw.sample(animals, 2)) for _ in range(count)]
@@ -304,7 +304,7 @@ def problems(count: int) -> list[str]:
 async def side_by_side(
     engine: Engine, stub: RouterServiceStub, verifier: Verifier | None, count: int
 ) -> dict[str, Any]:
-    """Without a verifier that reads text, our own searches alone."""
+    """Measure both programs' searches. Without a verifier that reads text, measure only our own."""
     order = ("search_and_learn", "solve", "solve", "search_and_learn") if verifier else ("solve", "solve")
     prompts = problems(count)
     theirs = {"best_of_n": search_and_learn.best_of_n, "beam_search": search_and_learn.beam_search}
@@ -351,7 +351,7 @@ async def solve_all(stub: RouterServiceStub, arm: Strategy, prompts: Sequence[st
 
 
 class Asking:
-    """How search-and-learn's algorithms reach the engines here: a batch of texts a request, and all its answers."""
+    """Calls the engines for search-and-learn's algorithms: sends a batch of texts, and waits for all answers."""
 
     def __init__(self, engine: Engine, verifier: Verifier, usage: Usage):
         self.engine, self.verifier, self.usage = engine, verifier, usage

@@ -1,18 +1,18 @@
-"""Does a running server do what the replay promises? The same prompts, solved for real and replayed.
+"""Checks that a running server does as well as the replay promises: solves prompts, and replays the same prompts.
 
 Usage: python -m benchmarks.live PROMPTS ATTEMPTS [--bundle models/smollm2-135m] [--objective average_budget=16]
        [--limit 200] [--calls 8] [--backend in_process] [--solved FILE] [--json]
 
 `router serve` solves prompts that were never trained on (JSON Lines with references). The arm that it chose for each is
-then replayed on the prompt's recorded attempts. Intervals are of the difference, paired by prompt: if one holds 0, the
-two agree as far as so many prompts can tell. What was solved is kept in --solved, a line a prompt, and is not solved
-again. The last line is one JSON object:
+then replayed on the prompt's recorded attempts. Intervals are of the difference, paired by prompt: if one contains 0,
+the two agree as far as so many prompts can tell. Solved prompts are kept in --solved, a line for each, and are not
+solved again. The last line is one JSON object:
 
-prompts               solved and replayed; others have no attempts, or too few for their arm
+prompts               number solved and replayed; others have no attempts, or too few for their arm
 accuracy              live and replayed share of right answers, difference with its 95% interval
-generations           the same of what was generated, in complete solutions of the reference model
-flops_ratio           FLOPs spent live over those replayed
-confidence            mean of what the server said it was, beside the share that was right
+generations           the same for generated tokens, in complete solutions of the reference model
+flops_ratio           FLOPs spent live / FLOPs by replay
+confidence            mean confidence that the server reported, and the share of right answers
 """
 
 import argparse
@@ -48,7 +48,7 @@ from strategies.in_turn import by_score_or_lead
 
 @dataclass(frozen=True, slots=True)
 class Solved:
-    """What came back for one prompt. ``generated``: tokens, one of another model counting as much as it costs."""
+    """The result for one prompt. ``generated``: tokens, where another model's tokens count by their relative cost."""
 
     prompt_id: str
     objective: str
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def read(path: Path | None, objective: str) -> list[Solved]:
-    """Those that were solved for this objective."""
+    """Read the prompts that were solved for this objective."""
     if path is None or not path.exists():
         return []
     rows = map(json.loads, path.read_text().splitlines())
@@ -108,7 +108,7 @@ async def solve(
     *,
     keep: Path | None = None,
 ) -> list[Solved]:
-    """Each prompt once, ``calls`` at a time; written to ``keep`` as they come."""
+    """Solve each prompt once, ``calls`` at a time, and append results to ``keep`` as they come."""
     tasks = Tasks(bundle.setup.tasks)
     asked = objective_message(parse_objective(objective))
     places = asyncio.Semaphore(calls)
@@ -150,7 +150,7 @@ def writers(bill: pb.Bill) -> list[pb.BillLine]:
 
 
 def compare(solved: Sequence[Solved], attempts: pd.DataFrame, bundle: Bundle) -> dict[str, Any]:
-    """What was solved beside the replay of the same arms."""
+    """Compare what was solved with the replay of the same arms."""
     rows = {each.prompt_id: each for each in solved}
     arms = sorted({parse(each.arm) for each in solved})
     pool = attempts[attempts["arm"] == "sample"].groupby("prompt_id").size()

@@ -1,16 +1,16 @@
-"""The service at ten times its capacity: a real server on scripted engines, in a process of its own.
+"""Measures the service at ten times its capacity: a real server with scripted engines, in a process of its own.
 
 Usage: python -m benchmarks.load [--seconds 20] [--overload 10] [--latency 0.02] [--json]
 
-Two callers with tokens share the server: one asks for a tenth of the capacity, the other for all the rest. Nobody
-retries. Before that the same calls are made at a fifth of the capacity in all. The last line is one JSON object:
+Two callers with tokens share the server: one asks for a tenth of its capacity, the other for the rest of the load.
+Neither retries. Before that, the same calls are made at a fifth of the capacity. The last line is one JSON object:
 
-p99_ratio      p99 latency of admitted calls, overloaded over unloaded
-polite_share   of the modest caller's calls, how many were admitted under overload
-goodput        searches finished under overload, over what the capacity is
-refused_p99    seconds until a refusal
-unanswered     calls that neither were answered nor refused
-memory_ratio   the server's resident memory at the end of the overload, over that after its first third
+p99_ratio      p99 latency of admitted calls, under overload / without
+polite_share   share of the modest caller's calls that were admitted under overload
+goodput        searches finished under overload / the capacity
+refused_p99    p99 of the seconds until a refusal
+unanswered     number of calls neither answered nor refused
+memory_ratio   the server's resident memory at the end of the overload / after its first third
 """
 
 import argparse
@@ -120,7 +120,7 @@ async def measure(port: int, pid: int, options: argparse.Namespace) -> dict[str,
 
 
 async def offer(ask, rates: dict[str, float], seconds: float) -> list[tuple[str, str, float]]:
-    """Calls at random times, whether or not earlier ones were answered: (caller, code, seconds) of each."""
+    """Make calls at random times, whether or not earlier ones were answered; return (caller, code, seconds) of each."""
     calls: list[asyncio.Task] = []
 
     async def arrive(name: str, rate: float) -> None:

@@ -1,16 +1,17 @@
-"""The server's memory under a mix of the longest calls that are allowed: a real `router serve` on the shipped model.
+"""Measures the server's memory under a mix of the longest calls allowed: a real `router serve` on the shipped model.
 
 Usage: python -m benchmarks.memory [--minutes 10] [--bundle models/smollm2-135m] [--memory GIB]
                                     [--characters N] [--json]
 
-Prompts are as long as the model takes, arms as large as a caller may pin, calls have a deadline, some are cancelled,
-and short ones run beside them. Every half minute a line says what the server and its workers hold. In three parts, with
-a pause after each: what is held then and grows is a leak, all else is the calls'. The last line is a JSON object:
+Prompts are as long as the model takes, and arms as large as a caller may pin. Calls have a deadline, some are
+cancelled, and short ones run beside them. A line every half minute says how much memory the server and its workers
+hold. The run has three parts with a pause after each: memory that is held in the pauses and grows is a leak, all other
+is the calls'. The last line is a JSON object:
 
-peak_gib     most that was held
-growth_gib   the mean of the last part less that of the second: about 0 where memory is flat
-at_rest_gib  held 15 seconds after the last call of each part, and start_gib before the first
-calls        how calls ended, by status
+peak_gib     the most that was held
+growth_gib   mean of the last part less mean of the second: about 0 where memory does not grow
+at_rest_gib  held 15 seconds after the last call of each part; start_gib: held before the first
+calls        number of calls by status
 """
 
 import argparse
@@ -33,9 +34,9 @@ from router.v1.router_pb2_grpc import RouterServiceStub
 LONGEST = ["majority(n=256)", "best_of_n(n=256)", "weighted_best_of_n(n=128)", "beam_search(n=64, m=4)"]
 LONGEST += ["dvts(n=64, m=4)", "lookahead(n=16, m=4, k=1)", "revision(n=64, chains=16)", "majority(n=16)"]
 SHORT = ["majority(n=4)", "best_of_n(n=8)", "beam_search(n=4, m=2)"]
-AT_ONCE = 16  # calls, as many as the server runs
+AT_ONCE = 16  # calls at a time, as many as the server runs
 PARTS = 3
-EVERY, REST = 30.0, 15.0  # seconds
+EVERY, REST = 30.0, 15.0  # seconds between two lines, and of a pause
 GIB = 2**30
 
 
@@ -105,24 +106,24 @@ async def measure(options: argparse.Namespace) -> dict[str, object]:
 
 
 def held(server: psutil.Process) -> float:
-    """GiB that the server and its workers hold; what they share counts once."""
+    """Return the GiB that the server and its workers hold; memory that they share counts once."""
     total: int = server.memory_info().rss
     for child in server.children(recursive=True):
         try:
             total += child.memory_full_info().uss
         except psutil.Error:
-            continue  # it has ended
+            continue  # the process has ended
     return total / GIB
 
 
 def problem(characters: int, draw: random.Random) -> str:
-    """A sum of that length, no two alike."""
+    """Return a sum of that length; no two are alike."""
     terms = "".join(f"{draw.randrange(10, 99)} + " for _ in range(characters // 5))
     return f"Work this out: {terms}{draw.randrange(10, 99)} ="
 
 
 async def longest_prompt(stub: RouterServiceStub) -> int:
-    """Characters of the longest sum that the server takes, to a few hundred."""
+    """Return the characters of the longest sum that the server takes, to within a few hundred."""
     least, most = 100, 40_000
     while most - least > 400:
         middle = (least + most) // 2

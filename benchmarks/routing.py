@@ -1,13 +1,13 @@
-"""Route against an empty service: what deciding costs beyond answering a call at all.
+"""Compares Route with an empty service: what deciding costs beyond answering a call at all.
 
 Usage: python -m benchmarks.routing [--bundle models/smollm2-135m] [--servers 1] [--rounds 20] [--json]
 
-Two services, in processes of their own, and this process, which calls them in turn, a few hundred calls at a time, over
-one connection to each server and with the same code, on bytes. `route` is `router serve` as it stands, with its log and
-metrics. `echo` is the least that any gRPC service in Python costs: a grpc.aio server with the same limits, no
-interceptors, and a Route that parses the same requests and sends a reply made in advance, of the same size. Requests
-are the bundle's prompts with other numbers, no two alike. With `--servers 2` each service is two processes, which take
-calls in turn: what `--share-port` gives where many callers are connected. The last line is one JSON object:
+This process calls two services in turn, a few hundred calls at a time, over one connection to each server and with the
+same code, on bytes. `route` is a plain `router serve` with log and metrics. `echo` is the least that any gRPC service
+in Python costs: a grpc.aio server with the same limits, no interceptors, and a Route that parses the same requests and
+sends a reply made in advance, of the same size. Requests are the bundle's prompts with other numbers, no two alike.
+With `--servers 2` each service is two processes that take calls in turn, as with `--share-port` and many callers. The
+last line is one JSON object:
 
 p50_ratio, p99_ratio    latency of Route over that of the echo, one call in flight
 p50_ratio_8             the same with 8 in flight, where both servers are busy all the time
@@ -45,12 +45,16 @@ from router.v1 import router_pb2 as pb
 from router.v1 import router_pb2_grpc
 
 ROUTE = f"/{pb.DESCRIPTOR.services_by_name['RouterService'].full_name}/Route"
-IN_FLIGHT = {1: 200, 8: 400, 64: 1000}  # calls at once → calls a round
+IN_FLIGHT = {1: 200, 8: 400, 64: 1000}  # calls in flight → calls in a round
 
 
 @dataclass
 class Measured:
-    """Of one server: seconds of each call by calls in flight; the same of whole bursts, wall and CPU time."""
+    """Measurements of one service, by number of calls in flight.
+
+    latencies                     seconds of each call
+    wall, server_cpu, client_cpu  seconds of wall and CPU time, summed over bursts
+    """
 
     latencies: dict[int, list[float]] = field(default_factory=lambda: {n: [] for n in IN_FLIGHT})
     wall: dict[int, float] = field(default_factory=lambda: dict.fromkeys(IN_FLIGHT, 0.0))
@@ -113,7 +117,7 @@ def main() -> None:
 
 
 def prompts(bundle: Path) -> Iterator[str]:
-    """Prompts of the form that the bundle was made from, with every digit drawn anew: no two are alike for long."""
+    """Yield prompts like those that the bundle was made from, with every digit drawn anew."""
     files = sorted((bundle / "attempts").glob("*.parquet"))
     known = sorted({prompt for file in files for prompt in pd.read_parquet(file, columns=["prompt"])["prompt"]})
     draw = random.Random(0)
@@ -122,20 +126,20 @@ def prompts(bundle: Path) -> Iterator[str]:
 
 
 class Started(NamedTuple):
-    """A server that runs."""
+    """A running server."""
 
     process: psutil.Process
     port: int
 
     def cpu(self) -> float:
-        """Seconds of CPU time that it has spent."""
+        """Return the seconds of CPU time that it has spent."""
         times = self.process.cpu_times()
         return times.user + times.system
 
 
 @contextmanager
 def started(command: list[str]) -> Iterator[Started]:
-    """The server of a command, whose first line ends in its port."""
+    """Start a server by a command whose first output line ends in its port; stop it at the end."""
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         assert process.stdout
@@ -188,7 +192,7 @@ async def measure(servers: dict[str, list[Started]], messages: Iterator[bytes], 
 
 
 async def burst(calls: list[grpc.aio.UnaryUnaryMultiCallable], messages: list[bytes], in_flight: int) -> list[float]:
-    """Seconds of each call, so many in flight at a time, the servers in turn."""
+    """Make calls, ``in_flight`` at a time, to the servers in turn; return the seconds of each."""
     left, seconds = iter(zip(messages, cycle(calls), strict=False)), []
 
     async def ask() -> None:

@@ -1,16 +1,16 @@
 """Best-of-N, beam search and DVTS as "Scaling test-time compute" (Hugging Face, 2024) describes them.
 
 Written from the description and from the settings that huggingface/search-and-learn publishes (M = 4, 40 iterations,
-the last step's score), not from its code. What sets it apart from this project's searches is how the engine is asked:
+the last step's score), not from its code. It differs from this project's searches in how it uses the engine:
 
-- in lock-step: each iteration writes one step of every beam of every prompt in the batch, and nobody goes on before the
-  slowest has; then the reward model reads all of it
-- each beam is a prompt of its own, as text, with one sample: equal beams share what the prefix cache holds, no more
-- beams that ended don't count: beam search goes on with N beams until all of one iteration have ended
+- It works in lock-step. Each iteration writes one step of every beam of every prompt in the batch and waits for the
+  slowest. Then the reward model reads all beams.
+- Each beam is a prompt of its own, as text, with one sample. Equal beams share only what the prefix cache holds.
+- Beams that ended don't count: beam search goes on with N beams until all beams of one iteration have ended.
 
-In three points it is kinder than the original, so that the algorithms are compared and not the programs: beam search
-takes the whole batch of prompts too (theirs one prompt), no step is followed by a rollout to score it (theirs: one
-step, to switch off), and equal texts are read once by the reward model.
+In three points it is faster than the original, so that algorithms are compared and not programs: beam search takes the
+whole batch of prompts (theirs: one prompt), no step is followed by a rollout to score it (theirs: one step, which can
+be switched off), and the reward model reads equal texts once.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -22,7 +22,7 @@ ITERATIONS = 40
 
 @dataclass(frozen=True)
 class Beam:
-    """``text`` of one solution to ``prompt`` so far."""
+    """One solution to ``prompt``. ``text``: what is written so far."""
 
     prompt: str
     text: str = ""
@@ -30,19 +30,19 @@ class Beam:
     ended: bool = False
 
 
-# Continue each beam once, by a step or ("whole") to its end; read all beams, the last step's score of each.
+# Write continues each beam once, by a step or ("whole") to its end. Read returns the score of each beam's last step.
 Write = Callable[[Sequence[Beam], bool], Awaitable[list[Beam]]]
 Read = Callable[[Sequence[Beam]], Awaitable[list[float]]]
 
 
 async def best_of_n(prompts: Sequence[str], n: int, m: int, write: Write, read: Read) -> list[Beam]:
-    """The best solution to each prompt of ``n`` independent ones."""
+    """Return for each prompt the best of ``n`` independent solutions."""
     written = await write([Beam(prompt) for prompt in prompts for _ in range(n)], True)
     return _best(prompts, written, await read(written))
 
 
 async def beam_search(prompts: Sequence[str], n: int, m: int, write: Write, read: Read) -> list[Beam]:
-    """``n`` beams a prompt: of each iteration's different beams the best n/m are continued ``m`` times."""
+    """Search with ``n`` beams for each prompt; the best n/m different beams are continued ``m`` times each."""
     beams = {prompt: [Beam(prompt)] * n for prompt in prompts}
     ended: list[tuple[Beam, float]] = []
     for iteration in range(ITERATIONS):
@@ -61,7 +61,7 @@ async def beam_search(prompts: Sequence[str], n: int, m: int, write: Write, read
 
 
 async def dvts(prompts: Sequence[str], n: int, m: int, write: Write, read: Read) -> list[Beam]:
-    """n/m trees a prompt: of ``m`` continuations each tree keeps the best; the best tree's solution."""
+    """Search with n/m trees for each prompt; each keeps the best of ``m`` continuations. Return the best solution."""
     trees = [Beam(prompt) for prompt in prompts for _ in range(n // m)]
     scores = [0.0] * len(trees)
     for iteration in range(ITERATIONS):

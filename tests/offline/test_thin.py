@@ -167,7 +167,7 @@ def test_an_evaluation_in_which_one_prompt_was_solved_claims_no_saving(tmp_path)
             assert saved.reason == "it is sometimes right on only 1 of 40 prompts, and 10 are needed"
     text = "\n".join(summary(report))
     assert "times fewer" not in text
-    assert "right on 1 of 40 prompts only" in text
+    assert "right on only 1 of 40 prompts" in text
     assert Report.from_json(report.to_json()).warnings == report.warnings
 
 

@@ -1,4 +1,4 @@
-"""Processes that can be broken: ``router serve``, the fake vLLM server, PostgreSQL."""
+"""Processes that tests of faults can break: ``router serve``, the fake vLLM server, PostgreSQL."""
 
 import atexit
 import hashlib
@@ -23,8 +23,8 @@ import sqlalchemy as sql
 from sqlalchemy.exc import OperationalError
 
 ROOT = Path(__file__).parent.parent.parent
-START_SECONDS = 120  # a busy machine is no fault
-# On SIGUSR1 it says how many tasks its event loop has, on SIGUSR2 it stands still for longer than gRPC would wait.
+START_SECONDS = 120  # much, since a busy machine is no fault
+# On SIGUSR1 the server prints its event loop's number of tasks; on SIGUSR2 it blocks for longer than gRPC would wait.
 _SERVE = """
 import asyncio, signal, time
 signal.signal(signal.SIGUSR1, lambda *_: print("tasks", len(asyncio.all_tasks()), flush=True))
@@ -35,7 +35,7 @@ main()
 
 
 class Process:
-    """A process and the lines that it prints. Its standard error is a file that is only ever appended to."""
+    """A process and the lines that it prints. Its standard error is appended to a file."""
 
     def __init__(self, command: list[str], log: Path, env: dict[str, str] | None = None):
         with log.open("ab") as stderr:
@@ -59,7 +59,7 @@ class Process:
         self._popen.stdin.flush()
 
     def hear(self, pattern: str) -> re.Match[str]:
-        """The next line, which must match."""
+        """Return the match of the next line, which must match."""
         line = self._popen.stdout.readline()
         found = re.search(pattern, line)
         assert found, f"{line!r} instead of {pattern}; {self.log.read_text()[-3000:]}"
@@ -69,7 +69,7 @@ class Process:
         self._popen.send_signal(number)
 
     def kill(self) -> None:
-        """kill -9, and no trace of it left."""
+        """End the process by SIGKILL, and wait until it is gone."""
         self._popen.kill()
         self.wait()
 
@@ -82,7 +82,7 @@ class Process:
 
 
 class FakeVllmServer:
-    """The fake vLLM server, at one port for ever. The next process to listen there is loaded before it is needed."""
+    """The fake vLLM server, always at the same port. The process that replaces a killed one is started in advance."""
 
     def __init__(self, log: Path):
         self._log = log
@@ -108,8 +108,12 @@ class FakeVllmServer:
         self._process.hear("ready")
 
     def behave(self, failure: str | None = None, latency: float = 0.01, says: str = "") -> None:
-        """From now on; ``failure``: None for none; ``latency``: seconds that a piece of an answer takes; ``says``: what
-        it writes instead of what the script works out."""
+        """Set how the server behaves from now on.
+
+        failure  a failure mode; None: no failure
+        latency  seconds that a piece of an answer takes
+        says     text to write in place of the script's
+        """
         body = json.dumps({"failure": failure, "latency": latency, "says": says}).encode()
         urllib.request.urlopen(urllib.request.Request(f"{self.url}/behaviour", body), timeout=60).close()
 
@@ -117,11 +121,11 @@ class FakeVllmServer:
         return self._told()["running"]
 
     def begun(self) -> int:
-        """Solutions that it began to write since it was started: what they say is settled."""
+        """Return how many solutions it has begun to write since its start; their text is fixed by then."""
         return int(self._told()["begun"])
 
     def control(self) -> list[int]:
-        """How many ChatML marks rows had that it continued or scored since it was told how to behave, sorted."""
+        """Return the different numbers of ChatML marks in rows it has received since :meth:`behave`, sorted."""
         return self._told()["control"]
 
     def _told(self) -> dict[str, Any]:
@@ -134,7 +138,7 @@ class FakeVllmServer:
 
 
 class Router:
-    """``router serve`` of a bundle, until it is stopped or killed. Its callers are ``app`` and, as admin, ``ops``."""
+    """``router serve`` of a bundle, until stopped or killed. Its callers are ``app`` and the administrator ``ops``."""
 
     def __init__(
         self,
@@ -144,7 +148,7 @@ class Router:
         outcomes: str | None = None,
         env: dict[str, str] | None = None,
     ):
-        """``outcomes``: URL of another database than an SQLite file in ``folder``."""
+        """outcomes: URL of the database; None: an SQLite file in ``folder``"""
         self.tokens = folder / "tokens.toml"
         self.tokens.write_text(
             "".join(
@@ -165,7 +169,7 @@ class Router:
         self.address = self.process.hear(r" on (\S+)\n")[1]
 
     def channel(self, *more: tuple[str, int]) -> grpc.aio.Channel:
-        # A channel of its own: gRPC shares connections between channels that look alike.
+        # A different option for each channel, since gRPC shares connections between equal channels.
         options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0), *more]
         return grpc.aio.insecure_channel(self.address, options)
 
@@ -175,7 +179,7 @@ class Router:
         return host, int(port)
 
     def healthy(self) -> bool:
-        """What GET /health says."""
+        """Tell whether GET /health says that the server serves."""
         try:
             with urllib.request.urlopen(f"http://{self._metrics}/health", timeout=60) as answer:
                 return answer.status == 200
@@ -187,7 +191,7 @@ class Router:
             return float(re.search(rf"^{name} (\S+)$", answer.read().decode(), re.M)[1])
 
     def ended(self, reason: str) -> int:
-        """Calls that ended so, by the name of an ErrorReason."""
+        """Return how many calls ended with an ErrorReason."""
         with urllib.request.urlopen(f"http://{self._metrics}", timeout=60) as answer:
             found = re.findall(rf'^router_calls_total\{{.*reason="{reason}".*\}} (\S+)$', answer.read().decode(), re.M)
         return int(sum(map(float, found)))
@@ -197,14 +201,14 @@ class Router:
         return int(self.process.hear(r"tasks (\d+)")[1])
 
     def memory(self) -> int:
-        """Resident bytes."""
+        """Return the resident memory, in bytes."""
         return psutil.Process(self.process.pid).memory_info().rss
 
     def files(self) -> int:
         return psutil.Process(self.process.pid).num_fds()
 
     def busy(self) -> float:
-        """Searches that run or wait."""
+        """Return how many searches run or wait."""
         return self.metric("router_running") + self.metric("router_waiting")
 
     def stop(self) -> int:
@@ -213,7 +217,7 @@ class Router:
 
 
 class PostgreSQL:
-    """A server of its own in a new folder. It does not run as root, so root starts it as somebody else."""
+    """A PostgreSQL server in a new folder. It refuses to run as root, so root starts it as another user."""
 
     def __init__(self, folder: Path, binaries: Path):
         self._folder, self._binaries = folder, binaries
@@ -236,7 +240,7 @@ class PostgreSQL:
             return subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder, **self._user)
 
     def start(self) -> None:
-        """Until it answers. After a kill it may have to wait for its own children to notice."""
+        """Start it, and wait until it answers. After a kill it may have to wait for its own child processes to end."""
         give_up = time.monotonic() + START_SECONDS
         while True:
             self._process = self._run(
@@ -260,6 +264,6 @@ class PostgreSQL:
 
 
 def on_vllm(engines: dict[str, FakeVllmServer]) -> list[str]:
-    """Options of ``router serve`` for engines named a, b and verifier."""
+    """Return options of ``router serve`` for engines named a, b and verifier."""
     urls = [f"--url=small={engines[name].url}" for name in ("a", "b")] + [f"--url=verifier={engines['verifier'].url}"]
     return ["--backend=vllm", *urls, "--concurrency=32", "--queue=64"]

@@ -1,4 +1,4 @@
-"""A client of the pages under /ui that keeps cookies, as a browser does, and says where its forms come from."""
+"""A client of the pages under /ui that behaves like a browser: it keeps cookies, and names the origin of its forms."""
 
 import json
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ async def log_in(client: httpx2.AsyncClient, token: str = "ann's", **fields: str
 
 
 async def search(client: httpx2.AsyncClient, prompt: str, **fields: str) -> tuple[list[str], dict[str, str]]:
-    """The parts that came, in turn, and what each was last."""
+    """Run a search; return the names of the page's parts in the order received, and the last version of each."""
     reply = await client.post(
         "/ui/search", data={"prompt": prompt, **fields}, headers={"accept": "application/x-ndjson"}
     )

@@ -1,4 +1,4 @@
-"""The commands as the command line has them, those of a group by both words."""
+"""Finds the router's commands by their names on the command line; a group's command has two words."""
 
 from typing import Any
 
@@ -12,6 +12,6 @@ COMMANDS: dict[str, Any] = dict(commands(_root))
 
 
 def command_of(words: list[str]) -> tuple[str, list[str]]:
-    """The name of the command that a line calls, and what the line gives it."""
+    """Return the name of the command that a line calls, and its arguments."""
     group = next((name for name in COMMANDS if words[:2] == name.split()), words[0])
     return group, words[len(group.split()) :]

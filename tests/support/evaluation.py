@@ -1,4 +1,4 @@
-"""A small world whose levels are known, and bundles tuned on it."""
+"""Made-up attempts at prompts whose levels are known, and bundles tuned on them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,12 +22,12 @@ EDGES = (0.9, 0.7, 0.45, 0.1)
 SMALL = ModelSpec("tiny", 100, CHATML, temperature=0.8, max_tokens=64)
 SETUP = Setup("tiny", "small", {"small": SMALL}, VerifierSpec("log_prob", None, 10))
 WITH_LARGE = replace(SETUP, models={"small": SMALL, "large": replace(SMALL, parameters=400)})
-RIGHT = {1: 8, 2: 6, 3: 4, 4: 2, 5: 0}  # by level, of 8 attempts
+RIGHT = {1: 8, 2: 6, 3: 4, 4: 2, 5: 0}  # number of right ones among 8 attempts, by level
 BEAM = "beam_search(n=4, m=4)"
 
 
 def world(prefix: str, prompts_a_level: int = 12, *, beam: bool = True) -> pd.DataFrame:
-    """Levels 1 and 2 are solved by voting, 3 and 4 by beam search only, 5 by nothing. Length gives the level away."""
+    """Make attempts. Voting solves levels 1 and 2, only beam search 3 and 4, nothing 5. A prompt's length is its level."""
     rows: list[dict[str, Any]] = []
     for level, right in RIGHT.items():
         for i in range(prompts_a_level):
@@ -43,7 +43,7 @@ def world(prefix: str, prompts_a_level: int = 12, *, beam: bool = True) -> pd.Da
             }
             for sample in range(8):
                 correct = sample < right
-                score = 0.5 if level < 3 else 0.9 - 0.8 * correct  # a verifier that is fooled on the hard ones
+                score = 0.5 if level < 3 else 0.9 - 0.8 * correct  # a verifier that is misled on hard prompts
                 rows.append(
                     {**base, "sample": sample, "answer": "1" if correct else "2", "correct": correct}
                     | {"scores": [score], "generated_tokens": 10, "arm": "sample"}
@@ -58,20 +58,20 @@ def world(prefix: str, prompts_a_level: int = 12, *, beam: bool = True) -> pd.Da
 
 
 def with_runs(frame: pd.DataFrame, arm: str, **changes: Any) -> pd.DataFrame:
-    """One more arm, with the beam searches' runs but for ``changes``: columns, or functions of the runs."""
+    """Add an arm that has the beam searches' runs with ``changes``: values of columns, or functions of the runs."""
     runs = frame[frame["arm"] == BEAM]
     return pd.concat([frame, runs.assign(arm=arm, **changes)], ignore_index=True)
 
 
 def rich_world(prefix: str, prompts_a_level: int = 12) -> pd.DataFrame:
-    """With revisions, and with a model 4 times the size that knows everything but the hardest."""
+    """Make attempts as :func:`world`, with revisions, and a model of 4 times the size that solves all but level 5."""
     frame = world(prefix, prompts_a_level)
     for arm, tokens in (("revision(n=8, chains=1)", 80), ("revision(n=8, chains=2)", 80)):
         frame = with_runs(frame, arm, generated_tokens=tokens)
     frame = with_runs(frame, "revision(n=16, chains=4)", generated_tokens=160)
     known = {
         "correct": lambda runs: (~runs["prompt_id"].str.contains("-5-")).astype("boolean"),
-        "answer": lambda runs: runs["correct"].map({True: "1", False: "2"}),  # of the column that was just assigned
+        "answer": lambda runs: runs["correct"].map({True: "1", False: "2"}),  # follows the new column ``correct``
     }
     return with_runs(frame, "single(model=large)", generated_tokens=10, scored_tokens=0, **known)
 
@@ -85,7 +85,7 @@ def make_bundle(
     *,
     cascades: bool = False,
 ) -> Path:
-    """Trained and tuned on these attempts; ``candidate`` names the difficulty model, which ``vectors`` are for."""
+    """Make a bundle from attempts. ``candidate``: the difficulty model; ``vectors``: its features, if it has any."""
     prompts = prompt_statistics(attempts, "pass_rate")
     asked: list[Prompt] = prompts["asked"].tolist()
     features = vectors(asked) if vectors else [prompt.question for prompt in asked]
@@ -102,5 +102,5 @@ def make_bundle(
 
 
 def lengths(prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-    """(n, 2) vectors that tell the level."""
+    """Return (n, 2) vectors from which levels can be told."""
     return np.log([[float(len(p.question)), 1.0 + len(p.question)] for p in prompts]).astype(np.float32)

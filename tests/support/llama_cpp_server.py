@@ -1,6 +1,6 @@
-"""A real llama.cpp server on its own: ``python -m tests.support.llama_cpp_server MODEL.gguf PORT [SLOTS] [CONTEXT]``.
+"""Runs a real llama.cpp server: ``python -m tests.support.llama_cpp_server MODEL.gguf PORT [SLOTS] [CONTEXT]``.
 
-From the ``xllamacpp`` wheel, whose server is llama.cpp's own, built. It runs until it is killed.
+The server is llama.cpp's own, as built in the ``xllamacpp`` wheel. It runs until it is killed.
 """
 
 import signal

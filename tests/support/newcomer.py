@@ -1,4 +1,4 @@
-"""The path of docs/first-steps.md, command by command, as a newcomer types them."""
+"""Runs the commands of docs/first-steps.md, as a newcomer types them."""
 
 import os
 import re
@@ -11,11 +11,11 @@ from tests.support.processes import HERE
 
 ROOT = Path(__file__).parent.parent.parent
 DATA = ROOT / "tests" / "data"
-SECONDS = 1500  # for one command, on a busy machine
+SECONDS = 1500  # time limit of one command, on a busy machine
 
 
 def router(*words: object, url: str) -> str:
-    """What the command prints, warnings included; the test fails where it does."""
+    """Run a command, and return what it prints, warnings included. The test fails where the command does."""
     environment = {**_environment(), "ROUTER_URL": f"small={url}"}
     command = [*HERE, *map(str, words)]
     done = subprocess.run(
@@ -27,7 +27,7 @@ def router(*words: object, url: str) -> str:
 
 @contextmanager
 def serving(folder: Path, *options: str, url: str) -> Iterator[str]:
-    """The base URL for OpenAI's clients, while it is served."""
+    """Serve a bundle, and yield the base URL for OpenAI's clients."""
     command = [*HERE, "serve", "--bundle", str(folder), "--port", "0", "--http", "127.0.0.1:0", *options]
     environment = {**_environment(), "ROUTER_URL": f"small={url}"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as process:

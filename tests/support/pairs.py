@@ -1,4 +1,4 @@
-"""Each backend's generator and verifier, with what a test has to know of them from outside."""
+"""Each backend's generator and verifier, with what a test needs to know about them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,11 +26,11 @@ BUNDLE = Path(__file__).parent.parent.parent / "models" / "smollm2-135m"
 
 @dataclass
 class Pair:
-    """A generator and a verifier under test, and what is known of them from outside.
+    """A generator and a verifier under test, and functions for tests.
 
-    counted  the engines' own count so far
+    counted  returns the engines' own count so far
     shorten  sets the longest solution
-    slow     makes a token take a while, where it does not anyway
+    slow     makes tokens slow, where they are not anyway
     idle     waits until no engine works on anything
     """
 

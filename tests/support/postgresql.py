@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests: a throw-away cluster on a free loopback port. `make test-postgresql` installs it."""
+"""A real PostgreSQL for tests: a temporary cluster on a free loopback port. `make test-postgresql` installs PostgreSQL."""
 
 import os
 import pwd
@@ -16,10 +16,10 @@ USER = "postgres"  # PostgreSQL refuses to run as root; Debian's package makes t
 
 
 class Cluster:
-    """Runs from ``start`` to ``stop``; ``close`` removes it. ``database`` makes an empty one and returns its URL."""
+    """A cluster that runs from ``start`` to ``stop``; ``close`` removes it. ``database`` makes one, returns its URL."""
 
     def __init__(self) -> None:
-        debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # not on the PATH there
+        debian = sorted(Path("/usr/lib/postgresql").glob("*/bin"))  # Debian does not put it on the PATH
         self._programs = debian[-1] if debian else Path(shutil.which("initdb") or "initdb").parent
         self._folder = Path(tempfile.mkdtemp(prefix="router-postgresql-"))
         self._as: dict[str, Any] = {}
@@ -41,7 +41,7 @@ class Cluster:
         self._run(*self._control, *self._options, "start")
 
     def stop(self) -> None:
-        """Breaks its clients' connections, as a restarted or crashed server does."""
+        """Stop it, which breaks its clients' connections, as a restart or a crash does."""
         self._run(*self._control, "--mode", "fast", "stop")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, as a person starts them."""
+"""Starts servers in processes of their own, as a person would."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ HERE = (sys.executable, "-m", "router.cli")
 
 @dataclass(frozen=True)
 class Served:
-    """``address`` is host:port, ``url`` that of the door for HTTP where there is one.
+    """A running server. ``address``: host:port of gRPC; ``url``: of HTTP, if it is served.
 
     ``process`` may be signalled, read and waited for.
     """
@@ -28,7 +28,7 @@ class Served:
 def serve(
     *arguments: str | PathLike[str], router: Sequence[str | PathLike[str]] = HERE, **popen: Any
 ) -> Iterator[Served]:
-    """`router serve` on a free port, ended whatever happens. ``popen``: as for :class:`subprocess.Popen`."""
+    """Run `router serve` on a free port, and end it whatever happens. ``popen``: as for :class:`subprocess.Popen`."""
     command = [*router, "serve", "--port", "0", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **popen) as process:
         try:

@@ -1,5 +1,5 @@
-"""A gRPC client in raw HTTP/2 frames, which can do what no well-behaved client does: leave messages out, send headers
-without end, read nothing, say nothing."""
+"""A gRPC client in raw HTTP/2 frames, which can misbehave: leave messages out, send headers without end, read nothing,
+or send nothing."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ ROUTE = "/router.v1.RouterService/Route"
 
 
 class RawClient:
-    """One connection. ``ended`` maps a stream's id to its grpc-status, or to "RST n" where it was reset."""
+    """A connection. ``ended`` maps a stream's id to its grpc-status, or to "RST n" where the stream was reset."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, window: int | None):
         self._reader, self._writer = reader, writer
@@ -54,7 +54,7 @@ class RawClient:
         headers: Sequence[tuple[str, str | bytes]] = (),
         end: bool = True,
     ) -> int:
-        """Begin a call; its stream's id. ``message``: framed as gRPC does; None: none is sent, nor an end."""
+        """Begin a call; return its stream's id. ``message``: with gRPC's frame; None: send no message, and no end."""
         self._streams += 1
         stream = 2 * self._streams - 1
         sent: list[tuple[str, str | bytes]] = [
@@ -78,10 +78,10 @@ class RawClient:
         self._flush()
 
     async def endless_headers(self, count: int, size: int, frame: int = 16_384) -> None:
-        """One call whose headers go on: ``count`` fields of ``size`` bytes, in frames of ``frame``, never an end."""
+        """Begin a call whose headers never end: ``count`` fields of ``size`` bytes, in frames of ``frame`` bytes."""
         self._streams += 1
         stream = 2 * self._streams - 1
-        # Literal fields without indexing, by hand: h2 would send the end, too.
+        # Encoded here as literal fields without indexing, since h2 would also send the end.
         frames = bytearray()
         first = True
         for number in range(count):
@@ -98,7 +98,7 @@ class RawClient:
                 await self._writer.drain()
 
     async def outcome(self, stream: int, seconds: float = 30) -> str | None:
-        """How a call ended; None: it did not in time."""
+        """Wait for a call's end, and return how it ended; None where it has not ended in time."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while stream not in self.ended and not self.closed.is_set():  # noqa: ASYNC110 - short
@@ -106,7 +106,7 @@ class RawClient:
         return self.ended.get(stream)
 
     async def drain(self) -> None:
-        """Wait until what was sent is on its way."""
+        """Wait until all that was written has been sent."""
         with suppress(ConnectionError):
             await self._writer.drain()
 
@@ -119,7 +119,7 @@ class RawClient:
     async def _read(self) -> None:
         with suppress(ConnectionError):
             while data := await self._reader.read(65_536):
-                with suppress(ProtocolError):  # about streams that h2 has not seen begin
+                with suppress(ProtocolError):  # raised about streams whose begin h2 has not seen
                     for event in self._http.receive_data(data):
                         self._take(event)
                 self._flush()
@@ -146,7 +146,7 @@ class RawClient:
 
 
 def _integer(value: int, bits: int) -> bytes:
-    """As HPACK writes it (RFC 7541, 5.1)."""
+    """Encode an integer as HPACK does (RFC 7541, 5.1)."""
     most = (1 << bits) - 1
     if value < most:
         return bytes([value])

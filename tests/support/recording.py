@@ -1,4 +1,4 @@
-"""A server that records its decisions, outcomes told to it, and what its database then holds."""
+"""A server that records decisions and outcomes, and functions that read what its database holds."""
 
 import contextlib
 from typing import Any
@@ -44,7 +44,7 @@ async def record(stub: RouterServiceStub, call_id: str, **learned: Any) -> bool:
 
 
 def routed(call_id: str, caller: str = "app", prompt: str = EASY, code: str = "OK", **fields: Any) -> CallRecord:
-    """A finished call that came to a decision."""
+    """Return a finished call with a decision."""
     decision = Decision(1, (1.0, 0.0, 0.0, 0.0, 0.0), named("single"), None, "b@1", objective=Budget(1))
     request = Request(Prompt.of(prompt))
     return CallRecord(
@@ -53,6 +53,6 @@ def routed(call_id: str, caller: str = "app", prompt: str = EASY, code: str = "O
 
 
 def decided(recorder: Recorder, *call_ids: str, caller: str = "app") -> None:
-    """Have decisions recorded whose outcomes may be told."""
+    """Record decisions, so that outcomes of these calls can be recorded."""
     for call_id in call_ids:
         recorder.record_decision(routed(call_id, caller))

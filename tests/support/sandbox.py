@@ -1,4 +1,4 @@
-"""Programs in the sandbox that tell what became of what they tried, and the processes that a run leaves behind."""
+"""Runs programs in the sandbox that report what they tried and what happened, and finds processes left behind."""
 
 import asyncio
 import json
@@ -9,8 +9,8 @@ import psutil
 
 from router.tasks.sandbox import Limits, Sandbox
 
-LIMITS = Limits(cpu_seconds=2, wall_seconds=120)  # the machine may be busy
-MARK = f"# tried by {uuid.uuid4().hex}\n"  # stands in the arguments of each process
+LIMITS = Limits(cpu_seconds=2, wall_seconds=120)  # much wall time, since the machine may be busy
+MARK = f"# tried by {uuid.uuid4().hex}\n"  # in the arguments of each process, to find them by
 
 # Each program calls attempt(name, function) and prints what happened at its end.
 BEGIN = """
@@ -39,18 +39,18 @@ async def attempts(sandbox: Sandbox, code: str, limits: Limits = LIMITS) -> dict
 
 
 def left_behind() -> list[psutil.Process]:
-    """Processes of these tests' sandboxes, bubblewrap among them; not those of other tests on this machine."""
+    """Return the processes of these tests' sandboxes, bubblewrap's included, but not those of other tests."""
     return [each for each in psutil.process_iter(["cmdline"]) if MARK in " ".join(each.info["cmdline"] or ())]
 
 
 async def something_runs() -> None:
-    """Until the program does: bubblewrap alone has not asked yet to die with its parent."""
+    """Wait until the program runs. Before, bubblewrap has not yet asked to die with its parent."""
     while not any(Path(each.info["cmdline"][0]).name.startswith("python") for each in left_behind()):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
 async def nothing_is_left() -> None:
-    for _ in range(300):  # who was killed is gone soon; on a busy machine that takes some time, too
+    for _ in range(300):  # a killed process is soon gone, though on a busy machine it may take a while
         if not left_behind():
             return
         await asyncio.sleep(0.1)

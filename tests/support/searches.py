@@ -1,4 +1,4 @@
-"""Searches run to their end, and arms made from a strategy's name."""
+"""Runs searches to their end, and makes arms from a strategy's name."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,11 +8,11 @@ from strategies import STRATEGIES, Result
 
 
 def named(name: str, **parameters: Any) -> Any:
-    """``named("majority", n=4)``. Of the strategy's own class, whose parameters may be read."""
+    """Return an arm by its strategy's name: ``named("majority", n=4)``. Typed Any, so that parameters can be read."""
     return STRATEGIES[name](**parameters)
 
 
 async def finished(events: AsyncIterator[Any]) -> tuple[list[Round], Result, StopReason]:
-    """What ``drive`` yields: its rounds, and the result with why it stopped."""
+    """Return what ``drive`` yields: its rounds, the result, and why it stopped."""
     *found, (result, stopped) = [event async for event in events]
     return [event for event in found if isinstance(event, Round)], result, stopped

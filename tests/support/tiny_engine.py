@@ -1,4 +1,4 @@
-"""The in-process engine on a model of two small layers with random weights: a character is a token."""
+"""The in-process engine on a model of two small layers with random weights. A character is a token."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 
 
 class Ascii:
-    """As much of a transformers tokenizer as the engine uses."""
+    """The part of a transformers tokenizer that the engine uses."""
 
     eos_token_id = 0
     unk_token_id = None
@@ -58,7 +58,7 @@ def model(seed: int = 0) -> Any:
 
 
 class Engine:
-    """A generator on such a model. ``tokens``: that it has memory for; ``slow``: seconds that a pass takes longer."""
+    """A generator on such a model. ``tokens``: its memory, in tokens; ``slow``: seconds added to each pass."""
 
     def __init__(self, *, tokens: int = 400_000, max_tokens: int = 64, slow: float = 0.0):
         self.model = model()
@@ -81,6 +81,6 @@ class Engine:
         return await self.generator.extend(Prompt.of(prompt), [Candidate()] * n, **{**defaults, **options}, usage=usage)
 
     async def read(self, tokens: int) -> None:
-        """Wait until that many tokens of prompts were read."""
+        """Wait until so many tokens of prompts have been read."""
         while self.batcher.counted.prompt_tokens < tokens:  # noqa: ASYNC110 - nothing to wait for
             await asyncio.sleep(0.001)

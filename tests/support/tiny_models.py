@@ -1,4 +1,4 @@
-"""Published reward models in miniature: the right architectures and tokens, random weights, saved as folders."""
+"""Tiny versions of published reward models: the right architectures and tokens, random weights, saved as folders."""
 
 import shutil
 from pathlib import Path
@@ -38,7 +38,7 @@ LLAMA_TEMPLATE = (
 
 
 def writer(folder: Path, context: int) -> Path:
-    """A language model that writes bytes at random."""
+    """Save a language model that writes random bytes; return its folder."""
     tokenizer = _bytes(["<|endoftext|>", "<|im_start|>", "<|im_end|>"], eos_token="<|endoftext|>")
     return _save(folder, tokenizer, LlamaForCausalLM, LlamaConfig, max_position_embeddings=context)
 
@@ -62,7 +62,7 @@ def rlhflow_prm(folder: Path) -> Path:
 
 
 def math_shepherd_prm(folder: Path) -> Path:
-    """Words that carry their space with them, as in SentencePiece: the tag is one token, and so is each label."""
+    """Save a model whose tokens include the space before a word, as SentencePiece's: tag and labels are one token each."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
@@ -82,7 +82,7 @@ def math_shepherd_prm(folder: Path) -> Path:
 
 
 def random_adapter(folder: Path, *, like: Path) -> Path:
-    """A LoRA adapter of the same shapes as the one in ``like``, with random weights: what it writes makes no sense."""
+    """Save a LoRA adapter with the shapes of the one in ``like`` and random weights."""
     shutil.copytree(like, folder)
     weights = folder / "adapter_model.safetensors"
     noise = torch.Generator().manual_seed(0)
@@ -91,7 +91,7 @@ def random_adapter(folder: Path, *, like: Path) -> Path:
 
 
 def random_head(folder: Path) -> Path:
-    """A step-scoring head with random weights on the embedded model, and an adapter that changes nothing yet."""
+    """Save a step-scoring head with random weights for the embedded model, and an adapter that changes nothing."""
     import peft
     from transformers import AutoModelForTokenClassification
 

@@ -1,4 +1,4 @@
-"""Real vLLM servers for the tests: started from .venv-vllm when first asked for, stopped at the end.
+"""Real vLLM servers for tests, started from .venv-vllm when first needed, and stopped at the end.
 
 An address in TEST_VLLM_GENERATOR_URL or TEST_VLLM_VERIFIER_URL is used instead of starting one.
 """
@@ -19,7 +19,7 @@ import httpx2
 from tests.support import tiny_models as tiny
 
 ROOT = Path(__file__).parent.parent.parent
-# As a module: the CPU build's `vllm` command looks for a package of that name, and finds none.
+# Started as a module, since the CPU build's `vllm` command looks for a package of that name, and finds none.
 VLLM = [str(ROOT / ".venv-vllm" / "bin" / "python"), "-m", "vllm.entrypoints.openai.api_server"]
 BUNDLE = ROOT / "models" / "smollm2-135m"
 START_SECONDS = 900
@@ -29,8 +29,11 @@ COMMON += ["--block-size", "32"]  # only whole blocks are cached, and the CPU's 
 
 @dataclass(frozen=True)
 class Servers:
-    """``generator`` serves the embedded model, the bundle's adapter under its name, and one of random weights as
-    "reviser"; ``verifier`` a tiny Qwen2.5-Math-PRM; ``likelihood`` the bundle's verifier, merged.
+    """The servers' URLs, and folders of models.
+
+    generator   serves the embedded model, the bundle's adapter under its name, and one of random weights as "reviser"
+    verifier    serves a tiny Qwen2.5-Math-PRM
+    likelihood  serves the bundle's verifier, merged
     """
 
     generator: str
@@ -52,7 +55,7 @@ class Servers:
 
 
 def start(folder: Path, stack: ExitStack) -> Servers:
-    """Start all; they are stopped when ``stack`` is closed. folder: for the tiny model and the servers' logs."""
+    """Start all servers, until ``stack`` is closed. ``folder``: for the tiny model and the servers' logs."""
     from router.backends.in_process.weights import merge, model_folder
     from router.backends.specs import EMBEDDED
 
@@ -61,7 +64,7 @@ def start(folder: Path, stack: ExitStack) -> Servers:
     reviser = tiny.random_adapter(folder / "reviser", like=BUNDLE / "generator")
     writing = ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"]
     writing += ["--lora-modules", f"generator={BUNDLE / 'generator'}", f"reviser={reviser}"]
-    # On a CPU, vLLM 0.32 dies of a seeded request whose prompt it reads in two parts.
+    # On a CPU, vLLM 0.32 crashes at a seeded request whose prompt it reads in two parts.
     writing += ["--no-enable-chunked-prefill"]
     started: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -90,9 +93,9 @@ def _serve(model: Path, options: list[str], folder: Path, stack: ExitStack) -> "
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600",  # a busy machine is no reason to end the engine
+        "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600",  # so that a busy machine does not end the engine
         "VLLM_NO_USAGE_STATS": "1",
-        "TORCHDYNAMO_DISABLE": "1",  # compiling takes longer than all that is asked
+        "TORCHDYNAMO_DISABLE": "1",  # compiling would take longer than all requests
         "HF_HUB_OFFLINE": "1",
     }
     command = [*VLLM, "--model", str(model), "--host", "127.0.0.1", "--port", str(port), *COMMON, *options]
