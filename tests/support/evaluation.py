@@ -27,7 +27,7 @@ BEAM = "beam_search(n=4, m=4)"
 
 
 def world(prefix: str, prompts_a_level: int = 12, *, beam: bool = True) -> pd.DataFrame:
-    """Make attempts. Voting solves levels 1 and 2, only beam search 3 and 4, nothing 5. A prompt's length is its level."""
+    """Make attempts. Voting solves levels 1 and 2, only beam search 3 and 4, nothing 5. Length tells the level."""
     rows: list[dict[str, Any]] = []
     for level, right in RIGHT.items():
         for i in range(prompts_a_level):

@@ -1,4 +1,4 @@
-"""A real PostgreSQL for tests: a temporary cluster on a free loopback port. `make test-postgresql` installs PostgreSQL."""
+"""A real PostgreSQL for tests: a temporary cluster on a free loopback port. `make test-postgresql` installs it."""
 
 import os
 import pwd

@@ -62,7 +62,7 @@ def rlhflow_prm(folder: Path) -> Path:
 
 
 def math_shepherd_prm(folder: Path) -> Path:
-    """Save a model whose tokens include the space before a word, as SentencePiece's: tag and labels are one token each."""
+    """Save a model with SentencePiece's tokens, which include the space before a word; tag and labels are one each."""
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="first")
