@@ -68,7 +68,7 @@ class AdminServiceServicer:
     """
 
     def ListBundles(self, request, context):
-        """The bundles beside the one that the server was started with.
+        """Lists the bundles in the folder of the bundle that the server was started with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,7 +89,7 @@ class AdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ShadowBundle(self, request, context):
-        """Lets a second bundle decide every call too, only to be logged: a look at live traffic before an activation.
+        """Lets a second bundle decide every call as well, for the log only, to compare both before an activation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -97,38 +97,38 @@ class RouterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamSolve(self, request, context):
-        """The same as Solve, with an event after every round of the search. The last event is the solution.
+        """Does as Solve, and sends an event after every round of the search. The last event is the solution.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RouteBatch(self, request, context):
-        """Decides for many prompts at once, which share one total: more for those where it pays, less for others. Runs nothing.
+        """Chooses arms for many prompts that share one budget: more for prompts where it pays, less for others. Runs nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SolveBatch(self, request, context):
-        """The same, and runs the arms: a solution, or an error, of each prompt as it comes, and the bill of all at the end. What
-        was not spent as expected goes to the prompts that did not begin yet.
+        """Does as RouteBatch, and runs the arms. Sends a solution or an error for each prompt as it ends, and the bill of all at
+        the end. Where prompts spend less than expected, the rest goes to prompts that have not begun yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetBundle(self, request, context):
-        """What is being served.
+        """Describes the bundle that is served.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RecordOutcome(self, request, context):
-        """Attaches to a call what its answer turned out to be, at any time later. The reply is sent once that is on disk.
-        Repeating it changes nothing; a different outcome of the same call replaces the one before. Only the caller that
-        made the call may, and an outcome of no call is INVALID_ARGUMENT.
+        """Records whether a call's answer turned out to be right, at any later time. The reply is sent once that is on disk.
+        Repeating it changes nothing; a different outcome of the same call replaces the earlier one. Only the caller that
+        made the call may do so. An outcome of an unknown call is INVALID_ARGUMENT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
