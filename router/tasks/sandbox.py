@@ -28,12 +28,24 @@ _ENVIRONMENT = {"PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "1", "LD_LIBRARY_PATH
 _DEVICES = {"/dev/null": (1, 3), "/dev/zero": (1, 5), "/dev/urandom": (1, 9)}
 _ENTRY = """
 import os, sys
+{}
 os.environ.clear()
 sys.path.insert(0, '/boot')
 from inside.{} import main
 del sys.path[0]
 {}
 main()
+"""
+# Bubblewrap dies with its parent only once both of its processes have asked for that. By now they have. Where the other
+# end of this pipe is closed, the host died before, and nobody is left to end this run.
+_IF_THE_HOST_LIVES = """
+os.close({1})
+os.set_blocking({0}, False)
+try:
+    os.read({0}, 1)
+    os._exit(1)
+except BlockingIOError:
+    os.close({0})
 """
 _WITH_PACKAGES = """
 sys.path.append('/packages')
@@ -172,19 +184,23 @@ class Sandbox:
     ) -> Outcome:
         began = time.monotonic()
         started, told = os.pipe()
-        with os.fdopen(started, "rb") as started_file:
+        host, alive = os.pipe()  # nothing is ever written: it is closed when this process ends
+        with os.fdopen(started, "rb") as started_file, os.fdopen(alive, "wb"):
             try:
+                # Bubblewrap has the end that reads its status, too: where nobody does, it ends between two steps, and
+                # one of its processes waits for the other for ever.
                 process = await asyncio.create_subprocess_exec(
-                    *self._command(entry, groups, told),
+                    *self._command(entry, groups, (told, started, host)),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
-                    pass_fds=[told],
+                    pass_fds=[told, started, host],
                     start_new_session=True,
                     **self._identity(),
                 )
             finally:
                 os.close(told)
+                os.close(host)
             try:
                 stdout, stderr, ended = await _converse(process, payload, limits.output_bytes, wall_seconds)
             finally:
@@ -213,7 +229,8 @@ class Sandbox:
             {} if self._user is None or self._cgroups else {"user": self._user, "group": self._user, "extra_groups": []}
         )
 
-    def _command(self, entry: str, groups: ControlGroups, status: int | None = None) -> list[str]:
+    def _command(self, entry: str, groups: ControlGroups, pipes: tuple[int, int, int] | None = None) -> list[str]:
+        """What to run. ``pipes``: both ends of the one for bubblewrap's status, and one that closes with the host."""
         command = [self._bwrap, "--unshare-all", "--unshare-user", "--die-with-parent", "--clearenv"]
         command += ["--uid", str(_NOBODY), "--gid", str(_NOBODY), "--hostname", "sandbox"]
         for name, value in _ENVIRONMENT.items():  # cleared before any code runs
@@ -228,9 +245,12 @@ class Sandbox:
             command += ["--dev-bind", device, device]
         command += ["--size", str(4 * Limits.file_bytes), "--tmpfs", "/work", "--chdir", "/work"]
         command += ["--remount-ro", "/"]
-        if status is not None:
-            command += ["--json-status-fd", str(status)]
-        boot = _ENTRY.format(entry, _WITH_PACKAGES if self._packages else "")
+        lives = ""
+        if pipes is not None:
+            told, started, host = pipes
+            command += ["--json-status-fd", str(told)]
+            lives = _IF_THE_HOST_LIVES.format(host, started)
+        boot = _ENTRY.format(lives, entry, _WITH_PACKAGES if self._packages else "")
         command += ["--", self._runtime.program, "-SsPB", "-Xutf8", "-c", boot]
         # With choom, the kernel kills these processes first when memory runs out.
         return groups.command([*self._first_to_go, *command], self._user)

@@ -195,17 +195,42 @@ async def test_a_bounded_number_at_a_time(sandbox: Sandbox) -> None:
     assert all(isinstance(each, Outcome) and each.status == 0 for each in outcomes)
 
 
-async def test_when_the_host_process_dies_so_does_the_sandbox(sandbox: Sandbox) -> None:
-    code = (
-        "import asyncio\nfrom router.tasks import sandbox as module\nfrom router.tasks.sandbox import Limits, Sandbox\n"
-        f"module._ENTRY = {MARK!r} + module._ENTRY\n"
-        "run = Sandbox(allow_code=True).run('import time; time.sleep(1000)', limits=Limits(wall_seconds=1000))\n"
-        "print('begins', flush=True)\nasyncio.run(run)\n"
-    )
+HOST = """
+import asyncio
+from router.tasks import sandbox as module
+from router.tasks.sandbox import Limits, Sandbox
+module._ENTRY = {!r} + module._ENTRY
+sandbox = Sandbox(allow_code=True)
+{}
+run = sandbox.run('import time; time.sleep(1000)', limits=Limits(wall_seconds=1000))
+print('begins', flush=True)
+asyncio.run(run)
+"""
+
+
+async def begun(*settings: str) -> asyncio.subprocess.Process:
+    """A process that begins a run of its own."""
+    code = HOST.format(MARK, *settings)
     host = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
     assert host.stdout is not None
     assert await host.stdout.readline()
+    return host
+
+
+async def test_when_the_host_process_dies_so_does_the_sandbox(sandbox: Sandbox) -> None:
+    host = await begun("")
     await something_runs()
     host.kill()
     await host.wait()
+    await nothing_is_left()
+
+
+async def test_a_host_that_dies_before_bubblewrap_has_begun_leaves_nothing(sandbox: Sandbox) -> None:
+    # So that it is not a matter of milliseconds.
+    host = await begun("""sandbox._first_to_go = ['sh', '-c', 'sleep 3; exec "$0" "$@"']""")
+    while not any(each.info["cmdline"][0] == "sh" for each in left_behind()):  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    host.kill()
+    await host.wait()
+    assert left_behind()
     await nothing_is_left()
