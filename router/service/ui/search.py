@@ -26,7 +26,7 @@ _ROUNDS = 500  # most rounds kept for the chart
 _STOPS = {
     StopReason.TOKEN_CAP: "it reached the limit of tokens to write or read",
     StopReason.DEADLINE: "its deadline was about to pass",
-    StopReason.LONGEST_SEARCH: "it reached this server's time limit for a search",
+    StopReason.LONGEST_SEARCH: "it took the longest time that a search may take here",
 }
 
 
