@@ -6,12 +6,13 @@
 # By default all six of {gsm8k,mbpp,mmlu-stem}-{tune,heldout}, the tune parts first. Sampled by pieces of 50 prompts into
 # one file a part, so that what there is when this is cut short is whole for a random part of the prompts. Can be killed
 # and started again: what a file holds is not sampled again. `small` and `large` write to the same files: one at a time.
+# PIECE=300 takes larger pieces, which is faster where a prompt has few attempts: the last long ones then go together.
 # To try it: PROMPTS=3 ATTEMPTS=2 OUT=build/try models/natural/recipe/sample.sh small
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 natural=models/natural
 python=${PYTHON:-.venv/bin/python}
-size=50
+size=${PIECE:-50}
 model=${1:?small or large}
 shift
 [ $# -gt 0 ] || set -- {gsm8k,mbpp,mmlu-stem}-tune {gsm8k,mbpp,mmlu-stem}-heldout
