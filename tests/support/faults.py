@@ -159,7 +159,7 @@ def told_to_retry(error: grpc.aio.AioRpcError) -> float | None:
     return retry.retry_delay.ToTimedelta().total_seconds()
 
 
-# Problems contain it, so that they can be found in any log. Fewer digits of it could stand in an id or a time by chance.
+# Problems contain it, so that they can be found in any log. Fewer digits could stand in an id or a time by chance.
 SECRET = 918_273_645_546_000_000
 
 
