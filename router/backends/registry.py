@@ -1,6 +1,8 @@
 """Which engines can run a bundle's models, and what each can do. To add one, write its module and a line here."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from operator import itemgetter
@@ -73,10 +75,21 @@ def load_engines(
     needed = {setup.reference, setup.verifier.asks}
     wanted = [name for name in setup.models if models is None or name in models or name in needed]
     loaded: dict[str, Generator] = {}
-    for name in wanted:
-        loaded[name] = load_model(name, setup, folder, deployment)
-    verifier = load_verifier(setup, folder, deployment, loaded)
+    try:
+        for name in wanted:
+            loaded[name] = load_model(name, setup, folder, deployment)
+        verifier = load_verifier(setup, folder, deployment, loaded)
+    except BaseException:
+        close_unused(loaded.values())  # models hold threads and memory
+        raise
     return Engines(loaded, setup.reference, verifier, {name: setup.models[name].max_tokens for name in loaded})
+
+
+def close_unused(engines: Iterable[Engines | Generator]) -> None:
+    """Close what nobody will use, in a thread of its own: the caller's may run an event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        for each in engines:
+            thread.submit(asyncio.run, each.close()).result()
 
 
 def load_model(name: str, setup: Setup, folder: Path, deployment: Deployment) -> Generator:

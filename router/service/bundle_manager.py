@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from router.backends import Engines
+from router.backends.registry import close_unused
 from router.backends.specs import Deployment
 from router.bundle.bundle import Bundle, load_bundle
 from router.bundle.manifest import read_manifest
@@ -143,7 +144,12 @@ class BundleManager:
                 return self._solver(bundle, running.engines)
         if self._load_engines is None:
             raise InvalidBundle(f"{folder} needs other engines than those running; start another server with it")
-        return self._solver(bundle, self._load_engines(bundle))
+        engines = self._load_engines(bundle)
+        try:
+            return self._solver(bundle, engines)
+        except BaseException:
+            close_unused([engines])
+            raise
 
     def _solver(self, bundle: Bundle, engines: Engines) -> Solver:
         active = self.active

@@ -18,7 +18,7 @@ from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle.bundle import load_bundle
 from router.bundle.manifest import read_manifest, sha256
-from router.errors import InvalidBundle, InvalidRequest
+from router.errors import CodeNotAllowed, InvalidBundle, InvalidRequest
 from router.prompt import Prompt
 from router.service.app import Server
 from router.service.auth.callers import Caller, Token
@@ -248,6 +248,14 @@ async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_
     assert [generator.closed for generator in generators] == [True, False]
     await bundles.close()
     assert generators[1].closed
+
+
+async def test_engines_of_a_bundle_that_turns_out_unfit_are_closed(bundles, root, generators):
+    changed(root / "larger", verifier={"kind": "tests", "adapter": None, "parameters": 0})
+    with pytest.raises(CodeNotAllowed):
+        await bundles.activate("larger", digest_of(root / "larger"))
+    assert [generator.closed for generator in generators] == [False, True]
+    assert bundles.active.bundle.manifest.name == "one"
 
 
 async def test_the_shadow_decides_too_and_is_only_logged(channel, bundles, root, caplog):

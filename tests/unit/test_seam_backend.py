@@ -6,6 +6,7 @@ This file is such a module: it writes whole solutions, and can't continue a pref
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from router.backends.registry import _BACKENDS, BACKENDS, Backend, load_engines,
 from router.backends.specs import Deployment, ModelSpec, VerifierSpec
 from router.bundle.bundle import Bundle, load_bundle
 from router.bundle.manifest import digests
-from router.errors import InvalidBundle, InvalidRequest, MissingDependency
+from router.errors import InvalidBundle, InvalidRequest, MissingDependency, MissingWeights
 from router.policy.objectives import Budget
 from router.prompt import Prompt
 from router.service import conversion
@@ -62,6 +63,23 @@ def bundle(bundle_folder: Path) -> Bundle:
 @pytest.fixture
 def engines(bundle: Bundle) -> Engines:
     return load_engines(bundle.setup, bundle.folder, WHOLE)
+
+
+def test_models_are_closed_where_what_follows_them_does_not_load(bundle, monkeypatch):
+    closed: list[str] = []
+
+    async def close(self) -> None:
+        closed.append(self.name)
+
+    monkeypatch.setattr(Whole, "close", close)
+
+    def load_no_verifier(*_):
+        raise MissingWeights("no verifier here")
+
+    monkeypatch.setattr(sys.modules[__name__], "load_verifier", load_no_verifier)
+    with pytest.raises(MissingWeights, match="no verifier here"):
+        load_engines(bundle.setup, bundle.folder, WHOLE)
+    assert closed == ["small"]
 
 
 def test_its_models_load(engines):
