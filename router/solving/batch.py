@@ -1,6 +1,7 @@
 """Many prompts with one budget: decides an arm for each, and divides what is left among the prompts still to come."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -18,6 +19,7 @@ from router.solving.solver import Decision, Solver, validate
 MOST_PROMPTS = 1000  # in one call
 Unit = Literal["generations", "flops", "money"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
+_CHARACTERS = 1 << 14  # of prompts that are read in one piece
 _OF_A_PROMPT = ("prompt", "messages", "inputs", "task", "conversation")  # fields of a prompt, not of the batch
 
 
@@ -150,15 +152,32 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
             reason="BATCH_INVALID",
         )
     _check(solver, requests)
-    familiar = solver.known(requests)
+    familiar = np.zeros(len(requests), dtype=bool)
     probabilities = np.tile(np.array(solver.shares), (len(requests), 1))
-    # Reading a text costs nothing, and all texts were just read to see which are familiar.
-    asked = np.flatnonzero(familiar | (not solver.features.vectors)).tolist()
-    if asked:
-        read = await solver.read([requests[index].prompt for index in asked], bill)
-        probabilities[asked] = solver.bundle.difficulty.predict_proba(read)
+    for part in _parts(requests):
+        await asyncio.sleep(0)  # other callers' turn
+        familiar[part] = solver.known([requests[index] for index in part])
+        # Reading a text costs nothing, and these were just read to see which are familiar.
+        asked = [index for index in part if familiar[index] or not solver.features.vectors]
+        if asked:
+            read = await solver.read([requests[index].prompt for index in asked], bill)
+            probabilities[asked] = solver.bundle.difficulty.predict_proba(read)
     probabilities[~familiar] = solver.shares
     return Batch(solver, requests, total, probabilities, familiar)
+
+
+def _parts(requests: Sequence[Request]) -> Iterator[list[int]]:
+    """Yield the indices of the requests in parts that take a few milliseconds to read."""
+    part: list[int] = []
+    characters = 0
+    for index, request in enumerate(requests):
+        part.append(index)
+        characters += request.prompt.characters
+        if characters >= _CHARACTERS:
+            yield part
+            part, characters = [], 0
+    if part:
+        yield part
 
 
 def _check(solver: Solver, requests: Sequence[Request]) -> None:

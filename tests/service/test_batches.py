@@ -71,6 +71,24 @@ async def test_a_batch_decides_every_prompt_within_the_total(stub, generator):
     assert generator.counted.calls == 0
 
 
+async def test_others_have_their_turns_while_a_long_batch_is_decided(solver):
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    running = asyncio.create_task(others())
+    requests = [Request(Prompt.of(f"{'7 + ' * 200}{i} =")) for i in range(200)]
+    together = await decide(solver, requests, Total(10_000))
+    running.cancel()
+    assert turns >= 9
+    alone = await decide(solver, requests[-1:], Total(10_000))
+    assert together.decisions[-1].probabilities == pytest.approx(alone.decisions[0].probabilities)
+
+
 async def test_decisions_are_those_of_route_where_the_total_pays_for_everything(stub):
     reply = await stub.RouteBatch(route(EASY, MIDDLE, HARD, generations=1000))
     for text, each in zip((EASY, MIDDLE, HARD), reply.decisions, strict=True):
