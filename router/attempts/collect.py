@@ -62,27 +62,34 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Counts of generated tokens, attempts, attempts without an answer, attempts judged by a reference, right ones."""
+    """Counts of generated tokens, attempts, attempts without an answer, attempts judged by a reference, right ones.
+
+    cut  attempts without an answer that reached the longest solution
+    """
 
     tokens: int = 0
     attempts: int = 0
     unanswered: int = 0
+    cut: int = 0
     judged: int = 0
     right: int = 0
 
     @classmethod
-    def of(cls, rows: Sequence[dict[str, Any]]) -> "Tally":
+    def of(cls, rows: Sequence[dict[str, Any]], cut: int = 0) -> "Tally":
         judged = [row["correct"] for row in rows if row["correct"] is not None]
         unanswered = sum(row["answer"] is None for row in rows)
-        return cls(sum(row["generated_tokens"] for row in rows), len(rows), unanswered, len(judged), sum(judged))
+        return cls(sum(row["generated_tokens"] for row in rows), len(rows), unanswered, cut, len(judged), sum(judged))
 
     def __add__(self, other: "Tally") -> "Tally":
         return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
     def __str__(self) -> str:
-        """Format like ``3.1% without an answer, pass rate 0.42``."""
+        """Format like ``3.1% without an answer (2.0% cut at max_tokens), pass rate 0.42``."""
+        if not self.attempts:
+            return "no attempts"
+        cut = f" ({self.cut / self.attempts:.1%} cut at max_tokens)" if self.cut else ""
         rate = f", pass rate {self.right / self.judged:.3f}" if self.judged else ", no references"
-        return f"{self.unanswered / self.attempts:.1%} without an answer{rate}" if self.attempts else "no attempts"
+        return f"{self.unanswered / self.attempts:.1%} without an answer{cut}{rate}"
 
 
 def collect(
@@ -158,12 +165,12 @@ async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, Tally]
     async def work(unit: Unit) -> None:
         nonlocal running
         try:
-            rows = await _attempts(unit, engines, share.tasks, share.seed)
+            rows, cut = await _attempts(unit, engines, share.tasks, share.seed)
             append(journal, {"prompt_id": unit.key[0], "arm": unit.key[1], "rows": rows})
         finally:
             running -= unit.rows
             freed.set()
-        on_unit(unit, Tally.of(rows))
+        on_unit(unit, Tally.of(rows, cut))
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -255,7 +262,8 @@ def check_rows(units: Sequence[Unit], concurrency: int) -> None:
         )
 
 
-async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> list[dict[str, Any]]:
+async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> tuple[list[dict[str, Any]], int]:
+    """Return the unit's rows, and how many of these have no answer because they were cut."""
     task, name = unit.problem.bound(tasks), unit.problem.task or tasks.names[0]
     # A pool is scored if there is a verifier, so that arms that select by score can be replayed from it.
     arm = unit.arm or WeightedBestOfN(n=unit.n, model=unit.model)
@@ -274,7 +282,7 @@ async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> li
     if unit.arm is None:
         # A verifier with its own model reads what was written; a judge also reads its instructions and the question.
         each = None if asks(engines.verifier) is None else round(read / max(1, len(result.candidates)))
-        return [
+        rows = [
             await _row(
                 unit,
                 i,
@@ -285,13 +293,19 @@ async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> li
             )
             for i, attempt in enumerate(result.candidates)
         ]
+        return rows, sum(map(_cut, result.candidates))
     total = Usage(wrote.prompt_tokens, wrote.generated_tokens, read)
     if result.best and result.best.scores is None:  # not in the arm's bill: a cascade would need it
         verifier, _ = await prepared(engines.verifier, Asked(request.prompt, task, name), Usage())
         (best,) = await verifier.score(request.prompt, [result.best], max_tokens=None, usage=Usage())
         result = replace(result, best=best)
-    row = await _row(unit, unit.sample, result.shown or Candidate(), task, total, seconds)
-    return [row | {"usage": _lines(bill) if len(arm.models) > 1 else None}]
+    shown = result.shown or Candidate()
+    row = await _row(unit, unit.sample, shown, task, total, seconds)
+    return [row | {"usage": _lines(bill) if len(arm.models) > 1 else None}], _cut(shown)
+
+
+def _cut(attempt: Candidate) -> int:
+    return attempt.answer is None and attempt.end == "length"
 
 
 def _lines(bill: Bill) -> list[dict[str, Any]]:

@@ -181,7 +181,7 @@ def tune(
         typer.echo(f"left out: {named(entry)}: {entry['reason']}")
     for text in report["warnings"]:
         say(f"warning: {text}")
-    doubt = f", but on thin evidence: see the {len(report['warnings'])} warnings above" * bool(report["warnings"])
+    doubt = ", but on thin evidence: see the warnings" * bool(report["warnings"])
     typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete{doubt}")
 
 

@@ -1,7 +1,7 @@
 r"""Reads numbers exactly, as models write them: ``1,234.50``, ``3 1/2``, ``\frac{3}{4}``, ``1.5 \times 10^3``, ``$56``.
 
 The rules are in docs/tasks.md. A percent sign, a degree sign and a unit are dropped (``50%`` is 50, not 0.5). Words
-that multiply count (``3 million``, ``2 dozen``). A decimal with twelve or more digits after the point is the fraction
+that multiply count (``3 million``, ``2 dozen``). A decimal with ten or more digits after the point is the fraction
 with a denominator up to 1,000 that it rounds or cuts off, if there is one: computers print fractions like that.
 """
 
@@ -12,7 +12,7 @@ from router.tasks.notation import plain
 
 _LONGEST = 120  # characters of the longest text that is read as a number
 _LARGEST_EXPONENT = 300  # largest power of ten
-_FLOAT_DIGITS = 12  # digits after the point that make a decimal a computer's float
+_FLOAT_DIGITS = 10  # digits after the point that make a decimal a computer's float, or cut off from one
 _FLOAT_ERROR = Fraction(1, 2**51)  # relative error of a float, as in 0.30000000000000004
 
 _DECIMAL = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d*)?|\d{1,3}(?:[ ]\d{3})+(?:\.\d*)?(?![\d/])|\d+(?:\.\d*)?|\.\d+)"

@@ -1,6 +1,7 @@
 """What a request brings for its task, and which task it names: from the message to the search, and in files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,20 @@ def collected(folder: Path, *, tasks: Tasks | None = None) -> Path:
     total = sum(tallies, Tally())
     assert (total.attempts, total.unanswered, total.judged, total.right) == (6, 1, 6, 3)
     assert str(total) == "16.7% without an answer, pass rate 0.500"
+    assert (
+        str(replace(total, unanswered=3, cut=2)) == "50.0% without an answer (33.3% cut at max_tokens), pass rate 0.500"
+    )
     return out
+
+
+def test_attempts_that_were_cut_are_counted(tmp_path):
+    tallies: list[Tally] = []
+    unit = Unit(Problem("p", Prompt.of("2 + 2 ="), "4"), None, 2)
+    generator = FakeGenerator()
+    generator.longest = 2
+    made = Engines({"small": generator}, "small", FakeVerifier())
+    collect([unit], lambda: made, tmp_path / "a.parquet", settings={}, on_unit=lambda _, tally: tallies.append(tally))
+    assert (tallies[0].unanswered, tallies[0].cut) == (2, 2)
 
 
 def test_collecting_judges_each_prompt_by_its_own_task_and_inputs(tmp_path):
