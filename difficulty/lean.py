@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 
-from difficulty.features import describe, description, phrases, tokens_of_many
+from difficulty.features import describe, description, tokens, tokens_of_many
 
 _COUNTS = 8  # rows are precomputed for phrases that occur less often than this in a prompt
 
@@ -43,7 +43,7 @@ class TextLogistic:
         # Kept for pickles: those of earlier versions hold these arrays, and not the lists below.
         self._arrays = {"described": described, "phrases": phrases, "rarity": rarity, "bias": bias}
         self._vocabulary = vocabulary
-        # For many prompts: columns of words and word pairs, from 1, so that what is not there can be filtered out.
+        # Columns of words and word pairs, from 1, so that what is not there can be filtered out.
         split = {tuple(phrase.split(" ")): row + 1 for phrase, row in vocabulary.items()}
         self._columns: dict[Any, int] = {
             words if len(words) > 1 else words[0]: column for words, column in split.items()
@@ -104,16 +104,14 @@ class TextLogistic:
         described = description(prompt)
         logits = [sum(map(mul, described, weights), bias) for weights, bias in self._described]
         # Phrases are weighted by tf-idf, with logarithmic counts and unit length.
+        words = tokens(prompt)
         counts: dict[int, int] = {}
-        row_of = self._vocabulary.get
-        for phrase in phrases(prompt):
-            row = row_of(phrase)
-            if row is not None:
-                counts[row] = counts.get(row, 0) + 1
+        for column in filter(None, map(self._columns.get, chain(words, pairwise(words)))):
+            counts[column] = counts.get(column, 0) + 1
         if counts:
             rows = [
-                self._phrases[count][row] if count < _COUNTS else _repeated(self._phrases[1][row], count)
-                for row, count in counts.items()
+                self._phrases[count][column - 1] if count < _COUNTS else _repeated(self._phrases[1][column - 1], count)
+                for column, count in counts.items()
             ]
             *columns, shares = zip(*rows, strict=True)
             length = math.sqrt(sum(map(mul, shares, shares)))

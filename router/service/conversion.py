@@ -1,7 +1,7 @@
 """Converts between protocol buffers and the router's own types. Decides nothing and does no I/O."""
 
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import lru_cache
 
 from router.bundle.bundle import Bundle
@@ -35,11 +35,18 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
 
     Absent fields mean the defaults. This checks types only; the solver checks values, and what depends on the bundle.
     """
-    wanted = objective(message.objective) if message.HasField("objective") else None
     options = None if isinstance(message, pb.RouteRequest) else message.options
-    refuse = message.objective.on_insufficient == pb.ON_INSUFFICIENT_REFUSE
-    max_seconds = message.objective.max_seconds if message.objective.HasField("max_seconds") else None
-    return replace(asked(message, options, wanted, seconds, refuse=refuse), max_seconds=max_seconds)
+    if not message.HasField("objective"):
+        return asked(message, options, seconds=seconds)
+    wanted = message.objective
+    return asked(
+        message,
+        options,
+        objective(wanted),
+        seconds,
+        refuse=wanted.on_insufficient == pb.ON_INSUFFICIENT_REFUSE,
+        max_seconds=wanted.max_seconds if wanted.HasField("max_seconds") else None,
+    )
 
 
 def asked(
@@ -49,6 +56,7 @@ def asked(
     seconds: float | None = None,
     *,
     refuse: bool = False,
+    max_seconds: float | None = None,
 ) -> Request:
     """Return the request for one prompt. Raises InvalidRequest."""
     given = plain(message.inputs) if message.HasField("inputs") else NO_INPUTS
@@ -59,7 +67,15 @@ def asked(
             "conversation", f"a conversation's name has at most {LONGEST_NAME} characters", reason="PROMPT_INVALID"
         )
     if options is None:
-        return Request(prompt(message), wanted, seconds=seconds, inputs=given, task=task, conversation=conversation)
+        return Request(
+            prompt(message),
+            wanted,
+            seconds=seconds,
+            max_seconds=max_seconds,
+            inputs=given,
+            task=task,
+            conversation=conversation,
+        )
     return Request(
         prompt(message),
         wanted,
@@ -72,6 +88,7 @@ def asked(
         temperature=options.temperature if options.HasField("temperature") else None,
         max_tokens=_given(options, "max_tokens"),
         refuse=refuse,
+        max_seconds=max_seconds,
         inputs=given,
         task=task,
         conversation=conversation,

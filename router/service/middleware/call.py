@@ -118,9 +118,9 @@ class Progress:
     record: CallRecord | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """An inbound call.
+    """An inbound call. Nothing of it changes but its ``request``, once, and its ``progress``.
 
     id               given by the caller, or made here; see :func:`call_id`
     service, method  e.g. "router.v1.RouterService", "Solve"

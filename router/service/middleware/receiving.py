@@ -1,6 +1,5 @@
 """Reads a call's message, after the caller's rights are checked."""
 
-from dataclasses import replace
 from typing import Any
 
 from router.service.middleware.call import Call
@@ -13,6 +12,8 @@ class Receiving:
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
         async def handle(call: Call) -> Any:
-            return await proceed(replace(call, request=await call.receive()) if call.receive else call)
+            if call.receive:
+                call.request = await call.receive()
+            return await proceed(call)
 
         return handle
