@@ -7,6 +7,7 @@ that reads arms (the parser, the service, the policy, the tuner) reads them ther
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -76,7 +77,8 @@ class Strategy:
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters by name, in the order of the arm's text, without the model."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "model"}
+        names = _parameters(type(self))  # type: ignore[arg-type]  # a class is hashable, which mypy doubts
+        return {name: getattr(self, name) for name in names}
 
     @property
     def solutions(self) -> Mapping[str | None, int]:
@@ -126,9 +128,15 @@ class Strategy:
     def __lt__(self, other: "Strategy") -> bool:
         return self._order < other._order
 
-    @property
+    @cached_property
     def _order(self) -> tuple[Any, ...]:
         return self.name, tuple(self.parameters.values()), self.model or ""
+
+
+@cache  # tuning asks an arm a thousand times
+def _parameters(strategy: type[Strategy]) -> tuple[str, ...]:
+    """The names of its fields but for the model."""
+    return tuple(each.name for each in fields(strategy) if each.name != "model")
 
 
 def is_name(text: str) -> bool:
