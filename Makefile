@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
-PIP := $(BIN)/python -m pip install
+# Modules are compiled when they are imported: most of what is installed never is.
+PIP := $(BIN)/python -m pip install --no-compile
 BUNDLE := models/smollm2-135m
 RECIPE := $(BUNDLE)/recipe
-# Debian's packages, as root or with sudo.
+# Debian's packages, as root or with sudo. Parts of the tests install what they miss; .ci/run installs all at once.
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends
 BUF_VERSION := 1.75.0
@@ -15,7 +16,7 @@ OPENAI_VERSION := 7.59.0
 OPENAI := .cache/openai/node_modules/openai/package.json
 # Share of the times that `make test-faults` makes each fault.
 FAULTS ?= 1
-.PHONY: help install demo test test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-ui test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo system-packages test test-long test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-ui test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -41,6 +42,9 @@ $(VENV)/.installed: $(VENV)/.serving
 demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real problems of rising difficulty
 	$(BIN)/router demo --bundle $(BUNDLE)
 
+system-packages:  ## Install what the tests need of Debian: browser, databases, proxies
+	$(APT_INSTALL) bubblewrap chromium curl haproxy libseccomp2 postgresql prometheus
+
 # A process of tests for each processor. Threads of libraries would only get into each other's way.
 WORKERS ?= logical
 # With COVERAGE=1 a target adds what its tests ran to .coverage.
@@ -49,57 +53,60 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --d
 test: install  ## Run the fast tests
 	$(PYTEST)
 
+test-long: install  ## Run the tests that take seconds each: whole commands, real training, many draws
+	$(PYTEST) -m long tests/engines tests/offline tests/service tests/unit
+
 test-processes: install  ## Run the tests that start or kill processes
 	$(PYTEST) -m "processes and not (slow or vllm or llama_cpp or newcomer or faults or ray or postgresql)"
 
-coverage: install  ## Run both, and print which lines no test runs
+coverage: install  ## Run these three, and print which lines no test runs
 	rm -f .coverage
-	$(MAKE) --no-print-directory test test-processes COVERAGE=1
+	$(MAKE) --no-print-directory test test-long test-processes COVERAGE=1
 	$(BIN)/coverage report
 
 test-model: install  ## Run the tests on the real model: every strategy, a collection, the demo
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow tests/engines
 
 test-wheel: install  ## Install the built wheel into an empty environment, and run the demo from an empty folder
-	$(BIN)/python -m pytest -m wheel
+	$(BIN)/python -m pytest -m wheel tests/offline/test_wheel.py
 
 test-faults: install  ## Break everything around a running server many times; the table of docs/reliability.md
 	FAULTS=$(FAULTS) $(BIN)/python -m pytest -m faults --timeout 1800 tests/faults  # a busy machine is no fault
 	cat build/faults.md
 
 test-ray: install  ## Run the tests on Ray clusters of this machine: workers that die, shards, restarts
-	$(BIN)/python -m pytest -m ray
+	$(BIN)/python -m pytest -m ray tests/offline/test_ray.py
 
 test-vllm: install $(VLLM)/.installed  ## Run the engines' contract on a real vLLM, on the CPU
-	$(BIN)/python -m pytest -m vllm
+	$(BIN)/python -m pytest -m vllm tests/engines
 
 test-llama-cpp: install  ## Run the tests on a real llama.cpp server, of the embedded model
-	$(BIN)/python -m pytest -m llama_cpp
+	$(BIN)/python -m pytest -m llama_cpp tests/engines
 
 test-clients: install $(OPENAI)  ## Run OpenAI's client for Node.js, and curl, on a running server
 	command -v curl >/dev/null || { $(APT_INSTALL) curl; }
-	$(BIN)/python -m pytest -m clients
+	$(BIN)/python -m pytest -m clients tests/service/test_http_clients.py
 
 test-ui: install  ## Drive the pages under /ui in Chromium: keyboard, phone, scripts that must not run; screenshots in build/ui
 	command -v chromium >/dev/null || { $(APT_INSTALL) chromium; }
 	$(BIN)/python -m pytest -m browser tests/service/test_ui_browser.py
 
 test-newcomer: install  ## Walk docs/first-steps.md on a llama.cpp server: own prompts and model, to an OpenAI client's answer
-	$(BIN)/python -m pytest -m newcomer $(ONLY)
+	$(BIN)/python -m pytest -m newcomer tests/newcomer $(ONLY)
 
 test-postgresql: install  ## Run the tests of the outcome database on a throw-away PostgreSQL
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { $(APT_INSTALL) postgresql; }
-	$(BIN)/python -m pytest -m postgresql
+	$(BIN)/python -m pytest -m postgresql tests/service
 
 test-monitoring: install  ## Try the alert rules and the dashboard's queries on a real Prometheus
 	command -v promtool >/dev/null || { $(APT_INSTALL) prometheus; }
 	promtool check rules docs/monitoring/alerts.yml
 	promtool test rules docs/monitoring/alerts_test.yml docs/monitoring/alerts_days_test.yml
-	$(BIN)/python -m pytest -m prometheus
+	$(BIN)/python -m pytest -m prometheus tests/service/test_monitoring.py
 
 test-front: install  ## Try the front of docs/deploy/haproxy.cfg before a real server
 	command -v haproxy >/dev/null || { $(APT_INSTALL) haproxy; }
-	$(BIN)/python -m pytest -m front
+	$(BIN)/python -m pytest -m front tests/service/test_front.py
 
 test-sandbox: install  ## Try to escape from the sandbox that runs code, and to forge its verdicts
 	command -v bwrap >/dev/null || { $(APT_INSTALL) bubblewrap libseccomp2; }
@@ -111,7 +118,7 @@ test-sandbox: install  ## Try to escape from the sandbox that runs code, and to 
 $(VLLM)/.installed: constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(VLLM)/bin/python -m pip install --requirement constraints-vllm.txt
+	$(VLLM)/bin/python -m pip install --no-compile --requirement constraints-vllm.txt
 # They come as CUDA builds, which break imports next to a CPU torch, and serving text needs none of them.
 	$(VLLM)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
 	touch $@

@@ -101,6 +101,7 @@ def mean_log_probs(base: Path, adapter: Path | None, texts: list[tuple[Prompt, s
     return torch.stack(means).detach()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft asks for it
 def test_a_generator_learns_to_write_its_examples(base, tmp_path):
     train_generator(
@@ -110,6 +111,7 @@ def test_a_generator_learns_to_write_its_examples(base, tmp_path):
     assert mean_log_probs(base, tmp_path / "out", texts).mean() > mean_log_probs(base, None, texts).mean() + 1
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_a_likelihood_verifier_learns_to_rank(base, tmp_path):
     train_verifier(JUDGED, str(base), tmp_path / "out", TEMPLATE, kind="likelihood", learning_rate=1e-2)

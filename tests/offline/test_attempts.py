@@ -265,9 +265,9 @@ def test_generated_prompts_are_different_repeatable_and_answered():
         ("chain_sum:min_terms", "can't set 'min_terms'"),
         ("chain_sum:min_terms=two", "min_terms must be int like 2, got 'two'"),
         ("chain_sum:min_terms=9,max_terms=3", "refuses these knobs"),
-        ("chain_sum:min_terms=2,max_terms=2,max_digits=1", "gives only .* different prompts, not 5000"),
+        ("chain_sum:min_terms=2,max_terms=2,max_digits=1", "gives only .* different prompts, not 500"),
     ],
 )
 def test_a_bad_task_says_what_exists(spec, message):
     with pytest.raises(InvalidFile, match=message):
-        generate_prompts(spec, 5000 if "not 5000" in message else 5, seed=0)
+        generate_prompts(spec, 500 if "not 500" in message else 5, seed=0)

@@ -19,8 +19,8 @@ from tests.support.evaluation import RIGHT, SETUP, lengths, make_bundle, rich_wo
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("bundle"), world("train", 20))
+def bundle(plain_bundle):
+    return plain_bundle
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +203,7 @@ def test_runs_without_a_pool_are_refused(bundle):
         evaluate(held[(held["prompt_id"] != "held-1-0") | (held["arm"] != "sample")], bundle)
 
 
+@pytest.mark.long
 def test_a_hidden_state_model_needs_the_generator_and_pays_for_it(tmp_path):
     folder = make_bundle(tmp_path, world("train", 20), "hidden_logistic", lengths)
     with pytest.raises(InvalidBundle, match="'hidden' features"):
@@ -236,9 +237,9 @@ def test_the_policy_stands_beside_plainer_ways_at_average_budgets(report):
     assert sum(each.count for each in report.trust.bins) == report.trust.answers
 
 
+@pytest.mark.long
 def test_the_commands_go_from_attempts_to_plots(tmp_path, monkeypatch):
     monkeypatch.setattr("router.training.difficulty.CANDIDATES", ("prior", "prompt_length"))  # enough to choose from
-    monkeypatch.setattr("router.tuning.tables.SPLITS", 4)
     folder, out = tmp_path / "bundle", tmp_path / "out"
     folder.mkdir()
     write_setup(SETUP, folder)

@@ -54,6 +54,7 @@ class World:
         return log, outcome, self.target[kind]
 
 
+@pytest.mark.long
 def test_estimates_are_unbiased_and_their_intervals_cover_the_truth():
     world, rng, runs = World(), np.random.default_rng(1), 150
     found = []
@@ -351,6 +352,7 @@ def test_the_command(url, tmp_path):
     assert not (tmp_path / "nowhere.db").exists()
 
 
+@pytest.mark.long
 async def test_what_a_real_server_wrote_while_exploring_tells_what_another_policy_really_gives(
     bundle_folder, generator, verifier, url
 ):

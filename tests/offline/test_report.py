@@ -33,19 +33,25 @@ def bundle(rich_bundle):
 
 
 @pytest.fixture(scope="module")
-def html(rich_report):
-    return page(rich_report)
+def saved(rich_report, tmp_path_factory):
+    return save_evaluation(rich_report, tmp_path_factory.mktemp("saved") / "out")
+
+
+@pytest.fixture(scope="module")
+def html(saved):
+    return saved[1].read_text()
 
 
 @pytest.fixture(scope="module")
 def plain(rich_report):
-    """The page of a report without goals, on which something was not measured."""
+    """The page of a report without goals and with half of the plots, on which something was not measured."""
     row = replace(rich_report.budgets[-1], predicted=None, predicted_minus_best_fixed=None)
-    return page(replace(rich_report, goals=None, budgets=(*rich_report.budgets[:-1], row)))
+    fewer = replace(rich_report, goals=None, revisions=(), averages=(), plans=(), trust=None, larger=None)
+    return page(replace(fewer, budgets=(*rich_report.budgets[:-1], row)))
 
 
-def test_json_is_the_report_field_for_field(report, tmp_path):
-    data, _ = save_evaluation(report, tmp_path / "out")
+def test_json_is_the_report_field_for_field(report, saved):
+    data, _ = saved
     assert Report.from_json(data.read_text()) == report
     document = json.loads(data.read_text())
     for change in ({"unknown": 1}, {"prompts": "many"}, {"bundle": None}):

@@ -22,7 +22,6 @@ from router.training.difficulty import Training, text_digest
 from router.tuning.tune import LEVELLESS, tune
 from router.tuning.warnings import few_solved, upside_down
 from tests.conftest import SETUP
-from tests.support.evaluation import make_bundle
 from tests.support.evaluation import world as evaluation_world
 
 
@@ -73,12 +72,12 @@ def world(sizes, right=lambda level, sample: sample % 5 >= level - 1):
 
 
 def test_budgets_go_by_what_nearly_all_prompts_have_and_short_pools_are_named():
-    attempts, levels = world([24] * 20 + [2] + [24] * 19)
+    attempts, levels = world([12] * 20 + [2] + [12] * 19)
     report = tune(attempts, training(levels), setup=SETUP, cascades=False).report
-    assert [row["budget"] for row in report["budgets"]] == [1, 2, 4, 8, 16]
+    assert [row["budget"] for row in report["budgets"]] == [1, 2, 4, 8]
     assert report["prompts"] == 39
     assert report["prompts_left_out"] == [
-        {"reason": "has 2 attempts, 16 are needed", "count": 1, "first": ["p20"]},
+        {"reason": "has 2 attempts, 8 are needed", "count": 1, "first": ["p20"]},
     ]
 
 
@@ -154,11 +153,10 @@ def test_levels_that_are_upside_down_are_said():
     assert upside_down(np.zeros(50), levels) is None
 
 
-def test_an_evaluation_in_which_one_prompt_was_solved_claims_no_saving(tmp_path):
-    folder = make_bundle(tmp_path, evaluation_world("train", 20))
+def test_an_evaluation_in_which_one_prompt_was_solved_claims_no_saving(plain_bundle):
     held = evaluation_world("held", 8)
     held["correct"] = (held["prompt_id"] == "held-3-0") & held["correct"]
-    report = evaluate(held, folder)
+    report = evaluate(held, plain_bundle)
     assert report.prompts == 40
     assert "only 1 of 40 prompts were ever solved" in report.warnings[0]
     for by_reference in report.savings.values():
@@ -171,11 +169,10 @@ def test_an_evaluation_in_which_one_prompt_was_solved_claims_no_saving(tmp_path)
     assert Report.from_json(report.to_json()).warnings == report.warnings
 
 
-def test_an_evaluation_names_the_prompts_with_short_pools(tmp_path):
-    folder = make_bundle(tmp_path, evaluation_world("train", 20))
+def test_an_evaluation_names_the_prompts_with_short_pools(plain_bundle):
     held = evaluation_world("held")
     short = (held["prompt_id"] == "held-2-3") & (held["sample"] > 1)
-    report = evaluate(held[~short], folder)
+    report = evaluate(held[~short], plain_bundle)
     assert report.prompts == 59
     assert ("1 prompt (held-2-3)", "has 2 attempts, 8 are needed") in [(e.what, e.reason) for e in report.left_out]
     assert report.warnings == ()

@@ -15,12 +15,20 @@ from router.prompt import Prompt
 from router.training.difficulty import Training, prompt_statistics, read_training, save_training, text_digest, train
 from router.tuning.finish import finish_bundle, save_tuning
 from router.tuning.nested import WAYS
-from router.tuning.tables import METHODS, PAPER, pooled
+from router.tuning.tables import METHODS, PAPER, SPLITS, pooled
 from router.tuning.tune import Tuning, tune
 from strategies import parse
 
 SMALL = ModelSpec("tiny", 100, Template("{text}", "", "", "\n"), temperature=0.8, max_tokens=64)
 SETUP = Setup("tiny", "small", {"small": SMALL}, VerifierSpec("prm", None, 10))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def as_for_real_bundles(quick_tuning):
+    """Here the choice between ways to make a table is tested, which goes by the halvings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("router.tuning.tables.SPLITS", SPLITS)
+        yield
 
 
 def row(prompt, sample=0, *, arm="sample", answer="1", correct=True, score=0.5, tokens=(10, 20, 20)):
@@ -185,6 +193,7 @@ def test_pooling_is_the_posterior_mean_of_known_variances():
     assert found == pytest.approx(np.tile([1.0, 0.5], (5, 1)))
 
 
+@pytest.mark.long
 def test_cross_validation_is_honest_on_noise():
     """Twenty arms of equal worth: no method may report an advantage, and the pooled ones must not lose any."""
     accuracy, weights, _ = noise(prompts=150, arms=20)
@@ -290,6 +299,7 @@ def trained_on_pools():
     return train(pools(), folds=2)
 
 
+@pytest.mark.long
 def test_a_bundle_is_trained_tuned_finished_and_served(tmp_path):
     attempts = pools()
     model, trained = trained_on_pools()
@@ -340,6 +350,7 @@ def test_training_on_tied_pass_rates_says_what_to_do():
         train(attempts)
 
 
+@pytest.mark.long
 def test_vectors_are_asked_for_every_prompt_and_named():
     asked = []
 
@@ -354,6 +365,7 @@ def test_vectors_are_asked_for_every_prompt_and_named():
     assert "hidden_logistic" not in trained_on_pools()[1].comparison
 
 
+@pytest.mark.long
 def test_of_several_vectors_the_one_that_predicts_best_is_named():
     rng = np.random.default_rng(0)
 
