@@ -133,6 +133,7 @@ def cascade_of(text: str) -> Cascade:
     return arm
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("text", CASCADES)
 def test_the_replay_is_what_driving_the_search_gives_on_average(text):
     """Over prompts whose attempts differ: what a stage draws from a pool, no later one draws again."""

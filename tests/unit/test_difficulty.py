@@ -214,6 +214,7 @@ def test_calibration_holds_where_prompts_come_sorted_by_task():
     assert predicted.ece < 0.15
 
 
+@pytest.mark.long
 def test_comparison_ranks_by_log_loss_and_finds_the_signal():
     prompts, hidden, rates = world(250)
     names = ["prior", "text_logistic", "hidden_logistic"]

@@ -116,6 +116,7 @@ async def test_what_they_spent_is_on_the_bill_also_when_they_fail(tmp_path, bund
     assert bill.generated_tokens == 5
 
 
+@pytest.mark.long
 def test_a_difficulty_model_is_trained_on_them():
     rng = np.random.default_rng(0)
     rows = []

@@ -175,6 +175,7 @@ def row(  # noqa: PLR0917
     } | tokens
 
 
+@pytest.mark.long
 def test_they_are_measured_and_tuned_without_a_second_table():
     frame, training = attempts(20)
     tuning = tune(frame, training, [1, 2, 4], setup=SETUP, cascades=False)

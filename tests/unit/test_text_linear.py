@@ -66,6 +66,7 @@ def seconds(read: Callable[[str], object], piece: str, size: int) -> float:
     return time.thread_time() - begun
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reader", READERS)
 def test_time_grows_with_the_text_only(reader):
     read = READERS[reader]
@@ -75,6 +76,7 @@ def test_time_grows_with_the_text_only(reader):
         assert any(seconds(read, piece, 64_000) < 20 * small + 0.01 for _ in range(3)), name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reader", READERS)
 def test_the_longest_prompt_is_read_at_once(reader):
     """Made of the pieces that take the reader longest: time grows with the text only, see above."""
