@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,8 @@ from opentelemetry.trace import Tracer
 
 from router.service.admin import ADMIN, AdminService
 from router.service.admission import Admission
-from router.service.auth.addresses import check_exposure
-from router.service.auth.callers import Token
+from router.service.auth.addresses import check_exposure, check_host, is_loopback
+from router.service.auth.callers import Peer, Token
 from router.service.bundle_manager import BundleManager
 from router.service.ending import MARGIN_SECONDS, on_hangup, on_signals
 from router.service.engine_watch import EngineWatch
@@ -158,10 +158,18 @@ class Server:
                     host=http[0],
                     write_seconds=write_seconds,
                 )
+            # No page of another site may reach what only this machine can reach: see check_host.
+            named = tokens is None and is_loopback(http[0])
+
+            def authenticate(metadata: Mapping[str, str], peer: Peer) -> None:
+                if named:
+                    check_host(metadata, http[0])
+                authentication.caller(metadata, peer)
+
             answers = application.application(
                 around,
                 service,
-                authenticate=authentication.caller,
+                authenticate=authenticate,
                 stopping=self._stopping,
                 write_seconds=write_seconds,
                 serving=lambda: self._engines.alive,

@@ -20,10 +20,11 @@ from router.service.admission import Admission
 from router.service.auth.addresses import read_address
 from router.service.auth.certificates import server_context
 from router.service.http import door, request
+from tests.support.browsing import ANN
 from tests.support.http import asked, client_of, serving
 
 EASY = "7 + 7 ="
-POST = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+POST = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 def issue(authority: trustme.CA, folder: Path, name: str) -> tuple[Path, Path]:
@@ -129,7 +130,7 @@ async def said(server, *pieces: bytes) -> bytes:
         writer.close()
 
 
-@pytest.mark.parametrize("pieces", [(), (b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n",)])
+@pytest.mark.parametrize("pieces", [(), (b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n",)])
 async def test_a_connection_without_a_request_is_closed(solver, monkeypatch, pieces):
     monkeypatch.setattr(door, "HEAD_SECONDS", 0.2)
     async with serving(solver) as server:
@@ -141,7 +142,7 @@ async def test_a_slow_head_after_another_request_is_closed(solver, monkeypatch):
     monkeypatch.setattr(door, "HEAD_SECONDS", 0.2)
     async with serving(solver) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
-        writer.write(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
         assert b"serving" in await reader.readuntil(b"}")
         writer.write(b"GET /hea")
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
@@ -169,7 +170,7 @@ async def test_connections_are_bounded(solver, monkeypatch):
     async with serving(solver) as server:
         _held, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
         with contextlib.suppress(ConnectionResetError):
-            assert await said(server, b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n") == b""
+            assert await said(server, b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n") == b""
         writer.close()
 
 
@@ -234,7 +235,7 @@ async def test_silent_connections_do_not_hold_up_stopping(solver):
     async with serving(solver) as server:
         _, silent = await asyncio.open_connection("127.0.0.1", server.http_port)
         _, half = await asyncio.open_connection("127.0.0.1", server.http_port)
-        half.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n")
+        half.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n")
         started = time.monotonic()
         await server.stop(grace=30)
         assert time.monotonic() - started < 20
@@ -250,3 +251,19 @@ async def test_servers_that_share_a_port_answer_for_each_other(solver):
     ):
         assert second.http_port == first.http_port
         assert (await client.chat.completions.create(**asked(EASY))).router["answer"] == "14"
+
+
+async def test_without_tokens_only_its_own_names_reach_a_server_on_loopback(solver):
+    """Another site could have its name lead to 127.0.0.1, and its page could read the replies."""
+    async with serving(solver) as server, httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}") as client:
+        for host, status in (("evil.example", 403), ("localhost:80", 200), ("[::1]:80", 200), ("127.0.0.1", 200)):
+            named = {"host": host}
+            assert (await client.get("/v1/models", headers=named)).status_code == status
+            assert (await client.post("/v1/chat/completions", json=asked(EASY), headers=named)).status_code == status
+
+
+async def test_with_tokens_any_name_will_do(solver):
+    async with serving(solver, tokens=lambda: [ANN]) as server:
+        named = {"host": "router.example", "authorization": "Bearer ann's"}
+        async with httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}", headers=named) as client:
+            assert (await client.get("/v1/models")).status_code == 200

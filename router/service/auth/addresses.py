@@ -1,8 +1,10 @@
-"""Reads and writes addresses, and checks which may be listened on without encryption."""
+"""Reads and writes addresses, and checks which may be listened on, and by which names a server may be called."""
 
+from collections.abc import Mapping
 from ipaddress import ip_address
+from urllib.parse import urlsplit
 
-from router.errors import InvalidRequest
+from router.errors import InvalidRequest, PermissionDenied
 
 
 def check_exposure(host: str, *, encrypted: bool, insecure: bool) -> None:
@@ -13,6 +15,21 @@ def check_exposure(host: str, *, encrypted: bool, insecure: bool) -> None:
             f"{host} is reachable from other machines, and calls would not be encrypted; give --tls-cert and "
             "--tls-key, stay on 127.0.0.1, or allow it with --insecure",
             reason="UNSPECIFIED",
+        )
+
+
+def check_host(metadata: Mapping[str, str], listening: str) -> None:
+    """Raise PermissionDenied where the request names a host that is not this server (DNS rebinding).
+
+    Without this check, where no token is needed, another site could have its name resolve to this server's address, and
+    its page could read the replies.
+
+    listening  host that the server was told to listen on
+    """
+    host = urlsplit(f"//{metadata.get('host', '')}").hostname or ""
+    if host not in ("localhost", listening.strip("[]").lower()) and not _is_address(host):
+        raise PermissionDenied(
+            f"this server is not known as {host[:100]!r}; open it by its address, or start it with --tokens"
         )
 
 
@@ -54,3 +71,10 @@ def is_loopback(host: str) -> bool:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        return bool(ip_address(host))
+    except ValueError:
+        return False

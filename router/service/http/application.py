@@ -160,6 +160,7 @@ class _Api:
         return _json(replies.bundle(await self._served(inbound)))
 
     async def _served(self, inbound: Inbound) -> pb.Bundle:
+        await self._admit(inbound, "GetBundle")
         reply = await self._answer(inbound.call("GetBundle", pb.GetBundleRequest()))
         served: pb.Bundle = reply.bundle
         return served
@@ -187,10 +188,18 @@ class _Api:
 
     async def _read(self, inbound: Inbound, method: str, read: Callable[[Any], Any]) -> Any:
         """Return what ``read`` makes of the body. A refusal also goes through the middleware, which logs it."""
+        await self._admit(inbound, method)
         try:
             inbound.set_deadline()
-            self._authenticate(inbound.metadata, inbound.peer)
             return read(await inbound.json())
+        except RouterError as error:
+            await self._refusals[method](inbound.call(method, error))
+            raise
+
+    async def _admit(self, inbound: Inbound, method: str) -> None:
+        """Raise the error for a caller who may not call. The refusal goes through the middleware, which logs it."""
+        try:
+            self._authenticate(inbound.metadata, inbound.peer)
         except RouterError as error:
             await self._refusals[method](inbound.call(method, error))
             raise

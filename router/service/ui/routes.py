@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Route
 
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, StreamNotRead, Unauthenticated
 from router.outcomes.newest import Place
+from router.service.auth.addresses import check_host
 from router.service.auth.callers import Caller
 from router.service.http.asgi import Asgi
 from router.service.http.request import Inbound
@@ -237,7 +238,7 @@ class _Ui:
 
     def _check(self, inbound: Inbound) -> None:
         if self._sessions is None:
-            origins.check_host(inbound.metadata, self._host)
+            check_host(inbound.metadata, self._host)
 
     @staticmethod
     def _to(next_page: str) -> Response:
