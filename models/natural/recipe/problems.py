@@ -65,6 +65,12 @@ def mmlu(row: dict[str, Any], number: int) -> dict[str, Any]:
     }
 
 
+def distinct(prompt: dict[str, Any]) -> bool:
+    """Whether its choices differ. Two of MMLU's drawn questions have a choice twice, so that no letter is the answer."""
+    choices = prompt.get("inputs", {}).get("choices", [])
+    return len(set(choices)) == len(choices)
+
+
 def main(folder: Path) -> None:
     sources = {
         "gsm8k": ("gsm8k_train.jsonl", gsm8k),
@@ -79,7 +85,7 @@ def main(folder: Path) -> None:
         random.Random(17).shuffle(drawn)
         tune, heldout = TUNE[task], HELDOUT[task]
         for part, prompts in (("tune", drawn[:tune]), ("heldout", drawn[tune : tune + heldout])):
-            lines = "".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts)
+            lines = "".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts if distinct(prompt))
             (DATA / f"{task}-{part}.jsonl").write_text(lines)
 
 
