@@ -66,7 +66,7 @@ def mmlu(row: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 def distinct(prompt: dict[str, Any]) -> bool:
-    """Whether its choices differ. Two of MMLU's drawn questions have a choice twice, so that no letter is the answer."""
+    """Whether its choices differ. Two of the drawn questions have one twice: no letter is their answer."""
     choices = prompt.get("inputs", {}).get("choices", [])
     return len(set(choices)) == len(choices)
 
