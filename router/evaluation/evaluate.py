@@ -21,12 +21,14 @@ from router.bundle.bundle import Bundle, load_bundle
 from router.errors import InvalidBundle, InvalidFile
 from router.evaluation import tables
 from router.evaluation.arms import arm_names, average_budgets, fixed, fixed_curves, hindsight, routed
+from router.evaluation.at_flops import in_flops
 from router.evaluation.averages import Averages, at_averages, cascades_of, plans, trusted
 from router.evaluation.curves import REFERENCES, Curve, PerPrompt, gap_recovered, saving
 from router.evaluation.diagnosis import diagnose
 from router.evaluation.goals import judge_goals
 from router.evaluation.headline import headline
 from router.evaluation.larger_model import compare_at_equal_flops
+from router.evaluation.noise import most_correlated
 from router.evaluation.parts import Estimate
 from router.evaluation.report import CandidateQuality, CurvePoint, Goal, LeftOut, LevelCounts, MethodResult, Report
 from router.policy.objectives import AverageBudget, Budget, Objective, PricePerFlop, TargetAccuracy
@@ -157,6 +159,16 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
     rows_at_averages, best_fixed_at = at_averages(averages, tuned, draws)
     middle = float(AT if any(row.budget == AT for row in rows_at_averages) else averages.least)
     trust = trusted(averages, enumerated, middle) if bundle.confidence else None
+    spent = in_flops(
+        attempts,
+        measured,
+        bundle.policy,
+        probabilities,
+        statistics=prompts["statistic"],
+        edges=manifest.edges,
+        extra=estimator_flops,
+        draws=draws,
+    )
     return Report(
         bundle=bundle.id,
         statistic=manifest.statistic,
@@ -189,6 +201,8 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
         warnings=tuple(of_evaluation(measured, levels)),
         averages=tuple(rows_at_averages),
         validated=tuple(tuned),
+        at_flops=spent.rows,
+        tasks=spent.tasks,
         plans=tuple(plans(averages, enumerated, middle)),
         trust=trust,
         headline=headline(
@@ -198,6 +212,8 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
             fixed_curves=best_fixed_at,
             policy_curve=policies["predicted_average"],
             trust=trust,
+            spent=spent,
+            noise=most_correlated(attempts, measured.prompts, manifest.statistic),
             draws=draws,
         ),
     )

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.evaluation.arms import fixed
+from router.evaluation.at_flops import InFlops
 from router.evaluation.averages import Averages, larger_alone
 from router.evaluation.curves import Curve, PerPrompt, estimate, saving, spend_to_match
 from router.evaluation.parts import HEADLINE, AtAverage, Trust
@@ -38,6 +39,8 @@ def headline(
     fixed_curves: Mapping[str, Curve],
     policy_curve: Curve,
     trust: Trust | None,
+    spent: InFlops,
+    noise: float | None,
     draws: Floats,
 ) -> dict[str, Any]:
     """Return all figures in ``parts.HEADLINE`` by name.
@@ -45,6 +48,7 @@ def headline(
     rows          results of ``averages.at_averages``
     fixed_curves  curves of "best_fixed_arm" and "best_fixed_cascade" over average budgets
     policy_curve  the policy's curve over average budgets
+    noise         rank correlation that a perfect difficulty model would have
     """
     found: dict[str, Any] = dict.fromkeys(HEADLINE)
     reasons: dict[str, str] = {}
@@ -75,8 +79,16 @@ def headline(
         reasons["confidence_error"] = "the bundle has no confidence model, or the chosen arms can't be replayed"
     else:
         found["confidence_error"] = {"value": trust.error, "chance": trust.chance, "chance_high": trust.chance_high}
-    spent = {f"{row.budget:g}": round(row.policy.generations / row.budget - 1, 4) for row in rows}
-    found["average_budget_error"] = spent or None
+    found |= spent.shares
+    reasons |= spent.reasons
+    found["gain_at_large_cost"] = _at_large_cost(spent)
+    if found["gain_at_large_cost"] is None:
+        reasons["gain_at_large_cost"] = "no larger model was run, or the policy spends more than one solution of it"
+    found["difficulty_ceiling"] = noise
+    if noise is None:
+        reasons["difficulty_ceiling"] = "takes four attempts a prompt, and prompts that differ"
+    off = {f"{row.budget:g}": round(row.policy.generations / row.budget - 1, 4) for row in rows}
+    found["average_budget_error"] = off or None
     kept = {f"{row.budget:g}": round(row.kept.generations / row.budget - 1, 4) for row in rows if row.kept}
     found["average_budget_error_kept"] = kept or None
     for name in ("average_budget_error", "average_budget_error_kept"):
@@ -84,6 +96,16 @@ def headline(
             reasons[name] = "no average budget was measured"
     found["reasons"] = reasons
     return found
+
+
+def _at_large_cost(spent: InFlops) -> dict[str, float] | None:
+    """What the policy gains on the larger model alone at the same FLOPs; a perfect choice is the ceiling."""
+    row = next((each for each in spent.rows if each.share == 1 and "larger_alone" in each.gains), None)
+    if row is None:
+        return None
+    gain, larger = row.gains["larger_alone"], row.ways["larger_alone"].point.accuracy
+    ceiling = round(row.perfect - larger, 4)
+    return {"value": gain.value, "low": gain.low, "high": gain.high, "ceiling": ceiling}
 
 
 def _gains(rows: Mapping[float, AtAverage], way: str) -> tuple[dict[str, Any] | None, list[str]]:

@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from difficulty.compare import calibration_error
 from router.attempts.judging import Judge, task_of
-from router.attempts.pools import SAMPLE
+from router.attempts.pools import is_pool
 from router.attempts.schema import prompts_of
 from router.backends import Asked, Usage, Verifier, asks, prepared
 from router.errors import InvalidFile
@@ -22,13 +22,15 @@ from router.tasks import Tasks
 from router.training.calibration import last_scores
 from router.training.labels import Split
 from router.tuning.evidence import evidence
-from strategies import BestOfN, Candidate, Majority, Strategy, WeightedBestOfN
+from strategies import BestOfN, Candidate, Majority, Single, Strategy, WeightedBestOfN, parse
 
 FEW = 10  # prompts: means over fewer are left out, since they say little
 
 
 async def score(attempts: pd.DataFrame, verifier: Verifier, split: Split, tasks: Tasks | None = None) -> pd.DataFrame:
-    """Return the pooled attempts, with ``verifier``'s scores instead of earlier ones. Other arms' rows are left out.
+    """Return the pooled and greedy attempts of every model, with ``verifier``'s scores instead of earlier ones.
+
+    Other arms' rows are left out.
 
     ``scored_tokens`` becomes ``generated_tokens``: a verifier with the generator's tokenizer reads as many, but for an
     end-of-sequence token. For a verifier that asks a model, it is an equal share of all that this model read and wrote.
@@ -36,7 +38,7 @@ async def score(attempts: pd.DataFrame, verifier: Verifier, split: Split, tasks:
     tasks  the prompts' tasks, which some verifiers need; None: math
     """
     judge, names = Judge(tasks or Tasks()), (tasks or Tasks()).names
-    pool = attempts[attempts["arm"] == SAMPLE].copy()
+    pool = attempts[attempts["arm"].map(_alone)].copy()
     scores: dict[int, list[float] | None] = {}
     read: dict[int, int] = {}
     prompts = prompts_of(pool)
@@ -56,6 +58,11 @@ async def score(attempts: pd.DataFrame, verifier: Verifier, split: Split, tasks:
     tokens = tokens if verifier.parameters else 0 * tokens
     pool["scored_tokens"] = tokens.where(pool["scores"].notna(), 0)
     return pool
+
+
+def _alone(arm: str) -> bool:
+    """Whether a row of this arm is one solution, which any verifier can score afterwards."""
+    return is_pool(arm) or isinstance(parse(arm), Single)
 
 
 def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, Any]:

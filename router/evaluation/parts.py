@@ -25,6 +25,10 @@ HEADLINE = (
     "cost_of_larger_accuracy",
     "apgr",
     "cpt",
+    "share_of_large_cost",
+    "share_of_best_of_n_cost",
+    "gain_at_large_cost",
+    "difficulty_ceiling",
     "confidence_error",
     "average_budget_error",
     "average_budget_error_kept",
@@ -86,6 +90,46 @@ class AtAverage(Part):
     kept: Point | None
     ways: Mapping[str, Way]
     gains: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class AtFlops(Part):
+    """Mean FLOPs that a prompt may take: the policy by a price of a FLOP, and plainer ways as in :class:`AtAverage`.
+
+    share    of one solution of the larger model; where there is none, of one sample of the reference model
+    ways     best_fixed_arm, best_fixed_cascade, random_mix, shuffled_levels and larger_alone; confidence_only, the best
+             mix of any two arms, cascades among them; level_only, the policy without cascades
+    gains    the policy's accuracy at what the way spends, less the way's, prompt by prompt
+    perfect  accuracy of a perfect choice among all attempts at these FLOPs
+    """
+
+    share: float
+    policy: Point
+    ways: Mapping[str, Way]
+    gains: Mapping[str, Estimate]
+    perfect: float
+
+
+@dataclass(frozen=True, slots=True)
+class OfTask(Part):
+    """The prompts of one task, where all prompts together take what one solution of the larger model does.
+
+    sample      share of right samples of the reference model
+    gain        the policy's accuracy less the larger model's
+    spearman, kappa  of the predicted levels within the task
+    mean_level  that is predicted
+    """
+
+    task: str
+    prompts: int
+    sample: float
+    policy: Point
+    best_fixed: Way
+    larger: Point | None
+    gain: Estimate | None
+    spearman: float
+    kappa: float
+    mean_level: float
 
 
 @dataclass(frozen=True, slots=True)

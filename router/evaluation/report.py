@@ -18,7 +18,7 @@ from typing import Any
 
 from difficulty.compare import Quality
 from router.errors import InvalidFile
-from router.evaluation.parts import HEADLINE, AtAverage, Estimate, Part, Plan, Point, Trust
+from router.evaluation.parts import HEADLINE, AtAverage, AtFlops, Estimate, OfTask, Part, Plan, Point, Trust
 from router.schema import read
 
 
@@ -339,6 +339,8 @@ class Report(Part):
     warnings             results for which there are too few attempts
     averages             the policy and simpler ways to choose, at average budgets
     validated            the same by nested cross-validation on the training prompts, as ``router tune`` measured it
+    at_flops             the policy and simpler ways to choose, at equal FLOPs
+    tasks                a row for each task; empty where there is one task
     plans                the policy's plan for each level at an average budget, stage by stage
     trust                how confidences agree with outcomes; None: not measured
     headline             the figures that a reader looks for first, by name; keys of their own in evaluation.json
@@ -368,6 +370,8 @@ class Report(Part):
     warnings: tuple[str, ...] = ()
     averages: tuple[AtAverage, ...] = ()
     validated: tuple[dict[str, Any], ...] = ()
+    at_flops: tuple[AtFlops, ...] = ()
+    tasks: tuple[OfTask, ...] = ()
     plans: tuple[Plan, ...] = ()
     trust: Trust | None = None
     headline: Mapping[str, Any] = field(default_factory=dict)

@@ -25,6 +25,10 @@ WAYS = {
     "confidence_only": "confidence only, no levels",
     "nearest_neighbours": "best at similar prompts",
 }
+SHARES = {
+    "share_of_large_cost": "one solution of the larger model",
+    "share_of_best_of_n_cost": "the larger model's own best vote or choice",
+}
 MEASURES = {
     "savings_fixed_budget": "times fewer generations than weighted best-of-N, fixed budget",
     "savings_average_budget": "times fewer generations than weighted best-of-N, average budget",
@@ -155,7 +159,7 @@ def _against_best_fixed(report: Report) -> list[str]:
 
 def _plans(report: Report) -> list[str]:
     """Say what cascades, confidence and levels are worth at average budgets. Losses are reported like gains."""
-    lines = []
+    lines = _beside_larger(report)
     for row in report.averages:
         gains = "; ".join(f"{difference(gain)} over the {WAYS[name]}" for name, gain in row.gains.items())
         lines.append(
@@ -166,6 +170,30 @@ def _plans(report: Report) -> list[str]:
         lines.append(
             f"The calibration error of its answers' confidences is {report.trust.error:.3f}, where perfect ones would "
             f"show {report.trust.chance:.3f} by chance."
+        )
+    return lines
+
+
+def _beside_larger(report: Report) -> list[str]:
+    lines = []
+    gain = report.headline.get("gain_at_large_cost")
+    if gain:
+        found = Estimate(gain["value"], gain["low"], gain["high"])
+        lines.append(
+            f"At the FLOPs of one solution of the larger model the policy is more accurate by {difference(found)}; a "
+            f"perfect choice among all attempts would be by {gain['ceiling']:+.3f}."
+        )
+    for name, whose in SHARES.items():
+        share = report.headline.get(name)
+        if not share:
+            continue
+        reached = f"{share['value']:.2f} of its FLOPs" if share["value"] is not None else "no FLOPs that were measured"
+        high = "never" if share["high"] is None else f"{share['high']:.2f}"
+        low = "never" if share["low"] is None else f"{share['low']:.2f}"
+        ceiling = "" if share["ceiling"] is None else f"; a perfect choice takes {share['ceiling']:.2f}"
+        lines.append(
+            f"The policy is as accurate as {whose} ({share['of']}, {share['accuracy']:.3f}) at {reached} [{low}, "
+            f"{high}]{ceiling}."
         )
     return lines
 

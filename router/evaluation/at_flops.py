@@ -1,0 +1,309 @@
+"""The policy by a price of a FLOP on held-out prompts, beside plainer ways to choose at the same FLOPs.
+
+Generations count a prompt's solutions in units of its own: a short one of code weighs as much as a long one of
+mathematics. Over prompts of several kinds, and beside a larger model, what is spent is FLOPs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from difficulty.compare import measure as measure_difficulty
+from router.attempts.pools import SAMPLE
+from router.evaluation.arms import arm_names, chosen, fixed
+from router.evaluation.averages import larger_alone
+from router.evaluation.curves import PerPrompt, estimate, spend_to_match
+from router.evaluation.parts import AtFlops, OfTask, Way
+from router.evaluation.perfect import Perfect
+from router.policy.objectives import PricePerFlop
+from router.policy.table import LEVELS, Policy
+from router.tuning.evidence import Measured, resamples
+from router.tuning.nested import mix
+from strategies import Cascade, Majority, Sampling, Strategy
+
+BESIDE_LARGER = (0.33, 0.5, 0.65, 0.8, 1.0, 1.5, 2.0, 4.0, 8.0)  # of one solution of the larger model
+ALONE = (1, 2, 4, 8, 16, 32)  # of one sample of the reference model, where there is no larger one
+_PRICES = 80
+_SHUFFLES = 20
+_ROOM = 1.02  # by which a way may spend less than the least that the policy does
+Floats = NDArray[np.float64]
+
+
+class Priced:
+    """The policy's choices at P prompts under many prices of a FLOP, by rising mean FLOPs.
+
+    extra  (P,) FLOPs that predicting the levels takes
+    """
+
+    def __init__(self, measured: Measured, policy: Policy, probabilities: Floats, extra: Floats):
+        self._measured, self._extra = measured, extra
+        columns = {arm: k for k, arm in enumerate(measured.arms)}
+        self._columns = np.array([columns[arm] for arm in policy.arms])
+        self._policy, self._probabilities = policy, probabilities
+        cheapest = min(cell.cost.flops for cell in policy.cells)
+        found: dict[bytes, tuple[float, NDArray[np.int64]]] = {}
+        for price in np.geomspace(10, 1e-5, _PRICES) / cheapest:
+            picked = self._at(float(price))
+            found[picked.tobytes()] = float(measured.flops[np.arange(len(picked)), picked].mean()), picked
+        self._picked = [picked for _, picked in sorted(found.values(), key=lambda each: each[0])]
+        self.points = [chosen(measured, picked, extra) for picked in self._picked]
+        self.spent = np.array([runs.flops.mean() for runs in self.points])
+
+    def _at(self, price: float) -> NDArray[np.int64]:
+        picked: NDArray[np.int64] = self._columns[self._policy.decide_many(self._probabilities, PricePerFlop(price))]
+        return picked
+
+    def at_price(self, price: float) -> PerPrompt:
+        """Its choices where a FLOP costs so much."""
+        return chosen(self._measured, self._at(price), self._extra)
+
+    @property
+    def least(self) -> float:
+        return float(self.spent[0])
+
+    def at(self, flops: float) -> PerPrompt:
+        """A random mix of the two nearest prices at these mean FLOPs; beyond its ends the nearer end."""
+        return _between(self.points, self.spent, flops)
+
+    def shuffled(self, flops: float, rng: np.random.Generator) -> PerPrompt:
+        """Each prompt with the choice for another one, mean of many shuffles, at these mean FLOPs."""
+        found = []
+        for _ in range(_SHUFFLES):
+            order = rng.permutation(len(self._extra))
+            points = [chosen(self._measured, picked[order], self._extra) for picked in self._picked]
+            spent = np.array([runs.flops.mean() for runs in points])
+            by_cost = np.argsort(spent)
+            found.append(_between([points[i] for i in by_cost], spent[by_cost], flops))
+        return PerPrompt(*(np.mean([getattr(runs, name) for runs in found], axis=0) for name in _NUMBERS))
+
+    def cost_of(self, target: PerPrompt, draws: Floats) -> Floats:
+        """(R,) mean FLOPs at which it is as accurate as ``target``, on each of (R, P) resamples; infinite: never."""
+        accuracy = np.stack([draws @ runs.accuracy for runs in self.points], axis=1)
+        spent = np.stack([draws @ runs.flops for runs in self.points], axis=1)
+        goals = draws @ target.accuracy
+        costs = [spend_to_match(x, y, goal) for x, y, goal in zip(spent, accuracy, goals, strict=True)]
+        return np.array([np.inf if cost is None else cost for cost in costs])
+
+
+_NUMBERS = ("accuracy", "generations", "flops")
+
+
+def _mixed(first: PerPrompt, second: PerPrompt, share: float) -> PerPrompt:
+    """``share`` of the second."""
+    return PerPrompt(*((1 - share) * getattr(first, name) + share * getattr(second, name) for name in _NUMBERS))
+
+
+def _between(points: Sequence[PerPrompt], spent: Floats, flops: float) -> PerPrompt:
+    high = int(np.searchsorted(spent, flops))
+    if high == 0 or high == len(points):
+        return points[min(high, len(points) - 1)]
+    low = high - 1
+    return _mixed(points[low], points[high], float((flops - spent[low]) / (spent[high] - spent[low])))
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Ways to choose one arm, or a mix of two, for all prompts alike: by what the policy's table measured of arms.
+
+    accuracy, flops  (arms,) mean over the training prompts
+    """
+
+    arms: tuple[Strategy, ...]
+    accuracy: Floats
+    flops: Floats
+
+    @classmethod
+    def of(cls, policy: Policy) -> "Plain":
+        numbers = [(cell.accuracy, cell.cost.flops, cell.prompts) for cell in policy.cells]
+        accuracy, flops, prompts = np.array(numbers).reshape(len(LEVELS), len(policy.arms), 3).transpose(2, 0, 1)
+        shares = prompts / prompts.sum(axis=0)
+        accuracy, flops = (shares * accuracy).sum(axis=0), (shares * flops).sum(axis=0)
+        return cls(policy.arms, accuracy, flops)
+
+    def best(self, flops: float, *, cascades: bool) -> Strategy | None:
+        """The most accurate one within these mean FLOPs; None where none is."""
+        within = [
+            k for k, arm in enumerate(self.arms) if isinstance(arm, Cascade) == cascades and self.flops[k] <= flops
+        ]
+        return self.arms[max(within, key=lambda k: self.accuracy[k])] if within else None
+
+    def mix(self, flops: float, *, cascades: bool) -> tuple[Strategy, Strategy]:
+        """The two that are most accurate together at these mean FLOPs."""
+        some = [k for k, arm in enumerate(self.arms) if cascades or not isinstance(arm, Cascade)]
+        low, high, _ = mix(self.accuracy[some], self.flops[some], flops)
+        return self.arms[some[low]], self.arms[some[high]]
+
+
+@dataclass(frozen=True, slots=True)
+class InFlops:
+    """What was measured against FLOPs. Shares are by name: value, low, high, reached, ceiling; or a reason instead."""
+
+    rows: tuple[AtFlops, ...]
+    tasks: tuple[OfTask, ...]
+    shares: Mapping[str, Mapping[str, Any] | None]
+    reasons: Mapping[str, str]
+
+
+def in_flops(
+    attempts: pd.DataFrame,
+    measured: Measured,
+    policy: Policy,
+    probabilities: Floats,
+    *,
+    statistics: pd.Series,
+    edges: Sequence[float],
+    extra: Floats,
+    draws: Floats,
+) -> InFlops:
+    """statistics  each prompt's, by prompt_id; edges between levels, in its units"""
+    here = policy.with_default(PricePerFlop(0.0)).only(lambda arm: arm in measured.arms)
+    assert here is not None  # one sample is measured wherever anything is
+    level_only = here.only(lambda arm: not isinstance(arm, Cascade))
+    priced = Priced(measured, here, probabilities, extra)
+    without = Priced(measured, level_only, probabilities, extra) if level_only else None
+    plain, names = Plain.of(here), arm_names(measured)
+    column = larger_alone(measured)
+    larger = None if column is None else fixed(measured, column)
+    model = None if column is None else next(iter(measured.arms[column].models))
+    perfect = Perfect(attempts, measured.prompts, measured.setup, model)
+    unit = fixed(measured, names.index(str(Majority(n=1)))) if larger is None else larger
+    unit_arm = str(Majority(n=1)) if column is None else names[column]
+    table_unit = dict(zip(map(str, plain.arms), plain.flops, strict=True)).get(unit_arm, float(unit.flops.mean()))
+    rng = np.random.default_rng(0)
+
+    def run(arm: Strategy) -> PerPrompt:
+        return fixed(measured, names.index(str(arm)))
+
+    def mixed(flops: float, allowed: float, *, cascades: bool) -> tuple[str, PerPrompt]:
+        first, second = plain.mix(allowed, cascades=cascades)
+        if first == second:
+            return str(first), run(first)
+        one, other = run(first), run(second)
+        spread = other.flops.mean() - one.flops.mean()
+        share = float(np.clip((flops - one.flops.mean()) / spread, 0, 1)) if spread else 0.0
+        return f"{first} or {second}", _mixed(one, other, share)
+
+    def row(share: float) -> AtFlops | None:
+        flops, allowed = share * float(unit.flops.mean()), share * float(table_unit)
+        if flops * _ROOM < priced.least:
+            return None
+        mine = priced.at(flops)
+        found: dict[str, tuple[str, PerPrompt]] = {}
+        for name, cascades in (("best_fixed_arm", False), ("best_fixed_cascade", True)):
+            arm = plain.best(allowed, cascades=cascades)
+            if arm is not None:
+                found[name] = str(arm), run(arm)
+        found["random_mix"] = mixed(flops, allowed, cascades=False)
+        found["confidence_only"] = mixed(flops, allowed, cascades=True)
+        if without:
+            found["level_only"] = "the policy without cascades", without.at(flops)
+        found["shuffled_levels"] = "the policy's arms", priced.shuffled(float(mine.flops.mean()), rng)
+        if larger is not None and column is not None:
+            found["larger_alone"] = names[column], larger
+        gains = {}
+        for name, (_, runs) in found.items():
+            spent = float(runs.flops.mean())
+            if spent * _ROOM >= priced.least:
+                gains[name] = estimate(priced.at(spent).accuracy - runs.accuracy, draws)
+        ways = {name: Way(arm, runs.point(draws)) for name, (arm, runs) in found.items()}
+        return AtFlops(share, mine.point(draws), ways, gains, perfect.at(flops))
+
+    shares, reasons = _shares(measured, priced, larger, model=model, perfect=perfect, draws=draws)
+    rows = [row(share) for share in (ALONE if larger is None else BESIDE_LARGER)]
+    best = plain.best(float(table_unit), cascades=False) or plain.mix(0.0, cascades=False)[0]
+    of_tasks = _by_task(
+        attempts,
+        measured,
+        priced.at(float(unit.flops.mean())),
+        best,
+        larger,
+        probabilities=probabilities,
+        given=(statistics, edges),
+    )
+    return InFlops(tuple(each for each in rows if each), of_tasks, shares, reasons)
+
+
+def _shares(
+    measured: Measured, priced: Priced, larger: PerPrompt | None, *, model: str | None, perfect: Perfect, draws: Floats
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """``share_of_large_cost`` and ``share_of_best_of_n_cost``: what share of its cost gives its accuracy."""
+    targets: dict[str, tuple[str, PerPrompt]] = {}
+    found: dict[str, Any] = {"share_of_large_cost": None, "share_of_best_of_n_cost": None}
+    if larger is None:
+        return found, dict.fromkeys(found, "no larger model was run")
+    targets["share_of_large_cost"] = "one solution of the larger model", larger
+    pooled = [k for k, arm in enumerate(measured.arms) if isinstance(arm, Sampling) and arm.models == {model}]
+    reasons = {}
+    if pooled:
+        means = measured.accuracy.mean(axis=0).round(9)
+        best = max(pooled, key=lambda k: (means[k], -measured.flops[:, k].mean()))
+        targets["share_of_best_of_n_cost"] = str(measured.arms[best]), fixed(measured, best)
+    else:
+        reasons["share_of_best_of_n_cost"] = "the larger model has no pool of samples"
+    everyone = np.full((1, draws.shape[1]), 1 / draws.shape[1])
+    for name, (arm, target) in targets.items():
+        at, cost = float(target.accuracy.mean()), float(target.flops.mean())
+        spread = priced.cost_of(target, draws) / (draws @ target.flops)
+        value = float(priced.cost_of(target, everyone)[0] / cost)
+        ceiling = perfect.cost_of(at)
+        low, high = np.quantile(spread, [0.025, 0.975], method="inverted_cdf")
+        best_of_all = max(float(runs.accuracy.mean()) for runs in priced.points)
+        if not np.isfinite(value):
+            reasons[name] = f"the policy's highest accuracy {best_of_all:.4f} stays below {at:.4f}"
+        numbers = {"value": value, "low": low, "high": high}
+        found[name] = {
+            **{key: round(float(each), 4) if np.isfinite(each) else None for key, each in numbers.items()},
+            "reached": round(float(np.isfinite(spread).mean()), 3),
+            "of": arm,
+            "accuracy": round(at, 4),
+            "ceiling": None if ceiling is None else round(ceiling / cost, 4),
+        }
+    return found, reasons
+
+
+def _by_task(
+    attempts: pd.DataFrame,
+    measured: Measured,
+    mine: PerPrompt,
+    arm: Strategy,
+    larger: PerPrompt | None,
+    *,
+    probabilities: Floats,
+    given: tuple[pd.Series, Sequence[float]],
+) -> tuple[OfTask, ...]:
+    """Empty where there is one task.
+
+    mine  what the policy gives;  arm the best fixed one;  given the prompts' statistics, by prompt_id, and the edges
+    """
+    first = measured.setup.tasks[0]
+    if "task" not in attempts or attempts["task"].fillna(first).nunique() < 2:
+        return ()
+    by_prompt = attempts.drop_duplicates("prompt_id").set_index("prompt_id")["task"].fillna(first)
+    tasks = by_prompt.loc[measured.prompts]
+    pass_rates = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["correct"].mean().loc[measured.prompts]
+    statistics, edges = given
+    runs = fixed(measured, measured.arms.index(arm))
+    found = []
+    for name in dict.fromkeys(tasks):
+        rows = np.flatnonzero(tasks.to_numpy() == name)
+        draws = resamples(len(rows), np.random.default_rng(0))
+        quality = measure_difficulty(probabilities[rows], statistics.loc[measured.prompts[rows]].to_numpy(), edges)
+        found.append(
+            OfTask(
+                name,
+                len(rows),
+                round(float(pass_rates.iloc[rows].mean()), 4),
+                mine.on(rows).point(draws),
+                Way(str(arm), runs.on(rows).point(draws)),
+                larger.on(rows).point(draws) if larger else None,
+                estimate((mine.accuracy - larger.accuracy)[rows], draws) if larger else None,
+                round(quality.spearman, 4),
+                round(quality.kappa, 4),
+                round(float((probabilities[rows] @ np.array(LEVELS)).mean()), 3),
+            )
+        )
+    return tuple(found)

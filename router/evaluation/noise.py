@@ -1,0 +1,35 @@
+"""How well anything could predict a statistic of few attempts."""
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from router.attempts.pools import SAMPLE
+from router.attempts.schema import last_score
+
+_HALVINGS = 50
+
+
+def most_correlated(attempts: pd.DataFrame, prompts: pd.Index, statistic: str, seed: int = 0) -> float | None:
+    """Spearman's correlation of each prompt's true statistic with the one that its attempts show; None: can't be told.
+
+    The statistics of two random halves of each prompt's attempts correlate by so much; whole ones by as much as
+    Spearman and Brown's formula says (1910), and with the truth by the square root of that.
+    """
+    pool = attempts[(attempts["arm"] == SAMPLE) & attempts["prompt_id"].isin(prompts)]
+    values = pool["correct"].astype(float) if statistic == "pass_rate" else pool["scores"].map(last_score)
+    groups = [rows.dropna().to_numpy(dtype=float) for _, rows in values.groupby(pool["prompt_id"])]
+    if len(groups) < 3 or min(map(len, groups)) < 4:
+        return None
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(_HALVINGS):
+        mixed = [rng.permutation(each) for each in groups]
+        halves = [[part.mean() for part in (each[::2], each[1::2])] for each in mixed]
+        first, second = (rankdata(side) for side in np.array(halves).T.round(9))
+        if np.ptp(first) and np.ptp(second):
+            found.append(float(np.corrcoef(first, second)[0, 1]))
+    if not found:
+        return None
+    half = max(0.0, float(np.mean(found)))
+    return round(float(np.sqrt(2 * half / (1 + half))), 4)
