@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import AllowCode, say
+from router.cli.options import AllowCode, Vectors, say
 from router.errors import InvalidFile
 
 
@@ -28,6 +28,7 @@ def evaluate(
             '[{"measure": "savings_fixed_budget", "at_least": 4}]; the report says what limits a missed goal.'
         ),
     ] = None,
+    vectors: Vectors = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON on the last line.")] = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -56,7 +57,7 @@ def evaluate(
     report = measure(
         read_attempts(attempts, Tasks(manifest.setup.tasks, allow_code), say=say),
         bundle,
-        vectors_of(bundle, features) if features_of(features).vectors else None,
+        vectors_of(bundle, features, vectors) if features_of(features).vectors else None,
         objectives=[parse_objective(text) for text in objective or ()],
         goals=None if goals is None else read_goals(goals),
     )

@@ -104,6 +104,13 @@ AllowCode = Annotated[
         "where this machine can't isolate it.",
     ),
 ]
+Vectors = Annotated[
+    Path | None,
+    typer.Option(
+        help="Parquet file of hidden states that were read before: prompts in it are not read again, and what is read "
+        "is added. With all of them in it no model is needed."
+    ),
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of all random numbers; equal seeds repeat a run.")]
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import AllowCode, Overwrite, Seed, Written, check_unfinished, read_arm, say
+from router.cli.options import AllowCode, Overwrite, Seed, Vectors, Written, check_unfinished, read_arm, say
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from router.prompt import Prompt
-    from router.training.difficulty import Vectors, VectorsByName
+    from router.training.difficulty import Vectors as VectorsOfPrompts
+    from router.training.difficulty import VectorsByName
 
 
 class Statistic(StrEnum):
@@ -41,6 +42,7 @@ def train(
             "ones, such as 'hidden(layer=16, position=last+mean)'."
         ),
     ] = "text",
+    vectors: Vectors = None,
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
@@ -58,7 +60,7 @@ def train(
     from router.tuning.warnings import of_training
 
     frame = read_attempts(attempts, Tasks(read_setup(bundle).tasks, allow_code), say=say)
-    model, training = fit(frame, _vectors_tried(bundle, features), statistic=statistic.value, seed=seed)
+    model, training = fit(frame, _vectors_tried(bundle, features, vectors), statistic=statistic.value, seed=seed)
     familiarity = know(frame, seed=seed)
     save_training(model, training, bundle, familiarity)
     edges = ", ".join(f"{edge:.3g}" for edge in training.edges)
@@ -190,23 +192,23 @@ def _signed(row: dict[str, Any]) -> str:
     return f"{difference['accuracy']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
 
 
-def vectors_of(folder: Path, features: str) -> "Vectors":
+def vectors_of(folder: Path, features: str, kept_in: Path | None = None) -> "VectorsOfPrompts":
     """Return a function that reads prompts' features with the folder's reference model.
 
     Raises MissingDependency, MissingWeights.
     """
-    by_name = _vectors_by_name(folder, [features])
+    by_name = _vectors_by_name(folder, [features], kept_in)
     return lambda prompts: by_name(prompts)[features]
 
 
-def _vectors_tried(folder: Path, features: str) -> "VectorsByName | None":
+def _vectors_tried(folder: Path, features: str, kept_in: Path | None) -> "VectorsByName | None":
     from router.solving.features import features_of, tried
 
     names = tried(features)
-    return _vectors_by_name(folder, names) if all(features_of(name).vectors for name in names) else None
+    return _vectors_by_name(folder, names, kept_in) if all(features_of(name).vectors for name in names) else None
 
 
-def _vectors_by_name(folder: Path, names: "Sequence[str]") -> "VectorsByName":
+def _vectors_by_name(folder: Path, names: "Sequence[str]", kept_in: Path | None) -> "VectorsByName":
     import asyncio
     from dataclasses import replace
 
@@ -215,12 +217,14 @@ def _vectors_by_name(folder: Path, names: "Sequence[str]") -> "VectorsByName":
     from router.backends.specs import Deployment, VerifierSpec
     from router.bundle.setup import read_setup
     from router.solving.features import read_vectors
+    from router.training.vectors import kept
 
     # Only the reference model is needed, so no other one is loaded.
     setup = replace(read_setup(folder), verifier=VerifierSpec("log_prob", None, 0))
-    engines = load_engines(setup, folder, Deployment(), models=frozenset())
 
     def vectors(prompts: "Sequence[Prompt]") -> "dict[str, NDArray[np.float32]]":
+        engines = load_engines(setup, folder, Deployment(), models=frozenset())
+
         async def read() -> "dict[str, NDArray[np.float32]]":
             try:
                 return await read_vectors(names, prompts, engines, Usage())
@@ -229,7 +233,7 @@ def _vectors_by_name(folder: Path, names: "Sequence[str]") -> "VectorsByName":
 
         return asyncio.run(read())
 
-    return vectors
+    return vectors if kept_in is None else kept(kept_in, names, setup.main.model, vectors)
 
 
 def _budgets(text: str) -> list[int]:

@@ -64,12 +64,14 @@ def train(
     vectors: VectorsByName | None = None,
     *,
     statistic: Statistic = "pass_rate",
+    candidates: Sequence[str] = tuple(CANDIDATES),
     folds: int = 5,
     seed: int = 0,
 ) -> tuple[DifficultyModel, Training]:
     """Compare the candidates by cross-validation; fit the one with the lowest log-loss on all prompts.
 
-    vectors  gives the prompts' vectors, by names in ``solving.features``; None: candidates read texts only
+    vectors     gives the prompts' vectors, by names in ``solving.features``; None: candidates read texts only
+    candidates  names of those that are compared
 
     Raises InvalidFile where the attempts have no statistic or no five levels. With too few prompts to use levels anyway
     (fewer than :data:`CARRY_LEVELS`), ties between prompts are broken at random instead, so that a policy without
@@ -87,7 +89,7 @@ def train(
     texts = [prompt.question for prompt in asked]
     found = {} if vectors is None else vectors(asked)
     states = {name: np.asarray(each, dtype=np.float32) for name, each in found.items()}
-    results = compare(texts, states, prompts["statistic"], edges, names=list(CANDIDATES), folds=folds, seed=seed)
+    results = compare(texts, states, prompts["statistic"], edges, names=candidates, folds=folds, seed=seed)
     best = results[0]
     model = DifficultyModel(best.name, edges=edges.tolist(), seed=seed)
     model.fit(states[best.vectors] if best.vectors else texts, prompts["statistic"])
