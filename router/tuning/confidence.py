@@ -99,12 +99,15 @@ def fit(paths: Sequence[Path], probabilities: Floats, levels: Ints, *, seed: int
     def fitted(rows: NDArray[np.bool_]) -> Confidence | None:
         if len(np.unique(y[rows])) < 2:
             return None
-        scale = np.maximum(x[rows].std(axis=0), 1e-6)
+        # Centred, which the bias makes up for: else what is the same in all rows, such as a score that is always known,
+        # would be a second bias, and the fit would not end.
+        scale, centre = np.maximum(x[rows].std(axis=0), 1e-6), x[rows].mean(axis=0)
         counts = np.bincount(prompt[rows], minlength=prompts)
         model = LogisticRegression(C=1.0, max_iter=500)
-        model.fit(x[rows] / scale, y[rows], sample_weight=_WEIGHT / counts[prompt[rows]])
+        model.fit((x[rows] - centre) / scale, y[rows], sample_weight=_WEIGHT / counts[prompt[rows]])
         weights = (model.coef_[0] / scale).round(6).tolist()
-        return Confidence(dict(zip(names, weights, strict=True)), round(float(model.intercept_[0]), 6), voting)
+        bias = float(model.intercept_[0]) - float(np.dot(weights, centre))
+        return Confidence(dict(zip(names, weights, strict=True)), round(bias, 6), voting)
 
     models = [fitted(fold[prompt] != i) for i in range(FOLDS)]
     whole = fitted(np.ones(len(y), dtype=bool))
