@@ -125,7 +125,9 @@ class Believes(Protocol):
 class Recorded:
     """What was recorded at one prompt: a pool of attempts per model, and complete runs by arm, as ``str`` spells it.
 
-    verified  whether there is a verifier; if so, a stage whose score is unknown can't get a confidence
+    verified  whether a verifier scores solutions here; if so, a stage whose score is unknown can't get a confidence
+    abstains  whether the verifier scores nothing at this prompt, though it does at others: arms by score then go by
+              votes
     staged    whether the runs are for stages of a cascade. Then row r of each stage is part of the same run, so a mean
               may not replace what a single run drew; and leads are computed, which takes long
     """
@@ -133,6 +135,7 @@ class Recorded:
     pools: Mapping[str | None, Pool]
     runs: Mapping[str, Runs]
     verified: bool = True
+    abstains: bool = False
     staged: bool = False
 
     @property

@@ -89,7 +89,9 @@ def by_highest_score(strategy: Samples, recorded: Recorded) -> Runs | None:
 def _pool(strategy: Samples, recorded: Recorded) -> Pool | None:
     """Return the pool that the arm draws from; None if it is too small or lacks scores that the arm needs."""
     pool = recorded.pools.get(strategy.model)
-    if pool is None or strategy.n > pool.left or (strategy.needs_scores and np.isnan(pool.scores).all()):
+    if pool is None or strategy.n > pool.left:
+        return None
+    if strategy.needs_scores and not recorded.abstains and np.isnan(pool.scores).all():
         return None
     if strategy.n == 1 and not recorded.staged:  # one run per attempt: their mean is exact
         return replace(pool, order=np.arange(len(pool))[:, None])

@@ -144,6 +144,10 @@ class VerifierSpec:
         """Return the name of the bundle's model that it asks; None where it has a model of its own, or none."""
         return self.model if kind_of(self.kind).asks else None
 
+    def scores(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether it scores solutions to a prompt with these inputs: executed tests do where there are some."""
+        return self.kind != "none" and (self.kind != "tests" or bool(inputs.get("tests")))
+
 
 TaskNames = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]  # not strict: JSON has lists, not tuples
 

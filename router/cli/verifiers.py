@@ -24,7 +24,9 @@ from router.errors import InvalidFile
 
 
 def score(
-    attempts: Annotated[list[Path], typer.Argument(help="Attempts files; only independent attempts are scored.")],
+    attempts: Annotated[
+        list[Path], typer.Argument(help="Attempts files; pooled and greedy attempts of every model are scored.")
+    ],
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet.")],
     *,
     bundle: Models,
@@ -38,7 +40,7 @@ def score(
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
-    """Score independent attempts with the bundle's verifier, also those sampled by other programs."""
+    """Score pooled and greedy attempts with the bundle's verifier, also those sampled by other programs."""
     import asyncio
 
     from router.attempts.files import check_out

@@ -42,7 +42,7 @@ class Replays:
         self.prefilled: Mapping[str | None, Floats] = {
             model: np.array([each.prefilled.get(model, 0.0) for each in recorded])[:, None] for model in models
         }
-        self.verified = all(each.verified for each in recorded)
+        self._verified = np.array([each.verified for each in recorded])[:, None]
 
     def stages(self, arms: Sequence[Strategy]) -> list[Runs] | None:
         """Return (P, R) runs of each stage; None if one is missing at a prompt, or an earlier stage lacks scores."""
@@ -55,7 +55,7 @@ class Replays:
     def believable(self, arm: Strategy) -> bool:
         """Whether other stages can follow the arm: its answers have the scores that a confidence needs."""
         runs = self._last((arm,))
-        return runs is not None and not (self.verified and (np.isnan(runs.seen.score) & runs.answered).any())
+        return runs is not None and not (self._verified & np.isnan(runs.seen.score) & runs.answered).any()
 
     def _last(self, arms: tuple[Strategy, ...]) -> Runs | None:
         """Return (P, R) runs of the last arm after the others drew their attempts; None if it can't be replayed."""

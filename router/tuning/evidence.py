@@ -230,7 +230,8 @@ def measure(
     here = attempts[attempts["prompt_id"].isin(prompts)]
     _check_models(here, setup)
     verified = setup.verifier.kind != "none"
-    recorded = recordings(here, reference=setup.reference, verified=verified, seed=seed)
+    scores = setup.verifier.scores
+    recorded = recordings(here, reference=setup.reference, verified=verified, scores=scores, seed=seed)
     plain = [arm for arm in arms if not isinstance(arm, Cascade)]
     points = {prompt: _points(each, budgets, plain, setup.reference) for prompt, each in recorded.items()}
     counted: dict[Strategy, int] = {}

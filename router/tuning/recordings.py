@@ -1,5 +1,7 @@
 """Converts attempts files to what strategies replay: pools of attempts and complete runs, by prompt."""
 
+import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,9 +20,18 @@ TOKENS = ["prompt_tokens", "generated_tokens", "scored_tokens"]
 
 
 def recordings(
-    attempts: pd.DataFrame, *, reference: str = "", verified: bool = True, draws: int = DRAWS, seed: int = 0
+    attempts: pd.DataFrame,
+    *,
+    reference: str = "",
+    verified: bool = True,
+    scores: Callable[[Mapping[str, Any]], bool] = lambda inputs: True,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> dict[str, Recorded]:
-    """Return what was recorded at each prompt, by prompt id. Arguments and errors as in ``evidence.evidence``."""
+    """Return what was recorded at each prompt, by prompt id. Arguments and errors as in ``evidence.evidence``.
+
+    scores  whether the verifier scores solutions to a prompt with these inputs
+    """
     unknown = attempts["correct"].isna()
     if unknown.any():
         first = attempts.loc[unknown.idxmax(), "prompt_id"]
@@ -42,7 +53,15 @@ def recordings(
             pools[model] = _pool(groups[name], draws, generators.setdefault(model, _generator(seed, model)))
         reads = any(pool.reads for pool in pools.values())
         runs = {name: _run(groups[name], parse(name), reference, reads) for name in groups if not is_pool(name)}
-        found[prompt_id] = Recorded(pools, runs, verified)
+        abstains = verified and not scores(_inputs(rows))
+        found[prompt_id] = Recorded(pools, runs, verified and not abstains, abstains)
+    return found
+
+
+def _inputs(rows: pd.DataFrame) -> Mapping[str, Any]:
+    """Of the prompt whose attempts these are."""
+    text = rows["inputs"].iloc[0] if "inputs" in rows else None
+    found: Mapping[str, Any] = {} if text is None or pd.isna(text) else json.loads(text)
     return found
 
 

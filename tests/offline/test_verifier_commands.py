@@ -1,14 +1,20 @@
 """collect, score, judge and calibrate with the kinds of verifiers that ask a model or run tests."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from router.attempts.schema import read_attempts
+from router.attempts.schema import read_attempts, write_attempts
+from router.backends.specs import VerifierSpec
 from router.cli.main import main
 from router.tasks.code import CodeTask
+from router.tuning.evidence import measure
+from strategies import Majority
+from tests.support.evaluation import SETUP, with_runs, world
 
 MODEL = {
     "model": "fake",
@@ -98,3 +104,40 @@ def test_code_is_judged_by_hidden_tests_and_verified_by_public_ones(tmp_path, mo
     assert {score for each in frame["scores"] for score in each} == {0.0}
     assert frame["answer"].isna().all()
     assert not frame["correct"].any()
+
+
+def test_solutions_that_stand_alone_are_scored_whichever_model_wrote_them(tmp_path):
+    """What a search chose is left out: its scores are those that it chose by."""
+    folder, out = bundle(tmp_path, kind="judge", model="small"), tmp_path / "b.parquet"
+    frame = world("x", 2)
+    frame = with_runs(with_runs(frame, "single(model=large)"), "sample(model=large)")
+    write_attempts(frame.assign(text="Answer: 1", scores=None), tmp_path / "a.parquet")
+    run("score", tmp_path / "a.parquet", "--bundle", folder, "--out", out)
+    scored = read_attempts([out])
+    assert set(scored["arm"]) == {"sample", "single(model=large)", "sample(model=large)"}
+    assert scored["scores"].notna().all()
+
+
+def test_arms_by_score_go_by_votes_where_tests_have_nothing_to_run():
+    """Half of the prompts have tests. Of the others no solution is scored, and cascades are replayed all the same."""
+    setup = replace(SETUP, verifier=VerifierSpec("tests", None, 0))
+    frame = world("x", 6, beam=False)
+    tested = frame["prompt_id"].str.endswith(("-0", "-1", "-2"))
+    frame["inputs"] = [json.dumps({"tests": ["assert f(1) == 2"]}) if has else None for has in tested]
+    frame["scores"] = [
+        [0.9 if right else 0.1] if has else None for right, has in zip(frame["correct"], tested, strict=True)
+    ]
+    measured = measure(frame, pd.Index(frame["prompt_id"].unique()), [1, 4], setup)
+    arms = [str(arm) for arm in measured.arms]
+    best, votes = (measured.accuracy[:, arms.index(f"{name}(n=4)")] for name in ("best_of_n", "majority"))
+    untested = ~measured.prompts.str.endswith(("-0", "-1", "-2"))
+    assert best[untested].tolist() == votes[untested].tolist()
+    assert best[~untested].mean() > votes[~untested].mean() + 0.1
+    assert measured.replays.believable(Majority(n=4))
+
+
+def test_a_verifier_that_scored_some_solutions_of_a_prompt_only_ends_no_cascade():
+    frame = world("x", 6, beam=False)
+    frame.loc[frame["sample"] == 1, "scores"] = None
+    measured = measure(frame, pd.Index(frame["prompt_id"].unique()), [1, 4], SETUP)
+    assert not measured.replays.believable(Majority(n=1))
