@@ -16,7 +16,7 @@ OPENAI_VERSION := 7.59.0
 OPENAI := .cache/openai/node_modules/openai/package.json
 # Share of the times that `make test-faults` makes each fault.
 FAULTS ?= 1
-.PHONY: help install demo system-packages test test-long test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-ui test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger bundle clean
+.PHONY: help install demo system-packages test test-long test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-ui test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger evaluate-natural natural test-natural bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -91,6 +91,11 @@ test-ui: install  ## Drive the pages under /ui in Chromium: keyboard, phone, scr
 	command -v chromium >/dev/null || { $(APT_INSTALL) chromium; }
 	$(BIN)/python -m pytest -m browser tests/service/test_ui_browser.py
 
+test-natural: install  ## Fetch public models, serve each bundle of natural tasks and solve ten held-out problems
+	PYTHONPATH=. $(BIN)/python models/natural/recipe/fetch.py small
+	PYTHONPATH=. $(BIN)/python models/natural/recipe/fetch.py large
+	$(BIN)/python -m pytest -m natural tests/natural
+
 test-newcomer: install  ## Walk docs/first-steps.md on a llama.cpp server: own prompts and model, to an OpenAI client's answer
 	$(BIN)/python -m pytest -m newcomer tests/newcomer $(ONLY)
 
@@ -160,6 +165,14 @@ evaluate-larger: install  ## Compare thinking longer with a larger model, from t
 	$(BIN)/python $(RECIPE)/larger.py build/evaluate-larger
 	$(BIN)/router tune build/evaluate-larger/attempts/tune.parquet --bundle build/evaluate-larger --default budget=16
 	$(BIN)/router evaluate build/evaluate-larger/attempts/heldout.parquet build/evaluate-larger/attempts/middling.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report --goals $(RECIPE)/goals.json
+
+NATURAL := models/natural/recipe
+evaluate-natural: install  ## Train, tune and evaluate on word problems, code and choices, from the checked-in attempts, into build/natural
+	mkdir -p build/natural && cd build/natural && rm -rf gsm8k mbpp mmlu-stem mixed
+	PYTHONPATH=. $(BIN)/python $(NATURAL)/evaluate.py build/natural
+
+natural: install  ## Make the bundles of natural tasks anew from the checked-in attempts, in models/natural
+	PYTHONPATH=. $(BIN)/python $(NATURAL)/evaluate.py build/natural --build
 
 bundle: install  ## Rebuild the bundle from nothing into build/smollm2-135m: minutes on a GPU, a day without; resumable
 	$(RECIPE)/build.sh build/smollm2-135m

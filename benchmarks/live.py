@@ -116,7 +116,7 @@ async def solve(
 
         async def one(problem: Problem) -> Solved:
             messages = [pb.Message(role=each.role, content=each.text) for each in problem.prompt.messages]
-            about = {"inputs": dict(problem.inputs)} if problem.inputs else {}
+            about: dict[str, Any] = {"inputs": dict(problem.inputs)} if problem.inputs else {}
             request = pb.SolveRequest(messages=messages, objective=asked, task=problem.task or "", **about)
             async with places:
                 solution = (await router.Solve(request, timeout=600)).solution

@@ -134,7 +134,7 @@ class Started(NamedTuple):
     def cpu(self) -> float:
         """Return the seconds of CPU time that it has spent."""
         times = self.process.cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
 
 @contextmanager
@@ -207,7 +207,8 @@ async def burst(calls: list[grpc.aio.UnaryUnaryMultiCallable], messages: list[by
 
 async def _ask(port: int, message: bytes) -> bytes:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        return await channel.unary_unary(ROUTE)(message)
+        reply: bytes = await channel.unary_unary(ROUTE)(message)
+        return reply
 
 
 def _seconds(bundle: Bundle, prompt: str) -> float:

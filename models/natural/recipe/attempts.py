@@ -1,0 +1,122 @@
+"""The checked-in attempts as the bundles use them: which prompts, scored by what, of which tasks."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from router.attempts.schema import read_attempts, write_attempts
+
+RECIPE = Path(__file__).parent
+NATURAL = RECIPE.parent
+ATTEMPTS = NATURAL / "attempts"
+SCORES = ATTEMPTS / "scores.parquet"  # by verifiers that look at attempts afterwards; see score.py
+VECTORS = NATURAL / "vectors.parquet"  # hidden states of the prompts; see vectors.py
+TASKS = {"gsm8k": "math", "mbpp": "code", "mmlu-stem": "choice"}
+VERIFIERS = {"gsm8k": None, "mbpp": "tests", "mmlu-stem": None, "mixed": "tests"}  # None: scored while sampled
+FEWEST = 25  # prompts without which nothing can be trained
+SMALL, LARGE, POOL = "sample", "single(model=large)", "sample(model=large)"
+ALONE = [SMALL, LARGE, POOL]
+_KEYS = ["prompt_id", "arm", "sample"]
+
+
+class TooFew(Exception):
+    """What is missing, for a reader."""
+
+
+def whole(frame: pd.DataFrame) -> pd.DataFrame:
+    """The attempts at prompts that have what most of them have.
+
+    Sampling goes on prompt by prompt and model by model, so that some have no attempts of the larger model yet. An arm
+    takes part where nearly all prompts have it: rather half of the prompts with both models than all with one.
+    """
+    have = {arm: set(rows["prompt_id"]) for arm, rows in frame.groupby("arm")}
+    prompts = have.get(SMALL, set())
+    for arm in (LARGE, POOL):
+        both = prompts & have.get(arm, set())
+        if 2 * len(both) >= len(prompts) or len(both) >= 4 * FEWEST:
+            prompts = both
+    rows = frame[frame["prompt_id"].isin(prompts)]
+    sizes = rows[rows["arm"] == SMALL].groupby("prompt_id").size()
+    return rows[rows["prompt_id"].isin(sizes[sizes >= sizes.median()].index)] if len(sizes) else rows
+
+
+def of_task(task: str, part: str, verifier: str | None = None) -> pd.DataFrame:
+    """Attempts at one task's prompts. With a verifier its scores, as far as there are any, else those of sampling."""
+    path = ATTEMPTS / f"{task}-{part}.parquet"
+    if not path.exists():
+        raise TooFew(f"{path.name} was not sampled yet")
+    frame = read_attempts([path])
+    if verifier is not None:
+        frame = _scored(frame, verifier)
+    return frame
+
+
+def bundle_attempts(bundle: str, part: str) -> pd.DataFrame:
+    """What a bundle is tuned or evaluated on. Raises TooFew."""
+    if bundle != "mixed":
+        return _enough(whole(of_task(bundle, part, VERIFIERS[bundle])), bundle, part)
+    frames = []
+    for task, name in TASKS.items():
+        frame = _enough(whole(of_task(task, part, VERIFIERS[task])), task, part)
+        if task != "mbpp":
+            frame = frame.assign(scores=None)  # the mixed bundle's tests score nothing there
+        frames.append(frame.assign(task=name))
+    if part == "heldout":  # equal parts
+        least = min(frame["prompt_id"].nunique() for frame in frames)
+        frames = [frame[frame["prompt_id"].isin(frame["prompt_id"].unique()[:least])] for frame in frames]
+    return pd.concat(frames, ignore_index=True)
+
+
+def write(bundle: str, folder: Path) -> dict[str, Path]:
+    """Both parts as files in the folder. Raises TooFew."""
+    found = {}
+    for part in ("tune", "heldout"):
+        found[part] = folder / "attempts" / f"{part}.parquet"
+        write_attempts(bundle_attempts(bundle, part), found[part])
+    return found
+
+
+def _enough(frame: pd.DataFrame, task: str, part: str) -> pd.DataFrame:
+    prompts = frame["prompt_id"].nunique()
+    if prompts < FEWEST:
+        raise TooFew(f"{task}-{part}: {prompts} prompts were sampled so far, {FEWEST} are needed")
+    return frame
+
+
+def _scored(frame: pd.DataFrame, verifier: str) -> pd.DataFrame:
+    """Solutions with the verifier's scores; prompts of which any is not scored yet are left out."""
+    scores = known_scores(verifier)
+    if scores.empty:
+        raise TooFew(f"{SCORES.name} has no scores by {verifier}: run score.py")
+    given = scores.set_index(_KEYS)[["score", "scored_tokens", "seen"]]
+    rows = frame[frame["arm"].isin(ALONE)].drop(columns=["scores", "scored_tokens"]).join(given, on=_KEYS)
+    short = set(rows.loc[rows["seen"].isna(), "prompt_id"])
+    rows = rows[~rows["prompt_id"].isin(short)]
+    lists = [None if pd.isna(score) else [float(score)] for score in rows["score"]]
+    return rows.assign(scores=lists).astype({"scored_tokens": int}).drop(columns=["score", "seen"])
+
+
+def known_scores(verifier: str) -> pd.DataFrame:
+    """One row a solution; ``score`` is null where the verifier looked at it and said nothing."""
+    columns = ["verifier", *_KEYS, "score", "scored_tokens"]
+    scores = pd.read_parquet(SCORES) if SCORES.exists() else pd.DataFrame(columns=columns)
+    return scores[scores["verifier"] == verifier].assign(seen=True)
+
+
+def lacking(verifier: str, tasks: Sequence[str], prompts: int | None) -> dict[str, pd.DataFrame]:
+    """By file: the solutions that the verifier has not looked at, of the first so many prompts of each file."""
+    known = set(known_scores(verifier)[_KEYS].itertuples(index=False, name=None))
+    found = {}
+    for name in tasks:
+        path = ATTEMPTS / f"{name}.parquet"
+        if not path.exists():
+            continue
+        frame = read_attempts([path])
+        frame = frame[frame["arm"].isin(ALONE)]
+        if prompts is not None:
+            frame = frame[frame["prompt_id"].isin(frame["prompt_id"].unique()[:prompts])]
+        new = [key not in known for key in frame[_KEYS].itertuples(index=False, name=None)]
+        if any(new):
+            found[name] = frame[new]
+    return found

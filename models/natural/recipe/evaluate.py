@@ -1,0 +1,145 @@
+"""Every figure of the natural tasks, from the checked-in attempts; the last line is one JSON object.
+
+Usage: python evaluate.py OUT [--build] [--only BUNDLE ...]
+
+OUT      a folder for bundles and reports (`make evaluate-natural` takes build/natural). It needs no weights
+--build  train the difficulty models as well, and write the bundles beside the recipe: what is checked in
+
+By bundle (gsm8k, mbpp, mmlu-stem, mixed) and for `math`, of which the difficulty alone was measured: what `router
+evaluate` finds (its ``HEADLINE``), difficulty, features, verifiers, and for the mixed one what mixing is worth. What
+can't be measured yet is null, with a reason.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import estimators
+from attempts import NATURAL, RECIPE, TASKS, VECTORS, TooFew, bundle_attempts, write
+from mixing import mixing
+from table import table
+from vectors import HIDDEN
+from verifiers import compared
+
+from router.cli.main import main as router
+from router.evaluation.parts import HEADLINE
+from router.training.difficulty import read_training
+
+BUNDLES = (*TASKS, "mixed")
+TRAINED = ("difficulty.joblib", "familiarity.json", "training.json")
+
+
+def make(bundle: str, folder: Path, *, build: bool) -> dict[str, Any]:
+    """Tune and evaluate one bundle; with ``build`` also train it. Raises TooFew."""
+    source = NATURAL / bundle
+    trained = all((source / name).exists() for name in TRAINED[::2])
+    paths = write(bundle, folder)
+    if folder != source:
+        shutil.copy(source / "models.json", folder)
+        if trained and not build:
+            for name in TRAINED:
+                if (source / name).exists():
+                    shutil.copy(source / name, folder)
+    at = ["--bundle", str(folder)]
+    again = ["--overwrite"] if (folder / "manifest.json").exists() else []
+    kept = ["--vectors", str(VECTORS)] if VECTORS.exists() else []
+    if build or not trained:
+        features = ["--features", HIDDEN, *kept] if kept else []
+        call("train", paths["tune"], *at, *features, *again)
+    call("tune", paths["tune"], *at, "--default", "budget=4")
+    judged = folder / "judged.jsonl"
+    found = compared(bundle, folder)
+    judged.write_text("".join(json.dumps(each) + "\n" for each in found if "auc" in each))
+    more = [*kept, "--judged", str(judged)] if judged.stat().st_size else kept
+    call("evaluate", paths["heldout"], *at, "--out", folder / "report", *more)
+    report = json.loads((folder / "report" / "evaluation.json").read_text())
+    shutil.rmtree(folder / "attempts")
+    return figures(report, folder) | {"verifiers": found}
+
+
+def figures(report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What the last line says of one bundle."""
+    training = read_training(folder)
+    quality = training.comparison[training.chosen]
+    reading = estimators.READ_MILLISECONDS if training.features != "text" else 0.0
+    difficulty = report["difficulty"] | {
+        "milliseconds": round(quality["milliseconds"] + reading, 2),
+        "candidate": training.chosen,
+        "ceiling": report["difficulty_ceiling"],
+    }
+    return {
+        **{name: report.get(name) for name in HEADLINE},
+        "prompts": report["prompts"],
+        "tuning_prompts": len(training.prompts),
+        "difficulty": difficulty,
+        "at_flops": report["at_flops"],
+        "tasks": report["tasks"],
+        "validated": report["validated"],
+    }
+
+
+def call(command: str, *arguments: object) -> None:
+    """One of the router's commands, in this process: importing everything anew takes seconds."""
+    began = time.monotonic()
+    print(f"$ router {command} {' '.join(map(str, arguments))}", flush=True)
+    code = router([command, *map(str, arguments)], standalone_mode=False)
+    if code:
+        raise SystemExit(int(code))
+    print(f"({time.monotonic() - began:.0f} s)", flush=True)
+
+
+def nothing(reason: str) -> dict[str, Any]:
+    """Of a bundle that can't be made yet."""
+    names = (*HEADLINE, "prompts", "difficulty")
+    return dict.fromkeys(names) | {"reasons": dict.fromkeys((*HEADLINE[:-1], "difficulty"), reason)}
+
+
+def mathematics() -> dict[str, Any]:
+    """MATH's human levels: nothing was sampled there, so there is nothing to route."""
+    found = json.loads((RECIPE / "difficulty.json").read_text())
+    best = max(
+        (name for name in found["candidates"] if name.startswith("layer")),
+        key=lambda name: found["candidates"][name]["spearman"],
+    )
+    names = ("spearman", "kappa", "log_loss", "ece", "gain", "within")
+    difficulty = {name: found["candidates"][best][name] for name in names}
+    difficulty |= {"candidate": best, "milliseconds": estimators.READ_MILLISECONDS, "ceiling": None}
+    difficulty["text"] = found["candidates"]["text_logistic"]["spearman"]
+    return nothing("no attempts at MATH's problems: their levels are people's") | {
+        "prompts": found["problems"],
+        "difficulty": difficulty,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--build", action="store_true")
+    parser.add_argument("--only", nargs="*", default=BUNDLES, choices=BUNDLES)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {}
+    for bundle in asked.only:
+        folder = (NATURAL if asked.build else asked.out) / bundle
+        folder.mkdir(exist_ok=True)
+        try:
+            results[bundle] = make(bundle, folder, build=asked.build)
+            parts = [bundle_attempts(bundle, part) for part in ("tune", "heldout")]
+            results[bundle]["features"] = estimators.compare(*parts, folder)
+        except TooFew as error:
+            results[bundle] = nothing(str(error))
+            print(f"{bundle}: {error}", flush=True)
+    if results.get("mixed", {}).get("prompts"):
+        results["mixed"]["mixing"] = mixing(NATURAL if asked.build else asked.out)
+    results["math"] = mathematics()
+    (asked.out / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
+    (asked.out / "table.md").write_text(table(results))
+    print(f"wrote {asked.out}/evaluation.json and {asked.out}/table.md")
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

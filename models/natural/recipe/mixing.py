@@ -1,0 +1,110 @@
+"""What mixing is worth: one policy for a stream of three tasks, beside a policy of its own for each, at equal FLOPs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from attempts import TASKS, VERIFIERS, bundle_attempts, of_task
+from estimators import reader, with_its_cascades
+
+from router.bundle.bundle import Bundle, load_bundle
+from router.evaluation.at_flops import BESIDE_LARGER, Priced
+from router.evaluation.averages import larger_alone
+from router.evaluation.curves import PerPrompt, estimate
+from router.policy.objectives import PricePerFlop
+from router.training.difficulty import prompt_statistics
+from router.tuning.evidence import Measured, resamples
+
+_NUMBERS = ("accuracy", "generations", "flops")
+
+
+def mixing(folder: Path) -> dict[str, Any]:
+    """At shares of the larger model's cost over the whole held-out stream, accuracy of
+
+    mixed     the mixed bundle's policy
+    together  a policy of its own for each task, all at one price of a FLOP: a task where FLOPs buy more gets more
+    apart     the same policies, each held to the share within its own task
+
+    gain_of_sharing  together less apart;  loss_of_one_model  together less mixed
+    """
+    stream = bundle_attempts("mixed", "heldout")
+    whole_bundle = load_bundle(folder / "mixed")
+    measured, curve = _of(whole_bundle, stream)
+    prompts = list(measured.prompts)
+    parts = []
+    for task, name in TASKS.items():
+        ids = stream.loc[stream["task"] == name, "prompt_id"].unique()
+        attempts = of_task(task, "heldout", VERIFIERS[task])
+        parts.append(_of(load_bundle(folder / task), attempts[attempts["prompt_id"].isin(ids)]))
+    kept = [prompt for part, _ in parts for prompt in part.prompts if prompt in set(prompts)]
+    column = larger_alone(measured)
+    if column is None or len(kept) < len(prompts):
+        return {"reason": "the larger model was not run, or the bundles leave out different prompts"}
+    order = pd.Index([prompt for part, _ in parts for prompt in part.prompts]).get_indexer(pd.Index(prompts))
+    draws = resamples(len(prompts), np.random.default_rng(0))
+    unit = float(measured.flops[:, column].mean())
+    common = _together([priced for _, priced in parts])
+    rows = {}
+    for share in BESIDE_LARGER:
+        at = share * unit
+        own = [priced.at(share * float(part.flops[:, larger_alone(part)].mean())) for part, priced in parts]
+        apart = PerPrompt(*(np.concatenate([getattr(each, name) for each in own])[order] for name in _NUMBERS))
+        together = common(float(apart.flops.mean()), order)
+        mixed = curve.at(float(apart.flops.mean()))
+        rows[f"{share:g}"] = {
+            "flops": at,
+            "mixed": round(float(mixed.accuracy.mean()), 4),
+            "together": round(float(together.accuracy.mean()), 4),
+            "apart": round(float(apart.accuracy.mean()), 4),
+            "gain_of_sharing": _gain(together, apart, draws),
+            "loss_of_one_model": _gain(together, mixed, draws),
+        }
+    return rows
+
+
+def _gain(first: PerPrompt, second: PerPrompt, draws: Any) -> dict[str, float]:
+    found = estimate(first.accuracy - second.accuracy, draws)
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def _of(bundle: Bundle, attempts: pd.DataFrame) -> tuple[Measured, Priced]:
+    prompts = prompt_statistics(attempts, "pass_rate")
+    asked = prompts["asked"].tolist()
+    if bundle.manifest.features == "text":
+        found = bundle.difficulty.predict_proba([prompt.question for prompt in asked])
+    else:
+        found = bundle.difficulty.predict_proba(reader(bundle.setup.main.model)(asked))
+    by_prompt = pd.DataFrame(found, index=prompts.index)
+    measured = with_its_cascades(attempts, bundle, by_prompt)
+    found = by_prompt.loc[measured.prompts].to_numpy()
+    policy = bundle.policy.with_default(PricePerFlop(0.0)).only(lambda arm: arm in measured.arms)
+    assert policy is not None
+    extra = np.zeros(len(measured.prompts))
+    if bundle.manifest.features != "text":
+        extra = 2.0 * bundle.setup.main.parameters * measured.prompt.max(axis=(1, 2))
+    return measured, Priced(measured, policy, found, extra)
+
+
+def _together(parts: list[Priced]) -> Any:
+    """(FLOPs, order of prompts) → all tasks at the common price at which they spend so much on average."""
+    prices = np.geomspace(1e-16, 1e-9, 200)
+
+    def at_price(price: float) -> PerPrompt:
+        runs = [part.at_price(price) for part in parts]
+        return PerPrompt(*(np.concatenate([getattr(each, name) for each in runs]) for name in _NUMBERS))
+
+    curve = sorted((at_price(float(price)) for price in prices), key=lambda runs: float(runs.flops.mean()))
+    spent = np.array([runs.flops.mean() for runs in curve])
+
+    def at(flops: float, order: Any) -> PerPrompt:
+        high = int(np.clip(np.searchsorted(spent, flops), 1, len(curve) - 1))
+        low = high - 1
+        width = spent[high] - spent[low]
+        share = float(np.clip((flops - spent[low]) / width, 0, 1)) if width > 0 else 0.0
+        both = curve[low], curve[high]
+        return PerPrompt(
+            *(((1 - share) * getattr(both[0], name) + share * getattr(both[1], name))[order] for name in _NUMBERS)
+        )
+
+    return at

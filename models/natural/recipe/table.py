@@ -1,0 +1,198 @@
+"""The results as Markdown: the README's table, and the longer ones for the log."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+WAYS = {
+    "best_fixed_arm": "best fixed arm",
+    "best_fixed_cascade": "best fixed cascade",
+    "random_mix": "random mix of two arms",
+    "shuffled_levels": "levels shuffled",
+    "larger_alone": "`large` alone",
+    "level_only": "levels only",
+    "confidence_only": "confidence only",
+}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """All of them, one after the other."""
+    measured = {name: found for name, found in results.items() if name != "math"}
+    parts = [overview(measured), difficulties(results)]
+    for name, found in measured.items():
+        parts += [at_flops(name, found), verifiers(name, found), tasks(name, found), mixing(name, found)]
+    missing = [
+        f"- {name}: {reason}"
+        for name, found in measured.items()
+        for reason in dict.fromkeys((found.get("reasons") or {}).values())
+    ]
+    return (
+        "\n\n".join([part for part in parts if part] + ["Not measured:\n\n" + "\n".join(missing)] * bool(missing))
+        + "\n"
+    )
+
+
+def overview(measured: Mapping[str, Any]) -> str:
+    """What the README opens with."""
+    rows: dict[str, Callable[[Any], str]] = {
+        "prompts to tune on, held out": lambda f: f"{f['tuning_prompts']}, {f['prompts']}",
+        "`large` alone, greedy": lambda f: _accuracy(f, "larger_alone"),
+        "policy at that cost, gain": lambda f: _estimate(f["gain_at_large_cost"], sign=True),
+        "share of that cost for that accuracy": lambda f: _estimate(f["share_of_large_cost"]),
+        "share of `large`'s best vote's cost for its accuracy": lambda f: _estimate(f["share_of_best_of_n_cost"]),
+        "gain over the best fixed arm at `large`'s cost": lambda f: _gain(f, "best_fixed_arm"),
+        "gain over the best fixed cascade there": lambda f: _gain(f, "best_fixed_cascade"),
+        "gain over shuffled levels there": lambda f: _gain(f, "shuffled_levels"),
+        "difficulty: Spearman, of at most": lambda f: _spearman(f["difficulty"]),
+        "error of confidences": lambda f: f"{f['confidence_error']['value']:.3f}",
+    }
+    lines = _head(["", *measured])
+    for name, cell in rows.items():
+        lines.append(_row([name, *(_tried(cell, found) for found in measured.values())]))
+    return "In brackets 95% intervals over prompts, then what a perfect choice among all attempts would do.\n\n" + (
+        "\n".join(lines)
+    )
+
+
+def difficulties(results: Mapping[str, Any]) -> str:
+    """What each kind of features knows, and what the policy gains with it."""
+    lines = _head(["", "features", "log-loss", "ECE", "kappa", "Spearman", "of at most", "ms", "policy gains"])
+    for name, found in results.items():
+        ceiling = found.get("difficulty_ceiling")
+        for kind, row in (found.get("features") or {}).items():
+            if "log_loss" not in row:
+                lines.append(_row([name, kind, row["reason"], *[""] * 6]))
+                continue
+            numbers = [f"{row[key]:.3f}" for key in ("log_loss", "ece", "kappa", "spearman")]
+            gain = _estimate(row["gain"], sign=True) if "gain" in row else "not measured"
+            lines.append(_row([name, kind, *numbers, _number(ceiling), f"{row['milliseconds']:.1f}", gain]))
+    math = results.get("math", {}).get("difficulty")
+    if math:
+        numbers = [f"{math[key]:.3f}" for key in ("log_loss", "ece", "kappa", "spearman")]
+        lines.append(
+            _row(["math, people's levels", math["candidate"], *numbers, "", f"{math['milliseconds']:.0f}", ""])
+        )
+    return "\n".join(lines)
+
+
+def at_flops(name: str, found: Mapping[str, Any]) -> str:
+    rows = found.get("at_flops") or []
+    if not rows:
+        return ""
+    unit = "`large`" if "larger_alone" in rows[-1]["ways"] else "one sample"
+    lines = _head([f"{name}: share of {unit}", "policy", *(f"less {WAYS[way]}" for way in WAYS), "perfect"])
+    for row in rows:
+        gains = [_estimate(row["gains"].get(way), sign=True) for way in WAYS]
+        policy = row["policy"]
+        lines.append(_row([f"{row['share']:g}", f"{policy['accuracy']:.3f}", *gains, f"{row['perfect']:.3f}"]))
+    return "\n".join(lines)
+
+
+def verifiers(name: str, found: Mapping[str, Any]) -> str:
+    rows = found.get("verifiers") or []
+    if not rows:
+        return ""
+    titles = [
+        "verifier",
+        "prompts",
+        "AUC within",
+        "ECE",
+        "FLOPs, in samples",
+        "N",
+        "majority",
+        "best of N",
+        "weighted",
+        "perfect",
+    ]
+    lines = _head([f"{name}: {titles[0]}", *titles[1:]])
+    for row in rows:
+        if "best_of" not in row:
+            lines.append(_row([row["verifier"], row["reason"], *[""] * 8]))
+            continue
+        n, best = list(row["best_of"].items())[-1]
+        picks = [f"{best[key]:.3f}" for key in ("majority", "best_of_n", "weighted_best_of_n", "oracle")]
+        first = [
+            row["verifier"],
+            row["prompts"],
+            f"{row['auc_within']:.3f}",
+            f"{row['ece']:.3f}",
+            f"{row['share']:.2f}",
+        ]
+        lines.append(_row([*first, n, *picks]))
+    return "\n".join(lines)
+
+
+def tasks(name: str, found: Mapping[str, Any]) -> str:
+    rows = found.get("tasks") or []
+    if not rows:
+        return ""
+    lines = _head([f"{name}: task", "prompts", "one sample", "policy", "`large`", "policy less `large`", "Spearman"])
+    for row in rows:
+        larger = f"{row['larger']['accuracy']:.3f}" if row["larger"] else ""
+        cells = [row["task"], row["prompts"], f"{row['sample']:.3f}", f"{row['policy']['accuracy']:.3f}", larger]
+        lines.append(_row([*cells, _estimate(row["gain"], sign=True), f"{row['spearman']:.2f}"]))
+    return "\n".join(lines)
+
+
+def mixing(name: str, found: Mapping[str, Any]) -> str:
+    rows = found.get("mixing") or {}
+    if not rows or "reason" in rows:
+        return ""
+    lines = _head(
+        [f"{name}: share", "one policy", "three, one price", "three, each its share", "sharing gains", "one costs"]
+    )
+    for share, row in rows.items():
+        numbers = [f"{row[key]:.3f}" for key in ("mixed", "together", "apart")]
+        gains = [_estimate(row[key], sign=True) for key in ("gain_of_sharing", "loss_of_one_model")]
+        lines.append(_row([share, *numbers, *gains]))
+    return "\n".join(lines)
+
+
+def _tried(cell: Callable[[Any], str], found: Any) -> str:
+    try:
+        return cell(found)
+    except (KeyError, TypeError, StopIteration):
+        return "not measured"
+
+
+def _at_one(found: Any) -> Any:
+    return next(row for row in found["at_flops"] if row["share"] == 1)
+
+
+def _accuracy(found: Any, way: str) -> str:
+    point = _at_one(found)["ways"][way]["point"]
+    return f"{point['accuracy']:.3f} [{point['low']:.3f}, {point['high']:.3f}]"
+
+
+def _gain(found: Any, way: str) -> str:
+    return _estimate(_at_one(found)["gains"][way], sign=True)
+
+
+def _spearman(difficulty: Any) -> str:
+    return f"{difficulty['spearman']:.2f}, {_number(difficulty['ceiling'])}"
+
+
+def _estimate(found: Any, *, sign: bool = False) -> str:
+    if found is None:
+        return "not measured"
+    form = "{:+.3f}" if sign else "{:.2f}"
+    if found["value"] is None:
+        return "not reached" + _ceiling(found, form)
+    ends = ", ".join("never" if found[end] is None else form.format(found[end]) for end in ("low", "high"))
+    return f"{form.format(found['value'])} [{ends}]" + _ceiling(found, form)
+
+
+def _ceiling(found: Any, form: str) -> str:
+    ceiling = found.get("ceiling")
+    return "" if ceiling is None else f"; perfect {form.format(ceiling)}"
+
+
+def _number(value: Any) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _head(cells: list[Any]) -> list[str]:
+    return [_row(cells), _row(["---"] * len(cells))]
+
+
+def _row(cells: list[Any]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
