@@ -94,7 +94,7 @@ test-ui: install  ## Drive the pages under /ui in Chromium: keyboard, phone, scr
 test-natural: install  ## Fetch public models, serve each bundle of natural tasks and solve ten held-out problems
 	PYTHONPATH=. $(BIN)/python models/natural/recipe/fetch.py small
 	PYTHONPATH=. $(BIN)/python models/natural/recipe/fetch.py large
-	$(BIN)/python -m pytest -m natural tests/natural
+	$(BIN)/python -m pytest -m natural tests/natural $(ONLY)
 
 test-newcomer: install  ## Walk docs/first-steps.md on a llama.cpp server: own prompts and model, to an OpenAI client's answer
 	$(BIN)/python -m pytest -m newcomer tests/newcomer $(ONLY)

@@ -21,6 +21,7 @@ def found(tmp_path_factory):
     return bundle, evaluate(rich_world("held"), bundle)
 
 
+@pytest.mark.long
 def test_ways_are_compared_at_what_they_spend(found):
     _, report = found
     assert [row.share for row in report.at_flops] == sorted({row.share for row in report.at_flops})
@@ -32,6 +33,7 @@ def test_ways_are_compared_at_what_they_spend(found):
     assert spent == sorted(spent)
 
 
+@pytest.mark.long
 def test_the_policy_gains_on_the_larger_model_by_not_asking_it_where_the_small_one_will_do(found):
     _, report = found
     gain = report.headline["gain_at_large_cost"]
@@ -40,6 +42,7 @@ def test_the_policy_gains_on_the_larger_model_by_not_asking_it_where_the_small_o
     assert gain["value"] <= gain["ceiling"] + 1e-9
 
 
+@pytest.mark.long
 def test_the_share_of_the_larger_models_cost_is_less_than_all_of_it(found):
     _, report = found
     share = report.headline["share_of_large_cost"]
@@ -49,12 +52,14 @@ def test_the_share_of_the_larger_models_cost_is_less_than_all_of_it(found):
     assert share["low"] <= share["value"]
 
 
+@pytest.mark.long
 def test_without_a_pool_of_the_larger_model_its_best_of_n_is_null_with_a_reason(found):
     _, report = found
     assert report.headline["share_of_best_of_n_cost"] is None
     assert "no pool" in report.headline["reasons"]["share_of_best_of_n_cost"]
 
 
+@pytest.mark.long
 def test_without_a_larger_model_shares_are_of_one_sample(tmp_path):
     report = evaluate(world("held"), make_bundle(tmp_path, world("train", 20)))
     assert [row.share for row in report.at_flops][:2] == [1, 2]
@@ -64,6 +69,7 @@ def test_without_a_larger_model_shares_are_of_one_sample(tmp_path):
     assert report.tasks == ()
 
 
+@pytest.mark.long
 def test_several_tasks_have_a_row_each(tmp_path):
     setup = replace(WITH_LARGE, task=("math", "exact"))
     bundle = make_bundle(tmp_path, rich_world("train", 20), setup=setup)
@@ -78,6 +84,7 @@ def test_several_tasks_have_a_row_each(tmp_path):
     assert "| exact | 24 |" in card(bundle, report)
 
 
+@pytest.mark.long
 def test_page_and_card_show_what_was_measured_at_equal_flops(found):
     bundle, report = found
     assert "At equal FLOPs" in page(report)

@@ -67,6 +67,7 @@ def test_another_file_is_refused(tmp_path):
         kept(path, [ONE], "tiny", reading([]))([Prompt.of("a")])
 
 
+@pytest.mark.long
 def test_training_and_evaluating_take_no_model_where_the_file_has_all(tmp_path):
     """models.json names weights that are nowhere."""
     folder, path = tmp_path / "bundle", tmp_path / "v.parquet"
