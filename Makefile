@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
-# Modules are compiled when they are imported: most of what is installed never is.
-PIP := $(BIN)/python -m pip install --no-compile
+PIP := $(BIN)/python -m pip install
 BUNDLE := models/smollm2-135m
 RECIPE := $(BUNDLE)/recipe
 # Debian's packages, as root or with sudo. Parts of the tests install what they miss; .ci/run installs all at once.
@@ -123,7 +122,7 @@ test-sandbox: install  ## Try to escape from the sandbox that runs code, and to 
 $(VLLM)/.installed: constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --upgrade 'pip>=25.1'
-	$(VLLM)/bin/python -m pip install --no-compile --requirement constraints-vllm.txt
+	$(VLLM)/bin/python -m pip install --requirement constraints-vllm.txt
 # They come as CUDA builds, which break imports next to a CPU torch, and serving text needs none of them.
 	$(VLLM)/bin/python -m pip uninstall --yes torchvision torchaudio torchcodec
 	touch $@

@@ -25,8 +25,8 @@ ONE, TWO = sha256(b"one").hexdigest(), sha256(b"two").hexdigest()
 @pytest.mark.parametrize(
     ("tables", "words"),
     [
-        (f'[a]\nsha256 = "{ONE}"\n[b]\nsha256 = "{ONE}"', r"\[b\] has a digest that \[a\] has, too"),
-        (f'[a]\nsha256 = ["{ONE}", "{ONE.upper()}"]', r"\[a\] has a digest that \[a\] has, too"),
+        (f'[a]\nsha256 = "{ONE}"\n[b]\nsha256 = "{ONE}"', r"\[b\] has the same digest as \[a\]"),
+        (f'[a]\nsha256 = ["{ONE}", "{ONE.upper()}"]', r"\[a\] has the same digest as \[a\]"),
         (f'[a]\nsha256 = ["{ONE}", "{sha256(b"").hexdigest()}"]', r"\[a\] has the digest of an empty token"),
     ],
 )
