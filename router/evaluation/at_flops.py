@@ -16,7 +16,7 @@ from difficulty.compare import measure as measure_difficulty
 from router.attempts.pools import SAMPLE
 from router.evaluation.arms import arm_names, chosen, fixed
 from router.evaluation.averages import larger_alone
-from router.evaluation.curves import PerPrompt, estimate, spend_to_match
+from router.evaluation.curves import PerPrompt, estimate, mean_of, mixed, spend_to_match
 from router.evaluation.parts import AtFlops, OfTask, Way
 from router.evaluation.perfect import Perfect
 from router.policy.objectives import PricePerFlop
@@ -78,7 +78,7 @@ class Priced:
             spent = np.array([runs.flops.mean() for runs in points])
             by_cost = np.argsort(spent)
             found.append(_between([points[i] for i in by_cost], spent[by_cost], flops))
-        return PerPrompt(*(np.mean([getattr(runs, name) for runs in found], axis=0) for name in _NUMBERS))
+        return mean_of(found)
 
     def cost_of(self, target: PerPrompt, draws: Floats) -> Floats:
         """(R,) mean FLOPs at which it is as accurate as ``target``, on each of (R, P) resamples; infinite: never."""
@@ -89,20 +89,12 @@ class Priced:
         return np.array([np.inf if cost is None else cost for cost in costs])
 
 
-_NUMBERS = ("accuracy", "generations", "flops")
-
-
-def _mixed(first: PerPrompt, second: PerPrompt, share: float) -> PerPrompt:
-    """``share`` of the second."""
-    return PerPrompt(*((1 - share) * getattr(first, name) + share * getattr(second, name) for name in _NUMBERS))
-
-
 def _between(points: Sequence[PerPrompt], spent: Floats, flops: float) -> PerPrompt:
     high = int(np.searchsorted(spent, flops))
     if high == 0 or high == len(points):
         return points[min(high, len(points) - 1)]
     low = high - 1
-    return _mixed(points[low], points[high], float((flops - spent[low]) / (spent[high] - spent[low])))
+    return mixed(points[low], points[high], flops, "flops")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,14 +170,11 @@ def in_flops(
     def run(arm: Strategy) -> PerPrompt:
         return fixed(measured, names.index(str(arm)))
 
-    def mixed(flops: float, allowed: float, *, cascades: bool) -> tuple[str, PerPrompt]:
+    def best_mix(flops: float, allowed: float, *, cascades: bool) -> tuple[str, PerPrompt]:
         first, second = plain.mix(allowed, cascades=cascades)
         if first == second:
             return str(first), run(first)
-        one, other = run(first), run(second)
-        spread = other.flops.mean() - one.flops.mean()
-        share = float(np.clip((flops - one.flops.mean()) / spread, 0, 1)) if spread else 0.0
-        return f"{first} or {second}", _mixed(one, other, share)
+        return f"{first} or {second}", mixed(run(first), run(second), flops, "flops")
 
     def row(share: float) -> AtFlops | None:
         flops, allowed = share * float(unit.flops.mean()), share * float(table_unit)
@@ -197,8 +186,8 @@ def in_flops(
             arm = plain.best(allowed, cascades=cascades)
             if arm is not None:
                 found[name] = str(arm), run(arm)
-        found["random_mix"] = mixed(flops, allowed, cascades=False)
-        found["confidence_only"] = mixed(flops, allowed, cascades=True)
+        found["random_mix"] = best_mix(flops, allowed, cascades=False)
+        found["confidence_only"] = best_mix(flops, allowed, cascades=True)
         if without:
             found["level_only"] = "the policy without cascades", without.at(flops)
         found["shuffled_levels"] = "the policy's arms", priced.shuffled(float(mine.flops.mean()), rng)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.evaluation.arms import arm_names, chosen, fixed
-from router.evaluation.curves import Curve, PerPrompt, estimate
+from router.evaluation.curves import Curve, PerPrompt, estimate, mean_of, mixed
 from router.evaluation.parts import AtAverage, Plan, PlanStage, Trust, Way
 from router.policy.keeping import Ledger
 from router.policy.objectives import AverageBudget
@@ -61,7 +61,7 @@ class Averages:
                 ledger.begin(expected)
                 ledger.end(expected, float(measured.generations[i, column]))
             found.append(chosen(measured, columns))
-        return _mean(found)
+        return mean_of(found)
 
     def arms(self, budget: float) -> list[Strategy]:
         """Return the arm chosen for each prompt."""
@@ -87,22 +87,8 @@ class Averages:
             known = [runs for runs in ends if runs is not None]
             if len(known) < len(ends):
                 return None
-            found.append(_mixed(known[0], known[1], spent))
-        return _mean(found)
-
-
-_NUMBERS = ("accuracy", "generations", "flops")
-
-
-def _mean(found: Sequence[PerPrompt]) -> PerPrompt:
-    return PerPrompt(*(np.mean([getattr(runs, name) for runs in found], axis=0) for name in _NUMBERS))
-
-
-def _mixed(first: PerPrompt, second: PerPrompt, spent: float) -> PerPrompt:
-    """Return a random mix of two choices that spends ``spent`` on average, or the one that comes nearest."""
-    low, high = first.generations.mean(), second.generations.mean()
-    share = float(np.clip((spent - low) / (high - low), 0, 1)) if high != low else 0.0
-    return PerPrompt(*((1 - share) * getattr(first, name) + share * getattr(second, name) for name in _NUMBERS))
+            found.append(mixed(known[0], known[1], spent, "generations"))
+        return mean_of(found)
 
 
 def at_averages(
@@ -131,7 +117,7 @@ def at_averages(
         if mix["first"] in names and mix["second"] in names:
             both = [fixed(measured, names.index(mix[which])) for which in ("first", "second")]
             arms = mix["first"] if mix["first"] == mix["second"] else f"{mix['first']} or {mix['second']}"
-            found["random_mix"] = arms, _mixed(both[0], both[1], spent)
+            found["random_mix"] = arms, mixed(both[0], both[1], spent, "generations")
         shuffled = averages.shuffled(spent, rng)
         if shuffled is not None:
             found["shuffled_levels"] = "the policy's arms", shuffled

@@ -1,7 +1,8 @@
 """Curves of accuracy against spend, and how much less one curve spends than another for the same accuracy."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,21 @@ class PerPrompt:
         found = estimate(self.accuracy, draws)
         spent = round(float(self.generations.mean()), 3), round(float(self.flops.mean()))
         return Point(found.value, found.low, found.high, *spent)
+
+
+_NUMBERS = tuple(each.name for each in fields(PerPrompt))
+
+
+def mean_of(found: Sequence[PerPrompt]) -> PerPrompt:
+    """Return the mean of several results on the same prompts, prompt by prompt."""
+    return PerPrompt(*(np.mean([getattr(runs, name) for runs in found], axis=0) for name in _NUMBERS))
+
+
+def mixed(first: PerPrompt, second: PerPrompt, spent: float, unit: Literal["generations", "flops"]) -> PerPrompt:
+    """Return a random mix of the two that spends this much on average, or the nearer one if no mix does."""
+    low, high = getattr(first, unit).mean(), getattr(second, unit).mean()
+    share = float(np.clip((spent - low) / (high - low), 0, 1)) if high != low else 0.0
+    return PerPrompt(*((1 - share) * getattr(first, name) + share * getattr(second, name) for name in _NUMBERS))
 
 
 Curve = Mapping[float, PerPrompt]  # results by budget, in rising order of budgets
