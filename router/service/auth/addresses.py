@@ -1,7 +1,7 @@
 """Reads and writes addresses, and checks which may be listened on, and by which names a server may be called."""
 
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from router.errors import InvalidRequest, PermissionDenied
@@ -27,7 +27,7 @@ def check_host(metadata: Mapping[str, str], listening: str) -> None:
     listening  host that the server was told to listen on
     """
     host = urlsplit(f"//{metadata.get('host', '')}").hostname or ""
-    if host not in ("localhost", listening.strip("[]").lower()) and not _is_address(host):
+    if host not in ("localhost", listening.strip("[]").lower()) and not _ip_address(host):
         raise PermissionDenied(
             f"this server is not known as {host[:100]!r}; open it by its address, or start it with --tokens"
         )
@@ -67,14 +67,13 @@ def _is_ip(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+    found = _ip_address(host)
+    return host == "localhost" if found is None else found.is_loopback
 
 
-def _is_address(host: str) -> bool:
+def _ip_address(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the IP address that the host is, None where it is a name."""
     try:
-        return bool(ip_address(host))
+        return ip_address(host.strip("[]"))
     except ValueError:
-        return False
+        return None
