@@ -74,8 +74,3 @@ class Perfect:
         """Mean FLOPs at which it is as accurate; None: never."""
         positive = self.flops > 0
         return spend_to_match(self.flops[positive].tolist(), self.accuracy[positive].tolist(), accuracy)
-
-    @property
-    def most(self) -> float:
-        """Share of the prompts at which any attempt is right."""
-        return round(float(self.accuracy[-1]), 4)
