@@ -44,8 +44,8 @@ demo: $(VENV)/.serving  ## Serve the shipped bundle on loopback and solve real p
 system-packages:  ## Install what the tests need of Debian: browser, databases, proxies
 	$(APT_INSTALL) bubblewrap chromium curl haproxy libseccomp2 postgresql prometheus
 
-# A process of tests for each processor. Threads of libraries would only get into each other's way.
-WORKERS ?= logical
+# A process of tests for each processor and one more, since tests wait for a third of their time. Threads of libraries would only get into each other's way.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # With COVERAGE=1 a target adds what its tests ran to .coverage.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal $(if $(COVERAGE),--cov --cov-append --cov-report=)
 

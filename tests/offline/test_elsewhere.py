@@ -177,6 +177,7 @@ def test_json_that_is_nested_too_deeply_is_not_json(tmp_path):
 # The commands
 
 
+@pytest.mark.long
 def test_rows_from_elsewhere_are_trained_and_tuned(tmp_path, monkeypatch):
     monkeypatch.setattr("router.training.difficulty.CANDIDATES", ("prompt_length",))
     monkeypatch.setattr("router.tuning.tables.SPLITS", 2)

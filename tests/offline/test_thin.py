@@ -221,6 +221,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("router.tuning.tables.SPLITS", 2)
 
 
+@pytest.mark.long
 def test_a_bundle_where_every_attempt_is_wrong_is_complete_with_a_warning(folder, tmp_path):
     attempts = scored(score=lambda i: (i % 10) / 12, correct=lambda i, sample: False)
     write_attempts(attempts, tmp_path / "a.parquet")
@@ -233,6 +234,7 @@ def test_a_bundle_where_every_attempt_is_wrong_is_complete_with_a_warning(folder
     assert json.loads((folder / "tuning.json").read_text())["warnings"]
 
 
+@pytest.mark.long
 def test_scores_that_mislead_are_said_by_train_and_tune(folder, tmp_path):
     attempts = scored(score=lambda i: (i % 10) / 12, correct=lambda i, sample: i % 10 < 5)
     write_attempts(attempts, tmp_path / "a.parquet")
@@ -244,6 +246,7 @@ def test_scores_that_mislead_are_said_by_train_and_tune(folder, tmp_path):
     )
 
 
+@pytest.mark.long
 def test_sound_evidence_is_complete_without_a_word(folder, tmp_path):
     attempts = scored(score=lambda i: 0.5, correct=lambda i, sample: sample < (i % 5))
     write_attempts(attempts, tmp_path / "a.parquet")
@@ -267,6 +270,7 @@ def test_train_says_what_helps_against_ties(folder, tmp_path):
     assert "--statistic" not in refused.stderr
 
 
+@pytest.mark.long
 def test_train_says_that_most_prompts_tie(folder, tmp_path):
     attempts = scored(score=lambda i: 0.5, correct=lambda i, sample: i >= 40 or sample < i % 5)
     write_attempts(attempts, tmp_path / "a.parquet")
@@ -275,6 +279,7 @@ def test_train_says_that_most_prompts_tie(folder, tmp_path):
     assert "--statistic mean_score" in trained.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("known", "words"),
     [
@@ -296,6 +301,7 @@ def test_train_says_what_can_not_be_tuned_without_references(folder, tmp_path, k
     assert ("left out: 10 prompts (p90, p91, p92, p93, p94, ...)" if known else "nothing can be tuned") in tuned.output
 
 
+@pytest.mark.long
 def test_no_model_is_loaded_unless_hidden_features_are_asked_for(folder, tmp_path):
     attempts = scored(score=lambda i: 0.5, correct=lambda i, sample: sample < (i % 5))
     write_attempts(attempts, tmp_path / "a.parquet")
