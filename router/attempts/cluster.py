@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from router.attempts.collect import Tally, Unit, check_rows, check_tasks, collect, held_units
 from router.attempts.prompts import Problem, read_prompts
 from router.backends import Engines
 from router.errors import EngineUnavailable, InvalidFile, MissingDependency, RouterError
 from router.tasks import Tasks
+from router.whole_files import written_whole
 from strategies import Strategy
 
 SETTINGS = "collect.json"  # beside the shards: the settings that all of them were sampled with
@@ -187,7 +187,5 @@ def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
                 f"{out} was collected with another {' and '.join(changed)} ({path}); write to another --out"
             )
         return
-    out.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
-    partial.write_text(json.dumps(settings, indent=2) + "\n")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        partial.write_text(json.dumps(settings, indent=2) + "\n")

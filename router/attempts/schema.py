@@ -48,7 +48,6 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
@@ -62,6 +61,7 @@ from router.errors import InvalidFile
 from router.jsonl import as_text, read_jsonl
 from router.prompt import Prompt
 from router.tasks import Tasks
+from router.whole_files import written_whole
 from strategies import InvalidArm, parse
 
 _MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
@@ -175,14 +175,8 @@ def write_attempts(frame: pd.DataFrame, path: Path) -> None:
     absent = [name for name in OPTIONAL if name not in frame]
     frame = frame.assign(**dict.fromkeys(absent))[SCHEMA.names]
     table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A unique name: on a cluster, a worker that was given up may still be writing the same file.
-    partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
-    try:
+    with written_whole(path) as partial:
         pq.write_table(table, partial, compression="zstd", compression_level=19, use_dictionary=True)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:

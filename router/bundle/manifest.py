@@ -14,6 +14,7 @@ from pydantic import Field
 from router.backends.specs import Setup
 from router.errors import InvalidBundle
 from router.schema import STRICT, Finite, loads, read
+from router.whole_files import written_whole
 
 FORMAT_VERSION = 3
 MANIFEST = "manifest.json"
@@ -137,9 +138,8 @@ def _altered(file: Path) -> InvalidBundle:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest atomically, as the last file: its existence means that the others are complete."""
-    partial = folder / (MANIFEST + ".partial")
-    partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
-    partial.replace(folder / MANIFEST)
+    with written_whole(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(asdict(manifest), indent=2) + "\n")
 
 
 def digests(folder: Path, adapters: Sequence[str] = ()) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from router.backends.specs import Setup
 from router.errors import InvalidFile
 from router.schema import loads, read
+from router.whole_files import written_whole
 
 MODELS = "models.json"
 
@@ -28,9 +29,8 @@ def read_setup(folder: Path) -> Setup:
 
 def write_setup(setup: Setup, folder: Path) -> None:
     """Write ``models.json`` atomically: the file is the old one or the complete new one."""
-    partial = folder / (MODELS + ".partial")
-    partial.write_text(json.dumps(setup_json(setup), indent=2) + "\n")
-    partial.replace(folder / MODELS)
+    with written_whole(folder / MODELS) as partial:
+        partial.write_text(json.dumps(setup_json(setup), indent=2) + "\n")
 
 
 def setup_json(setup: Setup) -> dict[str, object]:

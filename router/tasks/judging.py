@@ -10,6 +10,7 @@ from router.tasks.sandbox import Limits, Sandbox, SandboxUnavailable
 _START_SECONDS = 20.0  # to start a sandbox on a busy machine
 _VERDICT_BYTES = 4096  # at most
 _MOST_OF_A_BATCH = 64
+_TRIES = 2  # of a sandbox that gives no verdict: a machine that slept, or had no time for it
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ async def judge(
     """
     limits = limits or Limits()
     verdicts: list[list[Verdict]] = [[] for _ in answers]
+    in_vain = 0
 
     def lacks(i: int) -> bool:
         done = verdicts[i]
@@ -62,8 +64,9 @@ async def judge(
             replace(limits, output_bytes=_VERDICT_BYTES * (runs + 1)),
             _START_SECONDS + limits.wall_seconds * runs,
         )
-        if not found:
-            raise SandboxUnavailable("a sandbox gave no verdict")
+        in_vain = 0 if found else in_vain + 1
+        if in_vain == _TRIES:
+            raise SandboxUnavailable(f"a sandbox ended {_TRIES} times without a verdict; is the machine overloaded?")
         for each in found:
             verdict = Verdict(each["error"], each["said"], each["behaviour"], each["returned"])
             verdicts[alike[each["solution"]]].append(verdict)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from router.errors import InvalidFile
 from router.prompt import Prompt
 from router.training.difficulty import VectorsByName, text_digest
+from router.whole_files import written_whole
 
 _DIGEST, _MODEL = "digest", b"model"
 _LARGEST = 65000.0  # that 16 bits hold
@@ -76,7 +77,5 @@ def _save(table: Table, path: Path, model: str) -> None:
         [pa.field(_DIGEST, pa.string()), *(pa.field(name, pa.binary()) for name in columns)],
         metadata={_MODEL: model.encode()},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(pa.table([pa.array(digests), *columns.values()], schema=schema), partial, compression="zstd")
-    partial.replace(path)
+    with written_whole(path) as partial:
+        pq.write_table(pa.table([pa.array(digests), *columns.values()], schema=schema), partial, compression="zstd")
