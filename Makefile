@@ -6,6 +6,8 @@ VLLM := .venv-vllm
 PIP := $(BIN)/python -m pip install
 BUNDLE := models/smollm2-135m
 RECIPE := $(BUNDLE)/recipe
+# What one process compiled, the next does not compile again.
+unexport PYTHONDONTWRITEBYTECODE
 # Debian's packages, as root or with sudo. Parts of the tests install what they miss; .ci/run installs all at once.
 SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends

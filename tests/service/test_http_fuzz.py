@@ -5,12 +5,15 @@ from contextlib import suppress
 from typing import Any
 
 import httpx2
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from router.errors import InvalidRequest
 from router.service.http.requests import Chat, read
 from tests.support.http import asked, serving
+
+pytestmark = pytest.mark.long
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),

@@ -66,6 +66,7 @@ def test_changing_one_expected_verdict_fails(seen):
                 assert len(failures(mutated, seen)) == 1, case
 
 
+@pytest.mark.long
 async def test_changing_one_expected_value_fails(seen):
     """A right answer is wrong where one digit of the reference differs."""
     mutated = 0
