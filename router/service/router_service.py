@@ -171,7 +171,7 @@ class RouterService:
         bill = call.progress.bill = solver.new_bill()
         started = time.monotonic()
         requests, total = batch_conversion.requests(message), batch_conversion.total(message.budget)
-        if self.longest_search:
+        if self.longest_search and isinstance(message, pb.SolveBatchRequest):  # the other only decides
             requests = [replace(request, longest_search=self.longest_search) for request in requests]
         batch = await decide(solver, requests, total, bill)
         bill.seconds["route"] = time.monotonic() - started
