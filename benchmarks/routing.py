@@ -140,8 +140,10 @@ class Started(NamedTuple):
 @contextmanager
 def started(command: list[str]) -> Iterator[Started]:
     """Start a server by a command whose first output line ends in its port; stop it at the end."""
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         assert process.stdout
         try:
             line = process.stdout.readline()
@@ -151,7 +153,6 @@ def started(command: list[str]) -> Iterator[Started]:
             yield Started(psutil.Process(process.pid), int(line.rpartition(":")[2]))
         finally:
             process.terminate()
-            process.wait()
 
 
 async def echo(reply: pb.RouteResponse) -> None:
