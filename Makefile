@@ -14,10 +14,11 @@ APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninter
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
 OPENAI_VERSION := 7.59.0
+QWEN := build/qwen2.5-coder-0.5b
 OPENAI := .cache/openai/node_modules/openai/package.json
 # Share of the times that `make test-faults` makes each fault.
 FAULTS ?= 1
-.PHONY: help install demo system-packages test test-long test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-clients test-ui test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger evaluate-natural natural test-natural bundle clean
+.PHONY: help install demo system-packages test test-long test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-weights test-clients test-ui test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger evaluate-natural natural test-natural bundle clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 20
 
@@ -58,7 +59,7 @@ test-long: install  ## Run the tests that take seconds each: whole commands, rea
 	$(PYTEST) -m long tests/engines tests/offline tests/service tests/unit
 
 test-processes: install  ## Run the tests that start or kill processes
-	$(PYTEST) -m "processes and not (slow or vllm or llama_cpp or newcomer or faults or ray or postgresql)"
+	$(PYTEST) -m "processes and not (slow or vllm or llama_cpp or newcomer or weights or faults or ray or postgresql)"
 
 coverage: install  ## Run these three, and print which lines no test runs
 	rm -f .coverage
@@ -79,7 +80,7 @@ test-ray: install  ## Run the tests on Ray clusters of this machine: workers tha
 	$(BIN)/python -m pytest -m ray tests/offline/test_ray.py
 
 test-vllm: install $(VLLM)/.installed  ## Run the engines' contract on a real vLLM, on the CPU
-	$(BIN)/python -m pytest -m vllm tests/engines
+	$(BIN)/python -m pytest -m vllm tests/engines tests/newcomer
 
 test-llama-cpp: install  ## Run the tests on a real llama.cpp server, of the embedded model
 	$(BIN)/python -m pytest -m llama_cpp tests/engines
@@ -99,6 +100,9 @@ test-natural: install  ## Fetch public models, serve each bundle of natural task
 
 test-newcomer: install  ## Walk docs/first-steps.md on a llama.cpp server: own prompts and model, to an OpenAI client's answer
 	$(BIN)/python -m pytest -m newcomer tests/newcomer $(ONLY)
+
+test-weights: install $(VLLM)/.installed $(QWEN).gguf  ## Walk it with Qwen2.5-Coder-0.5B (fetched: 0.5 GB) on llama.cpp and vLLM, code included
+	$(BIN)/python -m pytest -m weights tests/engines tests/newcomer $(ONLY)
 
 test-postgresql: install  ## Run the tests of the outcome database on a throw-away PostgreSQL
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { $(APT_INSTALL) postgresql; }
@@ -147,6 +151,9 @@ format: install  ## Format and fix what can be fixed
 generate: install  ## Generate router/v1 from proto/, and docs/settings.md from the commands
 	$(BIN)/python -m grpc_tools.protoc -Iproto --python_out=. --pyi_out=. --grpc_python_out=. proto/router/v1/*.proto
 	$(BIN)/python -m router.cli.settings > docs/settings.md
+
+$(QWEN).gguf:
+	$(BIN)/python models/natural/recipe/fetch.py small $(QWEN) $@
 
 $(OPENAI):
 	npm install --silent --no-fund --no-audit --prefix .cache/openai openai@$(OPENAI_VERSION)

@@ -125,3 +125,23 @@ def llama_cpp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with serving(embedded_weights(), tmp_path_factory.mktemp("llama-cpp") / "server.log") as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def own_llama_cpp_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real server of Qwen2.5-Coder-0.5B. Only tests marked weights may ask for it."""
+    from tests.support import weights
+    from tests.support.llama_cpp import serving
+
+    with serving(weights.gguf(), tmp_path_factory.mktemp("llama-cpp") / "server.log") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def own_vllm_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same on a real vLLM."""
+    from tests.support import weights
+    from tests.support.vllm_servers import serving
+
+    with serving(weights.folder(), weights.NAME, tmp_path_factory.mktemp("vllm")) as url:
+        yield url

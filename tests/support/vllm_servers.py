@@ -10,7 +10,8 @@ import re
 import socket
 import subprocess
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,16 @@ def start(folder: Path, stack: ExitStack) -> Servers:
     for url in (generator, verifier, likelihood):
         _wait(url, started.get(url), folder)
     return Servers(generator, verifier, likelihood, embedded, tiny_prm)
+
+
+@contextmanager
+def serving(model: Path, name: str, folder: Path) -> Iterator[str]:
+    """The address of a server of one model under a name, in bfloat16, while it runs. folder: for its log."""
+    with ExitStack() as stack:
+        options = ["--served-model-name", name, "--dtype", "bfloat16", "--no-enable-chunked-prefill"]
+        url, process = _serve(model, options, folder, stack)
+        _wait(url, process, folder)
+        yield url
 
 
 def _serve(model: Path, options: list[str], folder: Path, stack: ExitStack) -> "tuple[str, subprocess.Popen[bytes]]":

