@@ -3,12 +3,12 @@
 import pytest
 
 from router.tasks.judging import judge
-from router.tasks.sandbox import SandboxUnavailable
+from router.tasks.sandbox import Sandbox, SandboxUnavailable
 
 PASSED = {"solution": 0, "error": "", "said": "", "behaviour": "", "returned": True}
 
 
-class Scripted:
+class Scripted(Sandbox):
     """A sandbox that gives these verdicts, one list a start."""
 
     def __init__(self, *found):
