@@ -14,8 +14,8 @@ APT_INSTALL = $(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninter
 BUF_VERSION := 1.75.0
 BUF := .cache/buf/node_modules/.bin/buf
 OPENAI_VERSION := 7.59.0
-QWEN := build/qwen2.5-coder-0.5b
 OPENAI := .cache/openai/node_modules/openai/package.json
+QWEN := build/qwen2.5-coder-0.5b
 # Share of the times that `make test-faults` makes each fault.
 FAULTS ?= 1
 .PHONY: help install demo system-packages test test-long test-processes coverage test-model test-wheel test-faults test-ray test-vllm test-llama-cpp test-newcomer test-weights test-clients test-ui test-postgresql test-monitoring test-front test-sandbox check format generate evaluate evaluate-larger evaluate-natural natural test-natural bundle clean

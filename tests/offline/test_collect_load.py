@@ -91,6 +91,7 @@ class Long(FakeGenerator):
         return [replace(candidate, **written) for candidate in candidates]
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_what_was_collected(tmp_path):
     units = [Unit(problem(i, "{i} + 5 ="), None, 4) for i in range(100)]
     held, tasks = [], []

@@ -229,6 +229,7 @@ def test_cascades_whose_stages_need_more_attempts_than_there_are_say_so():
     assert any(entry["arm"] == str(cascade) and "too small" in entry["reason"] for entry in tuning.report["left_out"])
 
 
+@pytest.mark.long
 def test_cascades_are_enumerated_pruned_and_compared_with_plainer_ways():
     """A verifier that knows: where a sample is doubted, the beam search is worth its price."""
     attempts, trained = a_world()
@@ -318,6 +319,7 @@ def test_a_bundle_is_trained_tuned_finished_and_served(tmp_path):
         load_bundle(tmp_path)
 
 
+@pytest.mark.long
 def test_training_again_takes_the_manifest_away(tmp_path):
     attempts = pools()
     model, trained = trained_on_pools()

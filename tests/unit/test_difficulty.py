@@ -79,6 +79,7 @@ def test_a_level_of_a_handful_is_refused():
 
 
 @pytest.mark.parametrize("name", CANDIDATES)
+@pytest.mark.long
 def test_scikit_learn_conventions(name):
     prompts, hidden, rates = world(120)
     features = inputs(name, prompts, hidden)

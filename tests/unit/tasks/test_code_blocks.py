@@ -149,6 +149,7 @@ def test_without_fences_constants_and_imports_come_along() -> None:
     assert "Done" not in code
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "piece",
     [

@@ -87,6 +87,7 @@ def seconds(task: str, piece: str, characters: int, times: int = 3) -> float:
     return best
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["math", "exact", "json"])
 def test_time_grows_with_the_text_only(task):
     for name, piece in ADVERSARIAL.items():
@@ -94,6 +95,7 @@ def test_time_grows_with_the_text_only(task):
         assert large < 20 * small + 0.01, name  # eight times the text; quadratic were 64 times
 
 
+@pytest.mark.long
 def test_long_texts_are_quick():
     for name, piece in ADVERSARIAL.items():
         assert seconds("math", piece, 200_000, times=1) < 0.5, name
