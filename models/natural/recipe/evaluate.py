@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import estimators
-from attempts import NATURAL, RECIPE, TASKS, VECTORS, TooFew, bundle_attempts, write
+from attempts import NATURAL, RECIPE, TASKS, TooFew, bundle_attempts, write
 from mixing import mixing
 from table import table
 from verifiers import compared
@@ -44,15 +44,14 @@ def make(bundle: str, folder: Path, *, build: bool) -> dict[str, Any]:
                     shutil.copy(source / name, folder)
     at = ["--bundle", str(folder)]
     again = ["--overwrite"] if (folder / "manifest.json").exists() else []
-    kept = ["--vectors", str(VECTORS)] if VECTORS.exists() else []
     if build or not trained:
-        # On the text alone: reading hidden states costs a sixteenth of what the larger model's solution does.
+        # On the text alone: reading hidden states costs 7% of the larger model's solution on GSM8K, 22% on MBPP.
         call("train", paths["tune"], *at, *again)
     call("tune", paths["tune"], *at, "--default", "budget=4")
     judged = folder / "judged.jsonl"
     found = compared(bundle, folder)
     judged.write_text("".join(json.dumps(each) + "\n" for each in found if "auc" in each))
-    more = [*kept, "--judged", str(judged)] if judged.stat().st_size else kept
+    more = ["--judged", str(judged)] if judged.stat().st_size else []
     call("evaluate", paths["heldout"], *at, "--out", folder / "report", *more)
     report = json.loads((folder / "report" / "evaluation.json").read_text())
     shutil.rmtree(folder / "attempts")
