@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from router.evaluation.curves import Curve, PerPrompt
-from router.policy.objectives import Objective
+from router.evaluation.curves import Curve, PerPrompt, mean_of
+from router.policy.objectives import AverageBudget, Objective
 from router.policy.table import Policy
 from router.tuning.evidence import Measured
 from strategies import Cascade
@@ -58,11 +58,25 @@ def routed(
 
     An arm is missing where it was not run on these prompts; the results are then None.
     """
-    names = arm_names(measured)
-    arms = [str(objective.runs(policy.decide(row, objective).arm)) for row in probabilities.tolist()]
-    if missing := sorted(set(arms) - set(names)):
-        return None, missing
-    return chosen(measured, np.array([names.index(arm) for arm in arms]), extra_flops), []
+    columns, rows = {arm: k for k, arm in enumerate(measured.arms)}, probabilities.tolist()
+    shares, found, missing = [], [], set[str]()
+    for share, part in parts(policy, objective):
+        arms = [part.runs(policy.decide(row, part).arm) for row in rows]
+        missing |= {str(arm) for arm in arms if arm not in columns}
+        if not missing:
+            shares.append(share)
+            found.append(chosen(measured, np.array([columns[arm] for arm in arms]), extra_flops))
+    return (None, sorted(missing)) if missing else (mean_of(found, shares), [])
+
+
+def parts(policy: Policy, objective: Objective) -> list[tuple[float, Objective]]:
+    """Return how the prompts under an objective are decided: shares of them, with the objective of each share."""
+    return [*objective.parts(policy)] if isinstance(objective, AverageBudget) else [(1.0, objective)]
+
+
+def mostly(policy: Policy, objective: Objective) -> Objective:
+    """Return the objective of the largest share."""
+    return max(parts(policy, objective), key=lambda part: part[0])[1]
 
 
 def hindsight(measured: Measured, levels: NDArray[np.int64], budget: int) -> PerPrompt:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.evaluation.arms import arm_names, chosen, fixed
+from router.evaluation.arms import arm_names, chosen, fixed, mostly
 from router.evaluation.curves import Curve, PerPrompt, estimate, mean_of, mixed
 from router.evaluation.parts import AtAverage, Plan, PlanStage, Trust, Way
 from router.policy.keeping import Ledger
@@ -38,9 +38,15 @@ class Averages:
     def run(self, budget: float, probabilities: Floats | None = None) -> PerPrompt | None:
         """Return the results at an average budget; None where a chosen arm was not run on these prompts."""
         given = self.probabilities if probabilities is None else probabilities
-        picked = self.policy.decide_many(given, AverageBudget(max(budget, self.least)))
-        columns = [self._columns.get(self.policy.arms[k], -1) for k in picked]
-        return None if min(columns) < 0 else chosen(self.measured, np.array(columns))
+        shares, found = [], []
+        for share, part in AverageBudget(max(budget, self.least)).parts(self.policy):
+            picked = self.policy.decide_many(given, part)
+            columns = [self._columns.get(self.policy.arms[k], -1) for k in picked]
+            if min(columns) < 0:
+                return None
+            shares.append(share)
+            found.append(chosen(self.measured, np.array(columns)))
+        return mean_of(found, shares)
 
     def kept(self, budget: float) -> PerPrompt | None:
         """Return the results as for one caller of a server, which corrects for what earlier calls spent.
@@ -53,7 +59,7 @@ class Averages:
         for _ in range(ORDERS):
             ledger, columns = Ledger(budget), np.zeros(len(rows), dtype=np.int64)
             for i in rng.permutation(len(rows)):
-                promise = self.policy.decide(rows[i], AverageBudget(budget, ledger.factor))
+                promise = self.policy.decide(rows[i], AverageBudget(budget, ledger.factor, rng.random()))
                 column = self._columns.get(promise.arm)
                 if column is None:
                     return None
@@ -64,8 +70,9 @@ class Averages:
         return mean_of(found)
 
     def arms(self, budget: float) -> list[Strategy]:
-        """Return the arm chosen for each prompt."""
-        picked = self.policy.decide_many(self.probabilities, AverageBudget(max(budget, self.least)))
+        """Return the arm chosen for each prompt; between two budget points, at that of most prompts."""
+        objective = mostly(self.policy, AverageBudget(max(budget, self.least)))
+        picked = self.policy.decide_many(self.probabilities, objective)
         return [self.policy.arms[k] for k in picked]
 
     def shuffled(self, spent: float, rng: np.random.Generator) -> PerPrompt | None:
@@ -155,7 +162,7 @@ def plans(averages: Averages, enumerated: Enumerated, budget: float) -> list[Pla
     found = []
     for i, level in enumerate(LEVELS):
         certain = [float(i == j) for j in range(len(LEVELS))]
-        arm = policy.decide(certain, AverageBudget(max(budget, averages.least))).arm
+        arm = policy.decide(certain, mostly(policy, AverageBudget(max(budget, averages.least)))).arm
         rows = np.flatnonzero(likeliest == i)
         if arm not in measured.arms or not len(rows):
             continue

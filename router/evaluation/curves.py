@@ -42,9 +42,11 @@ class PerPrompt:
 _NUMBERS = tuple(each.name for each in fields(PerPrompt))
 
 
-def mean_of(found: Sequence[PerPrompt]) -> PerPrompt:
-    """Return the mean of several results on the same prompts, prompt by prompt."""
-    return PerPrompt(*(np.mean([getattr(runs, name) for runs in found], axis=0) for name in _NUMBERS))
+def mean_of(found: Sequence[PerPrompt], shares: Sequence[float] | None = None) -> PerPrompt:
+    """Return the mean of several results on the same prompts, prompt by prompt; ``shares``: weights, None if equal."""
+    return PerPrompt(
+        *(np.average([getattr(runs, name) for runs in found], axis=0, weights=shares) for name in _NUMBERS)
+    )
 
 
 def mixed(first: PerPrompt, second: PerPrompt, spent: float, unit: Literal["generations", "flops"]) -> PerPrompt:

@@ -15,7 +15,7 @@ from router.attempts.served import sift
 from router.errors import InvalidFile, InvalidRequest
 from router.evaluation.estimators import Logged, Values, effective_size, estimators, importance, intervals, predict
 from router.outcomes import tables as database
-from router.policy.objectives import objective_of
+from router.policy.objectives import AverageBudget, objective_of
 from router.policy.table import Policy
 from router.prompt import Prompt
 from strategies import InvalidArm, parse
@@ -163,10 +163,15 @@ def _decided(policy: Policy, known: pd.DataFrame, probabilities: Values) -> tupl
     given = known["objective_given"].astype(bool)
     kinds = known["objective"].where(given, policy.default.kind)
     values = known["objective_value"].where(given, policy.default.value)
+    digests = known["prompt_sha256"].tolist()
     for (kind, value), rows in known.groupby([kinds, values]).indices.items():
         try:
             objective = objective_of(kind, float(value))
-            target[rows] = [str(policy.decide(row, objective).arm) for row in probabilities[rows].tolist()]
+            for row in rows:
+                drawn = objective
+                if isinstance(objective, AverageBudget):
+                    drawn = objective.drawn_by(digests[row])
+                target[row] = str(policy.decide(probabilities[row].tolist(), drawn).arm)
         except InvalidRequest as error:
             refusals[str(error)] = len(rows)
     return target, refusals

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from router.evaluation.arms import SAMPLING, arm_names, budgets_of, curve_name, least_average
+from router.evaluation.arms import SAMPLING, arm_names, budgets_of, curve_name, least_average, mostly, parts
 from router.evaluation.curves import REFERENCES, Curve, PerPrompt, estimate
 from router.evaluation.parts import Estimate
 from router.evaluation.report import AtBudget, Chains, Choice, LevelAccuracy, ObjectiveResult
@@ -51,8 +51,12 @@ def objective_result(
     draws: NDArray[np.float64],
 ) -> ObjectiveResult:
     """Return an objective's measured results, and what the policy expected by (P, 5) level probabilities."""
-    expected = [policy.decide(row, objective) for row in probabilities.tolist()]
-    enough = np.array([each.sufficient for each in expected])
+    shares = parts(policy, objective)
+    expected = [[policy.decide(row, part) for _, part in shares] for row in probabilities.tolist()]
+    enough = np.array([each[0].sufficient for each in expected])
+    mean = np.mean(
+        [sum(share * each.accuracy for (share, _), each in zip(shares, row, strict=True)) for row in expected]
+    )
     target = objective.kind == "target_accuracy"
     where = None
     if target and enough.sum() > 1:
@@ -60,7 +64,7 @@ def objective_result(
     return ObjectiveResult(
         kind=objective.kind,
         value=objective.value,
-        expected=round(float(np.mean([each.accuracy for each in expected])), 4),
+        expected=round(float(mean), 4),
         measured=runs.point(draws),
         sufficient=round(float(enough.mean()), 4) if target else None,
         where_sufficient=where,
@@ -113,7 +117,7 @@ def choices(policy: Policy, budgets: Sequence[int]) -> list[Choice]:
             least = least_average(policy) if average else 0.0
             objective = AverageBudget(max(float(budget), least)) if average else Budget(budget)
             for level, certain in zip(LEVELS, np.eye(len(LEVELS)), strict=True):
-                found = policy.decide(certain.tolist(), objective)
+                found = policy.decide(certain.tolist(), mostly(policy, objective))
                 accuracy = round(found.accuracy, 4)
                 rows.append(Choice(objective.kind, budget, level, str(found.arm), accuracy, found.cost.generations))
     return rows

@@ -9,7 +9,7 @@ enough*; the cheapest of those is taken, in one place for all objectives.
 import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from router.errors import InvalidRequest
@@ -156,11 +156,18 @@ class AverageBudget(_Valued):
     """As accurate as possible with this many solutions on average over prompts like the training prompts: more where it
     pays, less where it does not.
 
+    Between two budget points a share of the prompts pays the price of the upper one, so that both together spend the
+    budget (Everett 1963 calls what no price reaches a gap). Which prompts do is drawn by their digests: equal prompts
+    get equal arms.
+
     factor  the arm is chosen for ``value * factor``. A factor other than 1 makes up for what the caller's earlier calls
             spent, see ``keeping``
+    draw    from 0 to 1: the prompt pays the upper price where this is below the share. 1: never, so that at most the
+            budget is spent on average
     """
 
     factor: float = field(default=1.0, compare=False)
+    draw: float = field(default=1.0, compare=False)
 
     kind: ClassVar[str] = "average_budget"
 
@@ -189,10 +196,29 @@ class AverageBudget(_Valued):
     def good_of_many(self, policy: Measurements, weights: "NDArray[np.float64]") -> "NDArray[np.bool_]":
         return at_price(policy, weights, self._price(policy), "generations")
 
+    def drawn_by(self, digest: str) -> "AverageBudget":
+        """Return the objective of the prompt with this SHA-256, in hexadecimal."""
+        return replace(self, draw=int(digest[:8], 16) / 2**32)
+
+    def parts(self, policy: Measurements) -> list[tuple[float, "AverageBudget"]]:
+        """Return the shares of prompts at the point below and at the point above, with the objective of each."""
+        _, share = self._point(policy)
+        below, above = replace(self, draw=1.0), replace(self, draw=0.0)
+        return [(1 - share, below), (share, above)] if share else [(1.0, below)]
+
     def _price(self, policy: Measurements) -> float:
-        """Return the price of a generation, in right answers, at which prompts spend at most the budget on average."""
+        """Return the price of a generation, in right answers."""
+        below, share = self._point(policy)
+        return policy.budget_points[below + (self.draw < share)].price
+
+    def _point(self, policy: Measurements) -> tuple[int, float]:
+        """Return the index of the budget point below, and the share of prompts that pay the price of the one above."""
         points = policy.budget_points
-        return points[max(0, bisect_right(points, self.leaves, key=lambda point: point.generations) - 1)].price
+        above = bisect_right(points, self.leaves, key=lambda point: point.generations)
+        if not 0 < above < len(points):
+            return max(0, above - 1), 0.0
+        least, most = points[above - 1].generations, points[above].generations
+        return above - 1, (self.leaves - least) / (most - least)
 
 
 @dataclass(frozen=True, slots=True)

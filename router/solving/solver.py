@@ -18,7 +18,7 @@ from router.backends.specs import Deployment
 from router.bundle.bundle import Bundle
 from router.errors import ConfidenceInsufficient, InvalidBundle, InvalidRequest
 from router.policy import unfamiliar
-from router.policy.objectives import Budget, Objective
+from router.policy.objectives import AverageBudget, Budget, Objective
 from router.policy.seconds import check_seconds
 from router.policy.table import Expectation, Policy
 from router.prompt import Prompt
@@ -163,6 +163,8 @@ class Solver:
         if not familiar:
             plan = unfamiliar.plan(policy, objective, probabilities, request.max_seconds)
             return self.decision(request, probabilities, plan.arm, plan, objective=objective, familiar=False)
+        if isinstance(objective, AverageBudget):
+            objective = objective.drawn_by(request.prompt.digest)
         expectation = policy.decide(probabilities, objective, request.max_seconds)
         arm = objective.runs(expectation.arm)
         decision = self.decision(

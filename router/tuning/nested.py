@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from router.errors import InvalidRequest
 from router.policy.objectives import AverageBudget, Budget
 from router.policy.table import Policy
 from router.tuning.candidates import Candidates
@@ -102,11 +101,14 @@ def _ways(
 
     def decided(policy: Policy, given: Floats) -> Choice:
         names = {arm: k for k, arm in enumerate(every.arms)}
-        try:
-            chosen = policy.decide_many(given, AverageBudget(budget))
-        except InvalidRequest:  # the policy's least average budget is larger
-            chosen = policy.decide_many(given, AverageBudget(policy.budget_points[0].generations))
-        return taken(np.array([names[policy.arms[k]] for k in chosen]))
+        least = policy.budget_points[0].generations
+        parts = AverageBudget(max(budget, least)).parts(policy)
+        chosen = [policy.decide_many(given, part) for _, part in parts]
+        runs = [taken(np.array([names[policy.arms[k]] for k in each])) for each in chosen]
+        found, used = (
+            np.average(each, axis=0, weights=[share for share, _ in parts]) for each in zip(*runs, strict=True)
+        )
+        return found, used
 
     def mixed(columns: Sequence[int]) -> Choice:
         low, high, share = mix(accuracy[made][:, columns].mean(axis=0), spent[made][:, columns].mean(axis=0), budget)

@@ -1,5 +1,7 @@
 """One table, four objectives."""
 
+import hashlib
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -247,3 +249,25 @@ def test_a_text_that_is_no_objective_says_which_there_are(text):
     with pytest.raises(InvalidRequest, match="target_accuracy") as raised:
         parse_objective(text)
     assert raised.value.field == "objective"
+
+
+def test_between_two_budget_points_a_share_of_the_prompts_pays_the_upper_price():
+    """At 2 solutions on average, a quarter of the way from the point at 1 to the point at 5, a quarter does."""
+    digests = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(2000)]
+    arms = Counter(policy().decide(HARD, AverageBudget(2).drawn_by(digest)).arm for digest in digests)
+    assert set(arms) == {parse(ARMS[0]), parse(ARMS[2])}
+    assert arms[parse(ARMS[2])] / len(digests) == pytest.approx(0.25, abs=0.03)
+    again = AverageBudget(2).drawn_by(digests[0])
+    assert len({policy().decide(HARD, again).arm for _ in range(3)}) == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "factor", "shares"),
+    [(1, 1, [1]), (2, 1, [0.75, 0.25]), (5, 1, [1]), (1, 2, [0.75, 0.25]), (5, 0.1, [1]), (100, 1, [1])],
+)
+def test_shares_of_the_points_around_an_average_budget(budget, factor, shares):
+    """``factor`` is what a server corrects a budget by."""
+    parts = AverageBudget(budget, factor).parts(policy())
+    assert [share for share, _ in parts] == shares
+    prices = [str(policy().decide(HARD, part).arm) for _, part in parts]
+    assert len(set(prices)) == len(parts)
