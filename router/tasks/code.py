@@ -107,6 +107,11 @@ class CodeTask:
         return all(each.passed for each in verdicts)
 
     @property
+    def tests(self) -> tuple[str, ...]:
+        """The caller's tests."""
+        return self._tests
+
+    @property
     def functions(self) -> list[str]:
         """Names of the functions that the tests and inputs call."""
         return sorted(self._wanted)

@@ -12,6 +12,7 @@ from router.attempts.schema import read_attempts
 from router.backends import Asked, Engines, Usage, prepared
 from router.backends.calibrated import Calibrated, platt
 from router.backends.fake import FakeGenerator, FakeVerifier
+from router.backends.prompt_length import too_long
 from router.backends.registry import load_engines, why_not
 from router.backends.specs import Deployment, Platt, Setup, VerifierSpec
 from router.backends.verifiers import KINDS, options_of
@@ -218,12 +219,12 @@ def test_attempts_say_what_the_judge_read(tmp_path):
     assert frame[frame["arm"] == "single"].iloc[0]["scored_tokens"] == 0
 
 
-async def test_who_writes_tests_is_told_the_functions_name_and_keeps_to_what_may_be_written():
+async def test_who_writes_tests_sees_an_example_and_the_callers_and_keeps_to_what_may_be_written():
     class Writer(FakeGenerator):
-        asked: list[str]
+        asked: list[Prompt]
 
         async def extend(self, prompt: Prompt, *args: Any, **options: Any) -> list[Candidate]:
-            self.asked.append(prompt.question)
+            self.asked.append(prompt)
             assert options["max_tokens"] == 9
             return [Candidate(steps=("assert add(1, 2) == 3",))]
 
@@ -232,9 +233,24 @@ async def test_who_writes_tests_is_told_the_functions_name_and_keeps_to_what_may
     verifier = WrittenTests(writer, "small", WritingOptions(count=4))
     task = load_task("code").bound({"tests": ["assert add(5, 6) == 11"]})
     _, more = await prepared(verifier, Asked(ASKED, task, may_generate=lambda: 9), Usage())
-    assert "Write 4 lines like `assert add(ARGUMENTS) == RESULT`" in writer.asked[0]
-    assert "What is 3 + 4?" in writer.asked[0]
+    *_, question, known, last = writer.asked[0].messages
+    assert "Write 1 lines like `assert add(ARGUMENTS) == RESULT`" in question.text
+    assert "What is 3 + 4?" in question.text
+    assert (known.role, known.text) == ("assistant", "```python\nassert add(5, 6) == 11\n```")
+    assert "Now write 4 more such lines, which call add " in last.text
     assert more._written == ("assert add(1, 2) == 3",)
     _, same = await prepared(verifier, Asked(ASKED, task, may_generate=lambda: 0), Usage())
     assert same is task
     assert len(writer.asked) == 1
+    await prepared(verifier, Asked(ASKED, load_task("code").bound({}), may_generate=lambda: 9), Usage())
+    assert "Write 4 lines" in writer.asked[1].question
+
+
+async def test_a_prompt_too_long_to_be_asked_about_is_solved_without_written_tests():
+    class Short(FakeGenerator):
+        async def extend(self, *args: Any, **options: Any) -> list[Candidate]:
+            raise too_long(600, 512)
+
+    task = load_task("code").bound({"tests": ["assert add(5, 6) == 11"]})
+    _, same = await prepared(WrittenTests(Short(), "small", WritingOptions()), Asked(ASKED, task), Usage())
+    assert same is task
