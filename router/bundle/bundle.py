@@ -110,4 +110,7 @@ def read_policy(folder: Path, digest: str | None = None) -> tuple[Manifest, str,
     asked = {model for arm in policy.arms for model in arm.models if model}
     if unknown := sorted(asked - set(manifest.setup.models)):
         raise InvalidBundle(f"{folder}: the policy asks the model {unknown[0]!r}, which the manifest does not describe")
+    if unknown := sorted(set(policy.tasks) - set(manifest.setup.tasks)):
+        known = ", ".join(manifest.setup.tasks)
+        raise InvalidBundle(f"{folder}/policy.json: tasks.{unknown[0]}: the bundle has no such task; it has {known}")
     return manifest, found, policy

@@ -2,103 +2,53 @@
 
 One table serves every objective. A prompt's level is known only as five probabilities. So an arm's value for the prompt
 is the expectation of its measurements over them, or the measurement at the likeliest level if that did better in
-tuning.
+tuning. Where a bundle has several tasks, a task may have a table of its own, under the same prices.
 """
 
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import cached_property
-from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, get_args
 
 from router.errors import InvalidBundle, InvalidRequest
+from router.policy.cells import (
+    LEVELS,
+    MEASURES,
+    Cell,
+    Cost,
+    Deciding,
+    Expectation,
+    File,
+    cost_of,
+    expectation,
+    numbers,
+    written,
+)
 from router.policy.objectives import BudgetPoint, Objective, objective_of
 from router.policy.seconds import check_seconds, good_in_time
-from router.schema import LEAST_WORTH, STRICT, Amount, Name, Probability, loads, read
-from strategies import Strategy, parse
+from router.schema import loads, read
+from strategies import Strategy
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LEVELS = (1, 2, 3, 4, 5)
-Deciding = Literal["mode", "distribution"]
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Mean cost of one prompt. Tokens as in ``backends.Usage``; FLOPs are 2 * parameters * tokens.
-
-    generations  what was really generated, in complete solutions of the reference model: tokens divided by the mean
-                 tokens of one sample; a token of another model counts as much as its price
-    money        None where no model has a price
-    seconds      elapsed time; None where it was not measured
-    """
-
-    __pydantic_config__ = STRICT
-
-    generations: Amount
-    prompt_tokens: Amount
-    generated_tokens: Amount
-    scored_tokens: Amount
-    generator_flops: Amount
-    verifier_flops: Amount
-    money: Amount | None = None
-    seconds: Amount | None = None
-
-    @property
-    def flops(self) -> float:
-        return self.generator_flops + self.verifier_flops
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """What was measured of one arm at one level.
-
-    accuracy   expected share of right answers
-    low, high  its 95% bootstrap interval over prompts
-    prompts    number of prompts of that level; a prompt that belongs to the level with probability p counts as p
-    """
-
-    level: int
-    arm: Strategy
-    accuracy: float
-    low: float
-    high: float
-    prompts: float
-    cost: Cost
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """The chosen arm, with its expected accuracy and cost for this prompt.
-
-    sufficient  False: no arm is known to reach the target accuracy; this is the one with the highest lower end, and the
-                cheapest of those
-    in_time     False: no arm is expected to end within the seconds that were asked for; this is the fastest one
-    """
-
-    arm: Strategy
-    accuracy: float
-    low: float
-    high: float
-    cost: Cost
-    sufficient: bool
-    in_time: bool = True
+__all__ = ["LEVELS", "Cell", "Cost", "Deciding", "Expectation", "Policy"]
 
 
 class Policy:
     """A full table: every arm at every level. Raises InvalidBundle where a cell is missing or occurs twice.
+
+    It is of one task, or of all tasks together. Then tasks may have tables of their own. These differ in their cells
+    only: they have the same arms, average budgets and prices.
 
     default        objective of a request that names none
     budget_points  average budgets with their prices, in rising order
     deciding       distribution: by the expectation over the level probabilities; mode: by the likeliest level alone
     tolerance      under a fixed budget, accuracies this close are a tie, which the cheapest arm wins
     worth          cost of a solution of each model, in solutions of the reference model
+    tasks          the cells of single tasks, by the task's name
     """
 
     def __init__(
@@ -110,6 +60,7 @@ class Policy:
         deciding: Deciding = "distribution",
         tolerance: float = 0.0,
         worth: Mapping[str, float] | None = None,
+        tasks: Mapping[str, Iterable[Cell]] | None = None,
     ):
         self.cells = tuple(sorted(cells, key=lambda cell: (cell.level, cell.arm)))
         self.arms = tuple(sorted({cell.arm for cell in self.cells}))
@@ -127,16 +78,33 @@ class Policy:
         self.smallest, self.largest = self.budgets[0], self.budgets[-1]
         by_arm = [self.cells[column :: len(self.arms)] for column in self._order]
         self._rows: dict[str, list[tuple[float, ...]]] = {
-            name: [tuple(get(cell) for cell in cells) for cells in by_arm] for name, get in _MEASURES.items()
+            name: [tuple(get(cell) for cell in cells) for cells in by_arm] for name, get in MEASURES.items()
         }
         self._measured = [
-            list(zip(*((cell.accuracy, cell.low, cell.high, *_numbers(cell.cost)) for cell in cells), strict=True))
+            list(zip(*((cell.accuracy, cell.low, cell.high, *numbers(cell.cost)) for cell in cells), strict=True))
             for cells in by_arm
         ]
         try:
             self.check(default)
         except InvalidRequest as error:
             raise InvalidBundle(f"policy: default objective: {error}") from error
+        self.tasks = {name: self._of_task(name, cells) for name, cells in (tasks or {}).items()}
+
+    def _of_task(self, task: str, cells: Iterable[Cell]) -> "Policy":
+        """Return the table of one task."""
+        try:
+            found = Policy(cells, self.default, **self._settings)
+        except InvalidBundle as error:
+            raise InvalidBundle(f"policy: tasks.{task}: {str(error).removeprefix('policy: ')}") from error
+        if found.arms != self.arms:
+            arm = min(set(found.arms) ^ set(self.arms))
+            has = "has cells of" if arm in found.arms else "lacks cells of"
+            raise InvalidBundle(f"policy: tasks.{task}: {has} {arm}, unlike the table of all tasks")
+        return found
+
+    def for_task(self, name: str | None) -> "Policy":
+        """Return the table that decides for prompts of a task: its own, or that of all tasks where it has none."""
+        return self.tasks.get(name, self) if name else self
 
     def budget(self, arm: Strategy) -> float:
         """Return the most that an arm spends, in solutions of the reference model."""
@@ -155,15 +123,23 @@ class Policy:
 
         Raises InvalidBundle where these can't serve the default objective.
         """
-        cells = [cell for cell in self.cells if keep(cell.arm)]
-        if len(cells) == len(self.cells):
+        arms = {arm for arm in self.arms if keep(arm)}
+        if len(arms) == len(self.arms):
             return self
-        return Policy(cells, self.default, **self._settings) if cells else None
+        return self._made(self.default, lambda cell: cell.arm in arms) if arms else None
 
     def with_default(self, default: Objective) -> "Policy":
         """Return the policy with this default objective. Raises InvalidRequest where no measured arm can serve it."""
         self.check(default)
-        return Policy(self.cells, default, **self._settings)
+        return self._made(default)
+
+    def with_budget_points(self, points: Iterable[BudgetPoint]) -> "Policy":
+        """Return the policy with these average budgets and their prices."""
+        return self._made(self.default, budget_points=points)
+
+    def _made(self, default: Objective, keep: Callable[[Cell], bool] = lambda cell: True, **changed: Any) -> "Policy":
+        tasks = {name: filter(keep, table.cells) for name, table in self.tasks.items()}
+        return Policy(filter(keep, self.cells), default, **{**self._settings, **changed}, tasks=tasks)
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -200,8 +176,8 @@ class Policy:
 
     def promise(self, column: int, weights: Sequence[float]) -> Expectation:
         """Return the expectation for an arm, by its column in :meth:`expected`, at (5,) level weights."""
-        accuracy, low, high, *cost = _expected(weights, self._measured[column])
-        return Expectation(self.arm(column), accuracy, low, high, _cost(cost), sufficient=True)
+        accuracy, low, high, *cost = expectation(weights, self._measured[column])
+        return Expectation(self.arm(column), accuracy, low, high, cost_of(cost), sufficient=True)
 
     def expected(self, of: str, weights: Any) -> Any:
         """Return expectations of accuracy, low, generations, flops, money (0 without prices) or seconds (NaN where not
@@ -209,14 +185,14 @@ class Policy:
 
         weights  of the levels: a tuple (5,) for one prompt gives a list (arms,), an array (n, 5) gives (n, arms)
         """
-        return _expected(weights, self._rows[of]) if isinstance(weights, tuple) else weights @ self._arrays[of]
+        return expectation(weights, self._rows[of]) if isinstance(weights, tuple) else weights @ self._arrays[of]
 
     def _cheapest(self, weights: Sequence[float], rows: Sequence[int]) -> int:
         """Return the row of the fewest FLOPs; ties go to the most accurate arm, then to the first of ``arms``."""
         if len(rows) == 1:
             return rows[0]
-        flops = _expected(weights, [self._rows["flops"][row] for row in rows])
-        accuracy = _expected(weights, [self._rows["accuracy"][row] for row in rows])
+        flops = expectation(weights, [self._rows["flops"][row] for row in rows])
+        accuracy = expectation(weights, [self._rows["accuracy"][row] for row in rows])
         ranked = zip(flops, [-each for each in accuracy], [self._order[row] for row in rows], rows, strict=True)
         return min(ranked)[-1]
 
@@ -228,13 +204,41 @@ class Policy:
 
         values = np.einsum("nkl,nl->nk", np.array(self._measured)[columns], weights).tolist()
         return [
-            Expectation(self.arm(column), accuracy, low, high, _cost(cost), sufficient=True)
+            Expectation(self.arm(column), accuracy, low, high, cost_of(cost), sufficient=True)
             for column, (accuracy, low, high, *cost) in zip(columns.tolist(), values, strict=True)
         ]
 
-    def decide_many(self, probabilities: "NDArray[np.float64]", objective: Objective) -> "NDArray[np.int64]":
-        """(n,) indices into ``arms`` for (n, 5) probabilities, chosen as in :meth:`decide`. Raises InvalidRequest."""
+    def tables(self, tasks: "NDArray[np.str_]") -> "Iterator[tuple[NDArray[np.int64], Policy]]":
+        """Yield each table that decides for some of (n,) prompts of these tasks, with the rows of the prompts."""
+        import numpy as np
+
+        left = np.ones(len(tasks), dtype=bool)
+        for name, table in self.tasks.items():
+            own = tasks == name
+            left &= ~own
+            if own.any():
+                yield np.flatnonzero(own), table
+        if left.any():
+            yield np.flatnonzero(left), self
+
+    def decide_many(
+        self,
+        probabilities: "NDArray[np.float64]",
+        objective: Objective,
+        tasks: "NDArray[np.str_] | None" = None,
+    ) -> "NDArray[np.int64]":
+        """(n,) indices into ``arms`` for (n, 5) probabilities, chosen as in :meth:`decide`. Raises InvalidRequest.
+
+        tasks  (n,) names of the prompts' tasks, each of which is decided by its table; None: all are by this one
+        """
+        import numpy as np
+
         self.check(objective)
+        if tasks is not None and self.tasks:
+            found = np.empty(len(probabilities), dtype=np.int64)
+            for rows, table in self.tables(tasks):
+                found[rows] = table.decide_many(probabilities[rows], objective)
+            return found
         weights = self.weights(probabilities)
         return self.cheapest_of_many(weights, objective.good_of_many(self, weights))
 
@@ -273,16 +277,18 @@ class Policy:
         head: dict[str, Any] = {"default": {self.default.kind: self.default.value}}
         head |= {"deciding": self.deciding, "tolerance": self.tolerance, "worth": self.worth}
         lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
-        cells = [{**asdict(cell), "arm": str(cell.arm), "cost": _written(cell.cost)} for cell in self.cells]
-        for name, rows in (("budget_points", [asdict(point) for point in self.budget_points]), ("cells", cells)):
-            lines.append(f"{json.dumps(name)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]")
+        points = ",\n  ".join(json.dumps(asdict(point)) for point in self.budget_points)
+        lines += [f'"budget_points": [\n  {points}\n ]', f'"cells": {written(self.cells)}']
+        if self.tasks:
+            tables = [f"{json.dumps(name)}: {written(table.cells)}" for name, table in self.tasks.items()]
+            lines.append('"tasks": {' + ",\n ".join(tables) + "}")
         return "{" + ",\n ".join(lines) + "}\n"
 
     @classmethod
     def loads(cls, text: str | bytes) -> "Policy":
         """Read what ``dumps`` wrote. Raises InvalidBundle, naming what is wrong; unknown keys are errors."""
         try:
-            file: _File = read(_File, loads(text))
+            file: File = read(File, loads(text))
             ((kind, value),) = file.default.items()
             return cls(
                 [row.cell for row in file.cells],
@@ -291,87 +297,7 @@ class Policy:
                 deciding=file.deciding,
                 tolerance=file.tolerance,
                 worth=file.worth,
+                tasks={name: [row.cell for row in rows] for name, rows in file.tasks.items()},
             )
         except (ValueError, OverflowError, InvalidRequest) as error:
             raise InvalidBundle(f"policy: {error}") from error
-
-
-_MEASURES: Mapping[str, Callable[[Cell], float]] = {
-    "accuracy": lambda cell: cell.accuracy,
-    "low": lambda cell: cell.low,
-    "generations": lambda cell: cell.cost.generations,
-    "flops": lambda cell: cell.cost.flops,
-    "money": lambda cell: cell.cost.money or 0.0,
-    "seconds": lambda cell: math.nan if cell.cost.seconds is None else cell.cost.seconds,
-}
-
-
-def _expected(weights: Sequence[float], rows: Iterable[Sequence[float]]) -> list[float]:
-    """Return each row's expectation. A row has the values at levels 1 to 5; the weights are their probabilities."""
-    one, two, three, four, five = weights
-    return [one * a + two * b + three * c + four * d + five * e for a, b, c, d, e in rows]
-
-
-_COSTS = attrgetter(*(field.name for field in fields(Cost)))
-
-
-def _numbers(cost: Cost) -> tuple[float, ...]:
-    """Return the cost's fields as numbers, None as NaN."""
-    *always, money, seconds = _COSTS(cost)  # astuple copies deeply: too slow for the hundreds of tables in tuning
-    return *always, math.nan if money is None else money, math.nan if seconds is None else seconds
-
-
-def _cost(numbers: Sequence[float]) -> Cost:
-    """Invert :func:`_numbers`."""
-    (one, two, three, four, five, six), (money, seconds) = numbers[:-2], numbers[-2:]
-    known = [None if math.isnan(each) else each for each in (money, seconds)]
-    return Cost(one, two, three, four, five, six, *known)
-
-
-def _written(cost: Cost) -> dict[str, float]:
-    return {name: value for name, value in asdict(cost).items() if value is not None}
-
-
-@dataclass(frozen=True)
-class _Point:
-    __pydantic_config__ = STRICT
-
-    generations: Amount
-    price: Amount
-
-
-@dataclass(frozen=True)
-class _Row:
-    __pydantic_config__ = STRICT
-
-    level: Annotated[int, Field(ge=1, le=5)]
-    arm: str
-    accuracy: Probability
-    low: Probability
-    high: Probability
-    prompts: Amount
-    cost: Cost
-
-    def __post_init__(self) -> None:
-        if not self.low <= self.accuracy <= self.high:
-            raise ValueError(f"accuracy {self.accuracy} is outside its interval of {self.low} to {self.high}")
-
-    @property
-    def cell(self) -> Cell:
-        return Cell(self.level, parse(self.arm), self.accuracy, self.low, self.high, self.prompts, self.cost)
-
-
-@dataclass(frozen=True)
-class _File:
-    __pydantic_config__ = STRICT
-
-    default: Annotated[dict[str, float], Field(min_length=1, max_length=1)]
-    deciding: Deciding
-    tolerance: Amount
-    worth: dict[Name, Annotated[float, Field(ge=LEAST_WORTH, le=1 / LEAST_WORTH)]]
-    budget_points: list[_Point]
-    cells: Annotated[list[_Row], Field(min_length=1)]
-
-    def __post_init__(self) -> None:
-        if not any(row.prompts for row in self.cells):
-            raise ValueError("cells: no prompts at any level, so nothing was measured")
