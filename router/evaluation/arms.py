@@ -56,12 +56,14 @@ def routed(
 ) -> tuple[PerPrompt | None, list[str]]:
     """Return the results of the policy's choices by (P, 5) level probabilities, and the chosen arms that are missing.
 
+    Each prompt is decided by the table of its task.
     An arm is missing where it was not run on these prompts; the results are then None.
     """
     columns, rows = {arm: k for k, arm in enumerate(measured.arms)}, probabilities.tolist()
+    tables = [policy.for_task(task) for task in measured.tasks.tolist()]
     shares, found, missing = [], [], set[str]()
     for share, part in parts(policy, objective):
-        arms = [part.runs(policy.decide(row, part).arm) for row in rows]
+        arms = [part.runs(table.decide(row, part).arm) for table, row in zip(tables, rows, strict=True)]
         missing |= {str(arm) for arm in arms if arm not in columns}
         if not missing:
             shares.append(share)

@@ -22,7 +22,7 @@ from router.evaluation.perfect import Perfect
 from router.policy.objectives import PricePerFlop
 from router.policy.table import LEVELS, Policy
 from router.tuning.evidence import Measured, resamples
-from router.tuning.nested import mix
+from router.tuning.nested import mix, shuffled
 from strategies import Cascade, Majority, Sampling, Strategy
 
 BESIDE_LARGER = (0.33, 0.5, 0.65, 0.8, 1.0, 1.5, 2.0, 4.0, 8.0)  # of one solution of the larger model
@@ -54,7 +54,8 @@ class Priced:
         self.spent = np.array([runs.flops.mean() for runs in self.points])
 
     def _at(self, price: float) -> NDArray[np.int64]:
-        picked: NDArray[np.int64] = self._columns[self._policy.decide_many(self._probabilities, PricePerFlop(price))]
+        found = self._policy.decide_many(self._probabilities, PricePerFlop(price), self._measured.tasks)
+        picked: NDArray[np.int64] = self._columns[found]
         return picked
 
     def at_price(self, price: float) -> PerPrompt:
@@ -70,10 +71,10 @@ class Priced:
         return _between(self.points, self.spent, flops)
 
     def shuffled(self, flops: float, rng: np.random.Generator) -> PerPrompt:
-        """Each prompt with the choice for another one, mean of many shuffles, at these mean FLOPs."""
+        """Each prompt with the choice for another one of its table, mean of many shuffles, at these mean FLOPs."""
         found = []
         for _ in range(_SHUFFLES):
-            order = rng.permutation(len(self._extra))
+            order = shuffled(self._policy, self._measured.tasks, rng)
             points = [chosen(self._measured, picked[order], self._extra) for picked in self._picked]
             spent = np.array([runs.flops.mean() for runs in points])
             by_cost = np.argsort(spent)
@@ -268,17 +269,15 @@ def _by_task(
 
     mine  what the policy gives;  arm the best fixed one;  given the prompts' statistics, by prompt_id, and the edges
     """
-    first = measured.setup.tasks[0]
-    if "task" not in attempts or attempts["task"].fillna(first).nunique() < 2:
+    tasks = measured.tasks.tolist()
+    if len(set(tasks)) < 2:
         return ()
-    by_prompt = attempts.drop_duplicates("prompt_id").set_index("prompt_id")["task"].fillna(first)
-    tasks = by_prompt.loc[measured.prompts]
     pass_rates = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["correct"].mean().loc[measured.prompts]
     statistics, edges = given
     runs = fixed(measured, measured.arms.index(arm))
     found = []
     for name in dict.fromkeys(tasks):
-        rows = np.flatnonzero(tasks.to_numpy() == name)
+        rows = np.flatnonzero(measured.tasks == name)
         draws = resamples(len(rows), np.random.default_rng(0))
         quality = measure_difficulty(probabilities[rows], statistics.loc[measured.prompts[rows]].to_numpy(), edges)
         found.append(

@@ -17,6 +17,7 @@ from router.tuning.calibration import calibration
 from router.tuning.candidates import trust
 from router.tuning.cascades import Enumerated
 from router.tuning.evidence import Measured
+from router.tuning.nested import shuffled
 from strategies import Cascade, Single, Strategy, parse
 
 SHUFFLES = 20
@@ -40,7 +41,7 @@ class Averages:
         given = self.probabilities if probabilities is None else probabilities
         shares, found = [], []
         for share, part in AverageBudget(max(budget, self.least)).parts(self.policy):
-            picked = self.policy.decide_many(given, part)
+            picked = self.policy.decide_many(given, part, self.measured.tasks)
             columns = [self._columns.get(self.policy.arms[k], -1) for k in picked]
             if min(columns) < 0:
                 return None
@@ -56,10 +57,11 @@ class Averages:
         """
         measured, rng = self.measured, np.random.default_rng(0)
         rows, found = self.probabilities.tolist(), []
+        tables = [self.policy.for_task(task) for task in measured.tasks.tolist()]
         for _ in range(ORDERS):
             ledger, columns = Ledger(budget), np.zeros(len(rows), dtype=np.int64)
             for i in rng.permutation(len(rows)):
-                promise = self.policy.decide(rows[i], AverageBudget(budget, ledger.factor, rng.random()))
+                promise = tables[i].decide(rows[i], AverageBudget(budget, ledger.factor, rng.random()))
                 column = self._columns.get(promise.arm)
                 if column is None:
                     return None
@@ -72,17 +74,18 @@ class Averages:
     def arms(self, budget: float) -> list[Strategy]:
         """Return the arm chosen for each prompt; between two budget points, at that of most prompts."""
         objective = mostly(self.policy, AverageBudget(max(budget, self.least)))
-        picked = self.policy.decide_many(self.probabilities, objective)
+        picked = self.policy.decide_many(self.probabilities, objective, self.measured.tasks)
         return [self.policy.arms[k] for k in picked]
 
     def shuffled(self, spent: float, rng: np.random.Generator) -> PerPrompt | None:
         """Return the results where each prompt has another one's level probabilities, at a mean spend of ``spent``.
 
-        The mean of many shuffles.
+        Prompts are decided by the table of their own task, and the other one is of that table, too. The mean of many
+        shuffles.
         """
         found = []
         for _ in range(SHUFFLES):
-            given = rng.permutation(self.probabilities)
+            given = self.probabilities[shuffled(self.policy, self.measured.tasks, rng)]
             low, high = 0, len(self.policy.budget_points) - 1
             while high - low > 1:  # search the price at which it spends as much
                 middle = (low + high) // 2
@@ -156,21 +159,24 @@ def larger_alone(measured: Measured) -> int | None:
 
 
 def plans(averages: Averages, enumerated: Enumerated, budget: float) -> list[Plan]:
-    """Return the policy's plan for each level, measured on the prompts that are most probably at that level."""
+    """Return each table's plan for each level, measured on its prompts that are most probably at that level."""
     measured, policy = averages.measured, averages.policy
     likeliest = averages.probabilities.argmax(axis=1)
+    objective = mostly(policy, AverageBudget(max(budget, averages.least)))
+    own = {id(table): rows for rows, table in policy.tables(measured.tasks)}
     found = []
-    for i, level in enumerate(LEVELS):
-        certain = [float(i == j) for j in range(len(LEVELS))]
-        arm = policy.decide(certain, mostly(policy, AverageBudget(max(budget, averages.least)))).arm
-        rows = np.flatnonzero(likeliest == i)
-        if arm not in measured.arms or not len(rows):
-            continue
-        column = measured.arms.index(arm)
-        runs = fixed(measured, column).on(rows)
-        accuracy, spent = float(runs.accuracy.mean()), float(runs.generations.mean())
-        stages = _stages(arm, enumerated, measured, rows) or [PlanStage(str(arm), None, 1.0, 1.0, accuracy, spent)]
-        found.append(Plan(level, budget, str(arm), len(rows), round(accuracy, 4), round(spent, 3), tuple(stages)))
+    for task, table in policy.by_task(measured.setup.tasks).items():
+        of_table = own.get(id(table), np.arange(0))
+        for i, level in enumerate(LEVELS):
+            arm = table.decide([float(i == j) for j in range(len(LEVELS))], objective).arm
+            rows = of_table[likeliest[of_table] == i]
+            if arm not in measured.arms or not len(rows):
+                continue
+            runs = fixed(measured, measured.arms.index(arm)).on(rows)
+            accuracy, spent = round(float(runs.accuracy.mean()), 4), round(float(runs.generations.mean()), 3)
+            whole = PlanStage(str(arm), None, 1.0, 1.0, accuracy, spent)
+            stages = _stages(arm, enumerated, measured, rows) or [whole]
+            found.append(Plan(level, budget, str(arm), len(rows), accuracy, spent, tuple(stages), task))
     return found
 
 

@@ -50,9 +50,23 @@ def _with(adapter: str | None) -> str:
     return f" with the adapter in `{adapter}/`" if adapter else ""
 
 
-def _choices(report: Report) -> list[tuple[int, list[str]]]:
-    """Return for each level, for each fixed budget, a text with the arm and its accuracy."""
+def _choices(report: Report) -> list[tuple[str, list[tuple[int, list[str]]]]]:
+    """Return for each table, by task, for each level, for each fixed budget, a text with the arm and its accuracy."""
     fixed = [choice for choice in report.choices if choice.objective == "budget"]
     return [
-        (level, [f"{each.arm}<br>{each.accuracy:.2f}" for each in fixed if each.level == level]) for level in LEVELS
+        (
+            task,
+            [
+                (
+                    level,
+                    [
+                        f"{each.arm}<br>{each.accuracy:.2f}"
+                        for each in fixed
+                        if (each.task, each.level) == (task, level)
+                    ],
+                )
+                for level in LEVELS
+            ],
+        )
+        for task in dict.fromkeys(each.task for each in fixed)
     ]

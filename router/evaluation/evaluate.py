@@ -29,7 +29,7 @@ from router.evaluation.goals import judge_goals
 from router.evaluation.headline import headline
 from router.evaluation.larger_model import compare_at_equal_flops
 from router.evaluation.noise import most_correlated
-from router.evaluation.parts import Estimate
+from router.evaluation.parts import ByTask, Estimate
 from router.evaluation.report import CandidateQuality, CurvePoint, Goal, LeftOut, LevelCounts, MethodResult, Report
 from router.policy.objectives import AverageBudget, Budget, Objective, PricePerFlop, TargetAccuracy
 from router.policy.table import LEVELS, Policy
@@ -84,7 +84,7 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
     tuned = tuning["average_budgets"]
     enumerated = _enumerated(measured, bundle, probabilities)
     cascades = [arm for arm in arms if isinstance(arm, Cascade)] + cascades_of(tuned)
-    cascades += _run_until(bundle.policy, probabilities, wanted)
+    cascades += _run_until(bundle.policy, probabilities, measured.tasks, wanted)
     replayed, not_replayed = replay(cascades, measured, enumerated)
     measured = measured.with_cascades(replayed)
     levels = levels_of(prompts["statistic"], manifest.edges)
@@ -181,11 +181,12 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
         diagnosis=diagnosis,
         curves={name: _points(points, draws) for name, points in (fixed_arms | policies).items()},
         per_level=tuple(accuracies),
-        choices=tuple(tables.choices(bundle.policy, budgets)),
+        choices=tuple(tables.choices(bundle.policy, budgets, bundle.setup.tasks)),
         method=tuning["method"],
         methods=tuple(_method(row) for row in tuning["methods"]),
         objectives=tuple(
-            tables.objective_result(bundle.policy, probabilities, objective, runs, draws) for objective, runs in asked
+            tables.objective_result(bundle.policy, probabilities, objective, runs, draws, tasks=measured.tasks)
+            for objective, runs in asked
         ),
         revisions=tuple(tables.revisions(measured, accuracies)),
         larger=compare_at_equal_flops(
@@ -205,6 +206,7 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
         tasks=spent.tasks,
         plans=tuple(plans(averages, enumerated, middle)),
         trust=trust,
+        by_task=_by_task(tuning.get("by_task")),
         headline=headline(
             averages,
             rows_at_averages,
@@ -225,13 +227,15 @@ def _enumerated(measured: Measured, bundle: Bundle, probabilities: NDArray[np.fl
     return Enumerated(measured.replays, believe)
 
 
-def _run_until(policy: Policy, probabilities: NDArray[np.float64], objectives: Sequence[Objective]) -> list[Cascade]:
+def _run_until(
+    policy: Policy, probabilities: NDArray[np.float64], tasks: NDArray[np.str_], objectives: Sequence[Objective]
+) -> list[Cascade]:
     """Return the cascades that really run for these objectives, where they differ from the chosen ones."""
     found = {
-        objective.runs(policy.decide(row, objective).arm)
+        objective.runs(policy.for_task(task).decide(row, objective).arm)
         for objective in objectives
         if objective.kind == TargetAccuracy.kind
-        for row in probabilities.tolist()
+        for task, row in zip(tasks.tolist(), probabilities.tolist(), strict=True)
     }
     return sorted(arm for arm in found if isinstance(arm, Cascade))
 
@@ -260,6 +264,17 @@ def _method(row: Mapping[str, Any]) -> MethodResult:
     minus = row["minus_best_fixed"]
     difference = Estimate(minus["accuracy"], minus["low"], minus["high"])
     return MethodResult(row["method"], row["accuracy"], row["low"], row["high"], difference)
+
+
+def _by_task(found: Mapping[str, Any] | None) -> ByTask | None:
+    """Return what the tuning report says of tables by task; older ones say nothing."""
+    if found is None:
+        return None
+    estimates = {
+        name: Estimate(*(found[name][key] for key in ("accuracy", "low", "high")))
+        for name in ("gain", "at_equal_flops", "within_budgets")
+    }
+    return ByTask(**{**found, **estimates})
 
 
 def _pass_rates(attempts: pd.DataFrame, measured: Measured) -> NDArray[np.float64]:

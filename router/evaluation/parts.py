@@ -133,6 +133,42 @@ class OfTask(Part):
 
 
 @dataclass(frozen=True, slots=True)
+class Choice(Part):
+    """The policy's arm for a prompt whose level is certain, with its results on the training prompts.
+
+    objective  budget (for each prompt) or average_budget
+    budget     the objective's value, in complete solutions
+    task       whose table it is of; empty: of all tasks that have none of their own
+    """
+
+    objective: str
+    budget: int
+    level: int
+    arm: str
+    accuracy: float
+    generations: float
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ByTask(Part):
+    """What a table for each task is worth beside one for all, by cross-validation on the training prompts.
+
+    method, instead_of  how the tables, and the single one, are made and read
+    prompts  number of training prompts, by task with a table
+    gain     in accuracy, mean of the next two: at equal mean FLOPs, and within fixed budgets
+    """
+
+    served: bool
+    method: str
+    instead_of: str
+    prompts: Mapping[str, int]
+    gain: Estimate
+    at_equal_flops: Estimate
+    within_budgets: Estimate
+
+
+@dataclass(frozen=True, slots=True)
 class PlanStage(Part):
     """One stage of a plan.
 
@@ -153,7 +189,10 @@ class PlanStage(Part):
 
 @dataclass(frozen=True, slots=True)
 class Plan(Part):
-    """The policy's arm for a prompt certain to be at a level, measured on prompts that are most probably at it."""
+    """The policy's arm for a prompt certain to be at a level, measured on prompts that are most probably at it.
+
+    task  as in :class:`Choice`
+    """
 
     level: int
     budget: float
@@ -162,6 +201,7 @@ class Plan(Part):
     accuracy: float
     generations: float
     stages: tuple[PlanStage, ...]
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ def averages(rows: Sequence[AtAverage]) -> Figure:
 
 
 def trees(plans: Sequence[Plan]) -> Figure:
-    """Plot a row for each level: stages from left to right, the share of prompts that go on, results of the others."""
+    """Plot a row for each level of each task: stages from left to right, who goes on, and the results of the others."""
     most = max(len(plan.stages) for plan in plans)
     figure = Figure(figsize=(max(_WIDTH, 0.6 + _BOX * most), 1.25 * len(plans) + 0.2))
     axes = figure.add_axes((0, 0, 1, 1))
@@ -54,7 +54,9 @@ def trees(plans: Sequence[Plan]) -> Figure:
     axes.axis("off")
     for row, plan in enumerate(plans):
         y = -row - 0.34
-        axes.text(-0.5, y, f"level\n{plan.level}", va="center", fontsize=9, weight="bold")
+        axes.text(
+            -0.5, y, f"{plan.task}\n" * bool(plan.task) + f"level\n{plan.level}", va="center", fontsize=9, weight="bold"
+        )
         for i, stage in enumerate(plan.stages):
             x = i * _BOX
             shade = 0.06 + 0.3 * stage.reached

@@ -18,7 +18,19 @@ from typing import Any
 
 from difficulty.compare import Quality
 from router.errors import InvalidFile
-from router.evaluation.parts import HEADLINE, AtAverage, AtFlops, Estimate, OfTask, Part, Plan, Point, Trust
+from router.evaluation.parts import (
+    HEADLINE,
+    AtAverage,
+    AtFlops,
+    ByTask,
+    Choice,
+    Estimate,
+    OfTask,
+    Part,
+    Plan,
+    Point,
+    Trust,
+)
 from router.schema import read
 
 
@@ -184,22 +196,6 @@ class LevelAccuracy(Part):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice(Part):
-    """The policy's arm for a prompt whose level is certain, with its results on the training prompts.
-
-    objective  budget (for each prompt) or average_budget
-    budget     the objective's value, in complete solutions
-    """
-
-    objective: str
-    budget: int
-    level: int
-    arm: str
-    accuracy: float
-    generations: float
-
-
-@dataclass(frozen=True, slots=True)
 class MethodResult(Part):
     """The results of one way to make and use the policy's table.
 
@@ -331,8 +327,9 @@ class Report(Part):
     savings              by policy (predicted, predicted_average, oracle, best_fixed), then by reference strategy
     gap_recovered        by reference strategy
     curves               by name, see the module's docstring
-    choices              by objective, budget and level
+    choices              by objective, task, budget and level
     method, methods      how the policy's table is made and used, and all ways that were tried
+    by_task              what a table for each task is worth; None where there is one task
     revisions, larger    empty, or None: not measured
     difficulty           quality of the served difficulty model on the held-out prompts
     candidates           quality of every difficulty model that was tried, by name, best first
@@ -374,6 +371,7 @@ class Report(Part):
     tasks: tuple[OfTask, ...] = ()
     plans: tuple[Plan, ...] = ()
     trust: Trust | None = None
+    by_task: ByTask | None = None
     headline: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:

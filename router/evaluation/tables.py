@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from router.evaluation.arms import SAMPLING, arm_names, budgets_of, curve_name, least_average, mostly, parts
 from router.evaluation.curves import REFERENCES, Curve, PerPrompt, estimate
-from router.evaluation.parts import Estimate
-from router.evaluation.report import AtBudget, Chains, Choice, LevelAccuracy, ObjectiveResult
+from router.evaluation.parts import Choice, Estimate
+from router.evaluation.report import AtBudget, Chains, LevelAccuracy, ObjectiveResult
 from router.policy.objectives import AverageBudget, Budget, Objective
 from router.policy.table import LEVELS, Policy
 from router.tuning.evidence import Measured, resamples
@@ -49,10 +49,16 @@ def objective_result(
     objective: Objective,
     runs: PerPrompt,
     draws: NDArray[np.float64],
+    *,
+    tasks: NDArray[np.str_],
 ) -> ObjectiveResult:
-    """Return an objective's measured results, and what the policy expected by (P, 5) level probabilities."""
+    """Return an objective's measured results, and what the policy expected by (P, 5) level probabilities.
+
+    tasks  (P,) of the prompts
+    """
     shares = parts(policy, objective)
-    expected = [[policy.decide(row, part) for _, part in shares] for row in probabilities.tolist()]
+    decided = zip(map(policy.for_task, tasks.tolist()), probabilities.tolist(), strict=True)
+    expected = [[table.decide(row, part) for _, part in shares] for table, row in decided]
     enough = np.array([each[0].sufficient for each in expected])
     mean = np.mean(
         [sum(share * each.accuracy for (share, _), each in zip(shares, row, strict=True)) for row in expected]
@@ -109,15 +115,20 @@ def revisions(measured: Measured, accuracies: Sequence[LevelAccuracy]) -> list[C
     ]
 
 
-def choices(policy: Policy, budgets: Sequence[int]) -> list[Choice]:
-    """Return the policy's choices for prompts whose level is certain, under fixed and under average budgets."""
+def choices(policy: Policy, budgets: Sequence[int], tasks: Sequence[str]) -> list[Choice]:
+    """Return the policy's choices for prompts whose level is certain, under fixed and under average budgets.
+
+    tasks  of the bundle: choices are by each of its tables
+    """
     rows = []
-    for average in (False, True):
-        for budget in budgets:
-            least = least_average(policy) if average else 0.0
-            objective = AverageBudget(max(float(budget), least)) if average else Budget(budget)
-            for level, certain in zip(LEVELS, np.eye(len(LEVELS)), strict=True):
-                found = policy.decide(certain.tolist(), mostly(policy, objective))
-                accuracy = round(found.accuracy, 4)
-                rows.append(Choice(objective.kind, budget, level, str(found.arm), accuracy, found.cost.generations))
+    least = least_average(policy)
+    fixed: list[Objective] = [Budget(budget) for budget in budgets]
+    averages: list[Objective] = [AverageBudget(max(float(budget), least)) for budget in budgets]
+    for objectives in (fixed, averages):
+        for task, table in policy.by_task(tasks).items():
+            for budget, objective in zip(budgets, objectives, strict=True):
+                for level, certain in zip(LEVELS, np.eye(len(LEVELS)), strict=True):
+                    found = table.decide(certain.tolist(), mostly(policy, objective))
+                    numbers = round(found.accuracy, 4), found.cost.generations
+                    rows.append(Choice(objective.kind, budget, level, str(found.arm), *numbers, task))
     return rows

@@ -134,6 +134,7 @@ def in_short(report: Report) -> list[str]:
     return [
         *doubts,
         *_against_best_fixed(report),
+        *_by_task(report),
         *_plans(report),
         *_saved(report),
         limits(report.diagnosis),
@@ -155,6 +156,19 @@ def _against_best_fixed(report: Report) -> list[str]:
             "difference."
         )
     return lines
+
+
+def _by_task(report: Report) -> list[str]:
+    """Say whether tasks have tables of their own, and what these are worth."""
+    found = report.by_task
+    if found is None:
+        return []
+    tasks = ", ".join(found.prompts)
+    has = f"The policy has a table for each task ({tasks})" if found.served else f"One table serves all tasks ({tasks})"
+    return [
+        f"{has}. A table for each is more accurate by {difference(found.at_equal_flops)} at equal FLOPs and by "
+        f"{difference(found.within_budgets)} within fixed budgets, by cross-validation on the training prompts."
+    ]
 
 
 def _plans(report: Report) -> list[str]:

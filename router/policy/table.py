@@ -114,6 +114,11 @@ class Policy:
         """Return the arm of a column of :meth:`expected`; columns are arms by rising budget."""
         return self.arms[self._order[column]]
 
+    def by_task(self, tasks: Iterable[str]) -> dict[str, "Policy"]:
+        """Return the tables that decide for these tasks: by task its own one, and by "" that of all others."""
+        names = [name if name in self.tasks else "" for name in tasks]
+        return {name: self.for_task(name) for name in sorted(names, key=lambda name: not name)}
+
     def check(self, objective: Objective) -> None:
         """Raise InvalidRequest, with the objective as its field, where no measured arm can serve it."""
         objective.check(self)

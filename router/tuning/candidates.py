@@ -44,7 +44,8 @@ class Candidates:
 
     def without_luck(self, rows: NDArray[np.int64], budgets: Sequence[int], tolerance: float) -> list[int]:
         """Return columns of ``everything`` chosen by these prompts only: all plain arms, and the useful cascades."""
-        return _matter(self.everything.on(rows), self.probabilities[rows], budgets, tolerance, self.asked)
+        options: dict[str, Any] = {"budgets": budgets, "tolerance": tolerance, "asked": self.asked}
+        return _matter(self.everything.on(rows), self.probabilities[rows], self.everything.apart, **options)
 
     @property
     def report(self) -> dict[str, Any]:
@@ -73,22 +74,24 @@ def with_cascades(
 ) -> Candidates:
     """Add the useful cascades, and all in ``asked``, to the measured arms.
 
+    Where there are several tasks, cascades are made of what is best for each task, too.
+
     probabilities  (P, 5) of the prompts' levels, out of fold;  levels (P,) by their attempts
     enumerate_more  whether to try cascades other than those in ``asked``
     """
     replays = measured.replays
-    made_of = atoms(measured.arms, measured.accuracy, measured.generations, replays)
-    chosen = list(sequences(made_of, replays))
+    parts = [measured, *(measured.on(np.flatnonzero(measured.tasks == task)) for task in measured.apart)]
+    made_of = [atoms(part.arms, part.accuracy, part.generations, replays) for part in parts]
+    chosen = list(dict.fromkeys(found for arms in made_of for found in sequences(arms, replays)))
     belief = fit(paths(measured.arms, chosen, replays, seed=seed), probabilities, levels, seed=seed)
     believe: Believes = belief or by_score_or_lead
     more = candidates(chosen) if enumerate_more else []
     tried, left_out = replay([*more, *asked], measured, Enumerated(replays, believe))
     everything = measured.with_cascades(tried)
     kept = frozenset(asked)
-    columns = _matter(everything, probabilities, budgets, tolerance, kept)
-    return Candidates(
-        everything.of(columns), everything, probabilities, levels, belief, tuple(made_of), kept, tuple(left_out)
-    )
+    columns = _matter(everything, probabilities, measured.apart, budgets=budgets, tolerance=tolerance, asked=kept)
+    used = tuple(dict.fromkeys(arm for arms in made_of for arm in arms))
+    return Candidates(everything.of(columns), everything, probabilities, levels, belief, used, kept, tuple(left_out))
 
 
 def replay(
@@ -111,6 +114,8 @@ def replay(
 def _matter(
     everything: Measured,
     probabilities: Floats,
+    tasks: Sequence[str],
+    *,
     budgets: Sequence[int],
     tolerance: float,
     asked: frozenset[Strategy],
@@ -122,10 +127,11 @@ def _matter(
     kept = prune(
         everything.accuracy[:, cascades],
         everything.generations[:, cascades],
-        groups(probabilities),
+        groups(probabilities, np.array([everything.tasks == task for task in tasks])),
         budgets=everything.budgets[cascades],
         wanted=budgets,
         tolerance=tolerance,
+        wide=1 + len(tasks),
     )
     wanted = {cascades[i] for i in kept} | {k for k in cascades if everything.arms[k] in asked}
     return sorted([*plain, *wanted])

@@ -2,8 +2,8 @@
 
 A cascade's stages are arms of rising cost. All its thresholds are equal, since a confidence means the same after every
 stage. Eight arms and eight thresholds give more than a thousand cascades. A cascade is kept if, at some price, it is
-worth more to some level than all others, by more than luck. A short table is easier to read, and the best of few
-cascades looks less good by chance than the best of many.
+worth more to some level or task than all others, by more than luck. A short table is easier to read, and the best of
+few cascades looks less good by chance than the best of many.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -229,14 +229,16 @@ def prune(
     budgets: Floats,
     wanted: Sequence[float],
     tolerance: float,
+    wide: int = 1,
 ) -> list[int]:
     """Return which of C cascades to keep.
 
-    accuracy, generations  (P, C);  weights (P, L) each prompt's share of L groups: of all prompts, and of each level
+    accuracy, generations  (P, C);  weights (P, L) each prompt's share of L groups, see :func:`groups`
     budgets  (C,) the most that each cascade spends;  wanted  fixed budgets
+    wide     how many groups, the first, are of all levels
 
-    At each price of a generation and for each group, the best cascade is kept; within each fixed budget, the best over
-    all prompts. One that is better by no more than ``tolerance`` than a cascade already kept is left out.
+    At each price of a generation and for each group, the best cascade is kept; within each fixed budget, the best for
+    each wide group. One that is better by no more than ``tolerance`` than a cascade already kept is left out.
     """
     means, costs = weights.T @ accuracy, weights.T @ generations
     kept: list[int] = []
@@ -250,11 +252,16 @@ def prune(
         for group in range(weights.shape[1]):
             keep(means[group] - price * costs[group])
     for budget in wanted:
-        keep(np.where(budgets <= budget, means[0], -np.inf))
+        for group in range(wide):
+            keep(np.where(budgets <= budget, means[group], -np.inf))
     return kept
 
 
-def groups(probabilities: NDArray[np.float64]) -> Floats:
-    """(P, 6) weights for :func:`prune`: all prompts equally, then each level's share of the prompts."""
-    everyone = np.full((len(probabilities), 1), 1 / len(probabilities))
-    return np.hstack([everyone, probabilities / np.maximum(probabilities.sum(axis=0), 1e-9)])
+def groups(probabilities: NDArray[np.float64], tasks: NDArray[np.bool_]) -> Floats:
+    """(P, 1 + T + 5) weights for :func:`prune`: all prompts, those of each task, and each level's share of the prompts.
+
+    tasks  (T, P) whether a prompt is of the task
+    """
+    everyone = np.ones((len(probabilities), 1))
+    weights = np.hstack([everyone, *(each[:, None].astype(float) for each in tasks), probabilities])
+    return np.asarray(weights / np.maximum(weights.sum(axis=0), 1e-9))

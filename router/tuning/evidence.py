@@ -18,6 +18,7 @@ from router.attempts.pools import SAMPLE, is_pool, model_of
 from router.backends.specs import Setup
 from router.errors import InvalidFile
 from router.policy.table import Cost
+from router.training.difficulty import FEWEST_PROMPTS
 from router.tuning.cascades import RUNS, Replayed, Replays
 from router.tuning.recordings import DRAWS, recordings
 from strategies import STRATEGIES, Cascade, Sampling, Strategy, parse
@@ -118,6 +119,7 @@ class Measured:
                  prompt_id
     replays      runs of the arms, to make cascades of
     one          (P,) mean tokens of one sample of the reference model
+    tasks        (P,) names of the prompts' tasks
     """
 
     prompts: pd.Index
@@ -132,6 +134,7 @@ class Measured:
     left_out: tuple[dict[str, Any], ...]
     replays: Replays
     one: Floats
+    tasks: NDArray[np.str_]
     short: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -149,6 +152,13 @@ class Measured:
         """(K,) the most that each arm spends, in solutions of the reference model."""
         worth = self.setup.worth
         return np.array([arm.budget(worth) for arm in self.arms])
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """Tasks with enough prompts to be measured by themselves; none where all prompts are of one task."""
+        if (self.tasks == self.tasks[0]).all():
+            return ()
+        return tuple(task for task in self.setup.tasks if (self.tasks == task).sum() >= FEWEST_PROMPTS)
 
     def of(self, columns: Sequence[int]) -> "Measured":
         """Return the values of some of the arms."""
@@ -182,7 +192,7 @@ class Measured:
 
     def on(self, rows: NDArray[np.int64]) -> "Measured":
         """Return the values on some of the prompts."""
-        names = ("prompts", "accuracy", "generations", "prompt", "generated", "scored", "seconds", "one")
+        names = ("prompts", "accuracy", "generations", "prompt", "generated", "scored", "seconds", "one", "tasks")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def costs(self, weights: Floats) -> list[Cost]:
@@ -277,8 +287,18 @@ def measure(
         left_out=tuple(left_out),
         replays=Replays([_few(recorded[prompt]) for prompt in kept]),
         one=one,
+        tasks=_tasks(here, kept, setup),
         short=short,
     )
+
+
+def _tasks(attempts: pd.DataFrame, prompts: pd.Index, setup: Setup) -> NDArray[np.str_]:
+    """(P,) names of the prompts' tasks; the bundle's first one where the attempts name none."""
+    first = setup.tasks[0]
+    if "task" not in attempts:
+        return np.full(len(prompts), first)
+    named = attempts.drop_duplicates("prompt_id").set_index("prompt_id")["task"].fillna(first)
+    return np.array(named.loc[prompts], dtype=np.str_)
 
 
 def _few(recorded: Recorded) -> Recorded:

@@ -103,7 +103,7 @@ def _ways(
         names = {arm: k for k, arm in enumerate(every.arms)}
         least = policy.budget_points[0].generations
         parts = AverageBudget(max(budget, least)).parts(policy)
-        chosen = [policy.decide_many(given, part) for _, part in parts]
+        chosen = [policy.decide_many(given, part, every.tasks[read]) for _, part in parts]
         runs = [taken(np.array([names[policy.arms[k]] for k in each])) for each in chosen]
         found, used = (
             np.average(each, axis=0, weights=[share for share, _ in parts]) for each in zip(*runs, strict=True)
@@ -115,7 +115,8 @@ def _ways(
         (a, b), (c, d) = taken(columns[low]), taken(columns[high])
         return (1 - share) * a + share * c, (1 - share) * b + share * d
 
-    shuffled = [decided(policies.policy, rng.permutation(probabilities[read])) for _ in range(_SHUFFLES)]
+    mixed_up = [shuffled(policies.policy, every.tasks[read], rng) for _ in range(_SHUFFLES)]
+    others = [decided(policies.policy, probabilities[read][order]) for order in mixed_up]
     return {
         "policy": decided(policies.policy, probabilities[read]),
         "best_fixed_arm": taken(best_fixed(every, policies.plain, made, budget)),
@@ -123,11 +124,19 @@ def _ways(
         "random_mix": mixed(policies.plain),
         "level_only": decided(policies.level_only, probabilities[read]),
         "confidence_only": mixed([*policies.plain, *cascades]),
-        "shuffled_levels": (np.mean([a for a, _ in shuffled], axis=0), np.mean([b for _, b in shuffled], axis=0)),
+        "shuffled_levels": (np.mean([a for a, _ in others], axis=0), np.mean([b for _, b in others], axis=0)),
         "nearest_neighbours": taken(
             _nearest(every, policies.columns, made=made, read=read, budget=budget, similar=similar)
         ),
     }
+
+
+def shuffled(policy: Policy, tasks: NDArray[np.str_], rng: np.random.Generator) -> Ints:
+    """(n,) another prompt for each prompt, at random among those that the same table decides for."""
+    order = np.empty(len(tasks), dtype=np.int64)
+    for rows, _ in policy.tables(tasks):
+        order[rows] = rng.permutation(rows)
+    return order
 
 
 def best_fixed(every: Measured, columns: Sequence[int], rows: Ints, budget: float) -> int:

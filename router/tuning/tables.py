@@ -3,12 +3,13 @@
 With some sixty prompts per level and dozens of arms, the arm that looks best at a level is mostly lucky. Two things
 reduce luck. An arm's advantage at a level is shrunk towards its advantage over all prompts (empirical Bayes). And
 two-fold cross-validation chooses among several ways to make and read the table, which include that of Snell et al.
-(section 3.2).
+(section 3.2). Where there are several tasks, a table for each task is such a way. An arm's advantage in a task is then
+shrunk in the same manner, and its advantage at a level towards that in the task.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +30,17 @@ class Method:
     """How the table is made and read.
 
     levels    on which prompts a level is measured. statistic: those with this level by their attempts. predicted: every
-              prompt, weighted by its out-of-fold probability of the level. likeliest: those predicted to have it
+              prompt, weighted by its out-of-fold probability of the level. likeliest: those predicted to have it. none:
+              every prompt at every level
     pooled    whether a level's estimates use the other levels' prompts, see :func:`pooled`
     deciding  see ``Policy``
+    tasks     tasks that have a table of their own
     """
 
-    levels: Literal["statistic", "predicted", "likeliest"]
+    levels: Literal["statistic", "predicted", "likeliest", "none"]
     pooled: bool
     deciding: Deciding
+    tasks: tuple[str, ...] = ()
 
     def weights(self, probabilities: NDArray[np.float64], levels: NDArray[np.int64]) -> NDArray[np.float64]:
         """(P, 5) weight of each prompt at each level.
@@ -50,47 +54,94 @@ class Method:
                 return probabilities
             case "likeliest":
                 return np.asarray(np.eye(len(LEVELS))[probabilities.argmax(axis=1)])
+            case "none":
+                return np.ones_like(probabilities)
 
     def __str__(self) -> str:
-        return f"{self.levels} levels, {'pooled' if self.pooled else 'each by itself'}, deciding by {self.deciding}"
+        if self.levels == "none":
+            made = "no levels" if self.tasks else "one table for all levels: the best fixed arm of each budget"
+        else:
+            made = f"{self.levels} levels, {'pooled' if self.pooled else 'each by itself'}, deciding by {self.deciding}"
+        return f"{made}, a table for each of {', '.join(self.tasks)}" if self.tasks else made
 
 
 PAPER = Method("likeliest", False, "mode")  # each predicted level by itself, as in Snell et al.
+EXACT = Method("statistic", True, "distribution")
 METHODS = (
     PAPER,
     Method("likeliest", True, "mode"),
     Method("predicted", True, "distribution"),
     Method("statistic", True, "mode"),
-    Method("statistic", True, "distribution"),
+    EXACT,
 )
+LEVELLESS = Method("none", True, "distribution")
 
 
-def pooled(accuracy: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def by_task(tasks: tuple[str, ...]) -> tuple[Method, ...]:
+    """Return the methods that make a table for each of these tasks.
+
+    Their estimates are pooled in any case, since a task has few prompts.
+    """
+    return tuple(replace(each, tasks=tasks) for each in (*METHODS, LEVELLESS) if each.pooled)
+
+
+def pooled(
+    accuracy: NDArray[np.float64], weights: NDArray[np.float64], overall: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """(5, K) accuracy of K arms at five levels; an arm's advantage at a level is shrunk towards its overall advantage.
 
     accuracy  (P, K) of each prompt;  weights (P, 5) of each prompt at each level
+    overall   (K,) advantage of each arm; None: over these prompts
 
     An arm's advantage on a prompt is its accuracy minus the mean of all arms there, which removes the prompt's
-    difficulty. At a level it is ``overall + true deviation + noise``. The noise has the variance of a mean. The true
-    deviations have the variance that the observed ones have beyond the noise (method of moments). The posterior mean
-    keeps the share deviation² / (deviation² + noise²) of each observed deviation.
+    difficulty.
     """
     shares = _shares(weights)
     base = accuracy.mean(axis=1, keepdims=True)
-    advantage = accuracy - base
-    here, overall = shares.T @ advantage, advantage.mean(axis=0)
+    found = _shrunk(accuracy - base, shares, (accuracy - base).mean(axis=0) if overall is None else overall)
+    return np.asarray(np.clip(shares.T @ base + found, 0, 1))
+
+
+def _shrunk(
+    advantage: NDArray[np.float64], shares: NDArray[np.float64], overall: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """(G, K) advantage of each arm in G groups, shrunk towards (K,) ``overall``.
+
+    advantage  (P, K) on each prompt;  shares (P, G) of the prompts in each group, which sum to 1
+
+    In a group it is ``overall + true deviation + noise``. The noise has the variance of a mean. The true deviations
+    have the variance that the observed ones have beyond the noise (method of moments). The posterior mean keeps the
+    share deviation² / (deviation² + noise²) of each observed deviation.
+    """
+    here = shares.T @ advantage
     effective = 1 / (shares**2).sum(axis=0)
     noise = np.maximum(shares.T @ advantage**2 - here**2, 0) / np.maximum(effective - 1, 1)[:, None]
     observed = here - overall
     spread = max(0.0, float((observed**2 - noise).mean()))
     total = spread + noise
     kept = np.divide(spread, total, out=np.zeros_like(total), where=total > 0)
-    return np.asarray(np.clip(shares.T @ base + overall + kept * observed, 0, 1))
+    return np.asarray(overall + kept * observed)
 
 
 def estimate(accuracy: NDArray[np.float64], weights: NDArray[np.float64], method: Method) -> NDArray[np.float64]:
     """(5, K) accuracy of each arm at each level by the method; arguments as in :func:`pooled`."""
     return pooled(accuracy, weights) if method.pooled else np.asarray(_shares(weights).T @ accuracy)
+
+
+def _by_task(
+    accuracy: NDArray[np.float64], weights: NDArray[np.float64], tasks: NDArray[np.str_], wanted: Sequence[str]
+) -> dict[str, NDArray[np.float64]]:
+    """Return (5, K) accuracies as :func:`pooled` does, by task; an arm's advantage in a task is shrunk as well.
+
+    tasks  (P,) of the prompts;  wanted  the tasks that are estimated
+    """
+    inside = np.array([tasks == each for each in wanted])
+    advantage = accuracy - accuracy.mean(axis=1, keepdims=True)
+    overall = _shrunk(advantage, _shares(inside.T.astype(float)), advantage.mean(axis=0))
+    return {
+        task: pooled(accuracy[here], weights[here], mean)
+        for task, here, mean in zip(wanted, inside, overall, strict=True)
+    }
 
 
 def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -113,25 +164,77 @@ def tabulate(
     weights  (P, 5) of each prompt at each level
     draws    (R, P) bootstrap resamples for the intervals; None: intervals are points
 
-    A level with fewer than :data:`FEWEST` prompts is measured on all prompts.
+    A level with fewer than :data:`FEWEST` prompts is measured on all prompts, of a task on all of the task.
     """
-    counts = weights.sum(axis=0)
-    weights = np.where(counts < FEWEST, 1.0, weights)
-    accuracy = low = high = estimate(measured.accuracy, weights, method)
+    rows = {task: np.flatnonzero(measured.tasks == task) for task in method.tasks}
+    everyone, own = _filled(weights), weights.copy()
+    for here in rows.values():
+        own[here] = _filled(weights[here])
+
+    def tables(drawn: Any) -> dict[str, NDArray[np.float64]]:
+        accuracy = measured.accuracy[drawn]
+        found = {"": estimate(accuracy, everyone[drawn], method)}
+        return found | (_by_task(accuracy, own[drawn], measured.tasks[drawn], method.tasks) if rows else {})
+
+    accuracy = tables(slice(None))
+    low = high = accuracy
     if draws is not None:
         times = np.rint(draws * len(weights)).astype(int)
-        rows = [np.repeat(np.arange(len(weights)), count) for count in times]
-        drawn = [estimate(measured.accuracy[row], weights[row], method) for row in rows]
-        low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
-        low, high = np.minimum(low, accuracy), np.maximum(high, accuracy)
-    cells = []
-    for i, level in enumerate(LEVELS):
-        share = _shares(weights)[:, i]
-        for k, (arm, cost) in enumerate(zip(measured.arms, measured.costs(share), strict=True)):
-            mean, least, most = (round(float(table[i, k]), 4) for table in (accuracy, low, high))
-            cells.append(Cell(level, arm, mean, least, most, prompts=round(float(counts[i]), 1), cost=cost))
-    worth = measured.setup.worth
-    return Policy(cells, default, deciding=method.deciding, tolerance=tolerance, worth=worth)
+        each = [tables(np.repeat(np.arange(len(weights)), count)) for count in times]
+        ends = {task: np.quantile([drawn[task] for drawn in each], [0.025, 0.975], axis=0) for task in accuracy}
+        low = {task: np.minimum(found[0], accuracy[task]) for task, found in ends.items()}
+        high = {task: np.maximum(found[1], accuracy[task]) for task, found in ends.items()}
+
+    def cells(task: str) -> list[Cell]:
+        here = rows.get(task, np.arange(len(weights)))
+        costs = [measured.on(here).costs(share) for share in _shares((own if task else everyone)[here]).T]
+        numbers = np.stack([accuracy[task], low[task], high[task]]).tolist()
+        counts = weights[here].sum(axis=0).tolist()
+        found = []
+        for i, level in enumerate(LEVELS):
+            for k, arm in enumerate(measured.arms):
+                mean, least, most = (round(table[i][k], 4) for table in numbers)
+                found.append(Cell(level, arm, mean, least, most, prompts=round(counts[i], 1), cost=costs[i][k]))
+        return found
+
+    return Policy(
+        cells(""),
+        default,
+        deciding=method.deciding,
+        tolerance=tolerance,
+        worth=measured.setup.worth,
+        tasks={task: cells(task) for task in rows},
+    )
+
+
+def _filled(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Measure a level with fewer than :data:`FEWEST` of these prompts on all of them."""
+    return np.where(weights.sum(axis=0) < FEWEST, 1.0, weights)
+
+
+def halved(
+    measured: Measured,
+    weights: NDArray[np.float64],
+    method: Method,
+    *,
+    levels: NDArray[np.int64],
+    tolerance: float,
+    seed: int,
+) -> Iterator[tuple[NDArray[np.int64], Policy]]:
+    """Yield half of the prompts, and the table that is made from the others, for many halvings.
+
+    weights  (P, 5) of each prompt at each level;  levels (P,) of the prompts
+
+    Halves are balanced by task and level, and each is yielded :data:`SPLITS` times (Snell et al., section 3.2).
+    """
+    rng = np.random.default_rng(seed)  # the same halvings for every method
+    smallest = Budget(float(measured.budgets.min()))
+    for _ in range(SPLITS):
+        half = np.empty(len(levels), dtype=int)
+        half[np.lexsort((rng.random(len(levels)), levels, measured.tasks))] = np.arange(len(levels)) % 2
+        for fold in (0, 1):
+            made, read = np.flatnonzero(half == fold), np.flatnonzero(half != fold)
+            yield read, tabulate(measured.on(made), weights[made], method, default=smallest, tolerance=tolerance)
 
 
 def cross_validate(
@@ -141,54 +244,49 @@ def cross_validate(
     method: Method,
     *,
     budgets: Sequence[int],
-    levels: NDArray[np.int64],
-    tolerance: float,
-    seed: int,
+    **halves: Any,
 ) -> NDArray[np.float64]:
     """(P, budgets + prices) value on each prompt of the arm that a table made from other prompts chooses there.
 
-    The value is the accuracy for each fixed budget, and accuracy minus price times generations for each of
-    :data:`_CHARGED`: a method has to serve both kinds of objective. Folds are halves, balanced by level, averaged over
-    many splits (Snell et al., section 3.2).
+    Each prompt is decided by the table of its task. The value is the accuracy for each fixed budget, and accuracy minus
+    price times generations for each of :data:`_CHARGED`: a method has to serve both kinds of objective. It is the mean
+    over many halvings, which :func:`halved` makes of ``halves``.
     """
-    rng = np.random.default_rng(seed)  # the same halvings for every method
-    found = np.zeros((len(levels), len(budgets) + len(_CHARGED)))
-    for _ in range(SPLITS):
-        half = np.empty(len(levels), dtype=int)
-        half[np.lexsort((rng.random(len(levels)), levels))] = np.arange(len(levels)) % 2
-        for fold in (0, 1):
-            made, read = np.flatnonzero(half == fold), np.flatnonzero(half != fold)
-            smallest = Budget(float(measured.budgets.min()))
-            table = tabulate(measured.on(made), weights[made], method, default=smallest, tolerance=tolerance)
-            weighing = table.weights(probabilities[read])
-            for i, budget in enumerate(budgets):
-                chosen = table.decide_many(probabilities[read], Budget(budget))
-                found[read, i] += measured.accuracy[read, chosen]
-            for i, price in enumerate(_CHARGED, start=len(budgets)):
-                chosen = table.cheapest_of_many(weighing, at_price(table, weighing, price, "generations"))
-                found[read, i] += measured.accuracy[read, chosen] - price * measured.generations[read, chosen]
+    found = np.zeros((len(measured.prompts), len(budgets) + len(_CHARGED)))
+    for read, table in halved(measured, weights, method, **halves):
+        given, tasks = probabilities[read], measured.tasks[read]
+        for i, budget in enumerate(budgets):
+            chosen = table.decide_many(given, Budget(budget), tasks)
+            found[read, i] += measured.accuracy[read, chosen]
+        for i, price in enumerate(_CHARGED, start=len(budgets)):
+            chosen = _charged(table, given, tasks, price)
+            found[read, i] += measured.accuracy[read, chosen] - price * measured.generations[read, chosen]
     return found / SPLITS
 
 
-def with_average_budgets(table: Policy, probabilities: NDArray[np.float64], measured: Measured) -> Policy:
+def with_average_budgets(policy: Policy, probabilities: NDArray[np.float64], measured: Measured) -> Policy:
     """Return the policy with average budgets: the mean spending of the prompts at each price of a generation.
 
-    At the same mean spending, no choice is more accurate (by the table) than the one that a price makes: together these
-    are the upper hull of accuracy over spending. Prices end where the whole largest budget would cost no more than the
-    tolerance.
+    Each prompt is decided by the table of its task, and all at one price. At the same mean spending, no choice is more
+    accurate (by the tables) than the one that a price makes: together these are the upper hull of accuracy over
+    spending. Prices end where the whole largest budget would cost no more than the tolerance.
     """
     points: list[BudgetPoint] = []
-    prompts, weights = np.arange(len(probabilities)), table.weights(probabilities)
-    for price in _PRICES[table.tolerance / table.largest <= _PRICES]:
-        chosen = table.cheapest_of_many(weights, at_price(table, weights, float(price), "generations"))
+    prompts = np.arange(len(probabilities))
+    for price in _PRICES[policy.tolerance / policy.largest <= _PRICES]:
+        chosen = _charged(policy, probabilities, measured.tasks, float(price))
         spent = float(measured.generations[prompts, chosen].mean())
         if not points or spent > _RISE * points[-1].generations:
             points.append(BudgetPoint(round(spent, 4), float(f"{price:.4g}")))
-    return Policy(
-        table.cells,
-        table.default,
-        budget_points=points,
-        deciding=table.deciding,
-        tolerance=table.tolerance,
-        worth=table.worth,
-    )
+    return policy.with_budget_points(points)
+
+
+def _charged(
+    policy: Policy, probabilities: NDArray[np.float64], tasks: NDArray[np.str_], price: float
+) -> NDArray[np.int64]:
+    """(n,) the arms of prompts where a generation costs so many right answers."""
+    found = np.empty(len(probabilities), dtype=np.int64)
+    for rows, table in policy.tables(tasks):
+        weights = table.weights(probabilities[rows])
+        found[rows] = table.cheapest_of_many(weights, at_price(table, weights, price, "generations"))
+    return found

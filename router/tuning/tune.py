@@ -1,7 +1,7 @@
 """Tunes the policy: measures every arm at every level, cascades included, in one table that serves every objective."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,19 +13,25 @@ from router.policy.confidence import Confidence
 from router.policy.objectives import Budget, Objective
 from router.policy.table import LEVELS, Policy
 from router.training.difficulty import CARRY_LEVELS, Training
+from router.tuning import apart
 from router.tuning.candidates import with_cascades
 from router.tuning.evidence import Measured, by_reason, common_size, interval, measure, pool_sizes, resamples
 from router.tuning.nested import compare
-from router.tuning.tables import METHODS, Method, cross_validate, tabulate, with_average_budgets
+from router.tuning.tables import (
+    EXACT,
+    LEVELLESS,
+    METHODS,
+    by_task,
+    cross_validate,
+    tabulate,
+    with_average_budgets,
+)
 from router.tuning.warnings import of_tuning
 from strategies import Cascade, Strategy
 
 TUNING, ORACLE_POLICY = "tuning.json", "oracle_policy.json"
 INTERVALS = 250  # bootstrap resamples for a cell's interval
 UNJUDGED = "has attempts whose `correct` is null"
-
-
-LEVELLESS = "one table for all levels: the best fixed arm of each budget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,9 @@ class Tuning:
     report["methods"]   each method by cross-validation: its mean accuracy over the budgets, and its mean value, over
                         budgets and prices, minus that of the best fixed arms; the method with the highest value is
                         served
+    report["by_task"]   of the best method that makes a table for each task: the prompts of each, what it gains on the
+                        best method with one table, and whether it is served, see ``apart``. None where all prompts are
+                        of one task, or no task has enough
     report["budgets"]   by cross-validation over all prompts: accuracy of the policy, of the oracle policy and of the
                         best fixed arm, and which arm that is
     report["cascades"]  how many were tried, how many are kept, and the arms that they are made of
@@ -103,42 +112,46 @@ def tune(
     )
     measured = candidates.measured
     known = np.eye(len(LEVELS))[levels - 1]
-    everyone = np.ones_like(known)
     likeliest = np.eye(len(LEVELS))[probabilities.argmax(axis=1)]
-    options: dict[str, Any] = {"budgets": budgets, "levels": levels, "tolerance": tolerance, "seed": seed}
+    halves: dict[str, Any] = {"levels": levels, "tolerance": tolerance, "seed": seed}
+    parted = by_task(measured.apart)
     tried = {
-        method: cross_validate(measured, method.weights(probabilities, levels), probabilities, method, **options)
-        for method in METHODS
+        method: cross_validate(
+            measured, method.weights(probabilities, levels), probabilities, method, budgets=budgets, **halves
+        )
+        for method in (*METHODS, LEVELLESS, *parted)
     }
-    method = max(METHODS, key=lambda method: tried[method].mean())
-    exact = Method("statistic", True, "distribution")
-    oracle_values = cross_validate(measured, known, known, exact, **options)
-    fixed_values = cross_validate(measured, everyone, probabilities, exact, **options)
-
+    fixed_values = tried[LEVELLESS]
     rng = np.random.default_rng(seed)
     draws = resamples(len(prompts), rng)
-    largest = Budget(budgets[-1])
     # With too few prompts, the arm that looks best at a level is lucky, so there are no levels.
     levelled = len(prompts) >= CARRY_LEVELS
+    method = max(METHODS, key=lambda method: tried[method].mean()) if levelled else LEVELLESS
+    compared = None
+    if parted:
+        usable = [each for each in parted if levelled or each.levels == "none"]
+        within = {each: values[:, : len(budgets)] for each, values in tried.items()}
+        method, compared = apart.decide(method, usable, measured, probabilities, within=within, draws=draws, **halves)
+    exact = replace(EXACT, tasks=method.tasks)
+    oracle_values = cross_validate(measured, known, known, exact, budgets=budgets, **halves)
+
+    largest = Budget(budgets[-1])
     finished: dict[str, Any] = {"default": largest, "tolerance": tolerance, "draws": draws[:: len(draws) // INTERVALS]}
-    counting = method.weights(probabilities, levels)
-    served, counting = (method, counting) if levelled else (exact, everyone)
-    values = tried[method] if levelled else fixed_values
-    table = tabulate(measured, counting, served, **finished)
+    table = tabulate(measured, method.weights(probabilities, levels), method, **finished)
     policy = with_average_budgets(table, probabilities, measured)
     if default is not None:
         policy = policy.with_default(default)
     exact_table = tabulate(measured, known, exact, **finished)
     oracle = with_average_budgets(exact_table, known, measured)
-    fixed = tabulate(measured, everyone, exact, default=largest, tolerance=tolerance)
+    fixed = tabulate(measured, np.ones_like(known), LEVELLESS, default=largest, tolerance=tolerance)
     rows = [
         {
             "budget": budget,
             "best_fixed_arm": str(fixed.decide([1 / len(LEVELS)] * len(LEVELS), Budget(budget)).arm),
             "best_fixed": interval(fixed_values[:, i], draws),
-            "policy": interval(values[:, i], draws),
+            "policy": interval(tried[method][:, i], draws),
             "oracle": interval(oracle_values[:, i], draws),
-            "policy_minus_best_fixed": interval(values[:, i] - fixed_values[:, i], draws),
+            "policy_minus_best_fixed": interval(tried[method][:, i] - fixed_values[:, i], draws),
         }
         for i, budget in enumerate(budgets)
     ]
@@ -148,7 +161,7 @@ def tune(
             "oracle": [int(count) for count in known.sum(axis=0)],
             "predicted": [int(count) for count in likeliest.sum(axis=0)],
         },
-        "method": str(method) if levelled else LEVELLESS,
+        "method": str(method),
         "tolerance": tolerance,
         "seed": seed,
         "methods": [
@@ -158,7 +171,9 @@ def tune(
                 "minus_best_fixed": interval((values - fixed_values).mean(axis=1), draws),
             }
             for each, values in tried.items()
+            if each != LEVELLESS
         ],
+        "by_task": compared,
         "budgets": rows,
         "cascades": candidates.report,
         "average_budgets": compare(candidates, method, _texts(attempts, measured), draws, tolerance=tolerance),
