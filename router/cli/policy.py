@@ -156,6 +156,8 @@ def tune(
     for row in report["methods"]:
         mark = "  ← chosen" if row["method"] == report["method"] else ""
         typer.echo(f"{row['method']:56} accuracy {row['accuracy']:.4f}, best fixed {_signed(row)}{mark}")
+    if tasks := report["by_task"]:
+        typer.echo(_of_tasks(tasks))
     for row in report["budgets"]:
         typer.echo(
             f"budget {row['budget']:3}: policy {row['policy']['accuracy']:.3f}, on oracle levels "
@@ -173,10 +175,11 @@ def tune(
                 f"{row['ways']['policy']['generations']:.2f}, {name.replace('_', ' ')} {way['accuracy']:.3f} at "
                 f"{way['generations']:.2f}: {gain['accuracy']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
             )
-    for level in LEVELS:
-        certain = [float(each == level) for each in LEVELS]
-        arms = [str(policy.decide(certain, Budget(row["budget"])).arm) for row in report["budgets"]]
-        typer.echo(f"level {level}: {', '.join(dict.fromkeys(arms))}")
+    for task, table in policy.by_task(setup.tasks).items():
+        for level in LEVELS:
+            certain = [float(each == level) for each in LEVELS]
+            arms = [str(table.decide(certain, Budget(row["budget"])).arm) for row in report["budgets"]]
+            typer.echo(f"{task}{' ' * bool(task)}level {level}: {', '.join(dict.fromkeys(arms))}")
     for entry in report["left_out"]:
         typer.echo(f"left out: {entry['arm']}: {entry['reason']}")
     for entry in report["prompts_left_out"]:
@@ -185,6 +188,17 @@ def tune(
         say(f"warning: {text}")
     doubt = ", but on thin evidence: see the warnings" * bool(report["warnings"])
     typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete{doubt}")
+
+
+def _of_tasks(row: dict[str, Any]) -> str:
+    """Say whether tasks have tables of their own, and what these are worth."""
+    gains = [
+        f"{gain['accuracy']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        for gain in (row["at_equal_flops"], row["within_budgets"])
+    ]
+    served = "a table for each task is kept" if row["served"] else "one table for all tasks is kept"
+    tasks = ", ".join(f"{task} ({count} prompts)" for task, count in row["prompts"].items())
+    return f"{served}: tables for {tasks} gain {gains[0]} at equal FLOPs, {gains[1]} within budgets"
 
 
 def _signed(row: dict[str, Any]) -> str:

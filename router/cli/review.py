@@ -178,7 +178,7 @@ def _print_diff(report: dict[str, Any]) -> None:
     choices, cells = report["choices"], report["cells"]
     typer.echo(f"\n{len(choices['changed'])} of {choices['compared']} choices differ")
     for row in choices["changed"]:
-        typer.echo(f"level {row['level']}, {_objective(row)}")
+        typer.echo(f"{_task(row)}level {row['level']}, {_objective(row)}")
         for sign, cell in (("-", row["old"]), ("+", row["new"])):
             typer.echo(f"  {sign} {cell['arm']:32}{_cell(cell)}" if cell else f"  {sign} refused: out of range")
         if row["explained"]:
@@ -192,7 +192,9 @@ def _print_diff(report: dict[str, Any]) -> None:
         )
         apart.sort(key=lambda row: -abs(row["new"]["accuracy"] - row["old"]["accuracy"]))
         for row in apart[:_MOST_CELLS]:
-            typer.echo(f"level {row['level']}, {row['arm']}\n  - {_cell(row['old'])}\n  + {_cell(row['new'])}")
+            typer.echo(
+                f"{_task(row)}level {row['level']}, {row['arm']}\n  - {_cell(row['old'])}\n  + {_cell(row['new'])}"
+            )
         if apart[_MOST_CELLS:]:
             typer.echo(f"and {len(apart) - _MOST_CELLS} more: see --json")
 
@@ -201,6 +203,10 @@ def _setting(value: Any) -> str:
     if isinstance(value, list) and value and isinstance(value[0], list):  # (average budget, price) pairs
         return f"{value[0][0]:g} to {value[-1][0]:g} in {len(value)} steps"
     return "none" if value in (None, []) else str(value)
+
+
+def _task(row: dict[str, Any]) -> str:
+    return f"task {row['task']}, " if row["task"] else ""
 
 
 def _objective(row: dict[str, Any]) -> str:

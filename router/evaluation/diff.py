@@ -50,30 +50,33 @@ def diff(old: Side, new: Side, objectives: Sequence[Objective] = ()) -> dict[str
     models, settings  a row for each that differs: name, old, new
     arms_added, arms_removed
     choices     choices for prompts whose level is certain. compared: how many; changed: a row for each that differs,
-                with level, objective, and on both sides the chosen cell, or null where the objective is refused.
+                with task, level, objective, and on both sides the chosen cell, or null where the objective is refused.
                 ``explained`` says what differs between two cascades. Neighbouring budgets with the same result are one
                 row, with ``upto`` the last of them
     cells       cells (level, arm) that are on both sides. same: how many have equal numbers; changed: a row for each of
-                the others, with level, arm, old, new, and apart: whether the new accuracy lies outside the old interval
-                or the old one outside the new
+                the others, with task, level, arm, old, new, and apart: whether the new accuracy lies outside the old
+                interval or the old one outside the new
+
+    Where a side has tables of tasks, rows with an empty task are about the table of all tasks.
     """
     models = None if old.manifest is None or new.manifest is None else _models(old.manifest, new.manifest)
     settings = _differing(_settings(old), _settings(new))
     added = [str(arm) for arm in new.policy.arms if arm not in old.policy.arms]
     removed = [str(arm) for arm in old.policy.arms if arm not in new.policy.arms]
-    choices = list(_choices(old.policy, new.policy, objectives))
+    tables = _tables(old.policy, new.policy)
+    choices = [row for task, pair in tables.items() for row in _choices(task, *pair, objectives)]
     changed = [row for row in choices if (row["old"] or {}).get("arm") != (row["new"] or {}).get("arm")]
-    before = {(cell.level, cell.arm): cell for cell in old.policy.cells}
-    pairs = [(before[cell.level, cell.arm], cell) for cell in new.policy.cells if (cell.level, cell.arm) in before]
+    pairs = [(task, one, other) for task, pair in tables.items() for one, other in _in_both(*pair)]
     remeasured = [
         {
+            "task": task,
             "level": one.level,
             "arm": str(one.arm),
             "apart": not (one.low <= other.accuracy <= one.high and other.low <= one.accuracy <= other.high),
             "old": _measured(one),
             "new": _measured(other),
         }
-        for one, other in pairs
+        for task, one, other in pairs
         if one != other
     ]
     return {
@@ -88,6 +91,20 @@ def diff(old: Side, new: Side, objectives: Sequence[Objective] = ()) -> dict[str
         "choices": {"compared": len(choices), "changed": changed},
         "cells": {"same": len(pairs) - len(remeasured), "changed": remeasured},
     }
+
+
+def _tables(old: Policy, new: Policy) -> dict[str, tuple[Policy, Policy]]:
+    """Return the tables that decide for the same prompts, by task; "" are those of all tasks."""
+    tasks = dict.fromkeys([*old.tasks, *new.tasks])
+    return {"": (old, new)} | {task: (old.for_task(task), new.for_task(task)) for task in tasks}
+
+
+def _in_both(old: Policy, new: Policy) -> Iterator[tuple[Cell, Cell]]:
+    """Yield the cells that are in both tables, old and new."""
+    before = {(cell.level, cell.arm): cell for cell in old.cells}
+    for cell in new.cells:
+        if (cell.level, cell.arm) in before:
+            yield before[cell.level, cell.arm], cell
 
 
 def _models(old: Manifest, new: Manifest) -> list[dict[str, Any]]:
@@ -121,6 +138,7 @@ def _settings(side: Side) -> dict[str, Any]:
         "tolerance": policy.tolerance,
         "average budgets": [[point.generations, point.price] for point in policy.budget_points],
         "worth of a solution": policy.worth or None,
+        "tables by task": ", ".join(policy.tasks) or None,
     }
 
 
@@ -130,13 +148,13 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[dict[str,
     return [row for row in rows if row["old"] != row["new"]]
 
 
-def _choices(old: Policy, new: Policy, objectives: Sequence[Objective]) -> Iterator[dict[str, Any]]:
+def _choices(task: str, old: Policy, new: Policy, objectives: Sequence[Objective]) -> Iterator[dict[str, Any]]:
     asked = [*_averages(old, new), old.default, new.default, *objectives]
     others = [objective for objective in dict.fromkeys(asked) if objective.kind != "budget"]
     for level in LEVELS:
-        yield from _merged([_row(old, new, level, Budget(value)) for value in _budgets(old, new)])
+        yield from _merged([_row(task, old, new, level, Budget(value)) for value in _budgets(old, new)])
         for objective in others:
-            yield {**_row(old, new, level, objective), "upto": None}
+            yield {**_row(task, old, new, level, objective), "upto": None}
 
 
 def _budgets(old: Policy, new: Policy) -> list[float]:
@@ -158,8 +176,8 @@ def _averages(old: Policy, new: Policy) -> list[Objective]:
     return [AverageBudget(2.0**exponent) for exponent in exponents]
 
 
-def _row(old: Policy, new: Policy, level: int, objective: Objective) -> dict[str, Any]:
-    row = {"level": level, "objective": str(objective), "value": objective.value}
+def _row(task: str, old: Policy, new: Policy, level: int, objective: Objective) -> dict[str, Any]:
+    row = {"task": task, "level": level, "objective": str(objective), "value": objective.value}
     both = _chosen(old, level, objective), _chosen(new, level, objective)
     explained = explain(parse(both[0]["arm"]), parse(both[1]["arm"])) if both[0] and both[1] else ""
     return row | {"old": both[0], "new": both[1], "explained": explained}

@@ -25,7 +25,7 @@ SPENT = ("flops", "generated_tokens", "seconds")
 STOPPED = ("DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")  # statuses of calls that their own limits ended without an answer
 _WANTED = (
     *("at", "method", "bundle", "prompt", "messages", "prompt_sha256", "probabilities", "arm", "propensity", "code"),
-    "levels_by",
+    *("levels_by", "task"),
     *("objective", "objective_value", "objective_given", "choice", "explore", *SPENT, "correct", "score"),
 )
 Predict = Callable[[Sequence[Prompt]], NDArray[np.float64]]  # prompts → (n, 5) level probabilities
@@ -164,6 +164,7 @@ def _decided(policy: Policy, known: pd.DataFrame, probabilities: Values) -> tupl
     kinds = known["objective"].where(given, policy.default.kind)
     values = known["objective_value"].where(given, policy.default.value)
     digests = known["prompt_sha256"].tolist()
+    tables = [policy.for_task(task) for task in known["task"]]
     for (kind, value), rows in known.groupby([kinds, values]).indices.items():
         try:
             objective = objective_of(kind, float(value))
@@ -171,7 +172,7 @@ def _decided(policy: Policy, known: pd.DataFrame, probabilities: Values) -> tupl
                 drawn = objective
                 if isinstance(objective, AverageBudget):
                     drawn = objective.drawn_by(digests[row])
-                target[row] = str(policy.decide(probabilities[row].tolist(), drawn).arm)
+                target[row] = str(tables[row].decide(probabilities[row].tolist(), drawn).arm)
         except InvalidRequest as error:
             refusals[str(error)] = len(rows)
     return target, refusals

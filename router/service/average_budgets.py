@@ -26,7 +26,7 @@ class Kept:
 
 
 class AverageBudgets:
-    """Ledgers by caller, bundle and average budget. Each server counts its own calls only.
+    """Ledgers by caller, bundle and average budget, one for all tasks. Each server counts its own calls only.
 
     callers  number of callers remembered; the least recent is forgotten first
     each     number of ledgers remembered for each caller
@@ -80,7 +80,7 @@ class Counting:
         """Count what the search spent, and return it; None where no arm was chosen."""
         if self._decision is None:
             return None
-        spent = self._solver.generations(self._bill, self._decision.probabilities)
+        spent = self._solver.generations(self._bill, self._decision.probabilities, self._decision.task)
         self._ledger.end(self._expected, spent)
         objective = self._decision.objective
         factor = objective.factor if isinstance(objective, AverageBudget) else 1.0

@@ -131,6 +131,8 @@ class BundleManager:
             raise InvalidBundle(f"{name} does not load ({error!r}); rebuild it") from error
         try:
             await solver.decide(_TEST_REQUEST)
+            for table in solver.policy.tasks.values():
+                table.decide(solver.shares, table.default)
         except Exception as error:
             self._retire(solver)
             raise InvalidBundle(f"{name} loads and then fails to decide ({error!r}); rebuild it") from error

@@ -335,4 +335,5 @@ def served(bundle: Bundle, policy: Policy) -> pb.Bundle:
         # An objective that a user added is not in the proto file.
         default_objective=objective_message(default) if default.kind in _OBJECTIVES else None,
         cells=map(cell, policy.cells),
+        task_tables=[pb.TaskTable(task=name, cells=map(cell, table.cells)) for name, table in policy.tasks.items()],
     )

@@ -54,14 +54,21 @@ class Batch:
         self._solver = solver
         self._probabilities = probabilities
         policy = solver.policy
+        tasks = np.array([solver.task_of(request) for request in requests])
+        self._tables = list(policy.tables(tasks))
         self._weights = policy.weights(probabilities)
         levels = np.eye(len(LEVELS))
-        kept = undominated(policy.expected("accuracy", levels), policy.expected(total.unit, levels))
-        accuracy = policy.expected("accuracy", self._weights)[:, kept]
-        self.costs = np.array(policy.expected(total.unit, self._weights))
+        kept = undominated(
+            *(np.vstack([table.expected(of, levels) for _, table in self._tables]) for of in ("accuracy", total.unit))
+        )
+        accuracy = np.empty((len(requests), len(kept)))
+        self.costs = np.empty((len(requests), len(policy.arms)))
+        for rows, table in self._tables:
+            accuracy[rows] = table.expected("accuracy", self._weights[rows])[:, kept]
+            self.costs[rows] = table.expected(total.unit, self._weights[rows])
         self.plans: dict[int, Expectation] = {}
         for index in np.flatnonzero(~familiar).tolist():
-            plan = self.plans[index] = self._plan()
+            plan = self.plans[index] = self._plan(solver.task_of(requests[index]))
             # Only one arm, so the prompt never moves to a more expensive one.
             self.costs[index], accuracy[index] = _in(total.unit, plan), 0.0
         self._ladders = Ladders.among(kept, accuracy, self.costs[:, kept])
@@ -82,9 +89,11 @@ class Batch:
     @property
     def decisions(self) -> list[Decision]:
         """The decision for each prompt, before any prompt is solved."""
-        promises = self._solver.policy.promises(self._columns, self._weights)
-        rows = map(tuple, self._probabilities.tolist())
-        return [self._decision(i, row, promise) for i, (row, promise) in enumerate(zip(rows, promises, strict=True))]
+        promises: dict[int, Expectation] = {}
+        for rows, table in self._tables:
+            found = table.promises(self._columns[rows], self._weights[rows])
+            promises |= zip(rows.tolist(), found, strict=True)
+        return [self._decision(i, tuple(row), promises[i]) for i, row in enumerate(self._probabilities.tolist())]
 
     @property
     def spent(self) -> float:
@@ -101,7 +110,8 @@ class Batch:
         column = int(self._ladders.choose(self.total.value - self._counted.sum(), self._waiting)[index])
         self._waiting[index] = False
         self._counted[index] = before + self.costs[index, column]
-        promise = self._solver.policy.promise(column, self._weights[index].tolist())
+        table = self._solver.policy.for_task(self._solver.task_of(self.requests[index]))
+        promise = table.promise(column, self._weights[index].tolist())
         return self._decision(index, tuple(self._probabilities[index].tolist()), promise)
 
     def ended(self, index: int, bill: Bill) -> None:
@@ -114,7 +124,7 @@ class Batch:
                 return bill.flops()
             case "money":
                 return bill.money or 0.0
-        return self._solver.generations(bill, self._weights[index].tolist())
+        return self._solver.generations(bill, self._weights[index].tolist(), self._solver.task_of(self.requests[index]))
 
     def _decision(self, index: int, probabilities: tuple[float, ...], promise: Expectation) -> Decision:
         request = self.requests[index]
@@ -123,11 +133,12 @@ class Batch:
         measured = self._solver.as_measured(request, promise.arm)
         return self._solver.decision(request, probabilities, promise.arm, promise if measured else None)
 
-    def _plan(self) -> Expectation:
+    def _plan(self, task: str) -> Expectation:
         """Return an unfamiliar prompt's plan: as many samples as an even share of the total pays for."""
-        share, solver = self.total.value / len(self.requests), self._solver
-        one = _in(self.total.unit, unfamiliar.within(solver.policy, 1, solver.shares))
-        return unfamiliar.within(solver.policy, share / one if one else unfamiliar.SAMPLES, solver.shares)
+        share = self.total.value / len(self.requests)
+        table, weights = self._solver.policy.for_task(task), self._solver.shares_of(task)
+        one = _in(self.total.unit, unfamiliar.within(table, 1, weights))
+        return unfamiliar.within(table, share / one if one else unfamiliar.SAMPLES, weights)
 
 
 def _in(unit: Unit, expectation: Expectation) -> float:
@@ -145,7 +156,8 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
             f"the budget is {total.value:g}; give a number above 0",
             reason="BUDGET_OUT_OF_RANGE",
         )
-    if total.unit == "money" and any(cell.cost.money is None for cell in solver.policy.cells):
+    tables = (solver.policy, *solver.policy.tasks.values())
+    if total.unit == "money" and any(cell.cost.money is None for table in tables for cell in table.cells):
         raise InvalidRequest(
             "budget.money",
             "the policy has no prices for its arms; give the budget in generations or flops",
@@ -153,7 +165,8 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
         )
     _check(solver, requests)
     familiar = np.zeros(len(requests), dtype=bool)
-    probabilities = np.tile(np.array(solver.shares), (len(requests), 1))
+    shares = np.array([solver.shares_of(solver.task_of(request)) for request in requests])
+    probabilities = shares.copy()
     for part in _parts(requests):
         await asyncio.sleep(0)  # other callers' turn
         familiar[part] = solver.known([requests[index] for index in part])
@@ -162,7 +175,7 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
         if asked:
             read = await solver.read([requests[index].prompt for index in asked], bill)
             probabilities[asked] = solver.bundle.difficulty.predict_proba(read)
-    probabilities[~familiar] = solver.shares
+    probabilities[~familiar] = shares[~familiar]
     return Batch(solver, requests, total, probabilities, familiar)
 
 

@@ -107,6 +107,7 @@ class Solver:
     """A bundle and its engines, ready to answer prompts.
 
     policy    the bundle's policy without the arms that these engines can't run
+    shares    (5,) the levels' shares among all tuning prompts
     left_out  the arms that these engines can't run, and why
 
     Raises InvalidBundle where no arm of the policy can run.
@@ -140,14 +141,16 @@ class Solver:
         self.policy = _runnable(bundle, self.left_out)
         known = bundle.familiarity.tasks if bundle.familiarity else ()
         self._known_tasks = frozenset(name or self.tasks.names[0] for name in known)
-        self.shares = unfamiliar.shares(self.policy)  # level probabilities of an unfamiliar prompt
-        self._solution_tokens = solution_tokens(self.policy, engines.reference)
+        self.shares = unfamiliar.shares(self.policy)
+        tables = {"": self.policy, **self.policy.tasks}
+        self._shares = {name: unfamiliar.shares(table) for name, table in tables.items()}
+        self._solution_tokens = {name: solution_tokens(table, engines.reference) for name, table in tables.items()}
 
     async def decide(self, request: Request, bill: Bill | None = None) -> Decision:
         """Predict the level and choose the arm; add the cost of predicting to ``bill``. Raises InvalidRequest."""
         validate(request)
         self.task(request)
-        policy = self.policy
+        policy = self.policy.for_task(self.task_of(request))
         objective = request.objective or policy.default
         policy.check(objective)  # a wrong objective is an error also where the arm is pinned
         if request.max_seconds is not None:
@@ -157,7 +160,7 @@ class Solver:
             (read,) = await self.read([request.prompt], bill)
             probabilities = tuple(self.bundle.difficulty.probabilities(read))
         else:
-            probabilities = self.shares
+            probabilities = self.shares_of(self.task_of(request))
         if request.arm:
             return self.decision(request, probabilities, request.arm, None, familiar=familiar)
         if not familiar:
@@ -179,6 +182,14 @@ class Solver:
         if request.max_seconds is not None:  # no exploring: another arm might take longer
             return replace(decision, explore=0.0)
         return self._explored(decision, objective.value if isinstance(objective, Budget) else policy.largest)
+
+    def task_of(self, request: Request) -> str:
+        """Return the name of the request's task."""
+        return request.task or self.tasks.names[0]
+
+    def shares_of(self, task: str) -> tuple[float, ...]:
+        """(5,) level probabilities of an unfamiliar prompt: the levels' shares among the task's tuning prompts."""
+        return self._shares.get(task, self.shares)
 
     def as_measured(self, request: Request, arm: Strategy) -> bool:
         """Whether the request has the arm's models sample as they did when the policy was measured."""
@@ -203,7 +214,6 @@ class Solver:
     ) -> Decision:
         """Make a Decision. ``chosen``: its further fields, which say how the arm was chosen."""
         level = 1 + probabilities.index(max(probabilities)) if familiar else unfamiliar.middle(probabilities)
-        task = request.task or self.tasks.names[0]
         return Decision(
             level,
             probabilities,
@@ -211,7 +221,7 @@ class Solver:
             expectation,
             self._bundle_id,
             levels_by=self._levels_by,
-            task=task,
+            task=self.task_of(request),
             familiar=familiar,
             **chosen,
         )
@@ -221,14 +231,14 @@ class Solver:
         known = self.bundle.familiarity
         if known is None:
             return True
-        return (request.task or self.tasks.names[0]) in self._known_tasks and known.knows(request.prompt.question)
+        return self.task_of(request) in self._known_tasks and known.knows(request.prompt.question)
 
     def known(self, requests: Sequence[Request]) -> NDArray[np.bool_]:
         """(n,) whether each prompt and its task are like those of training."""
-        familiarity, first = self.bundle.familiarity, self.tasks.names[0]
+        familiarity = self.bundle.familiarity
         if familiarity is None:
             return np.ones(len(requests), dtype=bool)
-        tasks = np.array([(request.task or first) in self._known_tasks for request in requests], dtype=bool)
+        tasks = np.array([self.task_of(request) in self._known_tasks for request in requests], dtype=bool)
         return np.asarray(tasks & familiarity.knows_many([request.prompt.question for request in requests]))
 
     async def read(self, prompts: Sequence[Prompt], bill: Bill | None = None) -> Sequence[Any]:
@@ -310,9 +320,10 @@ class Solver:
                         raise _insufficient(solution, decision.objective)
                     yield solution
 
-    def generations(self, bill: Bill, weights: Sequence[float]) -> float:
-        """Return a prompt's bill in complete solutions of the reference model, given its (5,) level weights."""
-        return generations(bill, self.bundle.setup.worth, self._solution_tokens, weights)
+    def generations(self, bill: Bill, weights: Sequence[float], task: str) -> float:
+        """Return a prompt's bill in solutions of the reference model, given its (5,) level weights and its task."""
+        tokens = self._solution_tokens.get(task, self._solution_tokens[""])
+        return generations(bill, self.bundle.setup.worth, tokens, weights)
 
     def _believe(self, decision: Decision) -> Believes:
         """Return the function that gives confidences: the bundle's confidence model, where it has one."""

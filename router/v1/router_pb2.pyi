@@ -614,7 +614,7 @@ class Step(_message.Message):
     def __init__(self, text: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class Bundle(_message.Message):
-    __slots__ = ("id", "digest", "models", "reference", "verifier", "task", "statistic", "edges", "default_objective", "cells", "tasks")
+    __slots__ = ("id", "digest", "models", "reference", "verifier", "task", "statistic", "edges", "default_objective", "cells", "tasks", "task_tables")
     ID_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
@@ -626,6 +626,7 @@ class Bundle(_message.Message):
     DEFAULT_OBJECTIVE_FIELD_NUMBER: _ClassVar[int]
     CELLS_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
+    TASK_TABLES_FIELD_NUMBER: _ClassVar[int]
     id: str
     digest: str
     models: _containers.RepeatedCompositeFieldContainer[ModelInfo]
@@ -637,7 +638,16 @@ class Bundle(_message.Message):
     default_objective: Objective
     cells: _containers.RepeatedCompositeFieldContainer[Cell]
     tasks: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ..., reference: _Optional[str] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., task: _Optional[str] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_objective: _Optional[_Union[Objective, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ...) -> None: ...
+    task_tables: _containers.RepeatedCompositeFieldContainer[TaskTable]
+    def __init__(self, id: _Optional[str] = ..., digest: _Optional[str] = ..., models: _Optional[_Iterable[_Union[ModelInfo, _Mapping]]] = ..., reference: _Optional[str] = ..., verifier: _Optional[_Union[VerifierInfo, _Mapping]] = ..., task: _Optional[str] = ..., statistic: _Optional[str] = ..., edges: _Optional[_Iterable[float]] = ..., default_objective: _Optional[_Union[Objective, _Mapping]] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ..., tasks: _Optional[_Iterable[str]] = ..., task_tables: _Optional[_Iterable[_Union[TaskTable, _Mapping]]] = ...) -> None: ...
+
+class TaskTable(_message.Message):
+    __slots__ = ("task", "cells")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    task: str
+    cells: _containers.RepeatedCompositeFieldContainer[Cell]
+    def __init__(self, task: _Optional[str] = ..., cells: _Optional[_Iterable[_Union[Cell, _Mapping]]] = ...) -> None: ...
 
 class ModelInfo(_message.Message):
     __slots__ = ("name", "model", "parameters", "temperature", "max_tokens", "worth")

@@ -104,7 +104,7 @@ def bundle(served: pb.Bundle) -> dict[str, Any]:
 def model(served: pb.Bundle, name: str) -> dict[str, Any]:
     """Return the bundle as one OpenAI model. ``router`` describes it and its language models."""
     described = bundle(served)
-    del described["cells"]  # GET /v1/router/bundle has them
+    del described["cells"], described["task_tables"]  # GET /v1/router/bundle has them
     return _listed(name, described)
 
 

@@ -13,11 +13,13 @@ _MOST = 12  # most budgets that are shown
 
 @dataclass(frozen=True, slots=True)
 class Plans:
-    """A table for one kind of objective.
+    """What a table of the policy runs for one kind of objective.
 
+    task  whose table it is; empty: of all tasks that have none of their own
     rows  for each level: the level, its share of the prompts, and the choice for each of ``budgets``
     """
 
+    task: str
     kind: str
     budgets: list[float]
     rows: list[tuple[int, float, list[Expectation]]]
@@ -27,11 +29,16 @@ def view(solver: Solver) -> dict[str, Any]:
     """Return the values for the template."""
     policy, bundle = solver.policy, solver.bundle
     fixed = [float(size) for size in _doubling(policy.smallest, policy.largest)]
-    tables = [_plans(policy, Budget, fixed)]
+    asked: list[tuple[type[Budget] | type[AverageBudget], list[float]]] = [(Budget, fixed)]
     if policy.budget_points:
         least = policy.budget_points[0].generations
         most = max(least, policy.budget_points[-1].generations)
-        tables.append(_plans(policy, AverageBudget, [size for size in _doubling(1, most) if size >= least] or [least]))
+        asked.append((AverageBudget, [size for size in _doubling(1, most) if size >= least] or [least]))
+    tables = [
+        _plans(task, table, kind, budgets)
+        for task, table in policy.by_task(solver.tasks.names).items()
+        for kind, budgets in asked
+    ]
     arms = [str(found.arm) for table in tables for _, _, row in table.rows for found in row]
     return {
         "tables": tables,
@@ -45,12 +52,12 @@ def view(solver: Solver) -> dict[str, Any]:
     }
 
 
-def _plans(policy: Policy, kind: type[Budget] | type[AverageBudget], budgets: list[float]) -> Plans:
+def _plans(task: str, policy: Policy, kind: type[Budget] | type[AverageBudget], budgets: list[float]) -> Plans:
     rows = []
     for level, part in zip(LEVELS, shares(policy), strict=True):
         certain = tuple(float(each == level) for each in LEVELS)
         rows.append((level, part, [_decided(policy, certain, kind(budget)) for budget in budgets]))
-    return Plans(kind.kind, budgets, rows)
+    return Plans(task, kind.kind, budgets, rows)
 
 
 def _decided(policy: Policy, certain: tuple[float, ...], objective: Objective) -> Expectation:

@@ -73,7 +73,7 @@ class Watched:
             yield from self._pictures()
 
     def _planned(self, decision: Decision) -> str:
-        return render("parts/decision.html", decision=decision, shares=self._solver.shares)
+        return render("parts/decision.html", decision=decision)
 
     def _staged(self, *, over: bool = False) -> str:
         assert self._decision
@@ -92,8 +92,8 @@ class Watched:
     def _solved(self, solution: Solution) -> str:
         policy, decision = self._solver.policy, solution.decision
         column = best_fixed(policy, decision.objective or policy.default, self._solver.shares)
-        weights = policy.weights_of_one(decision.probabilities)
-        fixed = policy.promise(column, weights)
+        table = policy.for_task(decision.task)
+        fixed = table.promise(column, table.weights_of_one(decision.probabilities))
         return render(
             "parts/solution.html",
             solution=solution,
