@@ -154,7 +154,7 @@ class Choice(Part):
 class ByTask(Part):
     """What a table for each task is worth beside one for all, by cross-validation on the training prompts.
 
-    method, instead_of  how the tables, and the single one, are made and read
+    method, instead_of  how the tables are made and read, and the best single one
     prompts  number of training prompts, by task with a table
     gain     in accuracy, mean of the next two: at equal mean FLOPs, and within fixed budgets
     """

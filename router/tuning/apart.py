@@ -62,7 +62,7 @@ def gain(one: Curve, other: Curve) -> Floats:
 
 
 def decide(
-    single: Method,
+    single: Sequence[Method],
     parted: Sequence[Method],
     measured: Measured,
     probabilities: Floats,
@@ -70,31 +70,35 @@ def decide(
     within: Mapping[Method, Floats],
     draws: Floats,
     **halves: Any,
-) -> tuple[Method, dict[str, Any]]:
-    """Return the method to serve, and how the best one with a table for each task does beside ``single``.
+) -> tuple[Method | None, dict[str, Any]]:
+    """Return the method with a table for each task that is served, and how the best one does beside single tables.
 
-    It is served where it gains more than the tolerance: the mean of its gains at equal FLOPs and within fixed budgets.
+    It is served where it gains more than the tolerance on each of the ``single`` methods, else None is returned. What
+    it gains is the mean of two: at equal FLOPs, and within fixed budgets.
 
     within  (P, budgets) accuracy within each fixed budget, by method;  draws (R, P) resamples, for intervals
     halves  for :func:`tables.halved`
     """
     curves = {
         method: curve(measured, method.weights(probabilities, halves["levels"]), probabilities, method, **halves)
-        for method in (single, *parted)
+        for method in (*single, *parted)
     }
-    gains = {
-        method: np.stack([gain(curves[single], curves[method]), (within[method] - within[single]).mean(axis=1)])
-        for method in parted
-    }
-    best = max(parted, key=lambda method: float(gains[method].mean()))
-    served = bool(gains[best].mean() > halves["tolerance"])
+
+    def gains(method: Method, than: Method) -> Floats:
+        """(2, P) at equal FLOPs, and within fixed budgets."""
+        return np.stack([gain(curves[than], curves[method]), (within[method] - within[than]).mean(axis=1)])
+
+    rival = max(single, key=lambda method: float(gains(method, single[0]).mean()))
+    best = max(parted, key=lambda method: float(gains(method, rival).mean()))
+    found = gains(best, rival)
+    served = bool(found.mean() > halves["tolerance"])
     report = {
         "served": served,
         "method": str(best),
-        "instead_of": str(single),
+        "instead_of": str(rival),
         "prompts": {task: int((measured.tasks == task).sum()) for task in best.tasks},
-        "gain": interval(gains[best].mean(axis=0), draws),
-        "at_equal_flops": interval(gains[best][0], draws),
-        "within_budgets": interval(gains[best][1], draws),
+        "gain": interval(found.mean(axis=0), draws),
+        "at_equal_flops": interval(found[0], draws),
+        "within_budgets": interval(found[1], draws),
     }
-    return best if served else single, report
+    return best if served else None, report

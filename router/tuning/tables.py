@@ -78,11 +78,11 @@ LEVELLESS = Method("none", True, "distribution")
 
 
 def by_task(tasks: tuple[str, ...]) -> tuple[Method, ...]:
-    """Return the methods that make a table for each of these tasks.
+    """Return the methods that make a table for each of these tasks; without tasks there are none.
 
     Their estimates are pooled in any case, since a task has few prompts.
     """
-    return tuple(replace(each, tasks=tasks) for each in (*METHODS, LEVELLESS) if each.pooled)
+    return tuple(replace(each, tasks=tasks) for each in (*METHODS, LEVELLESS) if each.pooled and tasks)
 
 
 def pooled(

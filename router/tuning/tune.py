@@ -42,9 +42,9 @@ class Tuning:
     report["methods"]   each method by cross-validation: its mean accuracy over the budgets, and its mean value, over
                         budgets and prices, minus that of the best fixed arms; the method with the highest value is
                         served
-    report["by_task"]   of the best method that makes a table for each task: the prompts of each, what it gains on the
-                        best method with one table, and whether it is served, see ``apart``. None where all prompts are
-                        of one task, or no task has enough
+    report["by_task"]   of the best method that makes a table for each task: how many prompts each has, what it gains on
+                        every method with one table, and whether it is served instead, see ``apart.decide``. None where
+                        all prompts are of one task, or no task has enough
     report["budgets"]   by cross-validation over all prompts: accuracy of the policy, of the oracle policy and of the
                         best fixed arm, and which arm that is
     report["cascades"]  how many were tried, how many are kept, and the arms that they are made of
@@ -126,12 +126,14 @@ def tune(
     draws = resamples(len(prompts), rng)
     # With too few prompts, the arm that looks best at a level is lucky, so there are no levels.
     levelled = len(prompts) >= CARRY_LEVELS
-    method = max(METHODS, key=lambda method: tried[method].mean()) if levelled else LEVELLESS
+    single = METHODS if levelled else (LEVELLESS,)
+    method = max(single, key=lambda method: tried[method].mean())
     compared = None
     if parted:
         usable = [each for each in parted if levelled or each.levels == "none"]
         within = {each: values[:, : len(budgets)] for each, values in tried.items()}
-        method, compared = apart.decide(method, usable, measured, probabilities, within=within, draws=draws, **halves)
+        better, compared = apart.decide(single, usable, measured, probabilities, within=within, draws=draws, **halves)
+        method = better or method
     exact = replace(EXACT, tasks=method.tasks)
     oracle_values = cross_validate(measured, known, known, exact, budgets=budgets, **halves)
 

@@ -84,6 +84,17 @@ def test_other_objectives_are_compared_where_they_are_a_default_or_asked_for():
     assert {"name": "default objective", "old": "budget=16", "new": "target_accuracy=0.6"} in found["settings"]
 
 
+def test_tables_of_tasks_are_compared_with_what_decided_for_the_task_before():
+    new = side(tasks={"code": cells(l2_1=0.9)})
+    found = diff(side(), new)
+    assert {"name": "tables by task", "old": None, "new": "code"} in found["settings"]
+    assert {row["task"] for row in found["choices"]["changed"]} == {"code"}
+    (cell,) = found["cells"]["changed"]
+    assert (cell["task"], cell["level"], cell["arm"]) == ("code", 2, "majority(n=4)")
+    assert not found["same"]
+    assert diff(new, new)["same"]
+
+
 @pytest.fixture
 def other(bundle_folder, tmp_path):
     """A copy of the bundle; called with what to change in its manifest."""

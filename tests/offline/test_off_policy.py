@@ -220,6 +220,14 @@ def test_a_policy_is_valued_beside_the_one_that_logged(url):
     assert (found["used"], found["changed"], found["warnings"]) == (900, 1.0, [])
 
 
+def test_each_decision_is_valued_by_the_table_of_its_task(url):
+    own = policy(ARMS[2])
+    mixed = Policy(policy(ARMS[1]).cells, Budget(4), tasks={"code": own.cells})
+    rows = list(explored(300, RIGHT))
+    write(url, [(each | {"task": ("code", "math", None)[i % 3]}, told) for i, (each, told) in enumerate(rows)])
+    assert estimate(url, mixed)["changed"] == pytest.approx(1 / 3, abs=0.01)
+
+
 @pytest.mark.parametrize("limit", [0.05, 1.0])
 def test_arms_that_were_never_explored_are_no_estimate(url, limit):
     write(url, explored(200, RIGHT))

@@ -125,8 +125,8 @@ def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str
 
 
 def policy_of(measured: Measured, training: Training, bundle: Bundle) -> Policy:
-    """The bundle's table made anew with these level probabilities."""
-    method = Method("predicted", True, "distribution")
+    """The bundle's tables made anew with these level probabilities."""
+    method = Method("predicted", True, "distribution", tasks=tuple(bundle.policy.tasks))
     rows = training.prompts.loc[measured.prompts]
     weights = method.weights(training.probabilities.loc[measured.prompts].to_numpy(), rows["level"].to_numpy())
     return tabulate(measured, weights, method, default=PricePerFlop(0.0), tolerance=bundle.policy.tolerance)
