@@ -187,7 +187,8 @@ def tabulate(
 
     def cells(task: str) -> list[Cell]:
         here = rows.get(task, np.arange(len(weights)))
-        costs = [measured.on(here).costs(share) for share in _shares((own if task else everyone)[here]).T]
+        part = measured.on(here) if task else measured
+        costs = [part.costs(share) for share in _shares((own if task else everyone)[here]).T]
         numbers = np.stack([accuracy[task], low[task], high[task]]).tolist()
         counts = weights[here].sum(axis=0).tolist()
         found = []
