@@ -1,37 +1,46 @@
-"""A small bundle, engines without a model, and a real server on a free port."""
+"""A small bundle, engines without a model, and a real server on a free port.
 
-from collections.abc import AsyncIterator, Iterator
+What takes long to import is imported where it is used: the process that only hands out tests reads this file as well.
+"""
+
+import gc
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-import joblib
 import pytest
 from hypothesis import settings
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
 
-from difficulty import DifficultyModel
 from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.backends.specs import ModelSpec, Setup, VerifierSpec
 from router.backends.template import CHATML
-from router.bundle.bundle import load_bundle
-from router.bundle.manifest import FORMAT_VERSION, Manifest, digests, library_versions, write_manifest
 from router.policy.objectives import Budget, BudgetPoint
 from router.policy.table import LEVELS, Cell, Cost, Policy
-from router.service.app import Server
-from router.service.bundle_manager import BundleManager
-from router.solving.solver import Solver
 from strategies import parse
 
 settings.register_profile("untimed", deadline=None)  # a busy machine fails no test
 settings.load_profile("untimed")
 
 if TYPE_CHECKING:
+    import grpc
+
+    from router.service.app import Server
+    from router.solving.solver import Solver
     from tests.support.vllm_servers import Servers
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage in what is imported and collected: it stays, and each look takes a third of a second."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
+
 
 # The best arm of each level, at a budget of 4 and of 16.
 ARMS = {
@@ -48,6 +57,14 @@ SETUP = Setup(
 
 @pytest.fixture(scope="session")
 def bundle_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import joblib
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    from difficulty import DifficultyModel
+    from router.bundle.manifest import FORMAT_VERSION, Manifest, digests, library_versions, write_manifest
+
     folder = tmp_path_factory.mktemp("bundle")
     prompts = [" + ".join(["7"] * terms) + " =" for terms in (2, 3, 4, 6, 8)]
     model = DifficultyModel()  # one that is sure of these prompts' levels
@@ -91,12 +108,18 @@ def verifier() -> FakeVerifier:
 
 
 @pytest.fixture
-def solver(bundle_folder: Path, generator: FakeGenerator, verifier: FakeVerifier) -> Solver:
+def solver(bundle_folder: Path, generator: FakeGenerator, verifier: FakeVerifier) -> "Solver":
+    from router.bundle.bundle import load_bundle
+    from router.solving.solver import Solver
+
     return Solver(load_bundle(bundle_folder), Engines({"small": generator}, "small", verifier))
 
 
 @pytest.fixture
-async def server(solver: Solver) -> AsyncIterator[Server]:
+async def server(solver: "Solver") -> "AsyncIterator[Server]":
+    from router.service.app import Server
+    from router.service.bundle_manager import BundleManager
+
     server = Server(BundleManager(solver), "127.0.0.1", 0)
     await server.start()
     yield server
@@ -104,7 +127,9 @@ async def server(solver: Solver) -> AsyncIterator[Server]:
 
 
 @pytest.fixture
-async def channel(server: Server) -> AsyncIterator[grpc.aio.Channel]:
+async def channel(server: "Server") -> "AsyncIterator[grpc.aio.Channel]":
+    import grpc
+
     async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
         yield channel
 
