@@ -40,7 +40,10 @@ def _text() -> FeatureUnion:
 CANDIDATES: Mapping[str, Callable[[int], Any]] = {
     "prior": lambda seed: DummyClassifier(),
     "prompt_length": lambda seed: make_pipeline(FunctionTransformer(length), StandardScaler(), LogisticRegression()),
-    "text_knn": lambda seed: make_pipeline(_described(), KNeighborsClassifier(15, weights="distance")),
+    # A tree measures each distance by itself. In blocks a prompt beside others is at another one from its own copy.
+    "text_knn": lambda seed: make_pipeline(
+        _described(), KNeighborsClassifier(15, weights="distance", algorithm="kd_tree")
+    ),
     "text_logistic": lambda seed: make_pipeline(_text(), LogisticRegression(C=1, max_iter=2000)),
     "text_boosting": lambda seed: make_pipeline(
         _described(scale=False),
