@@ -12,6 +12,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -231,6 +232,20 @@ async def test_prompts_and_answers_are_logged_only_when_asked_for(solver, genera
         assert (words in logged) == text
     assert "ValueError" in logged
     assert all(json.loads(formatter.format(record))["time"] for record in caplog.records)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [("é\u2028", r"\u00e9\u2028"), ("half \ud800", r"half \ud800"), (2**70, str(2**70)), (Path("a"), "a")],
+)
+def test_every_value_is_logged_in_ascii_on_one_line(value, written):
+    """Also what the fast encoder does not know. Separators of lines can't forge a line."""
+    record = logging.makeLogRecord({"msg": "call", "call": {"value": value}})
+    line = logs.formatter().format(record)
+    assert line.isascii()
+    assert "\n" not in line
+    assert written in line
+    json.loads(line)
 
 
 async def test_drift_is_of_this_bundles_levels(solver, caplog):
