@@ -1,10 +1,11 @@
 """Measures which features of a prompt predict its difficulty, on problems that people have rated.
 
-Usage: python -m benchmarks.difficulty PROBLEMS.parquet FEATURES [--vectors NAME=FILE.npy] [--out RESULTS.json]
+Usage: python -m benchmarks.difficulty PROBLEMS.parquet [FEATURES] [--vectors NAME=FILE.npy] [--out RESULTS.json]
 
 PROBLEMS.parquet  as for benchmarks.difficulty_features
 FEATURES          the folder that benchmarks.difficulty_features wrote; problems in its pieces are used
---vectors         (n, d) vectors of the same problems in the same order, from another source. Repeatable
+--vectors         (n, d) vectors of the same problems in the same order, from another source. Repeatable. They are tried
+                  beside a description of the text as well: "text + NAME"
 --skip            layers to leave out
 
 Candidates are text features, and ridge regression on each layer's hidden state at each position, all on the same five
@@ -30,6 +31,7 @@ from scipy.stats import spearmanr
 from benchmarks.difficulty_features import POSITIONS, problems
 from difficulty import LEVELS, DifficultyModel
 from difficulty.compare import compare, measure
+from difficulty.features import describe
 
 EDGES = [-1.5, -2.5, -3.5, -4.5]  # edges of levels, as the statistic is minus the level
 TEXT = "text_logistic"
@@ -108,20 +110,24 @@ _CURVE = ("spearman", "kappa", "log_loss")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("problems", type=Path)
-    parser.add_argument("features", type=Path)
+    parser.add_argument("features", type=Path, nargs="?")
     parser.add_argument("--vectors", action="append", default=[])
     parser.add_argument("--skip", nargs="*", default=[])
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 200, 400, 800, 1600, 3200, 6000])
     parser.add_argument("--curve", nargs="*", default=["layer 16, last"], help="names of the vectors of the curve")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
-    vectors = read(asked.features, set(asked.skip))
+    if not (asked.features or asked.vectors):
+        parser.error("name FEATURES, --vectors or both")
+    vectors = read(asked.features, set(asked.skip)) if asked.features else {}
+    others = {name: np.load(file).astype(np.float32) for name, _, file in (v.partition("=") for v in asked.vectors)}
+    vectors |= others
     n = min(len(each) for each in vectors.values())
-    vectors |= {name: np.load(file).astype(np.float32) for name, _, file in (v.partition("=") for v in asked.vectors)}
-    n = min(n, *(len(each) for each in vectors.values()))
     table = problems(asked.problems)[:n]
     texts, statistics = table["text"].tolist(), -table["level"].to_numpy(dtype=float)
     vectors = {name: each[:n] for name, each in vectors.items()}
+    described = describe(texts).astype(np.float32)
+    vectors |= {f"text + {name}": np.hstack([described, vectors[name]]) for name in others}
     results = {"problems": n, "candidates": compared(texts, statistics, vectors)}
     results["learning_curve"] = curve(texts, statistics, {name: vectors[name] for name in asked.curve}, asked.sizes)
     if asked.out:

@@ -4,15 +4,13 @@ Everything but the level probabilities stays as the bundle has it: its arms, its
 differs is the estimator alone. ``none`` says the same of every prompt: a policy without levels.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from attempts import VECTORS
-from vectors import HIDDEN
+from kinds import CANDIDATES, KINDS, RIDGE, crossed, flops_per_token, milliseconds, reader
 
 from difficulty.compare import measure as quality_of
 from router.bundle.bundle import Bundle, load_bundle
@@ -21,8 +19,7 @@ from router.evaluation.averages import larger_alone
 from router.evaluation.curves import estimate
 from router.policy.objectives import PricePerFlop
 from router.policy.table import Policy
-from router.training.difficulty import Training, Vectors, prompt_statistics, train
-from router.training.vectors import kept
+from router.training.difficulty import Training, prompt_statistics, train
 from router.tuning.candidates import replay
 from router.tuning.cascades import Enumerated
 from router.tuning.confidence import Believing
@@ -31,34 +28,18 @@ from router.tuning.tables import Method, tabulate
 from strategies import Cascade
 from strategies.in_turn import by_score_or_lead
 
-KINDS: Mapping[str, list[str]] = {
-    "none": ["prior"],
-    "text": ["prompt_length", "text_knn", "text_logistic", "text_boosting"],
-    "hidden": ["hidden_ridge"],
-}
 SIZES = [1, 2, 4, 8, 16]
-READ_MILLISECONDS = 273.0  # of a prompt by 14 layers on one busy core, the median of difficulty.json's 8
 Floats = np.ndarray
-
-
-def reader(model: str) -> Vectors:
-    """Of the prompts' hidden states, out of the file. Raises KeyError where one is missing there."""
-
-    def nothing(prompts: Any) -> Any:
-        raise KeyError(f"{VECTORS.name} lacks {len(prompts)} prompts: run vectors.py")
-
-    by_name = kept(VECTORS, [HIDDEN], model, nothing)
-    return lambda prompts: by_name(prompts)[HIDDEN]
 
 
 def probabilities(kind: str, tune: pd.DataFrame, asked: list[Any], model: str) -> tuple[Floats, Training]:
     """(n, 5) of the asked prompts, by a model trained on the tuning prompts."""
-    if kind == "hidden":
-        read = reader(model)
-        fitted, training = train(tune, lambda prompts: {HIDDEN: read(prompts)}, candidates=KINDS[kind])
-        return fitted.predict_proba(read(asked)), training
-    fitted, training = train(tune, candidates=KINDS[kind])
-    return fitted.predict_proba([prompt.question for prompt in asked]), training
+    if kind in CANDIDATES:
+        fitted, training = train(tune, candidates=CANDIDATES[kind])
+        return fitted.predict_proba([prompt.question for prompt in asked]), training
+    read = reader(kind, model)
+    fitted, training = train(tune, lambda prompts: {kind: read(prompts)}, candidates=RIDGE)
+    return fitted.predict_proba(read(asked)), training
 
 
 def with_its_cascades(attempts: pd.DataFrame, bundle: Bundle, given: pd.DataFrame) -> Measured:
@@ -78,14 +59,15 @@ def with_its_cascades(attempts: pd.DataFrame, bundle: Bundle, given: pd.DataFram
 def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str, Any]:
     """By kind: quality on the held-out prompts, and the policy's accuracy at shares of the larger model's cost.
 
-    ``gain``: over the policy without levels, mean over the shares, with its interval. A kind that can't be measured is
-    its reason.
+    ``gain``: over the policy without levels, mean over the shares, with its interval; ``folds``: what
+    :func:`kinds.crossed` finds. A kind that can't be measured is its reason.
     """
     bundle = load_bundle(folder)
     model = bundle.setup.main.model
     edges = bundle.manifest.edges
     statistics = {"tune": prompt_statistics(tune, "pass_rate"), "heldout": prompt_statistics(heldout, "pass_rate")}
     asked = statistics["heldout"]["asked"].tolist()
+    folds = crossed(tune, heldout, model)
     found: dict[str, Any] = {}
     accuracy: dict[str, list[Floats]] = {}
     for kind in KINDS:
@@ -99,14 +81,13 @@ def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str
         held = with_its_cascades(heldout, bundle, predicted)
         by_prompt = predicted.loc[held.prompts].to_numpy()
         policy = policy_of(made, training, bundle)
-        extra = np.zeros(len(held.prompts))
-        if kind == "hidden":
-            extra = 2.0 * bundle.setup.main.parameters * held.prompt.max(axis=(1, 2))
+        extra = flops_per_token(kind, bundle.setup.main.parameters) * held.prompt.max(axis=(1, 2))
         priced = Priced(held, policy.only(frozenset(held.arms).__contains__) or policy, by_prompt, extra)
         row = asdict(quality_of(by_prompt, statistics["heldout"]["statistic"].loc[held.prompts], edges))
         chosen = training.comparison[training.chosen]
         row |= {"candidate": training.chosen, "out_of_fold": {k: chosen[k] for k in ("log_loss", "spearman", "kappa")}}
-        row["milliseconds"] = chosen["milliseconds"] + READ_MILLISECONDS * (kind == "hidden")
+        row["milliseconds"] = chosen["milliseconds"] + milliseconds(kind)
+        row["folds"] = folds.get(kind)
         column = larger_alone(held)
         if column is None:
             row["reason"] = "no larger model was run on these prompts: no share of its cost to compare at"

@@ -19,6 +19,7 @@ from typing import Any
 
 import estimators
 from attempts import NATURAL, RECIPE, TASKS, TooFew, bundle_attempts, write
+from kinds import KINDS, milliseconds
 from mixing import mixing
 from table import table
 from verifiers import compared
@@ -28,6 +29,10 @@ from router.evaluation.parts import HEADLINE
 from router.training.difficulty import read_training
 
 BUNDLES = (*TASKS, "mixed")
+HIDDEN = "layer 14, last"
+RATED = {  # kinds of features, by their names in difficulty.json
+    kind: {"none": "prior", "text": "text_logistic"}.get(kind, kind.replace("hidden", HIDDEN)) for kind in KINDS
+}
 TRAINED = ("difficulty.joblib", "familiarity.json", "training.json")
 
 
@@ -62,7 +67,7 @@ def figures(report: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What the last line says of one bundle."""
     training = read_training(folder)
     quality = training.comparison[training.chosen]
-    reading = estimators.READ_MILLISECONDS if training.features != "text" else 0.0
+    reading = 0.0 if training.features == "text" else milliseconds("hidden")
     difficulty = report["difficulty"] | {
         "milliseconds": round(quality["milliseconds"] + reading, 2),
         "candidate": training.chosen,
@@ -99,17 +104,28 @@ def mathematics() -> dict[str, Any]:
     """MATH's human levels: nothing was sampled there, so there is nothing to route."""
     found = json.loads((RECIPE / "difficulty.json").read_text())
     best = max(
-        (name for name in found["candidates"] if name.startswith("layer")),
+        (name for name in found["candidates"] if name.startswith("layer") and "+" not in name),
         key=lambda name: found["candidates"][name]["spearman"],
     )
     names = ("spearman", "kappa", "log_loss", "ece", "gain", "within")
     difficulty = {name: found["candidates"][best][name] for name in names}
-    difficulty |= {"candidate": best, "milliseconds": estimators.READ_MILLISECONDS, "ceiling": None}
+    difficulty |= {"candidate": best, "milliseconds": milliseconds("hidden"), "ceiling": None}
     difficulty["text"] = found["candidates"]["text_logistic"]["spearman"]
     return nothing("no attempts at MATH's problems: their levels are people's") | {
         "prompts": found["problems"],
         "difficulty": difficulty,
+        "features": {kind: rated(kind, found["candidates"].get(name, {})) for kind, name in RATED.items()},
     }
+
+
+def rated(kind: str, found: dict[str, Any]) -> dict[str, Any]:
+    """A row of ``features``, as :func:`estimators.compare` has them, of what was measured in folds over MATH."""
+    if not found:
+        return {"reason": f"{kind} was not measured on MATH"}
+    low, high = found["within"]
+    names = ("log_loss", "ece", "kappa", "spearman")
+    row = {name: found[name] for name in names} | {"milliseconds": milliseconds(kind)}
+    return row | {"folds": {**row, "above_text": {"value": found["gain"], "low": low, "high": high}}}
 
 
 def main() -> None:

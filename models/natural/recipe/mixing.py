@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from attempts import TASKS, VERIFIERS, bundle_attempts, of_task
-from estimators import reader, with_its_cascades
+from estimators import with_its_cascades
+from kinds import reader
 
 from router.bundle.bundle import Bundle, load_bundle
 from router.evaluation.at_flops import BESIDE_LARGER, Priced
@@ -74,7 +75,7 @@ def _of(bundle: Bundle, attempts: pd.DataFrame) -> tuple[Measured, Priced]:
     if bundle.manifest.features == "text":
         found = bundle.difficulty.predict_proba([prompt.question for prompt in asked])
     else:
-        found = bundle.difficulty.predict_proba(reader(bundle.setup.main.model)(asked))
+        found = bundle.difficulty.predict_proba(reader("hidden", bundle.setup.main.model)(asked))
     by_prompt = pd.DataFrame(found, index=prompts.index)
     measured = with_its_cascades(attempts, bundle, by_prompt)
     found = by_prompt.loc[measured.prompts].to_numpy()

@@ -54,23 +54,21 @@ def overview(measured: Mapping[str, Any]) -> str:
 
 
 def difficulties(results: Mapping[str, Any]) -> str:
-    """What each kind of features knows, and what the policy gains with it."""
-    lines = _head(["", "features", "log-loss", "ECE", "kappa", "Spearman", "of at most", "ms", "policy gains"])
+    """What each kind of features knows, held out and in folds over all prompts, and what the policy gains with it."""
+    folds = ["Spearman in folds", "above text"]
+    heads = ["", "features", "log-loss", "ECE", "kappa", "Spearman", "of at most", *folds, "ms", "policy gains"]
+    lines = _head(heads)
     for name, found in results.items():
         ceiling = found.get("difficulty_ceiling")
         for kind, row in (found.get("features") or {}).items():
             if "log_loss" not in row:
-                lines.append(_row([name, kind, row["reason"], *[""] * 6]))
+                lines.append(_row([name, kind, row["reason"], *[""] * 8]))
                 continue
             numbers = [f"{row[key]:.3f}" for key in ("log_loss", "ece", "kappa", "spearman")]
             gain = _estimate(row["gain"], sign=True) if "gain" in row else "not measured"
-            lines.append(_row([name, kind, *numbers, _number(ceiling), f"{row['milliseconds']:.1f}", gain]))
-    math = results.get("math", {}).get("difficulty")
-    if math:
-        numbers = [f"{math[key]:.3f}" for key in ("log_loss", "ece", "kappa", "spearman")]
-        lines.append(
-            _row(["math, people's levels", math["candidate"], *numbers, "", f"{math['milliseconds']:.0f}", ""])
-        )
+            crossed = row["folds"]
+            more = [f"{crossed['spearman']:.3f}", _estimate(crossed["above_text"], sign=True)]
+            lines.append(_row([name, kind, *numbers, _number(ceiling), *more, f"{row['milliseconds']:.1f}", gain]))
     return "\n".join(lines)
 
 

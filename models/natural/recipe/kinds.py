@@ -1,0 +1,125 @@
+"""Kinds of features of a prompt: text, the small model's hidden state, sentence encoders, and some of them together.
+
+How much each knows is measured in five folds over all sampled prompts, those to tune on and those held out: a hundred
+are too few to tell encoders apart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from attempts import VECTORS
+from encoders import ENCODERS, KEPT, SOURCE
+from scipy.stats import spearmanr
+from vectors import HIDDEN
+
+from difficulty import LEVELS, find_edges
+from difficulty.compare import Candidate
+from difficulty.compare import compare as in_folds
+from difficulty.features import describe
+from router.prompt import Prompt
+from router.training.difficulty import Vectors, prompt_statistics
+from router.training.vectors import kept
+
+Floats = np.ndarray
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is read of a prompt.
+
+    milliseconds  of processor time that reading takes, one thread, prompt by prompt: medians (`encoders.py --time`)
+    parameters    numbers that each token of the prompt meets; None: those of the small model
+    """
+
+    milliseconds: float = 0.0
+    parameters: float | None = 0.0
+
+
+PARTS = {
+    "text": Part(),
+    "hidden": Part(273.0, None),  # 14 layers; difficulty.json's 8 problems
+    "minilm": Part(12.0, 10.6e6),
+    "bge": Part(8.0, 21.3e6),
+    "words": Part(0.1),
+}
+KINDS: Mapping[str, list[str]] = {
+    "none": [],
+    "text": ["text"],
+    "hidden": ["hidden"],
+    **{encoder: [encoder] for encoder in KEPT},
+    **{f"text + {encoder}": ["text", encoder] for encoder in ("minilm", "bge")},
+    "hidden + bge": ["hidden", "bge"],
+}
+CANDIDATES = {
+    "none": ["prior"],
+    "text": ["prompt_length", "text_knn", "text_logistic", "text_boosting"],
+}
+RIDGE = ["hidden_ridge"]  # of all kinds that are vectors
+
+
+def milliseconds(kind: str) -> float:
+    """Of reading one prompt; predicting comes on top."""
+    return sum(PARTS[part].milliseconds for part in KINDS[kind])
+
+
+def flops_per_token(kind: str, small: float) -> float:
+    """small: the small model's parameters."""
+    numbers = [PARTS[part].parameters for part in KINDS[kind]]
+    return 2.0 * sum(small if each is None else each for each in numbers)
+
+
+def reader(kind: str, model: str) -> Vectors:
+    """Prompts → (n, d) vectors out of the files. Raises KeyError where one is missing there."""
+
+    def lacking(script: str) -> Callable[[Any], Any]:
+        def nothing(prompts: Any) -> Any:
+            raise KeyError(f"vectors of {len(prompts)} prompts are missing: run {script}")
+
+        return nothing
+
+    hidden = kept(VECTORS, [HIDDEN], model, lacking("vectors.py"))
+    encoded = kept(ENCODERS, KEPT, SOURCE, lacking("encoders.py"))
+
+    def of(part: str, prompts: Sequence[Prompt]) -> Floats:
+        if part == "text":
+            return describe([prompt.question for prompt in prompts])
+        return hidden(prompts)[HIDDEN] if part == "hidden" else encoded(prompts)[part]
+
+    return lambda prompts: np.hstack([of(part, prompts) for part in KINDS[kind]]).astype(np.float32)
+
+
+def crossed(tune: pd.DataFrame, heldout: pd.DataFrame, model: str) -> dict[str, dict[str, Any]]:
+    """By kind: quality out of fold, all prompts together, and ``above_text``: of Spearman, with its 95% interval."""
+    prompts = pd.concat([prompt_statistics(part, "pass_rate") for part in (tune, heldout)])
+    asked, statistics = prompts["asked"].tolist(), prompts["statistic"].to_numpy(dtype=float)
+    texts, edges = [prompt.question for prompt in asked], find_edges(statistics)
+    best: dict[str, Candidate] = {}
+    for kind in KINDS:
+        try:
+            states = {} if kind in CANDIDATES else {kind: reader(kind, model)(asked)}
+        except KeyError:
+            continue
+        best[kind] = in_folds(texts, states, statistics, edges, names=CANDIDATES.get(kind, RIDGE))[0]
+    expected = {kind: -each.probabilities @ np.array(LEVELS) for kind, each in best.items()}
+    rng = np.random.default_rng(0)
+    drawn = [np.arange(len(asked)), *(rng.integers(0, len(asked), len(asked)) for _ in range(500))]
+    ranks = {kind: np.array([_rank(each[some], statistics[some]) for some in drawn]) for kind, each in expected.items()}
+    found = {}
+    for kind, each in best.items():
+        above = ranks[kind] - ranks["text"]
+        low, high = np.percentile(above[1:], [2.5, 97.5])
+        gain = {"value": float(above[0]), "low": float(low), "high": float(high)}
+        found[kind] = {"candidate": each.name, **_rounded(asdict(each.quality)), "above_text": _rounded(gain)}
+    return found
+
+
+def _rank(expected: Floats, statistics: Floats) -> float:
+    constant = np.ptp(expected.round(12)) == 0 or np.ptp(statistics) == 0
+    return 0.0 if constant else float(spearmanr(expected.round(12), statistics).statistic)
+
+
+def _rounded(row: Mapping[str, float]) -> dict[str, float]:
+    return {key: round(value, 4) for key, value in row.items()}
