@@ -12,8 +12,12 @@ can't be measured yet is null, with a reason.
 
 import argparse
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +132,29 @@ def rated(kind: str, found: dict[str, Any]) -> dict[str, Any]:
     return row | {"folds": {**row, "above_text": {"value": found["gain"], "low": low, "high": high}}}
 
 
+def of_one(bundle: str, out: Path, *, build: bool) -> None:
+    """Write the figures of one bundle to OUT/BUNDLE.json."""
+    folder = (NATURAL if build else out) / bundle
+    folder.mkdir(exist_ok=True)
+    try:
+        found = make(bundle, folder, build=build)
+        parts = [bundle_attempts(bundle, part) for part in ("tune", "heldout")]
+        found["features"] = estimators.compare(*parts, folder)
+    except TooFew as error:
+        found = nothing(str(error))
+        print(f"{bundle}: {error}", flush=True)
+    (out / f"{bundle}.json").write_text(json.dumps(found))
+
+
+def in_a_process(bundle: str, out: Path, *, build: bool) -> None:
+    """Do the same in a process of its own, so that bundles are made side by side; print what it says in one piece."""
+    command = [sys.executable, __file__, str(out), "--only", bundle, *(["--build"] if build else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(done.stdout if done.returncode else done.stdout.rpartition("wrote ")[0], flush=True)
+    if done.returncode:
+        raise SystemExit(f"{bundle}: ended with {done.returncode}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
@@ -135,18 +162,14 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=BUNDLES, choices=BUNDLES)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {}
-    for bundle in asked.only:
-        folder = (NATURAL if asked.build else asked.out) / bundle
-        folder.mkdir(exist_ok=True)
-        try:
-            results[bundle] = make(bundle, folder, build=asked.build)
-            parts = [bundle_attempts(bundle, part) for part in ("tune", "heldout")]
-            results[bundle]["features"] = estimators.compare(*parts, folder)
-        except TooFew as error:
-            results[bundle] = nothing(str(error))
-            print(f"{bundle}: {error}", flush=True)
-    if results.get("mixed", {}).get("prompts"):
+    bundles = sorted(asked.only, key=BUNDLES.index, reverse=True)  # the mixed one takes longest
+    if len(bundles) == 1:
+        of_one(bundles[0], asked.out, build=asked.build)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(pool.map(lambda bundle: in_a_process(bundle, asked.out, build=asked.build), bundles))
+    results = {bundle: json.loads((asked.out / f"{bundle}.json").read_text()) for bundle in reversed(bundles)}
+    if len(bundles) > 1 and results.get("mixed", {}).get("prompts"):  # compared with the other bundles' folders
         results["mixed"]["mixing"] = mixing(NATURAL if asked.build else asked.out)
     results["math"] = mathematics()
     (asked.out / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
