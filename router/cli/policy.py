@@ -198,7 +198,7 @@ def _of_tasks(row: dict[str, Any]) -> str:
     ]
     served = "a table for each task is kept" if row["served"] else "one table for all tasks is kept"
     tasks = ", ".join(f"{task} ({count} prompts)" for task, count in row["prompts"].items())
-    return f"{served}: tables for {tasks} gain {gains[0]} at equal FLOPs, {gains[1]} within budgets"
+    return f"{served}: tables for {tasks} change accuracy by {gains[0]} at equal FLOPs, {gains[1]} within budgets"
 
 
 def _signed(row: dict[str, Any]) -> str:

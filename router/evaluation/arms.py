@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.evaluation.curves import Curve, PerPrompt, mean_of
-from router.policy.objectives import AverageBudget, Objective
+from router.policy.objectives import Objective, parts
 from router.policy.table import Policy
 from router.tuning.evidence import Measured
 from strategies import Cascade
@@ -56,8 +56,8 @@ def routed(
 ) -> tuple[PerPrompt | None, list[str]]:
     """Return the results of the policy's choices by (P, 5) level probabilities, and the chosen arms that are missing.
 
-    Each prompt is decided by the table of its task.
-    An arm is missing where it was not run on these prompts; the results are then None.
+    Each prompt is decided by the table of its task. An arm is missing where it was not run on these prompts; the
+    results are then None.
     """
     columns, rows = {arm: k for k, arm in enumerate(measured.arms)}, probabilities.tolist()
     tables = [policy.for_task(task) for task in measured.tasks.tolist()]
@@ -69,16 +69,6 @@ def routed(
             shares.append(share)
             found.append(chosen(measured, np.array([columns[arm] for arm in arms]), extra_flops))
     return (None, sorted(missing)) if missing else (mean_of(found, shares), [])
-
-
-def parts(policy: Policy, objective: Objective) -> list[tuple[float, Objective]]:
-    """Return how the prompts under an objective are decided: shares of them, with the objective of each share."""
-    return [*objective.parts(policy)] if isinstance(objective, AverageBudget) else [(1.0, objective)]
-
-
-def mostly(policy: Policy, objective: Objective) -> Objective:
-    """Return the objective of the largest share."""
-    return max(parts(policy, objective), key=lambda part: part[0])[1]
 
 
 def hindsight(measured: Measured, levels: NDArray[np.int64], budget: int) -> PerPrompt:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.evaluation.arms import arm_names, chosen, fixed, mostly
+from router.evaluation.arms import arm_names, chosen, fixed
 from router.evaluation.curves import Curve, PerPrompt, estimate, mean_of, mixed
 from router.evaluation.parts import AtAverage, Plan, PlanStage, Trust, Way
 from router.policy.keeping import Ledger
-from router.policy.objectives import AverageBudget
+from router.policy.objectives import AverageBudget, mostly
 from router.policy.table import LEVELS, Policy
 from router.tuning.calibration import calibration
 from router.tuning.candidates import trust

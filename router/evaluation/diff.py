@@ -11,7 +11,7 @@ from router.bundle.bundle import read_policy
 from router.bundle.manifest import CONFIDENCE, FAMILIARITY, Manifest
 from router.errors import InvalidBundle, InvalidFile, InvalidRequest
 from router.evaluation.explain import explain
-from router.policy.objectives import AverageBudget, Budget, Objective
+from router.policy.objectives import AverageBudget, Budget, Objective, mostly
 from router.policy.table import LEVELS, Cell, Policy
 from strategies import parse
 
@@ -185,7 +185,7 @@ def _row(task: str, old: Policy, new: Policy, level: int, objective: Objective) 
 
 def _chosen(policy: Policy, level: int, objective: Objective) -> dict[str, Any] | None:
     try:
-        arm = policy.decide([float(each == level) for each in LEVELS], objective).arm
+        arm = policy.decide([float(each == level) for each in LEVELS], mostly(policy, objective)).arm
     except InvalidRequest:
         return None
     (cell,) = (cell for cell in policy.cells if (cell.level, cell.arm) == (level, arm))

@@ -67,7 +67,7 @@ def estimate(
     Raises InvalidRequest where the database can't be read, holds no explored decisions, or lacks support.
     """
     frame = pd.DataFrame(database.read(url, _WANTED), columns=list(_WANTED))
-    known, left_out = sift(frame, _unusable(frame, outcome))
+    known, left_out = sift(frame, _unusable(frame, outcome, by_task=bool(policy.tasks)))
     known, more = sift(known, _foreign(known, levels_by, predict_levels is not None))
     left_out |= more
     known, more = sift(known.assign(weight=_weights(known, outcome)), _unknown(known, outcome))
@@ -99,12 +99,13 @@ def estimate(
     return report
 
 
-def _unusable(frame: pd.DataFrame, outcome: str) -> dict[str, pd.Series]:
+def _unusable(frame: pd.DataFrame, outcome: str, *, by_task: bool) -> dict[str, pd.Series]:
     failed = ~frame["code"].isin(("OK", *STOPPED))
     return {
         "only routed, nothing was run": frame["method"] == "Route",
         "with an arm that the caller pinned, or its conversation kept": frame["propensity"].isna(),
-        "of an earlier version, which did not record what was asked": frame["objective"].isna(),
+        "of an earlier version, which did not record what was asked": frame["objective"].isna()
+        | (frame["task"].isna() & by_task),
         "made without exploring": frame["explore"].fillna(0) == 0,
         "failed for no reason of the arm's": failed & frame[outcome].isna(),
     }

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from router.evaluation.arms import SAMPLING, arm_names, budgets_of, curve_name, least_average, mostly, parts
+from router.evaluation.arms import SAMPLING, arm_names, budgets_of, curve_name, least_average
 from router.evaluation.curves import REFERENCES, Curve, PerPrompt, estimate
 from router.evaluation.parts import Choice, Estimate
 from router.evaluation.report import AtBudget, Chains, LevelAccuracy, ObjectiveResult
-from router.policy.objectives import AverageBudget, Budget, Objective
+from router.policy.objectives import AverageBudget, Budget, Objective, mostly, parts
 from router.policy.table import LEVELS, Policy
 from router.tuning.evidence import Measured, resamples
 from strategies import Revision

@@ -166,8 +166,9 @@ def _by_task(report: Report) -> list[str]:
     tasks = ", ".join(found.prompts)
     has = f"The policy has a table for each task ({tasks})" if found.served else f"One table serves all tasks ({tasks})"
     return [
-        f"{has}. A table for each is more accurate by {difference(found.at_equal_flops)} at equal FLOPs and by "
-        f"{difference(found.within_budgets)} within fixed budgets, by cross-validation on the training prompts."
+        f"{has}. By cross-validation on the training prompts, a table for each changes accuracy by "
+        f"{difference(found.at_equal_flops)} at equal FLOPs and by {difference(found.within_budgets)} within fixed "
+        "budgets."
     ]
 
 

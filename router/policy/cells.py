@@ -164,7 +164,7 @@ class File:
     worth: dict[Name, Annotated[float, Field(ge=LEAST_WORTH, le=1 / LEAST_WORTH)]]
     budget_points: list[_Point]
     cells: _Rows
-    tasks: dict[Name, _Rows] = field(default_factory=dict)
+    tasks: dict[str, _Rows] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tables = {"cells": self.cells, **{f"tasks.{name}": rows for name, rows in self.tasks.items()}}

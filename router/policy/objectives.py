@@ -321,6 +321,16 @@ def parse_objective(text: str) -> Objective:
     return objective_of(kind.strip().replace("-", "_"), number)
 
 
+def parts(policy: Measurements, objective: Objective) -> list[tuple[float, Objective]]:
+    """Return how the prompts under an objective are decided: shares of them, with the objective of each share."""
+    return [*objective.parts(policy)] if isinstance(objective, AverageBudget) else [(1.0, objective)]
+
+
+def mostly(policy: Measurements, objective: Objective) -> Objective:
+    """Return the objective of the largest share."""
+    return max(parts(policy, objective), key=lambda part: part[0])[1]
+
+
 def at_price(policy: Measurements, weights: "NDArray[np.float64]", price: float, spent: str) -> "NDArray[np.bool_]":
     """(n, arms) which arms are best where a unit of ``spent`` costs ``price`` right answers."""
     return _best_of_many(policy.expected("accuracy", weights) - price * policy.expected(spent, weights))

@@ -141,9 +141,9 @@ class Solver:
         self.policy = _runnable(bundle, self.left_out)
         known = bundle.familiarity.tasks if bundle.familiarity else ()
         self._known_tasks = frozenset(name or self.tasks.names[0] for name in known)
-        self.shares = unfamiliar.shares(self.policy)
         tables = {"": self.policy, **self.policy.tasks}
         self._shares = {name: unfamiliar.shares(table) for name, table in tables.items()}
+        self.shares = self._shares[""]
         self._solution_tokens = {name: solution_tokens(table, engines.reference) for name, table in tables.items()}
 
     async def decide(self, request: Request, bill: Bill | None = None) -> Decision:

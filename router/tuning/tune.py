@@ -132,7 +132,9 @@ def tune(
     if parted:
         usable = [each for each in parted if levelled or each.levels == "none"]
         within = {each: values[:, : len(budgets)] for each, values in tried.items()}
-        better, compared = apart.decide(single, usable, measured, probabilities, within=within, draws=draws, **halves)
+        better, compared = apart.decide(
+            dict.fromkeys((*single, LEVELLESS)), usable, measured, probabilities, within=within, draws=draws, **halves
+        )
         method = better or method
     exact = replace(EXACT, tasks=method.tasks)
     oracle_values = cross_validate(measured, known, known, exact, budgets=budgets, **halves)

@@ -1,17 +1,13 @@
 """Valuing a policy from another one's log: against a truth that is known, and on what a real server wrote."""
 
 import json
-import random
 from datetime import UTC, datetime
 
-import grpc
 import numpy as np
 import pytest
 import sqlalchemy as sql
 from typer.testing import CliRunner
 
-from router.backends import Engines
-from router.bundle.bundle import load_bundle
 from router.cli.main import main
 from router.errors import InvalidRequest
 from router.evaluation.estimators import Logged, effective_size, estimators, importance, intervals, predict
@@ -20,13 +16,7 @@ from router.outcomes import tables as database
 from router.policy.objectives import Budget
 from router.policy.table import LEVELS, Cell, Cost, Policy
 from router.prompt import Prompt
-from router.service.app import Server
-from router.service.bundle_manager import BundleManager
 from router.service.recorder import Recorder
-from router.solving.request import Request
-from router.solving.solver import Solver
-from router.v1 import router_pb2 as pb
-from router.v1.router_pb2_grpc import RouterServiceStub
 from strategies import parse
 
 ARMS = ("majority(n=1)", "majority(n=4)", "beam_search(n=4, m=4)")
@@ -225,7 +215,9 @@ def test_each_decision_is_valued_by_the_table_of_its_task(url):
     mixed = Policy(policy(ARMS[1]).cells, Budget(4), tasks={"code": own.cells})
     rows = list(explored(300, RIGHT))
     write(url, [(each | {"task": ("code", "math", None)[i % 3]}, told) for i, (each, told) in enumerate(rows)])
-    assert estimate(url, mixed)["changed"] == pytest.approx(1 / 3, abs=0.01)
+    found = estimate(url, mixed)
+    assert found["changed"] == pytest.approx(1 / 2, abs=0.01)
+    assert found["left_out"] == {"of an earlier version, which did not record what was asked": 100}
 
 
 @pytest.mark.parametrize("limit", [0.05, 1.0])
@@ -358,49 +350,3 @@ def test_the_command(url, tmp_path):
     missing = CliRunner().invoke(main, [*arguments[:-1], f"sqlite:///{tmp_path}/nowhere.db"])
     assert (missing.exit_code, missing.stderr.count("\n")) == (2, 1)
     assert not (tmp_path / "nowhere.db").exists()
-
-
-@pytest.mark.long
-async def test_what_a_real_server_wrote_while_exploring_tells_what_another_policy_really_gives(
-    bundle_folder, generator, verifier, url
-):
-    random.seed(0)  # what the server explores with
-    rng = np.random.default_rng(0)
-    hard = (
-        "Work this out in your head, step by step, without help, paper or any rounding on the way, and then tell me: "
-    )
-    sums = [" + ".join(map(str, rng.integers(10, 99, size=2 + i % 4))) for i in range(200)]
-    prompts, right = [f"{hard}{each} =" for each in sums], [str(sum(map(int, each.split(" + ")))) for each in sums]
-    bundle = load_bundle(bundle_folder)
-    solver = Solver(bundle, Engines({"small": generator}, "small", verifier), explore=0.5)
-    recorder = Recorder(url)
-    server = Server(BundleManager(solver), "127.0.0.1", 0, recorder=recorder)
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-        stub = RouterServiceStub(channel)
-        for i, (prompt, reference) in enumerate(zip(prompts, right, strict=True)):
-            options = pb.SolveOptions(seed=i)
-            found = (await stub.Solve(pb.SolveRequest(prompt=prompt, options=options), timeout=60)).solution
-            learned = pb.RecordOutcomeRequest(call_id=found.call_id, correct=found.answer == reference)
-            await stub.RecordOutcome(learned)
-    await server.stop(grace=0)
-
-    wanted = parse("best_of_n(n=4)")
-    cells = [
-        Cell(cell.level, cell.arm, 0.99 if cell.arm == wanted else 0.5, 0.4, 1, cell.prompts, cell.cost)
-        for cell in bundle.policy.cells
-    ]
-    new = Policy(cells, Budget(4))
-    report = estimate(url, new, levels_by=bundle.levels_by)
-    truth = []
-    for seed in range(2):
-        for prompt, reference in zip(prompts, right, strict=True):
-            solution = await solver.solve(Request(Prompt.of(prompt), arm=wanted, seed=10_000 + seed))
-            truth.append((solution.result.answer == reference, solution.bill.generated_tokens))
-    accuracy, tokens = np.mean(truth, axis=0)
-    assert 0.5 < accuracy < 0.95
-    assert (report["used"], report["unsupported"]["share"]) == (200, 0.0)
-    for name in ("dr", "snips", "ips"):
-        assert report["outcome"][name]["low"] <= accuracy <= report["outcome"][name]["high"], name
-    spent = report["cost"]["generated_tokens"]["dr"]
-    assert spent["low"] <= tokens <= spent["high"]

@@ -44,7 +44,7 @@ def shipped() -> Familiarity:
 
 @pytest.fixture(scope="module")
 def heldout() -> list[str]:
-    rows = pd.read_parquet(SHIPPED / "attempts" / "heldout.parquet", columns=["prompt"])
+    rows = pd.read_parquet(sorted((SHIPPED / "attempts").glob("fresh-*.parquet")), columns=["prompt"])
     return sorted(set(rows["prompt"]))
 
 
@@ -110,5 +110,5 @@ def test_the_shipped_file_is_what_train_writes(shipped):
     from router.attempts.schema import read_attempts
     from router.training.difficulty import know
 
-    assert know(read_attempts([SHIPPED / "attempts" / "tune.parquet"])) == shipped
+    assert know(read_attempts([SHIPPED / "attempts" / f"{name}.parquet" for name in ("tune", "heldout")])) == shipped
     assert "familiarity.json" in read_manifest(SHIPPED)[0].files

@@ -78,6 +78,12 @@ def test_tables_of_tasks_are_written_and_read():
     assert sum('"level"' in line for line in text.splitlines()) == 45  # a cell a line, for diffs
 
 
+def test_a_task_of_ones_own_may_have_a_table():
+    """Its name is where its class is found."""
+    own = Policy(cells(BEST[""]), Budget(4), budget_points=POINTS, tasks={"my_tasks:Sums": cells(BEST["code"])})
+    assert set(Policy.loads(own.dumps()).tasks) == {"my_tasks:Sums"}
+
+
 def test_what_is_changed_is_changed_in_all_tables():
     policy = mixed().only(lambda arm: arm.name == "majority").with_default(AverageBudget(1))
     assert set(map(str, policy.for_task("code").arms)) == {"majority(n=1)", "majority(n=4)"}

@@ -234,7 +234,8 @@ async def test_who_writes_tests_sees_an_example_and_the_callers_and_keeps_to_wha
     task = load_task("code").bound({"tests": ["assert add(5, 6) == 11"]})
     _, more = await prepared(verifier, Asked(ASKED, task, may_generate=lambda: 9), Usage())
     *_, question, known, last = writer.asked[0].messages
-    assert "Write 1 lines like `assert add(ARGUMENTS) == RESULT`" in question.text
+    assert "by lines like `assert add(ARGUMENTS) == RESULT`" in question.text
+    assert "such lines, 1 in all" in question.text
     assert "What is 3 + 4?" in question.text
     assert (known.role, known.text) == ("assistant", "```python\nassert add(5, 6) == 11\n```")
     assert "Now write 4 more such lines, which call add " in last.text
@@ -243,7 +244,7 @@ async def test_who_writes_tests_sees_an_example_and_the_callers_and_keeps_to_wha
     assert same is task
     assert len(writer.asked) == 1
     await prepared(verifier, Asked(ASKED, load_task("code").bound({}), may_generate=lambda: 9), Usage())
-    assert "Write 4 lines" in writer.asked[1].question
+    assert "such lines, 4 in all" in writer.asked[1].question
 
 
 async def test_a_prompt_too_long_to_be_asked_about_is_solved_without_written_tests():

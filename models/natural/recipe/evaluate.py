@@ -148,9 +148,13 @@ def of_one(bundle: str, out: Path, *, build: bool) -> None:
 
 def in_a_process(bundle: str, out: Path, *, build: bool) -> None:
     """Do the same in a process of its own, so that bundles are made side by side; print what it says in one piece."""
-    command = [sys.executable, __file__, str(out), "--only", bundle, *(["--build"] if build else [])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(done.stdout if done.returncode else done.stdout.rpartition("wrote ")[0], flush=True)
+    program = f"import evaluate, pathlib; evaluate.of_one({bundle!r}, pathlib.Path({str(out)!r}), build={build})"
+    command = [sys.executable, "-c", program]
+    paths = os.pathsep.join([str(RECIPE), os.environ.get("PYTHONPATH", "")])
+    settings = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    told = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    done = subprocess.run(command, check=False, env=settings, **told)
+    print(done.stdout, flush=True)
     if done.returncode:
         raise SystemExit(f"{bundle}: ended with {done.returncode}")
 

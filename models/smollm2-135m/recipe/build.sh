@@ -63,6 +63,9 @@ for set in tune heldout; do
     --arm "lookahead(n=4, m=4, k=1)" \
     --arm "revision(n=4, chains=1)" --arm "revision(n=4, chains=2)" --arm "revision(n=8, chains=4)"
 done
+
+stage "the same at new prompts, which the report is on, by pieces of 50"
+BUNDLE=$bundle DATA=$data $recipe/fresh.sh 1 "$([ -n "${ROWS:-}" ] && echo 1 || echo 7)"
 [ "${UNTIL:-}" != sampled ] || exit 0
 
 stage "verifiers, judged: the log-probability, and the one that is served before and after calibration"
@@ -70,9 +73,10 @@ $router judge --json "$attempts/"{baseline,calibration,heldout}.parquet > "$bund
 
 stage "difficulty model and policy (a minute)"
 finished() { [ -f "$bundle/manifest.json" ]; }
-finished || $router train "$attempts/tune.parquet" --bundle "$bundle"
-finished || $router tune "$attempts/tune.parquet" --bundle "$bundle" --default budget=16
+# The former held-out prompts, which were looked at while cascades were designed, are tuning prompts since.
+finished || $router train "$attempts/"{tune,heldout}.parquet --bundle "$bundle"
+finished || $router tune "$attempts/"{tune,heldout}.parquet --bundle "$bundle" --default budget=16
 
-stage "report and card, on the held-out prompts"
-$router evaluate "$attempts/heldout.parquet" --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl" \
+stage "report and card, on the new prompts"
+$router evaluate "$attempts/"fresh-*.parquet --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl" \
   --goals $recipe/goals.json

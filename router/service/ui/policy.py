@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from router.policy.objectives import AverageBudget, Budget, Objective
+from router.policy.objectives import AverageBudget, Budget, mostly
 from router.policy.table import LEVELS, Expectation, Policy
 from router.policy.unfamiliar import shares
 from router.solving.solver import Solver
@@ -56,12 +56,9 @@ def _plans(task: str, policy: Policy, kind: type[Budget] | type[AverageBudget], 
     rows = []
     for level, part in zip(LEVELS, shares(policy), strict=True):
         certain = tuple(float(each == level) for each in LEVELS)
-        rows.append((level, part, [_decided(policy, certain, kind(budget)) for budget in budgets]))
+        objectives = [mostly(policy, kind(budget)) for budget in budgets]
+        rows.append((level, part, [policy.decide(certain, objective) for objective in objectives]))
     return Plans(task, kind.kind, budgets, rows)
-
-
-def _decided(policy: Policy, certain: tuple[float, ...], objective: Objective) -> Expectation:
-    return policy.decide(certain, objective)
 
 
 def _doubling(least: float, most: float) -> list[float]:
