@@ -225,5 +225,8 @@ def test_tune_prints_which_tables_were_kept(evaluated, tmp_path):
         main, ["tune", str(tmp_path / "tune.parquet"), "--bundle", str(folder), "--overwrite", "--no-cascades"]
     )
     assert ran.exit_code == 0, ran.output
-    assert "a table for each task is kept: tables for math (60 prompts), choice (60 prompts) gain +" in ran.stdout
+    assert (
+        "a table for each task is kept: tables for math (60 prompts), choice (60 prompts) change accuracy by +"
+        in ran.stdout
+    )
     assert "choice level 1: " in ran.stdout
