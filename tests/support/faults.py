@@ -218,7 +218,7 @@ async def many_calls(
 def told_nothing(router: Router) -> None:
     """Check that no prompts and answers are in the log."""
     log = router.log.read_text()
-    assert '"message": "call"' in log
+    assert '"message":"call"' in log
     assert [line for line in log.splitlines() if str(SECRET)[:12] in line] == []
     assert "INTERNAL" not in log
     assert "Traceback" not in log
