@@ -1,8 +1,8 @@
 """The clock jumps, bundles are swapped, the server is told to stop."""
 
 import asyncio
-import json
 import importlib.util
+import json
 import platform
 import signal
 import time
