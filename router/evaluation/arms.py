@@ -59,11 +59,11 @@ def routed(
     Each prompt is decided by the table of its task. An arm is missing where it was not run on these prompts; the
     results are then None.
     """
-    columns, rows = {arm: k for k, arm in enumerate(measured.arms)}, probabilities.tolist()
-    tables = [policy.for_task(task) for task in measured.tasks.tolist()]
+    columns = {arm: k for k, arm in enumerate(measured.arms)}
     shares, found, missing = [], [], set[str]()
     for share, part in parts(policy, objective):
-        arms = [part.runs(table.decide(row, part).arm) for table, row in zip(tables, rows, strict=True)]
+        picked = policy.decide_many(probabilities, part, measured.tasks).tolist()
+        arms = [part.runs(policy.arms[k]) for k in picked]
         missing |= {str(arm) for arm in arms if arm not in columns}
         if not missing:
             shares.append(share)

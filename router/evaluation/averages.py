@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from router.evaluation.arms import arm_names, chosen, fixed
+from router.evaluation.arms import arm_names, chosen, fixed, routed
 from router.evaluation.curves import Curve, PerPrompt, estimate, mean_of, mixed
 from router.evaluation.parts import AtAverage, Plan, PlanStage, Trust, Way
 from router.policy.keeping import Ledger
@@ -39,15 +39,7 @@ class Averages:
     def run(self, budget: float, probabilities: Floats | None = None) -> PerPrompt | None:
         """Return the results at an average budget; None where a chosen arm was not run on these prompts."""
         given = self.probabilities if probabilities is None else probabilities
-        shares, found = [], []
-        for share, part in AverageBudget(max(budget, self.least)).parts(self.policy):
-            picked = self.policy.decide_many(given, part, self.measured.tasks)
-            columns = [self._columns.get(self.policy.arms[k], -1) for k in picked]
-            if min(columns) < 0:
-                return None
-            shares.append(share)
-            found.append(chosen(self.measured, np.array(columns)))
-        return mean_of(found, shares)
+        return routed(self.measured, self.policy, given, AverageBudget(max(budget, self.least)))[0]
 
     def kept(self, budget: float) -> PerPrompt | None:
         """Return the results as for one caller of a server, which corrects for what earlier calls spent.
