@@ -36,10 +36,10 @@ Floats = NDArray[np.float64]
 class Priced:
     """The policy's choices at P prompts under many prices of a FLOP, by rising mean FLOPs.
 
-    extra  (P,) FLOPs that predicting the levels takes
+    extra  (P,) FLOPs that predicting the levels takes; 0 where nothing is predicted
     """
 
-    def __init__(self, measured: Measured, policy: Policy, probabilities: Floats, extra: Floats):
+    def __init__(self, measured: Measured, policy: Policy, probabilities: Floats, extra: Floats | float):
         self._measured, self._extra = measured, extra
         columns = {arm: k for k, arm in enumerate(measured.arms)}
         self._columns = np.array([columns[arm] for arm in policy.arms])
@@ -88,6 +88,17 @@ class Priced:
         goals = draws @ target.accuracy
         costs = [spend_to_match(x, y, goal) for x, y, goal in zip(spent, accuracy, goals, strict=True)]
         return np.array([np.inf if cost is None else cost for cost in costs])
+
+
+def knowing_tasks_alone(measured: Measured, policy: Policy) -> Priced:
+    """For each task one arm or cascade, chosen like the policy's, as if every prompt were its task's mean prompt."""
+    shares = np.zeros((len(measured.prompts), len(LEVELS)))
+    for rows, table in policy.tables(measured.tasks):
+        of_levels = np.array([cell.prompts for cell in table.cells]).reshape(len(LEVELS), -1).sum(axis=1)
+        shares[rows] = of_levels / of_levels.sum()
+    tasks = {name: table.cells for name, table in policy.tasks.items()}
+    means = Policy(policy.cells, policy.default, worth=policy.worth, tasks=tasks)  # by all levels, not the likeliest
+    return Priced(measured, means, shares, 0.0)
 
 
 def _between(points: Sequence[PerPrompt], spent: Floats, flops: float) -> PerPrompt:
@@ -157,6 +168,7 @@ def in_flops(
     assert here is not None  # one sample is measured wherever anything is
     level_only = here.only(lambda arm: not isinstance(arm, Cascade))
     priced = Priced(measured, here, probabilities, extra)
+    by_task = knowing_tasks_alone(measured, here) if here.tasks else None
     without = Priced(measured, level_only, probabilities, extra) if level_only else None
     plain, names = Plain.of(here), arm_names(measured)
     column = larger_alone(measured)
@@ -189,6 +201,8 @@ def in_flops(
                 found[name] = str(arm), run(arm)
         found["random_mix"] = best_mix(flops, allowed, cascades=False)
         found["confidence_only"] = best_mix(flops, allowed, cascades=True)
+        if by_task:
+            found["arm_of_each_task"] = "an arm or cascade of each task", by_task.at(flops)
         if without:
             found["level_only"] = "the policy without cascades", without.at(flops)
         found["shuffled_levels"] = "the policy's arms", priced.shuffled(float(mine.flops.mean()), rng)

@@ -206,6 +206,17 @@ def test_held_out_prompts_are_decided_by_their_own_table(evaluated):
 
 
 @pytest.mark.long
+def test_what_knowing_the_task_alone_gives_is_shown_beside_the_policy(evaluated):
+    _, report = evaluated
+    last = report.at_flops[-1]
+    by_task, one_mix = last.ways["arm_of_each_task"].point, last.ways["confidence_only"].point
+    assert by_task.accuracy > one_mix.accuracy + 0.1
+    # Levels say nothing here beyond the task, so the policy gains nothing on it.
+    assert abs(last.gains["arm_of_each_task"].value) < 0.05
+    assert "best arm or cascade of each task" in page(report)
+
+
+@pytest.mark.long
 def test_card_and_page_show_each_table_and_what_they_are_worth(evaluated):
     folder, report = evaluated
     text = card(folder, report)

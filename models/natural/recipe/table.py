@@ -11,6 +11,7 @@ WAYS = {
     "larger_alone": "`large` alone",
     "level_only": "levels only",
     "confidence_only": "confidence only",
+    "arm_of_each_task": "arm of each task",
 }
 
 
@@ -77,9 +78,10 @@ def at_flops(name: str, found: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     unit = "`large`" if "larger_alone" in rows[-1]["ways"] else "one sample"
-    lines = _head([f"{name}: share of {unit}", "policy", *(f"less {WAYS[way]}" for way in WAYS), "perfect"])
+    ways = [way for way in WAYS if way in rows[-1]["ways"]]
+    lines = _head([f"{name}: share of {unit}", "policy", *(f"less {WAYS[way]}" for way in ways), "perfect"])
     for row in rows:
-        gains = [_estimate(row["gains"].get(way), sign=True) for way in WAYS]
+        gains = [_estimate(row["gains"].get(way), sign=True) for way in ways]
         policy = row["policy"]
         lines.append(_row([f"{row['share']:g}", f"{policy['accuracy']:.3f}", *gains, f"{row['perfect']:.3f}"]))
     return "\n".join(lines)
