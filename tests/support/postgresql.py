@@ -33,7 +33,7 @@ class Cluster:
         self._numbers = count()
         data = str(self._folder / "data")
         self._run("initdb", "--pgdata", data, "--username", USER, "--auth", "trust", "--encoding", "UTF8", "--no-sync")
-        # A disk that is busy with a build makes each commit wait for seconds, and no row of a test outlives the machine.
+        # A disk that is busy with a build makes commits wait for seconds, and no row of a test outlives the machine.
         durability = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off"
         where = f"-c port={self._port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self._folder}"
         self._control = ["pg_ctl", "--pgdata", data, "--wait", "--timeout", "120", "--log", str(self._folder / "log")]
