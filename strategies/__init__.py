@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from strategies.cascade import Cascade
-from strategies.requests import Believe, Candidate, Extend, Result, Score, Search, Stage
+from strategies.requests import Believe, Candidate, Earlier, Extend, Result, Score, Search, Stage
 from strategies.revision import Revision
 from strategies.sampling import BestOfN, Majority, Sampling, Single, WeightedBestOfN
 from strategies.strategy import LARGEST, InvalidArm, Strategy, is_name
@@ -23,6 +23,7 @@ __all__ = [
     "Candidate",
     "Cascade",
     "Dvts",
+    "Earlier",
     "Extend",
     "InvalidArm",
     "Lookahead",

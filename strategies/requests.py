@@ -9,10 +9,20 @@ unscored candidates.
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from strategies.strategy import Strategy
+
+
+class Earlier(NamedTuple):
+    """An attempt that the model is shown before it writes the next one.
+
+    finding  what the verifier found wrong with it, which the model is told; "": it is only asked for another attempt
+    """
+
+    text: str
+    finding: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +38,13 @@ class Candidate:
     token_counts  one per step: its number of tokens
     scores     one per step from the verifier, in [0, 1]; None until scored, () where the candidate is longer
                than the verifier can read; neither is a score of 0
+    finding    what the verifier found wrong, for a model to read: text that may quote the solution, so it is as little
+               trusted as the solution; "" where nothing is wrong, or the verifier does not say
     end        None while open; "stop": the model ended it, and only then it is finished; "length": it reached the
                model's longest solution; "cut": a limit of the request (tokens, deadline) ended it
     answer     final answer, as the task's ``key`` spells it; None when there is none
     no_answer  why a candidate that has ended has no answer
-    earlier    earlier attempts that the model was shown, oldest first (sequential revision)
+    earlier    earlier attempts that the model was shown, oldest first (sequential revision, repair)
     model      name of the model that writes it and whose token ids ``tokens`` are; None: the bundle's reference model
     reasoning  what the model thought before it answered; it is no part of the text, and no verifier reads it
     thought    token ids of the reasoning, between the rendered prompt and ``tokens``, where the engine continues exact
@@ -48,10 +60,11 @@ class Candidate:
     token_counts: tuple[int, ...] = ()
     confidences: tuple[float, ...] = field(default=(), repr=False)
     scores: tuple[float, ...] | None = None
+    finding: str = ""
     end: Literal["stop", "length", "cut"] | None = None
     answer: str | None = None
     no_answer: str = ""
-    earlier: tuple[str, ...] = ()
+    earlier: tuple[Earlier, ...] = ()
     model: str | None = None
     reasoning: str = ""
     thought: tuple[int, ...] = ()

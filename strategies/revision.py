@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from strategies.requests import Candidate, Extend, Score, Search
+from strategies.requests import Candidate, Earlier, Extend, Score, Search
 from strategies.selection import within_then_across
 from strategies.strategy import Strategy
 
@@ -28,7 +28,9 @@ class Revision(Strategy):
         chains: list[list[Candidate]] = [[] for _ in range(self.chains)]
         length = self.n // self.chains
         for _ in range(length):
-            shown = [tuple(attempt.text for attempt in chain if attempt.finished)[-CONTEXT:] for chain in chains]
+            shown = [
+                tuple(Earlier(attempt.text) for attempt in chain if attempt.finished)[-CONTEXT:] for chain in chains
+            ]
             written = yield Extend(tuple(Candidate(earlier=earlier, model=self.model) for earlier in shown))
             for chain, attempt in zip(chains, written, strict=True):
                 chain.append(attempt)

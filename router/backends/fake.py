@@ -11,6 +11,7 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path as Folder
 from random import Random
 
@@ -94,7 +95,9 @@ class FakeGenerator:
         prefixes = {(candidate.earlier, candidate.tokens) for candidate in candidates if candidate.end is None}
         for count in counts:
             count.calls += 1
-            count.prompt_tokens += sum(len(text) + len("".join(earlier)) + len(toks) for earlier, toks in prefixes)
+            count.prompt_tokens += sum(
+                len(text) + len("".join(chain.from_iterable(earlier))) + len(toks) for earlier, toks in prefixes
+            )
         beams = [
             _Beam(
                 candidate,
@@ -179,7 +182,9 @@ class FakeVerifier:
             spent += read
             for count in counts:
                 count.scored_tokens += read
-            scored.append(replace(candidate, scores=tuple(self.judge(prompt.question, candidate.steps))))
+            scores = tuple(self.judge(prompt.question, candidate.steps))
+            wrong = "That is wrong." if scores[-1] < 0.5 else ""
+            scored.append(replace(candidate, scores=scores, finding=wrong))
         return scored
 
     async def close(self) -> None:

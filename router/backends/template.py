@@ -4,11 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from router.errors import InvalidRequest
 from router.prompt import Message, Prompt
 from router.schema import STRICT
+from strategies import Earlier
+
+# Only tests of code say what is wrong. Without the last words a small model explains, or repeats the test as its code.
+REPAIR = "{finding}\n\nWrite the corrected function, in one code block."
+Told = Annotated[str, Field(pattern=r"\{finding\}")]
 
 
 class Part(NamedTuple):
@@ -28,6 +35,8 @@ class Template:
     user, assistant, system  text around ``{text}`` for a message of each role
     answer     text that begins the model's own turn
     retry      text between an attempt and the next one at the same prompt (sequential revision)
+    repair     what the user says after an attempt whose ``{finding}`` is known, what the verifier found wrong with it
+               (repair); a message like any other, so ``user`` stands around it
     delimiter  text that ends every step; a step includes its delimiter
     default_system  system message of prompts that have none; None: they get none
     examples   text between the system message and the prompt, such as worked examples
@@ -43,8 +52,9 @@ class Template:
     system: str = "{text}"
     default_system: str | None = None
     examples: str = ""
+    repair: Told = REPAIR
 
-    def parts(self, prompt: Prompt, earlier: Sequence[str] = ()) -> list[Part]:
+    def parts(self, prompt: Prompt, earlier: Sequence[Earlier] = ()) -> list[Part]:
         """Render the prompt, then the model's ``earlier`` attempts: all that a new solution follows."""
         messages = prompt.messages
         parts: list[Part] = []
@@ -58,12 +68,25 @@ class Template:
             parts += _around(self.user if message.role == "user" else self.assistant, message.text)
         parts.append(Part(self.answer, True))
         for attempt in earlier:
-            parts += [Part(attempt, False), Part(self.retry, True)]
+            parts += [Part(attempt.text, False), *self._again(attempt.finding)]
         return parts
 
-    def render(self, prompt: Prompt, earlier: Sequence[str] = ()) -> str:
+    def _again(self, finding: str) -> list[Part]:
+        """Return what stands between an attempt and the next one."""
+        if not finding:
+            return [Part(self.retry, True)]
+        # The attempt ends as an assistant's message does, and the user's turn is one like any other.
+        _, _, end = self.assistant.partition("{text}")
+        return [Part(end, True), *_around(self.user, told(self.repair, finding)), Part(self.answer, True)]
+
+    def render(self, prompt: Prompt, earlier: Sequence[Earlier] = ()) -> str:
         """Return the parts as one text."""
         return "".join(part.text for part in self.parts(prompt, earlier))
+
+
+def told(repair: str, finding: str) -> str:
+    """Return the message that tells the model what is wrong. Not by str.format: braces in a finding are text."""
+    return repair.replace("{finding}", finding)
 
 
 def _around(template: str, text: str) -> list[Part]:
@@ -109,23 +132,34 @@ class ChatTemplate:
 
     retry  user message that asks for another attempt
     default_system  system message of prompts that have none; None: left to the template
+    repair  user message that asks for a correction, with ``{finding}``
     """
 
-    def __init__(self, tokenizer: Any, retry: str, delimiter: str, default_system: str | None = None):
+    def __init__(
+        self, tokenizer: Any, retry: str, delimiter: str, default_system: str | None = None, repair: str = REPAIR
+    ):
         self.delimiter = delimiter
         self.default_system = default_system
         self._tokenizer = tokenizer
         self._retry = retry
+        self._repair = repair
 
-    def parts(self, prompt: Prompt, earlier: Sequence[str] = ()) -> list[Part]:
+    def parts(self, prompt: Prompt, earlier: Sequence[Earlier] = ()) -> list[Part]:
         """Render as :meth:`Template.parts`. Raises InvalidRequest where the template refuses the messages."""
         turns: list[tuple[str, str]] = [(each.role, each.text) for each in with_system(prompt, self.default_system)]
-        for attempt in earlier:
-            turns += [("assistant", attempt), ("user", self._retry)]
+        turns += conversation(earlier, self._retry, self._repair)
         return chat_parts(self._tokenizer, turns)
 
-    def render(self, prompt: Prompt, earlier: Sequence[str] = ()) -> str:
+    def render(self, prompt: Prompt, earlier: Sequence[Earlier] = ()) -> str:
         return "".join(part.text for part in self.parts(prompt, earlier))
+
+
+def conversation(earlier: Sequence[Earlier], retry: str, repair: str) -> list[tuple[str, str]]:
+    """Return earlier attempts as turns (role, text): each, then the user's request for the next one."""
+    turns = []
+    for text, finding in earlier:
+        turns += [("assistant", text), ("user", told(repair, finding) if finding else retry)]
+    return turns
 
 
 def chat_parts(tokenizer: Any, turns: Sequence[tuple[str, str]], *, answer: bool = True) -> list[Part]:
@@ -173,11 +207,12 @@ class OwnTemplate:
     delimiter: str = "\n\n"
     retry: str = "Try again."
     default_system: str | None = None
+    repair: Told = REPAIR
 
 
 def resolved(template: "Template | OwnTemplate", tokenizer: Any) -> "Template | ChatTemplate":
     return (
-        ChatTemplate(tokenizer, template.retry, template.delimiter, template.default_system)
+        ChatTemplate(tokenizer, template.retry, template.delimiter, template.default_system, template.repair)
         if isinstance(template, OwnTemplate)
         else template
     )

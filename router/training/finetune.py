@@ -24,6 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from router.backends.in_process.weights import device, fastest_dtype
 from router.backends.template import ChatTemplate, Template, encode
 from router.training.examples import Example
+from strategies import Earlier
 
 RANK = 8  # default rank of LoRA
 BATCH = 24  # examples per optimizer step
@@ -57,7 +58,7 @@ def train_generator(
     tokenizer = AutoTokenizer.from_pretrained(base)
     rows = []
     for example in examples:
-        context = list(encode(tokenizer, template.parts(example.prompt, example.earlier)))
+        context = list(encode(tokenizer, template.parts(example.prompt, [Earlier(text) for text in example.earlier])))
         target = [*tokenizer.encode(example.completion, add_special_tokens=False), tokenizer.eos_token_id]
         rows.append({"input_ids": context + target, "labels": [IGNORED] * len(context) + target})
     attention = "sdpa" if device().type == "cuda" else "eager"

@@ -22,7 +22,7 @@ from router.prompt import Message, Prompt
 from router.solving.driver import StopReason
 from router.solving.request import Request
 from router.solving.solver import Solver
-from strategies import Candidate, parse
+from strategies import Candidate, Earlier, parse
 from tests.support.pairs import Pair, fake, fake_vllm, in_process, spent, vllm
 
 if TYPE_CHECKING:
@@ -147,10 +147,20 @@ async def test_all_messages_of_a_prompt_are_read(engines, prompt):
 async def test_earlier_attempts_are_read(engines, prompt):
     first, again = Usage(), Usage()
     (candidate,) = await engines.extend(prompt, [Candidate()], first)
-    (retried,) = await engines.extend(prompt, [Candidate(earlier=(candidate.text,))], again)
-    assert retried.earlier == (candidate.text,)
+    (retried,) = await engines.extend(prompt, [Candidate(earlier=(Earlier(candidate.text),))], again)
+    assert retried.earlier == (Earlier(candidate.text),)
     assert retried.steps
     assert again.prompt_tokens + again.generated_tokens > 0
+
+
+async def test_what_was_found_wrong_with_an_attempt_is_read(engines, prompt):
+    (candidate,) = await engines.extend(prompt, [Candidate()])
+    told, untold = (Earlier(candidate.text, finding) for finding in ("That is too low by 3, or by 4.", ""))
+    usage = Usage()
+    repaired, retried = await engines.extend(prompt, [Candidate(earlier=(each,)) for each in (told, untold)], usage)
+    assert (repaired.earlier, retried.earlier) == ((told,), (untold,))
+    assert repaired.steps
+    assert usage.prompt_tokens > 0
 
 
 @pytest.mark.parametrize("cap", [0, 1, 10, 30])

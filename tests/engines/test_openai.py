@@ -14,7 +14,7 @@ from router.backends.specs import Deployment, Endpoint, Setup, VerifierSpec
 from router.backends.template import CHATML
 from router.errors import EngineUnavailable, InvalidFile, InvalidRequest
 from router.prompt import Message, Prompt
-from strategies import Candidate, parse
+from strategies import Candidate, Earlier, parse
 from tests.support.fake_chat import PROMPT, SPEC, FakeChat, extend
 
 # What is asked for
@@ -33,10 +33,21 @@ async def test_messages_are_sent_as_they_are_after_the_default_system_message():
 
 async def test_earlier_attempts_are_turns_of_the_conversation():
     server = FakeChat()
-    await extend(server.generator(), candidates=[Candidate(earlier=("Answer: 8",))])
+    await extend(server.generator(), candidates=[Candidate(earlier=(Earlier("Answer: 8"),))])
     ((_, body, _),) = server.asked
     roles = [(each["role"], each["content"]) for each in body["messages"]]
     assert roles == [("user", "What is 3 + 4?"), ("assistant", "Answer: 8"), ("user", "Again.")]
+
+
+async def test_what_was_found_wrong_is_told_in_the_users_turn():
+    server = FakeChat()
+    await extend(server.generator(), candidates=[Candidate(earlier=(Earlier("Answer: 8", "8 is {too} high."),))])
+    ((_, body, _),) = server.asked
+    assert [each["content"] for each in body["messages"]][1:] == [
+        "Answer: 8",
+        "8 is {too} high.\n\nWrite the corrected function, in one code block.",
+    ]
+    assert body["messages"][-1]["role"] == "user"
 
 
 async def test_an_extra_body_adds_keys_and_null_leaves_one_out():

@@ -14,7 +14,7 @@ from router.backends.tokenizers import load_tokenizer
 from router.backends.vllm import load_model, load_verifier
 from router.errors import EngineUnavailable, InvalidRequest, MissingDependency, MissingWeights
 from router.prompt import Message, Prompt
-from strategies import Candidate
+from strategies import Candidate, Earlier
 from tests.support.fake_vllm import (
     GENERATOR,
     MALFORMED_BODIES,
@@ -107,7 +107,7 @@ async def test_length_is_the_end_of_what_was_asked_for_and_not_of_the_solution(s
 async def test_an_adapter_is_asked_for_by_its_name(server):
     generator = server.generator()
     generator.spec = replace(GENERATOR, adapter="lora", reviser="again")
-    await extend(generator, [Candidate(), Candidate(earlier=("Answer: 1",))])
+    await extend(generator, [Candidate(), Candidate(earlier=(Earlier("Answer: 1"),))])
     assert {body["model"]: "Answer: 1" in "".join(map(chr, body["prompt"])) for _, _, body in server.asked} == {
         "lora": False,
         "again": True,
@@ -120,6 +120,14 @@ async def test_an_adapter_is_asked_for_by_its_name(server):
         await extend(other, [Candidate()])
 
 
+async def test_attempts_with_different_findings_are_different_prompts(server):
+    found = [Candidate(earlier=(Earlier("Answer: 1", finding),)) for finding in ("", "Too low.", "Too high.")]
+    await extend(server.generator(), found)
+    asked = ["".join(map(chr, body["prompt"])) for _, _, body in server.asked]
+    assert len(set(asked)) == 3
+    assert sum("Too low.\n\nWrite the corrected function, in one code block." in text for text in asked) == 1
+
+
 async def test_all_messages_are_in_the_prompt_by_their_templates(server):
     generator = server.generator()
     generator.template = replace(TEMPLATE, system="S{text}\n", assistant="A{text}\n", answer="!|")
@@ -130,7 +138,7 @@ async def test_all_messages_are_in_the_prompt_by_their_templates(server):
 
 
 async def test_answers_are_read_to_the_end_so_that_connections_are_kept(server):
-    await extend(server.generator(), [Candidate(), Candidate(earlier=("Answer: 1",))])
+    await extend(server.generator(), [Candidate(), Candidate(earlier=(Earlier("Answer: 1"),))])
     assert server.read_to_the_end == len(server.asked) == 2
 
 

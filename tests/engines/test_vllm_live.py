@@ -19,7 +19,7 @@ from router.backends.vllm.generator import VllmGenerator
 from router.bundle.setup import read_setup
 from router.cli.main import main
 from router.prompt import Prompt
-from strategies import Candidate
+from strategies import Candidate, Earlier
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200), pytest.mark.filterwarnings("ignore")]  # servers start first
 
@@ -98,7 +98,7 @@ async def test_a_reviser_writes_where_earlier_attempts_are_seen(vllm_servers):
     """Two adapters on one server, each asked for by its own name."""
     tokenizer = load_tokenizer(EMBEDDED)
     spec = replace(read_setup(BUNDLE).main, max_tokens=12)
-    first, again = Candidate(), Candidate(earlier=("4 - 1 = 3\n3 - 7 = 4\nAnswer: 4",))
+    first, again = Candidate(), Candidate(earlier=(Earlier("4 - 1 = 3\n3 - 7 = 4\nAnswer: 4"),))
     texts = {}
     for reviser in (None, "reviser"):
         generator = VllmGenerator(Replicas([vllm_servers.generator]), replace(spec, reviser=reviser), tokenizer)

@@ -5,7 +5,7 @@ import re
 from router.backends import Usage
 from router.backends.fake import FakeGenerator
 from router.prompt import Message, Prompt
-from strategies import Candidate
+from strategies import Candidate, Earlier
 
 TEXT = "What is 38 + 47 - 16 + 29 - 12 ?"
 PROMPT = Prompt.of(TEXT)
@@ -33,7 +33,7 @@ async def test_a_prefix_continues_exactly(generator):
 async def test_a_shared_prefix_is_prefilled_once(generator):
     usage = Usage()
     (begun,) = await extend(generator, [Candidate()], steps=1)
-    await extend(generator, [begun, begun, Candidate(), Candidate(earlier=("ab",))], usage)
+    await extend(generator, [begun, begun, Candidate(), Candidate(earlier=(Earlier("a", "b"),))], usage)
     assert usage.prompt_tokens == len(TEXT) + len(begun.tokens) + len(TEXT) + len(TEXT) + 2
 
 

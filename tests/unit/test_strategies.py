@@ -306,8 +306,9 @@ def test_revision_shows_each_chain_its_own_last_four_attempts():
         request = search.send(reply)
     assert [len(chain) for chain in shown[-1]] == [4, 4]
     assert shown[0] == [(), ()]
-    assert shown[2] == [("attempt 0", "attempt 2"), ("attempt 1", "attempt 3")]
-    assert shown[-1][0] == tuple(f"attempt {n}" for n in (2, 4, 6, 8))
+    texts = [[tuple(each.text for each in earlier) for earlier in chains] for chains in shown]
+    assert texts[2] == [("attempt 0", "attempt 2"), ("attempt 1", "attempt 3")]
+    assert texts[-1][0] == tuple(f"attempt {n}" for n in (2, 4, 6, 8))
     assert len(request.candidates) == 12
 
 

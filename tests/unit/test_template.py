@@ -8,6 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from router.backends.template import CHATML, ChatTemplate, OwnTemplate, Part, Template, encode, resolved
 from router.errors import InvalidRequest
 from router.prompt import Message, Prompt, Role
+from router.schema import read
+from strategies import Earlier
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
@@ -103,7 +105,7 @@ def test_a_written_template_has_a_default_system_message_and_examples():
 
 
 def test_earlier_attempts_keep_every_character():
-    earlier = ["1 + 1 = 3\n", "Answer: 3"]
+    earlier = [Earlier("1 + 1 = 3\n"), Earlier("Answer: 3")]
     rendered = CHATML.render(Prompt.of("1 + 1?"), earlier)
     assert rendered == CHATML.render(Prompt.of("1 + 1?")) + "1 + 1 = 3\n" + CHATML.retry + "Answer: 3" + CHATML.retry
 
@@ -111,7 +113,31 @@ def test_earlier_attempts_keep_every_character():
 def test_earlier_attempts_are_turns_of_the_tokenizers_own_template():
     template = ChatTemplate(made_up(QWEN), retry="Try again.", delimiter="\n")
     messages: list[tuple[Role, str]] = [("user", "1 + 1?"), ("assistant", "It is 3\n"), ("user", "Try again.")]
-    assert template.render(Prompt.of("1 + 1?"), ["It is 3\n"]) == template.render(asked(messages))
+    assert template.render(Prompt.of("1 + 1?"), [Earlier("It is 3\n")]) == template.render(asked(messages))
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["tokenizer's template", "written template"])
+def test_what_was_found_wrong_is_told_in_a_turn_of_the_user(own):
+    template = resolved(OwnTemplate() if own else CHATML, made_up(QWEN))
+    earlier = [Earlier("It is 3\n"), Earlier("It is {4}", "{finding} is 2 too high.")]
+    told = template.render(Prompt.of("1 + 1?"), earlier)
+    messages: list[tuple[Role, str]] = [
+        ("user", "1 + 1?"),
+        ("assistant", "It is 3\n"),
+        ("user", "Try again."),
+        ("assistant", "It is {4}"),
+        ("user", "{finding} is 2 too high.\n\nWrite the corrected function, in one code block."),
+    ]
+    assert told == template.render(asked(messages))
+
+
+def test_a_bundle_may_say_in_its_own_words_how_a_correction_is_asked_for():
+    document = {name: getattr(CHATML, name) for name in ("user", "answer", "retry", "delimiter", "assistant")}
+    assert read(Template, document).repair == CHATML.repair  # those made before there was repair
+    wording = read(Template, document | {"repair": "Wrong: {finding} Again!"})
+    assert "user\nWrong: No. Again!<|im_end|>" in wording.render(Prompt.of("1 + 1?"), [Earlier("3", "No.")])
+    with pytest.raises(ValueError, match="repair"):
+        read(Template, document | {"repair": "Wrong. Again!"})
 
 
 # Control tokens
@@ -140,8 +166,12 @@ def test_control_tokens_in_a_callers_text_are_text(own, role):
 def test_control_tokens_in_what_the_model_wrote_earlier_are_text():
     tokenizer = made_up(QWEN)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    parts = CHATML.parts(Prompt.of("1 + 1?"), [HOSTILE])
-    assert encode(tokenizer, parts).count(end) == encode(tokenizer, CHATML.parts(Prompt.of("1 + 1?"), ["3"])).count(end)
+
+    def ends(earlier: Earlier) -> int:
+        return encode(tokenizer, CHATML.parts(Prompt.of("1 + 1?"), [earlier])).count(end)
+
+    assert ends(Earlier(HOSTILE)) == ends(Earlier("3"))
+    assert ends(Earlier(HOSTILE, HOSTILE)) == ends(Earlier("3", "No."))
 
 
 def test_marks_in_a_callers_text_are_text():

@@ -20,7 +20,7 @@ from router.backends.steps import StepText
 from router.backends.template import encode, resolved
 from router.backends.thinking import Thinker, thoughts_of
 from router.prompt import Prompt
-from strategies import Candidate
+from strategies import Candidate, Earlier
 
 _ENCODED = 256  # prefixes whose token ids are kept
 
@@ -147,13 +147,13 @@ class TransformersGenerator:
         head = self.batcher.model.get_output_embeddings().weight[list(labels)].float()
         return float((head @ output.last_hidden_state[0, -1].float()).softmax(-1)[0])
 
-    def _ids(self, prompt: Prompt, earlier: tuple[str, ...] = ()) -> tuple[int, ...]:
+    def _ids(self, prompt: Prompt, earlier: tuple[Earlier, ...] = ()) -> tuple[int, ...]:
         """Return token ids of the prompt and as many of the latest ``earlier`` attempts as the context has room for."""
         room = self.batcher.longest - self.spec.max_tokens - self.kept_free
         check_length(prompt, room)
         return self._encode(prompt, earlier, room)
 
-    def _encode_now(self, prompt: Prompt, earlier: tuple[str, ...], room: int) -> tuple[int, ...]:
+    def _encode_now(self, prompt: Prompt, earlier: tuple[Earlier, ...], room: int) -> tuple[int, ...]:
         def ids(first: int) -> tuple[int, ...]:
             return encode(self.batcher.tokenizer, self.template.parts(prompt, earlier[first:]))
 

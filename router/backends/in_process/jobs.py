@@ -9,7 +9,7 @@ from typing import Any
 from router.backends import Usage
 from router.backends.in_process.kv import PrefixKey
 from router.backends.steps import StepText, Writing
-from strategies import Candidate
+from strategies import Candidate, Earlier
 
 
 @dataclass(eq=False, slots=True)
@@ -22,7 +22,7 @@ class ExtendJob:
     text      finds the ends of steps; None: the engine's own
     """
 
-    prefixes: dict[tuple[str, ...], tuple[int, ...]]
+    prefixes: dict[tuple[Earlier, ...], tuple[int, ...]]
     candidates: list[Candidate]
     steps: int | None
     temperature: float

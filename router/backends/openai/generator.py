@@ -22,10 +22,10 @@ from router.backends.openai.slots import Slots
 from router.backends.replicas import Lost, Replicas, Unfit, understood
 from router.backends.specs import Endpoint, ModelSpec
 from router.backends.states import State
-from router.backends.template import OwnTemplate, with_system
+from router.backends.template import OwnTemplate, conversation, with_system
 from router.errors import InvalidRequest
 from router.prompt import Prompt
-from strategies import Candidate
+from strategies import Candidate, Earlier
 
 PATH = "/chat/completions"
 CHARACTERS = 4  # per token: an estimate, for prompts whose tokens the server has not counted
@@ -124,7 +124,7 @@ class OpenAIGenerator:
         """Send requests until every row is done or no token is left. Repeat a lost request at another server."""
         losses = 0
         while writing := self._share(call, [row for row in rows if row.done is None]):
-            groups: dict[tuple[tuple[str, ...], str | None, int], list[_Row]] = {}
+            groups: dict[tuple[tuple[Earlier, ...], str | None, int], list[_Row]] = {}
             for row in writing:
                 thought = row.thought.reasoning if row.thought else None
                 groups.setdefault((row.candidate.earlier, thought, row.cap), []).append(row)
@@ -221,11 +221,10 @@ class OpenAIGenerator:
             {"role": message.role, "content": message.text}
             for message in with_system(call.prompt, self.template.default_system)
         ]
-        for attempt in earlier:
-            messages += [
-                {"role": "assistant", "content": attempt},
-                {"role": "user", "content": self.template.retry},
-            ]
+        messages += [
+            {"role": role, "content": text}
+            for role, text in conversation(earlier, self.template.retry, self.template.repair)
+        ]
         if row.thought:
             messages += thoughts.hurry(row.thought)
         body: dict[str, Any] = {

@@ -28,7 +28,7 @@ from router.backends.vllm.server import PLAIN, Served, look, token_count
 from router.backends.vllm.verifiers import VllmLabels
 from router.errors import InvalidRequest
 from router.prompt import Prompt
-from strategies import Candidate
+from strategies import Candidate, Earlier
 
 LOSSES = 3  # a call is given up when its answers have broken off this many times
 LARGEST_TOKEN = 2**31  # a larger token id is an error, since vocabularies are far smaller
@@ -151,7 +151,7 @@ class VllmGenerator:
         losses = 0
         while writing := round_.share([row for row in rows if row.open]):
             self._served = served = self._served or await look(self.replicas, self.spec.adapter, self.spec.reviser)
-            prefixes: dict[tuple[str, ...], tuple[int, ...]] = {}
+            prefixes: dict[tuple[Earlier, ...], tuple[int, ...]] = {}
             groups: dict[tuple[str, tuple[int, ...], int], list[_Row]] = {}
             for row in writing:
                 earlier = row.writing.candidate.earlier
@@ -233,7 +233,7 @@ class VllmGenerator:
         for tally in (usage, self.counted):
             tally.add(calls=calls, prompt_tokens=prompt_tokens, generated_tokens=generated_tokens)
 
-    def _encode(self, prompt: Prompt, earlier: Sequence[str], context: int) -> tuple[int, ...]:
+    def _encode(self, prompt: Prompt, earlier: Sequence[Earlier], context: int) -> tuple[int, ...]:
         """Return token ids of the prompt and as many of the latest ``earlier`` attempts as the context has room for."""
         room = context - self.spec.max_tokens - self.kept_free
         check_length(prompt, room)
