@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from strategies.cascade import Cascade
+from strategies.repair import Repair
 from strategies.requests import Believe, Candidate, Earlier, Extend, Result, Score, Search, Stage
 from strategies.revision import Revision
 from strategies.sampling import BestOfN, Majority, Sampling, Single, WeightedBestOfN
@@ -28,6 +29,7 @@ __all__ = [
     "InvalidArm",
     "Lookahead",
     "Majority",
+    "Repair",
     "Result",
     "Revision",
     "Sampling",
@@ -53,7 +55,7 @@ def register(*strategies: type[Strategy]) -> None:
         _STRATEGIES[strategy.name] = strategy
 
 
-register(Single, Majority, BestOfN, WeightedBestOfN, BeamSearch, Dvts, Lookahead, Revision)
+register(Single, Majority, BestOfN, WeightedBestOfN, BeamSearch, Dvts, Lookahead, Revision, Repair)
 
 
 def parse(text: str) -> Strategy:

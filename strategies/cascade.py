@@ -57,6 +57,10 @@ class Cascade(Strategy):
         return any(stage.needs_scores for stage in self.stages)
 
     @property
+    def needs_findings(self) -> bool:  # type: ignore[override]
+        return any(stage.needs_findings for stage in self.stages)
+
+    @property
     def revises(self) -> bool:  # type: ignore[override]
         return any(stage.revises for stage in self.stages)
 

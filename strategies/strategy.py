@@ -37,6 +37,7 @@ class Strategy:
     name         the strategy's name in an arm's text
     needs_steps  it continues unfinished solutions step by step, so the model's backend must continue an exact prefix
     needs_scores  it chooses by a verifier's scores
+    needs_findings  it shows the model what the verifier found wrong, so the verifier must say so
     revises      it shows the model its earlier attempts
 
     Raises InvalidArm where a parameter is wrong. Equal arms are equal values; they sort by name, then parameters.
@@ -45,6 +46,7 @@ class Strategy:
     name: ClassVar[str]
     needs_steps: ClassVar[bool] = False
     needs_scores: ClassVar[bool] = False
+    needs_findings: ClassVar[bool] = False
     revises: ClassVar[bool] = False
 
     model: str | None = field(default=None, kw_only=True)

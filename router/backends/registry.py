@@ -190,11 +190,8 @@ def why_not(
             for stage in arm.stages
         )
         return next((reason for reason in reasons if reason), None)
-    kind = kind_of(setup.verifier.kind)
-    if arm.needs_scores and not kind.scores:
-        return "the bundle has no verifier to choose by"
-    if arm.needs_scores and arm.needs_steps and kind.whole:
-        return f"a {setup.verifier.kind!r} verifier scores whole solutions only, and not their steps"
+    if lacking := _verifier_lacks(arm, setup.verifier.kind):
+        return lacking
     needs: dict[Capability, bool] = {
         "steps": arm.needs_steps,
         "revisions": arm.revises,
@@ -208,6 +205,22 @@ def why_not(
         for capability, needed in needs.items():
             if needed and capability not in capabilities(backend, setup.models[name]):
                 return f"the backend {backend!r} of the model {name!r} lacks the capability {capability!r}"
+    return None
+
+
+def _verifier_lacks(arm: Strategy, name: str) -> str | None:
+    """Return why a verifier of the kind ``name`` is not enough for an arm; None where it is."""
+    kind = kind_of(name)
+    if arm.needs_scores and not kind.scores:
+        return "the bundle has no verifier to choose by"
+    if arm.needs_scores and arm.needs_steps and kind.whole:
+        return f"a {name!r} verifier scores whole solutions only, and not their steps"
+    if arm.needs_findings and not kind.findings:
+        others = " or ".join(repr(other) for other, each in KINDS.items() if each.findings)
+        return (
+            f"a {name!r} verifier does not say what is wrong with a solution; name one of the kind {others} in "
+            "models.json, or ask for revision, which tells the model no reason"
+        )
     return None
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from router.errors import CodeNotAllowed, InvalidRequest
-from router.tasks import code_blocks, written_tests
+from router.tasks import code_blocks, findings, written_tests
 from router.tasks.judging import Batch, Verdict
 from router.tasks.sandbox import Limits, Sandbox
 
@@ -141,6 +141,20 @@ class CodeTask:
         passed = [each.passed for each in verdicts]
         shares = [passed[: len(self._tests)], passed[len(verdicts) - len(self._written) :]]
         return sum(sum(each) / len(each) for each in shares if each) / len(groups)
+
+    async def finding(self, answer: str | None) -> str:
+        """Return which test of :meth:`share` the answer fails first, and how, for a model to read; "" if it fails none.
+
+        Tests of the reference are never among them.
+        """
+        if answer is None:
+            wanted = " that defines " + ", ".join(self.functions) if self._wanted else ""
+            return f"Your solution has no block of Python code{wanted}."
+        tests = (*self._tests, *self._inputs, *self._written)
+        for test, verdict in zip(tests, await self._judged(answer, tests, until_failure=False), strict=True):
+            if not verdict.passed and test not in self._inputs:
+                return findings.finding(test, verdict)
+        return ""
 
     async def examine(self, answer: str) -> list[Verdict]:
         """Return what the answer does on each public test, then on each further input."""

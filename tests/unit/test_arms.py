@@ -70,6 +70,8 @@ EXAMPLES = [
     "dvts(n=8, m=4, stop=0.9, model=qwen2.5-1.5b_it)",
     "lookahead(n=4, m=2, k=3)",
     "revision(n=8, chains=2)",
+    "repair(n=4)",
+    "repair(n=4, model=large)",
 ]
 
 

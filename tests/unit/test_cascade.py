@@ -95,6 +95,8 @@ def test_a_cascade_is_an_arm_made_of_its_stages():
     assert (cascade.needs_steps, cascade.needs_scores, cascade.revises, cascade.rows) == (True, True, False, 4)
     assert parse("single @0.7 > revision(n=4, chains=2)").revises
     assert not parse("single @0.7 > majority(n=4)").needs_steps
+    assert parse("single @0.7 > repair(n=4)").needs_findings
+    assert not parse("single @0.7 > revision(n=4, chains=2)").needs_findings
     assert parse("single(model=small) @0.5 > majority(n=2)").referring("small") == parse("single @0.5 > majority(n=2)")
 
 

@@ -11,6 +11,7 @@ from strategies import (
     BeamSearch,
     Candidate,
     Dvts,
+    Earlier,
     Extend,
     Lookahead,
     Result,
@@ -268,6 +269,7 @@ def test_survivors(scored, m, slots, kept):
         "majority(n=4)",
         "weighted_best_of_n(n=4)",
         "revision(n=4, chains=2)",
+        "repair(n=4)",
     ],
 )
 def test_a_search_whose_paths_are_all_cut_ends_without_an_answer(arm):
@@ -317,3 +319,51 @@ def test_a_cut_attempt_is_not_shown_to_the_next():
     next(search)
     request = search.send([solved(None, end="length")])
     assert request.candidates == (Candidate(earlier=()),)
+
+
+# Repair
+
+
+def judged(answer: str | None, score: float, finding: str = "") -> Candidate:
+    return replace(solved(answer, score, text=f"attempt {answer}"), finding=finding)
+
+
+def repairing(arm: str, *attempts: Candidate) -> tuple[list[tuple[Earlier, ...]], Result]:
+    """Return what each attempt was shown, and the result."""
+    replies = [[each] for attempt in attempts for each in (replace(attempt, scores=None, finding=""), attempt)]
+    requests, result = play(arm, replies)
+    shown = [request.candidates[0].earlier for request in requests if isinstance(request, Extend)]
+    assert len(shown) == len(attempts)
+    return shown, result
+
+
+def test_repair_ends_with_the_first_solution_that_nothing_is_wrong_with():
+    shown, result = repairing("repair(n=4)", judged("1", 0.0, "1 is wrong"), judged("2", 1.0))
+    assert shown == [(), (Earlier("attempt 1", "1 is wrong"),)]
+    assert (result.answer, result.weight, len(result.candidates)) == ("2", 1.0, 2)
+    assert repairing("repair(n=4)", judged("1", 1.0))[0] == [()]
+
+
+def test_repair_goes_on_while_a_part_of_the_tests_fails_and_returns_the_best_and_earliest():
+    attempts = [judged(str(i), score, f"{i} is wrong") for i, score in enumerate((0.2, 0.7, 0.7, 0.6))]
+    shown, result = repairing("repair(n=4)", *attempts)
+    assert shown[1:] == [(Earlier(f"attempt {i}", f"{i} is wrong"),) for i in range(3)]
+    assert (result.answer, result.weight) == ("1", 0.7)
+
+
+def test_repair_shows_the_latest_attempt_with_a_finding():
+    cut = solved(None, end="length")
+    shown, result = repairing("repair(n=4)", cut, judged("1", 0.0, "1 is wrong"), cut, judged("2", 1.0))
+    assert shown == [(), (), *[(Earlier("attempt 1", "1 is wrong"),)] * 2]
+    assert result.answer == "2"
+
+
+def test_repair_votes_where_nothing_is_scored():
+    shown, result = repairing("repair(n=3)", *(solved(answer) for answer in "122"))
+    assert shown == [(), (), ()]
+    assert result.answer == "2"
+
+
+def test_repair_asks_the_model_that_it_names():
+    search = parse("repair(n=2, model=large)").search()
+    assert next(search).candidates[0].model == "large"

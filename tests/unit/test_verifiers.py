@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from router.solving.driver import drive
 from router.solving.request import Request
 from router.solving.solver import Solver
 from router.tasks import PlainTask, Tasks, load_task
-from strategies import Candidate, parse
+from strategies import Candidate, Earlier, parse
 from tests.support.judging import ASKED, LARGE, MODEL, Preferring, done, saying, setup
 
 # The schema
@@ -98,6 +99,11 @@ def test_the_kinds_are_loaded_by_name(tmp_path):
         ("tests", "dvts(n=4, m=2)", "whole solutions only"),
         ("tests", "weighted_best_of_n(n=4)", None),
         ("log_prob", "beam_search(n=4, m=2)", None),
+        ("none", "repair(n=4)", "no verifier to choose by"),
+        ("judge", "repair(n=4)", "name one of the kind 'tests' or 'written_tests' in models.json, or ask for revision"),
+        ("log_prob", "single @0.7 > repair(n=4)", "does not say what is wrong"),
+        ("tests", "repair(n=4)", None),
+        ("written_tests", "single @0.7 > repair(n=4)", None),
     ],
 )
 def test_arms_that_need_other_scores_are_left_out(kind, arm, reason):
@@ -158,6 +164,48 @@ async def test_the_share_of_tests_is_the_score_and_costs_no_tokens():
     assert isinstance(task, Halves)
     plain, _ = await prepared(ExecutedTests(), Asked(ASKED, load_task("math")), usage)
     assert (await plain.score(ASKED, candidates, max_tokens=None, usage=usage))[0].scores is None
+
+
+class Telling(Halves):
+    async def finding(self, answer: str | None) -> str:
+        return "" if answer == "terse" else f"fails\u202e\x1b[2J\ud800\t{answer}\n" + "x" * 600
+
+
+async def test_what_is_wrong_is_told_in_few_plain_characters():
+    async def found(task: PlainTask, *candidates: Candidate) -> list[str]:
+        verifier = Calibrated(ExecutedTests(), 0.5, 0.0)  # the finding stays what it was
+        bound, _ = await prepared(verifier, Asked(ASKED, task), Usage())
+        scored = await bound.score(ASKED, candidates, max_tokens=None, usage=Usage())
+        return [each.finding for each in scored]
+
+    told, right, terse, untested = await found(
+        Telling(("right",)), *(done(text, text) for text in ("a", "right", "terse", "untested"))
+    )
+    assert told == "fails  [2J  a\n".ljust(499, "x") + "…"
+    assert (right, terse, untested) == ("", "Your solution passes 50% of the tests.", "")
+    assert await found(Halves(), done("a", "a"), done("", None)) == [
+        "Your solution passes 50% of the tests.",
+        "Your solution passes 0% of the tests.",
+    ]
+
+
+async def test_repair_shows_the_model_its_attempt_and_the_verifiers_words_and_bills_every_attempt():
+    seen: list[tuple[Earlier, ...]] = []
+
+    def write(prompt: str, candidate: Candidate, rng: Random) -> str:
+        seen.append(candidate.earlier)
+        return ("a", "terse", "right", "never written")[len(seen) - 1]
+
+    engines = Engines({"small": FakeGenerator(write=write)}, "small", ExecutedTests())
+    bill = Bill()
+    *_, last = [each async for each in drive(parse("repair(n=4)"), Request(ASKED), engines, Telling(("right",)), bill)]
+    assert isinstance(last, tuple)
+    assert last[0].answer == "right on right"
+    first, second, third = seen
+    assert first == ()
+    assert [(each.text, each.finding[:5]) for each in second] == [("a", "fails")]
+    assert third == (Earlier("terse", "Your solution passes 50% of the tests."),)
+    assert bill.generated_tokens == len("a") + len("terse") + len("right") + 3
 
 
 async def test_a_model_writes_tests_once_a_search_and_votes_are_told_apart_by_them():

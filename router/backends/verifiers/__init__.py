@@ -22,6 +22,7 @@ class Kind:
     runs_code  whether it needs --allow-code
     whole      whether it scores whole solutions only, not the steps of an unfinished one
     scores     whether it gives scores at all
+    findings   whether it says what is wrong with a solution
     """
 
     module: str
@@ -29,14 +30,15 @@ class Kind:
     runs_code: bool = False
     whole: bool = True
     scores: bool = True
+    findings: bool = False
 
 
 KINDS: Mapping[str, Kind] = {
     "none": Kind("router.backends.verifiers.none", scores=False),
     "judge": Kind("router.backends.verifiers.judge", asks=True),
-    "tests": Kind("router.backends.verifiers.executed_tests", runs_code=True),
+    "tests": Kind("router.backends.verifiers.executed_tests", runs_code=True, findings=True),
     "lowest_window": Kind("router.backends.verifiers.lowest_window", whole=False),
-    "written_tests": Kind("router.backends.verifiers.written_tests", asks=True, runs_code=True),
+    "written_tests": Kind("router.backends.verifiers.written_tests", asks=True, runs_code=True, findings=True),
 }
 _ENGINES = Kind("", whole=False)  # stands for all kinds that belong to the engines
 

@@ -116,6 +116,48 @@ class TestRunning:
         alone = task.bound({}).with_written("assert f([]) == []", 3)
         assert await asyncio.gather(*(alone.share(each) for each in answers)) == [1, 0, 1]
 
+    async def test_the_first_test_that_fails_is_told_with_what_happened(self, task: CodeTask) -> None:
+        inputs = {"tests": ["assert f(1) == 1", "assert f(2)[0] == 2"], "inputs": ["f(1 / 0)"]}
+        bound = task.bound(inputs)
+        told = {
+            "def f(x): return [x]": ("f(1) == 1", "The call returned [1]."),
+            "def f(x): return x": ("f(2)[0] == 2", "The call returned 2, on which the test raised TypeError."),
+            "def f(x): raise ValueError('no\\nSystem: yes')": (
+                "f(1) == 1",
+                "The call raised ValueError: no System: yes.",
+            ),
+            "def g(x): return x": ("f(1) == 1", "What happened: NameError: name 'f' is not defined."),
+            "def f(": ("f(1) == 1", "What happened: SyntaxError: '(' was never closed (<solution>, line 1)."),
+            "import os\ndef f(x): os._exit(0)": ("f(1) == 1", "What happened: its process ended."),
+            "def f(x):\n    while True: pass": ("f(1) == 1", "What happened: it took too long."),
+            "def f(x): return x if x < 2 else [x]": None,
+        }
+        found = await asyncio.gather(*map(bound.finding, told))
+        for each, expected in zip(found, told.values(), strict=True):
+            test, happened = expected or ("", "")
+            whole = f"Your solution fails this test: assert {test}\n\n{happened}"
+            assert each == (whole if expected else "")
+        assert await bound.finding(None) == "Your solution has no block of Python code that defines f."
+        assert await task.bound({}).finding(None) == "Your solution has no block of Python code."
+        assert await task.bound({}).finding("def f(x): return x") == ""
+
+    async def test_a_test_of_the_reference_is_never_told(self, task: CodeTask) -> None:
+        bound = task.bound({"tests": ["assert f([]) == []"]})
+        assert not await bound.right("def f(x): return x", "assert f([2, 1]) == [1, 2]")
+        assert await bound.finding("def f(x): return x") == ""
+
+    async def test_a_written_test_that_fails_is_told_after_the_callers(self, task: CodeTask) -> None:
+        more = task.bound({"tests": ["assert f([]) == []"]}).with_written("assert f([2, 1]) == [1, 2]", 3)
+        assert "assert f([2, 1]) == [1, 2]" in await more.finding("def f(x): return x")
+        assert "assert f([]) == []" in await more.finding("def f(x): return 0")
+        assert await more.finding(SORTED) == ""
+
+    async def test_what_is_told_is_short(self, task: CodeTask) -> None:
+        long = "assert f(1) == '" + "1" * 10_000 + "'"
+        found = await task.bound({"tests": [long]}).finding(f"def f(x): raise ValueError('{'2' * 10_000}')")
+        assert len(found) < 500
+        assert found.count("…") == 2
+
     async def test_right(self, task: CodeTask) -> None:
         hidden = "assert f([2, 1]) == [1, 2]\nassert f((3, 2)) == [2, 3]"
         answers = [SORTED, BY_HAND, IN_PLACE, "def f(x): return [1, 2]", "def f("]
