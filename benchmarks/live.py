@@ -157,7 +157,7 @@ def compare(solved: Sequence[Solved], attempts: pd.DataFrame, bundle: Bundle) ->
     sizes = [2**power for power in range(12) if 2**power <= pool.max()]
     measured = measure(attempts, pd.Index(rows), sizes, bundle.setup, arms=arms)
     levels = np.array([rows[prompt].levels for prompt in measured.prompts])
-    believe = Believing(bundle.confidence, levels) if bundle.confidence else by_score_or_lead
+    believe = Believing(bundle.confidence, levels, measured.tasks) if bundle.confidence else by_score_or_lead
     enumerated = Enumerated(measured.replays, believe)
     replayed, missing = replay([arm for arm in arms if isinstance(arm, Cascade)], measured, enumerated)
     for each in missing:

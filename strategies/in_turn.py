@@ -115,7 +115,7 @@ def after(
         prompt_tokens=prompt,
         generated_tokens=generated,
         scored_tokens=scored,
-        seen=Seen(*(of_kept([getattr(each, name) for each in seen]) for name in ("answer", "score", "lead"))),
+        seen=Seen.together(seen, of_kept),
         check_tokens=np.zeros_like(scored),
         confidence=np.where(has.any(axis=0), of_kept(list(sure)), 0.0),
         stages=np.full(kept.shape[1:], len(stages)),
@@ -143,12 +143,7 @@ def either(first: NDArray[np.bool_], then: Runs, otherwise: Runs) -> Runs:
     return Runs(
         prompt_tokens=tokens(then.prompt_tokens, otherwise.prompt_tokens),
         generated_tokens=tokens(then.generated_tokens, otherwise.generated_tokens),
-        seen=Seen(
-            *(
-                np.where(first, getattr(then.seen, name), getattr(otherwise.seen, name))
-                for name in ("answer", "score", "lead")
-            )
-        ),
+        seen=Seen.together([then.seen, otherwise.seen], lambda both: np.where(first, *both)),
         **{name: values(name) for name in ("correct", "scored_tokens", "check_tokens", "confidence", "stages")},
         seconds=None if then.seconds is None or otherwise.seconds is None else values("seconds"),
     )
@@ -184,7 +179,7 @@ def _at(runs: Runs, rows: NDArray[np.int64]) -> Runs:
         prompt_tokens={model: values(tokens) for model, tokens in runs.prompt_tokens.items()},
         generated_tokens={model: values(tokens) for model, tokens in runs.generated_tokens.items()},
         scored_tokens=values(runs.scored_tokens),
-        seen=Seen(values(runs.seen.answer), values(runs.seen.score), values(runs.seen.lead)),
+        seen=runs.seen.at((..., rows)),
         check_tokens=values(runs.check_tokens),
         seconds=None if runs.seconds is None else values(runs.seconds),
     )
@@ -205,7 +200,7 @@ def stack(runs: Sequence[Runs], count: int) -> Runs:
         prompt_tokens=tokens("prompt_tokens"),
         generated_tokens=tokens("generated_tokens"),
         scored_tokens=values("scored_tokens"),
-        seen=Seen(*(np.stack([getattr(each.seen, name) for each in rows]) for name in ("answer", "score", "lead"))),
+        seen=Seen.together([each.seen for each in rows], np.stack),
         check_tokens=values("check_tokens"),
         seconds=None if any(each.seconds is None for each in rows) else values("seconds"),
     )

@@ -1,10 +1,10 @@
 """Recorded attempts at one prompt, and the runs of an arm that are replayed from them, as arrays. Needs numpy."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class Pool:
     scores   (S,) last-step score, NaN where unscored
     prompt_tokens, generated_tokens, scored_tokens  (S,) as in the attempts file
     seconds  time to write the whole pool, all attempts in parallel; NaN where it was not measured
+    log_probs, lengths  (S,) as in :class:`Seen`; None where nothing was recorded
     order    (R, S) indices of the attempts in the order in which each of R runs draws them; ties go to the answer drawn
              first. It has fewer than S columns where earlier stages have drawn the first attempts
     """
@@ -38,6 +39,8 @@ class Pool:
     scored_tokens: Floats
     order: Ints
     seconds: float = np.nan
+    log_probs: Floats | None = None
+    lengths: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -72,14 +75,42 @@ class Pool:
 class Seen:
     """What is known of the answers of runs without knowing which are right; arrays of one shape.
 
-    answer  :func:`code_of` the answer
-    score   the verifier's score of the solution that is returned for it, NaN where it was not scored
-    lead    probability that the answer would keep its lead in the vote, NaN where votes were not recorded
+    The next four are of the solution that is returned for the answer; NaN where they are unknown.
+
+    answer    :func:`code_of` the answer
+    score     the verifier's score
+    lead      probability that the answer would keep its lead in the vote
+    log_prob  mean log-probability of a token under the model that wrote it, in nats
+    length    characters
     """
 
     answer: Ints
     score: Floats
     lead: Floats
+    log_prob: Floats
+    length: Floats
+
+    @classmethod
+    def of(
+        cls,
+        answer: Ints,
+        score: Floats,
+        lead: Floats | None = None,
+        log_prob: Floats | None = None,
+        length: Floats | None = None,
+    ) -> Self:
+        """What is left out is unknown."""
+        unknown = np.full(score.shape, np.nan)
+        return cls(answer, score, *(unknown if each is None else each for each in (lead, log_prob, length)))
+
+    def at(self, places: Any) -> Self:
+        """Return what is known of some of the runs: every array at these indices."""
+        return self.together([self], lambda arrays: arrays[0][places])
+
+    @classmethod
+    def together(cls, seen: "Sequence[Self]", made: Callable[[Sequence[Any]], Any]) -> Self:
+        """Return one whose arrays are made of the arrays of several."""
+        return cls(*(made([getattr(one, each.name) for one in seen]) for each in fields(cls)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -127,10 +127,12 @@ def _runs(  # noqa: PLR0917
         prompt_tokens={strategy.model: np.full(runs, prompt)},  # read once: later rounds find it in the cache
         generated_tokens={strategy.model: spent(pool.generated_tokens)},
         scored_tokens=prompt + spent(pool.scored_tokens) if reads else np.zeros(runs),
-        seen=Seen(
-            answer=np.where(answered, pool.codes[picked], -1),
-            score=np.where(answered, pool.scores[picked], np.nan),
-            lead=np.where(answered, leads if recorded.staged else np.nan, np.nan),
+        seen=Seen.of(
+            np.where(answered, pool.codes[picked], -1),
+            np.where(answered, pool.scores[picked], np.nan),
+            lead=np.where(answered, leads, np.nan) if recorded.staged else None,
+            log_prob=None if pool.log_probs is None else np.where(answered, pool.log_probs[picked], np.nan),
+            length=None if pool.lengths is None else np.where(answered, pool.lengths[picked], np.nan),
         ),
         check_tokens=check,
         seconds=None if np.isnan(pool.seconds) else rounds * pool.seconds,  # an upper bound for each round

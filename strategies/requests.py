@@ -94,6 +94,12 @@ class Candidate:
         """The last step's score: Snell et al. found it to beat the minimum and the product (section 5.1)."""
         return self.scores[-1] if self.scores else None
 
+    @property
+    def log_prob(self) -> float | None:
+        """Mean log-probability of a token under the model that wrote it, in nats; None where it is unknown."""
+        tokens = sum(self.token_counts)
+        return sum(self.log_probs) / tokens if self.log_probs and tokens else None
+
 
 @dataclass(frozen=True, slots=True)
 class Extend:

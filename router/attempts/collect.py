@@ -346,14 +346,8 @@ async def _row(  # noqa: PLR0917
         "inputs": inputs_json(problem),
         "task": problem.task,
         "seconds": seconds,
-        "log_prob": _log_prob(attempt),
+        "log_prob": None if attempt.log_prob is None else round(attempt.log_prob, 5),
     }
-
-
-def _log_prob(attempt: Candidate) -> float | None:
-    """Return the mean log-probability of a token, in nats; None where it is unknown."""
-    tokens = sum(attempt.token_counts)
-    return round(sum(attempt.log_probs) / tokens, 5) if attempt.log_probs and tokens else None
 
 
 def held_units(units: Sequence[Unit], out: Path) -> set[Key]:

@@ -167,6 +167,11 @@ def tune(
     typer.echo(
         f"cascades: {tried['tried']} tried, {tried['kept']} kept, made of {', '.join(tried['made_of']) or 'nothing'}"
     )
+    if found := report["confidence"]:
+        losses = found["log_loss"]
+        weights = "each task has weights of its own" if found["by_task"] else "one set of weights"
+        others = f", of one for all {losses['one']:.4f}, of one a task {losses['by_task']:.4f}" * (len(losses) > 1)
+        typer.echo(f"confidence: {weights}; log-loss {min(losses.values()):.4f}{others}")
     for row in report["average_budgets"]:
         for name, gain in row["gains"].items():
             way = row["ways"][name]

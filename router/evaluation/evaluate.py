@@ -223,7 +223,9 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
 
 def _enumerated(measured: Measured, bundle: Bundle, probabilities: NDArray[np.float64]) -> Enumerated:
     """Return what cascades need to be replayed on these runs, with the bundle's confidence model."""
-    believe: Believes = Believing(bundle.confidence, probabilities) if bundle.confidence else by_score_or_lead
+    believe: Believes = (
+        Believing(bundle.confidence, probabilities, measured.tasks) if bundle.confidence else by_score_or_lead
+    )
     return Enumerated(measured.replays, believe)
 
 

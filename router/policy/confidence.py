@@ -1,14 +1,16 @@
 """The probability that an answer is right, given all that is known with it: a small calibrated logistic model.
 
 It is a logistic function of named features: the prompt's level probabilities; the verifier's score of the solution, and
-of the best solution with another answer; the answer's lead in the vote; how much was written to find it; and, for each
-model, how many stages gave this answer and how many gave another. What is missing (a bundle may have no verifier)
-counts as unknown, not as zero. The same code serves one call and replays thousands of runs.
+of the best solution with another answer; the answer's lead in the vote; the solution's length, and how probable its
+tokens were to the model that wrote it; how much was written to find it; and, for each model, how many stages gave this
+answer and how many gave another. What is missing (a bundle may have no verifier) counts as unknown, not as zero. Tasks
+may have weights of their own: a long solution means another thing in code than in arithmetic. The same code serves one
+call and replays thousands of runs.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +36,7 @@ class Confidence:
     """A fitted model: ``weights`` by feature, in log-odds per unit of the feature, and ``bias`` in log-odds.
 
     voting  names of the strategies whose votes it learned from; for other strategies no votes were recorded
+    tasks   the whole weights and bias for prompts of single tasks, by the task's name
     """
 
     __pydantic_config__ = STRICT
@@ -41,6 +44,12 @@ class Confidence:
     weights: Mapping[str, Finite]
     bias: Finite
     voting: Annotated[tuple[Name, ...], Field(strict=False)] = ()
+    tasks: Mapping[Name, "OfOneTask"] = field(default_factory=dict)
+
+    def for_task(self, name: str | None) -> "Confidence":
+        """Return the model for prompts of a task: its own, or that of all tasks where it has none."""
+        own = self.tasks.get(name) if name else None
+        return Confidence(own.weights, own.bias, self.voting) if own else self
 
     def of(self, probabilities: Sequence[float], wanted: Believe) -> list[float]:
         """Return the probability that each stage's answer is right, 0 where it has none.
@@ -60,14 +69,9 @@ class Confidence:
             answer = None if best is None else best.answer
             if answer is not None and answer not in codes:
                 codes[answer] = next(numbers)
-            score = None if best is None else best.score
-            seen.append(
-                Seen(
-                    answer=np.array([-1 if answer is None else codes[answer]]),
-                    score=np.array([np.nan if score is None else score]),
-                    lead=np.array([lead(stage.result.candidates) if best else np.nan]),
-                )
-            )
+            known = (best.score, lead(stage.result.candidates), best.log_prob, len(best.text)) if best else (None,) * 4
+            numbers_of = [np.array([np.nan if each is None else each]) for each in known]
+            seen.append(Seen(np.array([-1 if answer is None else codes[answer]]), *numbers_of))
         arms = [stage.arm for stage in wanted.stages]
         return [float(each[0]) for each in self.of_many(np.array([probabilities]), arms, seen)]
 
@@ -90,11 +94,11 @@ class Confidence:
 
     def dumps(self) -> str:
         """Return the model as JSON, one feature per line."""
-        weights = ",\n  ".join(f"{json.dumps(name)}: {weight:.6g}" for name, weight in self.weights.items())
-        return (
-            f'{{"bias": {self.bias:.6g},\n "voting": {json.dumps(list(self.voting))},\n'
-            f' "weights": {{\n  {weights}\n }}}}\n'
-        )
+        voting, tasks = json.dumps(list(self.voting)), ""
+        if self.tasks:
+            own = (f" {json.dumps(name)}: {{{_written(each)}}}" for name, each in self.tasks.items())
+            tasks = ',\n "tasks": {\n ' + ",\n ".join(own) + "\n }"
+        return f'{{"voting": {voting},\n {_written(self)}{tasks}}}\n'
 
     @classmethod
     def loads(cls, text: str | bytes) -> "Confidence":
@@ -106,13 +110,28 @@ class Confidence:
         return found
 
 
+@dataclass(frozen=True)
+class OfOneTask:
+    """What :class:`Confidence` has, for prompts of one task."""
+
+    __pydantic_config__ = STRICT
+
+    weights: Mapping[str, Finite]
+    bias: Finite
+
+
+def _written(model: Confidence | OfOneTask) -> str:
+    weights = ",\n  ".join(f"{json.dumps(name)}: {weight:.6g}" for name, weight in model.weights.items())
+    return f'"bias": {model.bias:.6g}, "weights": {{\n  {weights}\n }}'
+
+
 def features(
     probabilities: "Floats", arms: Sequence[Strategy], seen: "Sequence[Seen]", i: int, voting: Sequence[str]
 ) -> "dict[str, Floats]":
     """Return what is known of the answer of stage ``i``, as arrays by feature name.
 
-    An unknown feature is 0, and its "known" feature is 0, too. Scores and leads are log-odds; the level counts from the
-    middle one, so from -2 to 2.
+    An unknown feature is 0, and its "known" feature is 0, too. Scores and leads are log-odds, lengths binary logarithms
+    of characters; the level counts from the middle one, so from -2 to 2.
     """
     import numpy as np
 
@@ -145,6 +164,11 @@ def features(
     known_lead = ~np.isnan(own.lead) if votes else zero.astype(bool)
     lead = np.where(known_lead, _log_odds(np.nan_to_num(own.lead, nan=0.5)), 0.0)
     found |= {"lead": lead, "lead known": known_lead.astype(float), "lead by level": lead * level}
+    lengths = np.log2(1.0 + np.nan_to_num(own.length))
+    free = {"log-probability": (own.log_prob, own.log_prob), "length": (own.length, lengths)}
+    shown = {name: (~np.isnan(raw), np.nan_to_num(values)) for name, (raw, values) in free.items()}
+    for name, (is_known, values) in shown.items():
+        found |= {name: values, f"{name} known": is_known.astype(float)}
     (writer,) = arms[i].models if len(arms[i].models) == 1 else (None,)
     for model in {model for arm in arms for model in arm.models}:
         asked = [j for j, arm in enumerate(arms) if model in arm.models]
@@ -155,6 +179,7 @@ def features(
         if model is not None:
             by = zero + (writer == model)
             found |= {f"written by {model}": by, f"written by {model}, by level": by * level}
+            found |= {f"{name} of {model}": by * values for name, (_, values) in shown.items()}
             found |= {f"agreeing{whose}, by level": agreeing * level, f"against{whose}, by level": against * level}
     return found
 

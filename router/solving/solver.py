@@ -327,8 +327,10 @@ class Solver:
 
     def _believe(self, decision: Decision) -> Believes:
         """Return the function that gives confidences: the bundle's confidence model, where it has one."""
-        model = self.bundle.confidence
-        return by_score_or_lead if model is None else lambda wanted: model.of(decision.probabilities, wanted)
+        if self.bundle.confidence is None:
+            return by_score_or_lead
+        model = self.bundle.confidence.for_task(decision.task)
+        return lambda wanted: model.of(decision.probabilities, wanted)
 
     def new_bill(self) -> Bill:
         return Bill(self.rates)

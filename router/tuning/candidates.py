@@ -83,7 +83,8 @@ def with_cascades(
     parts = [measured, *(measured.on(np.flatnonzero(measured.tasks == task)) for task in measured.apart)]
     made_of = [atoms(part.arms, part.accuracy, part.generations, replays) for part in parts]
     chosen = list(dict.fromkeys(found for arms in made_of for found in sequences(arms, replays)))
-    belief = fit(paths(measured.arms, chosen, replays, seed=seed), probabilities, levels, seed=seed)
+    shown = paths(measured.arms, chosen, replays, seed=seed)
+    belief = fit(shown, probabilities, levels, measured.tasks, apart=measured.apart, seed=seed)
     believe: Believes = belief or by_score_or_lead
     more = candidates(chosen) if enumerate_more else []
     tried, left_out = replay([*more, *asked], measured, Enumerated(replays, believe))

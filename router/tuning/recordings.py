@@ -82,6 +82,8 @@ def _pool(rows: pd.DataFrame, draws: int, rng: np.random.Generator) -> Pool:
         # As in a real run, samples come in random order.
         order=rng.random((draws, len(rows))).argsort(axis=1),
         seconds=float(rows["seconds"].astype(float).max(skipna=False)),
+        log_probs=_log_probs(rows),
+        lengths=_lengths(rows),
     )
 
 
@@ -105,16 +107,27 @@ def _run(rows: pd.DataFrame, arm: Strategy, reference: str, reads: bool) -> Runs
         prompt_tokens=prompt,
         generated_tokens=generated,
         scored_tokens=rows["scored_tokens"].to_numpy(dtype=float),
-        seen=Seen(
-            answer=np.array(
-                [code_of(answer if has else None) for answer, has in zip(rows["answer"], answered, strict=True)]
-            ),
-            score=np.where(answered, scores, np.nan),
-            lead=np.full(len(rows), np.nan),
+        seen=Seen.of(
+            np.array([code_of(answer if has else None) for answer, has in zip(rows["answer"], answered, strict=True)]),
+            np.where(answered, scores, np.nan),
+            log_prob=np.where(answered, _log_probs(rows), np.nan),
+            length=np.where(answered, _lengths(rows), np.nan),
         ),
         check_tokens=_check_tokens(rows, arm, reads),
         seconds=None if rows["seconds"].isna().any() else rows["seconds"].to_numpy(dtype=float),
     )
+
+
+def _log_probs(rows: pd.DataFrame) -> Floats:
+    """Return each attempt's mean log-probability of a token, NaN where it is unknown."""
+    found: Floats = (rows["log_prob"] if "log_prob" in rows else pd.Series(np.nan, rows.index)).to_numpy(dtype=float)
+    return found
+
+
+def _lengths(rows: pd.DataFrame) -> Floats:
+    """Return each solution's length in characters."""
+    lengths: Floats = rows["text"].str.len().to_numpy(dtype=float)
+    return lengths
 
 
 def _check_tokens(rows: pd.DataFrame, arm: Strategy, reads: bool) -> Floats:

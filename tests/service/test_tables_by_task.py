@@ -11,6 +11,7 @@ import pytest
 from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle.bundle import load_bundle
+from router.policy.confidence import Confidence, OfOneTask
 from router.policy.objectives import AverageBudget
 from router.policy.table import LEVELS, Policy
 from router.prompt import Prompt
@@ -74,6 +75,15 @@ async def test_every_objective_goes_by_the_table_of_the_task(stub, solver, objec
     decision = (await stub.Route(asked)).decision
     cells = {str(cell.arm): cell for cell in solver.policy.for_task("choice").cells if cell.level == 1}
     assert decision.expectation.accuracy == cells[decision.arm.text].accuracy
+
+
+async def test_confidence_goes_by_the_weights_of_the_task(solver):
+    model = Confidence({}, 0.0, tasks={"number": OfOneTask({}, 3.0)})
+    setup = replace(solver.bundle.setup, task=("math", "number"))
+    bundle = replace(solver.bundle, confidence=model, manifest=replace(solver.bundle.manifest, setup=setup))
+    solver = Solver(bundle, solver.engines)
+    found = {task: (await solver.solve(Request(Prompt.of(EASY), task=task))).confidence for task in ("math", "number")}
+    assert found == {"math": pytest.approx(0.5), "number": pytest.approx(1 / (1 + np.exp(-3.0)))}
 
 
 async def test_a_batch_decides_each_prompt_by_its_task(stub):

@@ -37,7 +37,7 @@ def recorded_runs(seed: int, *, model: str | None, right: float, count: int = 6)
         prompt_tokens={model: np.full(count, 9.0)},
         generated_tokens={model: rng.integers(50, 90, count).astype(float)},
         scored_tokens=rng.integers(50, 90, count).astype(float),
-        seen=Seen(
+        seen=Seen.of(
             answer=np.where(answered, np.where(correct, code_of("1"), code_of("2")), -1),
             score=np.where(answered, np.round(rng.random(count), 2), np.nan),
             lead=np.full(count, np.nan),
@@ -174,7 +174,7 @@ def test_the_replay_is_exact_where_every_run_is_alike(text):
             for model, tokens in ((None, 20.0), ("large", 30.0))
         }
         run = recorded_runs(0, model=None, right=1.0, count=1)
-        seen = Seen(np.array([code_of("1")]), np.array([score]), np.array([np.nan]))
+        seen = Seen.of(np.array([code_of("1")]), np.array([score]), np.array([np.nan]))
         run = replace(run, seen=seen, correct=np.array([1.0]))
         recorded = Recorded(pools, {"beam_search(n=4, m=2)": run})
         found = parse(text).replay(recorded)
@@ -228,8 +228,12 @@ def test_a_stage_that_comes_twice_needs_two_runs():
 def test_every_stage_keeps_what_it_found():
     """The last one's doubtful answer does not replace one that is believed more."""
     first, last = (recorded_runs(0, model=None, right=1.0, count=1) for _ in range(2))
-    first = replace(first, correct=np.ones(1), seen=Seen(np.array([code_of("1")]), np.array([0.6]), np.full(1, np.nan)))
-    last = replace(last, correct=np.zeros(1), seen=Seen(np.array([code_of("2")]), np.array([0.5]), np.full(1, np.nan)))
+    first = replace(
+        first, correct=np.ones(1), seen=Seen.of(np.array([code_of("1")]), np.array([0.6]), np.full(1, np.nan))
+    )
+    last = replace(
+        last, correct=np.zeros(1), seen=Seen.of(np.array([code_of("2")]), np.array([0.5]), np.full(1, np.nan))
+    )
     found = parse("beam_search(n=4, m=2) @0.9 > dvts(n=4, m=2)").replay(
         Recorded({}, {"beam_search(n=4, m=2)": first, "dvts(n=4, m=2)": last})
     )

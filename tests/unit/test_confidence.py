@@ -1,15 +1,18 @@
 """The confidence model: what it knows of an answer, one call beside many runs, and as a file."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from router.errors import InvalidBundle
-from router.policy.confidence import Confidence, features, voting_of
+from router.policy.confidence import Confidence, OfOneTask, features, voting_of
 from router.tuning.calibration import calibration
-from router.tuning.confidence import FEWEST, Path, fit
+from router.tuning.confidence import FEWEST, Believing, Path, fit
 from strategies import Believe, Candidate, Result, Stage, parse
 from strategies.records import Seen, code_of
 
+MATH = np.array(["math"] * 200)
 LEVELS = np.array([[0.1, 0.2, 0.4, 0.2, 0.1]])
 
 
@@ -22,7 +25,7 @@ def stage(arm: str, answer: str | None, score: float | None = None, votes: str =
 
 
 def seen(answer: str | None, score: float = np.nan, lead: float = np.nan) -> Seen:
-    return Seen(np.array([code_of(answer)]), np.array([score]), np.array([lead]))
+    return Seen.of(np.array([code_of(answer)]), np.array([score]), np.array([lead]))
 
 
 def test_it_knows_scores_rivals_votes_and_who_agrees():
@@ -43,15 +46,41 @@ def test_it_knows_scores_rivals_votes_and_who_agrees():
     assert last["score"][0] == pytest.approx(np.log(9))  # that of the solution that it agrees with
 
 
+def test_it_knows_how_long_a_solution_is_and_how_probable_to_its_writer():
+    arms = [parse("single"), parse("single(model=large)")]
+    one, none = np.array([1]), np.array([np.nan])
+    shown = [Seen.of(one, none, log_prob=np.array([-0.25]), length=np.array([255.0])), Seen.of(one, none)]
+    first = features(LEVELS, arms, shown, 0, [])
+    assert (first["log-probability"][0], first["log-probability known"][0]) == (-0.25, 1)
+    assert (first["length"][0], first["length known"][0]) == (8, 1)
+    assert first["length of large"][0] == 0
+    second = features(LEVELS, arms, shown, 1, [])
+    assert [second[name][0] for name in ("log-probability", "log-probability known", "length", "length known")] == [
+        0
+    ] * 4
+    written = features(LEVELS, arms, shown[::-1], 1, [])
+    assert (written["log-probability of large"][0], written["length of large"][0]) == (-0.25, 8)
+
+
 def test_one_call_is_told_what_many_runs_are():
     weights = {"score": 1.0, "rival's score": -0.5, "lead": 0.7, "level 5": -2.0, "against": -0.3, "written": 0.1}
     model = Confidence(weights, -0.4, ("majority",))
     stages = (stage("majority(n=4)", "1", 0.8, votes="1112"), stage("beam_search(n=4, m=4)", "2", 0.3))
     one = model.of(LEVELS[0].tolist(), Believe(stages))
     shown = [seen("1", 0.8, 0.8125), seen("2", 0.3)]
-    thrice = [Seen(np.repeat(each.answer, 3), np.repeat(each.score, 3), np.repeat(each.lead, 3)) for each in shown]
+    thrice = [each.at([0, 0, 0]) for each in shown]
     many = model.of_many(np.repeat(LEVELS, 3, axis=0), [each.arm for each in stages], thrice)
     assert [array.tolist() for array in many] == [pytest.approx([sure] * 3) for sure in one]
+
+
+def test_one_call_is_told_of_lengths_and_probabilities_what_many_runs_are():
+    model = Confidence({"length": 0.2, "log-probability": 2.0}, -0.4)
+    best = Candidate(("ab\n", "cd"), end="stop", answer="1", log_probs=(-1.0, -0.5), token_counts=(2, 1))
+    one = model.of(LEVELS[0].tolist(), Believe((Stage(parse("single"), Result(best)),)))
+    shown = Seen.of(np.array([1]), np.array([np.nan]), log_prob=np.array([-0.5]), length=np.array([5.0]))
+    many = model.of_many(LEVELS, [parse("single")], [shown])
+    assert one == pytest.approx(many[0].tolist())
+    assert one[0] == pytest.approx(1 / (1 + np.exp(0.4 + 1.0 - 0.2 * np.log2(6))))
 
 
 def test_no_answer_is_never_right():
@@ -60,8 +89,16 @@ def test_no_answer_is_never_right():
 
 def test_a_model_survives_its_file_and_a_wrong_file_is_refused():
     model = Confidence({"score": 0.5, "level 1": -1.25}, 0.1, ("majority",))
-    assert Confidence.loads(model.dumps()) == model
-    for text in ('{"bias": 0, "weights": {"score": "much"}}', '{"bias": 0}', '{"bias": 0, "weights": {}, "x": 1}', "{"):
+    own = replace(model, tasks={"code": OfOneTask({"score": 2.0}, -1.0), "math": OfOneTask({"score": 0.0}, 0.5)})
+    for each in (model, own):
+        assert Confidence.loads(each.dumps()) == each
+    for text in (
+        '{"bias": 0, "weights": {}, "tasks": {"code": {"bias": 0}}}',
+        '{"bias": 0, "weights": {"score": "much"}}',
+        '{"bias": 0}',
+        '{"bias": 0, "weights": {}, "x": 1}',
+        "{",
+    ):
         with pytest.raises(InvalidBundle, match="confidence"):
             Confidence.loads(text)
 
@@ -71,20 +108,59 @@ def test_it_learns_to_tell_right_from_wrong_without_the_prompt_it_judges():
     right = (rng.random((200, 1)) < 0.5).astype(float)
     score = np.clip(0.5 + 0.3 * (right - 0.5) + rng.normal(0, 0.1, right.shape), 0, 1)
     arms = (parse("beam_search(n=4, m=4)"),)
-    path = Path(arms, (Seen(right.astype(np.int64), score, np.full(right.shape, np.nan)),), (right,))
-    found = fit([path], np.full((200, 5), 0.2), np.ones(200, dtype=np.int64), seed=0)
+    path = Path(arms, (Seen.of(right.astype(np.int64), score),), (right,))
+    found = fit([path], np.full((200, 5), 0.2), np.ones(200, dtype=np.int64), MATH, seed=0)
     assert found is not None
     (sure,) = found(arms, path.seen, last=True)
     assert (calibration(sure[:, 0], right[:, 0]).auc or 0.0) > 0.8
-    other = fit([path], np.full((200, 5), 0.2), np.ones(200, dtype=np.int64), seed=1)
+    other = fit([path], np.full((200, 5), 0.2), np.ones(200, dtype=np.int64), MATH, seed=1)
     assert other is not None
     assert other.whole == found.whole
 
 
+def test_tasks_in_which_the_same_thing_means_the_opposite_get_weights_of_their_own():
+    rng = np.random.default_rng(0)
+    tasks = np.repeat(["code", "math"], 100)
+    right = (rng.random((200, 1)) < 0.5).astype(float)
+    longer = np.where(tasks[:, None] == "math", right, 1 - right)
+    seen = Seen.of(
+        right.astype(np.int64), np.full(right.shape, np.nan), length=2 ** (6 + longer + rng.random((200, 1)))
+    )
+    path, levels = Path((parse("single"),), (seen,), (right,)), np.ones(200, dtype=np.int64)
+
+    def fitted(apart):
+        return fit([path], np.full((200, 5), 0.2), levels, tasks, apart=apart, seed=0)
+
+    by_task, alike = fitted(["code", "math"]), fitted([])
+    assert by_task.losses["by_task"] < by_task.losses["one"] == alike.losses["one"]
+    assert by_task.whole.for_task("code").weights["length"] < 0 < by_task.whole.for_task("math").weights["length"]
+    assert by_task.whole.for_task("another") == by_task.whole
+    assert not alike.whole.tasks
+    (sure,) = by_task(path.arms, path.seen, last=True)
+    assert (calibration(sure[:, 0], right[:, 0]).auc or 0.0) > 0.9
+    (served,) = Believing(by_task.whole, np.full((200, 5), 0.2), tasks)(path.arms, path.seen, last=True)
+    for i in (0, 150):
+        own = by_task.whole.for_task(tasks[i])
+        assert served[i] == pytest.approx(own.of_many(np.full((1, 5), 0.2), path.arms, [seen.at([i])])[0][0])
+
+
+def test_tasks_that_are_alike_share_their_weights():
+    rng = np.random.default_rng(0)
+    tasks = np.repeat(["code", "math"], 100)
+    right = (rng.random((200, 1)) < 0.5).astype(float)
+    seen = Seen.of(right.astype(np.int64), np.full(right.shape, np.nan), length=2 ** (6 + right + rng.random((200, 1))))
+    path = Path((parse("single"),), (seen,), (right,))
+    levels = np.ones(200, dtype=np.int64)
+    found = fit([path], np.full((200, 5), 0.2), levels, tasks, apart=["code", "math"], seed=0)
+    assert not found.whole.tasks
+
+
 def test_too_few_prompts_make_no_model():
     few = np.zeros((FEWEST - 1, 1))
-    path = Path((parse("single"),), (Seen(few.astype(np.int64), few, few),), (few,))
-    assert fit([path], np.full((FEWEST - 1, 5), 0.2), np.ones(FEWEST - 1, dtype=np.int64), seed=0) is None
+    path = Path((parse("single"),), (Seen.of(few.astype(np.int64), few),), (few,))
+    assert (
+        fit([path], np.full((FEWEST - 1, 5), 0.2), np.ones(FEWEST - 1, dtype=np.int64), MATH[1:FEWEST], seed=0) is None
+    )
 
 
 def test_a_calibrated_model_errs_no_more_than_chance_and_an_overconfident_one_more():

@@ -127,6 +127,16 @@ def test_runs_show_what_their_answers_can_be_believed_by():
     assert (set(sure.seen.score), set(sure.check_tokens), set(sure.scored_tokens)) == ({0.9}, {0}, {5.0 + 2 * 9.0})
 
 
+def test_runs_show_length_and_probability_of_the_solution_that_is_returned():
+    drawn = replace(pool("121"), log_probs=np.array([-0.1, -0.2, -0.3]), lengths=np.array([10.0, 20.0, 30.0]))
+    seen = parse("majority(n=3)").replay(Recorded({None: drawn}, {})).seen
+    first_right = [next(i for i in order if drawn.answers[i] == "1") for order in drawn.order]
+    assert seen.log_prob.tolist() == drawn.log_probs[first_right].tolist()
+    assert seen.length.tolist() == drawn.lengths[first_right].tolist()
+    none = replace(pool("..."), log_probs=drawn.log_probs, lengths=drawn.lengths)
+    assert np.isnan(parse("majority(n=3)").replay(Recorded({None: none}, {})).seen.length).all()
+
+
 def test_equal_answers_have_equal_codes_and_none_is_below_all():
     assert code_of("1") == code_of("1") != code_of("2")
     assert code_of("1") >= 0 > code_of(None)

@@ -105,7 +105,7 @@ def recorded(seconds: float) -> Recorded:
 
 
 def seen(score: float) -> Seen:
-    return Seen(np.array([1]), np.array([score]), np.array([np.nan]))
+    return Seen.of(np.array([1]), np.array([score]), np.array([np.nan]))
 
 
 def test_a_vote_takes_as_long_as_its_pool_each_round():

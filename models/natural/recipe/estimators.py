@@ -49,7 +49,7 @@ def with_its_cascades(attempts: pd.DataFrame, bundle: Bundle, given: pd.DataFram
     """
     measured = measure(attempts, given.index, SIZES, bundle.setup, arms=bundle.policy.arms)
     known = given.loc[measured.prompts].to_numpy()
-    believe = Believing(bundle.confidence, known) if bundle.confidence else by_score_or_lead
+    believe = Believing(bundle.confidence, known, measured.tasks) if bundle.confidence else by_score_or_lead
     cascades = [arm for arm in bundle.policy.arms if isinstance(arm, Cascade)]
     replayed, _ = replay(cascades, measured, Enumerated(measured.replays, believe))
     found = measured.with_cascades(replayed)
