@@ -25,9 +25,11 @@ import estimators
 from attempts import NATURAL, RECIPE, TASKS, TooFew, bundle_attempts, write
 from kinds import KINDS, milliseconds
 from mixing import mixing
+from repair import repaired
 from table import table
 from verifiers import compared
 
+from router.bundle.setup import read_setup
 from router.cli.main import main as router
 from router.evaluation.parts import HEADLINE
 from router.training.difficulty import read_training
@@ -60,11 +62,12 @@ def make(bundle: str, folder: Path, *, build: bool) -> dict[str, Any]:
     judged = folder / "judged.jsonl"
     found = compared(bundle, folder)
     judged.write_text("".join(json.dumps(each) + "\n" for each in found if "auc" in each))
-    more = ["--judged", str(judged)] if judged.stat().st_size else []
-    call("evaluate", paths["heldout"], *at, "--out", folder / "report", *more)
+    judges = ["--judged", str(judged)] if judged.stat().st_size else []
+    call("evaluate", paths["heldout"], *at, "--out", folder / "report", *judges)
     report = json.loads((folder / "report" / "evaluation.json").read_text())
     shutil.rmtree(folder / "attempts")
-    return figures(report, folder) | {"verifiers": found}
+    more = {"repair": repaired(read_setup(folder))} if bundle == "mbpp" else {}
+    return figures(report, folder) | {"verifiers": found} | more
 
 
 def figures(report: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -1,12 +1,14 @@
 """Score attempts by verifiers that look at them afterwards, into attempts/scores.parquet. Goes on where it stopped.
 
-Usage: python score.py tests|judge-small|judge-large [TASK-PART ...] [--prompts N]
+Usage: python score.py tests|written-tests|judge-small|judge-large [TASK-PART ...] [--prompts N]
 
 tests        the public test of MBPP, run in the sandbox (docs/sandbox.md): no tokens
+written-tests  these and tests that the 0.5B model writes, once for each prompt
 judge-small  P(yes) by the 0.5B model: it reads the prompt and each solution once
 judge-large  the same by the 1.5B model; in FLOPs a verdict costs nearly what a solution of it does
 
-By default tests looks at both parts of MBPP, a judge at the held-out parts of all tasks.
+By default tests looks at both parts of MBPP, written-tests at its held-out part, a judge at the held-out parts of all
+tasks.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from router.cli.main import main as router
 WORK = Path("build/natural/verifiers")
 KINDS = {
     "tests": {"kind": "tests", "adapter": None, "parameters": 0},
+    "written-tests": {"kind": "written_tests", "model": "small", "parameters": 494_032_768},
     "judge-small": {"kind": "judge", "model": "small", "parameters": 494_032_768},
     "judge-large": {"kind": "judge", "model": "large", "parameters": 1_543_714_304},
 }
@@ -58,7 +61,10 @@ def main() -> None:
     parser.add_argument("--prompts", type=int)
     parser.add_argument("--piece", type=int, default=20, help="prompts between two writes")
     asked = parser.parse_args()
-    default = ["mbpp-tune", "mbpp-heldout"] if asked.verifier == "tests" else [f"{task}-heldout" for task in TASKS]
+    everywhere = [f"{task}-heldout" for task in TASKS]
+    default = {"tests": ["mbpp-tune", "mbpp-heldout"], "written-tests": ["mbpp-heldout"]}.get(
+        asked.verifier, everywhere
+    )
     for name, frame in lacking(asked.verifier, asked.parts or default, asked.prompts).items():
         prompts = frame["prompt_id"].unique()
         for start in range(0, len(prompts), asked.piece):

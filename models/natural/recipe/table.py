@@ -20,7 +20,8 @@ def table(results: Mapping[str, Any]) -> str:
     measured = {name: found for name, found in results.items() if name != "math"}
     parts = [overview(measured), difficulties(results)]
     for name, found in measured.items():
-        parts += [at_flops(name, found), verifiers(name, found), tasks(name, found), mixing(name, found)]
+        parts += [at_flops(name, found), verifiers(name, found), repair(name, found)]
+        parts += [tasks(name, found), mixing(name, found)]
     missing = [
         f"- {name}: {reason}"
         for name, found in measured.items()
@@ -118,6 +119,20 @@ def verifiers(name: str, found: Mapping[str, Any]) -> str:
             f"{row['share']:.2f}",
         ]
         lines.append(_row([*first, n, *picks]))
+    return "\n".join(lines)
+
+
+def repair(name: str, found: Mapping[str, Any]) -> str:
+    rows = found.get("repair")
+    if not rows:
+        return ""
+    lines = _head(
+        [f"{name}: {rows['prompts']} prompts", "accuracy", "FLOPs, in samples", "sampled anew", "repair gains"]
+    )
+    for arm, row in rows.items():
+        if arm != "prompts":
+            numbers = f"{row['accuracy']:.3f}", f"{row['samples']:.2f}", f"{row['anew']:.3f}"
+            lines.append(_row([f"`{arm}`", *numbers, _estimate(row["gain"], sign=True)]))
     return "\n".join(lines)
 
 

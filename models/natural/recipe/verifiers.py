@@ -14,8 +14,8 @@ from router.evaluation.judge import judge
 SIZES = (4, 8, 16)
 FREE = "log_prob"
 FEW = 10
-LATER = ("tests", "judge-small", "judge-large")
-READS = {"judge-small": "small", "judge-large": "large"}
+LATER = ("tests", "written-tests", "judge-small", "judge-large")
+READS = {"written-tests": "small", "judge-small": "small", "judge-large": "large"}
 
 
 def compared(bundle: str, folder: Path) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ def compared(bundle: str, folder: Path) -> list[dict[str, Any]]:
     except TooFew as error:
         frames[FREE] = str(error)
     for verifier in LATER:
-        if verifier == "tests" and TASKS[bundle] != "code":
+        if "tests" in verifier and TASKS[bundle] != "code":
             continue
         try:
             frame = of_task(bundle, "heldout", verifier)
