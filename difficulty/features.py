@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 # The second pattern of each pair finds the same in ASCII text, faster, because it lists the characters.
 _NUMBER, _ASCII_NUMBER = re.compile(r"\d+(?:[.,]\d+)*"), re.compile(r"[0-9]+(?:[.,][0-9]+)*")
-_WORD, _ASCII_WORD = re.compile(r"[^\W\d_]+"), re.compile(r"[A-Za-z]+")
+_WORD = re.compile(r"[^\W\d_]+")
 _TOKEN, _ASCII_TOKEN = (
     re.compile(r"[^\W\d]+|0+|[^\w\s]"),
     re.compile(r"[A-Za-z_]+|0+|[\x00-\x08\x0e-\x1b!-/:-@\[-^`{-\x7f]"),
@@ -21,7 +21,18 @@ _TOKEN, _ASCII_TOKEN = (
 _END = re.compile(r"[.?!](?:\s|$)")
 _DIGIT = re.compile(r"\d")
 _MASKED = bytes.maketrans(b"123456789", b"000000000")
+_LETTERS_ONLY = bytes(code if chr(code).isalpha() else ord(" ") for code in range(128)).ljust(256)
 _OPERATORS = "+-*/^=×÷−"
+# Kinds of characters that are counted: each operator is one, then come these.
+_OPENING, _NEWLINE, _SPACE, _STOP, _OTHER = range(len(_OPERATORS), len(_OPERATORS) + 5)
+_KINDS = _OTHER + 1
+_SIGNS = {character: kind for kind, character in enumerate(_OPERATORS)}
+_SIGNS |= {"(": _OPENING, "{": _OPENING, "\n": _NEWLINE, ".": _STOP, "?": _STOP, "!": _STOP}
+# The kind of each character up to U+3001. That is after the last sign and the last white space, so those after it are
+# like it.
+_KIND = np.array(
+    [_SIGNS.get(each, _SPACE if each.isspace() else _OTHER) for each in map(chr, range(0x3002))], dtype=np.uint8
+)
 
 
 # Columns of a description that tell a prompt's form, which does not depend on the size of its numbers.
@@ -41,22 +52,41 @@ def describe(prompts: Sequence[str]) -> NDArray[np.float64]:
 def _describe(prompts: tuple[str, ...]) -> NDArray[np.float64]:
     if not prompts:
         return np.zeros((0, 27))
-    counts, numbers, lengths = [], [], []
+    counts, numbers = [], []
     for prompt in prompts:
-        found, own, count = words(prompt), numbers_in(prompt), prompt.count
+        found, own = words(prompt), numbers_in(prompt)
         numbers += own
-        lengths.append(len(own))
-        shape = len(prompt), len(found), len(set(found)), len("".join(found)) / (len(found) or 1)
-        structure = count("(") + count("{"), len(_END.findall(prompt)), count("\n")
-        counts.append((*shape, *structure, len(own), len(set(own)), *map(count, _OPERATORS)))
-    table = np.array(counts, dtype=float)
-    many, operators = np.array(lengths), table[:, 9:]
-    plus, minus, star, slash, _, _, times, divide, long_minus = operators.T
-    signs = np.column_stack([plus, minus + long_minus, star + times, slash + divide])
-    used = np.column_stack([operators.sum(axis=1), (operators > 0).sum(axis=1)])
-    described = np.asarray(np.log1p(np.hstack([table[:, :9], _sizes(numbers, many), used, signs])))
+        counts.append((len(prompt), len(found), len(set(found)), len("".join(found)), len(own), len(set(own))))
+    characters, many_words, different, letters, many, different_numbers = np.array(counts).T
+    kinds, ends = _kinds(prompts, characters)
+    operators = kinds[: len(_OPERATORS)]
+    plus, minus, star, slash, _, _, times, divide, long_minus = operators
+    rows = (
+        *(characters, many_words, different, letters / np.maximum(1, many_words)),
+        *(kinds[_OPENING], ends, kinds[_NEWLINE], many, different_numbers),
+        *_sizes(numbers, many).T,
+        *(operators.sum(axis=0), (operators > 0).sum(axis=0)),
+        *(plus, minus + long_minus, star + times, slash + divide),
+    )
+    described = np.log1p(np.array(rows, dtype=float).T.copy())
     described.flags.writeable = False
     return described
+
+
+def _kinds(prompts: Sequence[str], lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(kinds, n) how many characters of each kind each prompt has; (n,) how many sentences end in it.
+
+    lengths  (n,) of the prompts, in characters
+    """
+    # With a space after each prompt, a stop at its end is followed by white space like the others.
+    text = " ".join((*prompts, "")).encode("utf-32-le", errors="surrogatepass")
+    found = _KIND.take(np.frombuffer(text, dtype="<u4"), mode="clip")
+    places = np.repeat(np.arange(len(prompts)) * _KINDS, lengths + 1)  # of characters in the counts, row by row
+    places += found
+    counts = np.bincount(places, minlength=len(prompts) * _KINDS).reshape(len(prompts), _KINDS)
+    blank = (found == _SPACE) | (found == _NEWLINE)
+    stops = places[:-1][(found[:-1] == _STOP) & blank[1:]]
+    return counts.T, np.bincount(stops // _KINDS, minlength=len(prompts))
 
 
 def _sizes(numbers: Sequence[str], many: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -68,9 +98,9 @@ def _sizes(numbers: Sequence[str], many: NDArray[np.int64]) -> NDArray[np.float6
     having = np.flatnonzero(many)
     if not len(having):
         return sizes
-    plain = [number.replace(".", "").replace(",", "") for number in numbers]
-    values = np.minimum(1e15, np.array(plain, dtype=float))
-    digits = np.array([len(number) for number in plain])
+    plain = " ".join(numbers).replace(".", "").replace(",", "").split(" ")
+    values = np.minimum(1e15, list(map(float, plain)))
+    digits = np.array(list(map(len, plain)))
     whose = np.repeat(np.arange(len(many)), many)
     digits_ordered = digits[np.lexsort((digits, whose))]
     logs = np.log1p(values)
@@ -124,7 +154,9 @@ def numbers_in(prompt: str) -> list[str]:
 
 def words(prompt: str) -> list[str]:
     """Return the prompt's words: runs of letters."""
-    return (_ASCII_WORD if prompt.isascii() else _WORD).findall(prompt)
+    if prompt.isascii():  # faster than a pattern
+        return prompt.encode().translate(_LETTERS_ONLY).decode().split()
+    return _WORD.findall(prompt)
 
 
 def phrases(prompt: str) -> list[str]:
