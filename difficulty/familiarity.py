@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from string import ascii_lowercase
 from typing import Self
 
@@ -66,7 +67,9 @@ class Familiarity:
 
     def knows_many(self, prompts: Sequence[str]) -> NDArray[np.bool_]:
         """(n,) whether each prompt is like the training prompts, computed in arrays."""
-        alike = np.fromiter(map(self._knows, tokens_of_many(tuple(prompts))), dtype=bool, count=len(prompts))
+        found = tokens_of_many(tuple(prompts))
+        strange = set(chain.from_iterable(found)) - self._known  # of all prompts at once, since mostly there are none
+        alike = np.array([not strange or strange.isdisjoint(each) or self._knows(each) for each in found], dtype=bool)
         columns, low, high = (np.array(each) for each in zip(*self._bounds, strict=True))
         forms = describe(prompts)[:, columns]
         return np.asarray(alike & ((low <= forms) & (forms <= high)).all(axis=1))

@@ -7,7 +7,7 @@ again.
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import chain, pairwise, repeat
 from operator import mul
 from typing import Any, Self
 
@@ -48,6 +48,13 @@ class TextLogistic:
         self._columns: dict[Any, int] = {
             words if len(words) > 1 else words[0]: column for words, column in split.items()
         }
+        # For many prompts: the words of all phrases, numbered from 1, and the columns by their numbers.
+        self._numbers = {word: 1 + i for i, word in enumerate(dict.fromkeys(chain.from_iterable(split)))}
+        self._words = np.zeros(1 + len(self._numbers), dtype=np.int64)
+        self._pairs = np.zeros((1 + len(self._numbers),) * 2, dtype=np.int64)
+        for words, column in split.items():
+            of = self._words if len(words) == 1 else self._pairs
+            of[tuple(self._numbers[word] for word in words)] = column
         self._described = list(zip(described.T.tolist(), bias.tolist(), strict=True))
         # For each count of a phrase in a prompt, one row per phrase: its weights and, last, its rarity, both times the
         # factor that tf-idf gives the count.
@@ -84,13 +91,8 @@ class TextLogistic:
 
         if not len(prompts):
             return np.zeros((0, len(self._described)))
-        found: list[int] = []
-        ends = [0]
-        for words in tokens_of_many(tuple(prompts)):
-            found += filter(None, map(self._columns.get, chain(words, pairwise(words))))
-            ends.append(len(found))
-        columns = np.array(found, dtype=np.int64) - 1
-        counts = csr_array((np.ones(len(found)), columns, ends), shape=(len(prompts), len(self._arrays["rarity"])))
+        columns, ends = self._found(tokens_of_many(tuple(prompts)))
+        counts = csr_array((np.ones(len(columns)), columns, ends), shape=(len(prompts), len(self._columns)))
         counts.sum_duplicates()
         counts.data = (1 + np.log(counts.data)) * self._arrays["rarity"][counts.indices]
         lengths = np.sqrt(np.maximum(counts.power(2).sum(axis=1), np.finfo(float).tiny))
@@ -98,6 +100,20 @@ class TextLogistic:
         logits += (counts @ self._arrays["phrases"]) / lengths[:, None]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(odds / odds.sum(axis=1, keepdims=True))
+
+    def _found(self, prompts: Sequence[Sequence[str]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the rows of the phrases in the prompts' tokens, one prompt after the other; (n + 1,) where each ends.
+
+        The first end is 0, where the first prompt begins.
+        """
+        ends = np.cumsum([0, *map(len, prompts)])
+        numbers = np.zeros(ends[-1] + 2, dtype=np.int64)  # the last two stand for no word
+        numbers[:-2] = np.fromiter(map(self._numbers.get, chain.from_iterable(prompts), repeat(0)), np.int64, ends[-1])
+        pairs = self._pairs[numbers[:-1], numbers[1:]]
+        pairs[ends[1:] - 1] = 0  # a prompt's last word and the next one's first word are no pair
+        columns = np.column_stack([self._words[numbers[:-1]], pairs]).ravel()
+        many = np.cumsum(np.append(False, columns > 0))
+        return columns[columns > 0] - 1, many[2 * ends]
 
     def probabilities(self, prompt: str) -> list[float]:
         """(classes,) probabilities for one prompt."""

@@ -12,7 +12,7 @@ from sklearn.naive_bayes import GaussianNB
 
 from difficulty import CANDIDATES, DifficultyModel, find_edges, levels_of
 from difficulty.compare import compare, measure
-from difficulty.features import numbers_in, tokens, words
+from difficulty.features import describe, description, numbers_in, tokens, words
 from difficulty.lean import TextLogistic
 
 
@@ -133,6 +133,23 @@ def test_ascii_is_read_as_any_text_is(text):
     assert tokens(text + " é") == (*tokens(text), "é")
     assert words(text + " é") == [*words(text), "é"]
     assert numbers_in(text + " é") == numbers_in(text)
+
+
+@settings(max_examples=300)
+@given(st.lists(PROMPTS, max_size=4))
+@example(["Stop.", "Stop. ", "Stop.\u3000now", "\ud800?\n", ".!", ""])
+def test_prompts_are_described_together_as_alone(prompts):
+    alone = np.array([description(prompt) for prompt in prompts]).reshape(-1, 27)
+    np.testing.assert_allclose(describe(prompts), alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("prompts", [[], [" "], ["", " ", ""], ["", "What is", "1 + 2?", " ", "What is 3?", ""]])
+def test_prompts_are_predicted_together_as_alone(prompts):
+    """Also where some have no words, and where one ends with a phrase's first word and the next one begins with its
+    second."""
+    lean = TextLogistic.of(by_scikit_learn(*FIVE))
+    alone = np.array([lean.probabilities(prompt) for prompt in prompts]).reshape(-1, 5)
+    np.testing.assert_allclose(lean.predict_proba(prompts), alone, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("classes", "edges"), [(5, FIVE), (2, TWO)])
