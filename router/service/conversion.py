@@ -1,7 +1,6 @@
 """Converts between protocol buffers and the router's own types. Decides nothing and does no I/O."""
 
 import re
-from dataclasses import fields
 from functools import lru_cache
 
 from router.bundle.bundle import Bundle
@@ -24,7 +23,6 @@ Asked = pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest | pb.BatchProm
 LONGEST_NAME = 128  # characters of a conversation's name
 CALL_ID = r"[A-Za-z0-9_.:-]{1,128}"  # ASCII, since gRPC can't send anything else back
 _OBJECTIVES = pb.Objective.DESCRIPTOR.fields_by_name
-_COSTS = tuple(field.name for field in fields(Cost))
 
 
 # Requests, as the server reads them
@@ -210,10 +208,17 @@ def _cost(value: Cost) -> pb.Cost:
 
 
 def _fill_cost(message: pb.Cost, value: Cost) -> None:
-    for name in _COSTS:
-        number = getattr(value, name)
-        if number is not None:
-            setattr(message, name, number)
+    # Field by field: a loop over their names takes half as long again.
+    message.generations = value.generations
+    message.prompt_tokens = value.prompt_tokens
+    message.generated_tokens = value.generated_tokens
+    message.scored_tokens = value.scored_tokens
+    message.generator_flops = value.generator_flops
+    message.verifier_flops = value.verifier_flops
+    if value.money is not None:
+        message.money = value.money
+    if value.seconds is not None:
+        message.seconds = value.seconds
 
 
 def bill(value: Bill) -> pb.Bill:
