@@ -30,6 +30,8 @@ class Prompt:
     def __post_init__(self) -> None:
         if not self.messages:
             raise ValueError("a prompt needs at least one message")
+        if self.plain and self.messages[0].role == "user":  # as most prompts are
+            return
         for message in self.messages:
             if message.role not in ROLES:
                 raise ValueError(f"unknown role {message.role!r}; the roles are {', '.join(ROLES)}")
@@ -86,7 +88,7 @@ class Prompt:
 
     @property
     def characters(self) -> int:
-        return sum(len(message.text) for message in self.messages)
+        return len(self.question) if self.plain else sum(len(message.text) for message in self.messages)
 
     @property
     def digest(self) -> str:
