@@ -105,8 +105,8 @@ def numbers(cost: Cost) -> tuple[float, ...]:
 
 def cost_of(values: Sequence[float]) -> Cost:
     """Invert :func:`numbers`."""
-    (one, two, three, four, five, six), (money, seconds) = values[:-2], values[-2:]
-    known = [None if math.isnan(each) else each for each in (money, seconds)]
+    one, two, three, four, five, six, money, seconds = values
+    known = None if math.isnan(money) else money, None if math.isnan(seconds) else seconds
     return Cost(one, two, three, four, five, six, *known)
 
 

@@ -207,9 +207,10 @@ class Policy:
         """Return the expectations for (n,) arms, by their columns in :meth:`expected`, at (n, 5) level weights."""
         import numpy as np
 
-        values = np.einsum("nkl,nl->nk", np.array(self._measured)[columns], weights).tolist()
+        values = np.einsum("nkl,nl->nk", self._measured_array[columns], weights).tolist()
+        arms = [self.arms[column] for column in self._order]
         return [
-            Expectation(self.arm(column), accuracy, low, high, cost_of(cost), sufficient=True)
+            Expectation(arms[column], accuracy, low, high, cost_of(cost), sufficient=True)
             for column, (accuracy, low, high, *cost) in zip(columns.tolist(), values, strict=True)
         ]
 
@@ -274,6 +275,13 @@ class Policy:
         import numpy as np
 
         return {name: np.array(rows).T.copy() for name, rows in self._rows.items()}
+
+    @cached_property
+    def _measured_array(self) -> "NDArray[np.float64]":
+        """(arms, values, 5) of what :meth:`promise` tells."""
+        import numpy as np
+
+        return np.array(self._measured)
 
     # Files
 
