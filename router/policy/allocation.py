@@ -45,21 +45,24 @@ class Ladders:
         least = ROUNDING * max(float(cost.max(initial=0.0)), float(np.finfo(float).tiny))  # costs this close are equal
         cheapest = cost <= cost.min(axis=1, keepdims=True) + least
         start = np.where(cheapest, accuracy, -np.inf).argmax(axis=1)
-        now, slopes = start.copy(), np.full(len(rows), np.inf)
+        base = cost[rows, start]
+        # What follows is of the prompts that still have steps to take: ``rows``.
+        now, slopes = start, np.full(len(rows), np.inf)
         steps: list[tuple[Ints, Ints, Floats, Floats]] = []
         while len(rows):
-            more = cost[rows] - cost[rows, now[rows]][:, None]
-            gain = accuracy[rows] - accuracy[rows, now[rows]][:, None]
+            each = np.arange(len(rows))
+            more = cost - cost[each, now][:, None]
+            gain = accuracy - accuracy[each, now][:, None]
             slope = np.where((more > least) & (gain > ROUNDING), gain / np.maximum(more, least), -np.inf)
             steepest = slope.max(axis=1)
             # Of arms on one line take the farthest: the arms between are not needed.
             arm = np.where(slope >= steepest[:, None] * (1 - ROUNDING), more, -np.inf).argmax(axis=1)
-            rises = steepest > 0
-            rows, arm, added = rows[rises], arm[rises], more[rises, arm[rises]]
-            slopes[rows] = np.minimum(slopes[rows], steepest[rises])  # slopes must fall, also with rounding errors
-            now[rows] = arm
-            steps.append((rows, arm, added, slopes[rows]))
-        base = cost[np.arange(len(start)), start]
+            rises = np.flatnonzero(steepest > 0)
+            rows, now = rows[rises], arm[rises]
+            slopes = np.minimum(slopes[rises], steepest[rises])  # slopes must fall, also with rounding errors
+            steps.append((rows, now, more[rises, now], slopes))
+            if len(rises) < len(each):
+                cost, accuracy = cost[rises], accuracy[rises]
         if not steps:
             return cls(start, base, start[:0], start[:0], base[:0])
         prompt, arms, costs, prices = map(np.concatenate, zip(*steps, strict=True))

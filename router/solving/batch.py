@@ -61,7 +61,7 @@ class Batch:
         kept = undominated(
             *(np.vstack([table.expected(of, levels) for _, table in self._tables]) for of in ("accuracy", total.unit))
         )
-        accuracy = np.empty((len(requests), len(kept)))
+        accuracy = np.empty((len(requests), len(kept)), order="F")  # as the other array that they are compared with
         self.costs = np.empty((len(requests), len(policy.arms)))
         for rows, table in self._tables:
             accuracy[rows] = table.expected("accuracy", self._weights[rows])[:, kept]
@@ -165,8 +165,7 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
         )
     _check(solver, requests)
     familiar = np.zeros(len(requests), dtype=bool)
-    shares = np.array([solver.shares_of(solver.task_of(request)) for request in requests])
-    probabilities = shares.copy()
+    probabilities = np.empty((len(requests), len(LEVELS)))
     for part in _parts(requests):
         await asyncio.sleep(0)  # other callers' turn
         familiar[part] = solver.known([requests[index] for index in part])
@@ -175,7 +174,8 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
         if asked:
             read = await solver.read([requests[index].prompt for index in asked], bill)
             probabilities[asked] = solver.bundle.difficulty.predict_proba(read)
-    probabilities[~familiar] = shares[~familiar]
+    for index in np.flatnonzero(~familiar).tolist():
+        probabilities[index] = solver.shares_of(solver.task_of(requests[index]))
     return Batch(solver, requests, total, probabilities, familiar)
 
 
