@@ -52,12 +52,13 @@ def describe(prompts: Sequence[str]) -> NDArray[np.float64]:
 def _describe(prompts: tuple[str, ...]) -> NDArray[np.float64]:
     if not prompts:
         return np.zeros((0, 27))
-    counts, numbers = [], []
+    counts: list[int] = []
+    numbers: list[str] = []
     for prompt in prompts:
         found, own = words(prompt), numbers_in(prompt)
         numbers += own
-        counts.append((len(prompt), len(found), len(set(found)), len("".join(found)), len(own), len(set(own))))
-    characters, many_words, different, letters, many, different_numbers = np.array(counts).T
+        counts += len(prompt), len(found), len(set(found)), len("".join(found)), len(own), len(set(own))
+    characters, many_words, different, letters, many, different_numbers = np.array(counts).reshape(-1, 6).T
     kinds, ends = _kinds(prompts, characters)
     operators = kinds[: len(_OPERATORS)]
     plus, minus, star, slash, _, _, times, divide, long_minus = operators
@@ -68,7 +69,7 @@ def _describe(prompts: tuple[str, ...]) -> NDArray[np.float64]:
         *(operators.sum(axis=0), (operators > 0).sum(axis=0)),
         *(plus, minus + long_minus, star + times, slash + divide),
     )
-    described = np.log1p(np.array(rows, dtype=float).T.copy())
+    described = np.asarray(np.log1p(np.array(rows, dtype=float).T.copy()))
     described.flags.writeable = False
     return described
 
@@ -137,6 +138,10 @@ def masked(prompt: str) -> str:
 @lru_cache(maxsize=1)  # as for :func:`description`
 def tokens(prompt: str) -> tuple[str, ...]:
     """Return the masked prompt's words, numbers and signs."""
+    return _tokens(prompt)
+
+
+def _tokens(prompt: str) -> tuple[str, ...]:
     text = masked(prompt)
     return tuple((_ASCII_TOKEN if text.isascii() else _TOKEN).findall(text))
 
@@ -144,7 +149,7 @@ def tokens(prompt: str) -> tuple[str, ...]:
 @lru_cache(maxsize=1)  # as for :func:`description`
 def tokens_of_many(prompts: tuple[str, ...]) -> list[tuple[str, ...]]:
     """Return the tokens of each prompt."""
-    return list(map(tokens, prompts))
+    return list(map(_tokens, prompts))
 
 
 def numbers_in(prompt: str) -> list[str]:
