@@ -168,10 +168,7 @@ def tune(
         f"cascades: {tried['tried']} tried, {tried['kept']} kept, made of {', '.join(tried['made_of']) or 'nothing'}"
     )
     if found := report["confidence"]:
-        losses = found["log_loss"]
-        weights = "each task has weights of its own" if found["by_task"] else "one set of weights"
-        others = f", of one for all {losses['one']:.4f}, of one a task {losses['by_task']:.4f}" * (len(losses) > 1)
-        typer.echo(f"confidence: {weights}; log-loss {min(losses.values()):.4f}{others}")
+        typer.echo(_of_confidence(found))
     for row in report["average_budgets"]:
         for name, gain in row["gains"].items():
             way = row["ways"][name]
@@ -193,6 +190,13 @@ def tune(
         say(f"warning: {text}")
     doubt = ", but on thin evidence: see the warnings" * bool(report["warnings"])
     typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete{doubt}")
+
+
+def _of_confidence(found: dict[str, Any]) -> str:
+    """Say which confidence model is kept, and how well each predicts."""
+    kinds = {"plain": "plain", "solution": "with the solution's length and probability", "by_task": "and by task"}
+    told = ", ".join(f"{kinds[kind]} {loss:.4f}" for kind, loss in found["log_loss"].items())
+    return f"confidence: {kinds[found['kept']]} is kept; log-loss by cross-validation: {told}"
 
 
 def _of_tasks(row: dict[str, Any]) -> str:

@@ -1,11 +1,13 @@
 """Fits the confidence model on replayed runs: the probability that an answer is right, given all that is known.
 
-Where there are several tasks, two models are fitted: one for all prompts alike, and one with weights for each task that
-are drawn towards common ones. The one that predicts better out of fold is kept.
+Three models are fitted: a plain one, one that also knows the solution's length and how probable its tokens were, and,
+where there are several tasks, one that has weights for each task besides, drawn towards common ones. A richer one is
+kept where it predicts better out of fold, beyond the noise: on prompts that are longer than those of training, what
+was learned of lengths misleads.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ Ints = NDArray[np.int64]
 Names = NDArray[np.str_]
 FOLDS = 5
 FEWEST = 40  # prompts that a fit needs; with fewer, ``strategies.belief`` is used
+KINDS = ("plain", "solution", "by_task")  # from the poorest
+_OF_SOLUTION = ("length", "log-probability")  # what the plain model's features don't begin with
 _WEIGHT = 4.0  # total weight of a prompt's rows, which are much alike
 _OF_TASKS = 0.1  # how far a task's weights may lie from the common ones: C of the logistic regression
 
@@ -49,8 +53,8 @@ class OutOfFold:
 
     models  one per fold;  whole  is fitted on all prompts
     fold  (P,) of each prompt;  probabilities (P, 5) of its levels;  tasks (P,) its task's name
-    losses  mean log-loss of these confidences, by how they were fitted: "one" model for all prompts alike, or weights
-            "by_task"; what has the smaller one is kept
+    kept    name of the model that is kept, see KINDS
+    losses  mean log-loss of each model by its name
     """
 
     models: tuple[Confidence, ...]
@@ -58,7 +62,8 @@ class OutOfFold:
     probabilities: Floats
     tasks: Names
     whole: Confidence
-    losses: Mapping[str, float]
+    kept: str = ""
+    losses: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bool) -> list[Floats]:
         """Return confidences of (P, R) runs, see ``strategies.records.Believes``."""
@@ -72,7 +77,7 @@ class OutOfFold:
 
     @property
     def report(self) -> dict[str, Any]:
-        return {"by_task": bool(self.whole.tasks), "log_loss": dict(self.losses)}
+        return {"kept": self.kept, "log_loss": dict(self.losses)}
 
     def _by(self, model: Confidence, rows: Ints) -> "Believing":
         return Believing(model, self.probabilities[rows], self.tasks[rows])
@@ -125,51 +130,57 @@ def fit(
     weight = _WEIGHT / np.bincount(prompt, minlength=prompts)[prompt]
     own = {task: (tasks == task)[prompt] for task in apart}
 
-    def fitted(rows: NDArray[np.bool_], *, by_task: bool) -> Confidence | None:
+    def fitted(rows: NDArray[np.bool_], kind: str) -> Confidence | None:
         if len(np.unique(y[rows])) < 2:
             return None
+        some = [k for k, name in enumerate(names) if kind != "plain" or not name.startswith(_OF_SOLUTION)]
+        mine = x[rows][:, some]
         # Centred, which the bias makes up for: else what is the same in all rows, such as a score that is always known,
         # would be a second bias, and the fit would not end.
-        scale, centre = np.maximum(x[rows].std(axis=0), 1e-6), x[rows].mean(axis=0)
-        scaled = (x[rows] - centre) / scale
+        scale, centre = np.maximum(mine.std(axis=0), 1e-6), mine.mean(axis=0)
+        scaled = (mine - centre) / scale
         columns = [scaled]
-        if by_task:
+        if kind == "by_task":
             columns += [np.column_stack([scaled, np.ones(len(scaled))]) * mask[rows, None] for mask in own.values()]
-        model = LogisticRegression(C=_OF_TASKS if by_task else 1.0, max_iter=500)
+        model = LogisticRegression(C=_OF_TASKS if kind == "by_task" else 1.0, max_iter=500)
         model.fit(np.hstack(columns), y[rows], sample_weight=weight[rows])
-        count, bias, coefficients = x.shape[1], float(model.intercept_[0]), model.coef_[0]
+        bias, common, more = float(model.intercept_[0]), *np.split(model.coef_[0], [len(some)])
 
-        def unscaled(added: Floats, more: float) -> tuple[dict[str, float], float]:
-            weights = ((coefficients[:count] + added) / scale).round(6).tolist()
-            return dict(zip(names, weights, strict=True)), round(bias + more - float(np.dot(weights, centre)), 6)
+        def unscaled(weights: Floats, bias: float) -> tuple[dict[str, float], float]:
+            weights /= scale
+            named = dict(zip([names[k] for k in some], weights.round(6).tolist(), strict=True))
+            return named, round(bias - float(np.dot(weights.round(6), centre)), 6)
 
-        parts = coefficients[count:].reshape(-1, count + 1) if by_task else []
-        of_tasks = {
-            task: OfOneTask(*unscaled(part[:-1], float(part[-1]))) for task, part in zip(own, parts, strict=False)
-        }
-        return Confidence(*unscaled(np.zeros(count), 0.0), voting, of_tasks)
+        parts = zip(own, more.reshape(len(own), -1), strict=True) if len(more) else ()
+        of_tasks = {task: OfOneTask(*unscaled(common + part[:-1], bias + float(part[-1]))) for task, part in parts}
+        return Confidence(*unscaled(common.copy(), bias), voting, of_tasks)
 
     found: dict[str, OutOfFold] = {}
-    for kind in ("one", "by_task") if own else ("one",):
-        models = [fitted(fold[prompt] != i, by_task=kind != "one") for i in range(FOLDS)]
-        whole = fitted(np.ones(len(y), dtype=bool), by_task=kind != "one")
+    for kind in KINDS if own else KINDS[:-1]:
+        models = [fitted(fold[prompt] != i, kind) for i in range(FOLDS)]
+        whole = fitted(np.ones(len(y), dtype=bool), kind)
         if whole is None or any(model is None for model in models):
             return None
-        known = tuple(model for model in models if model)
-        found[kind] = OutOfFold(known, fold, probabilities, tasks, whole, {})
-    losses = {kind: _loss(each, paths) for kind, each in found.items()}
-    return replace(found[min(losses, key=lambda kind: losses[kind])], losses=losses)
+        found[kind] = OutOfFold(tuple(model for model in models if model), fold, probabilities, tasks, whole)
+    losses = {kind: _losses(each, paths) for kind, each in found.items()}
+    kept = KINDS[0]
+    for kind in list(found)[1:]:
+        gain = losses[kept] - losses[kind]
+        if gain.mean() > gain.std() / len(gain) ** 0.5:
+            kept = kind
+    return replace(found[kept], kept=kept, losses={kind: round(float(each.mean()), 4) for kind, each in losses.items()})
 
 
-def _loss(believe: OutOfFold, paths: Sequence[Path]) -> float:
-    """Return the mean log-loss over all stages' answers, each prompt counted alike."""
+def _losses(believe: OutOfFold, paths: Sequence[Path]) -> Floats:
+    """Return the mean log-loss over all stages' answers at each prompt that has some."""
     total, count = np.zeros(len(believe.fold)), np.zeros(len(believe.fold))
     for path in paths:
         for sure, each, correct in zip(believe(path.arms, path.seen, last=False), path.seen, path.correct, strict=True):
-            of_right = np.clip(np.where(correct > 0.5, sure, 1 - sure), 1e-6, 1.0)  # either is right
+            of_right = np.clip(np.where(correct > 0.5, sure, 1 - sure), 1e-6, 1.0)
             total += np.where(each.answer >= 0, -np.log(of_right), 0.0).sum(axis=1)
             count += (each.answer >= 0).sum(axis=1)
-    return round(float((total[count > 0] / count[count > 0]).mean()), 4)
+    losses: Floats = total[count > 0] / count[count > 0]
+    return losses
 
 
 def _rows(paths: Sequence[Path], probabilities: Floats, voting: Sequence[str]) -> tuple[list[str], Floats, Ints, Ints]:

@@ -48,8 +48,8 @@ class Tuning:
     report["budgets"]   by cross-validation over all prompts: accuracy of the policy, of the oracle policy and of the
                         best fixed arm, and which arm that is
     report["cascades"]  how many were tried, how many are kept, and the arms that they are made of
-    report["confidence"]  the confidence model's log-loss by cross-validation, and whether tasks have weights of their
-                        own; None with too few prompts for a model
+    report["confidence"]  which confidence model is kept, and the log-loss of each by cross-validation, see
+                        ``confidence.fit``; None with too few prompts for one
     report["average_budgets"]  by cross-validation: see ``nested.compare``
     report["left_out"]  arms that were measured on too few prompts to take part
     report["prompts_left_out"]  prompts that lack what nearly all others have: number and first ids for each reason

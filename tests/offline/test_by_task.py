@@ -241,3 +241,4 @@ def test_tune_prints_which_tables_were_kept(evaluated, tmp_path):
         in ran.stdout
     )
     assert "choice level 1: " in ran.stdout
+    assert "confidence: plain is kept; log-loss by cross-validation: plain 0." in ran.stdout

@@ -132,7 +132,8 @@ def test_tasks_in_which_the_same_thing_means_the_opposite_get_weights_of_their_o
         return fit([path], np.full((200, 5), 0.2), levels, tasks, apart=apart, seed=0)
 
     by_task, alike = fitted(["code", "math"]), fitted([])
-    assert by_task.losses["by_task"] < by_task.losses["one"] == alike.losses["one"]
+    assert by_task.losses["by_task"] < by_task.losses["solution"] == alike.losses["solution"]
+    assert (by_task.kept, alike.kept) == ("by_task", "plain")
     assert by_task.whole.for_task("code").weights["length"] < 0 < by_task.whole.for_task("math").weights["length"]
     assert by_task.whole.for_task("another") == by_task.whole
     assert not alike.whole.tasks
@@ -152,7 +153,20 @@ def test_tasks_that_are_alike_share_their_weights():
     path = Path((parse("single"),), (seen,), (right,))
     levels = np.ones(200, dtype=np.int64)
     found = fit([path], np.full((200, 5), 0.2), levels, tasks, apart=["code", "math"], seed=0)
+    assert found.kept == "solution"
+    assert found.whole.weights["length"] > 0
     assert not found.whole.tasks
+
+
+def test_lengths_that_say_nothing_are_left_out():
+    rng = np.random.default_rng(0)
+    right = (rng.random((200, 1)) < 0.5).astype(float)
+    score = np.clip(0.5 + 0.3 * (right - 0.5) + rng.normal(0, 0.1, right.shape), 0, 1)
+    seen = Seen.of(right.astype(np.int64), score, length=2 ** (6 + rng.random((200, 1))))
+    path = Path((parse("beam_search(n=4, m=4)"),), (seen,), (right,))
+    found = fit([path], np.full((200, 5), 0.2), np.ones(200, dtype=np.int64), MATH, seed=0)
+    assert found.kept == "plain"
+    assert "length" not in found.whole.weights
 
 
 def test_too_few_prompts_make_no_model():
