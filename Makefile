@@ -106,8 +106,9 @@ test-weights: install $(VLLM)/.installed $(QWEN).gguf  ## Walk it with Qwen2.5-C
 
 test-postgresql: install  ## Run the tests of the outcome database on a throw-away PostgreSQL
 	ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { $(APT_INSTALL) postgresql; }
-# A test that hangs ends the run, and shows where every thread is.
-	$(BIN)/python -m pytest -m postgresql tests/service --timeout 180 --timeout-method thread --durations 10
+# A test that hangs ends the run at once, shows where every thread is, and leaves a server behind.
+	$(BIN)/python -m pytest -m postgresql tests/service --timeout 180 --timeout-method thread --durations 10 || \
+	  { pkill -f router-postgresql- ; rm -rf /dev/shm/router-postgresql-*; exit 1; }
 
 test-monitoring: install  ## Try the alert rules and the dashboard's queries on a real Prometheus
 	command -v promtool >/dev/null || { $(APT_INSTALL) prometheus; }

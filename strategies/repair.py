@@ -16,9 +16,10 @@ from strategies.strategy import Strategy
 class Repair(Strategy):
     """Up to ``n`` solutions one after the other, until the verifier finds nothing wrong with one.
 
-    Each is written in sight of the latest one with which something was wrong, and of what that was. Where the verifier
-    can't say, since a solution was cut or the prompt has no tests, the next one is written in sight of no more than
-    this one was. The best scored is returned, the earliest of equals.
+    Each is written in sight of the latest one with which something was wrong, and of what that was. After a solution
+    that was cut, the next one is written in sight of no more than this one was. Where the verifier says nothing, since
+    the prompt has no tests, there is nothing to repair, and the search ends. The best scored is returned, the earliest
+    of equals.
     """
 
     name: ClassVar[str] = "repair"
@@ -41,8 +42,7 @@ class Repair(Strategy):
             attempts.append(attempt)
             if not attempt.finished:
                 continue
-            if attempt.finding:
-                shown = (Earlier(attempt.text, attempt.finding),)
-            elif attempt.score is not None:
+            if not attempt.finding:
                 break
+            shown = (Earlier(attempt.text, attempt.finding),)
         return best(attempts)

@@ -268,6 +268,12 @@ def _check_values(table: pa.Table, origins: Sequence[str]) -> None:
     outside = pc.fill_null(outside, False).to_numpy()
     if outside.any():
         raise InvalidFile(f"{origins[outside.argmax()]}: propensity must be a probability above 0, or null")
+    wrong = pc.invert(pc.and_(pc.is_finite(table["log_prob"]), pc.less_equal(table["log_prob"], _ROUNDING)))
+    wrong = pc.fill_null(wrong, False).to_numpy()
+    if wrong.any():
+        raise InvalidFile(
+            f"{origins[wrong.argmax()]}: log_prob must be a mean log-probability, so at most 0 and finite, or null"
+        )
     scores = table["scores"].combine_chunks()
     flat = scores.flatten().to_numpy(zero_copy_only=False)
     outside = ~((flat >= -_ROUNDING) & (flat <= 1 + _ROUNDING))

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from router.backends import Engines, Generator, Verifier
 from router.backends.calibrated import Calibrated
 from router.backends.specs import VERIFIER, Deployment, ModelSpec, Setup
+from router.backends.template import Template
 from router.backends.verifiers import KINDS, kind_of, options_of
 from router.errors import CodeNotAllowed, InvalidFile, InvalidRequest
 from router.extras import missing
@@ -63,11 +64,18 @@ def backend_of(name: str) -> Backend:
 
 
 def load_engines(
-    setup: Setup, folder: Path, deployment: Deployment, *, models: frozenset[str] | None = None
+    setup: Setup,
+    folder: Path,
+    deployment: Deployment,
+    *,
+    models: frozenset[str] | None = None,
+    log_probs: bool = False,
 ) -> Engines:
     """Load the models of a setup, with adapters from ``folder``.
 
-    models  names of models to load besides the reference model and one that the verifier asks; None: all
+    models     names of models to load besides the reference model and one that the verifier asks; None: all
+    log_probs  whether models are asked for log-probabilities even where the verifier needs none; chat completions
+               endpoints are not, since some refuse such requests
 
     Raises InvalidRequest, InvalidFile, MissingDependency, MissingWeights.
     """
@@ -77,7 +85,7 @@ def load_engines(
     loaded: dict[str, Generator] = {}
     try:
         for name in wanted:
-            loaded[name] = load_model(name, setup, folder, deployment)
+            loaded[name] = load_model(name, setup, folder, deployment, log_probs=log_probs)
         verifier = load_verifier(setup, folder, deployment, loaded)
     except BaseException:
         close_unused(loaded.values())  # models hold threads and memory
@@ -92,14 +100,15 @@ def close_unused(engines: Iterable[Engines | Generator]) -> None:
             thread.submit(asyncio.run, each.close()).result()
 
 
-def load_model(name: str, setup: Setup, folder: Path, deployment: Deployment) -> Generator:
-    """Load one of the setup's models. Raises as :func:`load_engines`."""
+def load_model(name: str, setup: Setup, folder: Path, deployment: Deployment, *, log_probs: bool = False) -> Generator:
+    """Load one of the setup's models. Arguments and errors as in :func:`load_engines`."""
     kind, spec = setup.verifier.kind, setup.models[name]
     backend = deployment.backend(name, spec)
     # Only the verifier of the lowest window needs the likeliest tokens, and only some engines' modules know ``top``.
     looks = kind == "lowest_window" and "top_log_probs" in backend_of(backend).capabilities
     top = {"top": setup.verifier.options["top"]} if looks else {}
-    model: Generator = _module(backend).load_model(name, spec, folder, deployment, log_probs=kind == "log_prob", **top)
+    asks = kind == "log_prob" or (log_probs and "steps" in capabilities(backend, spec))
+    model: Generator = _module(backend).load_model(name, spec, folder, deployment, log_probs=asks, **top)
     check_context(name, getattr(model, "context", None), {name: spec})
     return model
 
@@ -201,6 +210,9 @@ def why_not(
     for name in sorted(model or setup.reference for model in arm.models):
         if name not in setup.models or (loaded and name not in loaded.models):
             return f"the model {name!r} is not served"
+        template = setup.models[name].template
+        if arm.needs_findings and isinstance(template, Template) and template.assistant == "{text}":
+            return f"the template of the model {name!r} lacks `assistant`, the text around what the model said before"
         backend = deployment.backend(name, setup.models[name])
         for capability, needed in needs.items():
             if needed and capability not in capabilities(backend, setup.models[name]):

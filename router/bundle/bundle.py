@@ -100,7 +100,12 @@ def _familiarity(folder: Path, manifest: Manifest) -> "Familiarity | None":
 
 
 def _confidence(folder: Path, manifest: Manifest) -> Confidence | None:
-    return Confidence.loads(checked(folder, CONFIDENCE, manifest)) if CONFIDENCE in manifest.files else None
+    if CONFIDENCE not in manifest.files:
+        return None
+    found = Confidence.loads(checked(folder, CONFIDENCE, manifest))
+    if unknown := sorted(set(found.tasks) - set(manifest.setup.tasks)):
+        raise InvalidBundle(f"{folder}: {CONFIDENCE} has weights of the task {unknown[0]!r}, which the bundle lacks")
+    return found
 
 
 def read_policy(folder: Path, digest: str | None = None) -> tuple[Manifest, str, Policy]:

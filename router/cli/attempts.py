@@ -159,7 +159,7 @@ def collect(  # noqa: PLR0915  the options of one command
         arms=arms,
         tasks=tasks,
         times=times,
-        load=partial(load_engines, setup, bundle.resolve(), where, models=wanted),
+        load=partial(load_engines, setup, bundle.resolve(), where, models=wanted, log_probs=True),
         settings={
             "backends": dict(where.backends),
             "task": setup.task,

@@ -194,9 +194,13 @@ def tune(
 
 def _of_confidence(found: dict[str, Any]) -> str:
     """Say which confidence model is kept, and how well each predicts."""
-    kinds = {"plain": "plain", "solution": "with the solution's length and probability", "by_task": "and by task"}
+    kinds = {
+        "plain": "without the solution's length and log-probability",
+        "solution": "with both",
+        "by_task": "with both and by task",
+    }
     told = ", ".join(f"{kinds[kind]} {loss:.4f}" for kind, loss in found["log_loss"].items())
-    return f"confidence: {kinds[found['kept']]} is kept; log-loss by cross-validation: {told}"
+    return f"confidence: the model {kinds[found['kept']]} is kept; log-loss by cross-validation: {told}"
 
 
 def _of_tasks(row: dict[str, Any]) -> str:

@@ -368,6 +368,10 @@ def _engines(where: "Deployment", tracer: "Tracer | None", bundle: "Bundle") -> 
     asked = {model for arm in bundle.policy.arms for model in arm.models if model}
     served = {name for name in asked if where.backend(name, setup.models[name]) != "vllm" or where.urls.get(name)}
     engines = load_engines(
-        setup, bundle.folder, where, models=frozenset(served | (set(where.urls) & set(setup.models)))
+        setup,
+        bundle.folder,
+        where,
+        models=frozenset(served | (set(where.urls) & set(setup.models))),
+        log_probs=bundle.confidence is not None and bundle.confidence.reads_log_probs,
     )
     return traced(engines, tracer) if tracer else engines

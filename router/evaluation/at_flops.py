@@ -202,7 +202,7 @@ def in_flops(
         found["random_mix"] = best_mix(flops, allowed, cascades=False)
         found["confidence_only"] = best_mix(flops, allowed, cascades=True)
         if by_task:
-            found["arm_of_each_task"] = "an arm or cascade of each task", by_task.at(flops)
+            found["arm_of_each_task"] = "by its table, at one price of a FLOP", by_task.at(flops)
         if without:
             found["level_only"] = "the policy without cascades", without.at(flops)
         found["shuffled_levels"] = "the policy's arms", priced.shuffled(float(mine.flops.mean()), rng)

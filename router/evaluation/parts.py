@@ -99,7 +99,8 @@ class AtFlops(Part):
     share    of one solution of the larger model; where there is none, of one sample of the reference model
     ways     best_fixed_arm, best_fixed_cascade, random_mix, shuffled_levels and larger_alone; confidence_only, the best
              mix of any two arms, cascades among them; level_only, the policy without cascades; where tasks have tables
-             of their own arm_of_each_task, the best mix of two arms or cascades for each task
+             of their own arm_of_each_task, for each task the arm or cascade that its table prefers at one price of a
+             FLOP, a mix of the two nearest prices
     gains    the policy's accuracy at what the way spends, less the way's, prompt by prompt
     perfect  accuracy of a perfect choice among all attempts at these FLOPs
     """

@@ -23,7 +23,7 @@ WAYS = {
     "larger_alone": "larger model alone",
     "level_only": "levels only, no cascades",
     "confidence_only": "confidence only, no levels",
-    "arm_of_each_task": "best arm or cascade of each task, no levels",
+    "arm_of_each_task": "one arm or cascade for each task, no levels",
     "nearest_neighbours": "best at similar prompts",
 }
 SHARES = {

@@ -4,8 +4,9 @@ It is a logistic function of named features: the prompt's level probabilities; t
 of the best solution with another answer; the answer's lead in the vote; the solution's length, and how probable its
 tokens were to the model that wrote it; how much was written to find it; and, for each model, how many stages gave this
 answer and how many gave another. What is missing (a bundle may have no verifier) counts as unknown, not as zero. Tasks
-may have weights of their own: a long solution means another thing in code than in arithmetic. The same code serves one
-call and replays thousands of runs.
+may have weights of their own: a long solution means another thing in code than in arithmetic. Where an engine gives no
+log-probabilities, weights learned without them and the length are used. The same code serves one call and replays
+thousands of runs.
 """
 
 import json
@@ -36,7 +37,8 @@ class Confidence:
     """A fitted model: ``weights`` by feature, in log-odds per unit of the feature, and ``bias`` in log-odds.
 
     voting  names of the strategies whose votes it learned from; for other strategies no votes were recorded
-    tasks   the whole weights and bias for prompts of single tasks, by the task's name
+    tasks   weights and bias for prompts of single tasks, by the task's name
+    plain   weights and bias for solutions whose length or log-probability is unknown; None: these have no weights
     """
 
     __pydantic_config__ = STRICT
@@ -44,12 +46,18 @@ class Confidence:
     weights: Mapping[str, Finite]
     bias: Finite
     voting: Annotated[tuple[Name, ...], Field(strict=False)] = ()
-    tasks: Mapping[Name, "OfOneTask"] = field(default_factory=dict)
+    tasks: Mapping[str, "Weights"] = field(default_factory=dict)
+    plain: "Weights | None" = None
 
     def for_task(self, name: str | None) -> "Confidence":
         """Return the model for prompts of a task: its own, or that of all tasks where it has none."""
         own = self.tasks.get(name) if name else None
-        return Confidence(own.weights, own.bias, self.voting) if own else self
+        return Confidence(own.weights, own.bias, self.voting, plain=self.plain) if own else self
+
+    @property
+    def reads_log_probs(self) -> bool:
+        """Whether it uses log-probabilities, which engines give only where they are asked for."""
+        return self.plain is not None
 
     def of(self, probabilities: Sequence[float], wanted: Believe) -> list[float]:
         """Return the probability that each stage's answer is right, 0 where it has none.
@@ -69,8 +77,8 @@ class Confidence:
             answer = None if best is None else best.answer
             if answer is not None and answer not in codes:
                 codes[answer] = next(numbers)
-            known = (best.score, lead(stage.result.candidates), best.log_prob, len(best.text)) if best else (None,) * 4
-            numbers_of = [np.array([np.nan if each is None else each]) for each in known]
+            told = (best.score, lead(stage.result.candidates), best.log_prob, len(best.text)) if best else (None,) * 4
+            numbers_of = [np.array([np.nan if each is None else each]) for each in told]
             seen.append(Seen(np.array([-1 if answer is None else codes[answer]]), *numbers_of))
         arms = [stage.arm for stage in wanted.stages]
         return [float(each[0]) for each in self.of_many(np.array([probabilities]), arms, seen)]
@@ -84,21 +92,22 @@ class Confidence:
 
         found = []
         for i, each in enumerate(seen):
-            logit: Any = self.bias
-            for name, values in features(probabilities, arms, seen, i, self.voting).items():
-                weight = self.weights.get(name)
-                if weight is not None:
-                    logit = logit + weight * values
+            values = features(probabilities, arms, seen, i, self.voting)
+            logit = _logit(self, values)
+            if self.plain:
+                logit = np.where(known(each), logit, _logit(self.plain, values))
             found.append(np.where(each.answer < 0, 0.0, 1 / (1 + np.exp(-logit))))
         return found
 
     def dumps(self) -> str:
         """Return the model as JSON, one feature per line."""
-        voting, tasks = json.dumps(list(self.voting)), ""
+        parts = [f'"voting": {json.dumps(list(self.voting))}', _written(self)]
+        if self.plain:
+            parts.append(f'"plain": {{{_written(self.plain)}}}')
         if self.tasks:
             own = (f" {json.dumps(name)}: {{{_written(each)}}}" for name, each in self.tasks.items())
-            tasks = ',\n "tasks": {\n ' + ",\n ".join(own) + "\n }"
-        return f'{{"voting": {voting},\n {_written(self)}{tasks}}}\n'
+            parts.append('"tasks": {\n ' + ",\n ".join(own) + "\n }")
+        return "{" + ",\n ".join(parts) + "}\n"
 
     @classmethod
     def loads(cls, text: str | bytes) -> "Confidence":
@@ -111,8 +120,8 @@ class Confidence:
 
 
 @dataclass(frozen=True)
-class OfOneTask:
-    """What :class:`Confidence` has, for prompts of one task."""
+class Weights:
+    """As in :class:`Confidence`."""
 
     __pydantic_config__ = STRICT
 
@@ -120,9 +129,25 @@ class OfOneTask:
     bias: Finite
 
 
-def _written(model: Confidence | OfOneTask) -> str:
+def _written(model: Confidence | Weights) -> str:
     weights = ",\n  ".join(f"{json.dumps(name)}: {weight:.6g}" for name, weight in model.weights.items())
     return f'"bias": {model.bias:.6g}, "weights": {{\n  {weights}\n }}'
+
+
+def _logit(model: Confidence | Weights, values: "Mapping[str, Floats]") -> Any:
+    logit: Any = model.bias
+    for name, each in values.items():
+        weight = model.weights.get(name)
+        if weight is not None:
+            logit = logit + weight * each
+    return logit
+
+
+def known(seen: "Seen") -> "NDArray[np.bool_]":
+    """Return whether a solution's length and log-probability are known, run by run."""
+    import numpy as np
+
+    return ~(np.isnan(seen.log_prob) | np.isnan(seen.length))
 
 
 def features(
@@ -130,7 +155,8 @@ def features(
 ) -> "dict[str, Floats]":
     """Return what is known of the answer of stage ``i``, as arrays by feature name.
 
-    An unknown feature is 0, and its "known" feature is 0, too. Scores and leads are log-odds, lengths binary logarithms
+    An unknown feature is 0, and its "known" feature is 0, too; lengths and log-probabilities have no such feature, see
+    :func:`known`. Scores and leads are log-odds, lengths binary logarithms
     of characters; the level counts from the middle one, so from -2 to 2.
     """
     import numpy as np
@@ -164,11 +190,11 @@ def features(
     known_lead = ~np.isnan(own.lead) if votes else zero.astype(bool)
     lead = np.where(known_lead, _log_odds(np.nan_to_num(own.lead, nan=0.5)), 0.0)
     found |= {"lead": lead, "lead known": known_lead.astype(float), "lead by level": lead * level}
-    lengths = np.log2(1.0 + np.nan_to_num(own.length))
-    free = {"log-probability": (own.log_prob, own.log_prob), "length": (own.length, lengths)}
-    shown = {name: (~np.isnan(raw), np.nan_to_num(values)) for name, (raw, values) in free.items()}
-    for name, (is_known, values) in shown.items():
-        found |= {name: values, f"{name} known": is_known.astype(float)}
+    shown = {
+        "log-probability": np.nan_to_num(own.log_prob),
+        "length": np.log2(1.0 + np.nan_to_num(own.length)),
+    }
+    found |= shown
     (writer,) = arms[i].models if len(arms[i].models) == 1 else (None,)
     for model in {model for arm in arms for model in arm.models}:
         asked = [j for j, arm in enumerate(arms) if model in arm.models]
@@ -179,7 +205,7 @@ def features(
         if model is not None:
             by = zero + (writer == model)
             found |= {f"written by {model}": by, f"written by {model}, by level": by * level}
-            found |= {f"{name} of {model}": by * values for name, (_, values) in shown.items()}
+            found |= {f"{name} of {model}": by * values for name, values in shown.items()}
             found |= {f"agreeing{whose}, by level": agreeing * level, f"against{whose}, by level": against * level}
     return found
 

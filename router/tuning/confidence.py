@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from router.policy.confidence import Confidence, OfOneTask, features, voting_of
+from router.policy.confidence import Confidence, Weights, features, known, voting_of
 from strategies import Strategy
 from strategies.records import Runs, Seen
 
@@ -26,7 +26,8 @@ FEWEST = 40  # prompts that a fit needs; with fewer, ``strategies.belief`` is us
 KINDS = ("plain", "solution", "by_task")  # from the poorest
 _OF_SOLUTION = ("length", "log-probability")  # what the plain model's features don't begin with
 _WEIGHT = 4.0  # total weight of a prompt's rows, which are much alike
-_OF_TASKS = 0.1  # how far a task's weights may lie from the common ones: C of the logistic regression
+_COMMON = 1.0  # C of the logistic regression
+_OF_TASKS = 0.1  # the same for how far a task's weights may lie from the common ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,10 @@ class OutOfFold:
         return found
 
     @property
+    def all_models(self) -> tuple[Confidence, ...]:
+        return *self.models, self.whole
+
+    @property
     def report(self) -> dict[str, Any]:
         return {"kept": self.kept, "log_loss": dict(self.losses)}
 
@@ -122,7 +127,7 @@ def fit(
     """
     prompts = len(probabilities)
     voting = voting_of([arm for path in paths for arm in path.arms])
-    names, x, y, prompt = _rows(paths, probabilities, voting)
+    names, x, y, prompt, shown = _rows(paths, probabilities, voting)
     if prompts < FEWEST or len(np.unique(y)) < 2:
         return None
     fold = np.empty(prompts, dtype=np.int64)
@@ -131,7 +136,9 @@ def fit(
     own = {task: (tasks == task)[prompt] for task in apart}
 
     def fitted(rows: NDArray[np.bool_], kind: str) -> Confidence | None:
-        if len(np.unique(y[rows])) < 2:
+        if kind != "plain":
+            rows = rows & shown
+        if len(np.unique(y[rows])) < 2 or len(np.unique(prompt[rows])) < FEWEST // 2:
             return None
         some = [k for k, name in enumerate(names) if kind != "plain" or not name.startswith(_OF_SOLUTION)]
         mine = x[rows][:, some]
@@ -141,27 +148,34 @@ def fit(
         scaled = (mine - centre) / scale
         columns = [scaled]
         if kind == "by_task":
-            columns += [np.column_stack([scaled, np.ones(len(scaled))]) * mask[rows, None] for mask in own.values()]
-        model = LogisticRegression(C=_OF_TASKS if kind == "by_task" else 1.0, max_iter=500)
+            each = _OF_TASKS**0.5 * np.column_stack([scaled, np.ones(len(scaled))])
+            columns += [each * mask[rows, None] for mask in own.values()]
+        model = LogisticRegression(C=_COMMON, max_iter=500)
         model.fit(np.hstack(columns), y[rows], sample_weight=weight[rows])
         bias, common, more = float(model.intercept_[0]), *np.split(model.coef_[0], [len(some)])
 
-        def unscaled(weights: Floats, bias: float) -> tuple[dict[str, float], float]:
-            weights /= scale
-            named = dict(zip([names[k] for k in some], weights.round(6).tolist(), strict=True))
-            return named, round(bias - float(np.dot(weights.round(6), centre)), 6)
+        def unscaled(weights: Floats, bias: float) -> Weights:
+            weights = (weights / scale).round(6)
+            named = dict(zip([names[k] for k in some], weights.tolist(), strict=True))
+            return Weights(named, round(bias - float(np.dot(weights, centre)), 6))
 
-        parts = zip(own, more.reshape(len(own), -1), strict=True) if len(more) else ()
-        of_tasks = {task: OfOneTask(*unscaled(common + part[:-1], bias + float(part[-1]))) for task, part in parts}
-        return Confidence(*unscaled(common.copy(), bias), voting, of_tasks)
+        parts = zip(own, _OF_TASKS**0.5 * more.reshape(len(own), -1), strict=True) if len(more) else ()
+        of_tasks = {task: unscaled(common + part[:-1], bias + float(part[-1])) for task, part in parts}
+        whole = unscaled(common, bias)
+        return Confidence(whole.weights, whole.bias, voting, of_tasks)
 
     found: dict[str, OutOfFold] = {}
     for kind in KINDS if own else KINDS[:-1]:
         models = [fitted(fold[prompt] != i, kind) for i in range(FOLDS)]
-        whole = fitted(np.ones(len(y), dtype=bool), kind)
-        if whole is None or any(model is None for model in models):
-            return None
-        found[kind] = OutOfFold(tuple(model for model in models if model), fold, probabilities, tasks, whole)
+        models.append(fitted(np.ones(len(y), dtype=bool), kind))
+        made = [model for model in models if model]
+        if len(made) < len(models):
+            break
+        if kind != KINDS[0]:
+            made = [_over(model, plain) for model, plain in zip(made, found[KINDS[0]].all_models, strict=True)]
+        found[kind] = OutOfFold(tuple(made[:-1]), fold, probabilities, tasks, made[-1])
+    if not found:
+        return None
     losses = {kind: _losses(each, paths) for kind, each in found.items()}
     kept = KINDS[0]
     for kind in list(found)[1:]:
@@ -169,6 +183,11 @@ def fit(
         if gain.mean() > gain.std() / len(gain) ** 0.5:
             kept = kind
     return replace(found[kept], kept=kept, losses={kind: round(float(each.mean()), 4) for kind, each in losses.items()})
+
+
+def _over(model: Confidence, plain: Confidence) -> Confidence:
+    """Return the model, with the plain one for solutions of which it does not know enough."""
+    return replace(model, plain=Weights(plain.weights, plain.bias))
 
 
 def _losses(believe: OutOfFold, paths: Sequence[Path]) -> Floats:
@@ -183,9 +202,13 @@ def _losses(believe: OutOfFold, paths: Sequence[Path]) -> Floats:
     return losses
 
 
-def _rows(paths: Sequence[Path], probabilities: Floats, voting: Sequence[str]) -> tuple[list[str], Floats, Ints, Ints]:
-    """Return feature names, (N, F) features, (N,) whether right, (N,) prompt index; one row per stage's answer."""
-    tables, rights, whose = [], [], []
+def _rows(
+    paths: Sequence[Path], probabilities: Floats, voting: Sequence[str]
+) -> tuple[list[str], Floats, Ints, Ints, NDArray[np.bool_]]:
+    """Return feature names, and one row per stage's answer: (N, F) features, (N,) whether right, (N,) prompt index, and
+    (N,) whether the solution's length and log-probability are known.
+    """
+    tables, rights, whose, shown = [], [], [], []
     for path in paths:
         shape = path.seen[0].answer.shape
         for i in range(len(path.arms)):
@@ -194,6 +217,7 @@ def _rows(paths: Sequence[Path], probabilities: Floats, voting: Sequence[str]) -
             tables.append({name: np.broadcast_to(values, shape)[kept] for name, values in found.items()})
             rights.append((path.correct[i] > 0.5)[kept])
             whose.append(np.broadcast_to(np.arange(shape[0])[:, None], shape)[kept])
+            shown.append(known(path.seen[i])[kept])
     names = list(dict.fromkeys(name for table in tables for name in table))
     x = np.concatenate(
         [
@@ -201,4 +225,4 @@ def _rows(paths: Sequence[Path], probabilities: Floats, voting: Sequence[str]) -
             for table, right in zip(tables, rights, strict=True)
         ]
     )
-    return names, x, np.concatenate(rights).astype(np.int64), np.concatenate(whose)
+    return names, x, np.concatenate(rights).astype(np.int64), np.concatenate(whose), np.concatenate(shown)

@@ -121,6 +121,7 @@ def test_parquet_from_elsewhere_may_have_other_widths(tmp_path):
         ([{**ROW, "scores": [0.5, -1]}], ["line 1", "-1", "null"]),
         ([{**ROW, "scores": [0.5, None]}], ["line 1", "scores", "list of numbers"]),
         ([{**ROW, "scored_tokens": -1}], ["line 1", "scored_tokens", "negative"]),
+        ([{**ROW, "log_prob": 12.5}], ["line 1", "log_prob", "mean log-probability"]),
         ([{**ROW, "propensity": 0}], ["line 1", "propensity", "probability above 0"]),
         ([{**ROW, "propensity": "1"}], ["line 1", "propensity", "a number or null"]),
         ([{**ROW, "prompt": "  "}], ["line 1", "prompt", "blank"]),

@@ -11,7 +11,7 @@ import pytest
 from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle.bundle import load_bundle
-from router.policy.confidence import Confidence, OfOneTask
+from router.policy.confidence import Confidence, Weights
 from router.policy.objectives import AverageBudget
 from router.policy.table import LEVELS, Policy
 from router.prompt import Prompt
@@ -78,7 +78,7 @@ async def test_every_objective_goes_by_the_table_of_the_task(stub, solver, objec
 
 
 async def test_confidence_goes_by_the_weights_of_the_task(solver):
-    model = Confidence({}, 0.0, tasks={"number": OfOneTask({}, 3.0)})
+    model = Confidence({}, 0.0, tasks={"number": Weights({}, 3.0)})
     setup = replace(solver.bundle.setup, task=("math", "number"))
     bundle = replace(solver.bundle, confidence=model, manifest=replace(solver.bundle.manifest, setup=setup))
     solver = Solver(bundle, solver.engines)

@@ -17,6 +17,7 @@ from router.bundle.manifest import digests, read_manifest, version_of
 from router.bundle.setup import read_setup, setup_json
 from router.cli.main import main
 from router.errors import InvalidBundle, InvalidFile
+from router.policy.confidence import Confidence, Weights
 from tests.conftest import SETUP
 
 ANY = "0" * 64
@@ -213,6 +214,17 @@ def test_another_object_in_place_of_the_difficulty_model_is_refused(folder):
     change(folder, files=digests(folder))
     with pytest.raises(InvalidBundle, match="holds no difficulty model"):
         load_bundle(folder)
+
+
+def test_confidence_in_a_task_that_the_bundle_lacks_is_refused(folder):
+    for task, refusal in (("math", None), ("cooking", "weights of the task 'cooking'")):
+        (folder / "confidence.json").write_text(Confidence({}, 0.0, tasks={task: Weights({}, 1.0)}).dumps())
+        change(folder, files=digests(folder))
+        if refusal is None:
+            assert load_bundle(folder).confidence
+        else:
+            with pytest.raises(InvalidBundle, match=refusal):
+                load_bundle(folder)
 
 
 def test_libraries_that_can_not_exist_are_not_installed():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidBundle
-from router.policy.confidence import Confidence, OfOneTask, features, voting_of
+from router.policy.confidence import Confidence, Weights, features, known, voting_of
 from router.tuning.calibration import calibration
 from router.tuning.confidence import FEWEST, Believing, Path, fit
 from strategies import Believe, Candidate, Result, Stage, parse
@@ -51,13 +51,8 @@ def test_it_knows_how_long_a_solution_is_and_how_probable_to_its_writer():
     one, none = np.array([1]), np.array([np.nan])
     shown = [Seen.of(one, none, log_prob=np.array([-0.25]), length=np.array([255.0])), Seen.of(one, none)]
     first = features(LEVELS, arms, shown, 0, [])
-    assert (first["log-probability"][0], first["log-probability known"][0]) == (-0.25, 1)
-    assert (first["length"][0], first["length known"][0]) == (8, 1)
-    assert first["length of large"][0] == 0
-    second = features(LEVELS, arms, shown, 1, [])
-    assert [second[name][0] for name in ("log-probability", "log-probability known", "length", "length known")] == [
-        0
-    ] * 4
+    assert (first["log-probability"][0], first["length"][0], first["length of large"][0]) == (-0.25, 8, 0)
+    assert [known(each).tolist() for each in shown] == [[True], [False]]
     written = features(LEVELS, arms, shown[::-1], 1, [])
     assert (written["log-probability of large"][0], written["length of large"][0]) == (-0.25, 8)
 
@@ -83,13 +78,30 @@ def test_one_call_is_told_of_lengths_and_probabilities_what_many_runs_are():
     assert one[0] == pytest.approx(1 / (1 + np.exp(0.4 + 1.0 - 0.2 * np.log2(6))))
 
 
+def test_a_solution_of_unknown_probability_is_believed_by_the_plain_weights():
+    plain = Weights({"level 5": 1.0}, -2.0)
+    model = Confidence({"log-probability": 49.0}, 9.0, plain=plain, tasks={"code": Weights({}, 5.0)})
+    told, untold = (
+        Stage(parse("single"), Result(Candidate(("1",), end="stop", answer="1", token_counts=(1,), log_probs=given)))
+        for given in ((-0.3,), ())
+    )
+    levels = [0.0, 0.0, 0.0, 0.0, 1.0]
+    assert model.of(levels, Believe((told,))) == pytest.approx([1 / (1 + np.exp(49 * 0.3 - 9))])
+    for each in (model, model.for_task("code")):
+        assert each.of(levels, Believe((untold,))) == pytest.approx([1 / (1 + np.exp(1.0))])
+    assert (model.reads_log_probs, Confidence({}, 0.0).reads_log_probs) == (True, False)
+
+
 def test_no_answer_is_never_right():
     assert Confidence({}, 3.0).of([0.2] * 5, Believe((stage("single", None),))) == [0.0]
 
 
 def test_a_model_survives_its_file_and_a_wrong_file_is_refused():
     model = Confidence({"score": 0.5, "level 1": -1.25}, 0.1, ("majority",))
-    own = replace(model, tasks={"code": OfOneTask({"score": 2.0}, -1.0), "math": OfOneTask({"score": 0.0}, 0.5)})
+    own = replace(
+        model, tasks={"code": Weights({"score": 2.0}, -1.0), "my_tasks:IsoDate": Weights({"score": 0.0}, 0.5)}
+    )
+    own = replace(own, plain=Weights({}, 1.0))
     for each in (model, own):
         assert Confidence.loads(each.dumps()) == each
     for text in (
@@ -118,13 +130,23 @@ def test_it_learns_to_tell_right_from_wrong_without_the_prompt_it_judges():
     assert other.whole == found.whole
 
 
+def of_length(right, length, rng):
+    """Unscored solutions of these lengths, whose log-probabilities say nothing."""
+    return Seen.of(
+        right.astype(np.int64), np.full(right.shape, np.nan), log_prob=-rng.random(right.shape), length=length
+    )
+
+
 def test_tasks_in_which_the_same_thing_means_the_opposite_get_weights_of_their_own():
     rng = np.random.default_rng(0)
     tasks = np.repeat(["code", "math"], 100)
     right = (rng.random((200, 1)) < 0.5).astype(float)
     longer = np.where(tasks[:, None] == "math", right, 1 - right)
     seen = Seen.of(
-        right.astype(np.int64), np.full(right.shape, np.nan), length=2 ** (6 + longer + rng.random((200, 1)))
+        right.astype(np.int64),
+        np.full(right.shape, np.nan),
+        log_prob=-rng.random((200, 1)),
+        length=2 ** (6 + longer + rng.random((200, 1))),
     )
     path, levels = Path((parse("single"),), (seen,), (right,)), np.ones(200, dtype=np.int64)
 
@@ -145,11 +167,33 @@ def test_tasks_in_which_the_same_thing_means_the_opposite_get_weights_of_their_o
         assert served[i] == pytest.approx(own.of_many(np.full((1, 5), 0.2), path.arms, [seen.at([i])])[0][0])
 
 
+def test_prompts_whose_solutions_tell_too_little_are_judged_by_the_plain_model():
+    rng = np.random.default_rng(0)
+    right = (rng.random((200, 1)) < 0.5).astype(float)
+    log_prob = np.where(np.arange(200)[:, None] < 120, 0.3 * right - 1 + 0.2 * rng.random((200, 1)), np.nan)
+    seen = Seen.of(
+        right.astype(np.int64), np.full(right.shape, np.nan), log_prob=log_prob, length=np.full((200, 1), 9.0)
+    )
+    path = Path((parse("single"),), (seen,), (right,))
+    found = fit([path], np.full((200, 5), 0.2), np.ones(200, dtype=np.int64), MATH, seed=0)
+    assert found
+    assert found.kept == "solution"
+    (sure,) = found(path.arms, path.seen, last=True)
+    assert (calibration(sure[:120, 0], right[:120, 0]).auc or 0.0) > 0.9
+    assert np.ptp(sure[120:]) < 0.2  # the plain model knows nothing here but the mean of its fold
+    assert abs(sure[120:].mean() - right.mean()) < 0.1
+
+
 def test_tasks_that_are_alike_share_their_weights():
     rng = np.random.default_rng(0)
     tasks = np.repeat(["code", "math"], 100)
     right = (rng.random((200, 1)) < 0.5).astype(float)
-    seen = Seen.of(right.astype(np.int64), np.full(right.shape, np.nan), length=2 ** (6 + right + rng.random((200, 1))))
+    seen = Seen.of(
+        right.astype(np.int64),
+        np.full(right.shape, np.nan),
+        log_prob=-rng.random((200, 1)),
+        length=2 ** (6 + right + rng.random((200, 1))),
+    )
     path = Path((parse("single"),), (seen,), (right,))
     levels = np.ones(200, dtype=np.int64)
     found = fit([path], np.full((200, 5), 0.2), levels, tasks, apart=["code", "math"], seed=0)
@@ -162,7 +206,8 @@ def test_lengths_that_say_nothing_are_left_out():
     rng = np.random.default_rng(0)
     right = (rng.random((200, 1)) < 0.5).astype(float)
     score = np.clip(0.5 + 0.3 * (right - 0.5) + rng.normal(0, 0.1, right.shape), 0, 1)
-    seen = Seen.of(right.astype(np.int64), score, length=2 ** (6 + rng.random((200, 1))))
+    free = {"log_prob": -rng.random((200, 1)), "length": 2 ** (6 + rng.random((200, 1)))}
+    seen = Seen.of(right.astype(np.int64), score, **free)
     path = Path((parse("beam_search(n=4, m=4)"),), (seen,), (right,))
     found = fit([path], np.full((200, 5), 0.2), np.ones(200, dtype=np.int64), MATH, seed=0)
     assert found.kept == "plain"

@@ -358,10 +358,10 @@ def test_repair_shows_the_latest_attempt_with_a_finding():
     assert result.answer == "2"
 
 
-def test_repair_votes_where_nothing_is_scored():
-    shown, result = repairing("repair(n=3)", *(solved(answer) for answer in "122"))
-    assert shown == [(), (), ()]
-    assert result.answer == "2"
+def test_repair_ends_where_nothing_is_said_of_a_solution():
+    shown, result = repairing("repair(n=3)", solved("1"))
+    assert shown == [()]
+    assert result.answer == "1"
 
 
 def test_repair_asks_the_model_that_it_names():

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,13 @@ import pytest
 from router.attempts.collect import Unit, collect
 from router.attempts.prompts import Problem
 from router.attempts.schema import read_attempts
-from router.backends import Asked, Engines, Usage, prepared
+from router.backends import Asked, Engines, Usage, prepared, registry
 from router.backends.calibrated import Calibrated, platt
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.backends.prompt_length import too_long
 from router.backends.registry import load_engines, why_not
 from router.backends.specs import Deployment, Platt, Setup, VerifierSpec
+from router.backends.template import CHATML
 from router.backends.verifiers import KINDS, options_of
 from router.backends.verifiers.executed_tests import ExecutedTests
 from router.backends.verifiers.judge import Judge, Options
@@ -111,6 +113,35 @@ def test_arms_that_need_other_scores_are_left_out(kind, arm, reason):
         parse(arm), setup(kind, model="small" if KINDS.get(kind) and KINDS[kind].asks else None), Deployment()
     )
     assert found is None if reason is None else reason in str(found)
+
+
+def test_a_template_that_does_not_say_how_a_models_turn_ends_can_not_show_what_was_wrong():
+    made = setup("tests")
+    bare = replace(made.main, template=replace(CHATML, assistant="{text}"))
+    made = replace(made, models={**made.models, "small": bare})
+    assert "lacks `assistant`" in str(why_not(parse("repair(n=4)"), made, Deployment()))
+    assert why_not(parse("revision(n=4, chains=2)"), made, Deployment()) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend", "wanted", "asked"),
+    [
+        ("log_prob", "vllm", False, True),
+        ("tests", "vllm", False, False),
+        ("tests", "vllm", True, True),
+        ("tests", "openai", True, False),  # some chat completions endpoints refuse a request for them
+        ("log_prob", "openai", False, True),
+    ],
+)
+def test_log_probabilities_are_asked_for_where_verifier_or_confidence_read_them(
+    monkeypatch, kind, backend, wanted, asked
+):
+    said = []
+    fake = SimpleNamespace(load_model=lambda *args, log_probs: said.append(log_probs))
+    monkeypatch.setattr(registry, "_module", lambda name: fake)
+    where = Deployment({"small": ("http://127.0.0.1:1",)}, {"": backend})
+    registry.load_model("small", setup(kind), Path(), where, log_probs=wanted)
+    assert said == [asked]
 
 
 async def test_without_a_verifier_a_bundle_serves_the_arms_that_need_none(bundle_folder, caplog):

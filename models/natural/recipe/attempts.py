@@ -14,6 +14,7 @@ SCORES = ATTEMPTS / "scores.parquet"  # by verifiers that look at attempts after
 VECTORS = NATURAL / "vectors.parquet"  # hidden states of the prompts; see vectors.py
 TASKS = {"gsm8k": "math", "mbpp": "code", "mmlu-stem": "choice"}
 VERIFIERS = {"gsm8k": None, "mbpp": "tests", "mmlu-stem": None, "mixed": "tests"}  # None: scored while sampled
+_NEARLY = 0.9
 FEWEST = 25  # prompts without which nothing can be trained
 SMALL, LARGE, POOL = "sample", "single(model=large)", "sample(model=large)"
 ALONE = [SMALL, LARGE, POOL]
@@ -27,15 +28,18 @@ class TooFew(Exception):
 def whole(frame: pd.DataFrame) -> pd.DataFrame:
     """The attempts at prompts that have what most of them have.
 
-    Sampling goes on prompt by prompt and model by model, so that some have no attempts of the larger model yet. An arm
-    takes part where nearly all prompts have it: rather half of the prompts with both models than all with one.
+    Sampling goes on prompt by prompt and model by model, so that some have no attempts of the larger model yet. Rather
+    half of the prompts with both models than all with one; but the larger model's pool is only what the policy is
+    compared with, so it takes part where nearly all prompts have it.
     """
     have = {arm: set(rows["prompt_id"]) for arm, rows in frame.groupby("arm")}
     prompts = have.get(SMALL, set())
-    for arm in (LARGE, POOL):
-        both = prompts & have.get(arm, set())
-        if 2 * len(both) >= len(prompts) or len(both) >= 4 * FEWEST:
-            prompts = both
+    both = prompts & have.get(LARGE, set())
+    if 2 * len(both) >= len(prompts) or len(both) >= 4 * FEWEST:
+        prompts = both
+    pooled = prompts & have.get(POOL, set())
+    if len(pooled) >= _NEARLY * len(prompts):
+        prompts = pooled
     rows = frame[frame["prompt_id"].isin(prompts)]
     sizes = rows[rows["arm"] == SMALL].groupby("prompt_id").size()
     return rows[rows["prompt_id"].isin(sizes[sizes >= sizes.median()].index)] if len(sizes) else rows

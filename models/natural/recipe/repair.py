@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from attempts import ATTEMPTS, VERIFIERS, TooFew, of_task
+from attempts import ATTEMPTS, VERIFIERS, of_task
 
 from router.attempts.schema import read_attempts
 from router.bundle.setup import Setup
@@ -32,7 +32,7 @@ def repaired(setup: Setup) -> dict[str, Any]:
         frames += [samples[samples["prompt_id"].isin(runs["prompt_id"])], runs.assign(seconds=None)]
     frame = pd.concat(frames, ignore_index=True)
     if frame.empty:
-        raise TooFew("repair was not sampled yet")
+        return {"reason": "repair was not sampled yet"}
     anew = [BestOfN(n=n, stop=_RIGHT if n > 1 else 0.0) for n in _DRAWN]
     measured = measure(frame, pd.Index(frame["prompt_id"].unique()), _DRAWN, setup, arms=anew)
     draws = resamples(len(measured.prompts), np.random.default_rng(0))

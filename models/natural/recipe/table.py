@@ -124,7 +124,7 @@ def verifiers(name: str, found: Mapping[str, Any]) -> str:
 
 def repair(name: str, found: Mapping[str, Any]) -> str:
     rows = found.get("repair")
-    if not rows:
+    if not rows or "reason" in rows:
         return ""
     lines = _head(
         [f"{name}: {rows['prompts']} prompts", "accuracy", "FLOPs, in samples", "sampled anew", "repair gains"]

@@ -81,7 +81,8 @@ class TransformersGenerator:
             text=self._text,
         )
         # The chains of a revision grow together: all of a round's candidates have earlier attempts, or none.
-        revised = any(candidate.earlier for candidate in candidates)
+        # The reviser learned to write without being told what was wrong.
+        revised = any(candidate.earlier and not candidate.earlier[-1].finding for candidate in candidates)
         written: list[Candidate] = await submit(self.reviser if revised else self.batcher, job)
         return written
 

@@ -65,7 +65,7 @@ class VllmGenerator:
     """See :class:`router.backends.Generator`.
 
     ``log_probs``: whether to ask for log-probabilities. The engine has to compute them, and only the verifier of kind
-    log_prob reads them.
+    log_prob and some confidence models read them.
     """
 
     def __init__(self, replicas: Replicas, spec: ModelSpec, tokenizer: Any, *, log_probs: bool = True, top: int = 0):
@@ -157,7 +157,9 @@ class VllmGenerator:
                 earlier = row.writing.candidate.earlier
                 if earlier not in prefixes:
                     prefixes[earlier] = self._encode(round_.prompt, earlier, served.context)
-                model = (self.spec.reviser if earlier else None) or self.spec.adapter or served.base
+                # The reviser learned to write without being told what was wrong.
+                revised = earlier and not earlier[-1].finding
+                model = (self.spec.reviser if revised else None) or self.spec.adapter or served.base
                 prefix = prefixes[earlier] + row.writing.candidate.thought + row.writing.tokens
                 groups.setdefault((model, prefix, row.cap), []).append(row)
             asks = [self._ask(round_, model, prefix, group) for (model, prefix, _), group in groups.items()]
