@@ -45,15 +45,18 @@ def whole(frame: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["prompt_id"].isin(sizes[sizes >= sizes.median()].index)] if len(sizes) else rows
 
 
-def of_task(task: str, part: str, verifier: str | None = None) -> pd.DataFrame:
-    """Attempts at one task's prompts. With a verifier its scores, as far as there are any, else those of sampling."""
+def of_task(task: str, part: str, verifier: str | None = None, arms: Sequence[str] = ALONE) -> pd.DataFrame:
+    """Attempts at one task's prompts. With a verifier its scores of these arms, else all with those of sampling.
+
+    Prompts at which the verifier has not looked at all attempts of these arms are left out.
+    """
     path = ATTEMPTS / f"{task}-{part}.parquet"
     if not path.exists():
         raise TooFew(f"{path.name} was not sampled yet")
     # Sampled hundreds at a time: how long one took then tells nothing of a call.
     frame = read_attempts([path]).assign(seconds=None)
     if verifier is not None:
-        frame = _scored(frame, verifier)
+        frame = _scored(frame[frame["arm"].isin(arms)], verifier)
     return frame
 
 
@@ -90,12 +93,11 @@ def _enough(frame: pd.DataFrame, task: str, part: str) -> pd.DataFrame:
 
 
 def _scored(frame: pd.DataFrame, verifier: str) -> pd.DataFrame:
-    """Solutions with the verifier's scores; prompts of which any is not scored yet are left out."""
     scores = known_scores(verifier)
     if scores.empty:
         raise TooFew(f"{SCORES.name} has no scores by {verifier}: run score.py")
     given = scores.set_index(_KEYS)[["score", "scored_tokens", "seen"]]
-    rows = frame[frame["arm"].isin(ALONE)].drop(columns=["scores", "scored_tokens"]).join(given, on=_KEYS)
+    rows = frame.drop(columns=["scores", "scored_tokens"]).join(given, on=_KEYS)
     short = set(rows.loc[rows["seen"].isna(), "prompt_id"])
     rows = rows[~rows["prompt_id"].isin(short)]
     lists = [None if pd.isna(score) else [float(score)] for score in rows["score"]]

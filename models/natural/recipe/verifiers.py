@@ -29,6 +29,8 @@ def compared(bundle: str, folder: Path) -> list[dict[str, Any]]:
         return []
     setup = read_setup(folder)
     rows = []
+    whole_file = of_task(bundle, "heldout")
+    large = whole_file[whole_file["arm"] == LARGE]
     frames: dict[str, pd.DataFrame | str] = {}
     try:
         frames[FREE] = _by_log_prob(whole(of_task(bundle, "heldout")))
@@ -38,7 +40,7 @@ def compared(bundle: str, folder: Path) -> list[dict[str, Any]]:
         if "tests" in verifier and TASKS[bundle] != "code":
             continue
         try:
-            frame = of_task(bundle, "heldout", verifier)
+            frame = of_task(bundle, "heldout", verifier, [SMALL])
             looked = known_scores(verifier)["prompt_id"]
             frames[verifier] = frame[frame["prompt_id"].isin(looked)]
         except TooFew as error:
@@ -62,7 +64,6 @@ def compared(bundle: str, folder: Path) -> list[dict[str, Any]]:
             rows.append(found | {"reason": str(error)})
             continue
         found |= {"flops": flops, "share": round(flops / wrote, 3)}
-        large = frame[frame["arm"] == LARGE]
         if flops and len(large):
             tokens = float((large["generated_tokens"] + large["prompt_tokens"]).mean())
             found["break_even"] = round(2.0 * setup.parameters("large") * tokens / flops, 2)
