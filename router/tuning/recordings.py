@@ -110,24 +110,26 @@ def _run(rows: pd.DataFrame, arm: Strategy, reference: str, reads: bool) -> Runs
         seen=Seen.of(
             np.array([code_of(answer if has else None) for answer, has in zip(rows["answer"], answered, strict=True)]),
             np.where(answered, scores, np.nan),
-            log_prob=np.where(answered, _log_probs(rows), np.nan),
-            length=np.where(answered, _lengths(rows), np.nan),
+            log_prob=_where(answered, _log_probs(rows)),
+            length=_where(answered, _lengths(rows)),
         ),
         check_tokens=_check_tokens(rows, arm, reads),
         seconds=None if rows["seconds"].isna().any() else rows["seconds"].to_numpy(dtype=float),
     )
 
 
-def _log_probs(rows: pd.DataFrame) -> Floats:
-    """Return each attempt's mean log-probability of a token, NaN where it is unknown."""
-    found: Floats = (rows["log_prob"] if "log_prob" in rows else pd.Series(np.nan, rows.index)).to_numpy(dtype=float)
-    return found
+def _log_probs(rows: pd.DataFrame) -> Floats | None:
+    """Return each attempt's mean log-probability of a token, NaN where it is unknown; None without such a column."""
+    return rows["log_prob"].to_numpy(dtype=float) if "log_prob" in rows else None
 
 
-def _lengths(rows: pd.DataFrame) -> Floats:
-    """Return each solution's length in characters."""
-    lengths: Floats = rows["text"].str.len().to_numpy(dtype=float)
-    return lengths
+def _lengths(rows: pd.DataFrame) -> Floats | None:
+    """Return each solution's length in characters; None without texts."""
+    return rows["text"].str.len().to_numpy(dtype=float) if "text" in rows else None
+
+
+def _where(there: NDArray[np.bool_], values: Floats | None) -> Floats | None:
+    return None if values is None else np.where(there, values, np.nan)
 
 
 def _check_tokens(rows: pd.DataFrame, arm: Strategy, reads: bool) -> Floats:
