@@ -75,13 +75,13 @@ class Pool:
 class Seen:
     """What is known of the answers of runs without knowing which are right; arrays of one shape.
 
-    The next four are of the solution that is returned for the answer; NaN where they are unknown.
+    All but the answer are NaN where they are unknown.
 
     answer    :func:`code_of` the answer
-    score     the verifier's score
+    score     the verifier's score of the solution that is returned for the answer
     lead      probability that the answer would keep its lead in the vote
-    log_prob  mean log-probability of a token under the model that wrote it, in nats
-    length    characters
+    log_prob  mean log-probability of that solution's tokens under the model that wrote it, in nats
+    length    of that solution, in characters
     """
 
     answer: Ints

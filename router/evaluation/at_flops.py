@@ -16,7 +16,7 @@ from difficulty.compare import measure as measure_difficulty
 from router.attempts.pools import SAMPLE
 from router.evaluation.arms import arm_names, chosen, fixed
 from router.evaluation.averages import larger_alone
-from router.evaluation.curves import PerPrompt, estimate, mean_of, mixed, spend_to_match
+from router.evaluation.curves import PerPrompt, between, estimate, mean_of, mixed, spend_to_match
 from router.evaluation.parts import AtFlops, OfTask, Way
 from router.evaluation.perfect import Perfect
 from router.policy.objectives import PricePerFlop
@@ -68,7 +68,7 @@ class Priced:
 
     def at(self, flops: float) -> PerPrompt:
         """A random mix of the two nearest prices at these mean FLOPs; beyond its ends the nearer end."""
-        return _between(self.points, self.spent, flops)
+        return between(self.points, self.spent, flops)
 
     def shuffled(self, flops: float, rng: np.random.Generator) -> PerPrompt:
         """Each prompt with the choice for another one of its table, mean of many shuffles, at these mean FLOPs."""
@@ -78,7 +78,7 @@ class Priced:
             points = [chosen(self._measured, picked[order], self._extra) for picked in self._picked]
             spent = np.array([runs.flops.mean() for runs in points])
             by_cost = np.argsort(spent)
-            found.append(_between([points[i] for i in by_cost], spent[by_cost], flops))
+            found.append(between([points[i] for i in by_cost], spent[by_cost], flops))
         return mean_of(found)
 
     def cost_of(self, target: PerPrompt, draws: Floats) -> Floats:
@@ -99,14 +99,6 @@ def knowing_tasks_alone(measured: Measured, policy: Policy) -> Priced:
     tasks = {name: table.cells for name, table in policy.tasks.items()}
     means = Policy(policy.cells, policy.default, worth=policy.worth, tasks=tasks)  # by all levels, not the likeliest
     return Priced(measured, means, shares, 0.0)
-
-
-def _between(points: Sequence[PerPrompt], spent: Floats, flops: float) -> PerPrompt:
-    high = int(np.searchsorted(spent, flops))
-    if high == 0 or high == len(points):
-        return points[min(high, len(points) - 1)]
-    low = high - 1
-    return mixed(points[low], points[high], flops, "flops")
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,6 +56,17 @@ def mixed(first: PerPrompt, second: PerPrompt, spent: float, unit: Literal["gene
     return PerPrompt(*((1 - share) * getattr(first, name) + share * getattr(second, name) for name in _NUMBERS))
 
 
+def between(points: Sequence[PerPrompt], spent: NDArray[np.float64], flops: float) -> PerPrompt:
+    """Return a random mix of the two nearest of several results at these mean FLOPs; beyond the ends the nearer one.
+
+    spent  mean FLOPs of each, rising
+    """
+    high = int(np.searchsorted(spent, flops))
+    if high == 0 or high == len(points):
+        return points[min(high, len(points) - 1)]
+    return mixed(points[high - 1], points[high], flops, "flops")
+
+
 Curve = Mapping[float, PerPrompt]  # results by budget, in rising order of budgets
 
 

@@ -12,7 +12,7 @@ from kinds import reader
 from router.bundle.bundle import Bundle, load_bundle
 from router.evaluation.at_flops import BESIDE_LARGER, Priced
 from router.evaluation.averages import larger_alone
-from router.evaluation.curves import PerPrompt, estimate
+from router.evaluation.curves import PerPrompt, between, estimate
 from router.policy.objectives import PricePerFlop
 from router.training.difficulty import prompt_statistics
 from router.tuning.evidence import Measured, resamples
@@ -99,13 +99,6 @@ def _together(parts: list[Priced]) -> Any:
     spent = np.array([runs.flops.mean() for runs in curve])
 
     def at(flops: float, order: Any) -> PerPrompt:
-        high = int(np.clip(np.searchsorted(spent, flops), 1, len(curve) - 1))
-        low = high - 1
-        width = spent[high] - spent[low]
-        share = float(np.clip((flops - spent[low]) / width, 0, 1)) if width > 0 else 0.0
-        both = curve[low], curve[high]
-        return PerPrompt(
-            *(((1 - share) * getattr(both[0], name) + share * getattr(both[1], name))[order] for name in _NUMBERS)
-        )
+        return between(curve, spent, flops).on(order)
 
     return at

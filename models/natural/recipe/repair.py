@@ -9,7 +9,7 @@ from attempts import ATTEMPTS, VERIFIERS, of_task
 from router.attempts.schema import read_attempts
 from router.bundle.setup import Setup
 from router.evaluation.arms import fixed
-from router.evaluation.curves import estimate, mixed
+from router.evaluation.curves import between, estimate
 from router.tuning.evidence import measure, resamples
 from strategies import BestOfN, Repair
 
@@ -44,8 +44,7 @@ def repaired(setup: Setup) -> dict[str, Any]:
         if arm not in measured.arms:
             continue
         runs = fixed(measured, measured.arms.index(arm))
-        high = int(np.clip(np.searchsorted(spent, runs.flops.mean()), 1, len(curve) - 1))
-        again = mixed(curve[high - 1], curve[high], float(runs.flops.mean()), "flops")
+        again = between(curve, spent, float(runs.flops.mean()))
         gain = estimate(runs.accuracy - again.accuracy, draws)
         found[str(arm)] = {
             "accuracy": round(float(runs.accuracy.mean()), 4),

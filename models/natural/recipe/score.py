@@ -61,10 +61,8 @@ def main() -> None:
     parser.add_argument("--prompts", type=int)
     parser.add_argument("--piece", type=int, default=20, help="prompts between two writes")
     asked = parser.parse_args()
-    everywhere = [f"{task}-heldout" for task in TASKS]
-    default = {"tests": ["mbpp-tune", "mbpp-heldout"], "written-tests": ["mbpp-heldout"]}.get(
-        asked.verifier, everywhere
-    )
+    of_code = {"tests": ["mbpp-tune", "mbpp-heldout"], "written-tests": ["mbpp-heldout"]}
+    default = of_code.get(asked.verifier, [f"{task}-heldout" for task in TASKS])
     for name, frame in lacking(asked.verifier, asked.parts or default, asked.prompts).items():
         prompts = frame["prompt_id"].unique()
         for start in range(0, len(prompts), asked.piece):
