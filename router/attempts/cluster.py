@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from router.attempts.collect import Tally, Unit, check_rows, check_tasks, collect, held_units
+from router.attempts.journal import different, named
 from router.attempts.prompts import Problem, read_prompts
 from router.backends import Engines
 from router.errors import EngineUnavailable, InvalidFile, MissingDependency, RouterError
@@ -180,11 +181,9 @@ def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
     """Write the settings into the folder, or compare them with those there. Raises InvalidFile if they differ."""
     path = out / SETTINGS
     if path.exists():
-        kept = json.loads(path.read_text())
-        changed = [name for name in settings if kept.get(name) != settings[name]]
-        if changed:
+        if others := different(json.loads(path.read_text()), json.loads(json.dumps(settings))):
             raise InvalidFile(
-                f"{out} was collected with another {' and '.join(changed)} ({path}); write to another --out"
+                f"{out} was collected with other settings ({named(others)}; see {path}); write to another --out"
             )
         return
     with written_whole(path) as partial:

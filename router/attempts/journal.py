@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow as pa
 from router.attempts.schema import SCHEMA, to_frame
 from router.errors import InvalidFile
 
+_NAMED = 4  # settings that an error names
 Key = tuple[str, str, int]  # identifies a unit: prompt_id, arm and first sample, as in the attempts file
 
 
@@ -28,9 +29,9 @@ class Journal:
     def __init__(self, stream: BinaryIO, path: Path, settings: dict[str, Any]):
         self.stream = stream
         head = next(self._lines(), b"")
-        if head and json.loads(head) != {"settings": settings}:
+        if head and (others := different(json.loads(head)["settings"], json.loads(json.dumps(settings)))):
             raise InvalidFile(
-                f"{path} belongs to a run with other settings ({head.decode()[:200].strip()}); "
+                f"{path} belongs to an unfinished run with other settings ({named(others)}); "
                 "run that one to its end, write to another --out, or delete the journal"
             )
         self.keys: set[Key] = {_key(unit) for unit in self._units()}
@@ -69,6 +70,20 @@ def append(journal: BinaryIO, line: dict[str, Any]) -> None:
     journal.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
     journal.flush()
     os.fsync(journal.fileno())
+
+
+def different(before: Any, now: Any, name: str = "") -> list[str]:
+    """Return the dotted names of the JSON values that differ, in order, like ``models.small.temperature``."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [name]
+    keys = dict.fromkeys([*before, *now])
+    return [each for key in keys for each in different(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))]
+
+
+def named(settings: Sequence[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    more = f" and {len(settings) - _NAMED} more" if len(settings) > _NAMED else ""
+    return ", ".join(settings[:_NAMED]) + more
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from router.attempts.collect import Unit, collect
+from router.attempts.journal import different, named
 from router.attempts.prompts import Problem
 from router.attempts.schema import read_attempts
 from router.backends import Engines, Generator
@@ -306,9 +307,17 @@ def test_a_journal_of_other_settings_is_not_continued(tmp_path):
     out = tmp_path / "attempts.parquet"
     with pytest.raises(EngineUnavailable):
         run(out, generator=DiesAfter())
-    with pytest.raises(InvalidFile, match="other settings"):
+    with pytest.raises(InvalidFile, match=r"an unfinished run with other settings \(seed\); run that one to its end"):
         run(out, settings={"seed": 1})
     assert len(run(out)) > 0  # and is still there for its own run
+
+
+def test_settings_that_differ_are_named_by_their_place():
+    before = {"seed": 0, "models": {"small": {"template": {"user": "a"}, "temperature": 0.7}}}
+    now = {"seed": 0, "models": {"small": {"template": {"user": "b", "repair": None}, "temperature": 0.7}, "large": {}}}
+    assert different(before, now) == ["models.small.template.user", "models.large"]  # None is as if it were not there
+    assert different(before, before) == []
+    assert named(["a", "b", "c", "d", "e", "f"]) == "a, b, c, d and 2 more"
 
 
 @pytest.mark.processes
