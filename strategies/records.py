@@ -26,6 +26,7 @@ class Pool:
     scores   (S,) last-step score, NaN where unscored
     prompt_tokens, generated_tokens, scored_tokens  (S,) as in the attempts file
     seconds  time to write the whole pool, all attempts in parallel; NaN where it was not measured
+    alone    time to write one attempt by itself; NaN where it was not measured
     log_probs, lengths  (S,) as in :class:`Seen`; None where nothing was recorded
     order    (R, S) indices of the attempts in the order in which each of R runs draws them; ties go to the answer drawn
              first. It has fewer than S columns where earlier stages have drawn the first attempts
@@ -41,6 +42,7 @@ class Pool:
     seconds: float = np.nan
     log_probs: Floats | None = None
     lengths: Floats | None = None
+    alone: float = np.nan
 
     def __len__(self) -> int:
         return len(self.answers)
@@ -53,6 +55,16 @@ class Pool:
     def beyond(self, drawn: int) -> Self:
         """Return the pool after every run drew this many attempts."""
         return replace(self, order=self.order[:, drawn:])
+
+    def lasts(self, attempts: Ints) -> Floats:
+        """Return the seconds that it takes to write so many attempts in parallel, NaN where it is unknown.
+
+        Taken to rise evenly from one attempt's seconds to the whole pool's. Where one attempt's are unknown, the whole
+        pool's, which is an upper bound.
+        """
+        share = (attempts - 1) / max(len(self) - 1, 1)
+        one = self.seconds if np.isnan(self.alone) else min(self.alone, self.seconds)
+        return np.asarray(one + share * (self.seconds - one))
 
     @cached_property
     def codes(self) -> Ints:

@@ -120,7 +120,8 @@ def _runs(  # noqa: PLR0917
     prompt = pool.prompt_tokens.mean()
     reads = strategy.needs_scores and pool.reads
     answered = picked >= 0
-    rounds = 1 + np.searchsorted(strategy.rounds(), drawn.sum(axis=1))
+    totals = np.array(strategy.rounds())
+    last_round = np.searchsorted(totals, drawn.sum(axis=1))
     check = np.zeros(runs) if strategy.needs_scores else (prompt + pool.scored_tokens[picked]) * answered * pool.reads
     return Runs(
         correct=correct,
@@ -135,7 +136,7 @@ def _runs(  # noqa: PLR0917
             length=None if pool.lengths is None else np.where(answered, pool.lengths[picked], np.nan),
         ),
         check_tokens=check,
-        seconds=None if np.isnan(pool.seconds) else rounds * pool.seconds,  # an upper bound for each round
+        seconds=None if np.isnan(pool.seconds) else pool.lasts(np.diff(totals, prepend=0)).cumsum()[last_round],
     )
 
 

@@ -101,6 +101,7 @@ def collect(
     settings: dict[str, Any],
     seed: int = 0,
     concurrency: int = IN_PROCESS,
+    one_by_one: bool = False,
     workers: int = 1,
     on_start: Callable[[int], None] = lambda finished: None,
     on_unit: Callable[[Unit, Tally], None] = lambda unit, tally: None,
@@ -115,6 +116,7 @@ def collect(
                  pickled
     settings     what shapes the samples (model, temperature, seed, ...); a journal with other settings is not continued
     concurrency  attempts that are written at the same time, over all units
+    one_by_one   each worker runs one unit at a time, so that ``seconds`` are those of a call on an idle server
     workers      processes that share the units and the concurrency
     on_start     called with the number of units that earlier runs finished
     on_unit      called for each unit that this run finishes, with its tally
@@ -132,7 +134,7 @@ def collect(
         held = in_file | journal.keys
         todo = [unit for unit in units if unit.key not in held]
         on_start(len(units) - len(todo))
-        share = _Share(todo, load, tasks, seed, concurrency)
+        share = _Share(todo, load, tasks, seed, concurrency, one_by_one)
         if workers > 1 and todo:
             _run_in_processes(share, min(workers, len(todo)), path, on_unit)
         elif todo:
@@ -154,6 +156,7 @@ class _Share:
     tasks: Tasks
     seed: int
     concurrency: int
+    one_by_one: bool
 
 
 async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, Tally], None]) -> None:
@@ -175,7 +178,7 @@ async def _run(share: _Share, journal: BinaryIO, on_unit: Callable[[Unit, Tally]
     try:
         async with asyncio.TaskGroup() as group:
             for unit in share.todo:
-                while running + unit.rows > share.concurrency:
+                while running and (share.one_by_one or running + unit.rows > share.concurrency):
                     freed.clear()
                     await freed.wait()
                 running += unit.rows

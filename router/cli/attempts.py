@@ -73,6 +73,14 @@ def collect(  # noqa: PLR0915  the options of one command
             "chat endpoint; in process 1024 for each of --workers]",
         ),
     ] = None,
+    one_by_one: Annotated[
+        bool,
+        typer.Option(
+            "--one-by-one",
+            help="Run one arm or pool at one prompt at a time: `seconds` are then those of a call on an idle server, "
+            "for `router time`.",
+        ),
+    ] = False,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -136,6 +144,10 @@ def collect(  # noqa: PLR0915  the options of one command
         raise InvalidRequest("out", f"--out {out} is a file; with --ray name a folder", reason="UNSPECIFIED")
     if ray and generate:
         raise InvalidRequest("generate", "--ray takes files of --prompts, not --generate", reason="UNSPECIFIED")
+    if one_by_one and (ray or (workers or 1) > 1):
+        raise InvalidRequest(
+            "one_by_one", "--one-by-one takes neither --ray nor several --workers", reason="UNSPECIFIED"
+        )
     setup = read_setup(bundle)
     arms = [read_arm(text).referring(setup.reference) for text in arm or []]
     pools = {None: attempts, **_pools(pool or [], setup.reference)}
@@ -205,6 +217,7 @@ def collect(  # noqa: PLR0915  the options of one command
                 settings=stage.settings,
                 seed=seed,
                 concurrency=stage.concurrency,
+                one_by_one=one_by_one,
                 workers=workers,
                 on_start=partial(on_start, len(units)),
                 on_unit=lambda unit, tally: on_units(1, tally),

@@ -12,7 +12,7 @@ from router.cli.evaluate import evaluate
 from router.cli.models import merge, train_generator, train_reviser, train_verifier
 from router.cli.outcomes import outcomes
 from router.cli.plan import plan
-from router.cli.policy import train, tune
+from router.cli.policy import time, train, tune
 from router.cli.review import diff, estimate
 from router.cli.service import serve, token
 from router.cli.verifiers import calibrate, judge, judge_reviser, score
@@ -24,6 +24,6 @@ PIPELINE = (
     *(init, check),
     *(collect, score, judge, judge_reviser, calibrate, rejudge),
     *(train_generator, train_reviser, train_verifier, merge),
-    *(train, tune, evaluate),
+    *(train, tune, time, evaluate),
     *(diff, estimate, convert),
 )

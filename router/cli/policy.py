@@ -1,6 +1,7 @@
-"""The commands train and tune, which make the difficulty model and the policy from attempts."""
+"""The commands train, tune and time, which make the difficulty model and the policy from attempts."""
 
 from enum import StrEnum
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -190,6 +191,49 @@ def tune(
         say(f"warning: {text}")
     doubt = ", but on thin evidence: see the warnings" * bool(report["warnings"])
     typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete{doubt}")
+
+
+def time(
+    attempts: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Attempts made with `router collect --one-by-one` on the machine that serves, at a few dozen prompts; "
+            "right answers need not be known."
+        ),
+    ],
+    *,
+    bundle: Annotated[Path, typer.Option(help="Finished bundle, whose policy gets the seconds.")],
+    vectors: Vectors = None,
+    allow_code: AllowCode = False,
+) -> None:
+    """Put into the policy how long its arms take on this machine, which objectives with max_seconds go by.
+
+    Nothing else of the policy changes, but the bundle's digest does. An arm has no seconds where the attempts lack it,
+    a stage of it, or a pool as large as it is; collect the same arms as for `router tune`, and `single`.
+    """
+    from router.attempts.schema import read_attempts
+    from router.bundle.bundle import load_bundle
+    from router.solving.features import features_of
+    from router.tasks import Tasks
+    from router.tuning.timing import save_timed, timed
+
+    loaded = load_bundle(bundle)
+    features = loaded.manifest.features
+    policy, measured = timed(
+        loaded,
+        read_attempts(attempts, Tasks(loaded.setup.tasks, allow_code), say=say),
+        vectors_of(bundle, features, vectors) if features_of(features).vectors else None,
+    )
+    save_timed(policy, loaded, len(measured.prompts))
+    easiest, hardest = (policy.expected("seconds", level) for level in ((1.0, 0, 0, 0, 0), (0, 0, 0, 0, 1.0)))
+    typer.echo(f"{len(measured.prompts)} prompts timed; mean seconds at level 1 and at level 5:")
+    for column, (least, most) in enumerate(zip(easiest, hardest, strict=True)):
+        known = f"{'unknown':>16}" if isnan(least) else f"{least:8.2f}{most:8.2f}"
+        typer.echo(f"{known}  {policy.arm(column)}")
+    for task, table in policy.tasks.items():
+        if all(cell.cost.seconds is None for cell in table.cells):
+            say(f"warning: no prompt of the task {task} was timed, so max_seconds is refused there")
+    typer.echo(f"wrote {bundle}/policy.json and manifest.json")
 
 
 def _of_confidence(found: dict[str, Any]) -> str:

@@ -33,18 +33,14 @@ from router.evaluation.parts import ByTask, Estimate
 from router.evaluation.report import CandidateQuality, CurvePoint, Goal, LeftOut, LevelCounts, MethodResult, Report
 from router.policy.objectives import AverageBudget, Budget, Objective, PricePerFlop, TargetAccuracy
 from router.policy.table import LEVELS, Policy
-from router.prompt import Prompt
 from router.solving.features import features_of
 from router.training.difficulty import Training, Vectors, prompt_statistics, read_training, text_digest
 from router.tuning.candidates import replay
-from router.tuning.cascades import Enumerated
-from router.tuning.confidence import Believing
 from router.tuning.evidence import Measured, by_reason, measure, named, resamples
+from router.tuning.of_bundle import predicted, replayable
 from router.tuning.tune import ORACLE_POLICY, TUNING
 from router.tuning.warnings import of_evaluation
 from strategies import Cascade
-from strategies.in_turn import by_score_or_lead
-from strategies.records import Believes
 
 AT = 16  # average budget at which plans are shown and confidences are judged
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -79,10 +75,10 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
     arms = [*bundle.policy.arms, *oracle_policy.arms]
     measured = measure(attempts, prompts.index, budgets, bundle.setup, arms=arms, seed=seed)
     prompts = prompts.loc[measured.prompts]
-    probabilities = _probabilities(bundle, prompts["asked"].tolist(), vectors)
+    probabilities = predicted(bundle, prompts["asked"].tolist(), vectors)
     wanted = [*_usual_objectives(measured), *objectives]
     tuned = tuning["average_budgets"]
-    enumerated = _enumerated(measured, bundle, probabilities)
+    enumerated = replayable(bundle, measured, probabilities)
     cascades = [arm for arm in arms if isinstance(arm, Cascade)] + cascades_of(tuned)
     cascades += _run_until(bundle.policy, probabilities, measured.tasks, wanted)
     replayed, not_replayed = replay(cascades, measured, enumerated)
@@ -221,14 +217,6 @@ def evaluate(  # noqa: PLR0915  # one figure after the other
     )
 
 
-def _enumerated(measured: Measured, bundle: Bundle, probabilities: NDArray[np.float64]) -> Enumerated:
-    """Return what cascades need to be replayed on these runs, with the bundle's confidence model."""
-    believe: Believes = (
-        Believing(bundle.confidence, probabilities, measured.tasks) if bundle.confidence else by_score_or_lead
-    )
-    return Enumerated(measured.replays, believe)
-
-
 def _run_until(
     policy: Policy, probabilities: NDArray[np.float64], tasks: NDArray[np.str_], objectives: Sequence[Objective]
 ) -> list[Cascade]:
@@ -322,18 +310,6 @@ def _held_out(attempts: pd.DataFrame, training: Training, bundle: Bundle) -> pd.
             "measurements on them prove nothing; evaluate on prompts that train and tune never saw"
         )
     return prompts
-
-
-def _probabilities(bundle: Bundle, prompts: Sequence[Prompt], vectors: Vectors | None) -> NDArray[np.float64]:
-    """Return the (P, 5) predicted probabilities of levels 1 to 5."""
-    if not features_of(bundle.manifest.features).vectors:
-        return bundle.difficulty.predict_proba([prompt.question for prompt in prompts])
-    if vectors is None:
-        raise InvalidBundle(
-            f"bundle {bundle.manifest.name} predicts levels from {bundle.manifest.features!r} features, and the model "
-            "that gives them is not available here; install it, or train with text features"
-        )
-    return bundle.difficulty.predict_proba(vectors(prompts))
 
 
 def _estimator_flops(measured: Measured, features: str) -> NDArray[np.float64]:

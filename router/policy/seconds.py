@@ -18,8 +18,8 @@ def check_seconds(policy: Measurements, limit: float) -> None:
     if all(math.isnan(each) for each in policy.expected("seconds", (0.2,) * 5)):
         raise InvalidRequest(
             "objective.max_seconds",
-            "max_seconds: the seconds of this bundle's arms were not measured. Collect its attempts again, which "
-            "records them, and tune; or leave max_seconds out and give the call a deadline",
+            "max_seconds: the seconds of this bundle's arms were not measured. Measure them with `router collect "
+            "--one-by-one` and `router time`; or leave max_seconds out and give the call a deadline",
             reason="SECONDS_NOT_MEASURED",
         )
 

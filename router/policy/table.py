@@ -142,6 +142,15 @@ class Policy:
         """Return the policy with these average budgets and their prices."""
         return self._made(self.default, budget_points=points)
 
+    def with_seconds(self, seconds: Callable[[str, Cell], float | None]) -> "Policy":
+        """Return the policy with these seconds, None where unknown, by task ("" in the table of all tasks) and cell."""
+
+        def timed(task: str, cells: Iterable[Cell]) -> list[Cell]:
+            return [replace(cell, cost=replace(cell.cost, seconds=seconds(task, cell))) for cell in cells]
+
+        tasks = {name: timed(name, table.cells) for name, table in self.tasks.items()}
+        return Policy(timed("", self.cells), self.default, **self._settings, tasks=tasks)
+
     def _made(self, default: Objective, keep: Callable[[Cell], bool] = lambda cell: True, **changed: Any) -> "Policy":
         tasks = {name: filter(keep, table.cells) for name, table in self.tasks.items()}
         return Policy(filter(keep, self.cells), default, **{**self._settings, **changed}, tasks=tasks)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from router.attempts.pools import SAMPLE, is_pool, model_of
 from router.attempts.schema import last_score
 from router.errors import InvalidFile
-from strategies import Strategy, parse
+from strategies import Single, Strategy, parse
 from strategies.records import Pool, Recorded, Runs, Seen, code_of
 
 Floats = NDArray[np.float64]
@@ -50,7 +50,8 @@ def recordings(
         pools: dict[str | None, Pool] = {}
         for name in filter(is_pool, groups):
             model = model_of(name)
-            pools[model] = _pool(groups[name], draws, generators.setdefault(model, _generator(seed, model)))
+            alone = groups.get(str(Single(model=model)))
+            pools[model] = _pool(groups[name], alone, draws, generators.setdefault(model, _generator(seed, model)))
         reads = any(pool.reads for pool in pools.values())
         runs = {name: _run(groups[name], parse(name), reference, reads) for name in groups if not is_pool(name)}
         abstains = verified and not scores(_inputs(rows))
@@ -69,7 +70,8 @@ def _generator(seed: int, model: str | None) -> np.random.Generator:
     return np.random.default_rng(seed if model is None else [seed, *model.encode()])
 
 
-def _pool(rows: pd.DataFrame, draws: int, rng: np.random.Generator) -> Pool:
+def _pool(rows: pd.DataFrame, alone: pd.DataFrame | None, draws: int, rng: np.random.Generator) -> Pool:
+    """Return the pool of these rows. ``alone``: runs of the arm `single` of the same model."""
     scores = np.array([np.nan if score is None else score for score in rows["scores"].map(last_score)], dtype=float)
     prompt, generated, scored = (rows[name].to_numpy(dtype=float) for name in TOKENS)
     return Pool(
@@ -84,6 +86,7 @@ def _pool(rows: pd.DataFrame, draws: int, rng: np.random.Generator) -> Pool:
         seconds=float(rows["seconds"].astype(float).max(skipna=False)),
         log_probs=_log_probs(rows),
         lengths=_lengths(rows),
+        alone=np.nan if alone is None else float(alone["seconds"].astype(float).mean(skipna=False)),
     )
 
 

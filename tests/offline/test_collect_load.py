@@ -4,6 +4,7 @@ import asyncio
 import tracemalloc
 from collections import deque
 from dataclasses import replace
+from itertools import groupby
 
 import pytest
 
@@ -79,6 +80,27 @@ def test_a_unit_that_is_wider_than_all_room_is_refused(tmp_path):
     ) as raised:
         run(tmp_path / "a.parquet", units)
     assert raised.value.field == "concurrency"
+
+
+def test_one_by_one_nothing_waits_for_anything_else(tmp_path):
+    units = [Unit(problem(i), arm, 4) for i in range(3) for arm in (None, Single(), BeamSearch(n=4, m=2))]
+    ran: list[str] = []
+
+    class Noting(FakeGenerator):
+        async def extend(self, prompt, candidates, **options):
+            ran.append(prompt.question)
+            await asyncio.sleep(0.001)
+            return await super().extend(prompt, candidates, **options)
+
+    collect(
+        units,
+        lambda: engines(Noting(), LogProbability()),
+        tmp_path / "a.parquet",
+        settings={},
+        concurrency=100,
+        one_by_one=True,
+    )
+    assert [question for question, _ in groupby(ran)] == [problem(i).prompt.question for i in range(3)]
 
 
 class Long(FakeGenerator):

@@ -85,7 +85,7 @@ def test_a_limit_that_is_none_is_a_clear_error(limit):
 
 def test_a_bundle_without_seconds_says_the_way_out():
     table = policy(single=None, majority=None, beam_search=None)
-    with pytest.raises(InvalidRequest, match="Collect its attempts again") as raised:
+    with pytest.raises(InvalidRequest, match="`router time`; or leave max_seconds out") as raised:
         table.decide(SURE, Budget(4), 5)
     assert raised.value.reason == "SECONDS_NOT_MEASURED"
 
@@ -113,6 +113,27 @@ def test_a_vote_takes_as_long_as_its_pool_each_round():
     early = parse("majority(n=8, stop=0.8)").replay(recorded(2.0))
     assert early.seconds == pytest.approx([2.0])  # the first four agree
     assert parse("majority(n=8)").replay(recorded(float("nan"))).seconds is None
+
+
+@pytest.mark.parametrize(
+    ("arm", "seconds"),
+    [
+        ("majority(n=1)", 0.6),
+        ("majority(n=8)", 2.0),
+        ("majority(n=4)", 0.6 + 3 / 7 * 1.4),
+        ("majority(n=8, stop=0.95)", 0.6 + 3 / 7 * 1.4),  # the first four agree
+    ],
+)
+def test_fewer_samples_take_between_one_solution_and_the_whole_pool(arm, seconds):
+    known = recorded(2.0)
+    timed = replace(known, pools={None: replace(known.pools[None], alone=0.6)})
+    assert parse(arm).replay(timed).seconds.mean() == pytest.approx(seconds)
+
+
+def test_each_round_takes_as_long_as_the_samples_that_it_adds():
+    pool = replace(recorded(2.0).pools[None], alone=0.6, order=np.array([[0, 6, 1, 2, 3, 4, 5, 7]]))
+    early = parse("majority(n=8, stop=0.8)").replay(Recorded({None: pool}, {}))
+    assert early.seconds == pytest.approx([2 * 0.8])  # two differ, two more decide
 
 
 @pytest.mark.parametrize(("score", "seconds"), [(0.2, 3.0 + 2.0), (0.9, 3.0)])
