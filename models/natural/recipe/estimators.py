@@ -21,12 +21,10 @@ from router.policy.objectives import PricePerFlop
 from router.policy.table import Policy
 from router.training.difficulty import Training, prompt_statistics, train
 from router.tuning.candidates import replay
-from router.tuning.cascades import Enumerated
-from router.tuning.confidence import Believing
 from router.tuning.evidence import Measured, measure, resamples
+from router.tuning.of_bundle import replayable
 from router.tuning.tables import Method, tabulate
 from strategies import Cascade
-from strategies.in_turn import by_score_or_lead
 
 SIZES = [1, 2, 4, 8, 16]
 Floats = np.ndarray
@@ -42,16 +40,15 @@ def probabilities(kind: str, tune: pd.DataFrame, asked: list[Any], model: str) -
     return fitted.predict_proba(read(asked)), training
 
 
-def with_its_cascades(attempts: pd.DataFrame, bundle: Bundle, given: pd.DataFrame) -> Measured:
-    """What was measured of the bundle's arms, cascades as its confidence model ends them.
+def of_its_arms(attempts: pd.DataFrame, bundle: Bundle, prompts: pd.Index) -> Measured:
+    """What was measured of the bundle's arms at these prompts, without its cascades."""
+    return measure(attempts, prompts, SIZES, bundle.setup, arms=bundle.policy.arms)
 
-    given  level probabilities of each prompt, by prompt_id
-    """
-    measured = measure(attempts, given.index, SIZES, bundle.setup, arms=bundle.policy.arms)
-    known = given.loc[measured.prompts].to_numpy()
-    believe = Believing(bundle.confidence, known, measured.tasks) if bundle.confidence else by_score_or_lead
+
+def with_its_cascades(measured: Measured, bundle: Bundle, known: Floats) -> Measured:
+    """The same with its cascades, as its confidence model ends them at (n, 5) level probabilities."""
     cascades = [arm for arm in bundle.policy.arms if isinstance(arm, Cascade)]
-    replayed, _ = replay(cascades, measured, Enumerated(measured.replays, believe))
+    replayed, _ = replay(cascades, measured, replayable(bundle, measured, known))
     found = measured.with_cascades(replayed)
     return found.of([k for k, arm in enumerate(found.arms) if arm in bundle.policy.arms])
 
@@ -68,6 +65,8 @@ def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str
     statistics = {"tune": prompt_statistics(tune, "pass_rate"), "heldout": prompt_statistics(heldout, "pass_rate")}
     asked = statistics["heldout"]["asked"].tolist()
     folds = crossed(tune, heldout, model)
+    tuned = of_its_arms(tune, bundle, statistics["tune"].index)
+    untouched = of_its_arms(heldout, bundle, statistics["heldout"].index)
     found: dict[str, Any] = {}
     accuracy: dict[str, list[Floats]] = {}
     for kind in KINDS:
@@ -77,9 +76,9 @@ def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str
             found[kind] = {"reason": str(error).strip("'\"")}
             continue
         predicted = pd.DataFrame(known, index=statistics["heldout"].index)
-        made = with_its_cascades(tune, bundle, training.probabilities)
-        held = with_its_cascades(heldout, bundle, predicted)
-        by_prompt = predicted.loc[held.prompts].to_numpy()
+        made = with_its_cascades(tuned, bundle, training.probabilities.loc[tuned.prompts].to_numpy())
+        by_prompt = predicted.loc[untouched.prompts].to_numpy()
+        held = with_its_cascades(untouched, bundle, by_prompt)
         policy = policy_of(made, training, bundle)
         extra = flops_per_token(kind, bundle.setup.main.parameters) * held.prompt.max(axis=(1, 2))
         priced = Priced(held, policy.only(frozenset(held.arms).__contains__) or policy, by_prompt, extra)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from attempts import TASKS, VERIFIERS, bundle_attempts, of_task
-from estimators import with_its_cascades
+from estimators import of_its_arms, with_its_cascades
 from kinds import reader
 
 from router.bundle.bundle import Bundle, load_bundle
@@ -76,9 +76,9 @@ def _of(bundle: Bundle, attempts: pd.DataFrame) -> tuple[Measured, Priced]:
         found = bundle.difficulty.predict_proba([prompt.question for prompt in asked])
     else:
         found = bundle.difficulty.predict_proba(reader("hidden", bundle.setup.main.model)(asked))
-    by_prompt = pd.DataFrame(found, index=prompts.index)
-    measured = with_its_cascades(attempts, bundle, by_prompt)
-    found = by_prompt.loc[measured.prompts].to_numpy()
+    measured = of_its_arms(attempts, bundle, prompts.index)
+    found = found[prompts.index.get_indexer(measured.prompts)]
+    measured = with_its_cascades(measured, bundle, found)
     policy = bundle.policy.with_default(PricePerFlop(0.0)).only(lambda arm: arm in measured.arms)
     assert policy is not None
     extra = np.zeros(len(measured.prompts))
