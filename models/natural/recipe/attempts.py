@@ -111,8 +111,8 @@ def known_scores(verifier: str) -> pd.DataFrame:
     return scores[scores["verifier"] == verifier].assign(seen=True)
 
 
-def lacking(verifier: str, tasks: Sequence[str], prompts: int | None) -> dict[str, pd.DataFrame]:
-    """By file: the solutions that the verifier has not looked at, of the first so many prompts of each file."""
+def lacking(verifier: str, tasks: Sequence[str], prompts: int | None, arms: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """By file: the arms' solutions that the verifier has not looked at, of the first so many prompts of each file."""
     known = set(known_scores(verifier)[_KEYS].itertuples(index=False, name=None))
     found = {}
     for name in tasks:
@@ -120,7 +120,7 @@ def lacking(verifier: str, tasks: Sequence[str], prompts: int | None) -> dict[st
         if not path.exists():
             continue
         frame = read_attempts([path])
-        frame = frame[frame["arm"].isin(ALONE)]
+        frame = frame[frame["arm"].isin(arms)]
         if prompts is not None:
             frame = frame[frame["prompt_id"].isin(frame["prompt_id"].unique()[:prompts])]
         new = [key not in known for key in frame[_KEYS].itertuples(index=False, name=None)]

@@ -4,7 +4,7 @@ Usage: python score.py tests|written-tests|judge-small|judge-large [TASK-PART ..
 
 tests        the public test of MBPP, run in the sandbox (docs/sandbox.md): no tokens
 written-tests  these and tests that the 0.5B model writes, once for each prompt
-judge-small  P(yes) by the 0.5B model: it reads the prompt and each solution once
+judge-small  P(yes) by the 0.5B model: it reads the prompt and each of its own solutions once
 judge-large  the same by the 1.5B model; in FLOPs a verdict costs nearly what a solution of it does
 
 By default tests looks at both parts of MBPP, written-tests at its held-out part, a judge at the held-out parts of all
@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from attempts import NATURAL, SCORES, TASKS, lacking
+from attempts import ALONE, NATURAL, SCORES, SMALL, TASKS, lacking
 
 from router.attempts.schema import last_score, read_attempts, write_attempts
 from router.cli.main import main as router
@@ -63,7 +63,8 @@ def main() -> None:
     asked = parser.parse_args()
     of_code = {"tests": ["mbpp-tune", "mbpp-heldout"], "written-tests": ["mbpp-heldout"]}
     default = of_code.get(asked.verifier, [f"{task}-heldout" for task in TASKS])
-    for name, frame in lacking(asked.verifier, asked.parts or default, asked.prompts).items():
+    arms = ALONE if asked.verifier == "tests" else [SMALL]  # the others are compared on the small model's solutions
+    for name, frame in lacking(asked.verifier, asked.parts or default, asked.prompts, arms).items():
         prompts = frame["prompt_id"].unique()
         for start in range(0, len(prompts), asked.piece):
             new = score(asked.verifier, name, frame[frame["prompt_id"].isin(prompts[start : start + asked.piece])])
