@@ -1,7 +1,8 @@
 """Test-time strategies, written as pure generators. A strategy with its parameters is an arm.
 
 A strategy never calls a model, waits or counts tokens: it yields requests, and a driver answers them. Read ``requests``
-first, then ``sampling``. Each algorithm has one file. To add a strategy, write a dataclass like those and register it.
+first, then ``sampling``. Each family of algorithms has one file. To add a strategy, write a dataclass like those and
+register it.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Repair: a wrong solution is written once more in sight of what the verifier found wrong with it.
+"""Repair: the model is shown a wrong solution and what the verifier found wrong with it, and writes the next.
 
 This is sequential revision with a reason for each revision, as in Self-Debug (Chen et al., arXiv 2304.05128), where the
 reasons are failed tests.
@@ -16,10 +16,9 @@ from strategies.strategy import Strategy
 class Repair(Strategy):
     """Up to ``n`` solutions one after the other, until the verifier finds nothing wrong with one.
 
-    Each is written in sight of the latest one with which something was wrong, and of what that was. After a solution
-    that was cut, the next one is written in sight of no more than this one was. Where the verifier says nothing, since
-    the prompt has no tests, there is nothing to repair, and the search ends. The best scored is returned, the earliest
-    of equals.
+    The model is shown the latest wrong attempt and the verifier's finding. An attempt that was cut is never shown: the
+    attempt after it is shown what the cut one was shown. The search ends when the verifier reports nothing wrong, or
+    has nothing to test with. The best scored attempt is returned, the earliest of equals.
     """
 
     name: ClassVar[str] = "repair"

@@ -1,4 +1,4 @@
-"""Sequential revision: each attempt is written in sight of the ones before it (Snell et al., section 6)."""
+"""Sequential revision: the model is shown its earlier attempts, and writes the next (Snell et al., section 6)."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -34,5 +34,6 @@ class Revision(Strategy):
             written = yield Extend(tuple(Candidate(earlier=earlier, model=self.model) for earlier in shown))
             for chain, attempt in zip(chains, written, strict=True):
                 chain.append(attempt)
+        # The verifier judges each attempt alone, without those before it: decision 7.
         flat = yield Score(tuple(replace(attempt, earlier=()) for chain in chains for attempt in chain))
         return within_then_across([flat[i : i + length] for i in range(0, self.n, length)])

@@ -4,11 +4,9 @@ Only finished solutions with an answer take part: a cut one has no answer yet, a
 vote as a group.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from strategies.requests import Candidate, Result
-
-Select = Callable[[Sequence[Candidate]], Result]
 
 
 def majority(candidates: Sequence[Candidate]) -> Result:

@@ -20,8 +20,8 @@ from strategies.selection import answered, tally, weights_of
 def doubling(n: int, *, first: int) -> list[int]:
     """Return how many of ``n`` samples there are after each round: ``first``, then twice as many each time.
 
-    There are few rounds to wait for, and batches are large. A search draws less than twice as many samples as one that
-    may stop after each single sample.
+    There are few rounds to wait for, and batches are large. A choice that stays certain once it is costs less than
+    twice as many samples as if the search could stop after each single one.
     """
     totals = []
     while first < n:

@@ -19,7 +19,7 @@ from strategies.selection import weighted
 from strategies.stopping import doubling, promise
 from strategies.strategy import Strategy
 
-MAX_ROUNDS = 40
+MAX_ROUNDS = 40  # Snell et al., section 5.2; beams that are still open then are dropped
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 For each prompt only the arms on the concave hull of (cost, accuracy) matter: along the hull, each step buys accuracy at
 a higher price than the one before. The steps of all prompts are taken, cheapest accuracy first, for as long as the
-budget lasts. No other choice that spends as much is more accurate, and less than one step of the budget is left over.
+budget lasts. Up to the first step that no longer fits, no other choice that spends as much is more accurate. Later,
+smaller steps then fill what is left. So the accuracy that is missing to the optimum is less than that first step gains,
+and the budget that is left over less than it costs.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,7 @@ class Cost:
     """Mean cost of one prompt. Tokens as in ``backends.Usage``; FLOPs are 2 * parameters * tokens.
 
     generations  what was really generated, in complete solutions of the reference model: tokens divided by the mean
-                 tokens of one sample; a token of another model counts as much as its price
+                 tokens of one sample; a token of another model counts by its price, without prices by its parameters
     money        None where no model has a price
     seconds      elapsed time; None where it was not measured
     """

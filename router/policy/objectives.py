@@ -130,8 +130,6 @@ class Budget(_Valued):
 
     kind: ClassVar[str] = "budget"
 
-    __str__ = _Valued.__str__
-
     def check(self, policy: Measurements) -> None:
         smallest, largest = policy.budgets[0], policy.budgets[-1]
         if not smallest <= self.value <= largest:
@@ -170,8 +168,6 @@ class AverageBudget(_Valued):
     draw: float = field(default=1.0, compare=False)
 
     kind: ClassVar[str] = "average_budget"
-
-    __str__ = _Valued.__str__
 
     @property
     def leaves(self) -> float:
@@ -230,8 +226,6 @@ class TargetAccuracy(_Valued):
 
     kind: ClassVar[str] = "target_accuracy"
 
-    __str__ = _Valued.__str__
-
     def check(self, policy: Measurements) -> None:
         if not 0 < self.value <= 1:
             raise self._refuse(
@@ -264,8 +258,6 @@ class PricePerFlop(_Valued):
     """The arm with the largest accuracy minus cost. The value is the cost of a FLOP where a right answer is worth 1."""
 
     kind: ClassVar[str] = "price_per_flop"
-
-    __str__ = _Valued.__str__
 
     def check(self, policy: Measurements) -> None:
         if not 0 <= self.value < math.inf:

@@ -106,6 +106,11 @@ class Policy:
         """Return the table that decides for prompts of a task: its own, or that of all tasks where it has none."""
         return self.tasks.get(name, self) if name else self
 
+    @property
+    def level_counts(self) -> list[float]:
+        """How many tuning prompts are at each level, measured or predicted, as the table was made."""
+        return [max(cell.prompts for cell in self.cells if cell.level == level) for level in LEVELS]
+
     def budget(self, arm: Strategy) -> float:
         """Return the most that an arm spends, in solutions of the reference model."""
         return arm.budget(self.worth)

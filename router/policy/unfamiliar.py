@@ -18,7 +18,7 @@ _SURE = 0.95  # that the leading answer keeps its lead
 
 def shares(policy: Policy) -> tuple[float, ...]:
     """(5,) the levels' shares among the prompts that the policy was tuned on: the best guess for an unknown prompt."""
-    counts = [max(cell.prompts for cell in policy.cells if cell.level == level) for level in LEVELS]
+    counts = policy.level_counts
     return tuple(count / sum(counts) for count in counts)
 
 

@@ -14,9 +14,9 @@ STRATEGIES = {
     "is continued m times",
     "dvts": "diverse verifier tree search: n/m independent beam searches that each keep one",
     "lookahead": "beam search that judges a step by where k further steps lead",
-    "revision": "n solutions in parallel chains; each is written in sight of the chain's earlier ones",
-    "repair": "up to n solutions one after the other, until one passes all tests; each is written in sight of the "
-    "one before it and of the test that it failed",
+    "revision": "n solutions in parallel chains; each is written with the chain's earlier ones shown",
+    "repair": "up to n solutions one after the other, until one passes all tests; each is written with the "
+    "wrong one before it and the failed test shown",
     "cascade": "arms tried in turn until an answer is believed; @p ends it at a confidence of p",
 }
 PARAMETERS = {

@@ -3,15 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from router.policy.table import LEVELS, Policy
 from router.service.middleware.call import Verdict
 
 _BINS = 10  # bins of expected accuracy
-
-
-def training_counts(policy: Policy) -> list[float]:
-    """Return for each level how many of the policy's tuning prompts were predicted to be at it."""
-    return [max((cell.prompts for cell in policy.cells if cell.level == level), default=0) for level in LEVELS]
 
 
 def stability(counts: Sequence[float], expected: Sequence[float]) -> float:

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from router.policy.table import LEVELS
 from router.service.admission import Admission
 from router.service.bundle_manager import BundleManager
-from router.service.drift import calibration_error, stability, training_counts
+from router.service.drift import calibration_error, stability
 from router.service.middleware.call import CallRecord, Part, Verdict
 from router.service.recorder import Recorder
 from router.service.router_service import DIRECT_METHODS
@@ -95,7 +95,7 @@ class Metrics:
         served.add_metric([bundle.id], 1)
         yield served
         tuned = GaugeMetricFamily("router_level_share", "Share of the tuning prompts at a level.", labels=["level"])
-        counts = training_counts(bundle.policy)
+        counts = bundle.policy.level_counts
         for level, count in zip(LEVELS, counts, strict=True):
             tuned.add_metric([str(level)], count / sum(counts))
         yield tuned

@@ -70,7 +70,8 @@ async def drive(
 ) -> AsyncGenerator[Round | StageEnd | tuple[Result, StopReason], None]:
     """Run one search; yield a Round for each request of it, then the result and why it ended.
 
-    task       the task of this request, bound to its inputs; ``request.task`` and ``request.inputs`` are not read here
+    task       the task of this request, bound to its inputs; ``request.inputs`` is not read here, and ``request.task``
+               only names the task, for verifiers that are calibrated by task
     allowance  limits the cost of comparing answers, and counts answers compared as text; None: the limits of every call
     believe    gives confidences; the returned solution carries that of its answer
 

@@ -33,7 +33,7 @@ QUESTIONS: Mapping[str, tuple[str, dict[str, Any]]] = {
 
 _CAN: Mapping[Capability, str] = {
     "steps": "steps",
-    "revisions": "attempts in sight of earlier ones",
+    "revisions": "attempts that are shown earlier ones",
     "log_probs": "log-probabilities",
     "hidden_states": "hidden states",
     "top_log_probs": "log-probabilities of other tokens",
@@ -90,14 +90,13 @@ class Rehearsal:
         backend, urls = self.deployment.backend(name, spec), self.deployment.urls.get(name, ())
         if backend not in ("openai", "vllm") or not urls:
             return True
-        able = len(urls)
+        able = 0
         from router.backends.probe import served
 
         wanted = [each for each in (spec.adapter, spec.reviser) if each]
         if backend == "openai" and not spec.adapter:
             wanted.insert(0, spec.model)
         for url in urls:
-            able -= 1
             try:
                 models = served(url.removesuffix("/v1"), self.deployment.key(name), self.deployment.headers_of(name))
             except RouterError as error:

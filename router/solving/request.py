@@ -11,7 +11,7 @@ from strategies import Strategy
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a caller asks for. None stands for the bundle's default.
+    """What a caller asks for. Where something is not asked for, it is None: no limit, or the bundle's default.
 
     objective             what the arm is chosen for
     arm                   run this arm instead of the policy's choice
@@ -19,6 +19,7 @@ class Request:
     seconds               time left for the whole call
     longest_search        longest duration of a search that the server allows, in seconds
     max_seconds           the most seconds that the chosen arm may be expected to take
+    seed                  of the samples; the same request with the same seed draws the same ones, where the engine can
     refuse                fail instead of returning an answer whose confidence is below the target accuracy
     allow_partial         when a cap or the deadline ends the search, return what was found instead of an error
     temperature           sampling temperature, at least 0; bounded by the model's own

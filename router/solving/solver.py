@@ -314,8 +314,15 @@ class Solver:
                     yield event
                 else:
                     result, stop = event
-                    found = decision, result, bill, stop, _answer(task, result)
-                    solution = Solution(*found, allowance.as_text, tuple(stages))
+                    solution = Solution(
+                        decision,
+                        result,
+                        bill,
+                        stop,
+                        answer=_answer(task, result),
+                        answers_compared_as_text=allowance.as_text,
+                        stages=tuple(stages),
+                    )
                     if request.refuse and decision.objective and not decision.objective.reached(solution.confidence):
                         raise _insufficient(solution, decision.objective)
                     yield solution

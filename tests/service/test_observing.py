@@ -31,7 +31,7 @@ from router.service import logs
 from router.service.admission import Admission
 from router.service.app import Server
 from router.service.bundle_manager import BundleManager
-from router.service.drift import calibration_error, stability, training_counts
+from router.service.drift import calibration_error, stability
 from router.service.metrics import Metrics
 from router.service.metrics_door import MetricsDoor
 from router.service.middleware.call import CallRecord, Verdict
@@ -321,8 +321,8 @@ def test_stability():
     assert stability([10, 0], [0, 10]) == stability([0, 10], [10, 0]) < 10
 
 
-def test_training_counts(solver):
-    assert training_counts(solver.bundle.policy) == [60] * len(LEVELS)
+def test_level_counts(solver):
+    assert solver.bundle.policy.level_counts == [60] * len(LEVELS)
 
 
 def test_metrics_over_http(solver):

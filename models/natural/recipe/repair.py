@@ -1,4 +1,4 @@
-"""Repair on MBPP: correcting a solution in sight of the test that it fails, beside sampling anew at equal FLOPs."""
+"""Repair on MBPP: the model is shown the test that its solution fails; beside sampling anew at equal FLOPs."""
 
 from typing import Any
 
