@@ -8,13 +8,13 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from strategies.belief import most_believed
-from strategies.requests import Believe, Score, Search, Stage
+from strategies.confidence import most_confident
+from strategies.requests import AskConfidence, Score, Search, Stage
 from strategies.selection import answered
 from strategies.strategy import InvalidArm, Strategy
 
 if TYPE_CHECKING:
-    from strategies.records import Recorded, Runs
+    from strategies.replaying.records import Recorded, Runs
 
 LONGEST = 8  # stages
 
@@ -27,7 +27,8 @@ class Cascade(Strategy):
     thresholds  one for each stage but the last, in (0, 1]
 
     Every stage keeps what it found: the answer is the most confident one over all stages that ran. The driver gives the
-    confidences (see :class:`Believe`), by the bundle's confidence model or, without one, as ``strategies.belief`` does.
+    confidences (see :class:`AskConfidence`), by the bundle's confidence model or, without one, as
+    ``strategies.confidence`` does.
     """
 
     name: ClassVar[str] = "cascade"
@@ -78,35 +79,35 @@ class Cascade(Strategy):
     def referring(self, reference: str) -> Self:
         return replace(self, stages=tuple(stage.referring(reference) for stage in self.stages))
 
-    def until(self, threshold: float) -> Self:
+    def with_threshold(self, threshold: float) -> Self:
         """Return the same cascade with this confidence as the threshold of every stage but the last."""
         return replace(self, thresholds=(threshold,) * len(self.thresholds))
 
     def search(self) -> Search:
         stages: list[Stage] = []
-        sure: list[float | None] = []
+        confidences: list[float | None] = []
         for arm, threshold in zip(self.stages, (*self.thresholds, None), strict=True):
             found = yield from arm.search()
             if threshold is not None and found.best and found.best.score is None:
                 (scored,) = yield Score((found.best,))
                 found = replace(found, best=scored)
             stages.append(Stage(arm, found))
-            believed = yield Believe(tuple(stages), threshold)
-            sure = [each.confidence if answered(each) else 0.0 for each in believed]
-            stages[-1] = replace(stages[-1], confidence=sure[-1])
-            if threshold is not None and max(each or 0.0 for each in sure) >= threshold:
+            answers = yield AskConfidence(tuple(stages), threshold)
+            confidences = [each.confidence if answered(each) else 0.0 for each in answers]
+            stages[-1] = replace(stages[-1], confidence=confidences[-1])
+            if threshold is not None and max(each or 0.0 for each in confidences) >= threshold:
                 break
-        kept = most_believed(sure, [stage.result.best is not None for stage in stages])
+        kept = most_confident(confidences, [stage.result.best is not None for stage in stages])
         best = stages[kept].result.best
         return replace(
             stages[kept].result,
-            best=best and replace(best, confidence=sure[kept]),
+            best=best and replace(best, confidence=confidences[kept]),
             candidates=tuple(candidate for stage in stages for candidate in stage.result.candidates),
             stages=tuple(stages),
         )
 
     def replay(self, recorded: "Recorded") -> "Runs | None":
-        from strategies.in_turn import in_turn, replayed
+        from strategies.replaying.cascades import in_turn, replayed
 
         found = None
         if stages := replayed(self.stages, recorded):

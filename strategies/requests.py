@@ -1,10 +1,10 @@
 """What a search asks of the engines, and what it gets back.
 
-A search is a generator. It yields an :class:`Extend`, a :class:`Score` or a :class:`Believe`, and receives the same
-candidates back in the same order: extended, scored, or with their confidence. It returns a :class:`Result`. It never
-does I/O, counts tokens or looks at a clock: one driver does that for every strategy. When a limit or the deadline ends
-the search early, the driver answers at once with the candidates as they are, so every search must accept unfinished and
-unscored candidates.
+A search is a generator. It yields an :class:`Extend`, a :class:`Score` or an :class:`AskConfidence`, and receives the
+same candidates back in the same order: extended, scored, or with their confidence. It returns a :class:`Result`. It
+never does I/O, counts tokens or looks at a clock: one driver does that for every strategy. When a limit or the deadline
+ends the search early, the driver answers at once with the candidates as they are, so every search must accept
+unfinished and unscored candidates.
 """
 
 from collections.abc import Generator, Sequence
@@ -138,7 +138,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Believe:
+class AskConfidence:
     """Give the confidence in the answer of every stage, considering all stages. This asks no language model.
 
     threshold  the confidence that ends the search; None: the last stage has run
@@ -182,4 +182,4 @@ class Result:
         return self.best.answer if self.best else None
 
 
-Search = Generator[Extend | Score | Believe, Sequence[Candidate], Result]
+Search = Generator[Extend | Score | AskConfidence, Sequence[Candidate], Result]

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from strategies.requests import Candidate, Extend, Result, Score, Search
 from strategies.selection import best, majority, weighted
-from strategies.stopping import doubling, lead, promise, unanimous
+from strategies.stopping import doubling, highest_score, lead, unanimous
 from strategies.strategy import Strategy
 
 if TYPE_CHECKING:
-    from strategies.records import Recorded, Runs
+    from strategies.replaying.records import Recorded, Runs
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sampling(Strategy):
 
     The solutions are written at once or, with ``stop``, in rounds until the choice is that certain: see ``stopping``.
     Each solution is scored once. A subclass defines the choice. Its replay on recorded attempts follows from ``search``
-    (see ``strategies.replay``); a subclass for which that is too slow has a ``replay`` of its own.
+    (see ``strategies.replaying.samples``); a subclass for which that is too slow has a ``from_pool`` of its own.
     """
 
     stops: ClassVar[tuple[float, ...]] = (0.8, 0.95)  # values that tuning tries: a cheap and a careful one
@@ -71,9 +71,13 @@ class Sampling(Strategy):
         return self.choose(written)
 
     def replay(self, recorded: "Recorded") -> "Runs | None":
-        from strategies.replay import by_search
+        return self.from_pool(recorded) or super().replay(recorded)
 
-        return by_search(self, recorded) or super().replay(recorded)
+    def from_pool(self, recorded: "Recorded") -> "Runs | None":
+        """Replay the arm from its model's pool of attempts, by running :meth:`search` on them; None if it can't be."""
+        from strategies.replaying.samples import by_search
+
+        return by_search(self, recorded)
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,10 @@ class Majority(Sampling):
     def choose(self, candidates: Sequence[Candidate]) -> Result:
         return majority(candidates)
 
-    def replay(self, recorded: "Recorded") -> "Runs | None":
-        from strategies.replay import by_votes
+    def from_pool(self, recorded: "Recorded") -> "Runs | None":
+        from strategies.replaying.samples import by_votes
 
-        return by_votes(self, recorded) or Strategy.replay(self, recorded)
+        return by_votes(self, recorded)
 
 
 @dataclass(frozen=True)
@@ -107,10 +111,10 @@ class WeightedBestOfN(Sampling):
     def choose(self, candidates: Sequence[Candidate]) -> Result:
         return weighted(candidates)
 
-    def replay(self, recorded: "Recorded") -> "Runs | None":
-        from strategies.replay import by_votes
+    def from_pool(self, recorded: "Recorded") -> "Runs | None":
+        from strategies.replaying.samples import by_votes
 
-        return by_votes(self, recorded) or Strategy.replay(self, recorded)
+        return by_votes(self, recorded)
 
 
 @dataclass(frozen=True)
@@ -133,9 +137,9 @@ class BestOfN(Sampling):
         return best(candidates)
 
     def certainty(self, candidates: Sequence[Candidate]) -> float:
-        return promise(candidates)
+        return highest_score(candidates)
 
-    def replay(self, recorded: "Recorded") -> "Runs | None":
-        from strategies.replay import by_highest_score
+    def from_pool(self, recorded: "Recorded") -> "Runs | None":
+        from strategies.replaying.samples import by_highest_score
 
-        return by_highest_score(self, recorded) or Strategy.replay(self, recorded)
+        return by_highest_score(self, recorded)

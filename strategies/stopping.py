@@ -35,7 +35,7 @@ def unanimous(stop: float) -> int:
     return next(votes for votes in count(1) if keeps_lead(votes, 0) >= stop)
 
 
-def promise(candidates: Sequence[Candidate]) -> float:
+def highest_score(candidates: Sequence[Candidate]) -> float:
     """Return the highest score of a solution with an answer: the probability that it is right. 0 without one."""
     return max(
         (candidate.score for candidate in candidates if answered(candidate) and candidate.score is not None),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from strategies.requests import Search
 
 if TYPE_CHECKING:
-    from strategies.records import Recorded, Runs
+    from strategies.replaying.records import Recorded, Runs
 
 LARGEST = 4096  # solutions that an arm may sample: far beyond any measured budget, well within memory
 ALIKE: Mapping[str, float] = MappingProxyType({})  # a solution of any model counts as one of the reference model's
@@ -86,6 +86,11 @@ class Strategy:
     def solutions(self) -> Mapping[str | None, int]:
         """The most complete solutions that the arm samples, by model."""
         return {self.model: self.parameters.get("n", 1)}
+
+    @property
+    def scores_answers(self) -> bool:
+        """Whether its answer comes with a verifier's score, where there is a verifier."""
+        return self.needs_scores or self.revises
 
     @property
     def rows(self) -> int:

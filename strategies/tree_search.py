@@ -16,7 +16,7 @@ from typing import ClassVar
 
 from strategies.requests import Candidate, Extend, Score, Search
 from strategies.selection import weighted
-from strategies.stopping import doubling, promise
+from strategies.stopping import doubling, highest_score
 from strategies.strategy import Strategy
 
 MAX_ROUNDS = 40  # Snell et al., section 5.2; beams that are still open then are dropped
@@ -58,7 +58,7 @@ class Dvts(Strategy):
         for total in doubling(trees, first=1) if self.stop else [trees]:
             finished += yield from grow(self.m, self.m, trees=total - grown, model=self.model)
             grown = total
-            if self.stop and promise(finished) >= self.stop:
+            if self.stop and highest_score(finished) >= self.stop:
                 break
         return weighted(finished)
 

@@ -19,13 +19,13 @@ from pydantic import Field
 
 from router.errors import InvalidBundle
 from router.schema import STRICT, Finite, Name, loads, read
-from strategies import Believe, Sampling, Strategy
+from strategies import AskConfidence, Sampling, Strategy
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from strategies.records import Seen
+    from strategies.replaying.records import Seen
 
     Floats = NDArray[np.float64]
 
@@ -59,14 +59,14 @@ class Confidence:
         """Whether it uses log-probabilities, which engines give only where they are asked for."""
         return self.plain is not None
 
-    def of(self, probabilities: Sequence[float], wanted: Believe) -> list[float]:
+    def of(self, probabilities: Sequence[float], wanted: AskConfidence) -> list[float]:
         """Return the probability that each stage's answer is right, 0 where it has none.
 
         probabilities  (5,) of levels 1 to 5
         """
         import numpy as np
 
-        from strategies.records import Seen
+        from strategies.replaying.records import Seen
         from strategies.stopping import lead
 
         codes: dict[str, int] = {}

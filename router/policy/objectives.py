@@ -170,7 +170,7 @@ class AverageBudget(_Valued):
     kind: ClassVar[str] = "average_budget"
 
     @property
-    def leaves(self) -> float:
+    def corrected(self) -> float:
         """The average budget that the arm is chosen for."""
         return self.value * self.factor
 
@@ -210,11 +210,11 @@ class AverageBudget(_Valued):
     def _point(self, policy: Measurements) -> tuple[int, float]:
         """Return the index of the budget point below, and the share of prompts that pay the price of the one above."""
         points = policy.budget_points
-        above = bisect_right(points, self.leaves, key=lambda point: point.generations)
+        above = bisect_right(points, self.corrected, key=lambda point: point.generations)
         if not 0 < above < len(points):
             return max(0, above - 1), 0.0
         least, most = points[above - 1].generations, points[above].generations
-        return above - 1, (self.leaves - least) / (most - least)
+        return above - 1, (self.corrected - least) / (most - least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +247,7 @@ class TargetAccuracy(_Valued):
         return low >= self.value
 
     def runs(self, arm: Strategy) -> Strategy:
-        return arm.until(self.value) if isinstance(arm, Cascade) else arm
+        return arm.with_threshold(self.value) if isinstance(arm, Cascade) else arm
 
     def reached(self, confidence: float | None) -> bool:
         return confidence is not None and confidence >= self.value

@@ -38,7 +38,7 @@ def plan(
         case Budget():
             found = within(policy, objective.value, weights)
         case AverageBudget():
-            found = within(policy, objective.leaves, weights)
+            found = within(policy, objective.corrected, weights)
         case _:
             found = within(policy, SAMPLES, weights)
     if max_seconds is None or (found.cost.seconds is not None and found.cost.seconds <= max_seconds):

@@ -17,7 +17,7 @@ STRATEGIES = {
     "revision": "n solutions in parallel chains; each is written with the chain's earlier ones shown",
     "repair": "up to n solutions one after the other, until one passes all tests; each is written with the "
     "wrong one before it and the failed test shown",
-    "cascade": "arms tried in turn until an answer is believed; @p ends it at a confidence of p",
+    "cascade": "arms tried in turn until the confidence in an answer is high enough; @p ends it at p",
 }
 PARAMETERS = {
     "stop": "ends early once it is that sure of its answer; n is then an upper bound",

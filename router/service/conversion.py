@@ -178,7 +178,7 @@ def fill_decision(message: pb.Decision, value: Decision) -> None:
         if not value.expectation.in_time:
             message.expectation.evidence = pb.EVIDENCE_TOO_SLOW
         if isinstance(value.objective, AverageBudget) and value.objective.factor != 1:
-            message.expectation.corrected_average_budget = value.objective.leaves
+            message.expectation.corrected_average_budget = value.objective.corrected
         if not value.familiar:
             message.expectation.evidence = pb.EVIDENCE_UNFAMILIAR
 

@@ -18,10 +18,10 @@ from router.backends.specs import VERIFIER
 from router.errors import DeadlineExceeded, InvalidRequest, SearchTooLong, Stopped, TokenCapReached
 from router.solving.bill import Bill
 from router.solving.request import Request
-from router.solving.stages import Believes, StageEnd, believed_by, ended
+from router.solving.stages import ConfidenceOf, StageEnd, ended, with_confidence
 from router.tasks import Allowance, LimitReached, Task, why_none, within
-from strategies import Believe, Candidate, Extend, Result, Score, Stage, Strategy
-from strategies.belief import by_score_or_lead
+from strategies import AskConfidence, Candidate, Extend, Result, Score, Stage, Strategy
+from strategies.confidence import by_score_or_lead
 
 _MARGIN = 0.15  # seconds reserved before a deadline, to send the partial result or the bill in time
 
@@ -66,14 +66,14 @@ async def drive(
     bill: Bill,
     *,
     allowance: Allowance | None = None,
-    believe: Believes = by_score_or_lead,
+    confidence_of: ConfidenceOf = by_score_or_lead,
 ) -> AsyncGenerator[Round | StageEnd | tuple[Result, StopReason], None]:
     """Run one search; yield a Round for each request of it, then the result and why it ended.
 
     task       the task of this request, bound to its inputs; ``request.inputs`` is not read here, and ``request.task``
                only names the task, for verifiers that are calibrated by task
     allowance  limits the cost of comparing answers, and counts answers compared as text; None: the limits of every call
-    believe    gives confidences; the returned solution carries that of its answer
+    confidence_of    gives confidences; the returned solution carries that of its answer
 
     Raises InvalidRequest where the arm asks for a model that is not served.
     """
@@ -88,17 +88,17 @@ async def drive(
     limited = _Limited(arm, request, engines, task, bill, allowance=allowance or Allowance())
     finished: list[Candidate] = []
     candidates: list[Candidate] = []
-    stage, sure = 1, None
+    stage, confidence = 1, None
     numbers = count(1)
     try:
         wanted = next(search)
         while True:
-            if isinstance(wanted, Believe):
-                believed = believed_by(wanted, believe)
-                stage_end = ended(wanted, believed, stage)
-                stage, sure = stage + 1, stage_end.confidence
+            if isinstance(wanted, AskConfidence):
+                answers = with_confidence(wanted, confidence_of)
+                stage_end = ended(wanted, answers, stage)
+                stage, confidence = stage + 1, stage_end.confidence
                 yield stage_end
-                wanted = search.send(believed)
+                wanted = search.send(answers)
                 continue
             candidates = await limited.answer(wanted)
             # Lookahead's rollouts (greedy, a few steps) are thrown away: they are not solutions of the search.
@@ -110,7 +110,7 @@ async def drive(
                 ]
             model = (wanted.model or engines.reference) if isinstance(wanted, Extend) else None
             progress = _round(next(numbers), candidates, finished, bill, model)
-            yield replace(progress, stage=stage, confidence=sure)
+            yield replace(progress, stage=stage, confidence=confidence)
             wanted = search.send(candidates)
     except StopIteration as done:
         result: Result = done.value
@@ -119,10 +119,10 @@ async def drive(
     if limited.stop is not StopReason.COMPLETE and not request.allow_partial:
         raise _stopped(limited.stop, bill)
     if result.best and result.best.confidence is None and not result.stages:
-        (best,) = believed_by(Believe((Stage(arm, result),)), believe)
+        (best,) = with_confidence(AskConfidence((Stage(arm, result),)), confidence_of)
         result = replace(result, best=best)
     if result.best is None:
-        result = replace(result, unanswered=_longest(result.candidates or finished or candidates))
+        result = replace(result, unanswered=_best_unanswered(result.candidates or finished or candidates))
     yield result, limited.stop
 
 
@@ -144,7 +144,7 @@ def _round(
     )
 
 
-def _longest(candidates: Sequence[Candidate]) -> Candidate | None:
+def _best_unanswered(candidates: Sequence[Candidate]) -> Candidate | None:
     """Choose the text to show if no candidate has an answer: the best scored, else a finished one, else the longest."""
     written = [candidate for candidate in candidates if candidate.steps]
     return max(written, key=lambda each: (each.score or 0.0, each.finished, len(each.text)), default=None)

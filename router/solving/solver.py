@@ -27,10 +27,10 @@ from router.solving.driver import Round, StopReason, drive
 from router.solving.features import features_of
 from router.solving.request import Request
 from router.solving.spending import generations, solution_tokens
-from router.solving.stages import Believes, StageEnd
+from router.solving.stages import ConfidenceOf, StageEnd
 from router.tasks import Allowance, Task, Tasks, opaque, runnable
 from strategies import Result, Strategy
-from strategies.belief import by_score_or_lead
+from strategies.confidence import by_score_or_lead
 
 LONGEST_PROMPT = 400_000  # characters, for every model; the model's own limit is in tokens
 LARGEST_BUDGET = 256  # solutions that a caller may pin: the largest that Snell et al. measure
@@ -303,8 +303,10 @@ class Solver:
         task = self.task(request)
         yield decision
         request = replace(request, task=decision.task)
-        allowance, believe = Allowance(), self._believe(decision)
-        search = drive(decision.arm, request, self.engines, task, bill, allowance=allowance, believe=believe)
+        allowance, confidence_of = Allowance(), self._confidence_of(decision)
+        search = drive(
+            decision.arm, request, self.engines, task, bill, allowance=allowance, confidence_of=confidence_of
+        )
         stages: list[StageEnd] = []
         async with aclosing(search) as events:
             async for event in events:
@@ -332,7 +334,7 @@ class Solver:
         tokens = self._solution_tokens.get(task, self._solution_tokens[""])
         return generations(bill, self.bundle.setup.worth, tokens, weights)
 
-    def _believe(self, decision: Decision) -> Believes:
+    def _confidence_of(self, decision: Decision) -> ConfidenceOf:
         """Return the function that gives confidences: the bundle's confidence model, where it has one."""
         if self.bundle.confidence is None:
             return by_score_or_lead

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from strategies import Believe, Candidate, Strategy
-from strategies.belief import most_believed
+from strategies import AskConfidence, Candidate, Strategy
+from strategies.confidence import most_confident
 
-Believes = Callable[[Believe], Sequence[float | None]]
+ConfidenceOf = Callable[[AskConfidence], Sequence[float | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +31,14 @@ class StageEnd:
         return self.threshold is None or (self.confidence or 0.0) >= self.threshold
 
 
-def believed_by(wanted: Believe, believe: Believes) -> list[Candidate]:
+def with_confidence(wanted: AskConfidence, confidence_of: ConfidenceOf) -> list[Candidate]:
     """Return the candidates of the request, each with its confidence."""
-    return [
-        replace(candidate, confidence=sure) for candidate, sure in zip(wanted.candidates, believe(wanted), strict=True)
-    ]
+    confidences = confidence_of(wanted)
+    return [replace(candidate, confidence=each) for candidate, each in zip(wanted.candidates, confidences, strict=True)]
 
 
-def ended(wanted: Believe, believed: Sequence[Candidate], number: int) -> StageEnd:
-    """Return the end of the latest stage, which is the ``number``-th."""
-    sure = [candidate.confidence for candidate in believed]
-    kept = believed[most_believed(sure, [stage.result.best is not None for stage in wanted.stages])]
+def ended(wanted: AskConfidence, answers: Sequence[Candidate], number: int) -> StageEnd:
+    """Return the end of the latest stage, the ``number``-th. ``answers``: of each stage, with its confidence."""
+    confidences = [candidate.confidence for candidate in answers]
+    kept = answers[most_confident(confidences, [stage.result.best is not None for stage in wanted.stages])]
     return StageEnd(number, wanted.stages[-1].arm, kept.answer, kept.confidence, wanted.threshold)

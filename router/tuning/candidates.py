@@ -12,8 +12,8 @@ from router.tuning.cascades import Enumerated, Replayed, atoms, candidates, grou
 from router.tuning.confidence import OutOfFold, fit
 from router.tuning.evidence import Measured
 from strategies import Cascade, Strategy
-from strategies.in_turn import by_score_or_lead
-from strategies.records import Believes, Floats
+from strategies.replaying.cascades import by_score_or_lead_of_runs
+from strategies.replaying.records import ConfidenceOfRuns, Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,9 @@ def with_cascades(
     chosen = list(dict.fromkeys(found for arms in made_of for found in sequences(arms, replays)))
     shown = paths(measured.arms, chosen, replays, seed=seed)
     belief = fit(shown, probabilities, levels, measured.tasks, apart=measured.apart, seed=seed)
-    believe: Believes = belief or by_score_or_lead
+    confidence_of: ConfidenceOfRuns = belief or by_score_or_lead_of_runs
     more = candidates(chosen) if enumerate_more else []
-    tried, left_out = replay([*more, *asked], measured, Enumerated(replays, believe))
+    tried, left_out = replay([*more, *asked], measured, Enumerated(replays, confidence_of))
     everything = measured.with_cascades(tried)
     kept = frozenset(asked)
     columns = _matter(everything, probabilities, measured.apart, budgets=budgets, tolerance=tolerance, asked=kept)

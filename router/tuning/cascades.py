@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from router.tuning.confidence import Path
 from strategies import Cascade, Sampling, Strategy
-from strategies.in_turn import after, either, replayed, stack
-from strategies.records import Believes, Floats, Recorded, Runs
+from strategies.replaying.cascades import after, ended, replayed, stack
+from strategies.replaying.records import ConfidenceOfRuns, Floats, Recorded, Runs
 
 RUNS = 24  # replayed runs of a cascade at each prompt
 ATOMS = 8  # the most arms that cascades are made of
@@ -50,12 +50,12 @@ class Replays:
         known = [runs for runs in found if runs is not None]
         if len(known) < len(found):
             return None
-        return known if all(map(self.believable, arms[:-1])) else None
+        return known if all(map(self.gives_confidence, arms[:-1])) else None
 
-    def believable(self, arm: Strategy) -> bool:
+    def gives_confidence(self, arm: Strategy) -> bool:
         """Whether other stages can follow the arm: its answers have the scores that a confidence needs."""
         runs = self._last((arm,))
-        return runs is not None and not (self._verified & np.isnan(runs.seen.score) & runs.answered).any()
+        return runs is not None and not (self._verified & runs.unscored).any()
 
     def _last(self, arms: tuple[Strategy, ...]) -> Runs | None:
         """Return (P, R) runs of the last arm after the others drew their attempts; None if it can't be replayed."""
@@ -103,8 +103,8 @@ class Replayed:
 class Enumerated:
     """Replays cascades that share prefixes; the state after each prefix is computed once."""
 
-    def __init__(self, replays: Replays, believe: Believes):
-        self._replays, self._believe = replays, believe
+    def __init__(self, replays: Replays, confidence_of: ConfidenceOfRuns):
+        self._replays, self._confidence_of = replays, confidence_of
         self._after: dict[tuple[tuple[Strategy, ...], bool], Runs] = {}
 
     def runs(self, arm: Cascade) -> Runs | None:
@@ -112,12 +112,11 @@ class Enumerated:
         stages = self._replays.stages(arm.stages)
         if stages is None:
             return None
-        found = self._at(arm.stages, stages, last=True)
-        for count in range(len(stages) - 1, 0, -1):
-            step = self._at(arm.stages[:count], stages[:count], last=False)
-            assert step.confidence is not None
-            found = either(np.nan_to_num(step.confidence) >= arm.thresholds[count - 1], step, found)
-        return found
+
+        def state(count: int) -> Runs:
+            return self._at(arm.stages[:count], stages[:count], last=count == len(stages))
+
+        return ended(arm.thresholds, state)
 
     def alone(self, arm: Strategy) -> Runs | None:
         """Return (P, R) runs of any arm, with the confidence in its answer; None where they are missing."""
@@ -129,7 +128,7 @@ class Enumerated:
     def _at(self, arms: tuple[Strategy, ...], stages: Sequence[Runs], *, last: bool) -> Runs:
         key = arms, last
         if key not in self._after:
-            self._after[key] = after(arms, stages, self._replays.prefilled, self._believe, last=last)
+            self._after[key] = after(arms, stages, self._replays.prefilled, self._confidence_of, last=last)
         return self._after[key]
 
 
@@ -145,7 +144,7 @@ def atoms(arms: Sequence[Strategy], accuracy: Floats, generations: Floats, repla
     plain = [k for k, arm in enumerate(arms) if not isinstance(arm, Cascade)]
 
     def scored(k: int) -> bool:  # slow, since it replays: so only for arms that may matter
-        return replays.believable(arms[k])
+        return replays.gives_confidence(arms[k])
 
     layers: list[int] = []
     usable = plain

@@ -16,13 +16,13 @@ from sklearn.linear_model import LogisticRegression
 
 from router.policy.confidence import Confidence, Weights, features, known, voting_of
 from strategies import Strategy
-from strategies.records import Runs, Seen
+from strategies.replaying.records import Runs, Seen
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Names = NDArray[np.str_]
 FOLDS = 5
-FEWEST = 40  # prompts that a fit needs; with fewer, ``strategies.belief`` is used
+FEWEST = 40  # prompts that a fit needs; with fewer, ``strategies.confidence`` is used
 KINDS = ("plain", "solution", "by_task")  # from the poorest
 _OF_SOLUTION = ("length", "log-probability")  # what the plain model's features don't begin with
 _WEIGHT = 4.0  # total weight of a prompt's rows, which are much alike
@@ -41,7 +41,7 @@ class Path:
     @classmethod
     def of(cls, arms: Sequence[Strategy], runs: Sequence[Runs], columns: Ints, *, last: bool) -> "Path":
         """Take these columns of the runs. ``last``: no arm follows, so only its own arm scores the last answer."""
-        hidden = last and not (arms[-1].needs_scores or arms[-1].revises)
+        hidden = last and not arms[-1].scores_answers
         seen = [each.seen.at((slice(None), columns)) for each in runs]
         if hidden:
             seen[-1] = replace(seen[-1], score=np.full_like(seen[-1].score, np.nan))
@@ -67,7 +67,7 @@ class OutOfFold:
     losses: Mapping[str, float] = field(default_factory=dict)
 
     def __call__(self, arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bool) -> list[Floats]:
-        """Return confidences of (P, R) runs, see ``strategies.records.Believes``."""
+        """Return confidences of (P, R) runs, see ``strategies.replaying.records.ConfidenceOfRuns``."""
         found = [np.zeros(each.answer.shape) for each in seen]
         for i, model in enumerate(self.models):
             rows = np.flatnonzero(self.fold == i)
@@ -84,8 +84,8 @@ class OutOfFold:
     def report(self) -> dict[str, Any]:
         return {"kept": self.kept, "log_loss": dict(self.losses)}
 
-    def _by(self, model: Confidence, rows: Ints) -> "Believing":
-        return Believing(model, self.probabilities[rows], self.tasks[rows])
+    def _by(self, model: Confidence, rows: Ints) -> "ModelConfidence":
+        return ModelConfidence(model, self.probabilities[rows], self.tasks[rows])
 
     def on(self, rows: Ints) -> "OutOfFold":
         """Return the same for some of the prompts."""
@@ -93,7 +93,7 @@ class OutOfFold:
 
 
 @dataclass(frozen=True, slots=True)
-class Believing:
+class ModelConfidence:
     """One model's confidences for P prompts that it never saw.
 
     probabilities  (P, 5) of their levels;  tasks (P,) names
@@ -104,7 +104,7 @@ class Believing:
     tasks: Names
 
     def __call__(self, arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bool) -> list[Floats]:
-        """Return confidences of (P, R) runs, see ``strategies.records.Believes``."""
+        """Return confidences of (P, R) runs, see ``strategies.replaying.records.ConfidenceOfRuns``."""
         if not self.model.tasks:
             return self.model.of_many(self.probabilities[:, None], arms, seen)
         found = [np.zeros(each.answer.shape) for each in seen]
@@ -193,11 +193,13 @@ def _over(model: Confidence, plain: Confidence) -> Confidence:
     return replace(model, plain=Weights(plain.weights, plain.bias))
 
 
-def _losses(believe: OutOfFold, paths: Sequence[Path]) -> Floats:
+def _losses(confidence_of: OutOfFold, paths: Sequence[Path]) -> Floats:
     """Return the mean log-loss over all stages' answers at each prompt that has some."""
-    total, count = np.zeros(len(believe.fold)), np.zeros(len(believe.fold))
+    total, count = np.zeros(len(confidence_of.fold)), np.zeros(len(confidence_of.fold))
     for path in paths:
-        for sure, each, correct in zip(believe(path.arms, path.seen, last=False), path.seen, path.correct, strict=True):
+        for sure, each, correct in zip(
+            confidence_of(path.arms, path.seen, last=False), path.seen, path.correct, strict=True
+        ):
             of_right = np.clip(np.where(correct > 0.5, sure, 1 - sure), 1e-6, 1.0)
             total += np.where(each.answer >= 0, -np.log(of_right), 0.0).sum(axis=1)
             count += (each.answer >= 0).sum(axis=1)

@@ -2,7 +2,7 @@
 
 Arms that draw independent samples are replayed from a prompt's pool of attempts, cascades from the runs of their
 stages. Tree searches and revisions depend on their own earlier output, and ``single`` samples differently. These can't
-be replayed: they count only where they were really run. See ``strategies.replay``.
+be replayed: they count only where they were really run. See ``strategies.replaying.samples``.
 """
 
 import math
@@ -22,7 +22,7 @@ from router.training.difficulty import FEWEST_PROMPTS
 from router.tuning.cascades import RUNS, Replayed, Replays
 from router.tuning.recordings import DRAWS, recordings
 from strategies import STRATEGIES, Cascade, Sampling, Strategy, parse
-from strategies.records import Pool, Recorded, Runs
+from strategies.replaying.records import Pool, Recorded, Runs
 
 Floats = NDArray[np.float64]
 COVERAGE = 0.95  # share of the prompts on which an arm must be measured to take part

@@ -11,10 +11,10 @@ from router.prompt import Prompt
 from router.solving.features import features_of
 from router.training.difficulty import Vectors
 from router.tuning.cascades import Enumerated
-from router.tuning.confidence import Believing
+from router.tuning.confidence import ModelConfidence
 from router.tuning.evidence import Measured
-from strategies.in_turn import by_score_or_lead
-from strategies.records import Believes
+from strategies.replaying.cascades import by_score_or_lead_of_runs
+from strategies.replaying.records import ConfidenceOfRuns
 
 
 def predicted(bundle: Bundle, prompts: Sequence[Prompt], vectors: Vectors | None) -> NDArray[np.float64]:
@@ -34,7 +34,9 @@ def predicted(bundle: Bundle, prompts: Sequence[Prompt], vectors: Vectors | None
 
 def replayable(bundle: Bundle, measured: Measured, probabilities: NDArray[np.float64]) -> Enumerated:
     """Return what cascades need to be replayed on these runs, with the bundle's confidence model."""
-    believe: Believes = (
-        Believing(bundle.confidence, probabilities, measured.tasks) if bundle.confidence else by_score_or_lead
+    confidence_of: ConfidenceOfRuns = (
+        ModelConfidence(bundle.confidence, probabilities, measured.tasks)
+        if bundle.confidence
+        else by_score_or_lead_of_runs
     )
-    return Enumerated(measured.replays, believe)
+    return Enumerated(measured.replays, confidence_of)

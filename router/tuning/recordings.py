@@ -12,7 +12,7 @@ from router.attempts.pools import SAMPLE, is_pool, model_of
 from router.attempts.schema import last_score
 from router.errors import InvalidFile
 from strategies import Single, Strategy, parse
-from strategies.records import Pool, Recorded, Runs, Seen, code_of
+from strategies.replaying.records import Pool, Recorded, Runs, Seen, code_of
 
 Floats = NDArray[np.float64]
 DRAWS = 200

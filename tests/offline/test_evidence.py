@@ -11,7 +11,7 @@ from router.backends.specs import Setup, VerifierSpec
 from router.errors import InvalidFile
 from router.tuning.evidence import Measured, evidence, measure
 from strategies import STRATEGIES, Candidate, Sampling, parse
-from strategies.records import Pool, Recorded
+from strategies.replaying.records import Pool, Recorded
 from tests.offline.test_tune import SETUP, SMALL, frame, row
 from tests.support.searches import named
 

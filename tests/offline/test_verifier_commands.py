@@ -133,11 +133,11 @@ def test_arms_by_score_go_by_votes_where_tests_have_nothing_to_run():
     untested = ~measured.prompts.str.endswith(("-0", "-1", "-2"))
     assert best[untested].tolist() == votes[untested].tolist()
     assert best[~untested].mean() > votes[~untested].mean() + 0.1
-    assert measured.replays.believable(Majority(n=4))
+    assert measured.replays.gives_confidence(Majority(n=4))
 
 
 def test_a_verifier_that_scored_some_solutions_of_a_prompt_only_ends_no_cascade():
     frame = world("x", 6, beam=False)
     frame.loc[frame["sample"] == 1, "scores"] = None
     measured = measure(frame, pd.Index(frame["prompt_id"].unique()), [1, 4], SETUP)
-    assert not measured.replays.believable(Majority(n=1))
+    assert not measured.replays.gives_confidence(Majority(n=1))

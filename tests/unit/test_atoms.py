@@ -16,7 +16,7 @@ class Asked(Replays):
         super().__init__([])
         self.asked: list[Strategy] = []
 
-    def believable(self, arm: Strategy) -> bool:
+    def gives_confidence(self, arm: Strategy) -> bool:
         self.asked.append(arm)
         return isinstance(arm, BestOfN)
 

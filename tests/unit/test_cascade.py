@@ -16,8 +16,8 @@ from router.solving.driver import Round, StopReason, drive
 from router.solving.request import Request
 from router.solving.stages import StageEnd
 from router.tasks import load_task
-from strategies import Believe, Candidate, Cascade, Extend, InvalidArm, Result, Score, Single, parse
-from strategies.belief import by_score_or_lead
+from strategies import AskConfidence, Candidate, Cascade, Extend, InvalidArm, Result, Score, Single, parse
+from strategies.confidence import by_score_or_lead
 from tests.support.searches import finished
 
 # As text
@@ -126,7 +126,7 @@ def play(text: str, replies: Sequence[Sequence[Candidate]]) -> tuple[list[Extend
     request, requests, left = next(search), [], iter(replies)
     try:
         while True:
-            if isinstance(request, Believe):
+            if isinstance(request, AskConfidence):
                 sure = zip(request.candidates, by_score_or_lead(request), strict=True)
                 request = search.send([replace(each, confidence=confidence) for each, confidence in sure])
             else:
@@ -259,7 +259,7 @@ async def test_a_stage_ends_with_what_is_believed_by_then_and_later_rounds_say_s
     models = {name: FakeGenerator(write=say(said)) for name, said in (("small", 1), ("large", 2))}
     engines, bill = Engines(models, "small", FakeVerifier(judge=lambda prompt, steps: [0.2] * len(steps))), Bill(RATES)
     arm, request = parse(STAGES), Request(Prompt.of("1 + 1 ="))
-    events = [event async for event in drive(arm, request, engines, load_task("math"), bill, believe=doubts)]
+    events = [event async for event in drive(arm, request, engines, load_task("math"), bill, confidence_of=doubts)]
     ends = [event for event in events if isinstance(event, StageEnd)]
     assert [(each.number, each.answer, each.confidence, each.threshold, each.ends) for each in ends] == [
         (1, "1", 0.3, 0.7, False),
@@ -274,7 +274,7 @@ async def test_a_stage_ends_with_what_is_believed_by_then_and_later_rounds_say_s
     assert [stage.confidence for stage in result.stages] == [0.3, 0.6, 0.35]
 
 
-def doubts(wanted: Believe) -> list[float]:
+def doubts(wanted: AskConfidence) -> list[float]:
     """Grows with the answers that agree."""
     answers = [stage.result.answer for stage in wanted.stages]
     if len(answers) == 3:
@@ -286,7 +286,9 @@ async def test_every_arm_says_how_sure_it_is():
     engines = Engines({"small": FakeGenerator(write=say(1))}, "small", FakeVerifier())
     request, bill = Request(Prompt.of("1 + 1 =")), Bill(RATES)
     arm = parse("majority(n=4)")
-    _, result, _ = await finished(drive(arm, request, engines, load_task("math"), bill, believe=lambda wanted: [0.25]))
+    _, result, _ = await finished(
+        drive(arm, request, engines, load_task("math"), bill, confidence_of=lambda wanted: [0.25])
+    )
     assert result.best.confidence == 0.25
     _, result, _ = await finished(drive(arm, request, engines, load_task("math"), bill))
     assert result.best.confidence == pytest.approx(1 - 0.5**5)  # the lead of four votes, where nothing better is known

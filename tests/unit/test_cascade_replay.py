@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from strategies import Candidate, Cascade, Extend, Result, Strategy, parse
-from strategies.in_turn import replayed
-from strategies.records import Pool, Recorded, Runs, Seen, code_of
+from strategies.replaying.cascades import replayed
+from strategies.replaying.records import Pool, Recorded, Runs, Seen, code_of
 
 
 def recorded_pool(seed: int, *, right: float, size: int = 12, runs: int = 240, scored: bool = True) -> Pool:

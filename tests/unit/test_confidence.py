@@ -8,9 +8,9 @@ import pytest
 from router.errors import InvalidBundle
 from router.policy.confidence import Confidence, Weights, features, known, voting_of
 from router.tuning.calibration import calibration
-from router.tuning.confidence import FEWEST, Believing, Path, fit
-from strategies import Believe, Candidate, Result, Stage, parse
-from strategies.records import Seen, code_of
+from router.tuning.confidence import FEWEST, ModelConfidence, Path, fit
+from strategies import AskConfidence, Candidate, Result, Stage, parse
+from strategies.replaying.records import Seen, code_of
 
 MATH = np.array(["math"] * 200)
 LEVELS = np.array([[0.1, 0.2, 0.4, 0.2, 0.1]])
@@ -61,7 +61,7 @@ def test_one_call_is_told_what_many_runs_are():
     weights = {"score": 1.0, "rival's score": -0.5, "lead": 0.7, "level 5": -2.0, "against": -0.3, "written": 0.1}
     model = Confidence(weights, -0.4, ("majority",))
     stages = (stage("majority(n=4)", "1", 0.8, votes="1112"), stage("beam_search(n=4, m=4)", "2", 0.3))
-    one = model.of(LEVELS[0].tolist(), Believe(stages))
+    one = model.of(LEVELS[0].tolist(), AskConfidence(stages))
     shown = [seen("1", 0.8, 0.8125), seen("2", 0.3)]
     thrice = [each.at([0, 0, 0]) for each in shown]
     many = model.of_many(np.repeat(LEVELS, 3, axis=0), [each.arm for each in stages], thrice)
@@ -71,7 +71,7 @@ def test_one_call_is_told_what_many_runs_are():
 def test_one_call_is_told_of_lengths_and_probabilities_what_many_runs_are():
     model = Confidence({"length": 0.2, "log-probability": 2.0}, -0.4)
     best = Candidate(("ab\n", "cd"), end="stop", answer="1", log_probs=(-1.0, -0.5), token_counts=(2, 1))
-    one = model.of(LEVELS[0].tolist(), Believe((Stage(parse("single"), Result(best)),)))
+    one = model.of(LEVELS[0].tolist(), AskConfidence((Stage(parse("single"), Result(best)),)))
     shown = Seen.of(np.array([1]), np.array([np.nan]), log_prob=np.array([-0.5]), length=np.array([5.0]))
     many = model.of_many(LEVELS, [parse("single")], [shown])
     assert one == pytest.approx(many[0].tolist())
@@ -86,14 +86,14 @@ def test_a_solution_of_unknown_probability_is_believed_by_the_plain_weights():
         for given in ((-0.3,), ())
     )
     levels = [0.0, 0.0, 0.0, 0.0, 1.0]
-    assert model.of(levels, Believe((told,))) == pytest.approx([1 / (1 + np.exp(49 * 0.3 - 9))])
+    assert model.of(levels, AskConfidence((told,))) == pytest.approx([1 / (1 + np.exp(49 * 0.3 - 9))])
     for each in (model, model.for_task("code")):
-        assert each.of(levels, Believe((untold,))) == pytest.approx([1 / (1 + np.exp(1.0))])
+        assert each.of(levels, AskConfidence((untold,))) == pytest.approx([1 / (1 + np.exp(1.0))])
     assert (model.reads_log_probs, Confidence({}, 0.0).reads_log_probs) == (True, False)
 
 
 def test_no_answer_is_never_right():
-    assert Confidence({}, 3.0).of([0.2] * 5, Believe((stage("single", None),))) == [0.0]
+    assert Confidence({}, 3.0).of([0.2] * 5, AskConfidence((stage("single", None),))) == [0.0]
 
 
 def test_a_model_survives_its_file_and_a_wrong_file_is_refused():
@@ -161,7 +161,7 @@ def test_tasks_in_which_the_same_thing_means_the_opposite_get_weights_of_their_o
     assert not alike.whole.tasks
     (sure,) = by_task(path.arms, path.seen, last=True)
     assert (calibration(sure[:, 0], right[:, 0]).auc or 0.0) > 0.9
-    (served,) = Believing(by_task.whole, np.full((200, 5), 0.2), tasks)(path.arms, path.seen, last=True)
+    (served,) = ModelConfidence(by_task.whole, np.full((200, 5), 0.2), tasks)(path.arms, path.seen, last=True)
     for i in (0, 150):
         own = by_task.whole.for_task(tasks[i])
         assert served[i] == pytest.approx(own.of_many(np.full((1, 5), 0.2), path.arms, [seen.at([i])])[0][0])

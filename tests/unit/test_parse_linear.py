@@ -10,10 +10,10 @@ from itertools import pairwise
 
 import pytest
 
-import strategies
 from router.errors import InvalidRequest
 from router.policy.objectives import parse_objective
-from strategies import LONGEST_TEXT, InvalidArm, parse
+from strategies import InvalidArm, parse, parsing
+from strategies.parsing import LONGEST_TEXT
 
 
 def steps(read: Callable[[str], object], text: str) -> int:
@@ -66,7 +66,7 @@ LONGEST = 100_000
 @pytest.fixture
 def unbounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of any length: what keeps the parser fast is not only that they are short."""
-    monkeypatch.setattr(strategies, "LONGEST_TEXT", 10 * LONGEST)
+    monkeypatch.setattr(parsing, "LONGEST_TEXT", 10 * LONGEST)
 
 
 @growing

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies import STRATEGIES, Sampling, parse
-from strategies.records import Pool, Recorded, Runs, code_of
-from strategies.replay import by_search
+from strategies.replaying.records import Pool, Recorded, Runs, code_of
+from strategies.replaying.samples import by_search
 
 SAMPLING = {name: strategy for name, strategy in STRATEGIES.items() if issubclass(strategy, Sampling)}
 STOPS = st.sampled_from([0.0, 0.6, 0.75, 0.8, 0.9, 0.95, 0.96875]) | st.floats(0.5, 0.999, exclude_min=True)

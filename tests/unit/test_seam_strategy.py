@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import strategies
 from difficulty import LEVELS
 from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
@@ -27,8 +26,20 @@ from router.training.difficulty import Training
 from router.tuning.evidence import evidence
 from router.tuning.tune import tune
 from router.v1 import router_pb2 as pb
-from strategies import Candidate, Cascade, Extend, InvalidArm, Result, Sampling, Search, Strategy, parse, register
-from strategies.records import Pool, Recorded
+from strategies import (
+    Candidate,
+    Cascade,
+    Extend,
+    InvalidArm,
+    Result,
+    Sampling,
+    Search,
+    Strategy,
+    parse,
+    parsing,
+    register,
+)
+from strategies.replaying.records import Pool, Recorded
 from strategies.selection import answered, majority
 from tests.conftest import SETUP
 from tests.support.searches import finished
@@ -72,7 +83,7 @@ def registered() -> Iterator[None]:
     register(Longest, UntilAgreed)
     yield
     for strategy in (Longest, UntilAgreed):
-        del strategies._STRATEGIES[strategy.name]
+        del parsing._STRATEGIES[strategy.name]
 
 
 def test_the_parser_knows_them():
@@ -89,7 +100,7 @@ def test_the_parser_knows_them():
 
 
 def test_they_are_unknown_where_they_are_not_registered():
-    del strategies._STRATEGIES["longest"]
+    del parsing._STRATEGIES["longest"]
     try:
         with pytest.raises(InvalidArm, match="unknown strategy 'longest'"):
             parse("longest(n=4)")

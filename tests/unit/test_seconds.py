@@ -9,8 +9,8 @@ from router.errors import InvalidRequest
 from router.policy.objectives import AverageBudget, Budget, BudgetPoint, PricePerFlop, TargetAccuracy
 from router.policy.table import LEVELS, Cell, Cost, Policy
 from strategies import parse
-from strategies.in_turn import in_turn
-from strategies.records import Pool, Recorded, Runs, Seen
+from strategies.replaying.cascades import in_turn
+from strategies.replaying.records import Pool, Recorded, Runs, Seen
 
 ARMS = {
     "single": (0.5, 2.0),

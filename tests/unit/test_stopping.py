@@ -20,8 +20,8 @@ from router.solving.request import Request
 from router.tasks import load_task
 from router.tuning.evidence import Point, evidence
 from strategies import BestOfN, Candidate, Dvts, Extend, Majority, Result, Strategy, WeightedBestOfN, parse
-from strategies.records import Pool, Recorded
-from strategies.stopping import keeps_lead, lead, promise
+from strategies.replaying.records import Pool, Recorded
+from strategies.stopping import highest_score, keeps_lead, lead
 from tests.support.searches import finished, named
 
 both = pytest.mark.parametrize("name", ["majority", "weighted_best_of_n"])  # that vote
@@ -110,7 +110,7 @@ def test_rounds_grow_from_the_first_that_could_end(n, stop):
     ],
 )
 def test_promise(candidates, expected):
-    assert promise(candidates) == expected
+    assert highest_score(candidates) == expected
 
 
 # The search

@@ -1,17 +1,17 @@
 """Replay of cascades: what runs of a cascade would have returned and spent, from runs of its stages. Needs numpy.
 
-The runs may be at one prompt or at many: see ``strategies.records.Runs``.
+The runs may be at one prompt or at many: see ``strategies.replaying.records.Runs``.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.records import Believes, Floats, Recorded, Runs, Seen
+from strategies.replaying.records import ConfidenceOfRuns, Floats, Recorded, Runs, Seen
 from strategies.strategy import Strategy
 
 Prefilled = Mapping[str | None, Any]  # the prompt's tokens by model: numbers, or arrays that broadcast with the runs'
@@ -57,7 +57,7 @@ def in_turn(
     thresholds: Sequence[float],
     prefilled: Prefilled,
     *,
-    believe: Believes | None = None,
+    confidence_of: ConfidenceOfRuns | None = None,
     verified: bool = True,
 ) -> Runs | None:
     """Return runs of the cascade; None if an answer lacks the score that its confidence is computed from.
@@ -66,22 +66,40 @@ def in_turn(
                 another
     thresholds  confidence that ends the cascade after each stage but the last
     prefilled   the prompt's tokens by model; a model that reads the prompt again finds them in its cache
-    believe     gives the confidences; None: :func:`by_score_or_lead`
+    confidence_of  gives the confidences; None: :func:`by_score_or_lead_of_runs`
     verified    whether the bundle has a verifier
     """
-    if verified and any((np.isnan(runs.seen.score) & runs.answered).any() for runs in stages[:-1]):
+    if verified and any(runs.unscored.any() for runs in stages[:-1]):
         return None
-    believe = believe or by_score_or_lead
+    confidence_of = confidence_of or by_score_or_lead_of_runs
     stages = repeated(stages)
-    found = after(arms, stages, prefilled, believe, last=True)
-    for count in range(len(stages) - 1, 0, -1):
-        ended = after(arms[:count], stages[:count], prefilled, believe, last=False)
-        found = either(np.nan_to_num(_known(ended)) >= thresholds[count - 1], ended, found)
+
+    def state(count: int) -> Runs:
+        return after(arms[:count], stages[:count], prefilled, confidence_of, last=count == len(stages))
+
+    return ended(thresholds, state)
+
+
+def ended(thresholds: Sequence[float], after_stages: Callable[[int], Runs]) -> Runs:
+    """Return each run as it is after the first stage whose confidence reaches its threshold, or after the last stage.
+
+    after_stages  gives the runs as they are after so many stages, from 1 to one more than there are thresholds
+    """
+    found = after_stages(len(thresholds) + 1)
+    for count in range(len(thresholds), 0, -1):
+        runs = after_stages(count)
+        assert runs.confidence is not None
+        found = either(np.nan_to_num(runs.confidence) >= thresholds[count - 1], runs, found)
     return found
 
 
 def after(
-    arms: Sequence[Strategy], stages: Sequence[Runs], prefilled: Prefilled, believe: Believes, *, last: bool
+    arms: Sequence[Strategy],
+    stages: Sequence[Runs],
+    prefilled: Prefilled,
+    confidence_of: ConfidenceOfRuns,
+    *,
+    last: bool,
 ) -> Runs:
     """Return what the cascade has after these stages: their most confident answer, and all that they spent.
 
@@ -97,14 +115,14 @@ def after(
             prompt[model] = prompt.get(model, 0.0) + np.maximum(tokens - again, 0.0)
         for model, tokens in runs.generated_tokens.items():
             generated[model] = generated.get(model, 0.0) + tokens
-        unasked = last and i == len(stages) - 1 and not (arm.needs_scores or arm.revises)
+        unasked = last and i == len(stages) - 1 and not arm.scores_answers
         seen.append(replace(runs.seen, score=np.full_like(runs.seen.score, np.nan)) if unasked else runs.seen)
         scored = scored + runs.scored_tokens + (0.0 if unasked else runs.check_tokens)
-    sure = np.stack(np.broadcast_arrays(*believe(arms, seen, last=last)))
+    confidence = np.stack(np.broadcast_arrays(*confidence_of(arms, seen, last=last)))
     has = np.stack([runs.answered for runs in stages])
-    rank = np.where(has, np.nan_to_num(sure), -1.0)
-    if last:  # its answer is returned if its confidence is unknown, as in belief.most_believed
-        rank[-1] = np.where(has[-1] & np.isnan(sure[-1]), 2.0, rank[-1])
+    rank = np.where(has, np.nan_to_num(confidence), -1.0)
+    if last:  # its answer is returned if its confidence is unknown, as in confidence.most_confident
+        rank[-1] = np.where(has[-1] & np.isnan(confidence[-1]), 2.0, rank[-1])
     kept = rank.argmax(axis=0)[None]
 
     def of_kept(values: Sequence[Any]) -> Any:
@@ -117,14 +135,14 @@ def after(
         scored_tokens=scored,
         seen=Seen.together(seen, of_kept),
         check_tokens=np.zeros_like(scored),
-        confidence=np.where(has.any(axis=0), of_kept(list(sure)), 0.0),
+        confidence=np.where(has.any(axis=0), of_kept(list(confidence)), 0.0),
         stages=np.full(kept.shape[1:], len(stages)),
         seconds=_together(*(runs.seconds for runs in stages)),
     )
 
 
-def by_score_or_lead(arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bool) -> list[Floats]:
-    """Do what ``belief.by_score_or_lead`` does, for arrays of runs; NaN where the confidence is unknown."""
+def by_score_or_lead_of_runs(arms: Sequence[Strategy], seen: Sequence[Seen], *, last: bool) -> list[Floats]:
+    """Do what ``confidence.by_score_or_lead`` does, for arrays of runs; NaN where the confidence is unknown."""
     found = [np.where(np.isnan(each.score), each.lead, each.score) for each in seen]
     if last and len(seen) > 1:
         found[-1] = seen[-1].score
@@ -159,11 +177,6 @@ def _together(*seconds: Floats | None) -> Floats | None:
     """Return the summed seconds of stages that ran one after the other; None if one was not measured."""
     known = [each for each in seconds if each is not None]
     return np.asarray(sum(known)) if len(known) == len(seconds) else None
-
-
-def _known(runs: Runs) -> Floats:
-    assert runs.confidence is not None
-    return runs.confidence
 
 
 def _at(runs: Runs, rows: NDArray[np.int64]) -> Runs:

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from strategies.requests import Believe
+from strategies.requests import AskConfidence
 from strategies.stopping import lead
 
 
-def by_score_or_lead(wanted: Believe) -> list[float | None]:
+def by_score_or_lead(wanted: AskConfidence) -> list[float | None]:
     """Return the confidence in each stage's answer for a bundle without a confidence model; 0 where there is no answer.
 
     The confidence is the verifier's calibrated score of the solution. Where nothing scores, it is the probability that
@@ -26,14 +26,14 @@ def by_score_or_lead(wanted: Believe) -> list[float | None]:
     return found
 
 
-def most_believed(sure: Sequence[float | None], answered: Sequence[bool]) -> int:
+def most_confident(confidences: Sequence[float | None], answered: Sequence[bool]) -> int:
     """Return the index of the stage whose answer is returned: the most confident one, the earliest of equals.
 
-    sure      confidence in each stage's answer; None where it is unknown
+    confidences  in each stage's answer; None where it is unknown
     answered  whether each stage has an answer
 
     If the last stage has an answer of unknown confidence, that answer is returned.
     """
-    if answered[-1] and sure[-1] is None:
-        return len(sure) - 1
-    return max(range(len(sure)), key=lambda i: (answered[i], sure[i] or 0.0, -i))
+    if answered[-1] and confidences[-1] is None:
+        return len(confidences) - 1
+    return max(range(len(confidences)), key=lambda i: (answered[i], confidences[i] or 0.0, -i))

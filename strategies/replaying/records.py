@@ -56,7 +56,7 @@ class Pool:
         """Return the pool after every run drew this many attempts."""
         return replace(self, order=self.order[:, drawn:])
 
-    def lasts(self, attempts: Ints) -> Floats:
+    def seconds_for(self, attempts: Ints) -> Floats:
         """Return the seconds that it takes to write so many attempts in parallel, NaN where it is unknown.
 
         Taken to rise evenly from one attempt's seconds to the whole pool's. Where one attempt's are unknown, the whole
@@ -156,8 +156,13 @@ class Runs:
     def answered(self) -> NDArray[np.bool_]:
         return self.seen.answer >= 0
 
+    @property
+    def unscored(self) -> NDArray[np.bool_]:
+        """Whether there is an answer whose score is unknown."""
+        return np.isnan(self.seen.score) & self.answered
 
-class Believes(Protocol):
+
+class ConfidenceOfRuns(Protocol):
     """A function that gives the confidence in each stage's answer, one array per stage; NaN where it is unknown."""
 
     def __call__(self, arms: "Sequence[Strategy]", seen: Sequence[Seen], *, last: bool) -> Sequence[Floats]:

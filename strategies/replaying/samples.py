@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from strategies.records import Floats, Ints, Pool, Recorded, Runs, Samples, Seen
+from strategies.replaying.records import Floats, Ints, Pool, Recorded, Runs, Samples, Seen
 from strategies.requests import Candidate, Extend, Result
 from strategies.stopping import keeps_lead, lead
 
@@ -136,7 +136,7 @@ def _runs(  # noqa: PLR0917
             length=None if pool.lengths is None else np.where(answered, pool.lengths[picked], np.nan),
         ),
         check_tokens=check,
-        seconds=None if np.isnan(pool.seconds) else pool.lasts(np.diff(totals, prepend=0)).cumsum()[last_round],
+        seconds=None if np.isnan(pool.seconds) else pool.seconds_for(np.diff(totals, prepend=0)).cumsum()[last_round],
     )
 
 
