@@ -229,7 +229,7 @@ def time(
     typer.echo(f"{len(measured.prompts)} prompts timed; mean seconds at level 1 and at level 5:")
     for column, (least, most) in enumerate(zip(easiest, hardest, strict=True)):
         known = f"{'unknown':>16}" if isnan(least) else f"{least:8.2f}{most:8.2f}"
-        typer.echo(f"{known}  {policy.arm(column)}")
+        typer.echo(f"{known}  {policy.arms[column]}")
     for task, table in policy.tasks.items():
         if all(cell.cost.seconds is None for cell in table.cells):
             say(f"warning: no prompt of the task {task} was timed, so max_seconds is refused there")

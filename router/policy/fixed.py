@@ -8,7 +8,7 @@ from strategies import Cascade
 
 
 def best_fixed(policy: Policy, objective: Objective, shares: Sequence[float]) -> int:
-    """Return the arm that serves the objective best without knowing the prompt: its column in ``Policy.expected``.
+    """Return the arm that serves the objective best without knowing the prompt: its index in ``Policy.arms``.
 
     shares  (5,) the levels' shares among the prompts that the policy was tuned on
 
@@ -16,7 +16,7 @@ def best_fixed(policy: Policy, objective: Objective, shares: Sequence[float]) ->
     accurate arm that spends no more on average; else it is what the objective chooses.
     """
     weights = tuple(shares)
-    columns = [i for i in range(len(policy.arms)) if not isinstance(policy.arm(i), Cascade)]
+    columns = [i for i in range(len(policy.arms)) if not isinstance(policy.arms[i], Cascade)]
     arms = SomeArms(policy, columns or list(range(len(policy.arms))))
     flops, accuracy = arms.expected("flops", weights), arms.expected("accuracy", weights)
     if isinstance(objective, AverageBudget):
@@ -25,4 +25,4 @@ def best_fixed(policy: Policy, objective: Objective, shares: Sequence[float]) ->
         best = max(within, key=lambda i: (accuracy[i], -flops[i]))
     else:
         best = min(objective.good(arms, weights), key=lambda i: (flops[i], -accuracy[i]))
-    return arms.rows[best]
+    return arms.columns[best]

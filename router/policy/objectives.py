@@ -58,18 +58,18 @@ class Measurements(Protocol):
 
 
 class SomeArms:
-    """The measurements of some of a policy's arms, given by their ``rows``: their places in what it expects."""
+    """The measurements of some of a policy's arms, given by their ``columns``: indices into its arms."""
 
-    def __init__(self, policy: Measurements, rows: Sequence[int]):
-        self.rows, self._policy = rows, policy
-        self.budgets: Sequence[float] = [policy.budgets[row] for row in rows]
+    def __init__(self, policy: Measurements, columns: Sequence[int]):
+        self.columns, self._policy = columns, policy
+        self.budgets: Sequence[float] = [policy.budgets[column] for column in columns]
         self.budget_points = policy.budget_points
         self.tolerance = policy.tolerance
 
     def expected(self, of: str, weights: Any) -> Any:
         """Return (arms,) expectations for one prompt's (5,) weights."""
         found = self._policy.expected(of, weights)
-        return [found[row] for row in self.rows]
+        return [found[column] for column in self.columns]
 
 
 class Objective(Protocol):

@@ -27,18 +27,18 @@ def check_seconds(policy: Measurements, limit: float) -> None:
 def good_in_time(
     policy: Measurements, objective: Objective, weights: Sequence[float], limit: float
 ) -> tuple[list[int], bool]:
-    """Return the rows of good arms that are expected to end within ``limit`` seconds, and whether there are any.
+    """Return the columns of good arms that are expected to end within ``limit`` seconds, and whether there are any.
 
     If there are none, the fastest arm is returned, within the budget if the objective is one. Arms whose seconds are
     unknown are left out.
     """
     seconds = policy.expected("seconds", weights)
-    known = [row for row, each in enumerate(seconds) if not math.isnan(each)]
+    known = [column for column, each in enumerate(seconds) if not math.isnan(each)]
     if isinstance(objective, Budget):
-        known = [row for row in known if policy.budgets[row] <= objective.value]
-    fast = [row for row in known if seconds[row] <= limit]
+        known = [column for column in known if policy.budgets[column] <= objective.value]
+    fast = [column for column in known if seconds[column] <= limit]
     if fast:
         return [fast[i] for i in objective.good(SomeArms(policy, fast), weights)], True
-    least = min((seconds[row] for row in known), default=math.inf)
-    # If the seconds of all arms within the budget are unknown, row 0 is taken: the smallest arm.
-    return [row for row in known if seconds[row] == least] or [0], False
+    least = min((seconds[column] for column in known), default=math.inf)
+    # If the seconds of all arms within the budget are unknown, column 0 is taken: the smallest arm.
+    return [column for column in known if seconds[column] == least] or [0], False

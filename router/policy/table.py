@@ -49,6 +49,8 @@ class Policy:
     tolerance      under a fixed budget, accuracies this close are a tie, which the cheapest arm wins
     worth          cost of a solution of each model, in solutions of the reference model
     tasks          the cells of single tasks, by the task's name
+
+    ``arms`` and ``budgets``, what they may spend, are in rising order of budget. A *column* is an index into them.
     """
 
     def __init__(
@@ -62,22 +64,23 @@ class Policy:
         worth: Mapping[str, float] | None = None,
         tasks: Mapping[str, Iterable[Cell]] | None = None,
     ):
-        self.cells = tuple(sorted(cells, key=lambda cell: (cell.level, cell.arm)))
-        self.arms = tuple(sorted({cell.arm for cell in self.cells}))
         self.budget_points = tuple(sorted(budget_points, key=lambda point: point.generations))
         self.default, self.deciding, self.tolerance = default, deciding, tolerance
         self.worth = dict(worth or {})
+        # By rising budget, so that the arms within a budget come first.
+        given = list(cells)
+        self.arms = tuple(sorted({cell.arm for cell in given}, key=lambda arm: (self.budget(arm), arm)))
+        column = {arm: k for k, arm in enumerate(self.arms)}
+        self.cells = tuple(sorted(given, key=lambda cell: (cell.level, column[cell.arm])))
         wanted = [(level, arm) for level in LEVELS for arm in self.arms]
         if not wanted or [(cell.level, cell.arm) for cell in self.cells] != wanted:
             raise InvalidBundle("policy: needs exactly one cell for each arm at each of the five levels")
         if deciding not in get_args(Deciding):
             raise InvalidBundle(f"policy: deciding {deciding!r} is none of {', '.join(get_args(Deciding))}")
-        # Rows are arms by rising budget, so that the arms within a budget come first.
-        self._order = sorted(range(len(self.arms)), key=lambda column: self.budget(self.arms[column]))
-        self.budgets = [self.budget(self.arms[column]) for column in self._order]
+        self.budgets = [self.budget(arm) for arm in self.arms]
         self.smallest, self.largest = self.budgets[0], self.budgets[-1]
-        by_arm = [self.cells[column :: len(self.arms)] for column in self._order]
-        self._rows: dict[str, list[tuple[float, ...]]] = {
+        by_arm = [self.cells[k :: len(self.arms)] for k in range(len(self.arms))]
+        self._values: dict[str, list[tuple[float, ...]]] = {
             name: [tuple(get(cell) for cell in cells) for cells in by_arm] for name, get in MEASURES.items()
         }
         self._measured = [
@@ -114,10 +117,6 @@ class Policy:
     def budget(self, arm: Strategy) -> float:
         """Return the most that an arm spends, in solutions of the reference model."""
         return arm.budget(self.worth)
-
-    def arm(self, column: int) -> Strategy:
-        """Return the arm of a column of :meth:`expected`; columns are arms by rising budget."""
-        return self.arms[self._order[column]]
 
     def by_task(self, tasks: Iterable[str]) -> dict[str, "Policy"]:
         """Return the tables that decide for these tasks: by task its own one, and by "" that of all others."""
@@ -194,37 +193,35 @@ class Policy:
         return weights
 
     def promise(self, column: int, weights: Sequence[float]) -> Expectation:
-        """Return the expectation for an arm, by its column in :meth:`expected`, at (5,) level weights."""
+        """Return the expectation for an arm, by its index in ``arms``, at (5,) level weights."""
         accuracy, low, high, *cost = expectation(weights, self._measured[column])
-        return Expectation(self.arm(column), accuracy, low, high, cost_of(cost), sufficient=True)
+        return Expectation(self.arms[column], accuracy, low, high, cost_of(cost), sufficient=True)
 
     def expected(self, of: str, weights: Any) -> Any:
         """Return expectations of accuracy, low, generations, flops, money (0 without prices) or seconds (NaN where not
-        measured), for arms by rising budget.
+        measured), in the order of ``arms``.
 
         weights  of the levels: a tuple (5,) for one prompt gives a list (arms,), an array (n, 5) gives (n, arms)
         """
-        return expectation(weights, self._rows[of]) if isinstance(weights, tuple) else weights @ self._arrays[of]
+        return expectation(weights, self._values[of]) if isinstance(weights, tuple) else weights @ self._arrays[of]
 
-    def _cheapest(self, weights: Sequence[float], rows: Sequence[int]) -> int:
-        """Return the row of the fewest FLOPs; ties go to the most accurate arm, then to the first of ``arms``."""
-        if len(rows) == 1:
-            return rows[0]
-        flops = expectation(weights, [self._rows["flops"][row] for row in rows])
-        accuracy = expectation(weights, [self._rows["accuracy"][row] for row in rows])
-        ranked = zip(flops, [-each for each in accuracy], [self._order[row] for row in rows], rows, strict=True)
-        return min(ranked)[-1]
+    def _cheapest(self, weights: Sequence[float], columns: Sequence[int]) -> int:
+        """Return the one of the fewest FLOPs; ties go to the most accurate arm, then to the first."""
+        if len(columns) == 1:
+            return columns[0]
+        flops = expectation(weights, [self._values["flops"][column] for column in columns])
+        accuracy = expectation(weights, [self._values["accuracy"][column] for column in columns])
+        return min(zip(flops, [-each for each in accuracy], columns, strict=True))[-1]
 
     # Many prompts, in arrays
 
     def promises(self, columns: "NDArray[np.int64]", weights: "NDArray[np.float64]") -> list[Expectation]:
-        """Return the expectations for (n,) arms, by their columns in :meth:`expected`, at (n, 5) level weights."""
+        """Return the expectations for (n,) arms, by their indices in ``arms``, at (n, 5) level weights."""
         import numpy as np
 
         values = np.einsum("nkl,nl->nk", self._measured_array[columns], weights).tolist()
-        arms = [self.arms[column] for column in self._order]
         return [
-            Expectation(arms[column], accuracy, low, high, cost_of(cost), sufficient=True)
+            Expectation(self.arms[column], accuracy, low, high, cost_of(cost), sufficient=True)
             for column, (accuracy, low, high, *cost) in zip(columns.tolist(), values, strict=True)
         ]
 
@@ -274,21 +271,18 @@ class Policy:
         """(n,) indices into ``arms``: the cheapest of the (n, arms) good ones, ties as in :meth:`decide`."""
         import numpy as np
 
-        order = np.array(self._order)
         flops, accuracy = self.expected("flops", weights), self.expected("accuracy", weights)
         cost = np.where(good, flops, np.inf)
         cheapest = cost == cost.min(axis=1, keepdims=True)
         gain = np.where(cheapest, accuracy, -np.inf)
-        best = gain == gain.max(axis=1, keepdims=True)
-        found: NDArray[np.int64] = np.where(best, order, len(order)).min(axis=1)
-        return found
+        return np.asarray(gain.argmax(axis=1))
 
     @cached_property
     def _arrays(self) -> "Mapping[str, NDArray[np.float64]]":
         """(5, arms) values by name of the measurement."""
         import numpy as np
 
-        return {name: np.array(rows).T.copy() for name, rows in self._rows.items()}
+        return {name: np.array(rows).T.copy() for name, rows in self._values.items()}
 
     @cached_property
     def _measured_array(self) -> "NDArray[np.float64]":
@@ -305,9 +299,9 @@ class Policy:
         head |= {"deciding": self.deciding, "tolerance": self.tolerance, "worth": self.worth}
         lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in head.items()]
         points = ",\n  ".join(json.dumps(asdict(point)) for point in self.budget_points)
-        lines += [f'"budget_points": [\n  {points}\n ]', f'"cells": {written(self.cells)}']
+        lines += [f'"budget_points": [\n  {points}\n ]', f'"cells": {written(_in_file(self.cells))}']
         if self.tasks:
-            tables = [f"{json.dumps(name)}: {written(table.cells)}" for name, table in self.tasks.items()]
+            tables = [f"{json.dumps(name)}: {written(_in_file(table.cells))}" for name, table in self.tasks.items()]
             lines.append('"tasks": {' + ",\n ".join(tables) + "}")
         return "{" + ",\n ".join(lines) + "}\n"
 
@@ -328,3 +322,8 @@ class Policy:
             )
         except (ValueError, OverflowError, InvalidRequest) as error:
             raise InvalidBundle(f"policy: {error}") from error
+
+
+def _in_file(cells: Iterable[Cell]) -> list[Cell]:
+    """By level and the arms' own order, which does not change with the models' prices."""
+    return sorted(cells, key=lambda cell: (cell.level, cell.arm))

@@ -50,9 +50,8 @@ def within(policy: Policy, samples: float, weights: Sequence[float]) -> Expectat
     """Return the plan with at most this many samples. An unmeasured arm costs as if it never stopped early."""
     n = int(min(SAMPLES, samples))
     arm: Strategy = Single() if n < 3 else Majority(n=n, stop=_SURE if n >= Majority.stops_from else 0.0)
-    arms = [policy.arm(column) for column in range(len(policy.arms))]
-    if arm in arms:
-        cost = policy.promise(arms.index(arm), weights).cost
+    if arm in policy.arms:
+        cost = policy.promise(policy.arms.index(arm), weights).cost
     else:
         known = policy.promise(0, weights).cost  # of the smallest arm
         cost = _times(known, arm.budget() / max(known.generations, 1e-9))

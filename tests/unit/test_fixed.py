@@ -42,8 +42,8 @@ def policy() -> Policy:
     ],
 )
 def test_it_is_no_cascade_and_serves_the_objective_for_all_prompts_alike(policy, objective, arm):
-    assert str(policy.arm(best_fixed(policy, objective, EVEN))) == arm
+    assert str(policy.arms[best_fixed(policy, objective, EVEN)]) == arm
 
 
 def test_where_all_prompts_are_easy_little_is_enough(policy):
-    assert str(policy.arm(best_fixed(policy, Budget(16), (1, 0, 0, 0, 0)))) == "single"
+    assert str(policy.arms[best_fixed(policy, Budget(16), (1, 0, 0, 0, 0))]) == "single"
