@@ -95,7 +95,7 @@ class Confidence:
             values = features(probabilities, arms, seen, i, self.voting)
             logit = _logit(self, values)
             if self.plain:
-                logit = np.where(known(each), logit, _logit(self.plain, values))
+                logit = np.where(has_length_and_log_prob(each), logit, _logit(self.plain, values))
             found.append(np.where(each.answer < 0, 0.0, 1 / (1 + np.exp(-logit))))
         return found
 
@@ -143,7 +143,7 @@ def _logit(model: Confidence | Weights, values: "Mapping[str, Floats]") -> Any:
     return logit
 
 
-def known(seen: "Seen") -> "NDArray[np.bool_]":
+def has_length_and_log_prob(seen: "Seen") -> "NDArray[np.bool_]":
     """Return whether a solution's length and log-probability are known, run by run."""
     import numpy as np
 
@@ -156,15 +156,33 @@ def features(
     """Return what is known of the answer of stage ``i``, as arrays by feature name.
 
     An unknown feature is 0, and its "known" feature is 0, too; lengths and log-probabilities have no such feature, see
-    :func:`known`. Scores and leads are log-odds, lengths binary logarithms
-    of characters; the level counts from the middle one, so from -2 to 2.
+    :func:`has_length_and_log_prob`. Scores and leads are log-odds, lengths binary logarithms of characters; the level
+    counts from the middle one, so from -2 to 2.
     """
     import numpy as np
 
-    own = seen[i]
-    same = [(each.answer == own.answer) & (each.answer >= 0) for each in seen]
-    scored = [(each.answer >= 0) & ~np.isnan(each.score) for each in seen]
-    zero = np.zeros(own.answer.shape)
+    zero = np.zeros(seen[i].answer.shape)
+    level = probabilities @ np.arange(-2.0, 3.0)
+    solution = {
+        "log-probability": np.nan_to_num(seen[i].log_prob),
+        "length": np.log2(1.0 + np.nan_to_num(seen[i].length)),
+    }
+    return {
+        **{f"level {k}": zero + probabilities[..., k - 1] for k in (1, 2, 4, 5)},
+        **_scores(arms, seen, i, level),
+        **_lead(arms[i], seen[i], voting, level),
+        **solution,
+        **_of_models(arms, seen, i, level, solution),
+    }
+
+
+def _scores(arms: Sequence[Strategy], seen: "Sequence[Seen]", i: int, level: "Floats") -> "dict[str, Floats]":
+    """Return the best score of the stage's answer and of other answers, and how much was written to find them."""
+    import numpy as np
+
+    answered = [each.answer >= 0 for each in seen]
+    scored = [has & ~np.isnan(each.score) for has, each in zip(answered, seen, strict=True)]
+    same = [has & (each.answer == seen[i].answer) for has, each in zip(answered, seen, strict=True)]
 
     def best(those: "Sequence[NDArray[np.bool_]]") -> "tuple[Floats, NDArray[np.bool_]]":
         """Return the log-odds of the highest score among some of the stages (0 without one), and where there is one."""
@@ -172,31 +190,44 @@ def features(
         top = np.max([np.where(mask, each.score, 0.0) for mask, each in zip(those, seen, strict=True)], axis=0)
         return np.where(some, _log_odds(top), 0.0), some
 
-    score, known = best([mine & has for mine, has in zip(same, scored, strict=True)])
-    rival, rivalled = best([~mine & has for mine, has in zip(same, scored, strict=True)])
-    level = probabilities @ np.arange(-2.0, 3.0)
+    score, has_score = best([mine & has for mine, has in zip(same, scored, strict=True)])
+    rival, has_rival = best([~mine & has for mine, has in zip(same, scored, strict=True)])
     written = np.log2(sum(sum(arm.solutions.values()) for arm in arms))
-    found = {f"level {k}": zero + probabilities[..., k - 1] for k in (1, 2, 4, 5)}
-    found |= {
+    return {
         "score": score,
-        "score known": known.astype(float),
+        "score known": has_score.astype(float),
         "score by level": score * level,
         "score by written": score * written,
         "rival's score": rival,
-        "rival's score known": rivalled.astype(float),
-        "written": zero + written,
+        "rival's score known": has_rival.astype(float),
+        "written": np.zeros(seen[i].answer.shape) + written,
     }
-    votes = arms[i].name in voting and bool(sum(arms[i].solutions.values()) > 1)
-    known_lead = ~np.isnan(own.lead) if votes else zero.astype(bool)
-    lead = np.where(known_lead, _log_odds(np.nan_to_num(own.lead, nan=0.5)), 0.0)
-    found |= {"lead": lead, "lead known": known_lead.astype(float), "lead by level": lead * level}
-    shown = {
-        "log-probability": np.nan_to_num(own.log_prob),
-        "length": np.log2(1.0 + np.nan_to_num(own.length)),
-    }
-    found |= shown
+
+
+def _lead(arm: Strategy, seen: "Seen", voting: Sequence[str], level: "Floats") -> "dict[str, Floats]":
+    """Return the lead of the stage's answer in its vote, unknown where the arm holds none."""
+    import numpy as np
+
+    votes = arm.name in voting and sum(arm.solutions.values()) > 1
+    has_lead = ~np.isnan(seen.lead) & votes
+    lead = np.where(has_lead, _log_odds(np.nan_to_num(seen.lead, nan=0.5)), 0.0)
+    return {"lead": lead, "lead known": has_lead.astype(float), "lead by level": lead * level}
+
+
+def _of_models(
+    arms: Sequence[Strategy], seen: "Sequence[Seen]", i: int, level: "Floats", solution: "Mapping[str, Floats]"
+) -> "dict[str, Floats]":
+    """Return how many other stages of each model gave the stage's answer, how many another, and which model wrote it.
+
+    solution  features of the solution, which mean another thing for each model
+    """
+    import numpy as np
+
+    zero = np.zeros(seen[i].answer.shape)
+    same = [(each.answer == seen[i].answer) & (each.answer >= 0) for each in seen]
     (writer,) = arms[i].models if len(arms[i].models) == 1 else (None,)
-    for model in {model for arm in arms for model in arm.models}:
+    found: dict[str, Floats] = {}
+    for model in sorted({model for arm in arms for model in arm.models}, key=lambda name: name or ""):
         asked = [j for j, arm in enumerate(arms) if model in arm.models]
         agreeing = sum((same[j] for j in asked if j != i), start=zero)
         against = sum((~same[j] & (seen[j].answer >= 0) for j in asked), start=zero)
@@ -205,7 +236,7 @@ def features(
         if model is not None:
             by = zero + (writer == model)
             found |= {f"written by {model}": by, f"written by {model}, by level": by * level}
-            found |= {f"{name} of {model}": by * values for name, values in shown.items()}
+            found |= {f"{name} of {model}": by * values for name, values in solution.items()}
             found |= {f"agreeing{whose}, by level": agreeing * level, f"against{whose}, by level": against * level}
     return found
 

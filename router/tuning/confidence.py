@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from router.policy.confidence import Confidence, Weights, features, known, voting_of
+from router.policy.confidence import Confidence, Weights, features, has_length_and_log_prob, voting_of
 from strategies import Strategy
 from strategies.replaying.records import Runs, Seen
 
@@ -222,7 +222,7 @@ def _rows(
             tables.append({name: np.broadcast_to(values, shape)[kept] for name, values in found.items()})
             rights.append((path.correct[i] > 0.5)[kept])
             whose.append(np.broadcast_to(np.arange(shape[0])[:, None], shape)[kept])
-            shown.append(known(path.seen[i])[kept])
+            shown.append(has_length_and_log_prob(path.seen[i])[kept])
     names = list(dict.fromkeys(name for table in tables for name in table))
     x = np.concatenate(
         [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from router.errors import InvalidBundle
-from router.policy.confidence import Confidence, Weights, features, known, voting_of
+from router.policy.confidence import Confidence, Weights, features, has_length_and_log_prob, voting_of
 from router.tuning.calibration import calibration
 from router.tuning.confidence import FEWEST, ModelConfidence, Path, fit
 from strategies import AskConfidence, Candidate, Result, Stage, parse
@@ -52,7 +52,7 @@ def test_it_knows_how_long_a_solution_is_and_how_probable_to_its_writer():
     shown = [Seen.of(one, none, log_prob=np.array([-0.25]), length=np.array([255.0])), Seen.of(one, none)]
     first = features(LEVELS, arms, shown, 0, [])
     assert (first["log-probability"][0], first["length"][0], first["length of large"][0]) == (-0.25, 8, 0)
-    assert [known(each).tolist() for each in shown] == [[True], [False]]
+    assert [has_length_and_log_prob(each).tolist() for each in shown] == [[True], [False]]
     written = features(LEVELS, arms, shown[::-1], 1, [])
     assert (written["log-probability of large"][0], written["length of large"][0]) == (-0.25, 8)
 
