@@ -166,13 +166,13 @@ def check(
     import asyncio
 
     from router.bundle.setup import read_setup
-    from router.solving.rehearsal import Rehearsal
+    from router.solving.check import BundleCheck
 
     setup = read_setup(bundle)
     where = deployment(backend, url, engine_api_key, memory, header)
-    rehearsal = Rehearsal(setup, bundle, where, prompt, say=typer.echo)
-    asyncio.run(rehearsal.run())
-    if rehearsal.failures:
-        typer.echo(f"{rehearsal.failures} of {rehearsal.checks} checks failed")
+    check = BundleCheck(setup, bundle, where, prompt, say=typer.echo)
+    asyncio.run(check.run())
+    if check.failures:
+        typer.echo(f"{check.failures} of {check.checks} checks failed")
         raise typer.Exit(1)
-    typer.echo(f"all {rehearsal.checks} checks passed")
+    typer.echo(f"all {check.checks} checks passed")

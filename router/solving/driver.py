@@ -100,7 +100,7 @@ async def drive(
                 yield stage_end
                 wanted = search.send(answers)
                 continue
-            candidates = await limited.answer(wanted)
+            candidates = await limited.fulfil(wanted)
             # Lookahead's rollouts (greedy, a few steps) are thrown away: they are not solutions of the search.
             if isinstance(wanted, Extend) and not (wanted.steps and wanted.temperature == 0):
                 finished += [
@@ -169,8 +169,8 @@ def _stopped(stop: StopReason, bill: Bill) -> Stopped:
 class _Limited:
     """Answers one search's requests within its limits.
 
-    votes     whether solutions are compared
-    scored    tokens of the longest solution that may have to be scored; 0 where the arm needs no scores
+    compares  whether solutions are compared
+    longest_to_score  tokens of the longest solution that may have to be scored; 0 where the arm needs no scores
     margin    seconds reserved before the deadline
     deadline  on time.monotonic's clock, minus the margin; None without one
     late      the stop reason of the tighter limit: the call's own, or the server's limit for every search
@@ -183,10 +183,10 @@ class _Limited:
         self.engines = engines
         self.task = task
         self.bill = bill
-        self.votes = arm.rows > 1
+        self.compares = arm.rows > 1
         longest = [engines.longest.get(name or engines.reference, 0) for name in arm.models]
         longest = [each if request.max_tokens is None else min(each, request.max_tokens) for each in longest]
-        self.scored = max(longest) if arm.needs_scores else 0
+        self.longest_to_score = max(longest) if arm.needs_scores else 0
         self.verifier: Verifier | None = None  # prepared for this prompt, once it is needed
         self.allowance = allowance
         self.stop = StopReason.COMPLETE
@@ -197,12 +197,12 @@ class _Limited:
         self.margin = min(_MARGIN, 0.2 * (seconds or 0))
         self.deadline = None if seconds is None else time.monotonic() + seconds - self.margin
 
-    async def answer(self, wanted: Extend | Score) -> list[Candidate]:
+    async def fulfil(self, wanted: Extend | Score) -> list[Candidate]:
         started = time.monotonic()
         extends = isinstance(wanted, Extend)
         try:
             async with asyncio.timeout_at(self._give_up_at(started, extends)):
-                if self.votes or self.scored or not extends:
+                if self.compares or self.longest_to_score or not extends:
                     await self._prepare()
                 candidates = await (self._extend(wanted) if isinstance(wanted, Extend) else self._score(wanted))
         except TimeoutError:
@@ -210,7 +210,7 @@ class _Limited:
             candidates = [_cut(each) for each in wanted.candidates] if extends else list(wanted.candidates)
         finally:
             self.bill.seconds["generate" if extends else "score"] += time.monotonic() - started
-        return await self._answered(candidates)
+        return await self._with_answers(candidates)
 
     async def _extend(self, wanted: Extend) -> list[Candidate]:
         if all(candidate.end for candidate in wanted.candidates):
@@ -250,8 +250,8 @@ class _Limited:
             asked = Asked(request.prompt, self.task, request.task or "", self._may_generate)
             try:
                 self.verifier, self.task = await prepared(verifier, asked, spent)
-                if self.scored:  # now, and not once solutions are written that nothing can score
-                    await check_room(self.verifier, request.prompt, self.scored)
+                if self.longest_to_score:  # now, and not once solutions are written that nothing can score
+                    await check_room(self.verifier, request.prompt, self.longest_to_score)
             finally:
                 if spent != Usage():
                     self._verifying(verifier).add(**asdict(spent))
@@ -280,13 +280,13 @@ class _Limited:
             self.stop = StopReason.TOKEN_CAP
         return candidates
 
-    async def _answered(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+    async def _with_answers(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Add the final answer to finished candidates, or why there is none. Equal texts are read once."""
         new = [each.end is not None and each.answer is None and not each.no_answer for each in candidates]
         texts = dict.fromkeys(
             each.text for each, is_new in zip(candidates, new, strict=True) if is_new and each.finished
         )
-        answers = await self._answers(texts)
+        answers = await self._extract_answers(texts)
         answered = []
         for candidate, is_new in zip(candidates, new, strict=True):
             if not is_new:
@@ -300,7 +300,7 @@ class _Limited:
                 answered.append(replace(candidate, no_answer=told))
         return answered
 
-    async def _answers(self, texts: Iterable[str]) -> dict[str, tuple[str | None, str]]:
+    async def _extract_answers(self, texts: Iterable[str]) -> dict[str, tuple[str | None, str]]:
         """Return each solution's answer, or why it has none. An answer not compared in time stays as written."""
         stated = {text: self.task.extract(text) for text in texts}
         found = {text: (_as_written(answer), "") for text, answer in stated.items()}

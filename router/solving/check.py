@@ -40,7 +40,7 @@ _CAN: Mapping[Capability, str] = {
 }
 
 
-class Rehearsal:
+class BundleCheck:
     """Reports each check's result to ``say``, one line each, and counts checks and failures.
 
     question  prompt to try; None: an easy one of the task
