@@ -107,6 +107,16 @@ def saving(curve: Curve, name: str, reference: Curve, draws: NDArray[np.float64]
     return Saving(arm, target, generations, flops, by_budget, reason)
 
 
+def savings_of(
+    policies: Mapping[str, Curve], references: Mapping[str, Curve], draws: NDArray[np.float64]
+) -> dict[str, dict[str, Saving]]:
+    """Return the savings of each policy against each of :data:`REFERENCES`, by their names; see :func:`saving`."""
+    return {
+        policy: {name: saving(curve, name, references.get(name, {}), draws) for name in REFERENCES}
+        for policy, curve in policies.items()
+    }
+
+
 def _times(
     curve: Curve, target: PerPrompt, unit: str, everyone: NDArray[np.float64], draws: NDArray[np.float64]
 ) -> Times:
