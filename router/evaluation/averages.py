@@ -213,9 +213,9 @@ def _stages(
     runs = enumerated.runs(arm)
     if runs is None or runs.stages is None:
         return None
-    worth, one = measured.setup.worth, measured.one[:, None]
+    worth, sample = measured.setup.worth, measured.sample_tokens[:, None]
     spent = sum(
-        tokens / one * worth[model or measured.setup.reference] for model, tokens in runs.generated_tokens.items()
+        tokens / sample * worth[model or measured.setup.reference] for model, tokens in runs.generated_tokens.items()
     )
     ended_at = np.broadcast_to(runs.stages, runs.correct.shape)[rows]
     right, spent = runs.correct[rows], np.broadcast_to(np.asarray(spent), runs.correct.shape)[rows]

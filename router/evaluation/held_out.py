@@ -86,7 +86,7 @@ def hold_out(
     replayed, not_replayed = replay(cascades, measured, enumerated)
     measured = measured.with_cascades(replayed)
     left_out = [LeftOut(entry["arm"], entry["reason"]) for entry in (*measured.left_out, *not_replayed)]
-    left_out += [LeftOut(named(entry), entry["reason"]) for entry in by_reason(measured.short)]
+    left_out += [LeftOut(named(entry), entry["reason"]) for entry in by_reason(measured.left_out_prompts)]
     return HeldOut(
         prompts=prompts,
         measured=measured,

@@ -167,7 +167,7 @@ def tune(
         **_report(sample, chosen, candidates),
         "average_budgets": compare(candidates, chosen.method, texts, draws, tolerance=tolerance),
         "left_out": [*candidates.measured.left_out, *candidates.left_out],
-        "prompts_left_out": by_reason({**dict.fromkeys(unjudged, UNJUDGED), **measured.short}),
+        "prompts_left_out": by_reason({**dict.fromkeys(unjudged, UNJUDGED), **measured.left_out_prompts}),
     }
     sizes = pool_sizes(attempts, index)
     report["warnings"] = of_tuning(sample.measured, sample.levels, sizes, report["budgets"][-1])
