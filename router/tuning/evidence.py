@@ -140,13 +140,17 @@ class Measured:
 
     @property
     def flops(self) -> Floats:
-        writers = ((self.prompt + self.generated) * self._parameters).sum(axis=2)
-        result: Floats = 2.0 * (writers + self.setup.verifier.parameters * self.scored)
-        return result
+        """(P, K) FLOPs of all models."""
+        generators, verifier = self._flops(self.prompt + self.generated, self.scored)
+        return generators + verifier
 
-    @property
-    def _parameters(self) -> NDArray[np.int64]:
-        return np.array([spec.parameters for spec in self.setup.models.values()])
+    def _flops(self, tokens: Floats, scored: Floats) -> tuple[Floats, Floats]:
+        """Return the FLOPs of all generators and of the verifier: 2 * parameters * tokens (Kaplan et al. 2020).
+
+        tokens  (..., M) read and written, by model;  scored (...) read by the verifier
+        """
+        parameters = np.array([spec.parameters for spec in self.setup.models.values()])
+        return 2.0 * (tokens * parameters).sum(axis=-1), 2.0 * self.setup.verifier.parameters * scored
 
     @property
     def budgets(self) -> Floats:
@@ -199,15 +203,15 @@ class Measured:
         prompt, generated = np.tensordot(weights, self.prompt, 1), np.tensordot(weights, self.generated, 1)
         scored, generations = weights @ self.scored, weights @ self.generations
         seconds = weights @ self.seconds
-        flops = 2.0 * (self._parameters * (prompt + generated)).sum(axis=1)
+        by_generators, by_verifier = self._flops(prompt + generated, scored)  # linear in tokens: of means, the mean
         return [
             Cost(
                 generations=round(float(generations[k]), 3),
                 prompt_tokens=round(float(prompt[k].sum()), 2),
                 generated_tokens=round(float(generated[k].sum()), 2),
                 scored_tokens=round(float(scored[k]), 2),
-                generator_flops=round(float(flops[k])),
-                verifier_flops=round(2.0 * self.setup.verifier.parameters * float(scored[k])),
+                generator_flops=round(float(by_generators[k])),
+                verifier_flops=round(float(by_verifier[k])),
                 money=self._money(prompt[k], generated[k], float(scored[k])),
                 seconds=None if np.isnan(seconds[k]) else round(float(seconds[k]), 4),
             )
