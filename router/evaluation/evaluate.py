@@ -18,7 +18,7 @@ from router.evaluation.averages import Averages, on_average
 from router.evaluation.headline import headline
 from router.evaluation.held_out import HeldOut, hold_out, pass_rates
 from router.evaluation.larger_model import compare_at_equal_flops
-from router.evaluation.noise import most_correlated
+from router.evaluation.noise import correlation_ceiling
 from router.evaluation.objectives import at_objectives
 from router.evaluation.report import CandidateQuality, Goal, LevelCounts, Report
 from router.evaluation.tuned import Tuned
@@ -84,7 +84,7 @@ def evaluate(
         policy_curve=curves.policies["predicted_average"],
         trust=mean.trust,
         spent=spent,
-        noise=most_correlated(attempts, measured.prompts, manifest.statistic),
+        noise=correlation_ceiling(attempts, measured.prompts, manifest.statistic),
         draws=draws,
     )
     return Report(
