@@ -187,7 +187,7 @@ def compare(solved: Sequence[Solved], attempts: pd.DataFrame, bundle: Bundle) ->
         "prompts": len(lived),
         "accuracy": beside([each.right for each in lived], measured.accuracy[places, chosen]),
         "generations": beside(
-            [each.generated / measured.one[i] for i, each in zip(places, lived, strict=True)],
+            [each.generated / measured.sample_tokens[i] for i, each in zip(places, lived, strict=True)],
             measured.generations[places, chosen],
         ),
         "flops_ratio": round(sum(each.flops for each in lived) / float(flops.sum()), 3),

@@ -104,8 +104,16 @@ def measure(probabilities: NDArray[np.float64], statistics: ArrayLike, edges: Ar
     )
 
 
-def calibration_error(confidence: NDArray[np.float64], right: NDArray[np.bool_], bins: int = 10) -> float:
-    """Return the expected calibration error: mean distance of (n,) confidence and share right, in equal-width bins."""
+def calibration_error(
+    confidence: NDArray[np.float64], right: NDArray[np.bool_] | NDArray[np.float64], bins: int = 10
+) -> float:
+    """Return the expected calibration error, 0 to 1 (Naeini et al. 2015).
+
+    Predictions are sorted into equal-width bins of confidence. The error is the mean distance between a bin's mean
+    confidence and its share right, weighted by its number of predictions.
+
+    confidence, right  (n,) of the predictions; right is 0 or 1
+    """
     bucket = np.minimum((confidence * bins).astype(int), bins - 1)
     return float(
         sum(abs(confidence[bucket == b].sum() - right[bucket == b].sum()) for b in np.unique(bucket)) / len(right)

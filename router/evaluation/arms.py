@@ -1,13 +1,15 @@
 """Ways to choose an arm for each held-out prompt: one arm for all, the policy's choice, or the best in hindsight."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.evaluation.curves import Curve, PerPrompt, mean_of
+from router.evaluation.report import LeftOut
 from router.policy.objectives import Objective, parts
 from router.policy.table import Policy
 from router.tuning.evidence import Measured
@@ -71,6 +73,40 @@ def routed(
     return (None, sorted(missing)) if missing else (mean_of(found, shares), [])
 
 
+@dataclass(frozen=True, slots=True)
+class Decider:
+    """A policy, and the levels that it decides P prompts by.
+
+    name           how a report calls it
+    probabilities  (P, 5) level probabilities
+    reading        (P,) FLOPs of predicting them; 0 where the levels are known
+    """
+
+    name: str
+    policy: Policy
+    probabilities: NDArray[np.float64]
+    reading: NDArray[np.float64] | float = 0.0
+
+    def run(self, measured: Measured, objective: Objective) -> tuple[PerPrompt | None, list[LeftOut]]:
+        """Return the results under an objective; None, and what is missing, where a chosen arm was not run."""
+        runs, missing = routed(measured, self.policy, self.probabilities, objective, self.reading)
+        if not missing:
+            return runs, []
+        why = f"no held-out runs of {', '.join(missing)}: collect them"
+        return runs, [LeftOut(f"{self.name}, {objective}", why)]
+
+    def curve(self, measured: Measured, objectives: Mapping[float, Objective]) -> tuple[Curve, list[LeftOut]]:
+        """Return the results under objectives by budget, where all chosen arms were run, and what is missing."""
+        found: dict[float, PerPrompt] = {}
+        left_out: list[LeftOut] = []
+        for budget, objective in objectives.items():
+            runs, missing = self.run(measured, objective)
+            left_out += missing
+            if runs:
+                found[budget] = runs
+        return found, left_out
+
+
 def hindsight(measured: Measured, levels: NDArray[np.int64], budget: int) -> PerPrompt:
     """Return the results of each (P,) level's best arm in hindsight, chosen on the held-out prompts themselves."""
     within = np.flatnonzero(measured.budgets <= budget)
@@ -78,6 +114,12 @@ def hindsight(measured: Measured, levels: NDArray[np.int64], budget: int) -> Per
     for level in np.unique(levels):
         columns[levels == level] = within[measured.accuracy[levels == level][:, within].mean(axis=0).argmax()]
     return chosen(measured, columns)
+
+
+def fixed_at(measured: Measured, arms: Mapping[int, str]) -> Curve:
+    """Return a curve of the named arm at each budget, where it was run."""
+    names = arm_names(measured)
+    return {budget: fixed(measured, names.index(arm)) for budget, arm in arms.items() if arm in names}
 
 
 def fixed_curves(measured: Measured) -> dict[str, Curve]:

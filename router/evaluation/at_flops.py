@@ -13,10 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from difficulty.compare import measure as measure_difficulty
-from router.attempts.pools import SAMPLE
-from router.evaluation.arms import arm_names, chosen, fixed
+from router.evaluation.arms import chosen, fixed
 from router.evaluation.averages import larger_alone
 from router.evaluation.curves import PerPrompt, between, estimate, mean_of, mixed, spend_to_match
+from router.evaluation.held_out import pass_rates
 from router.evaluation.parts import AtFlops, OfTask, Way
 from router.evaluation.perfect import Perfect
 from router.policy.objectives import PricePerFlop
@@ -155,72 +155,143 @@ def in_flops(
     extra: Floats,
     draws: Floats,
 ) -> InFlops:
-    """statistics  each prompt's, by prompt_id; edges between levels, in its units"""
+    """Compare the policy with plainer ways to choose at equal mean FLOPs.
+
+    probabilities  (P, 5) of the prompts' levels
+    statistics     (P,) pass rate or mean score by prompt_id;  edges  the four edges between levels, in its units
+    extra          (P,) FLOPs of predicting levels
+    draws          (R, P) bootstrap weights
+    """
     here = policy.with_default(PricePerFlop(0.0)).only(lambda arm: arm in measured.arms)
     assert here is not None  # one sample is measured wherever anything is
-    level_only = here.only(lambda arm: not isinstance(arm, Cascade))
-    priced = Priced(measured, here, probabilities, extra)
-    by_task = knowing_tasks_alone(measured, here) if here.tasks else None
-    without = Priced(measured, level_only, probabilities, extra) if level_only else None
-    plain, names = Plain.of(here), arm_names(measured)
-    column = larger_alone(measured)
-    larger = None if column is None else fixed(measured, column)
-    model = None if column is None else next(iter(measured.arms[column].models))
-    perfect = Perfect(attempts, measured.prompts, measured.setup, model)
-    unit = fixed(measured, names.index(str(Majority(n=1)))) if larger is None else larger
-    unit_arm = str(Majority(n=1)) if column is None else names[column]
-    table_unit = dict(zip(map(str, plain.arms), plain.flops, strict=True)).get(unit_arm, float(unit.flops.mean()))
+    ways = _Ways.of(measured, here, probabilities, extra)
+    unit = _Unit.of(ways)
+    perfect = Perfect(attempts, measured.prompts, measured.setup, ways.larger_model)
     rng = np.random.default_rng(0)
+    shares = ALONE if ways.larger is None else BESIDE_LARGER
+    rows = [_row(share, unit, ways, perfect=perfect, draws=draws, rng=rng) for share in shares]
+    found, reasons = _shares(
+        measured, ways.policy, ways.larger_runs, model=ways.larger_model, perfect=perfect, draws=draws
+    )
+    best = ways.plain.best(unit.expected, cascades=False) or ways.plain.mix(0.0, cascades=False)[0]
+    of_tasks = _by_task(
+        measured,
+        ways.policy.at(unit.flops),
+        best,
+        ways.larger_runs,
+        sampled=pass_rates(attempts, measured.prompts),
+        probabilities=probabilities,
+        statistics=statistics,
+        edges=edges,
+    )
+    return InFlops(tuple(row for row in rows if row), of_tasks, found, reasons)
 
-    def run(arm: Strategy) -> PerPrompt:
-        return fixed(measured, names.index(str(arm)))
 
-    def best_mix(flops: float, allowed: float, *, cascades: bool) -> tuple[str, PerPrompt]:
-        first, second = plain.mix(allowed, cascades=cascades)
-        if first == second:
-            return str(first), run(first)
-        return f"{first} or {second}", mixed(run(first), run(second), flops, "flops")
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """The policy, and plainer ways to choose.
 
-    def row(share: float) -> AtFlops | None:
-        flops, allowed = share * float(unit.flops.mean()), share * float(table_unit)
-        if flops * _ROOM < priced.least:
-            return None
-        mine = priced.at(flops)
+    policy      under many prices of a FLOP
+    by_task     for each task one arm or cascade; None: tasks have no tables of their own
+    level_only  the policy without cascades; None: it has no other arms
+    plain       one arm, or a mix of two, for all prompts
+    larger      column of one solution by the larger model; None: none was run
+    """
+
+    measured: Measured
+    policy: Priced
+    by_task: Priced | None
+    level_only: Priced | None
+    plain: Plain
+    larger: int | None
+
+    @classmethod
+    def of(cls, measured: Measured, policy: Policy, probabilities: Floats, extra: Floats) -> "_Ways":
+        """``policy`` has measured arms only; for the arrays see :func:`in_flops`."""
+        without_cascades = policy.only(lambda arm: not isinstance(arm, Cascade))
+        return cls(
+            measured=measured,
+            policy=Priced(measured, policy, probabilities, extra),
+            by_task=knowing_tasks_alone(measured, policy) if policy.tasks else None,
+            level_only=Priced(measured, without_cascades, probabilities, extra) if without_cascades else None,
+            plain=Plain.of(policy),
+            larger=larger_alone(measured),
+        )
+
+    @property
+    def larger_runs(self) -> PerPrompt | None:
+        return None if self.larger is None else fixed(self.measured, self.larger)
+
+    @property
+    def larger_model(self) -> str | None:
+        return None if self.larger is None else next(iter(self.measured.arms[self.larger].models))
+
+    def plainer(self, flops: float, expected: float, rng: np.random.Generator) -> dict[str, tuple[str, PerPrompt]]:
+        """Return what each plainer way takes and gives at these mean FLOPs, by the names of ``parts.AtFlops``.
+
+        expected  the same FLOPs by the policy's table: plain ways are chosen by it
+        """
         found: dict[str, tuple[str, PerPrompt]] = {}
         for name, cascades in (("best_fixed_arm", False), ("best_fixed_cascade", True)):
-            arm = plain.best(allowed, cascades=cascades)
+            arm = self.plain.best(expected, cascades=cascades)
             if arm is not None:
-                found[name] = str(arm), run(arm)
-        found["random_mix"] = best_mix(flops, allowed, cascades=False)
-        found["confidence_only"] = best_mix(flops, allowed, cascades=True)
-        if by_task:
-            found["arm_of_each_task"] = "by its table, at one price of a FLOP", by_task.at(flops)
-        if without:
-            found["level_only"] = "the policy without cascades", without.at(flops)
-        found["shuffled_levels"] = "the policy's arms", priced.shuffled(float(mine.flops.mean()), rng)
-        if larger is not None and column is not None:
-            found["larger_alone"] = names[column], larger
-        gains = {}
-        for name, (_, runs) in found.items():
-            spent = float(runs.flops.mean())
-            if spent * _ROOM >= priced.least:
-                gains[name] = estimate(priced.at(spent).accuracy - runs.accuracy, draws)
-        ways = {name: Way(arm, runs.point(draws)) for name, (arm, runs) in found.items()}
-        return AtFlops(share, mine.point(draws), ways, gains, perfect.at(flops))
+                found[name] = str(arm), self._run(arm)
+        found["random_mix"] = self._mix(flops, expected, cascades=False)
+        found["confidence_only"] = self._mix(flops, expected, cascades=True)
+        if self.by_task:
+            found["arm_of_each_task"] = "by its table, at one price of a FLOP", self.by_task.at(flops)
+        if self.level_only:
+            found["level_only"] = "the policy without cascades", self.level_only.at(flops)
+        spent = float(self.policy.at(flops).flops.mean())  # less than allowed where no price spends as much
+        found["shuffled_levels"] = "the policy's arms", self.policy.shuffled(spent, rng)
+        if self.larger is not None:
+            found["larger_alone"] = str(self.measured.arms[self.larger]), fixed(self.measured, self.larger)
+        return found
 
-    shares, reasons = _shares(measured, priced, larger, model=model, perfect=perfect, draws=draws)
-    rows = [row(share) for share in (ALONE if larger is None else BESIDE_LARGER)]
-    best = plain.best(float(table_unit), cascades=False) or plain.mix(0.0, cascades=False)[0]
-    of_tasks = _by_task(
-        attempts,
-        measured,
-        priced.at(float(unit.flops.mean())),
-        best,
-        larger,
-        probabilities=probabilities,
-        given=(statistics, edges),
-    )
-    return InFlops(tuple(each for each in rows if each), of_tasks, shares, reasons)
+    def _mix(self, flops: float, expected: float, *, cascades: bool) -> tuple[str, PerPrompt]:
+        first, second = self.plain.mix(expected, cascades=cascades)
+        if first == second:
+            return str(first), self._run(first)
+        return f"{first} or {second}", mixed(self._run(first), self._run(second), flops, "flops")
+
+    def _run(self, arm: Strategy) -> PerPrompt:
+        return fixed(self.measured, self.measured.arms.index(arm))
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """Mean FLOPs of one solution of the larger model; where there is none, of one sample of the reference model.
+
+    flops  as measured;  expected  by the policy's table, else as measured
+    """
+
+    flops: float
+    expected: float
+
+    @classmethod
+    def of(cls, ways: _Ways) -> "_Unit":
+        measured, plain = ways.measured, ways.plain
+        column = measured.arms.index(Majority(n=1)) if ways.larger is None else ways.larger
+        flops = float(measured.flops[:, column].mean())
+        arm = measured.arms[column]
+        return cls(flops, float(plain.flops[plain.arms.index(arm)]) if arm in plain.arms else flops)
+
+
+def _row(
+    share: float, unit: _Unit, ways: _Ways, *, perfect: Perfect, draws: Floats, rng: np.random.Generator
+) -> AtFlops | None:
+    """Return the comparison at this share of the unit; None where the policy can't spend so little."""
+    flops, policy = share * unit.flops, ways.policy
+    if flops * _ROOM < policy.least:
+        return None
+    found = ways.plainer(flops, share * unit.expected, rng)
+    gains = {}
+    for name, (_, runs) in found.items():
+        spent = float(runs.flops.mean())
+        if spent * _ROOM >= policy.least:
+            gains[name] = estimate(policy.at(spent).accuracy - runs.accuracy, draws)
+    points = {name: Way(arm, runs.point(draws)) for name, (arm, runs) in found.items()}
+    return AtFlops(share, policy.at(flops).point(draws), points, gains, perfect.at(flops))
 
 
 def _shares(
@@ -262,24 +333,24 @@ def _shares(
 
 
 def _by_task(
-    attempts: pd.DataFrame,
     measured: Measured,
     mine: PerPrompt,
     arm: Strategy,
     larger: PerPrompt | None,
     *,
+    sampled: Floats,
     probabilities: Floats,
-    given: tuple[pd.Series, Sequence[float]],
+    statistics: pd.Series,
+    edges: Sequence[float],
 ) -> tuple[OfTask, ...]:
-    """Empty where there is one task.
+    """Return a row for each task; none where there is one task.
 
-    mine  what the policy gives;  arm the best fixed one;  given the prompts' statistics, by prompt_id, and the edges
+    mine     what the policy gives;  arm the best fixed one;  larger  one solution of the larger model
+    sampled  (P,) share of right samples of the reference model
     """
     tasks = measured.tasks.tolist()
     if len(set(tasks)) < 2:
         return ()
-    pass_rates = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["correct"].mean().loc[measured.prompts]
-    statistics, edges = given
     runs = fixed(measured, measured.arms.index(arm))
     found = []
     for name in dict.fromkeys(tasks):
@@ -290,7 +361,7 @@ def _by_task(
             OfTask(
                 name,
                 len(rows),
-                round(float(pass_rates.iloc[rows].mean()), 4),
+                round(float(sampled[rows].mean()), 4),
                 mine.on(rows).point(draws),
                 Way(str(arm), runs.on(rows).point(draws)),
                 larger.on(rows).point(draws) if larger else None,

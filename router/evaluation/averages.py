@@ -1,7 +1,7 @@
 """Measures the policy at average budgets on held-out prompts: against simpler ways, its plans, its confidences."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from router.tuning.evidence import Measured
 from router.tuning.nested import shuffled
 from strategies import Cascade, Single, Strategy, parse
 
+AT = 16  # average budget at which plans are shown and confidences are judged
 SHUFFLES = 20
 ORDERS = 10  # random orders of the prompts that are averaged over
 Floats = NDArray[np.float64]
@@ -91,6 +92,38 @@ class Averages:
                 return None
             found.append(mixed(known[0], known[1], spent, "generations"))
         return mean_of(found)
+
+
+@dataclass(frozen=True, slots=True)
+class OnAverage:
+    """What was measured at average budgets.
+
+    rows        results at each average budget
+    best_fixed  curves of "best_fixed_arm" and "best_fixed_cascade"
+    plans       the policy's plan for each level at one average budget
+    trust       how confidences agree with outcomes there; None: not measured
+    """
+
+    rows: tuple[AtAverage, ...]
+    best_fixed: Mapping[str, Curve]
+    plans: tuple[Plan, ...]
+    trust: Trust | None
+
+
+def on_average(
+    averages: Averages, enumerated: Enumerated, tuned: Sequence[Mapping[str, Any]], draws: Floats, *, confident: bool
+) -> OnAverage:
+    """Measure the policy at the average budgets of ``tuned``, and its plans at :data:`AT`, else at the least budget.
+
+    enumerated  the runs that cascades are replayed from
+    tuned       rows of ``tuning.nested.compare``
+    draws       (R, P) weights of R bootstrap resamples
+    confident   whether the bundle has a confidence model
+    """
+    rows, best_fixed = at_averages(averages, tuned, draws)
+    budget = float(AT if any(row.budget == AT for row in rows) else averages.least)
+    trust = trusted(averages, enumerated, budget) if confident else None
+    return OnAverage(tuple(rows), best_fixed, tuple(plans(averages, enumerated, budget)), trust)
 
 
 def at_averages(
@@ -180,9 +213,9 @@ def _stages(
     runs = enumerated.runs(arm)
     if runs is None or runs.stages is None:
         return None
-    worth, one = measured.setup.worth, measured.one[:, None]
+    worth, sample = measured.setup.worth, measured.sample_tokens[:, None]
     spent = sum(
-        tokens / one * worth[model or measured.setup.reference] for model, tokens in runs.generated_tokens.items()
+        tokens / sample * worth[model or measured.setup.reference] for model, tokens in runs.generated_tokens.items()
     )
     ended_at = np.broadcast_to(runs.stages, runs.correct.shape)[rows]
     right, spent = runs.correct[rows], np.broadcast_to(np.asarray(spent), runs.correct.shape)[rows]

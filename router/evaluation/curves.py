@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from router.evaluation.parts import Estimate, Point
 from router.evaluation.report import GapRecovered, Saving, Times, TimesAt
+from router.tuning.between import neighbours, share_of_second
 from router.tuning.evidence import interval
 from router.tuning.warnings import FEWEST
 
@@ -51,9 +52,8 @@ def mean_of(found: Sequence[PerPrompt], shares: Sequence[float] | None = None) -
 
 def mixed(first: PerPrompt, second: PerPrompt, spent: float, unit: Literal["generations", "flops"]) -> PerPrompt:
     """Return a random mix of the two that spends this much on average, or the nearer one if no mix does."""
-    low, high = getattr(first, unit).mean(), getattr(second, unit).mean()
-    share = float(np.clip((spent - low) / (high - low), 0, 1)) if high != low else 0.0
-    return PerPrompt(*((1 - share) * getattr(first, name) + share * getattr(second, name) for name in _NUMBERS))
+    first_spent, second_spent = (float(getattr(runs, unit).mean()) for runs in (first, second))
+    return _blend(first, second, share_of_second(first_spent, second_spent, spent))
 
 
 def between(points: Sequence[PerPrompt], spent: NDArray[np.float64], flops: float) -> PerPrompt:
@@ -61,10 +61,13 @@ def between(points: Sequence[PerPrompt], spent: NDArray[np.float64], flops: floa
 
     spent  mean FLOPs of each, rising
     """
-    high = int(np.searchsorted(spent, flops))
-    if high == 0 or high == len(points):
-        return points[min(high, len(points) - 1)]
-    return mixed(points[high - 1], points[high], flops, "flops")
+    low, high, share = neighbours(spent, flops)
+    return _blend(points[low], points[high], share)
+
+
+def _blend(first: PerPrompt, second: PerPrompt, share: float) -> PerPrompt:
+    """Return the results where so large a share of the prompts takes the second."""
+    return PerPrompt(*((1 - share) * getattr(first, name) + share * getattr(second, name) for name in _NUMBERS))
 
 
 Curve = Mapping[float, PerPrompt]  # results by budget, in rising order of budgets
@@ -105,6 +108,16 @@ def saving(curve: Curve, name: str, reference: Curve, draws: NDArray[np.float64]
         highest = max(float(runs.accuracy.mean()) for runs in curve.values())
         reason = f"its highest accuracy {highest:.4f} stays below {target.accuracy:.4f}"
     return Saving(arm, target, generations, flops, by_budget, reason)
+
+
+def savings_of(
+    policies: Mapping[str, Curve], references: Mapping[str, Curve], draws: NDArray[np.float64]
+) -> dict[str, dict[str, Saving]]:
+    """Return the savings of each policy against each of :data:`REFERENCES`, by their names; see :func:`saving`."""
+    return {
+        policy: {name: saving(curve, name, references.get(name, {}), draws) for name in REFERENCES}
+        for policy, curve in policies.items()
+    }
 
 
 def _times(

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import comb
 
+from router.attempts.pools import SAMPLE
 from router.evaluation.curves import Curve, PerPrompt, estimate
 from router.evaluation.parts import Estimate
 from router.evaluation.report import Diagnosis
@@ -55,6 +58,20 @@ def diagnose(
         runner_up=runner_up,
         margin=estimate(lost[limit] - lost[runner_up], draws) if runner_up else None,
     )
+
+
+def perfectly_selected(attempts: pd.DataFrame, prompts: pd.Index, n: int) -> PerPrompt:
+    """Return the results of a perfect selector among n samples of the reference model: pass@n.
+
+    Accuracy is the unbiased estimate over a prompt's pool (Chen et al. 2021). Where the pool is smaller, n is its size.
+    FLOPs are not counted.
+    """
+    pool = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["correct"].agg(["sum", "size"])
+    pool = pool.loc[prompts].astype(float)
+    size, right = pool["size"].to_numpy(), pool["sum"].to_numpy()
+    drawn = np.minimum(n, size)
+    found = 1 - comb(size - right, drawn) / comb(size, drawn)
+    return PerPrompt(found, drawn, np.zeros_like(found))
 
 
 def _differences(

@@ -6,12 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.evaluation.arms import routed
+from router.evaluation.averages import larger_alone
 from router.evaluation.curves import PerPrompt, estimate
 from router.evaluation.report import AtEqualFlops, GroupComparison, GroupPoint, LargerModel
 from router.policy.objectives import Budget
 from router.policy.table import LEVELS, Policy
 from router.tuning.evidence import Measured, resamples
-from strategies import Single, Strategy
+from strategies import Strategy
 
 RATIOS = (0.16, 0.79, 22.0)  # R = tokens written in service / tokens trained on: the paper's three values
 MIDDLING = (0.1, 0.6)  # range of pass rates in which more work can gain most
@@ -36,21 +37,19 @@ def compare_at_equal_flops(
     budgets: Sequence[int],
     seed: int,
 ) -> LargerModel | None:
-    """Compare the policy, with the reference model's arms only, with one solution by the first larger model.
+    """Compare the policy, with the reference model's arms only, with one solution by the largest model.
 
     probabilities       (P, 5) predicted probabilities of levels 1 to 5
     levels, pass_rates  (P,) as measured
 
-    The groups compared are all prompts, each level, and the prompts of middling pass rate. Returns None where no larger
-    model was run.
+    The groups compared are all prompts, each level, and the prompts of middling pass rate. The largest model is that of
+    :func:`larger_alone`. Returns None where no larger model was run.
     """
-    setup = measured.setup
-    larger_models = [name for name, spec in setup.models.items() if spec.parameters > setup.main.parameters]
-    model = next((name for name in larger_models if Single(model=name) in measured.arms), None)
-    alone = _reference_only(policy)
-    if model is None or alone is None:
+    column, alone = larger_alone(measured), _reference_only(policy)
+    if column is None or alone is None:
         return None
-    column = measured.arms.index(Single(model=model))
+    setup = measured.setup
+    model = next(name for name in measured.arms[column].models if name)
     size_ratio = setup.parameters(model) / setup.main.parameters
     groups = {"all": np.ones(len(levels), dtype=bool)}
     groups |= {f"level {level}": levels == level for level in LEVELS}

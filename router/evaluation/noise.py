@@ -10,11 +10,16 @@ from router.attempts.schema import last_score
 _HALVINGS = 50
 
 
-def most_correlated(attempts: pd.DataFrame, prompts: pd.Index, statistic: str, seed: int = 0) -> float | None:
-    """Spearman's correlation of each prompt's true statistic with the one that its attempts show; None: can't be told.
+def correlation_ceiling(attempts: pd.DataFrame, prompts: pd.Index, statistic: str, seed: int = 0) -> float | None:
+    """Return the highest rank correlation that any predictor can have with this noisy statistic.
 
-    The statistics of two random halves of each prompt's attempts correlate by so much; whole ones by as much as
-    Spearman and Brown's formula says (1910), and with the truth by the square root of that.
+    It is the square root of the statistic's split-half reliability, corrected to full length (Spearman-Brown 1910).
+    The reliability is Spearman's correlation of the statistics of two random halves of each prompt's attempts, mean
+    over many halvings. None with fewer than three prompts, with a prompt of fewer than four attempts, or where all
+    prompts are alike.
+
+    prompts    ids of the prompts that take part
+    statistic  pass_rate or mean_score
     """
     pool = attempts[(attempts["arm"] == SAMPLE) & attempts["prompt_id"].isin(prompts)]
     values = pool["correct"].astype(float) if statistic == "pass_rate" else pool["scores"].map(last_score)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from router.policy.objectives import PricePerFlop
+from router.tuning.between import neighbours
 from router.tuning.evidence import Floats, Measured, interval
 from router.tuning.tables import Method, halved
 
@@ -33,10 +34,8 @@ class Curve:
 
     def at(self, flops: float) -> Floats:
         """(P,) accuracy where a share of the prompts pays the lower of two prices, so that the mean is ``flops``."""
-        high = int(np.clip(np.searchsorted(self.spent, flops), 1, len(self.spent) - 1))
-        low, most = self.spent[high - 1], self.spent[high]
-        share = float(np.clip((flops - low) / (most - low), 0, 1)) if most > low else 0.0
-        return np.asarray((1 - share) * self.accuracy[:, high - 1] + share * self.accuracy[:, high])
+        low, high, share = neighbours(self.spent, flops)
+        return np.asarray((1 - share) * self.accuracy[:, low] + share * self.accuracy[:, high])
 
 
 def curve(measured: Measured, weights: Floats, probabilities: Floats, method: Method, **halves: Any) -> Curve:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from difficulty.compare import calibration_error
 from router.schema import STRICT
 
 Floats = NDArray[np.float64]
@@ -54,12 +55,7 @@ def calibration(confidence: Floats, right: Floats, *, seed: int = 0) -> Calibrat
     """Compare (N,) confidences of answers with whether each is right (0 or 1). The answers must be independent."""
     rng = np.random.default_rng(seed)
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-
-    def error(outcome: Floats) -> float:
-        gaps = np.bincount(place, outcome - confidence, BINS)
-        return float(np.abs(gaps).sum() / len(confidence))
-
-    perfect = [error((rng.random(len(confidence)) < confidence).astype(float)) for _ in range(_SIMULATED)]
+    perfect = [calibration_error(confidence, rng.random(len(confidence)) < confidence, BINS) for _ in range(_SIMULATED)]
     bins = []
     for i in np.unique(place):
         inside = place == i
@@ -69,7 +65,7 @@ def calibration(confidence: Floats, right: Floats, *, seed: int = 0) -> Calibrat
     auc = float(roc_auc_score(right > 0.5, confidence)) if 0 < right.mean() < 1 else None
     return Calibration(
         answers=len(confidence),
-        error=round(error(right), 4),
+        error=round(calibration_error(confidence, right, BINS), 4),
         chance=round(float(np.mean(perfect)), 4),
         chance_high=round(float(np.quantile(perfect, 0.95)), 4),
         brier=round(float(((confidence - right) ** 2).mean()), 4),

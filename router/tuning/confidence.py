@@ -122,63 +122,125 @@ def fit(
 ) -> OutOfFold | None:
     """Fit the models of :data:`KINDS`, each without every fold and on all prompts; return the one that is kept.
 
-    None with fewer than FEWEST prompts, or if all answers are alike. A richer kind is tried where half as many prompts
+    None without paths, with fewer than FEWEST prompts, or if all answers are alike. A richer kind is tried where half as many prompts
     have solutions of known length and log-probability.
 
     probabilities  (P, 5) out-of-fold probabilities of the prompts' levels;  levels (P,) to balance the folds by
     tasks  (P,) the prompts' tasks;  apart  those with enough prompts for weights of their own
     """
-    prompts = len(probabilities)
-    voting = voting_of([arm for path in paths for arm in path.arms])
-    names, x, y, prompt, shown = _rows(paths, probabilities, voting)
-    if prompts < FEWEST or len(np.unique(y)) < 2:
+    if not paths or len(probabilities) < FEWEST:
         return None
-    fold = np.empty(prompts, dtype=np.int64)
-    fold[np.lexsort((np.random.default_rng(seed).random(prompts), levels))] = np.arange(prompts) % FOLDS
-    weight = _WEIGHT / np.bincount(prompt, minlength=prompts)[prompt]
-    own = {task: (tasks == task)[prompt] for task in apart}
-
-    def fitted(rows: NDArray[np.bool_], kind: str) -> Confidence | None:
-        if kind != "plain":
-            rows = rows & shown
-        if len(np.unique(y[rows])) < 2 or len(np.unique(prompt[rows])) < FEWEST // 2:
-            return None
-        some = [k for k, name in enumerate(names) if kind != "plain" or not name.startswith(_OF_SOLUTION)]
-        mine = x[rows][:, some]
-        # Centred, which the bias makes up for: else what is the same in all rows, such as a score that is always known,
-        # would be a second bias, and the fit would not end.
-        scale, centre = np.maximum(mine.std(axis=0), 1e-6), mine.mean(axis=0)
-        scaled = (mine - centre) / scale
-        columns = [scaled]
-        if kind == "by_task":
-            each = _OF_TASKS**0.5 * np.column_stack([scaled, np.ones(len(scaled))])
-            columns += [each * mask[rows, None] for mask in own.values()]
-        model = LogisticRegression(C=_COMMON, max_iter=500)
-        model.fit(np.hstack(columns), y[rows], sample_weight=weight[rows])
-        bias, common, more = float(model.intercept_[0]), *np.split(model.coef_[0], [len(some)])
-
-        def unscaled(weights: Floats, bias: float) -> Weights:
-            weights = (weights / scale).round(6)
-            named = dict(zip([names[k] for k in some], weights.tolist(), strict=True))
-            return Weights(named, round(bias - float(np.dot(weights, centre)), 6))
-
-        parts = zip(own, _OF_TASKS**0.5 * more.reshape(len(own), -1), strict=True) if len(more) else ()
-        of_tasks = {task: unscaled(common + part[:-1], bias + float(part[-1])) for task, part in parts}
-        whole = unscaled(common, bias)
-        return Confidence(whole.weights, whole.bias, voting, of_tasks)
-
+    rows = _Rows.of(paths, probabilities)
+    if len(np.unique(rows.right)) < 2:
+        return None
+    fold = _folds(levels, seed)
+    own = {task: (tasks == task)[rows.prompt] for task in apart}
     found: dict[str, OutOfFold] = {}
     for kind in KINDS if own else KINDS[:-1]:
-        models = [fitted(fold[prompt] != i, kind) for i in range(FOLDS)]
-        models.append(fitted(np.ones(len(y), dtype=bool), kind))
+        models = [_fitted(rows, fold[rows.prompt] != i, kind, own) for i in range(FOLDS)]
+        models.append(_fitted(rows, np.ones(len(rows.right), dtype=bool), kind, own))
         made = [model for model in models if model]
         if len(made) < len(models):
             break
         if kind != KINDS[0]:
             made = [_over(model, plain) for model, plain in zip(made, found[KINDS[0]].all_models, strict=True)]
         found[kind] = OutOfFold(tuple(made[:-1]), fold, probabilities, tasks, made[-1])
-    if not found:
+    return _kept(found, paths) if found else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """N answers of stages, on which models are fitted.
+
+    names   (F,) of the features;  values (N, F)
+    right   (N,) 1 where the answer is right, else 0
+    prompt  (N,) index of the answer's prompt;  weight (N,) by which prompts count alike
+    shown   (N,) whether the solution's length and log-probability are known
+    voting  strategies whose votes are among the features
+    """
+
+    names: list[str]
+    values: Floats
+    right: Ints
+    prompt: Ints
+    weight: Floats
+    shown: NDArray[np.bool_]
+    voting: tuple[str, ...]
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], probabilities: Floats) -> "_Rows":
+        """Take a row for each answer of each stage. ``probabilities``: (P, 5) of the prompts' levels."""
+        voting = voting_of([arm for path in paths for arm in path.arms])
+        tables, rights, whose, shown = [], [], [], []
+        for path in paths:
+            shape = path.seen[0].answer.shape
+            for i in range(len(path.arms)):
+                found = features(probabilities[:, None], path.arms, path.seen, i, voting)
+                answered = path.seen[i].answer >= 0
+                tables.append({name: np.broadcast_to(values, shape)[answered] for name, values in found.items()})
+                rights.append((path.correct[i] > 0.5)[answered])
+                whose.append(np.broadcast_to(np.arange(shape[0])[:, None], shape)[answered])
+                shown.append(has_length_and_log_prob(path.seen[i])[answered])
+        names = list(dict.fromkeys(name for table in tables for name in table))
+        values = np.concatenate(
+            [
+                np.column_stack([table.get(name, np.zeros(len(right))) for name in names])
+                for table, right in zip(tables, rights, strict=True)
+            ]
+        )
+        right, prompt = np.concatenate(rights).astype(np.int64), np.concatenate(whose)
+        weight = _WEIGHT / np.bincount(prompt, minlength=len(probabilities))[prompt]
+        return cls(names, values, right, prompt, weight, np.concatenate(shown), voting)
+
+
+def _folds(levels: Ints, seed: int) -> Ints:
+    """(P,) the fold of each prompt, 0 to FOLDS - 1, at random and balanced by level."""
+    fold = np.empty(len(levels), dtype=np.int64)
+    fold[np.lexsort((np.random.default_rng(seed).random(len(levels)), levels))] = np.arange(len(levels)) % FOLDS
+    return fold
+
+
+def _fitted(
+    rows: _Rows, inside: NDArray[np.bool_], kind: str, own: Mapping[str, NDArray[np.bool_]]
+) -> Confidence | None:
+    """Fit one model on the rows ``inside``; None where these are too few or all alike.
+
+    kind  see :data:`KINDS`;  own (N,) by task, which rows are of a task with weights of its own
+    """
+    if kind != "plain":
+        inside = inside & rows.shown
+    if len(np.unique(rows.right[inside])) < 2 or len(np.unique(rows.prompt[inside])) < FEWEST // 2:
         return None
+    some = [k for k, name in enumerate(rows.names) if kind != "plain" or not name.startswith(_OF_SOLUTION)]
+    values = rows.values[inside][:, some]
+    # Centred, which the bias makes up for: else what is the same in all rows, such as a score that is always known,
+    # would be a second bias, and the fit would not end.
+    scale, centre = np.maximum(values.std(axis=0), 1e-6), values.mean(axis=0)
+    scaled = (values - centre) / scale
+    columns = [scaled]
+    if kind == "by_task":
+        each = _OF_TASKS**0.5 * np.column_stack([scaled, np.ones(len(scaled))])
+        columns += [each * mask[inside, None] for mask in own.values()]
+    model = LogisticRegression(C=_COMMON, max_iter=500)
+    model.fit(np.hstack(columns), rows.right[inside], sample_weight=rows.weight[inside])
+    bias, common, more = float(model.intercept_[0]), *np.split(model.coef_[0], [len(some)])
+
+    def unscaled(weights: Floats, bias: float) -> Weights:
+        weights = (weights / scale).round(6)
+        named = dict(zip([rows.names[k] for k in some], weights.tolist(), strict=True))
+        return Weights(named, round(bias - float(np.dot(weights, centre)), 6))
+
+    parts = zip(own, _OF_TASKS**0.5 * more.reshape(len(own), -1), strict=True) if len(more) else ()
+    of_tasks = {task: unscaled(common + part[:-1], bias + float(part[-1])) for task, part in parts}
+    whole = unscaled(common, bias)
+    return Confidence(whole.weights, whole.bias, rows.voting, of_tasks)
+
+
+def _kept(found: Mapping[str, OutOfFold], paths: Sequence[Path]) -> OutOfFold:
+    """Return the richest models whose log-loss is lower than that of poorer ones by more than its standard error.
+
+    found  by kind, the poorest first
+    """
     losses = {kind: _losses(each, paths) for kind, each in found.items()}
     kept = KINDS[0]
     for kind in list(found)[1:]:
@@ -205,29 +267,3 @@ def _losses(confidence_of: OutOfFold, paths: Sequence[Path]) -> Floats:
             count += (each.answer >= 0).sum(axis=1)
     losses: Floats = total[count > 0] / count[count > 0]
     return losses
-
-
-def _rows(
-    paths: Sequence[Path], probabilities: Floats, voting: Sequence[str]
-) -> tuple[list[str], Floats, Ints, Ints, NDArray[np.bool_]]:
-    """Return feature names, and one row per stage's answer: (N, F) features, (N,) whether right, (N,) prompt index, and
-    (N,) whether the solution's length and log-probability are known.
-    """
-    tables, rights, whose, shown = [], [], [], []
-    for path in paths:
-        shape = path.seen[0].answer.shape
-        for i in range(len(path.arms)):
-            found = features(probabilities[:, None], path.arms, path.seen, i, voting)
-            kept = path.seen[i].answer >= 0
-            tables.append({name: np.broadcast_to(values, shape)[kept] for name, values in found.items()})
-            rights.append((path.correct[i] > 0.5)[kept])
-            whose.append(np.broadcast_to(np.arange(shape[0])[:, None], shape)[kept])
-            shown.append(has_length_and_log_prob(path.seen[i])[kept])
-    names = list(dict.fromkeys(name for table in tables for name in table))
-    x = np.concatenate(
-        [
-            np.column_stack([table.get(name, np.zeros(len(right))) for name in names])
-            for table, right in zip(tables, rights, strict=True)
-        ]
-    )
-    return names, x, np.concatenate(rights).astype(np.int64), np.concatenate(whose), np.concatenate(shown)

@@ -6,6 +6,7 @@ be replayed: they count only where they were really run. See ``strategies.replay
 """
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,6 +29,7 @@ Floats = NDArray[np.float64]
 COVERAGE = 0.95  # share of the prompts on which an arm must be measured to take part
 RESAMPLES = 1000
 _NAMED = 5  # ids of left-out prompts that are reported
+_OF_ARMS = ("accuracy", "generations", "prompt", "generated", "scored", "seconds")  # (P, K) fields of Measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,10 @@ class Measured:
                  verifier read
     seconds      elapsed, NaN where they were not measured
     left_out     arms that were measured on too few prompts, and why
-    short        prompts that don't take part because they lack an arm that nearly all others have: the reason by
-                 prompt_id
     replays      runs of the arms, to make cascades of
-    one          (P,) mean tokens of one sample of the reference model
     tasks        (P,) names of the prompts' tasks
+    sample_tokens     (P,) mean tokens of one sample of the reference model
+    left_out_prompts  why prompts don't take part, by prompt_id: they lack an arm that nearly all others have
     """
 
     prompts: pd.Index
@@ -133,19 +134,23 @@ class Measured:
     setup: Setup
     left_out: tuple[dict[str, Any], ...]
     replays: Replays
-    one: Floats
+    sample_tokens: Floats
     tasks: NDArray[np.str_]
-    short: Mapping[str, str] = field(default_factory=dict)
+    left_out_prompts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def flops(self) -> Floats:
-        writers = ((self.prompt + self.generated) * self._parameters).sum(axis=2)
-        result: Floats = 2.0 * (writers + self.setup.verifier.parameters * self.scored)
-        return result
+        """(P, K) FLOPs of all models."""
+        generators, verifier = self._flops(self.prompt + self.generated, self.scored)
+        return generators + verifier
 
-    @property
-    def _parameters(self) -> NDArray[np.int64]:
-        return np.array([spec.parameters for spec in self.setup.models.values()])
+    def _flops(self, tokens: Floats, scored: Floats) -> tuple[Floats, Floats]:
+        """Return the FLOPs of all generators and of the verifier: 2 * parameters * tokens (Kaplan et al. 2020).
+
+        tokens  (..., M) read and written, by model;  scored (...) read by the verifier
+        """
+        parameters = np.array([spec.parameters for spec in self.setup.models.values()])
+        return 2.0 * (tokens * parameters).sum(axis=-1), 2.0 * self.setup.verifier.parameters * scored
 
     @property
     def budgets(self) -> Floats:
@@ -162,14 +167,12 @@ class Measured:
 
     def of(self, columns: Sequence[int]) -> "Measured":
         """Return the values of some of the arms."""
-        names = ("accuracy", "generations", "prompt", "generated", "scored", "seconds")
-        of_those: dict[str, Any] = {name: getattr(self, name)[:, columns] for name in names}
+        of_those: dict[str, Any] = {name: getattr(self, name)[:, columns] for name in _OF_ARMS}
         return replace(self, arms=tuple(self.arms[k] for k in columns), **of_those)
 
     def with_cascades(self, cascades: Sequence[Replayed]) -> "Measured":
         """Return the values with these cascades added, in the order of arms."""
         models = list(self.setup.models)
-        worth = np.array([self.setup.worth[model] for model in models])
 
         def tokens(by_model: Mapping[str | None, Floats]) -> Floats:
             named = {model or self.setup.reference: each for model, each in by_model.items()}
@@ -180,7 +183,7 @@ class Measured:
         generated = np.stack([tokens(each.generated_tokens) for each in cascades], axis=1)
         more: dict[str, Floats] = {
             "accuracy": np.stack([each.accuracy for each in cascades], axis=1),
-            "generations": (generated / self.one[:, None, None] * worth).sum(axis=2),
+            "generations": _generations(generated, self.sample_tokens, self.setup),
             "prompt": np.stack([tokens(each.prompt_tokens) for each in cascades], axis=1),
             "generated": generated,
             "scored": np.stack([each.scored_tokens for each in cascades], axis=1),
@@ -192,7 +195,7 @@ class Measured:
 
     def on(self, rows: NDArray[np.int64]) -> "Measured":
         """Return the values on some of the prompts."""
-        names = ("prompts", "accuracy", "generations", "prompt", "generated", "scored", "seconds", "one", "tasks")
+        names = ("prompts", *_OF_ARMS, "sample_tokens", "tasks")
         return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def costs(self, weights: Floats) -> list[Cost]:
@@ -200,15 +203,15 @@ class Measured:
         prompt, generated = np.tensordot(weights, self.prompt, 1), np.tensordot(weights, self.generated, 1)
         scored, generations = weights @ self.scored, weights @ self.generations
         seconds = weights @ self.seconds
-        flops = 2.0 * (self._parameters * (prompt + generated)).sum(axis=1)
+        by_generators, by_verifier = self._flops(prompt + generated, scored)  # linear in tokens: of means, the mean
         return [
             Cost(
                 generations=round(float(generations[k]), 3),
                 prompt_tokens=round(float(prompt[k].sum()), 2),
                 generated_tokens=round(float(generated[k].sum()), 2),
                 scored_tokens=round(float(scored[k]), 2),
-                generator_flops=round(float(flops[k])),
-                verifier_flops=round(2.0 * self.setup.verifier.parameters * float(scored[k])),
+                generator_flops=round(float(by_generators[k])),
+                verifier_flops=round(float(by_verifier[k])),
                 money=self._money(prompt[k], generated[k], float(scored[k])),
                 seconds=None if np.isnan(seconds[k]) else round(float(seconds[k]), 4),
             )
@@ -239,57 +242,63 @@ def measure(
     """
     here = attempts[attempts["prompt_id"].isin(prompts)]
     _check_models(here, setup)
-    verified = setup.verifier.kind != "none"
-    scores = setup.verifier.scores
+    verified, scores = setup.verifier.kind != "none", setup.verifier.scores
     recorded = recordings(here, reference=setup.reference, verified=verified, scores=scores, seed=seed)
     plain = [arm for arm in arms if not isinstance(arm, Cascade)]
     points = {prompt: _points(each, budgets, plain, setup.reference) for prompt, each in recorded.items()}
-    counted: dict[Strategy, int] = {}
-    for by_arm in points.values():
-        for arm in by_arm:
-            counted[arm] = counted.get(arm, 0) + 1
-    coverage = {arm: count / len(prompts) for arm, count in counted.items()}
+    coverage = _coverage(points, len(prompts))
     names = tuple(sorted(arm for arm, share in coverage.items() if share >= COVERAGE))
-    complete = [all(arm in points.get(prompt, {}) for arm in names) and bool(names) for prompt in prompts]
-    if sum(complete) < 2:
+    missing = {prompt: [arm for arm in names if arm not in points.get(prompt, {})] for prompt in prompts}
+    complete = np.array([bool(names) and not missing[prompt] for prompt in prompts])
+    if complete.sum() < 2:
         raise InvalidFile(
             f"no arm was measured on {COVERAGE:.0%} of the {len(prompts)} prompts; collect the same attempts for every "
             "prompt, at least as many as the smallest budget"
         )
-    left_out = [
-        {"arm": str(arm), "reason": f"measured on {share:.0%} of the prompts, {COVERAGE:.0%} are needed"}
-        for arm, share in sorted(coverage.items())
-        if share < COVERAGE
-    ]
-    kept = prompts[np.array(complete)]
-    sizes = pool_sizes(here, prompts)
-    short = {
-        prompt: _why_short(int(sizes[prompt]), [arm for arm in names if arm not in points.get(prompt, {})])
-        for prompt in prompts[~np.array(complete)]
-    }
+    kept, sizes = prompts[complete], pool_sizes(here, prompts)
     cells = [[points[prompt][arm] for arm in names] for prompt in kept]
     models = list(setup.models)
-    prompt = _array(cells, models, lambda point: point.prompt_tokens)
     generated = _array(cells, models, lambda point: point.generated_tokens)
-    worth = np.array([setup.worth[model] for model in models])
-    samples = here[here["arm"] == SAMPLE].groupby("prompt_id")["generated_tokens"].mean()
-    one = kept.map(samples).to_series().fillna(samples.mean()).clip(lower=1).to_numpy(dtype=float)
+    sample_tokens = _sample_tokens(here, kept)
     return Measured(
         prompts=kept,
         arms=names,
         accuracy=np.array([[point.accuracy for point in row] for row in cells]),
-        generations=(generated / one[:, None, None] * worth).sum(axis=2),
-        prompt=prompt,
+        generations=_generations(generated, sample_tokens, setup),
+        prompt=_array(cells, models, lambda point: point.prompt_tokens),
         generated=generated,
         scored=np.array([[point.scored_tokens for point in row] for row in cells]),
         seconds=np.array([[point.seconds for point in row] for row in cells]),
         setup=setup,
-        left_out=tuple(left_out),
+        left_out=tuple(
+            {"arm": str(arm), "reason": f"measured on {share:.0%} of the prompts, {COVERAGE:.0%} are needed"}
+            for arm, share in sorted(coverage.items())
+            if share < COVERAGE
+        ),
         replays=Replays([_few(recorded[prompt]) for prompt in kept]),
-        one=one,
+        sample_tokens=sample_tokens,
         tasks=_tasks(here, kept, setup),
-        short=short,
+        left_out_prompts={prompt: _why_left_out(int(sizes[prompt]), missing[prompt]) for prompt in prompts[~complete]},
     )
+
+
+def _coverage(points: Mapping[str, Mapping[Strategy, Point]], prompts: int) -> dict[Strategy, float]:
+    """Return the share of the prompts on which each arm was measured. ``points``: by prompt_id and arm."""
+    counted = Counter(arm for by_arm in points.values() for arm in by_arm)
+    return {arm: count / prompts for arm, count in counted.items()}
+
+
+def _sample_tokens(attempts: pd.DataFrame, prompts: pd.Index) -> Floats:
+    """(P,) mean tokens of one sample of the reference model; where a prompt has none, the mean of the others."""
+    means = attempts[attempts["arm"] == SAMPLE].groupby("prompt_id")["generated_tokens"].mean()
+    found = prompts.map(means).to_series().fillna(means.mean()).clip(lower=1)
+    return np.asarray(found.to_numpy(dtype=float))
+
+
+def _generations(generated: Floats, sample_tokens: Floats, setup: Setup) -> Floats:
+    """(P, K) complete solutions of the reference model, of (P, K, M) tokens by model; see :class:`Measured`."""
+    worth = np.array([setup.worth[model] for model in setup.models])
+    return np.asarray((generated / sample_tokens[:, None, None] * worth).sum(axis=2))
 
 
 def _tasks(attempts: pd.DataFrame, prompts: pd.Index, setup: Setup) -> NDArray[np.str_]:
@@ -321,7 +330,7 @@ def common_size(sizes: pd.Series) -> int:
     return int(falling[math.ceil(COVERAGE * len(falling) - 1e-9) - 1])
 
 
-def _why_short(size: int, missing: Sequence[Strategy]) -> str:
+def _why_left_out(size: int, missing: Sequence[Strategy]) -> str:
     """Say why a prompt with ``size`` attempts is left out; ``missing`` are the arms not measured there."""
     replayed = [arm.n for arm in missing if isinstance(arm, Sampling) and arm.model is None and arm.n > size]
     if replayed:

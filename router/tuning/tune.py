@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from router.backends.specs import Setup
 from router.errors import InvalidFile
@@ -14,13 +15,14 @@ from router.policy.objectives import Budget, Objective
 from router.policy.table import LEVELS, Policy
 from router.training.difficulty import CARRY_LEVELS, Training
 from router.tuning import apart
-from router.tuning.candidates import with_cascades
-from router.tuning.evidence import Measured, by_reason, common_size, interval, measure, pool_sizes, resamples
+from router.tuning.candidates import Candidates, with_cascades
+from router.tuning.evidence import Floats, Measured, by_reason, common_size, interval, measure, pool_sizes, resamples
 from router.tuning.nested import compare
 from router.tuning.tables import (
     EXACT,
     LEVELLESS,
     METHODS,
+    Method,
     by_task,
     cross_validate,
     tabulate,
@@ -61,6 +63,58 @@ class Tuning:
     confidence: Confidence | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """P training prompts that tables are made from and compared on.
+
+    measured       every arm on them, useful cascades included
+    probabilities  (P, 5) of the levels, out of fold;  levels (P,) by the prompts' attempts
+    budgets        budgets to report, rising
+    draws          (R, P) weights of R bootstrap resamples
+    """
+
+    measured: Measured
+    probabilities: Floats
+    levels: NDArray[np.int64]
+    budgets: Sequence[int]
+    draws: Floats
+    tolerance: float
+    seed: int
+
+    @property
+    def known(self) -> Floats:
+        """(P, 5) probabilities of the levels by the prompts' attempts: 1 and 0."""
+        return np.asarray(np.eye(len(LEVELS))[self.levels - 1])
+
+    @property
+    def halves(self) -> dict[str, Any]:
+        """How prompts are halved for cross-validation: arguments of ``tables.halved``."""
+        return {"levels": self.levels, "tolerance": self.tolerance, "seed": self.seed}
+
+    def values(self, method: Method) -> Floats:
+        """(P, budgets + prices) value of the method on each prompt, see ``tables.cross_validate``."""
+        weights = method.weights(self.probabilities, self.levels)
+        return cross_validate(self.measured, weights, self.probabilities, method, budgets=self.budgets, **self.halves)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The method that is served.
+
+    values   by each method that was tried, see ``_Sample.values``
+    by_task  how tables by task compare, see ``Tuning``
+    """
+
+    method: Method
+    values: Mapping[Method, Floats]
+    by_task: Mapping[str, Any] | None
+
+    @property
+    def exact(self) -> Method:
+        """The method of the policy for known levels: it has tables for the same tasks."""
+        return replace(EXACT, tasks=self.method.tasks)
+
+
 def tune(
     attempts: pd.DataFrame,
     training: Training,
@@ -90,105 +144,163 @@ def tune(
     attempts, unjudged = _judged(attempts, training)
     index = training.prompts.index.drop(unjudged)
     budgets = _budgets(attempts, index) if budgets is None else sorted(set(budgets))
+    measured = _measured(attempts, index, budgets, setup, arms=arms, seed=seed)
+    budgets = sorted({min(budget, int(measured.budgets.max())) for budget in budgets})  # no arm spends more
+    candidates = with_cascades(
+        measured,
+        training.probabilities.loc[measured.prompts].to_numpy(),
+        training.prompts.loc[measured.prompts, "level"].to_numpy(),
+        [arm for arm in arms if isinstance(arm, Cascade)],
+        enumerate_more=cascades,
+        budgets=budgets,
+        tolerance=tolerance,
+        seed=seed,
+    )
+    draws = resamples(len(measured.prompts), np.random.default_rng(seed))
+    sample = _Sample(candidates.measured, candidates.probabilities, candidates.levels, budgets, draws, tolerance, seed)
+    chosen = _choose_method(sample)
+    policy, oracle = _policies(sample, chosen)
+    if default is not None:
+        policy = policy.with_default(default)
+    texts = _texts(attempts, sample.measured)
+    report = {
+        **_report(sample, chosen, candidates),
+        "average_budgets": compare(candidates, chosen.method, texts, draws, tolerance=tolerance),
+        "left_out": [*candidates.measured.left_out, *candidates.left_out],
+        "prompts_left_out": by_reason({**dict.fromkeys(unjudged, UNJUDGED), **measured.left_out_prompts}),
+    }
+    sizes = pool_sizes(attempts, index)
+    report["warnings"] = of_tuning(sample.measured, sample.levels, sizes, report["budgets"][-1])
+    return Tuning(policy, oracle, report, candidates.confidence)
+
+
+def _measured(
+    attempts: pd.DataFrame,
+    prompts: pd.Index,
+    budgets: Sequence[int],
+    setup: Setup,
+    *,
+    arms: Sequence[Strategy],
+    seed: int,
+) -> Measured:
+    """Return what was measured on the prompts. Raises InvalidFile where the attempts don't suit prompts and budgets."""
     if not budgets or budgets[0] < 1:
         raise InvalidFile(f"budgets must be whole numbers from 1, got {list(budgets)}")
-    missing = sorted(set(index) - set(attempts["prompt_id"]))
+    missing = sorted(set(prompts) - set(attempts["prompt_id"]))
     if missing:
         raise InvalidFile(
             f"the attempts lack {len(missing)} prompts that the difficulty model was trained on, first {missing[0]!r}; "
             "give tune the same attempts files as train, and more for arms that were run"
         )
-    measured = measure(attempts, index, budgets, setup, arms=arms, seed=seed)
+    measured = measure(attempts, prompts, budgets, setup, arms=arms, seed=seed)
     if measured.budgets.min() > budgets[0]:
         raise InvalidFile(
             f"no arm within budget {budgets[0]} was measured on nearly all prompts; collect attempts for every prompt, "
             "or tune for larger budgets"
         )
-    budgets = sorted({min(budget, int(measured.budgets.max())) for budget in budgets})  # no arm spends more
-    prompts = training.prompts.loc[measured.prompts]
-    probabilities = training.probabilities.loc[measured.prompts].to_numpy()
-    levels = prompts["level"].to_numpy()
-    asked = [arm for arm in arms if isinstance(arm, Cascade)]
-    candidates = with_cascades(
-        measured, probabilities, levels, asked, enumerate_more=cascades, budgets=budgets, tolerance=tolerance, seed=seed
-    )
-    measured = candidates.measured
-    known = np.eye(len(LEVELS))[levels - 1]
-    likeliest = np.eye(len(LEVELS))[probabilities.argmax(axis=1)]
-    halves: dict[str, Any] = {"levels": levels, "tolerance": tolerance, "seed": seed}
-    parted = by_task(measured.apart)
-    tried = {
-        method: cross_validate(
-            measured, method.weights(probabilities, levels), probabilities, method, budgets=budgets, **halves
-        )
-        for method in (*METHODS, LEVELLESS, *parted)
-    }
-    fixed_values = tried[LEVELLESS]
-    rng = np.random.default_rng(seed)
-    draws = resamples(len(prompts), rng)
-    # With too few prompts, the arm that looks best at a level is lucky, so there are no levels.
-    levelled = len(prompts) >= CARRY_LEVELS
-    single = METHODS if levelled else (LEVELLESS,)
-    method = max(single, key=lambda method: tried[method].mean())
-    compared = None
-    if parted:
-        usable = [each for each in parted if levelled or each.levels == "none"]
-        within = {each: values[:, : len(budgets)] for each, values in tried.items()}
-        better, compared = apart.decide(
-            dict.fromkeys((*single, LEVELLESS)), usable, measured, probabilities, within=within, draws=draws, **halves
-        )
-        method = better or method
-    exact = replace(EXACT, tasks=method.tasks)
-    oracle_values = cross_validate(measured, known, known, exact, budgets=budgets, **halves)
+    return measured
 
-    largest = Budget(budgets[-1])
-    finished: dict[str, Any] = {"default": largest, "tolerance": tolerance, "draws": draws[:: len(draws) // INTERVALS]}
-    table = tabulate(measured, method.weights(probabilities, levels), method, **finished)
-    policy = with_average_budgets(table, probabilities, measured)
-    if default is not None:
-        policy = policy.with_default(default)
-    exact_table = tabulate(measured, known, exact, **finished)
-    oracle = with_average_budgets(exact_table, known, measured)
-    fixed = tabulate(measured, np.ones_like(known), LEVELLESS, default=largest, tolerance=tolerance)
-    rows = [
-        {
-            "budget": budget,
-            "best_fixed_arm": str(fixed.decide([1 / len(LEVELS)] * len(LEVELS), Budget(budget)).arm),
-            "best_fixed": interval(fixed_values[:, i], draws),
-            "policy": interval(tried[method][:, i], draws),
-            "oracle": interval(oracle_values[:, i], draws),
-            "policy_minus_best_fixed": interval(tried[method][:, i] - fixed_values[:, i], draws),
-        }
-        for i, budget in enumerate(budgets)
-    ]
-    report = {
-        "prompts": len(prompts),
+
+def _choose_method(sample: _Sample) -> _Chosen:
+    """Choose how to make and read the table: the method of the highest value by cross-validation.
+
+    A table for each task has to gain more than the tolerance, see ``apart.decide``.
+    """
+    parted = by_task(sample.measured.apart)
+    values = {method: sample.values(method) for method in (*METHODS, LEVELLESS, *parted)}
+    # With too few prompts, the arm that looks best at a level is lucky, so there are no levels.
+    levelled = len(sample.levels) >= CARRY_LEVELS
+    single = METHODS if levelled else (LEVELLESS,)
+    best = max(single, key=lambda method: values[method].mean())
+    if not parted:
+        return _Chosen(best, values, None)
+    better, compared = apart.decide(
+        dict.fromkeys((*single, LEVELLESS)),
+        [method for method in parted if levelled or method.levels == "none"],
+        sample.measured,
+        sample.probabilities,
+        within={method: found[:, : len(sample.budgets)] for method, found in values.items()},
+        draws=sample.draws,
+        **sample.halves,
+    )
+    return _Chosen(better or best, values, compared)
+
+
+def _policies(sample: _Sample, chosen: _Chosen) -> tuple[Policy, Policy]:
+    """Return the policy that is served and the one for known levels, made on all prompts; default: largest budget."""
+
+    def made(method: Method, weights: Floats, read: Floats) -> Policy:
+        table = tabulate(
+            sample.measured,
+            weights,
+            method,
+            default=Budget(sample.budgets[-1]),
+            tolerance=sample.tolerance,
+            draws=sample.draws[:: len(sample.draws) // INTERVALS],
+        )
+        return with_average_budgets(table, read, sample.measured)
+
+    weights = chosen.method.weights(sample.probabilities, sample.levels)
+    return made(chosen.method, weights, sample.probabilities), made(chosen.exact, sample.known, sample.known)
+
+
+def _report(sample: _Sample, chosen: _Chosen, candidates: Candidates) -> dict[str, Any]:
+    """Return what :class:`Tuning` says of levels, methods, budgets and cascades."""
+    likeliest = np.bincount(sample.probabilities.argmax(axis=1), minlength=len(LEVELS))
+    return {
+        "prompts": len(sample.levels),
         "levels": {
-            "oracle": [int(count) for count in known.sum(axis=0)],
-            "predicted": [int(count) for count in likeliest.sum(axis=0)],
+            "oracle": [int(count) for count in sample.known.sum(axis=0)],
+            "predicted": likeliest.tolist(),
         },
-        "method": str(method),
-        "tolerance": tolerance,
-        "seed": seed,
-        "methods": [
-            {
-                "method": str(each),
-                **interval(values[:, : len(budgets)].mean(axis=1), draws),
-                "minus_best_fixed": interval((values - fixed_values).mean(axis=1), draws),
-            }
-            for each, values in tried.items()
-            if each != LEVELLESS
-        ],
-        "by_task": compared,
-        "budgets": rows,
+        "method": str(chosen.method),
+        "tolerance": sample.tolerance,
+        "seed": sample.seed,
+        "methods": _method_rows(sample, chosen),
+        "by_task": chosen.by_task,
+        "budgets": _budget_rows(sample, chosen),
         "cascades": candidates.report,
         "confidence": candidates.belief.report if candidates.belief else None,
-        "average_budgets": compare(candidates, method, _texts(attempts, measured), draws, tolerance=tolerance),
-        "left_out": [*measured.left_out, *candidates.left_out],
-        "prompts_left_out": by_reason({**dict.fromkeys(unjudged, UNJUDGED), **measured.short}),
     }
-    report["warnings"] = of_tuning(measured, levels, pool_sizes(attempts, index), rows[-1])
-    return Tuning(policy, oracle, report, candidates.confidence)
+
+
+def _method_rows(sample: _Sample, chosen: _Chosen) -> list[dict[str, Any]]:
+    """Return accuracy within budgets of each method that was tried, and its value minus the best fixed arms'."""
+    fixed = chosen.values[LEVELLESS]
+    return [
+        {
+            "method": str(method),
+            **interval(values[:, : len(sample.budgets)].mean(axis=1), sample.draws),
+            "minus_best_fixed": interval((values - fixed).mean(axis=1), sample.draws),
+        }
+        for method, values in chosen.values.items()
+        if method != LEVELLESS
+    ]
+
+
+def _budget_rows(sample: _Sample, chosen: _Chosen) -> list[dict[str, Any]]:
+    """Return the accuracies at each budget of the policy, of the best fixed arm, and where levels are known."""
+    known, draws = sample.known, sample.draws
+    best_fixed = tabulate(
+        sample.measured,
+        np.ones_like(known),
+        LEVELLESS,
+        default=Budget(sample.budgets[-1]),
+        tolerance=sample.tolerance,
+    )
+    oracle = cross_validate(sample.measured, known, known, chosen.exact, budgets=sample.budgets, **sample.halves)
+    policy, fixed = chosen.values[chosen.method], chosen.values[LEVELLESS]
+    return [
+        {
+            "budget": budget,
+            "best_fixed_arm": str(best_fixed.decide([1 / len(LEVELS)] * len(LEVELS), Budget(budget)).arm),
+            "best_fixed": interval(fixed[:, i], draws),
+            "policy": interval(policy[:, i], draws),
+            "oracle": interval(oracle[:, i], draws),
+            "policy_minus_best_fixed": interval(policy[:, i] - fixed[:, i], draws),
+        }
+        for i, budget in enumerate(sample.budgets)
+    ]
 
 
 def _budgets(attempts: pd.DataFrame, prompts: pd.Index) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 
 from router.evaluation.card import card
 from router.evaluation.evaluate import evaluate
-from router.evaluation.noise import most_correlated
+from router.evaluation.noise import correlation_ceiling
 from router.evaluation.page import page
 from router.evaluation.perfect import Perfect
 from tests.support.evaluation import WITH_LARGE, make_bundle, rich_world, world
@@ -122,18 +122,18 @@ def test_a_perfect_choice_counts_the_attempts_before_the_first_right_one():
 
 def test_attempts_that_always_agree_leave_no_noise():
     frame = attempts({f"p{i}": "++++" if i % 2 else "----" for i in range(8)})
-    assert most_correlated(frame, pd.Index(frame["prompt_id"].unique()), "pass_rate") == pytest.approx(1)
+    assert correlation_ceiling(frame, pd.Index(frame["prompt_id"].unique()), "pass_rate") == pytest.approx(1)
 
 
 def test_prompts_that_are_all_alike_can_not_be_told_apart():
     rng = np.random.default_rng(0)
     marks = {f"p{i}": "".join(rng.choice(["+", "-"], 8)) for i in range(400)}
     frame = attempts(marks)
-    found = most_correlated(frame, pd.Index(list(marks)), "pass_rate")
+    found = correlation_ceiling(frame, pd.Index(list(marks)), "pass_rate")
     assert found is not None
     assert found < 0.35
 
 
 def test_two_attempts_a_prompt_say_nothing_of_the_noise():
     frame = attempts({"a": "+-", "b": "--", "c": "++"})
-    assert most_correlated(frame, pd.Index(["a", "b", "c"]), "pass_rate") is None
+    assert correlation_ceiling(frame, pd.Index(["a", "b", "c"]), "pass_rate") is None

@@ -1,0 +1,60 @@
+"""The objectives that an evaluation measures, and what the policy gives for each."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from router.evaluation.arms import Decider
+from router.evaluation.report import LeftOut, ObjectiveResult
+from router.evaluation.tables import objective_result
+from router.policy.objectives import Objective, PricePerFlop, TargetAccuracy
+from router.policy.table import Policy
+from router.tuning.evidence import Measured
+from strategies import Cascade
+
+TARGETS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+_PRICES = (0.01, 3, 8)  # least, most, number: in right answers, of what the dearest arm takes on average
+
+
+def usual_objectives(measured: Measured) -> list[Objective]:
+    """Return the target accuracies and prices of a FLOP that every evaluation measures."""
+    prices = np.geomspace(*_PRICES) / measured.flops.mean(axis=0).max()
+    return [
+        *(TargetAccuracy(target) for target in TARGETS),
+        *(PricePerFlop(float(f"{price:.2g}")) for price in prices),
+    ]
+
+
+def run_until(
+    policy: Policy, probabilities: NDArray[np.float64], tasks: NDArray[np.str_], objectives: Sequence[Objective]
+) -> list[Cascade]:
+    """Return the cascades that really run for target accuracies, where they differ from the chosen ones.
+
+    probabilities  (P, 5) of the prompts' levels;  tasks (P,) of the prompts
+    """
+    found = {
+        objective.runs(policy.for_task(task).decide(row, objective).arm)
+        for objective in objectives
+        if objective.kind == TargetAccuracy.kind
+        for task, row in zip(tasks.tolist(), probabilities.tolist(), strict=True)
+    }
+    return sorted(arm for arm in found if isinstance(arm, Cascade))
+
+
+def at_objectives(
+    measured: Measured, served: Decider, objectives: Sequence[Objective], draws: NDArray[np.float64]
+) -> tuple[list[ObjectiveResult], list[LeftOut]]:
+    """Return a row for each objective whose arms were run on these prompts, and the other objectives.
+
+    draws  (R, P) weights of R bootstrap resamples
+    """
+    rows, left_out = [], []
+    for objective in objectives:
+        runs, missing = served.run(measured, objective)
+        left_out += missing
+        if runs:
+            rows.append(
+                objective_result(served.policy, served.probabilities, objective, runs, draws, tasks=measured.tasks)
+            )
+    return rows, left_out
