@@ -279,7 +279,7 @@ async def _attempts(unit: Unit, engines: Engines, tasks: Tasks, seed: int) -> tu
     async for event in drive(arm, request, engines, task, bill):
         if isinstance(event, tuple):
             result, _ = event
-    seconds = round(bill.seconds["generate"] + bill.seconds["score"], 4)
+    seconds = bill.seconds["generate"] + bill.seconds["score"], bill.seconds["score"]
     wrote, verified = bill.spent("generator"), bill.spent("verifier")
     read = verified.scored_tokens + verified.prompt_tokens + verified.generated_tokens
     if unit.arm is None:
@@ -325,7 +325,7 @@ def _lines(bill: Bill) -> list[dict[str, Any]]:
 
 
 async def _row(  # noqa: PLR0917
-    unit: Unit, sample: int, attempt: Candidate, task: Task, usage: Usage, seconds: float
+    unit: Unit, sample: int, attempt: Candidate, task: Task, usage: Usage, seconds: tuple[float, float]
 ) -> dict[str, Any]:
     problem = unit.problem
     known = problem.reference is not None
@@ -348,7 +348,8 @@ async def _row(  # noqa: PLR0917
         "arm": unit.key[1],
         "inputs": inputs_json(problem),
         "task": problem.task,
-        "seconds": seconds,
+        "seconds": round(seconds[0], 4),
+        "score_seconds": round(seconds[1], 4),
         "log_prob": None if attempt.log_prob is None else round(attempt.log_prob, 5),
     }
 

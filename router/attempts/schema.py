@@ -31,6 +31,7 @@ inputs              str or null      what the task was given besides the prompt,
 task                str or null      name of the prompt's task; null: the bundle's first one. May be left out
 seconds             float or null    duration of the whole run, writing and scoring; for a pool's attempt that of the
                                      whole pool, whose attempts are written at the same time. May be left out
+score_seconds       float or null    the part of ``seconds`` in which the verifier scored. May be left out
 log_prob            float or null    mean log-probability of a token under the model that wrote it, in nats; null where
                                      its engine gives none. May be left out
 propensity          float or null    for a served call (``collect --from-outcomes``): the probability with which this
@@ -94,6 +95,7 @@ SCHEMA = pa.schema(
         pa.field("inputs", pa.string()),
         pa.field("task", pa.string()),
         pa.field("seconds", pa.float64()),
+        pa.field("score_seconds", pa.float64()),
         pa.field("log_prob", pa.float64()),
     ]
 )
@@ -104,6 +106,7 @@ OPTIONAL = (
     "inputs",
     "task",
     "seconds",
+    "score_seconds",
     "log_prob",
 )  # columns that a file may lack; then they are null
 _MAY_LACK = (*OPTIONAL, *TOKENS)
@@ -260,10 +263,14 @@ def _check_values(table: pa.Table, origins: Sequence[str]) -> None:
         blank = pc.equal(pc.utf8_trim_whitespace(table[name]), "").to_numpy()
         if blank.any():
             raise InvalidFile(f"{origins[blank.argmax()]}: {name} is blank")
-    for name in ("sample", "prompt_tokens", "generated_tokens", "scored_tokens", "seconds"):
+    for name in ("sample", "prompt_tokens", "generated_tokens", "scored_tokens", "seconds", "score_seconds"):
         negative = pc.fill_null(pc.less(table[name], 0), False).to_numpy()
         if negative.any():
             raise InvalidFile(f"{origins[negative.argmax()]}: {name} is negative; count it, or leave the row out")
+    for name in ("seconds", "score_seconds"):
+        endless = pc.fill_null(pc.invert(pc.is_finite(table[name])), False).to_numpy()
+        if endless.any():
+            raise InvalidFile(f"{origins[endless.argmax()]}: {name} must be finite, or null where it is unknown")
     outside = pc.invert(pc.and_(pc.greater(table["propensity"], 0), pc.less_equal(table["propensity"], 1)))
     outside = pc.fill_null(outside, False).to_numpy()
     if outside.any():

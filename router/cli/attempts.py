@@ -14,7 +14,7 @@ from router.errors import InvalidFile, InvalidRequest
 REDRAW_SECONDS = 5.0
 
 
-def collect(  # noqa: PLR0915  the options of one command
+def collect(  # noqa: PLR0912, PLR0915  the options of one command
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Attempts file to write, Parquet; with --ray a folder of them.")],
     *,
@@ -148,6 +148,8 @@ def collect(  # noqa: PLR0915  the options of one command
         raise InvalidRequest(
             "one_by_one", "--one-by-one takes neither --ray nor several --workers", reason="UNSPECIFIED"
         )
+    if not (attempts or pool or arm):
+        raise InvalidRequest("attempts", "nothing to collect: give --attempts, --pool or --arm", reason="UNSPECIFIED")
     setup = read_setup(bundle)
     arms = [read_arm(text).referring(setup.reference) for text in arm or []]
     pools = {None: attempts, **_pools(pool or [], setup.reference)}
@@ -180,6 +182,8 @@ def collect(  # noqa: PLR0915  the options of one command
             "verifier": asdict(setup.verifier),
             "seed": seed,
             "pools": {pool_of(model): n for model, n in pools.items()},
+            # Not the samples but their seconds; left out where it is off, as before there was the option.
+            **({"one_by_one": True} if one_by_one else {}),
         },
         seed=seed,
         concurrency=concurrency or a_server * len(where.urls.get(setup.reference, ())) or IN_PROCESS * workers,
@@ -222,7 +226,8 @@ def collect(  # noqa: PLR0915  the options of one command
                 on_start=partial(on_start, len(units)),
                 on_unit=lambda unit, tally: on_units(1, tally),
             )
-    typer.echo(f"wrote {out}; of {total.attempts} attempts made now, {total}" if total.attempts else f"wrote {out}")
+    made = f"wrote {out}; of {total.attempts} attempts made now, {total}"
+    typer.echo(made if total.attempts else f"{out} has all of this already; nothing was made now")
     return None
 
 

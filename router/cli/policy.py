@@ -215,24 +215,37 @@ def time(
     from router.bundle.bundle import load_bundle
     from router.solving.features import features_of
     from router.tasks import Tasks
+    from router.tuning.evidence import by_reason, named
     from router.tuning.timing import save_timed, timed
 
     loaded = load_bundle(bundle)
     features = loaded.manifest.features
+    frame = read_attempts(attempts, Tasks(loaded.setup.tasks, allow_code), say=say)
     policy, measured = timed(
         loaded,
-        read_attempts(attempts, Tasks(loaded.setup.tasks, allow_code), say=say),
+        frame,
         vectors_of(bundle, features, vectors) if features_of(features).vectors else None,
     )
     save_timed(policy, loaded, len(measured.prompts))
-    easiest, hardest = (policy.expected("seconds", level) for level in ((1.0, 0, 0, 0, 0), (0, 0, 0, 0, 1.0)))
     typer.echo(f"{len(measured.prompts)} prompts timed; mean seconds at level 1 and at level 5:")
-    for column, (least, most) in enumerate(zip(easiest, hardest, strict=True)):
-        known = f"{'unknown':>16}" if isnan(least) else f"{least:8.2f}{most:8.2f}"
-        typer.echo(f"{known}  {policy.arms[column]}")
-    for task, table in policy.tasks.items():
-        if all(cell.cost.seconds is None for cell in table.cells):
+    for task, table in policy.by_task(loaded.setup.tasks).items():
+        easiest, hardest = (table.expected("seconds", level) for level in ((1.0, 0, 0, 0, 0), (0, 0, 0, 0, 1.0)))
+        if all(map(isnan, easiest)):
             say(f"warning: no prompt of the task {task} was timed, so max_seconds is refused there")
+            continue
+        for arm, least, most in zip(policy.arms, easiest, hardest, strict=True):
+            known = f"{'unknown':>16}" if isnan(least) else f"{least:8.2f}{most:8.2f}"
+            typer.echo(f"{known}  {task}{' ' * bool(task)}{arm}")
+    ours = set(map(str, policy.arms))
+    for entry in measured.left_out:
+        if entry["arm"] in ours:
+            typer.echo(f"unknown: {entry['arm']}: {entry['reason']}")
+    for entry in by_reason(measured.left_out_prompts):
+        typer.echo(f"left out: {named(entry)}: {entry['reason']}")
+    if untimed := int(frame["seconds"].isna().sum()):
+        say(
+            f"warning: `seconds` is null for {untimed} of {len(frame)} attempts; their arms and pools are not timed there"
+        )
     typer.echo(f"wrote {bundle}/policy.json and manifest.json")
 
 

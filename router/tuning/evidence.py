@@ -240,6 +240,8 @@ def measure(
 
     arms  arms besides the usual ones; cascades among them only count here if they were run, see ``with_cascades``
     """
+    if len(prompts) < 2:
+        raise InvalidFile(f"at least 2 prompts are needed, and the attempts are at {len(prompts)}; collect more")
     here = attempts[attempts["prompt_id"].isin(prompts)]
     _check_models(here, setup)
     verified, scores = setup.verifier.kind != "none", setup.verifier.scores

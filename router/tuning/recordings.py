@@ -39,8 +39,9 @@ def recordings(
             f"`correct` is null for {unknown.sum()} attempts, first at prompt {first!r}: without it no accuracy can be "
             "measured; fill it in, or leave those prompts out"
         )
-    if "seconds" not in attempts:
-        attempts = attempts.assign(seconds=np.nan)
+    for name, unknown_as in (("seconds", np.nan), ("score_seconds", 0.0)):
+        seconds = attempts[name].astype(float).fillna(unknown_as) if name in attempts else unknown_as
+        attempts = attempts.assign(**{name: seconds})
     generators: dict[str | None, np.random.Generator] = {}
     found: dict[str, Recorded] = {}
     # Prompts with a pool first, so that random draws don't depend on which prompts only have runs.
@@ -83,11 +84,17 @@ def _pool(rows: pd.DataFrame, alone: pd.DataFrame | None, draws: int, rng: np.ra
         scored_tokens=scored,
         # As in a real run, samples come in random order.
         order=rng.random((draws, len(rows))).argsort(axis=1),
-        seconds=float(rows["seconds"].astype(float).max(skipna=False)),
+        seconds=float(_writing(rows).max(skipna=False)),
+        scoring=float(rows["score_seconds"].max()),
         log_probs=_log_probs(rows),
         lengths=_lengths(rows),
-        alone=np.nan if alone is None else float(alone["seconds"].astype(float).mean(skipna=False)),
+        alone=np.nan if alone is None else float(_writing(alone).mean(skipna=False)),
     )
+
+
+def _writing(rows: pd.DataFrame) -> pd.Series:
+    """Return how long each row's attempt, or the pool that it is of, was written."""
+    return rows["seconds"] - rows["score_seconds"]
 
 
 def _run(rows: pd.DataFrame, arm: Strategy, reference: str, reads: bool) -> Runs:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from router.attempts.pools import is_pool
 from router.attempts.schema import prompt_of
 from router.bundle.bundle import Bundle
 from router.bundle.manifest import digests, write_manifest
@@ -35,36 +36,51 @@ def timed(
     attempts  as on the machine that serves; ``correct`` may be null
     vectors   gives the prompts' feature vectors, needed where the bundle's difficulty model reads some
 
-    A cell's seconds are the mean over the attempts' prompts, each weighted with the probability of the cell's level.
-    Arms that can't be replayed from the attempts have no seconds afterwards, and neither has the table of a task
-    without prompts. Raises InvalidFile where no arm has any, InvalidBundle.
+    A cell's seconds are the mean over the prompts where its arm was timed, each weighted with the probability of the
+    cell's level. Where an arm really ran at these prompts, its runs count; else its replay. Arms that can't be replayed
+    from the attempts have no seconds afterwards, and neither has the table of a task without prompts. Raises
+    InvalidFile where no arm has any, InvalidBundle.
     """
     first = attempts.drop_duplicates("prompt_id").set_index("prompt_id", drop=False)
     attempts = attempts.assign(correct=attempts["correct"].astype("boolean").fillna(False))
     arms = bundle.policy.arms
     measured = measure(attempts, first.index, (), bundle.setup, arms=arms, seed=seed)
+    measured = replace(measured, seconds=_of_runs(attempts, measured))
     asked = [prompt_of(row) for row in first.loc[measured.prompts].to_dict("records")]
     probabilities = predicted(bundle, asked, vectors)
     cascades = [arm for arm in arms if isinstance(arm, Cascade)]
-    replayed, _ = replay(cascades, measured, replayable(bundle, measured, probabilities))
+    replayed, missing = replay(cascades, measured, replayable(bundle, measured, probabilities))
     measured = measured.with_cascades(replayed)
+    measured = replace(measured, left_out=(*measured.left_out, *missing))
     tables = {"": _means(measured, probabilities)}
     for task in bundle.policy.tasks:
         here = np.flatnonzero(measured.tasks == task)
         tables[task] = _means(measured.on(here), probabilities[here]) if len(here) else {}
-    if not any(arm in arms for _, arm in tables[""]):
+    if not any(arm in arms for table in tables.values() for _, arm in table):
         raise InvalidFile("no arm of the policy was timed: the attempts' `seconds` are null, or they are of other arms")
     return bundle.policy.with_seconds(lambda task, cell: tables[task].get((cell.level, cell.arm))), measured
 
 
+def _of_runs(attempts: pd.DataFrame, measured: Measured) -> NDArray[np.float64]:
+    """(P, K) seconds, those of complete runs for arms that ran at every prompt."""
+    runs = attempts[~attempts["arm"].map(is_pool)].groupby(["prompt_id", "arm"])["seconds"].mean().unstack("arm")
+    seconds = measured.seconds.copy()
+    for k, arm in enumerate(map(str, measured.arms)):
+        if arm in runs and (ran := runs[arm].reindex(measured.prompts)).notna().all():
+            seconds[:, k] = ran
+    return seconds
+
+
 def _means(measured: Measured, probabilities: NDArray[np.float64]) -> Seconds:
     """Return the mean seconds of each arm at each level, where they are known. ``probabilities`` (P, 5)."""
-    means = (probabilities / probabilities.sum(axis=0)).T @ measured.seconds
+    known = ~np.isnan(measured.seconds)
+    weights = probabilities.T @ known
+    means = probabilities.T @ np.where(known, measured.seconds, 0.0) / np.where(weights > 0, weights, 1.0)
     return {
         (level, arm): round(float(means[i, k]), 4)
         for i, level in enumerate(LEVELS)
         for k, arm in enumerate(measured.arms)
-        if not np.isnan(means[i, k])
+        if known[:, k].any()
     }
 
 

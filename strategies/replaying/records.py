@@ -26,6 +26,7 @@ class Pool:
     scores   (S,) last-step score, NaN where unscored
     prompt_tokens, generated_tokens, scored_tokens  (S,) as in the attempts file
     seconds  time to write the whole pool, all attempts in parallel; NaN where it was not measured
+    scoring  time to score the whole pool
     alone    time to write one attempt by itself; NaN where it was not measured
     log_probs, lengths  (S,) as in :class:`Seen`; None where nothing was recorded
     order    (R, S) indices of the attempts in the order in which each of R runs draws them; ties go to the answer drawn
@@ -42,6 +43,7 @@ class Pool:
     seconds: float = np.nan
     log_probs: Floats | None = None
     lengths: Floats | None = None
+    scoring: float = 0.0
     alone: float = np.nan
 
     def __len__(self) -> int:
@@ -56,15 +58,15 @@ class Pool:
         """Return the pool after every run drew this many attempts."""
         return replace(self, order=self.order[:, drawn:])
 
-    def seconds_for(self, attempts: Ints) -> Floats:
+    def seconds_for(self, attempts: Ints, *, scores: bool) -> Floats:
         """Return the seconds that it takes to write so many attempts in parallel, NaN where it is unknown.
 
-        Taken to rise evenly from one attempt's seconds to the whole pool's. Where one attempt's are unknown, the whole
-        pool's, which is an upper bound.
+        They are taken to rise evenly from one attempt's to the whole pool's. Where one attempt's are unknown, they are
+        the whole pool's, which is an upper bound. ``scores``: and to score them, which counts as scoring the whole pool.
         """
         share = (attempts - 1) / max(len(self) - 1, 1)
         one = self.seconds if np.isnan(self.alone) else min(self.alone, self.seconds)
-        return np.asarray(one + share * (self.seconds - one))
+        return np.asarray(one + share * (self.seconds - one) + scores * self.scoring)
 
     @cached_property
     def codes(self) -> Ints:

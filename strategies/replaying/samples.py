@@ -122,6 +122,7 @@ def _runs(  # noqa: PLR0917
     answered = picked >= 0
     totals = np.array(strategy.rounds())
     last_round = np.searchsorted(totals, drawn.sum(axis=1))
+    seconds = pool.seconds_for(np.diff(totals, prepend=0), scores=strategy.needs_scores).cumsum()
     check = np.zeros(runs) if strategy.needs_scores else (prompt + pool.scored_tokens[picked]) * answered * pool.reads
     return Runs(
         correct=correct,
@@ -136,7 +137,7 @@ def _runs(  # noqa: PLR0917
             length=None if pool.lengths is None else np.where(answered, pool.lengths[picked], np.nan),
         ),
         check_tokens=check,
-        seconds=None if np.isnan(pool.seconds) else pool.seconds_for(np.diff(totals, prepend=0)).cumsum()[last_round],
+        seconds=None if np.isnan(pool.seconds) else seconds[last_round],
     )
 
 

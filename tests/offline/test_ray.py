@@ -143,7 +143,11 @@ def in_one_process(shards: Path, out: Path) -> Path:
 
 
 def attempts(path: Path):
-    return read_attempts([path]).sort_values(["prompt_id", "arm", "sample"], ignore_index=True).drop(columns="seconds")
+    return (
+        read_attempts([path])
+        .sort_values(["prompt_id", "arm", "sample"], ignore_index=True)
+        .drop(columns=["seconds", "score_seconds"])
+    )
 
 
 def holders(file: Path) -> list[int]:

@@ -13,6 +13,7 @@ from router.cli.main import main
 from router.errors import InvalidFile, InvalidRequest
 from router.policy.objectives import Budget
 from router.tuning.timing import timed
+from strategies import parse
 from tests.support.evaluation import BEAM, world
 
 EASY = (1.0, 0.0, 0.0, 0.0, 0.0)
@@ -46,6 +47,30 @@ def test_arms_that_were_not_timed_have_no_seconds(bundle):
     known = {str(cell.arm) for cell in policy.cells if cell.cost.seconds is not None}
     assert "majority(n=4)" in known
     assert not {"majority(n=8)", BEAM} & known
+
+
+def test_an_arm_that_ran_has_the_seconds_of_its_runs(bundle):
+    attempts = clocked(world("timed", 3))
+    ran = attempts[attempts["arm"] == BEAM].assign(arm="majority(n=4)", seconds=0.25)
+    policy, _ = timed(load_bundle(bundle), pd.concat([attempts, ran], ignore_index=True))
+    found = {str(cell.arm): cell.cost.seconds for cell in policy.cells}
+    assert found["majority(n=4)"] == pytest.approx(0.25)
+    assert found["majority(n=8)"] == pytest.approx(2)
+
+
+def test_scoring_counts_for_arms_that_score_only(bundle):
+    attempts = clocked(world("timed", 3)).assign(score_seconds=0.5)
+    policy, _ = timed(load_bundle(bundle), attempts)
+    found = {str(cell.arm): cell.cost.seconds for cell in policy.cells}
+    assert found["majority(n=8)"] == pytest.approx(1.5)
+    assert found["weighted_best_of_n(n=8)"] == pytest.approx(2)
+
+
+def test_one_attempt_that_was_not_timed_costs_its_prompt_only(bundle):
+    attempts = clocked(world("timed", 3))
+    attempts.loc[(attempts["arm"] == "sample").idxmax(), "seconds"] = np.nan
+    policy, _ = timed(load_bundle(bundle), attempts)
+    assert all(cell.cost.seconds == pytest.approx(2) for cell in policy.cells if cell.arm == parse("majority(n=8)"))
 
 
 @pytest.mark.parametrize("attempts", [world("timed", 3), clocked(world("timed", 3)).drop(columns="seconds")])
