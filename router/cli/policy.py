@@ -243,9 +243,7 @@ def time(
     for entry in by_reason(measured.left_out_prompts):
         typer.echo(f"left out: {named(entry)}: {entry['reason']}")
     if untimed := int(frame["seconds"].isna().sum()):
-        say(
-            f"warning: `seconds` is null for {untimed} of {len(frame)} attempts; their arms and pools are not timed there"
-        )
+        say(f"warning: `seconds` is null for {untimed} of {len(frame)} attempts; their arms have no seconds there")
     typer.echo(f"wrote {bundle}/policy.json and manifest.json")
 
 

@@ -63,6 +63,8 @@ def timed(
 
 def _of_runs(attempts: pd.DataFrame, measured: Measured) -> NDArray[np.float64]:
     """(P, K) seconds, those of complete runs for arms that ran at every prompt."""
+    if "seconds" not in attempts:
+        return measured.seconds
     runs = attempts[~attempts["arm"].map(is_pool)].groupby(["prompt_id", "arm"])["seconds"].mean().unstack("arm")
     seconds = measured.seconds.copy()
     for k, arm in enumerate(map(str, measured.arms)):

@@ -62,7 +62,7 @@ class Pool:
         """Return the seconds that it takes to write so many attempts in parallel, NaN where it is unknown.
 
         They are taken to rise evenly from one attempt's to the whole pool's. Where one attempt's are unknown, they are
-        the whole pool's, which is an upper bound. ``scores``: and to score them, which counts as scoring the whole pool.
+        the whole pool's, which is an upper bound. ``scores``: and to score them; it counts as scoring the whole pool.
         """
         share = (attempts - 1) / max(len(self) - 1, 1)
         one = self.seconds if np.isnan(self.alone) else min(self.alone, self.seconds)
