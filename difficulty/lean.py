@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 
-from difficulty.features import describe, description, tokens, tokens_of_many
+from difficulty.features import NAMES, describe, description, tokens, tokens_of_many
 
 _COUNTS = 8  # a phrase's weights are computed beforehand for each of the counts below this
 
@@ -32,7 +32,7 @@ class TextLogistic:
 
     The weights include the scaling of features and the temperature. A phrase that occurs c times in a prompt has the
     tf-idf (1 + log c) · rarity, and a prompt's tf-idf values are divided by their Euclidean length: scikit-learn's
-    ``TfidfVectorizer(sublinear_tf=True)``.
+    ``TfidfVectorizer(sublinear_tf=True)``. Raises ValueError where a description has other features.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class TextLogistic:
         rarity: NDArray[np.float64],
         bias: NDArray[np.float64],
     ):
+        if len(described) != len(NAMES):  # or one prompt would be predicted with the wrong weights
+            raise ValueError(f"the model weighs {len(described)} features, but a description has {len(NAMES)}")
         # Pickles hold these arrays, and not the lists below.
         self._arrays = {"described": described, "phrases": phrases, "rarity": rarity, "bias": bias}
         self._vocabulary = vocabulary

@@ -196,6 +196,12 @@ def test_prompts_are_predicted_together_as_alone(prompts):
     np.testing.assert_allclose(lean.predict_proba(prompts), alone, rtol=0, atol=1e-12)
 
 
+def test_weights_of_other_features_are_refused():
+    features = len(NAMES) + 1
+    with pytest.raises(ValueError, match=f"weighs {features} features, but a description has {len(NAMES)}"):
+        TextLogistic(np.zeros((features, 5)), {}, np.zeros((0, 5)), np.zeros(0), np.zeros(5))
+
+
 @pytest.mark.parametrize(("classes", "edges"), [(5, FIVE), (2, TWO)])
 @settings(max_examples=200, deadline=None)
 @given(prompt=PROMPTS)
