@@ -14,7 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from difficulty.levels import LEVELS, levels_of
 from difficulty.model import CANDIDATES, DifficultyModel
 
-_SLOW = {"hidden_logistic"}
+_SLOW = {"hidden_logistic"}  # candidates that are slow to fit: they are not tried on several kinds of vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,9 @@ class Quality:
 
     log_loss    in nats; candidates are chosen by it
     ece         expected calibration error of the likeliest level, 10 equal-width bins
-    kappa       quadratic weighted kappa of the likeliest level with the true one
-    spearman    rank correlation of the expected level, from hard to easy, with the statistic; 1 is perfect
+    kappa       quadratic weighted kappa of the likeliest level with the true one; 0 where there is one level only
+    spearman    rank correlation of the expected level, from hard to easy, with the statistic; 1 is perfect, 0 where one
+                of them is constant
     accuracy    share of prompts whose likeliest level is the true one
     """
 
@@ -62,11 +63,17 @@ def compare(
 ) -> list[Candidate]:
     """Return out-of-fold predictions of each candidate on the same folds, best log-loss first.
 
-    vectors  by name: (n, d) vectors of the prompts, such as hidden states. A candidate that reads vectors is tried on
-             each; where there are several, a candidate that is slow to fit is left out
+    prompts     n texts
+    vectors     by name: (n, d) vectors of the prompts, such as hidden states. A candidate that reads vectors is tried
+                on each; where there are several, a candidate that is slow to fit is left out
+    statistics  (n,) pass rate or mean score of each prompt
+    edges       (4,) edges between levels, in falling order
+    names       of the candidates
+    folds       number of folds; fewer where the smallest level has fewer prompts than this
+    seed        of the folds and of the random numbers in fitting
 
     Prompts with the same text are in the same fold. Calibration happens inside each training fold. Raises ValueError
-    where a level has fewer than two prompts.
+    where a level has one prompt only.
     """
     statistics = np.asarray(statistics, dtype=float)
     levels = levels_of(statistics, edges)
@@ -91,7 +98,7 @@ def compare(
 
 
 def measure(probabilities: NDArray[np.float64], statistics: ArrayLike, edges: ArrayLike) -> Quality:
-    """Return the quality of (n, 5) predicted probabilities, against the levels of the (n,) statistics."""
+    """Return the quality of (n, 5) predicted probabilities, against the levels of the (n,) statistics by (4,) edges."""
     levels = levels_of(statistics, edges)
     predicted = 1 + probabilities.argmax(axis=1)
     same = len({*levels, *predicted}) == 1  # kappa is undefined where there is one level only
@@ -122,6 +129,7 @@ def calibration_error(
 
 def _rank_correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     """Return Spearman's rank correlation; 0 where one side is constant."""
+    # Expected levels are computed: equal ones may differ in the last digits. Rounding makes them ties again.
     a, b = rankdata(a.round(12)), rankdata(b)
     return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) and np.ptp(b) else 0.0
 

@@ -23,8 +23,10 @@ from difficulty.features import FORM, describe, description, tokens, tokens_of_m
 _QUANTILE = 0.995  # quantile of the out-of-fold distances up to which a prompt is familiar
 # The least that a prompt may be off. Generated prompts are so alike that one new noun would make a prompt unfamiliar.
 _LEAST_UNKNOWN, _LEAST_OUTSIDE = 0.1, 1.0
-_VARY = (*ascii_lowercase, *("0" * digits for digits in range(1, 16)))  # tokens that don't tell kinds of prompts apart
-_ALIKE = 0.05  # standard deviation, on a logarithmic scale
+# Tokens that don't tell kinds of prompts apart: single letters and masked numbers. _words leaves all of these out.
+# Listing the common ones saves calling it for most prompts.
+_VARY = (*ascii_lowercase, *("0" * digits for digits in range(1, 16)))
+_ALIKE = 0.05  # prompts whose feature has a smaller standard deviation, on its logarithmic scale, are all alike in it
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Familiarity:
     tasks         names of the tasks that training prompts had; "" is the bundle's first one
     prompts       number of training prompts
     false_alarms  share of the training prompts that were unfamiliar out of fold
+
+    Raises ValueError where ``form`` names an unknown feature.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # where JSON is checked by pydantic  # noqa: RUF012
@@ -84,7 +88,12 @@ class Familiarity:
 
     @classmethod
     def of(cls, prompts: Sequence[str], *, tasks: Sequence[str] = ("",), folds: int = 5, seed: int = 0) -> Self:
-        """Learn from training prompts. Raises ValueError if fewer than two of them differ."""
+        """Learn from the texts of training prompts. Raises ValueError if fewer than two of them differ.
+
+        tasks  names of the tasks that the prompts had
+        folds  how far off prompts are is measured in this many folds, each against the others
+        seed   of the folds
+        """
         texts = sorted(set(prompts))
         if len(texts) < 2:
             raise ValueError("familiarity needs at least two different prompts")

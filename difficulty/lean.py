@@ -2,7 +2,8 @@
 
 scikit-learn spends most of its time on checking its input at every step of the pipeline. One prompt is predicted
 without numpy: a server does much else between two calls, and numpy's code is slow until it is in the processor's caches
-again.
+again. Many prompts are predicted in arrays. So the formula is written twice, and
+``test_prompts_are_predicted_together_as_alone`` holds the two together.
 """
 
 import math
@@ -15,21 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.calibration import CalibratedClassifierCV
 
-from difficulty.features import describe, description, tokens, tokens_of_many
+from difficulty.features import NAMES, describe, description, tokens, tokens_of_many
 
-_COUNTS = 8  # rows are precomputed for phrases that occur less often than this in a prompt
+_COUNTS = 8  # a phrase's weights are computed beforehand for each of the counts below this
 
 
 class TextLogistic:
     """Softmax of a linear function of a prompt's description and of its phrases.
 
-    described   (27, classes) weights of the description
-    vocabulary  phrase → its row in ``phrases``
+    described   (features, classes) weights of the description, whose features are ``features.NAMES``
+    vocabulary  phrase, a word or two words with a space between them → its row in ``phrases``
     phrases     (phrases, classes) weights of the phrases' tf-idf
     rarity      (phrases,) inverse document frequencies
     bias        (classes,)
 
-    The weights include the scaling of features and the temperature.
+    The weights include the scaling of features and the temperature. A phrase that occurs c times in a prompt has the
+    tf-idf (1 + log c) · rarity, and a prompt's tf-idf values are divided by their Euclidean length: scikit-learn's
+    ``TfidfVectorizer(sublinear_tf=True)``. Raises ValueError where a description has other features.
     """
 
     def __init__(
@@ -40,7 +43,9 @@ class TextLogistic:
         rarity: NDArray[np.float64],
         bias: NDArray[np.float64],
     ):
-        # Kept for pickles: those of earlier versions hold these arrays, and not the lists below.
+        if len(described) != len(NAMES):  # or one prompt would be predicted with the wrong weights
+            raise ValueError(f"the model weighs {len(described)} features, but a description has {len(NAMES)}")
+        # Pickles hold these arrays, and not the lists below.
         self._arrays = {"described": described, "phrases": phrases, "rarity": rarity, "bias": bias}
         self._vocabulary = vocabulary
         # Columns of words and word pairs, from 1, so that what is not there can be filtered out.
@@ -56,8 +61,8 @@ class TextLogistic:
             of = self._words if len(words) == 1 else self._pairs
             of[tuple(self._numbers[word] for word in words)] = column
         self._described = list(zip(described.T.tolist(), bias.tolist(), strict=True))
-        # For each count of a phrase in a prompt, one row per phrase: its weights and, last, its rarity, both times the
-        # factor that tf-idf gives the count.
+        # For each count of a phrase in a prompt, one row per phrase: its tf-idf times each class's weight and, last,
+        # its tf-idf alone, for the length.
         rows = np.column_stack([rarity[:, None] * phrases, rarity]).tolist()
         self._phrases: list[list[list[float]]] = [
             [_repeated(row, count) for row in rows] if count else [] for count in range(_COUNTS)
@@ -71,7 +76,10 @@ class TextLogistic:
 
     @classmethod
     def of(cls, fitted: CalibratedClassifierCV) -> Self:
-        """Convert a fitted ``text_logistic`` that is calibrated by temperature."""
+        """Convert a fitted ``text_logistic`` that is calibrated by temperature.
+
+        The features' scaling (x - mean) / scale and the temperature's factor are linear, so they go into the weights.
+        """
         (calibrated,) = fitted.calibrated_classifiers_
         (calibration,) = calibrated.calibrators
         union, logistic = (step for _, step in calibrated.estimator.steps)
@@ -86,7 +94,7 @@ class TextLogistic:
         return cls(described, vocabulary, weights[len(described) :], words.idf_, bias)
 
     def predict_proba(self, prompts: Sequence[str]) -> NDArray[np.float64]:
-        """(n, classes) the same as :meth:`probabilities` for many prompts, faster in arrays."""
+        """(n, classes) probabilities for many prompts: as :meth:`probabilities`, computed in arrays."""
         from scipy.sparse import csr_array
 
         if not len(prompts):
@@ -95,7 +103,7 @@ class TextLogistic:
         counts = csr_array((np.ones(len(columns)), columns, ends), shape=(len(prompts), len(self._columns)))
         counts.sum_duplicates()
         counts.data = (1 + np.log(counts.data)) * self._arrays["rarity"][counts.indices]
-        lengths = np.sqrt(np.maximum(counts.power(2).sum(axis=1), np.finfo(float).tiny))
+        lengths = np.sqrt(np.maximum(counts.power(2).sum(axis=1), np.finfo(float).tiny))  # not 0 without phrases
         logits = describe(prompts) @ self._arrays["described"] + self._arrays["bias"]
         logits += (counts @ self._arrays["phrases"]) / lengths[:, None]
         odds = np.exp(logits - logits.max(axis=1, keepdims=True))
@@ -107,7 +115,8 @@ class TextLogistic:
         The first end is 0, where the first prompt begins.
         """
         ends = np.cumsum([0, *map(len, prompts)])
-        numbers = np.zeros(ends[-1] + 2, dtype=np.int64)  # the last two stand for no word
+        # The last two stand for no word. So there is a pair to clear below even if no prompt has a word.
+        numbers = np.zeros(ends[-1] + 2, dtype=np.int64)
         numbers[:-2] = np.fromiter(map(self._numbers.get, chain.from_iterable(prompts), repeat(0)), np.int64, ends[-1])
         pairs = self._pairs[numbers[:-1], numbers[1:]]
         pairs[ends[1:] - 1] = 0  # a prompt's last word and the next one's first word are no pair
@@ -139,5 +148,5 @@ class TextLogistic:
 
 
 def _repeated(row: Sequence[float], count: int) -> list[float]:
-    """Return the row of a phrase that occurs ``count`` times."""
+    """Return the row of a phrase that occurs ``count`` times, from that of one that occurs once."""
     return [(1 + math.log(count)) * each for each in row]

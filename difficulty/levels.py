@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 LEVELS = (1, 2, 3, 4, 5)
-_DIGITS = 9  # statistics closer than this are equal
+_DIGITS = 9  # decimal places of statistics; what differs only after them is rounding, and counts as equal
 
 
 def find_edges(statistics: ArrayLike, smallest: int = 5) -> NDArray[np.float64]:
@@ -26,7 +26,10 @@ def find_edges(statistics: ArrayLike, smallest: int = 5) -> NDArray[np.float64]:
         raise ValueError("statistics must be a non-empty list of finite numbers, one a prompt")
     values, counts = np.unique(statistics, return_counts=True)
     below = np.concatenate([[0], np.cumsum(counts)])  # below[i]: prompts with a value under values[i]
-    # best[j]: least squared error of cutting the values under values[j] into the levels so far; cut[j]: where.
+    # Dynamic programming, with one level more in each round, from the lowest values up.
+    # error[i, j]: squared error of one level with values[i:j], infinite where it is too small.
+    # best[j]: least total error of cutting values[:j] into the levels so far.
+    # cuts: of each round, by j, where the last level begins.
     sizes = below[None, :] - below[:, None]
     error = np.where(sizes >= max(1, smallest), (sizes - len(statistics) / len(LEVELS)) ** 2, np.inf)
     best, cuts = error[0], []
@@ -44,12 +47,13 @@ def find_edges(statistics: ArrayLike, smallest: int = 5) -> NDArray[np.float64]:
 
 
 def levels_of(statistics: ArrayLike, edges: ArrayLike) -> NDArray[np.int64]:
-    """Return the level of each statistic: 1 at or above the first edge, 5 below the last."""
+    """(n,) the level of each of (n,) statistics: 1 at or above the first edge, 5 below the last of the four."""
     harder = np.asarray(statistics, dtype=float)[:, None] < np.asarray(edges)[None, :]
     return np.asarray(1 + harder.sum(axis=1), dtype=np.int64)
 
 
 def _too_few(statistics: NDArray[np.float64], distinct: int, smallest: int) -> str:
+    """Return what to tell where there are no five levels: which of the plain quintiles are too small, and why."""
     quintiles = np.quantile(statistics, [0.8, 0.6, 0.4, 0.2])
     counts = np.bincount(levels_of(statistics, quintiles), minlength=6)[1:]
     small = [

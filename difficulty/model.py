@@ -14,7 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
@@ -26,21 +26,25 @@ from difficulty.ridge import RidgeLevels
 _FLOOR = 0.005  # probability divided among all levels, so that none is ever predicted as impossible
 
 
-def _described(scale: bool = True) -> Any:
-    steps = [FunctionTransformer(describe), StandardScaler()]
-    return make_pipeline(*steps[: 1 + scale])
+def _described(scale: bool = True) -> Pipeline:
+    """Return the step that describes prompts; ``scale``: to a mean of 0 and a standard deviation of 1."""
+    described = FunctionTransformer(describe)
+    return make_pipeline(described, StandardScaler()) if scale else make_pipeline(described)
 
 
 def _text() -> FeatureUnion:
+    """Return the step that gives ``text_logistic`` its features; :class:`TextLogistic` computes the same."""
     words = TfidfVectorizer(analyzer=phrases, max_features=300, sublinear_tf=True)
     return FeatureUnion([("described", _described()), ("words", words)])
 
 
-# Name → a fresh estimator. To add a candidate: add a line; a name that starts with "hidden" reads hidden states.
+# Name → a function from a seed to a new estimator. To add a candidate, add a line. A candidate whose name starts with
+# "hidden" reads hidden states. The others read the prompts' text.
 CANDIDATES: Mapping[str, Callable[[int], Any]] = {
     "prior": lambda seed: DummyClassifier(),
     "prompt_length": lambda seed: make_pipeline(FunctionTransformer(length), StandardScaler(), LogisticRegression()),
-    # A tree measures each distance by itself. In blocks a prompt beside others is at another one from its own copy.
+    # The tree computes each distance by itself. Brute force computes them in blocks. There, rounding puts a prompt at a
+    # small distance from its own copy, or not, depending on the prompts beside it.
     "text_knn": lambda seed: make_pipeline(
         _described(), KNeighborsClassifier(15, weights="distance", algorithm="kd_tree")
     ),
@@ -56,7 +60,7 @@ CANDIDATES: Mapping[str, Callable[[int], Any]] = {
     ),
     "hidden_ridge": lambda seed: RidgeLevels(),
 }
-_CALIBRATED = {"prior", "hidden_ridge"}  # without temperature scaling
+_CALIBRATED = {"prior", "hidden_ridge"}  # calibrated as they are fitted, so they get no temperature
 
 
 class DifficultyModel(ClassifierMixin, BaseEstimator):
@@ -67,6 +71,10 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
     seed       of the random numbers in fitting
 
     Probabilities are calibrated by one temperature (Guo et al., arXiv 1706.04599), fitted on out-of-fold predictions.
+    No temperature is fitted where the candidate is calibrated already, and where a level has one training prompt only.
+
+    After :meth:`fit`, ``edges_`` has the edges, ``classes_`` all five levels, ``seen_`` the levels that the training
+    prompts have, and ``estimator_`` the fitted estimator, which predicts the levels in ``seen_``.
     """
 
     def __init__(self, candidate: str = "text_logistic", edges: Sequence[float] | None = None, seed: int = 0):
@@ -80,10 +88,13 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         return "hidden" if self.candidate.startswith("hidden") else "text"
 
     def fit(self, X: Any, statistics: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
-        """Fit on prompts. Raises ValueError where the input doesn't fit.
+        """Fit on n prompts.
 
         X           prompts or vectors, see :attr:`input`
-        statistics  (n,) pass rates or mean scores
+        statistics  (n,) pass rates or mean scores; larger is easier
+
+        Raises ValueError where the candidate is unknown, where it doesn't read such an ``X``, where there are not n
+        statistics, and where ``edges`` is None and :func:`difficulty.find_edges` finds none.
         """
         if self.candidate not in CANDIDATES:
             raise ValueError(f"unknown candidate {self.candidate!r}; known: {', '.join(CANDIDATES)}")
@@ -93,7 +104,8 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         self.edges_ = find_edges(statistics) if self.edges is None else np.asarray(self.edges, dtype=float)
         self.classes_ = np.array(LEVELS)
         levels = levels_of(statistics, self.edges_)
-        # Temperature scaling in scikit-learn 1.9 reads labels as column numbers, so the labels are column numbers.
+        # The estimator learns column numbers instead of levels, since temperature scaling in scikit-learn 1.9 takes
+        # labels for column numbers.
         found, columns, counts = np.unique(levels, return_inverse=True, return_counts=True)
         self.seen_ = found
         estimator = CANDIDATES[self.candidate](self.seed)
@@ -117,7 +129,10 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         return TextLogistic.of(fitted) if text else fitted
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:  # noqa: N803
-        """(n, 5) probabilities of levels 1 to 5; each row sums to 1. A level unseen in training gets the floor."""
+        """(n, 5) probabilities of levels 1 to 5; each row sums to 1. A level unseen in training gets ``_FLOOR / 5``.
+
+        Raises ValueError where ``X`` is not what the candidate reads, and NotFittedError before :meth:`fit`.
+        """
         if not hasattr(self, "estimator_"):  # check_is_fitted alone would take a tenth of the time
             check_is_fitted(self)
         found = self.estimator_.predict_proba(self._checked(X))
@@ -126,7 +141,7 @@ class DifficultyModel(ClassifierMixin, BaseEstimator):
         return probabilities
 
     def probabilities(self, x: Any) -> list[float]:
-        """(5,) probabilities for one prompt or hidden state: as ``predict_proba``, without arrays for a text model."""
+        """(5,) probabilities for one prompt or hidden state, as :meth:`predict_proba`; text_logistic uses no arrays."""
         if isinstance(self.estimator_, TextLogistic):
             return self._spread(self.estimator_.probabilities(x))
         (row,) = self.predict_proba([x]).tolist()

@@ -12,7 +12,7 @@ from sklearn.naive_bayes import GaussianNB
 
 from difficulty import CANDIDATES, DifficultyModel, find_edges, levels_of
 from difficulty.compare import compare, measure
-from difficulty.features import describe, description, numbers_in, tokens, words
+from difficulty.features import FORM, NAMES, describe, description, numbers_in, tokens, words
 from difficulty.lean import TextLogistic
 
 
@@ -139,8 +139,52 @@ def test_ascii_is_read_as_any_text_is(text):
 @given(st.lists(PROMPTS, max_size=4))
 @example(["Stop.", "Stop. ", "Stop.\u3000now", "\ud800?\n", ".!", ""])
 def test_prompts_are_described_together_as_alone(prompts):
-    alone = np.array([description(prompt) for prompt in prompts]).reshape(-1, 27)
+    """To the last digits, where numpy's logarithms and sums may differ from Python's. No count is off by one."""
+    alone = np.array([description(prompt) for prompt in prompts]).reshape(-1, len(NAMES))
     np.testing.assert_allclose(describe(prompts), alone, rtol=0, atol=1e-12)
+
+
+def test_each_feature_is_what_its_name_says():
+    prompt = "Buy 1,200 (or 0.5) pens + 7 pens {more}:\n10*7 − 1 = x - y/2? Yes!"
+    expected = {
+        "characters": 65,
+        "words": 8,
+        "different_words": 7,
+        "word_length": 22 / 8,
+        "brackets": 2,
+        "sentences": 2,
+        "lines": 1,
+        "numbers": 7,
+        "different_numbers": 6,
+        "digits": 4 + 2 + 1 + 2 + 1 + 1 + 1,
+        "most_digits": 4,
+        "mean_digits": 12 / 7,
+        "two_longest": 4 + 2,
+        "over_one_digit": 3,
+        "over_two_digits": 1,
+        "up_to_one": 1,
+        "round": 2,
+        "total_log": np.log([1201, 6, 8, 11, 8, 2, 3]).sum(),
+        "largest_log": np.log(1201),
+        "smallest_log": np.log(2),
+        "mean_log": np.log([1201, 6, 8, 11, 8, 2, 3]).mean(),
+        "operators": 6,
+        "different_operators": 6,
+        "plus": 1,
+        "minus": 2,
+        "times": 1,
+        "divided": 1,
+    }
+    assert list(expected) == list(NAMES)
+    for values in (description(prompt), describe([prompt])[0]):
+        assert dict(zip(NAMES, np.expm1(values), strict=True)) == pytest.approx(expected)
+
+
+def test_form_does_not_depend_on_the_size_of_numbers():
+    small, large = (dict(zip(NAMES, description(f"Add {number} and 3."), strict=True)) for number in ("7", "80,000"))
+    differing = {name for name in NAMES if small[name] != large[name]}
+    assert differing & set(FORM) == {"characters"}
+    assert all(NAMES[column] == name for name, column in FORM.items())
 
 
 @pytest.mark.parametrize("prompts", [[], [" "], ["", " ", ""], ["", "What is", "1 + 2?", " ", "What is 3?", ""]])
@@ -150,6 +194,12 @@ def test_prompts_are_predicted_together_as_alone(prompts):
     lean = TextLogistic.of(by_scikit_learn(*FIVE))
     alone = np.array([lean.probabilities(prompt) for prompt in prompts]).reshape(-1, 5)
     np.testing.assert_allclose(lean.predict_proba(prompts), alone, rtol=0, atol=1e-12)
+
+
+def test_weights_of_other_features_are_refused():
+    features = len(NAMES) + 1
+    with pytest.raises(ValueError, match=f"weighs {features} features, but a description has {len(NAMES)}"):
+        TextLogistic(np.zeros((features, 5)), {}, np.zeros((0, 5)), np.zeros(0), np.zeros(5))
 
 
 @pytest.mark.parametrize(("classes", "edges"), [(5, FIVE), (2, TWO)])
