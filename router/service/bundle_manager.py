@@ -161,7 +161,8 @@ class BundleManager:
 
     def compare(self, request: Request, decision: Decision) -> None:
         """Have the shadow bundle decide the same request later, and log both decisions."""
-        if self.shadow and request.arm is None and len(self._tasks) < _MAX_COMPARISONS:
+        chosen = request.arm is None and request.kept_arm is None  # else both bundles take the same arm
+        if self.shadow and chosen and len(self._tasks) < _MAX_COMPARISONS:
             self._start_task(self._compare(self.shadow, request, decision))
 
     async def _compare(self, shadow: Solver, request: Request, decision: Decision) -> None:

@@ -32,6 +32,7 @@ class Request:
     inputs                what the task needs besides the prompt, by name
     task                  name of the task
     conversation          the caller's name for the conversation that this call belongs to; empty: none
+    kept_arm              the arm that the conversation keeps: chosen by the policy for ``objective``
     """
 
     prompt: Prompt
@@ -50,6 +51,7 @@ class Request:
     inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     task: str | None = None
     conversation: str = ""
+    kept_arm: Strategy | None = None
 
 
 def validate(request: Request) -> None:

@@ -38,11 +38,13 @@ _log = logging.getLogger(__name__)
 class Decision:
     """The arm for a prompt, and what it rests on. ``probabilities`` are of levels 1 to 5, ``level`` is the likeliest.
 
-    expectation  expected accuracy and cost; None when the caller pinned the arm, or changed how the models sample from
-                 how they were measured
+    expectation  expected accuracy and cost; None when the caller pinned the arm, its conversation keeps it, or the
+                 models sample otherwise than they were measured
     propensity   the arm's probability of being chosen for this prompt: below 1 only where arms are explored
     objective    the objective that was used; None when the caller pinned the arm
-    choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the caller pinned it
+    choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the policy chose
+                 none for this prompt
+    kept         the caller's conversation keeps the arm, which was chosen for an earlier prompt
     explore      share of decisions that were drawn at random when this one was made
     levels_by    digest of the difficulty model: levels can only be compared under the same one
     task         name of the request's task
@@ -58,6 +60,7 @@ class Decision:
     propensity: float = 1.0
     objective: Objective | None = None
     choice: Strategy | None = None
+    kept: bool = False
     explore: float = 0.0
     levels_by: str = ""
     task: str = ""
@@ -160,6 +163,10 @@ class Solver:
             probabilities = self.shares_of(self.task_of(request))
         if request.arm:
             return self.decision(request, probabilities, request.arm, None, familiar=familiar)
+        if request.kept_arm:
+            return self.decision(
+                request, probabilities, request.kept_arm, None, objective=objective, familiar=familiar, kept=True
+            )
         if not familiar:
             plan = unfamiliar.plan(policy, objective, probabilities, request.max_seconds)
             return self.decision(request, probabilities, plan.arm, plan, objective=objective, familiar=False)
@@ -322,8 +329,10 @@ class Solver:
                         answers_compared_as_text=allowance.as_text,
                         stages=tuple(stages),
                     )
-                    if request.refuse and decision.objective and not decision.objective.reached(solution.confidence):
-                        raise _insufficient(solution, decision.objective)
+                    # A pinned arm was chosen for no objective, and its caller may still ask for an accuracy.
+                    wanted = decision.objective or request.objective or self.policy.for_task(decision.task).default
+                    if request.refuse and not wanted.reached(solution.confidence):
+                        raise _insufficient(solution, wanted)
                     yield solution
 
     def generations(self, bill: Bill, weights: Sequence[float], task: str) -> float:
