@@ -51,7 +51,10 @@ class Conversations:
         return replace(request, kept_arm=route.arm, objective=route.objective)
 
     def keep(self, caller: str, request: Request, decision: Decision) -> None:
-        """Remember the policy's decision, or that the conversation with its earlier decision goes on."""
+        """Remember the policy's decision, or that the conversation with its earlier decision goes on.
+
+        The vote on an unfamiliar prompt is not remembered: a greeting says nothing about the prompts to come.
+        """
         if not request.conversation or request.arm:
             return
         routes = self._callers.get(caller)
