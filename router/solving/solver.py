@@ -357,8 +357,8 @@ class Solver:
 def _insufficient(solution: Solution, objective: Objective) -> ConfidenceInsufficient:
     sure = "unknown" if solution.confidence is None else f"{solution.confidence:.2f}"
     error = ConfidenceInsufficient(
-        f"the answer's confidence is {sure}, which does not reach {objective}; ask for less, or for the best there is "
-        "with on_insufficient = best"
+        f"the answer's confidence is {sure}, which does not reach {objective}; ask for less, or leave "
+        "on_insufficient out for the best answer there is"
     )
     error.bill = solution.bill
     return error

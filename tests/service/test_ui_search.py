@@ -93,6 +93,8 @@ async def test_without_script_the_reply_is_a_page(solver):
         ({"objective": "budget", "budget": "nan"}, "is not a number"),
         ({"objective": "nothing", "nothing": "1"}, "nothing"),
         ({"inputs": "{"}, "not JSON"),
+        ({"inputs": "[1]"}, "inputs must be an object, found a list"),
+        ({"seed": "1.5"}, "seed must be a whole number from 0 to 4294967295, found 1.5"),
         ({"arm": "beam_search(n=9999, m=9)"}, "arm"),
         ({"seed": "-1"}, "seed"),
         ({"task": "weather"}, "weather"),
