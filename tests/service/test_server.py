@@ -153,6 +153,7 @@ async def test_no_answer_is_absent_not_empty(stub, generator):
         ({"objective": pb.Objective(average_budget=0.5)}, "objective.average_budget", "BUDGET_OUT_OF_RANGE"),
         ({"objective": pb.Objective(target_accuracy=2.0)}, "objective.target_accuracy", "OBJECTIVE_OUT_OF_RANGE"),
         ({"objective": pb.Objective(price_per_flop=-1.0)}, "objective.price_per_flop", "OBJECTIVE_OUT_OF_RANGE"),
+        ({"objective": pb.Objective(on_insufficient=77)}, "objective.on_insufficient", "OBJECTIVE_OUT_OF_RANGE"),  # type: ignore[arg-type]
         ({"options": options("guess")}, "options.arm", "ARM_INVALID"),
         ({"options": options("beam_search(n=10, m=4)")}, "options.arm", "ARM_INVALID"),
         ({"options": options(max_generated_tokens=0)}, "options.max_generated_tokens", "CAP_OUT_OF_RANGE"),
