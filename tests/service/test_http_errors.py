@@ -199,6 +199,13 @@ async def test_other_pages_have_openais_shape_too(client, path, status):
     assert raised.value.status_code == status
 
 
+async def test_a_long_name_of_a_field_is_cut(client):
+    error = await refused(client, extra_body={"router": {"inputs": {"x" * 20_000: 1}}})
+    assert error.param
+    assert error.param.startswith("router.inputs.xx")
+    assert len(error.param) <= 200
+
+
 async def test_an_engine_that_is_down_says_when_to_retry(client, generator):
     async def extend(prompt, paths, **options):
         raise EngineUnavailable("the engine does not answer; start it")

@@ -176,6 +176,17 @@ async def test_bad_input_names_the_field_and_reaches_no_engine(
     assert generator.counted.calls == 0
 
 
+async def test_an_error_with_a_long_name_of_a_field_reaches_its_caller(stub):
+    request = pb.SolveRequest(prompt=EASY)
+    request.inputs.update({"é" * 20_000: 1})
+    with pytest.raises(grpc.RpcError, match="unknown input; leave it out") as raised:
+        await stub.Solve(request)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    (violation,) = details(raised.value)["BadRequest"].field_violations
+    assert violation.field.startswith("inputs.éé")
+    assert len(violation.field.encode()) <= 200
+
+
 @pytest.mark.parametrize("partial", [True, False])
 async def test_a_token_cap(stub, generator, partial):
     request = pb.SolveRequest(prompt=EASY, options=options(max_generated_tokens=30, allow_partial=partial))
