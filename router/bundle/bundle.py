@@ -1,10 +1,11 @@
 """A bundle: a difficulty model, a policy, adapters, and the manifest that lists them. Immutable once loaded."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from router.backends.specs import Setup
 from router.bundle.manifest import CONFIDENCE, FAMILIARITY, Manifest, checked, read_manifest, version_of
@@ -99,10 +100,19 @@ def _familiarity(folder: Path, manifest: Manifest) -> "Familiarity | None":
     return familiarity
 
 
+def _loaded(folder: Path, name: str, manifest: Manifest, loads: Callable[[bytes], Any]) -> Any:
+    """Return what ``loads`` makes of a file. Its error says what is wrong, here it gets the file's path as well."""
+    content = checked(folder, name, manifest)
+    try:
+        return loads(content)
+    except InvalidBundle as error:
+        raise InvalidBundle(f"{folder}/{name}: {error}") from error
+
+
 def _confidence(folder: Path, manifest: Manifest) -> Confidence | None:
     if CONFIDENCE not in manifest.files:
         return None
-    found = Confidence.loads(checked(folder, CONFIDENCE, manifest))
+    found: Confidence = _loaded(folder, CONFIDENCE, manifest, Confidence.loads)
     if unknown := sorted(set(found.tasks) - set(manifest.setup.tasks)):
         raise InvalidBundle(f"{folder}: {CONFIDENCE} has weights of the task {unknown[0]!r}, which the bundle lacks")
     return found
@@ -111,7 +121,7 @@ def _confidence(folder: Path, manifest: Manifest) -> Confidence | None:
 def read_policy(folder: Path, digest: str | None = None) -> tuple[Manifest, str, Policy]:
     """Return a bundle's manifest, digest and policy without running code from it. Raises InvalidBundle."""
     manifest, found = read_manifest(folder, digest)
-    policy = Policy.loads(checked(folder, "policy.json", manifest))
+    policy: Policy = _loaded(folder, "policy.json", manifest, Policy.loads)
     asked = {model for arm in policy.arms for model in arm.models if model}
     if unknown := sorted(asked - set(manifest.setup.models)):
         raise InvalidBundle(f"{folder}: the policy asks the model {unknown[0]!r}, which the manifest does not describe")

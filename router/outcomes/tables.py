@@ -45,7 +45,8 @@ decisions = sql.Table(
     # The following columns are also null in rows that are older than the column.
     sql.Column("objective", sql.String(32)),  # the objective's kind; null: the caller pinned the arm
     sql.Column("objective_value", sql.Float),
-    sql.Column("objective_given", sql.Boolean),  # true: by the caller; false: it was the bundle's default
+    # true: by the caller; false: it was the bundle's default; null: none, or given earlier in the conversation
+    sql.Column("objective_given", sql.Boolean),
     sql.Column("choice", sql.String(1000)),  # the policy's choice; the arm differs where it was drawn to explore
     sql.Column("explore", sql.Float),  # share of arms that were drawn to explore at that time
     sql.Column("levels_by", sql.String(12)),  # first digits of the difficulty model's SHA-256

@@ -33,7 +33,7 @@ class AdminService:
 
     async def ActivateBundle(self, message: pb.ActivateBundleRequest, call: Call) -> pb.ActivateBundleResponse:
         bundle, previous = await self.bundles.activate(message.name, message.digest)
-        return pb.ActivateBundleResponse(id=bundle.id, previous_id=previous.id)
+        return pb.ActivateBundleResponse(id=bundle.id, previous_id=previous.id if previous else "")
 
     async def RollBackBundle(self, message: pb.RollBackBundleRequest, call: Call) -> pb.RollBackBundleResponse:
         return pb.RollBackBundleResponse(id=(await self.bundles.roll_back()).id)

@@ -27,10 +27,9 @@ def requests(message: pb.RouteBatchRequest | pb.SolveBatchRequest) -> list[Reque
     """Return a request for each prompt. Raises InvalidRequest, with the prompt's index in the field."""
     given = len(message.prompts)
     if not 1 <= given <= MOST_PROMPTS:
+        advice = "split it into several" if given else "send at least one"
         raise InvalidRequest(
-            "prompts",
-            f"a batch has 1 to {MOST_PROMPTS} prompts, this one {given}; split it into several",
-            reason="BATCH_INVALID",
+            "prompts", f"a batch has 1 to {MOST_PROMPTS} prompts, this one {given}; {advice}", reason="BATCH_INVALID"
         )
     if isinstance(message, pb.RouteBatchRequest):
         return for_each(message.prompts, conversion.asked)

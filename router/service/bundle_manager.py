@@ -83,13 +83,17 @@ class BundleManager:
         folders = sorted(path.parent for path in self._root.glob("*/manifest.json")) if self._root else []
         return [_listed(folder) for folder in folders]
 
-    async def activate(self, name: str, digest: str) -> tuple[Bundle, Bundle]:
-        """Load and try a bundle, then make it active; return the new bundle and the one before.
+    async def activate(self, name: str, digest: str) -> tuple[Bundle, Bundle | None]:
+        """Load and try a bundle, then make it active; return it and the one that a roll-back activates, if any.
 
+        Nothing changes where the bundle is active already: a call that is repeated must not lose the one before.
         Raises InvalidRequest, InvalidBundle, MissingWeights, MissingDependency; the active bundle then stays.
         """
         async with self._changing:
-            solver = await self._loaded(name, digest)
+            folder = self._folder(name, digest)
+            if digest.lower() == self.active.bundle.digest:
+                return self.active.bundle, self._previous.bundle if self._previous else None
+            solver = await self._loaded(folder, digest)
             replaced, self._previous, self.active = self._previous, self.active, solver
             if replaced:
                 self._retire(replaced)
@@ -111,18 +115,24 @@ class BundleManager:
     async def set_shadow(self, name: str, digest: str) -> str:
         """Set the shadow bundle and return its id; an empty ``name`` unsets it. Raises as :meth:`activate`."""
         async with self._changing:
-            left, self.shadow = self.shadow, await self._loaded(name, digest) if name else None
+            shadow = await self._loaded(self._folder(name, digest), digest) if name else None
+            left, self.shadow = self.shadow, shadow
             if left:
                 self._retire(left)
             return self.shadow.bundle.id if self.shadow else ""
 
-    async def _loaded(self, name: str, digest: str) -> Solver:
+    def _folder(self, name: str, digest: str) -> Path:
+        """Return the folder of the bundle that a caller names. Raises InvalidRequest."""
         if self._root is None or not re.fullmatch(r"\w[\w.-]*", name):
             raise InvalidRequest("name", f"{name!r} is no bundle's folder; see ListBundles", reason="UNSPECIFIED")
         if not re.fullmatch(r"[0-9a-fA-F]{64}", digest):
             raise InvalidRequest("digest", "digest must be all 64 hexadecimal digits", reason="UNSPECIFIED")
+        return self._root / name
+
+    async def _loaded(self, folder: Path, digest: str) -> Solver:
+        name = folder.name
         try:
-            solver = await asyncio.to_thread(self._load, self._root / name, digest)
+            solver = await asyncio.to_thread(self._load, folder, digest)
         except InvalidRequest as error:  # it is about this server's options, not about the caller's request
             raise InvalidBundle(f"{name} can't be served on the engines of this server: {error}") from error
         except RouterError:
@@ -161,7 +171,8 @@ class BundleManager:
 
     def compare(self, request: Request, decision: Decision) -> None:
         """Have the shadow bundle decide the same request later, and log both decisions."""
-        if self.shadow and request.arm is None and len(self._tasks) < _MAX_COMPARISONS:
+        chosen = request.arm is None and request.kept_arm is None  # else both bundles take the same arm
+        if self.shadow and chosen and len(self._tasks) < _MAX_COMPARISONS:
             self._start_task(self._compare(self.shadow, request, decision))
 
     async def _compare(self, shadow: Solver, request: Request, decision: Decision) -> None:

@@ -1,6 +1,6 @@
 """Remembers the arms of conversations: a conversation that its caller names keeps its arm."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -33,8 +33,11 @@ class Conversations:
         self._each, self._seconds, self._timer = each, seconds, timer
         self._callers: LRUCache[str, TTLCache[str, _Route]] = LRUCache(callers)
 
-    def arm(self, caller: str, request: Request, bundle_id: str) -> Strategy | None:
-        """Return the arm to keep; None where the policy decides: also under a new objective, task or bundle."""
+    def routed(self, caller: str, request: Request, bundle_id: str) -> Request | None:
+        """Return the request with the arm to keep and the objective that it was chosen for.
+
+        None where the policy decides: also under a new objective, task or bundle.
+        """
         if not request.conversation or request.arm:
             return None
         routes = self._callers.get(caller)
@@ -43,10 +46,15 @@ class Conversations:
             return None
         if request.max_seconds not in (None, route.max_seconds):
             return None
-        return route.arm if request.objective in (None, route.objective) else None
+        if request.objective not in (None, route.objective):
+            return None
+        return replace(request, kept_arm=route.arm, objective=route.objective)
 
     def keep(self, caller: str, request: Request, decision: Decision) -> None:
-        """Remember the policy's decision, or that the conversation with its earlier decision goes on."""
+        """Remember the policy's decision, or that the conversation with its earlier decision goes on.
+
+        The vote on an unfamiliar prompt is not remembered: a greeting says nothing about the prompts to come.
+        """
         if not request.conversation or request.arm:
             return
         routes = self._callers.get(caller)

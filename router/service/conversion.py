@@ -37,6 +37,13 @@ def request(message: pb.RouteRequest | pb.SolveRequest | pb.StreamSolveRequest, 
     if not message.HasField("objective"):
         return asked(message, options, seconds=seconds)
     wanted = message.objective
+    if wanted.on_insufficient not in pb.OnInsufficient.values():
+        known = " or ".join(pb.OnInsufficient.keys()[1:])
+        raise InvalidRequest(
+            "objective.on_insufficient",
+            f"on_insufficient must be {known}, found the unknown number {wanted.on_insufficient}",
+            reason="OBJECTIVE_OUT_OF_RANGE",
+        )
     return asked(
         message,
         options,

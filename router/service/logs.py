@@ -101,7 +101,7 @@ def fields(call: CallRecord, *, text: bool) -> dict[str, Any]:
             "level": call.decision.level,
             "arm": call.arm,
             "pinned": call.request.arm is not None,
-            "kept": call.request.arm is None and call.decision.choice is None,
+            "kept": call.decision.kept,
         }
         if not call.decision.familiar:
             record |= {"unfamiliar": True, "prompt_sha256": call.request.prompt.digest}

@@ -207,7 +207,7 @@ class RouterService:
         request = progress.request = replace(asked, longest_search=self.longest_search)
         bill = progress.bill = solver.new_bill()
         routed = self._routed(solver, request, call)
-        ledger = self.average_budgets.of(_caller(call), request, solver)
+        ledger = self.average_budgets.of(_caller(call), routed, solver)
         counting = None if ledger is None else Counting(ledger, solver, bill)
         search = solver.stream(routed, bill)
         try:
@@ -228,9 +228,9 @@ class RouterService:
 
     def _routed(self, solver: Solver, request: Request, call: Call) -> Request:
         """Return the request with its conversation's arm, or with the budget that keeps its caller's average."""
-        arm = self.conversations.arm(_caller(call), request, solver.bundle.id) if request.conversation else None
-        if arm:
-            return replace(request, arm=arm)
+        kept = self.conversations.routed(_caller(call), request, solver.bundle.id) if request.conversation else None
+        if kept:
+            return kept
         return corrected(request, self.average_budgets.of(_caller(call), request, solver))
 
     def _decided(self, request: Request, routed: Request, call: Call) -> None:

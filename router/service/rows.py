@@ -11,6 +11,8 @@ import sqlalchemy as sql
 from router.outcomes.fitting import fitted
 from router.outcomes.tables import decisions, outcomes
 from router.service.middleware.call import CallRecord, Verdict
+from router.solving.request import Request
+from router.solving.solver import Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
         "seconds": call.seconds,
         "objective": decision.objective.kind if decision.objective else None,
         "objective_value": decision.objective.value if decision.objective else None,
-        "objective_given": call.request.objective is not None if decision.objective else None,
+        "objective_given": _objective_given(decision, call.request),
         "choice": str(decision.choice) if decision.choice else None,
         "explore": decision.explore if decision.choice else None,
         "levels_by": decision.levels_by,
@@ -76,6 +78,13 @@ def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
         "text": result.shown.text if result and result.shown and prompts else None,
     }
     return fitted(row, decisions)
+
+
+def _objective_given(decision: Decision, request: Request) -> bool | None:
+    """Whether the caller named the objective; None where there is none, or where its conversation has it."""
+    if decision.objective is None or (decision.kept and request.objective is None):
+        return None
+    return request.objective is not None
 
 
 def write(connection: sql.Connection, content: Outcome | Mapping[str, Any]) -> Recorded:

@@ -15,13 +15,23 @@ from router.v1 import router_pb2 as pb
 
 DOMAIN = "router.v1"
 MESSAGE_BYTES = 1000  # an error stands in headers three times, percent-encoded, and clients take only 8 KiB of them
+FIELD_BYTES = 200
 
 
 def message(error: RouterError) -> str:
     """Return the error's message. What exceeds :data:`MESSAGE_BYTES`, such as a long quote, is cut from its middle."""
-    said = str(error).encode(errors="replace")
-    if len(said) > MESSAGE_BYTES:
-        half = MESSAGE_BYTES // 2 - 2
+    return _cut(str(error), MESSAGE_BYTES)
+
+
+def field(error: InvalidRequest) -> str:
+    """Return the name of the field that is wrong; a long one, which a caller chose, is cut from its middle."""
+    return _cut(error.field, FIELD_BYTES)
+
+
+def _cut(text: str, most: int) -> str:
+    said = text.encode(errors="replace")
+    if len(said) > most:
+        half = most // 2 - 2
         said = said[:half] + "…".encode() + said[-half:]
     return said.decode(errors="ignore")
 
@@ -32,7 +42,9 @@ def status(error: RouterError) -> Status:
     details = [ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if isinstance(error, InvalidRequest):
         # The solver's Request is flat; in the messages, limits are fields of options.
-        name = error.field if error.field not in pb.SolveOptions.DESCRIPTOR.fields_by_name else f"options.{error.field}"
+        name = field(error)
+        if name in pb.SolveOptions.DESCRIPTOR.fields_by_name:
+            name = f"options.{name}"
         details.append(BadRequest(field_violations=[{"field": name, "description": said, "reason": error.reason}]))
     if error.retry_seconds is not None:
         details.append(RetryInfo(retry_delay=timedelta(seconds=error.retry_seconds)))

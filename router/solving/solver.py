@@ -1,7 +1,6 @@
 """Solves prompts: prompt → level → arm → search → answer, with the bill."""
 
 import logging
-import math
 import random
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -25,15 +24,13 @@ from router.prompt import Prompt
 from router.solving.bill import Bill, rates_of
 from router.solving.driver import Round, StopReason, drive
 from router.solving.features import features_of
-from router.solving.request import Request
+from router.solving.request import Request, validate
 from router.solving.spending import generations, solution_tokens
 from router.solving.stages import ConfidenceOf, StageEnd
 from router.tasks import Allowance, Task, Tasks, opaque, runnable
 from strategies import Result, Strategy
 from strategies.confidence import by_score_or_lead
 
-LONGEST_PROMPT = 400_000  # characters, for every model; the model's own limit is in tokens
-LARGEST_BUDGET = 256  # solutions that a caller may pin: the largest that Snell et al. measure
 _log = logging.getLogger(__name__)
 
 
@@ -41,11 +38,13 @@ _log = logging.getLogger(__name__)
 class Decision:
     """The arm for a prompt, and what it rests on. ``probabilities`` are of levels 1 to 5, ``level`` is the likeliest.
 
-    expectation  expected accuracy and cost; None when the caller pinned the arm, or changed how the models sample from
-                 how they were measured
+    expectation  expected accuracy and cost; None when the caller pinned the arm, its conversation keeps it, or the
+                 models sample otherwise than they were measured
     propensity   the arm's probability of being chosen for this prompt: below 1 only where arms are explored
     objective    the objective that was used; None when the caller pinned the arm
-    choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the caller pinned it
+    choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the policy chose
+                 none for this prompt
+    kept         the caller's conversation keeps the arm, which was chosen for an earlier prompt
     explore      share of decisions that were drawn at random when this one was made
     levels_by    digest of the difficulty model: levels can only be compared under the same one
     task         name of the request's task
@@ -61,6 +60,7 @@ class Decision:
     propensity: float = 1.0
     objective: Objective | None = None
     choice: Strategy | None = None
+    kept: bool = False
     explore: float = 0.0
     levels_by: str = ""
     task: str = ""
@@ -163,6 +163,10 @@ class Solver:
             probabilities = self.shares_of(self.task_of(request))
         if request.arm:
             return self.decision(request, probabilities, request.arm, None, familiar=familiar)
+        if request.kept_arm:
+            return self.decision(
+                request, probabilities, request.kept_arm, None, objective=objective, familiar=familiar, kept=True
+            )
         if not familiar:
             plan = unfamiliar.plan(policy, objective, probabilities, request.max_seconds)
             return self.decision(request, probabilities, plan.arm, plan, objective=objective, familiar=False)
@@ -325,8 +329,10 @@ class Solver:
                         answers_compared_as_text=allowance.as_text,
                         stages=tuple(stages),
                     )
-                    if request.refuse and decision.objective and not decision.objective.reached(solution.confidence):
-                        raise _insufficient(solution, decision.objective)
+                    # A pinned arm was chosen for no objective, and its caller may still ask for an accuracy.
+                    wanted = decision.objective or request.objective or self.policy.for_task(decision.task).default
+                    if request.refuse and not wanted.reached(solution.confidence):
+                        raise _insufficient(solution, wanted)
                     yield solution
 
     def generations(self, bill: Bill, weights: Sequence[float], task: str) -> float:
@@ -351,8 +357,8 @@ class Solver:
 def _insufficient(solution: Solution, objective: Objective) -> ConfidenceInsufficient:
     sure = "unknown" if solution.confidence is None else f"{solution.confidence:.2f}"
     error = ConfidenceInsufficient(
-        f"the answer's confidence is {sure}, which does not reach {objective}; ask for less, or for the best there is "
-        "with on_insufficient = best"
+        f"the answer's confidence is {sure}, which does not reach {objective}; ask for less, or leave "
+        "on_insufficient out for the best answer there is"
     )
     error.bill = solution.bill
     return error
@@ -374,31 +380,3 @@ def _runnable(bundle: Bundle, left_out: dict[Strategy, str]) -> Policy:
     if policy is None:
         raise InvalidBundle(f"{bundle.id}: no arm can be run here: {next(iter(left_out.values()))}")
     return policy
-
-
-def validate(request: Request) -> None:
-    """Raise InvalidRequest, naming the first wrong field."""
-    if not request.prompt.question.strip():
-        raise InvalidRequest("prompt", "prompt is empty; send the problem's text", reason="PROMPT_EMPTY")
-    if request.prompt.characters > LONGEST_PROMPT:
-        raise InvalidRequest(
-            "prompt",
-            f"prompt has {request.prompt.characters} characters; at most {LONGEST_PROMPT} are accepted",
-            reason="PROMPT_TOO_LONG",
-        )
-    if request.arm and request.arm.budget() > LARGEST_BUDGET:
-        raise InvalidRequest(
-            "options.arm",
-            f"{request.arm} may sample {request.arm.budget()} solutions; at most {LARGEST_BUDGET} are accepted",
-            reason="ARM_INVALID",
-        )
-    if request.temperature is not None and not 0 <= request.temperature < math.inf:
-        raise InvalidRequest(
-            "temperature",
-            f"temperature must be a number from 0, found {request.temperature}; leave it out for the bundle's own",
-            reason="TEMPERATURE_OUT_OF_RANGE",
-        )
-    for name in ("max_generated_tokens", "max_scored_tokens", "max_tokens"):
-        cap = getattr(request, name)
-        if cap is not None and cap < 1:
-            raise InvalidRequest(name, f"{name} must be at least 1; leave it out for no cap", reason="CAP_OUT_OF_RANGE")

@@ -58,7 +58,7 @@ class PlainTask:
     def bound(self, inputs: Mapping[str, Any]) -> Task:
         """Return the task itself. Inputs are refused, so that none is silently ignored."""
         for name in inputs:
-            raise InvalidRequest(name, f"the task {type(self).__name__} takes no {name}", reason="UNSPECIFIED")
+            raise InvalidRequest(name, "unknown input; leave it out", reason="UNSPECIFIED")
         return self
 
     def extract(self, text: str) -> str | None:
@@ -175,7 +175,8 @@ class Tasks:
             return task.bound(inputs)
         except InvalidRequest as error:
             field = f"inputs.{error.field}" if error.field else "inputs"
-            raise InvalidRequest(field, f"{field}: {error}", reason="INPUTS_INVALID") from error
+            # A task does not know by which name callers ask for it.
+            raise InvalidRequest(field, f"{field}: {error} (task {name})", reason="INPUTS_INVALID") from error
 
     def check(self) -> None:
         """Load all tasks. Raises InvalidRequest, SandboxUnavailable."""

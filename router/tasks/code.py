@@ -58,7 +58,7 @@ class CodeTask:
         Raises InvalidRequest.
         """
         for name in inputs.keys() - {"tests", "inputs"}:
-            raise InvalidRequest(name, f"the task code takes no {name}: only tests, inputs", reason="UNSPECIFIED")
+            raise InvalidRequest(name, "unknown input; there are tests and inputs", reason="UNSPECIFIED")
         task = CodeTask(self.sandbox, self._limits)
         task._tests = _statements("tests", inputs.get("tests", ()))
         task._inputs = _statements("inputs", inputs.get("inputs", ()))

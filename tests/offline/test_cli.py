@@ -88,7 +88,7 @@ async def test_json_is_one_object_a_line(server):
         (
             ["solve", EASY, "--inputs", '{"choices": ["a", "b"]}'],
             2,
-            "inputs.choices: the task MathTask takes no choices",
+            "inputs.choices: unknown input; leave it out (task math)",
         ),
         (["route", EASY, "--inputs", "nothing.json"], 2, "write an object, or name a file of one"),
         (["route", EASY, "--inputs", "{}}"], 2, "write an object, or name a file of one"),

@@ -141,6 +141,12 @@ async def test_bad_input_names_the_field_and_the_prompt(stub, request_, field, r
     assert violation(raised.value) == (field, reason)
 
 
+@pytest.mark.parametrize(("count", "advice"), [(0, "send at least one"), (1001, "split it into several")])
+async def test_a_batch_of_no_or_too_many_prompts_is_told_what_to_do(stub, count, advice):
+    with pytest.raises(grpc.RpcError, match=f"this one {count}; {advice}"):
+        await stub.RouteBatch(route(*[EASY] * count, generations=9999))
+
+
 async def test_an_unknown_task_names_its_prompt(stub):
     request = pb.RouteBatchRequest(
         prompts=[pb.BatchPrompt(prompt=EASY), pb.BatchPrompt(prompt=EASY, task="rhymes")],

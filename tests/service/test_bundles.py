@@ -159,6 +159,24 @@ async def test_activate_and_roll_back_over_the_wire(channel, root):
         await stub.RollBackBundle(admin.RollBackBundleRequest(), metadata=sent_by("ops"))
 
 
+async def test_activating_the_active_bundle_again_changes_nothing(channel, bundles, root):
+    stub = AdminServiceStub(channel)
+
+    async def activated(name: str, digest: str) -> tuple[str, str]:
+        request = admin.ActivateBundleRequest(name=name, digest=digest)
+        reply = await stub.ActivateBundle(request, metadata=sent_by("ops"))
+        return reply.id.partition("@")[0], reply.previous_id.partition("@")[0]
+
+    assert await activated("one", digest_of(root / "one")) == ("one", "")
+    two = digest_of(root / "two")
+    for digest in (two, two, two.upper()):
+        assert await activated("two", digest) == ("two", "one")
+    rolled_back = await stub.RollBackBundle(admin.RollBackBundleRequest(), metadata=sent_by("ops"))
+    assert rolled_back.id.startswith("one@")
+    with pytest.raises(grpc.RpcError, match="is no bundle's folder"):
+        await activated("../one", digest_of(root / "one"))
+
+
 async def test_a_swap_under_load_fails_no_call(channel, bundles, root):
     stub, ended, decided = RouterServiceStub(channel), asyncio.Event(), set()
 
@@ -237,11 +255,13 @@ async def test_every_change_says_which_bundle_decides(root):
 
 
 async def test_engines_are_shared_where_they_can_be_and_closed_after_their_last_call(bundles, root, generators):
+    shutil.copytree(root / "larger", root / "also-larger")
+    changed(root / "also-larger", name="also-larger")
     await bundles.activate("two", digest_of(root / "two"))
     assert len(generators) == 1
     with bundles.solver() as solver:
         await bundles.activate("larger", digest_of(root / "larger"))
-        await bundles.activate("larger", digest_of(root / "larger"))
+        await bundles.activate("also-larger", digest_of(root / "also-larger"))
         await asyncio.sleep(0)
         assert (len(generators), solver.engines.main.closed) == (2, False)
     await asyncio.sleep(0.01)

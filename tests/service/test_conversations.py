@@ -1,7 +1,6 @@
 """Conversations keep their route: by caller, for a time, unless told otherwise, through both doors."""
 
 import hashlib
-from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -11,6 +10,7 @@ from router.policy.objectives import Budget
 from router.prompt import Prompt
 from router.service.auth.callers import Caller, Token
 from router.service.conversations import Conversations
+from router.service.middleware.call import CallRecord
 from router.solving.request import Request
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
@@ -66,6 +66,38 @@ async def test_a_pinned_arm_runs_and_is_not_kept(stub):
     assert await arm(stub, EASY) == HARDEST
 
 
+async def test_what_is_not_sure_enough_is_refused_at_every_call(stub):
+    sure = pb.Objective(target_accuracy=0.999, on_insufficient=pb.ON_INSUFFICIENT_REFUSE)
+    for _ in range(3):
+        with pytest.raises(grpc.RpcError, match="does not reach target_accuracy"):
+            await arm(stub, HARD, objective=sure)
+    # A call that names no objective still has the conversation's.
+    refuse = pb.Objective(on_insufficient=pb.ON_INSUFFICIENT_REFUSE)
+    with pytest.raises(grpc.RpcError, match="does not reach target_accuracy"):
+        await arm(stub, HARD, objective=refuse)
+    assert await arm(stub, HARD)
+
+
+async def test_a_pinned_arm_is_refused_as_well_where_it_is_not_sure_enough(stub):
+    sure = pb.Objective(target_accuracy=0.999, on_insufficient=pb.ON_INSUFFICIENT_REFUSE)
+    with pytest.raises(grpc.RpcError, match="does not reach target_accuracy"):
+        await arm(stub, HARD, objective=sure, options=pb.SolveOptions(arm="single"))
+
+
+async def test_a_conversation_counts_for_the_average_budget_that_it_was_begun_with(solver):
+    ended: list[CallRecord] = []
+    async with (
+        serving(solver, observers=[ended.append]) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        stub = RouterServiceStub(channel)
+        await arm(stub, EASY, objective=pb.Objective(average_budget=4))
+        await arm(stub, HARD)
+        await arm(stub, HARD, "another")
+    assert [call.kept.asked if call.kept else None for call in ended] == [4, 4, None]
+    assert [call.decision.kept for call in ended if call.decision] == [False, True, False]
+
+
 async def test_a_name_that_is_too_long_is_a_clear_error(stub):
     with pytest.raises(grpc.RpcError, match="at most 128 characters"):
         await arm(stub, EASY, "c" * 129)
@@ -88,8 +120,7 @@ async def test_over_http_and_by_caller(solver):
 
 async def decided(conversations: Conversations, solver: Solver, request: Request, caller: str = "ann") -> str:
     """The arm of a decision as the service makes it."""
-    kept = conversations.arm(caller, request, solver.bundle.id)
-    decision = await solver.decide(replace(request, arm=kept) if kept else request)
+    decision = await solver.decide(conversations.routed(caller, request, solver.bundle.id) or request)
     conversations.keep(caller, request, decision)
     return str(decision.arm)
 
@@ -129,8 +160,8 @@ async def test_callers_are_bounded(solver):
 async def test_another_bundle_or_task_decides_anew(solver):
     conversations = Conversations()
     await decided(conversations, solver, request(EASY))
-    assert conversations.arm("ann", request(HARD), "other@1") is None
-    assert conversations.arm("ann", request(HARD, task="choice"), solver.bundle.id) is None
-    assert conversations.arm("ann", request(HARD, task="math"), solver.bundle.id)
-    assert conversations.arm("ann", request(HARD, objective=Budget(16)), solver.bundle.id) is None
-    assert conversations.arm("ann", request(HARD, arm=Majority(n=2)), solver.bundle.id) is None
+    assert conversations.routed("ann", request(HARD), "other@1") is None
+    assert conversations.routed("ann", request(HARD, task="choice"), solver.bundle.id) is None
+    assert conversations.routed("ann", request(HARD, task="math"), solver.bundle.id)
+    assert conversations.routed("ann", request(HARD, objective=Budget(16)), solver.bundle.id) is None
+    assert conversations.routed("ann", request(HARD, arm=Majority(n=2)), solver.bundle.id) is None

@@ -11,9 +11,12 @@ import openai
 import pytest
 from openai import AsyncOpenAI
 
-from router.errors import EngineUnavailable
+from router.errors import EngineUnavailable, InvalidRequest
 from router.service.admission import Admission
 from router.service.auth.callers import Caller, Token
+from router.service.http.messages import parse
+from router.service.http.requests import read
+from router.v1 import router_pb2 as pb
 from tests.support.http import asked, client_of, serving
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
@@ -44,7 +47,7 @@ async def refused(client: AsyncOpenAI, **fields: Any) -> openai.APIStatusError:
     ("fields", "param", "code"),
     [
         ({"messages": []}, "messages", "message_malformed"),
-        ({"messages": [{"role": "user", "content": " "}]}, "prompt", "prompt_empty"),
+        ({"messages": [{"role": "user", "content": " "}]}, "messages", "prompt_empty"),
         ({"messages": [{"role": "boss", "content": "x"}]}, "messages", "prompt_invalid"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "prompt_invalid"),
         ({"messages": [{"role": "user", "content": "x", "mood": 1}]}, "messages[0].mood", "message_malformed"),
@@ -52,9 +55,12 @@ async def refused(client: AsyncOpenAI, **fields: Any) -> openai.APIStatusError:
         ({"temperature": 3}, "temperature", "message_malformed"),
         ({"extra_body": {"top_k": 5}}, "top_k", "message_malformed"),
         ({"extra_body": {"router": {"budget": 8}}}, "router.budget", "message_malformed"),
-        ({"extra_body": {"router": {"objective": {"budget": "much"}}}}, "router", "message_malformed"),
-        ({"extra_body": {"router": {"objective": {"budget": 17}}}}, "objective.budget", "budget_out_of_range"),
-        ({"extra_body": {"router": {"arm": "guess"}}}, "options.arm", "arm_invalid"),
+        ({"extra_body": {"router": {"objective": {"budget": 17}}}}, "router.objective.budget", "budget_out_of_range"),
+        ({"extra_body": {"router": {"arm": "guess"}}}, "router.arm", "arm_invalid"),
+        ({"extra_body": {"router": {"arm": "majority(n=999)"}}}, "router.arm", "arm_invalid"),
+        ({"extra_body": {"router": {"max_scored_tokens": 0}}}, "router.max_scored_tokens", "cap_out_of_range"),
+        ({"extra_body": {"router": {"inputs": {"x": 1}}}}, "router.inputs.x", "inputs_invalid"),
+        ({"extra_body": {"router": {"task": "chess"}}}, "router.task", "task_unknown"),
         ({"extra_body": {"router": {"seed": 1}}}, "router.seed", "message_malformed"),
     ],
 )
@@ -67,6 +73,103 @@ async def test_bad_input_names_the_field_and_reaches_no_engine(client, seen, gen
     assert error.response.headers["x-should-retry"] == "false"
     assert generator.counted.calls == 0
     assert [call.reason for call in seen[1]] == [code.upper()]
+
+
+# What a caller may write in the place of a field, and what it is told.
+KINDS = "budget, average_budget, target_accuracy, price_per_flop, max_seconds, on_insufficient"
+UNFIT = [
+    ({"objective": {"budgett": 1}}, "objective.budgett", f'{{}}objective has no field "budgett"; it has {KINDS}'),
+    ({"objective": {"budget": "much"}}, "objective.budget", '{}objective.budget must be a number, found "much"'),
+    ({"objective": {"budget": True}}, "objective.budget", "{}objective.budget must be a number, found true"),
+    ({"objective": {"budget": 10**400}}, "objective.budget", "{}objective.budget must be a number, found 1000"),
+    (
+        {"objective": {"budget": 8, "target_accuracy": 0.9}},
+        "objective.target_accuracy",
+        "{}objective has both budget and target_accuracy; give one of them",
+    ),
+    (
+        {"objective": {"on_insufficient": "maybe"}},
+        "objective.on_insufficient",
+        '{}objective.on_insufficient must be best or refuse, found "maybe"',
+    ),
+    ({"objective": {"on_insufficient": 77}}, "objective.on_insufficient", "must be best or refuse, found 77"),
+    ({"objective": 8}, "objective", "{}objective must be an object, found 8"),
+    ({"objective": []}, "objective", "{}objective must be an object, found []"),
+    ({"objective": "speed=8"}, "objective", "{}objective must be an object or one of budget=…, average_budget=…"),
+    ({"task": 5}, "task", "{}task must be text, found 5"),
+    ({"inputs": [1]}, "inputs", "{}inputs must be an object, found a list"),
+    ({"inputs": {"x": 10**400}}, "inputs", "{}inputs is nested too deeply, or has a number above 1.8e308"),
+    ({"conversation": "\ud800"}, "conversation", "{}conversation: half of a surrogate pair is not valid text"),
+]
+UNFIT_OPTIONS = [
+    ({"arm": 5}, "arm", "{}arm must be text, found 5"),
+    ({"allow_partial": "yes"}, "allow_partial", '{}allow_partial must be true or false, found "yes"'),
+    (
+        {"max_scored_tokens": 1.5},
+        "max_scored_tokens",
+        "{}max_scored_tokens must be a whole number from 0 to 4294967295",
+    ),
+]
+
+
+@pytest.mark.parametrize(("own", "param", "says"), [*UNFIT, *UNFIT_OPTIONS])
+def test_what_a_field_can_not_hold_is_told_in_the_callers_words(own, param, says):
+    with pytest.raises(InvalidRequest) as raised:
+        read({**asked(EASY), "router": own}, ["router"])
+    assert raised.value.field == f"router.{param}"
+    assert says.format("router.") in str(raised.value)
+
+
+@pytest.mark.parametrize(("own", "param", "says"), UNFIT)
+def test_the_routers_own_methods_tell_it_as_well(own, param, says):
+    with pytest.raises(InvalidRequest) as raised:
+        parse(pb.RouteRequest, {"prompt": EASY, **own})
+    assert raised.value.field == param
+    assert says.format("") in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"messages": [5]}, "messages[0] must be an object, found 5"),
+        ({"messages": []}, "messages must have at least one message, found []"),
+        ({"router": "budget=8"}, 'router must be an object, found "budget=8"'),
+        ({"seed": 1.5}, "seed must be a whole number, found 1.5"),
+        ({"model": None}, "model is missing"),
+    ],
+)
+def test_openais_fields_are_told_in_the_same_words(fields, says):
+    with pytest.raises(InvalidRequest) as raised:
+        read(asked(EASY) | fields, ["router"])
+    assert str(raised.value) == says
+
+
+@pytest.mark.parametrize("body", [None, [], [1], "x", 5])
+async def test_a_body_must_be_an_object(client, body):
+    with pytest.raises(openai.BadRequestError, match="the body must be a JSON object"):
+        await client.post(
+            "/router/route",
+            content=json.dumps(body).encode(),
+            options={"headers": {"content-type": "application/json"}},
+            cast_to=object,
+        )
+
+
+@pytest.mark.parametrize(
+    ("given", "means"),
+    [
+        ("budget=8", {"budget": 8}),
+        ("target_accuracy=0.9", {"target_accuracy": 0.9}),
+        ({"target_accuracy": 0.9, "on_insufficient": "refuse"}, {"target_accuracy": 0.9, "on_insufficient": 2}),
+        ({"onInsufficient": "ON_INSUFFICIENT_BEST"}, {"on_insufficient": 1}),
+        ({"budget": "Infinity"}, {"budget": float("inf")}),
+        ({"budget": None, "max_seconds": "2"}, {"max_seconds": 2}),
+    ],
+)
+def test_an_objective_may_be_written_in_several_ways(given, means):
+    chat = read({**asked(EASY), "router": {"objective": given}}, ["router"])
+    assert chat.message
+    assert chat.message.objective == pb.Objective(**means)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +197,13 @@ async def test_other_pages_have_openais_shape_too(client, path, status):
     with pytest.raises(openai.APIStatusError, match="the API is /v1/chat/completions") as raised:
         await client.get(f"{str(client.base_url).removesuffix('/v1/')}{path}", cast_to=object)
     assert raised.value.status_code == status
+
+
+async def test_a_long_name_of_a_field_is_cut(client):
+    error = await refused(client, extra_body={"router": {"inputs": {"x" * 20_000: 1}}})
+    assert error.param
+    assert error.param.startswith("router.inputs.xx")
+    assert len(error.param) <= 200
 
 
 async def test_an_engine_that_is_down_says_when_to_retry(client, generator):

@@ -153,6 +153,7 @@ async def test_no_answer_is_absent_not_empty(stub, generator):
         ({"objective": pb.Objective(average_budget=0.5)}, "objective.average_budget", "BUDGET_OUT_OF_RANGE"),
         ({"objective": pb.Objective(target_accuracy=2.0)}, "objective.target_accuracy", "OBJECTIVE_OUT_OF_RANGE"),
         ({"objective": pb.Objective(price_per_flop=-1.0)}, "objective.price_per_flop", "OBJECTIVE_OUT_OF_RANGE"),
+        ({"objective": pb.Objective(on_insufficient=77)}, "objective.on_insufficient", "OBJECTIVE_OUT_OF_RANGE"),  # type: ignore[arg-type]
         ({"options": options("guess")}, "options.arm", "ARM_INVALID"),
         ({"options": options("beam_search(n=10, m=4)")}, "options.arm", "ARM_INVALID"),
         ({"options": options(max_generated_tokens=0)}, "options.max_generated_tokens", "CAP_OUT_OF_RANGE"),
@@ -173,6 +174,17 @@ async def test_bad_input_names_the_field_and_reaches_no_engine(
     assert found["ErrorInfo"].reason == reason
     assert found["BadRequest"].field_violations[0].field == field
     assert generator.counted.calls == 0
+
+
+async def test_an_error_with_a_long_name_of_a_field_reaches_its_caller(stub):
+    request = pb.SolveRequest(prompt=EASY)
+    request.inputs.update({"é" * 20_000: 1})
+    with pytest.raises(grpc.RpcError, match="unknown input; leave it out") as raised:
+        await stub.Solve(request)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    (violation,) = details(raised.value)["BadRequest"].field_violations
+    assert violation.field.startswith("inputs.éé")
+    assert len(violation.field.encode()) <= 200
 
 
 @pytest.mark.parametrize("partial", [True, False])

@@ -1,17 +1,23 @@
 """The recorded calls on a page: whose, in which order, with which texts."""
 
+import asyncio
 import contextlib
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
+import httpx2
 import pytest
 import sqlalchemy as sql
 
+from router.client import connect_aio
 from router.outcomes.newest import Place, newest
 from router.outcomes.tables import connect, decisions
 from router.service.recorder import Recorder
 from router.service.ui import calls
+from router.v1 import router_pb2 as pb
 from tests.support.browsing import ANN, BOB, browsing, log_in, search
+from tests.support.http import serving
 
 
 @pytest.fixture
@@ -42,6 +48,28 @@ async def test_a_call_is_there_without_its_texts(solver, recorder):
     assert "no outcome" in text
     assert "not recorded; its SHA-256 is" in text
     assert "7 + 7 =" not in text
+
+
+async def test_the_objective_is_told_or_why_there_is_none(solver, recorder):
+    objective = pb.Objective(average_budget=2)
+    async with serving(solver, ui=True, recorder=recorder) as server, connect_aio(f"127.0.0.1:{server.port}") as stub:
+        await stub.Solve(pb.SolveRequest(prompt="7 + 7 =", conversation="c", objective=objective))
+        await stub.Solve(pb.SolveRequest(prompt="7 + 7 =", conversation="c"))
+        await stub.Solve(pb.SolveRequest(prompt="7 + 7 ="))
+        await stub.Solve(pb.SolveRequest(prompt="7 + 7 =", options=pb.SolveOptions(arm="single")))
+        batch = pb.RouteBatchRequest(prompts=[pb.BatchPrompt(prompt="7 + 7 =")], budget=pb.BatchBudget(generations=9))
+        await stub.RouteBatch(batch)
+        while len(recorder.newest(5)) < 5:  # noqa: ASYNC110 - nothing to wait for
+            await asyncio.sleep(0.01)
+        async with httpx2.AsyncClient() as client:
+            page = (await client.get(f"http://127.0.0.1:{server.http_port}/ui/calls")).text
+    assert re.findall("<dt>objective</dt><dd>(.*?)</dd>", page)[::-1] == [
+        "average budget 2",
+        "average budget 2",
+        "budget 4 (the default)",
+        "none: the arm was named",
+        "none: the batch has a budget",
+    ]
 
 
 async def test_texts_are_shown_where_they_are_recorded_and_escaped(solver, texts):

@@ -33,6 +33,13 @@ async def test_a_search_shows_level_plan_answer_and_bill(solver):
     assert parts["status"] == ""
 
 
+async def test_what_earlier_calls_spent_shows(solver):
+    async with browsing(solver) as client:
+        for told in (False, True):
+            _, parts = await search(client, HARD, objective="average_budget", average_budget="2")
+            assert ("by what your earlier calls spent" in text(parts["decision"])) == told
+
+
 async def test_a_cascade_shows_its_stages_and_why_it_ended(solver):
     async with browsing(solver) as client:
         _, parts = await search(client, HARD, arm="single @0.5 > beam_search(n=4, m=2)")
@@ -93,6 +100,8 @@ async def test_without_script_the_reply_is_a_page(solver):
         ({"objective": "budget", "budget": "nan"}, "is not a number"),
         ({"objective": "nothing", "nothing": "1"}, "nothing"),
         ({"inputs": "{"}, "not JSON"),
+        ({"inputs": "[1]"}, "inputs must be an object, found a list"),
+        ({"seed": "1.5"}, "seed must be a whole number from 0 to 4294967295, found 1.5"),
         ({"arm": "beam_search(n=9999, m=9)"}, "arm"),
         ({"seed": "-1"}, "seed"),
         ({"task": "weather"}, "weather"),

@@ -79,6 +79,14 @@ async def test_a_pinned_arm_runs_whatever_is_known(stub):
     assert (decision.arm.text, decision.HasField("expectation")) == ("single", False)
 
 
+async def test_a_conversations_arm_is_that_of_its_first_familiar_prompt(stub):
+    arms = []
+    for text in (STRANGE, EASY, KNOWN[6], STRANGE):
+        request = pb.SolveRequest(prompt=text, conversation="c")
+        arms.append((await stub.Solve(request)).solution.decision.arm.text)
+    assert arms == ["majority(n=4)", "single", "single", "single"]
+
+
 async def test_unfamiliar_prompts_of_a_batch_get_an_even_share(stub):
     batch = [pb.BatchPrompt(prompt=text) for text in (EASY, STRANGE, STRANGE)]
     request = pb.RouteBatchRequest(prompts=batch, budget=pb.BatchBudget(generations=15))

@@ -71,7 +71,7 @@ def test_a_file_that_is_no_such_document_is_refused(folder, file, content):
         write_policy(folder, content)
     else:
         (folder / file).write_bytes(content)
-    refused(folder)
+    assert f"{folder}/{file}" in refused(folder)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +214,14 @@ def test_another_object_in_place_of_the_difficulty_model_is_refused(folder):
     change(folder, files=digests(folder))
     with pytest.raises(InvalidBundle, match="holds no difficulty model"):
         load_bundle(folder)
+
+
+def test_a_confidence_that_is_none_is_refused_by_its_path(folder):
+    (folder / "confidence.json").write_text("{}")
+    change(folder, files=digests(folder))
+    with pytest.raises(InvalidBundle) as caught:
+        load_bundle(folder)
+    assert str(caught.value).startswith(f"{folder}/confidence.json: ")
 
 
 def test_confidence_in_a_task_that_the_bundle_lacks_is_refused(folder):

@@ -19,8 +19,9 @@ from router.service.auth.callers import Peer
 from router.service.http import errors, replies, stream
 from router.service.http.asgi import Asgi, Endpoint
 from router.service.http.direct import Direct
+from router.service.http.messages import parse
 from router.service.http.request import Inbound
-from router.service.http.requests import ALIAS, Chat, parse, read
+from router.service.http.requests import ALIAS, Chat, as_written, read
 from router.service.middleware.call import Call
 from router.service.middleware.chain import Handler, Middleware, chain, refuse, replying, streaming
 from router.service.router_service import DIRECT_METHODS, ROUTER, RouterService
@@ -106,11 +107,11 @@ class _Api:
         match bool(chat.direct), chat.fields.stream:
             case False, False:
                 call = inbound.call("Solve", chat.message)
-                reply = await self._answer(call)
+                reply = await self._completed(call)
                 return _json(replies.completion(chat, reply.solution, call.progress.solution, self._writers(call)))
             case True, False:
                 call = inbound.call("Complete", chat)
-                told = await self._answer(call)
+                told = await self._completed(call)
                 more = {"usage": replies.usage(_bill(call)), "router": self._direct_notes(chat, call)}
                 return _json({**replies.forwarded(call.id, "chat.completion", told), **more})
             case False, True:
@@ -119,7 +120,7 @@ class _Api:
                 call = inbound.call("StreamComplete", chat, events.forward)
         try:
             async with events.kept_alive(lambda: call.progress.decision is not None):
-                await self._answer(call)
+                await self._completed(call)
             if chat.direct:
                 await events.end_forwarding(_bill(call), self._direct_notes(chat, call))
             else:
@@ -202,6 +203,14 @@ class _Api:
             self._authenticate(inbound.metadata, inbound.peer)
         except RouterError as error:
             await self._refusals[method](inbound.call(method, error))
+            raise
+
+    async def _completed(self, call: Call) -> Any:
+        """Answer a chat completion's call. Errors name fields as the chat completion does."""
+        try:
+            return await self._answer(call)
+        except InvalidRequest as error:
+            error.field = as_written(error.field)
             raise
 
     async def _answer(self, call: Call) -> Any:

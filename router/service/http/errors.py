@@ -40,7 +40,7 @@ def body(error: RouterError, call_id: str) -> dict[str, Any]:
         "error": {
             "message": statuses.message(error),
             "type": _TYPES.get(code) or ("server_error" if code >= 500 else "invalid_request_error"),
-            "param": error.field if isinstance(error, InvalidRequest) else None,
+            "param": statuses.field(error) if isinstance(error, InvalidRequest) else None,
             "code": error.reason.lower(),
         },
         "router": router,

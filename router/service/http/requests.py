@@ -1,15 +1,15 @@
 """Reads a chat completion's request, and sorts its fields: for a search, for the model alone, or without effect."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from google.protobuf.json_format import ParseDict, ParseError
-from google.protobuf.message import Message as ProtoMessage
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from router.errors import InvalidRequest
 from router.prompt import Prompt
+from router.service.http.messages import malformed, parse, quoted
 from router.v1 import router_pb2 as pb
 
 ALIAS = "router"  # a model name that is always served, whichever bundle is active
@@ -53,6 +53,18 @@ _UNUSED = frozenset(
 )
 _UNUSED_IN_MESSAGES = frozenset({"name", "reasoning", "reasoning_content", "refusal"})
 _TOOL_FIELDS = ("tool_calls", "function_call", "tool_call_id", "audio")
+# What pydantic refuses a field for, in words for those who write JSON.
+_REFUSED = {
+    "model_type": "must be an object",
+    "dict_type": "must be an object",
+    "list_type": "must be a list",
+    "too_short": "must have at least one message",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+}
 _ROLES = {"developer": "system"}  # newer models' name for the role
 
 _UINT32 = 2**32 - 1
@@ -118,14 +130,12 @@ class Chat:
 def read(body: Any, models: Sequence[str]) -> Chat:
     """Read a request's JSON. ``models``: names that may be asked for. Raises InvalidRequest."""
     if not isinstance(body, dict):
-        raise _malformed("", "the body must be a JSON object")
+        raise malformed("", "the body must be a JSON object")
     given = {name: value for name, value in body.items() if value is not None}
     try:
         fields = Fields.model_validate(given)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        name = ".".join(map(str, first["loc"]))
-        raise _malformed(name, f"{name}: {first['msg']}") from error
+        raise _unfit(error) from error
     if fields.model not in models:
         known = ", ".join(models)
         raise InvalidRequest(
@@ -136,26 +146,40 @@ def read(body: Any, models: Sequence[str]) -> Chat:
     router = dict(fields.router)
     progress = router.pop("progress", False)
     if not isinstance(progress, bool):
-        raise _malformed("router.progress", "router.progress must be true or false")
+        raise malformed("router.progress", "router.progress must be true or false")
     for name in router:
         if name not in _ROUTER_FIELDS:
             known = ", ".join(sorted((*_ROUTER_FIELDS, "progress")))
-            raise _malformed(f"router.{name[:100]}", f"router has no field {name[:100]!r}; it has {known}")
+            raise malformed(f"router.{name[:100]}", f"router has no field {name[:100]!r}; it has {known}")
     if direct:
         cap = router.pop("max_generated_tokens", None)
         if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
-            raise _malformed("router.max_generated_tokens", "router.max_generated_tokens must be a number from 1")
+            raise malformed("router.max_generated_tokens", "router.max_generated_tokens must be a number from 1")
         # Everything else is passed on.
         return Chat(given, fields, None, direct, _prompt(messages), [f"router.{name}" for name in router], cap=cap)
     return Chat(given, fields, _search(fields, messages, router), ignored=ignored, progress=progress)
 
 
-def parse(kind: type[ProtoMessage], content: Any, name: str = "") -> Any:
-    """Return a message of ``kind`` read from JSON. ``name``: field for the error. Raises InvalidRequest."""
-    try:
-        return ParseDict(content, kind())
-    except (ParseError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise _malformed(name, f"{name}: {error}".removeprefix(": ")) from error
+def as_written(field: str) -> str:
+    """Return the name that a caller of a chat completion knows a field by."""
+    name = field.removeprefix("options.")
+    first = re.split(r"[.[]", name)[0]
+    if first == "prompt":
+        return "messages"
+    return f"router.{name}" if first in _ROUTER_FIELDS else name
+
+
+def _unfit(error: ValidationError) -> InvalidRequest:
+    """Return the error for the first field that pydantic refuses."""
+    first = error.errors(include_url=False)[0]
+    name = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])[1:]
+    name = name[:100]
+    if first["type"] == "missing":
+        return malformed(name, f"{name} is missing")
+    if first["type"] == "extra_forbidden":
+        return malformed(name, f"this server does not know the field {name}; leave it out")
+    said = _REFUSED.get(first["type"]) or first["msg"].replace("Input should be", "must be")
+    return malformed(name, f"{name} {said}, found {quoted(first['input'])}")
 
 
 def _sorted(extra: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -163,7 +187,7 @@ def _sorted(extra: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     asked = {name: value for name, value in extra.items() if not (name in _NEUTRAL and _NEUTRAL[name](value))}
     for name in asked:
         if name not in _NEEDS_MODEL and name not in _UNUSED:
-            raise _malformed(name, f"this server does not know the field {name[:100]!r}; leave it out")
+            raise malformed(name, f"this server does not know the field {name[:100]!r}; leave it out")
     return [name for name in asked if name in _NEEDS_MODEL], [name for name in asked if name in _UNUSED]
 
 
@@ -179,7 +203,7 @@ def _message(where: str, given: Mapping[str, Any], direct: list[str], ignored: l
     ignored += [f"{where}.{name}" for name in said if name in _UNUSED_IN_MESSAGES]
     if unknown := [name for name in said if name not in _TOOL_FIELDS and name not in _UNUSED_IN_MESSAGES]:
         name = f"{where}.{unknown[0][:100]}"
-        raise _malformed(name, f"this server does not know the field {name}; leave it out")
+        raise malformed(name, f"this server does not know the field {name}; leave it out")
     return {"role": _ROLES.get(role, role) if isinstance(role, str) else role, "content": content}
 
 
@@ -204,9 +228,7 @@ def _search(
     if fields.longest is not None:
         options["max_tokens"] = fields.longest
     content = {name: value for name, value in router.items() if name in _REQUEST}
-    message = parse(
-        pb.StreamSolveRequest if fields.stream else pb.SolveRequest, content | {"options": options}, "router"
-    )
+    message = parse(pb.StreamSolveRequest if fields.stream else pb.SolveRequest, content, "router", options)
     try:
         for each in prompt.messages:
             message.messages.add(role=each.role, content=each.text)
@@ -215,7 +237,3 @@ def _search(
             "messages", "messages: half of a surrogate pair is not valid text", reason="PROMPT_INVALID"
         ) from error
     return message  # type: ignore[no-any-return]
-
-
-def _malformed(name: str, message: str) -> InvalidRequest:
-    return InvalidRequest(name, message, reason="MESSAGE_MALFORMED")

@@ -8,7 +8,7 @@ from typing import Any
 
 from router.errors import InvalidRequest
 from router.policy.objectives import AverageBudget, Budget, PricePerFlop, TargetAccuracy
-from router.service.http.requests import parse
+from router.service.http.messages import parse
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 
@@ -69,7 +69,7 @@ def request(form: Mapping[str, str]) -> pb.StreamSolveRequest:
     if kind:
         content["objective"] = {kind: _number(form, kind)}
         if kind == TargetAccuracy.kind and form.get("refuse"):
-            content["objective"]["on_insufficient"] = "ON_INSUFFICIENT_REFUSE"
+            content["objective"]["on_insufficient"] = "refuse"
     if task := form.get("task"):
         content["task"] = task
     if inputs := form.get("inputs", "").strip():
@@ -79,7 +79,7 @@ def request(form: Mapping[str, str]) -> pb.StreamSolveRequest:
         options["arm"] = arm
     if form.get("seed", "").strip():
         options["seed"] = _number(form, "seed")
-    found: pb.StreamSolveRequest = parse(pb.StreamSolveRequest, {**content, "options": options})
+    found: pb.StreamSolveRequest = parse(pb.StreamSolveRequest, content, options=options)
     return found
 
 
