@@ -13,8 +13,8 @@ from router.policy import unfamiliar
 from router.policy.allocation import Ladders, undominated
 from router.policy.table import LEVELS, Expectation
 from router.solving.bill import Bill
-from router.solving.request import Request
-from router.solving.solver import Decision, Solver, validate
+from router.solving.request import Request, validate
+from router.solving.solver import Decision, Solver
 
 MOST_PROMPTS = 1000  # in one call
 Unit = Literal["generations", "flops", "money"]

@@ -1,12 +1,17 @@
 """A caller's request, the same for gRPC, HTTP and the command line."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from router.errors import InvalidRequest
 from router.policy.objectives import Objective
 from router.prompt import Prompt
 from strategies import Strategy
+
+LONGEST_PROMPT = 400_000  # characters, for every model; the model's own limit is in tokens
+LARGEST_BUDGET = 256  # solutions that a caller may pin: the largest that Snell et al. measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +50,39 @@ class Request:
     inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     task: str | None = None
     conversation: str = ""
+
+
+def validate(request: Request) -> None:
+    """Raise InvalidRequest, naming the first wrong field."""
+    check_texts(request.prompt.question, request.prompt.characters)
+    if request.arm and request.arm.budget() > LARGEST_BUDGET:
+        raise InvalidRequest(
+            "options.arm",
+            f"{request.arm} may sample {request.arm.budget()} solutions; at most {LARGEST_BUDGET} are accepted",
+            reason="ARM_INVALID",
+        )
+    if request.temperature is not None and not 0 <= request.temperature < math.inf:
+        raise InvalidRequest(
+            "temperature",
+            f"temperature must be a number from 0, found {request.temperature}; leave it out for the bundle's own",
+            reason="TEMPERATURE_OUT_OF_RANGE",
+        )
+    for name in ("max_generated_tokens", "max_scored_tokens", "max_tokens"):
+        cap = getattr(request, name)
+        if cap is not None and cap < 1:
+            raise InvalidRequest(name, f"{name} must be at least 1; leave it out for no cap", reason="CAP_OUT_OF_RANGE")
+
+
+def check_texts(question: str | None, characters: int) -> None:
+    """Raise InvalidRequest where a prompt's question is blank, or all its texts together have too many characters.
+
+    question  None: it is no text, such as an image
+    """
+    if question is not None and not question.strip():
+        raise InvalidRequest("prompt", "prompt is empty; send the problem's text", reason="PROMPT_EMPTY")
+    if characters > LONGEST_PROMPT:
+        raise InvalidRequest(
+            "prompt",
+            f"prompt has {characters} characters; at most {LONGEST_PROMPT} are accepted",
+            reason="PROMPT_TOO_LONG",
+        )

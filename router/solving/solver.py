@@ -1,7 +1,6 @@
 """Solves prompts: prompt → level → arm → search → answer, with the bill."""
 
 import logging
-import math
 import random
 import time
 from collections.abc import AsyncGenerator, Sequence
@@ -25,15 +24,13 @@ from router.prompt import Prompt
 from router.solving.bill import Bill, rates_of
 from router.solving.driver import Round, StopReason, drive
 from router.solving.features import features_of
-from router.solving.request import Request
+from router.solving.request import Request, validate
 from router.solving.spending import generations, solution_tokens
 from router.solving.stages import ConfidenceOf, StageEnd
 from router.tasks import Allowance, Task, Tasks, opaque, runnable
 from strategies import Result, Strategy
 from strategies.confidence import by_score_or_lead
 
-LONGEST_PROMPT = 400_000  # characters, for every model; the model's own limit is in tokens
-LARGEST_BUDGET = 256  # solutions that a caller may pin: the largest that Snell et al. measure
 _log = logging.getLogger(__name__)
 
 
@@ -374,31 +371,3 @@ def _runnable(bundle: Bundle, left_out: dict[Strategy, str]) -> Policy:
     if policy is None:
         raise InvalidBundle(f"{bundle.id}: no arm can be run here: {next(iter(left_out.values()))}")
     return policy
-
-
-def validate(request: Request) -> None:
-    """Raise InvalidRequest, naming the first wrong field."""
-    if not request.prompt.question.strip():
-        raise InvalidRequest("prompt", "prompt is empty; send the problem's text", reason="PROMPT_EMPTY")
-    if request.prompt.characters > LONGEST_PROMPT:
-        raise InvalidRequest(
-            "prompt",
-            f"prompt has {request.prompt.characters} characters; at most {LONGEST_PROMPT} are accepted",
-            reason="PROMPT_TOO_LONG",
-        )
-    if request.arm and request.arm.budget() > LARGEST_BUDGET:
-        raise InvalidRequest(
-            "options.arm",
-            f"{request.arm} may sample {request.arm.budget()} solutions; at most {LARGEST_BUDGET} are accepted",
-            reason="ARM_INVALID",
-        )
-    if request.temperature is not None and not 0 <= request.temperature < math.inf:
-        raise InvalidRequest(
-            "temperature",
-            f"temperature must be a number from 0, found {request.temperature}; leave it out for the bundle's own",
-            reason="TEMPERATURE_OUT_OF_RANGE",
-        )
-    for name in ("max_generated_tokens", "max_scored_tokens", "max_tokens"):
-        cap = getattr(request, name)
-        if cap is not None and cap < 1:
-            raise InvalidRequest(name, f"{name} must be at least 1; leave it out for no cap", reason="CAP_OUT_OF_RANGE")

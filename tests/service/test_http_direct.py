@@ -170,6 +170,59 @@ async def test_an_engine_without_chat_completions_says_so(client, generator):
     assert generator.counted.calls == 0
 
 
+TOOLS_TURN = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"messages": [{"role": "user", "content": ""}], "n": 2}, "prompt", "prompt_empty"),
+        ({"messages": [{"role": "user", "content": " "}], "stop": ["x"]}, "prompt", "prompt_empty"),
+        ({"messages": [{"role": "user", "content": []}], "n": 2}, "prompt", "prompt_empty"),
+        ({"messages": [TOOLS_TURN, {"role": "user", "content": None}]}, "prompt", "prompt_empty"),
+        ({"messages": [{"role": "user", "content": "x" * 400_001}], "n": 2}, "prompt", "prompt_too_long"),
+        (
+            {"messages": [{"role": "system", "content": "x" * 400_000}, {"role": "user", "content": "y"}], "n": 2},
+            "prompt",
+            "prompt_too_long",
+        ),
+        ({"n": 129}, "n", "message_malformed"),
+        ({"n": 0}, "n", "message_malformed"),
+        ({"n": "two"}, "n", "message_malformed"),
+    ],
+)
+@pytest.mark.parametrize("passed_on", [True, False])
+async def test_it_refuses_the_prompts_that_a_search_refuses(
+    client, seen, request, generator, *, fields, param, code, passed_on
+):
+    model = request.getfixturevalue("model") if passed_on else None
+    with pytest.raises(openai.BadRequestError) as raised:
+        await client.chat.completions.create(**{**asked(EASY), **fields})
+    assert (raised.value.param, raised.value.code) == (param, code)
+    assert generator.counted.calls == 0
+    assert not model or model.asked == []
+    assert [call.reason for call in seen[1]] == [code.upper()]
+
+
+async def test_it_refuses_text_that_can_not_be_passed_on(client, model):
+    body = rb'{"model": "router", "n": 2, "messages": [{"role": "user", "content": "\ud800"}]}'
+    json_kind = {"headers": {"content-type": "application/json"}}
+    with pytest.raises(openai.BadRequestError, match="surrogate"):
+        await client.post("/chat/completions", content=body, options=json_kind, cast_to=object)
+
+
+@pytest.mark.parametrize("content", ["", None, [{"type": "text", "text": ""}]])
+async def test_a_tools_message_may_be_empty(client, model, content):
+    messages = [
+        {"role": "user", "content": "x"},
+        TOOLS_TURN,
+        {"role": "tool", "tool_call_id": "call_1", "content": content},
+    ]
+    reply = await client.chat.completions.create(**{**asked(EASY), "messages": messages})
+    assert reply.router["direct"]["model"] == "small"
+    assert model.asked[0]["messages"] == messages
+
+
 async def test_it_is_refused_by_a_setting(solver, model):
     async with serving(solver, http_direct=False) as server, client_of(server) as client:
         with pytest.raises(openai.BadRequestError, match="passes nothing on to a model"):

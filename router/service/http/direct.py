@@ -14,7 +14,6 @@ from router.service.middleware.call import Call
 from router.solving.solver import Solver
 from strategies import Candidate
 
-_MOST = 128  # most answers of one request
 _OURS = ("router", "model", "max_tokens", "max_completion_tokens", "stream", "stream_options", "seed")
 
 
@@ -78,8 +77,6 @@ def _line(chat: Chat, call: Call, solver: Solver) -> Usage:
 async def _written(chat: Chat, engines: Engines, usage: Usage) -> list[dict[str, Any]]:
     """Write ``n`` answers with different random numbers; return them as choices."""
     n = (chat.fields.model_extra or {})["n"]
-    if not isinstance(n, int) or not 1 <= n <= _MOST:
-        raise InvalidRequest("n", f"n must be 1 to {_MOST}", reason="MESSAGE_MALFORMED")
     assert chat.prompt
     candidates = await engines.main.extend(
         chat.prompt,
