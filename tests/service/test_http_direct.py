@@ -1,5 +1,6 @@
 """What no search can serve goes straight to the reference model, marked so, or is refused by a setting."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,7 +17,7 @@ from router.service.bundle_manager import BundleManager
 from router.service.metrics import Metrics
 from tests.support.http import asked, client_of, serving
 
-EASY = "7 + 7 ="
+EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 2}}
@@ -161,6 +162,48 @@ async def test_any_engine_writes_several_answers(client, generator, stream):
     assert len(texts) == 3
     assert all("Answer: " in text for text in texts)
     assert told["direct"] == {"model": "small", "because": ["n"]}
+
+
+async def test_its_seconds_are_billed(client, generator):
+    generator.latency = 0.01
+    reply = await client.chat.completions.create(**asked(EASY, n=3))
+    assert reply.router["bill"]["generate_seconds"] > 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("limit", ["deadline_exceeded", "search_too_long"])
+async def test_a_limit_that_ends_it_is_named_and_has_the_bill(solver, generator, *, limit, stream):
+    generator.latency = 0.2
+    calls: list[Any] = []
+    own = limit == "deadline_exceeded"
+    timeout = {"x-request-timeout": "2"} if own else {}
+    options = {"longest_search": None if own else 2.0, "observers": [calls.append]}
+    async with serving(solver, **options) as server, client_of(server, timeout=60) as client:
+        server_only = {} if own else {"x-stainless-timeout": "None", "x-stainless-read-timeout": "None"}
+        with pytest.raises(openai.APIStatusError) as raised:
+            await client.chat.completions.create(
+                **asked(HARD, n=8, stream=stream, extra_headers={**timeout, **server_only})
+            )
+    assert (raised.value.status_code, raised.value.code) == (504, limit)
+    bill = json.loads(raised.value.response.text)["router"]["bill"]
+    assert bill["generated_tokens"] > 0
+    assert bill["generate_seconds"] > 1
+    assert [(call.code, call.reason) for call in calls] == [("DEADLINE_EXCEEDED", limit.upper())]
+
+
+async def test_a_limit_that_ends_a_models_own_chat_completion_has_its_bill(solver, model, generator):
+    async def never(request: httpx2.Request) -> httpx2.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    replicas = Replicas(["http://a/v1"], transport=httpx2.MockTransport(never))
+    generator.chat = ChatEndpoint(replicas, "/chat/completions", model.name)
+    async with serving(solver) as server, client_of(server) as client:
+        with pytest.raises(openai.APIStatusError) as raised:
+            await client.chat.completions.create(**asked(EASY, tools=TOOLS, extra_headers={"x-request-timeout": "1"}))
+    bill = json.loads(raised.value.response.text)["router"]["bill"]
+    assert (raised.value.code, bill["engine_calls"]) == ("deadline_exceeded", 1)
+    assert bill["generate_seconds"] > 0.5
 
 
 async def test_an_engine_without_chat_completions_says_so(client, generator):

@@ -18,12 +18,12 @@ from router.service import conversion
 from router.service.auth.callers import Peer
 from router.service.http import errors, replies, stream
 from router.service.http.asgi import Asgi, Endpoint
-from router.service.http.direct import Direct
+from router.service.http.direct import Direct, limited
 from router.service.http.request import Inbound
 from router.service.http.requests import ALIAS, Chat, parse, read
 from router.service.middleware.call import Call
 from router.service.middleware.chain import Handler, Middleware, chain, refuse, replying, streaming
-from router.service.router_service import DIRECT_METHODS, ROUTER, RouterService
+from router.service.router_service import ROUTER, RouterService
 from router.solving.bill import Bill
 from router.v1 import router_pb2 as pb
 
@@ -92,8 +92,8 @@ class _Api:
             "Route": replying(router.Route),
             "Solve": replying(router.Solve),
             "StreamSolve": streaming(router.StreamSolve),
-            "Complete": replying(model.reply),
-            "StreamComplete": streaming(model.events),
+            "Complete": limited(replying(model.reply), router.longest_search),
+            "StreamComplete": limited(streaming(model.events), router.longest_search),
             "GetBundle": replying(router.GetBundle),
             "RecordOutcome": replying(router.RecordOutcome),
         }
@@ -170,11 +170,6 @@ class _Api:
         content = await self._read(inbound, method, partial(parse, kind))
         return _json(replies.as_json(await self._answer(inbound.call(method, content))))
 
-    def _seconds(self, call: Call) -> float | None:
-        """Return the seconds that a call may take; None: no limit. Searches keep to their limits themselves."""
-        limits = [call.seconds_left, self._router.longest_search if call.method in DIRECT_METHODS else None]
-        return min((limit for limit in limits if limit is not None), default=None)
-
     def _writers(self, call: Call) -> list[ModelSpec]:
         """Return the models of the call's arm."""
         setup, decision = self._router.bundles.active.bundle.setup, call.progress.decision
@@ -206,11 +201,13 @@ class _Api:
 
     async def _answer(self, call: Call) -> Any:
         try:
-            # gRPC ends calls at their deadline by itself; HTTP does not.
-            async with asyncio.timeout(self._seconds(call)):
+            # gRPC ends calls at their deadline by itself; HTTP does not, while they wait or do not end by themselves.
+            async with asyncio.timeout(call.seconds_left):
                 return await self._handlers[call.method](call)
         except TimeoutError:
-            raise DeadlineExceeded("no answer before the deadline; give it more time, or a smaller budget") from None
+            error = DeadlineExceeded("no answer before the deadline; give it more time, or a smaller budget")
+            error.bill = call.progress.bill
+            raise error from None
 
 
 def _bill(call: Call) -> pb.Bill:
