@@ -164,6 +164,23 @@ async def test_any_engine_writes_several_answers(client, generator, stream):
     assert told["direct"] == {"model": "small", "because": ["n"]}
 
 
+OTHERS = {"user": "ann", "metadata": {"a": "b"}, "service_tier": "flex", "verbosity": "low"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("passed_on", [True, False])
+async def test_what_is_not_passed_on_is_named(client, request, *, passed_on, stream):
+    model = request.getfixturevalue("model") if passed_on else None
+    messages = [{"role": "user", "content": EASY, "name": "ann"}]
+    fields = {**OTHERS, "messages": messages, "extra_body": {"router": {"task": "math", "progress": True}}}
+    reply = await client.chat.completions.create(**{**asked(EASY, n=2, stream=stream), **fields})
+    told = [chunk async for chunk in reply][-1].router if stream else reply.router
+    for_searches = ["router.task", "router.progress"]
+    assert sorted(told["ignored"]) == sorted(for_searches + ([] if passed_on else [*OTHERS, "messages[0].name"]))
+    if model:
+        assert {name: model.asked[0][name] for name in OTHERS} == OTHERS
+
+
 async def test_its_seconds_are_billed(client, generator):
     generator.latency = 0.01
     reply = await client.chat.completions.create(**asked(EASY, n=3))

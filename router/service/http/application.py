@@ -18,7 +18,7 @@ from router.service import conversion
 from router.service.auth.callers import Peer
 from router.service.http import errors, replies, stream
 from router.service.http.asgi import Asgi, Endpoint
-from router.service.http.direct import Direct, limited
+from router.service.http.direct import Direct, endpoint, limited
 from router.service.http.request import Inbound
 from router.service.http.requests import ALIAS, Chat, parse, read
 from router.service.middleware.call import Call
@@ -50,11 +50,11 @@ def application(
     """
     api = _Api(middleware, router, authenticate, direct)
 
-    def post(path: str, endpoint: Endpoint) -> Route:
-        return Route(path, Asgi(endpoint, write_seconds, reads=True, failed=_error), methods=["POST"])
+    def post(path: str, answer: Endpoint) -> Route:
+        return Route(path, Asgi(answer, write_seconds, reads=True, failed=_error), methods=["POST"])
 
-    def get(path: str, endpoint: Endpoint) -> Route:
-        return Route(path, Asgi(endpoint, write_seconds, reads=False, failed=_error), methods=["GET"])
+    def get(path: str, answer: Endpoint) -> Route:
+        return Route(path, Asgi(answer, write_seconds, reads=False, failed=_error), methods=["GET"])
 
     async def health(request: Request) -> Response:
         if stopping.is_set():
@@ -143,8 +143,9 @@ class _Api:
         return chat
 
     def _direct_notes(self, chat: Chat, call: Call) -> Mapping[str, Any]:
-        setup = self._router.bundles.active.bundle.setup
-        return replies.direct(chat, call.id, _bill(call), setup.reference, [setup.main])
+        active = self._router.bundles.active
+        setup, unread = active.bundle.setup, () if endpoint(active) else chat.unread
+        return replies.direct(chat, call.id, _bill(call), setup.reference, [setup.main], unread=unread)
 
     async def models(self, inbound: Inbound) -> Response:
         return _json(replies.models(await self._served(inbound), self._names()))

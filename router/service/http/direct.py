@@ -36,28 +36,28 @@ class Direct:
         Raises InvalidRequest, EngineUnavailable.
         """
         with self._bundles.solver() as solver, _billed(chat, call, solver) as usage:
-            if endpoint := _endpoint(solver):
-                return await endpoint.reply(_body(chat, solver.bundle.setup.main), usage)
+            if server := endpoint(solver):
+                return await server.reply(_body(chat, solver.bundle.setup.main), usage)
             return {"choices": await _written(chat, solver.engines, usage)}
 
     async def events(self, chat: Chat, call: Call) -> AsyncGenerator[Mapping[str, Any], None]:
         """Yield the chunks of a streamed chat completion. Raises as :meth:`reply`."""
         with self._bundles.solver() as solver, _billed(chat, call, solver) as usage:
-            endpoint = _endpoint(solver)
-            if endpoint is None:
+            server = endpoint(solver)
+            if server is None:
                 for choice in await _written(chat, solver.engines, usage):
                     delta = choice.pop("message")
                     yield {"choices": [{**choice, "delta": delta}]}
                 return
-            async with aclosing(endpoint.events(_body(chat, solver.bundle.setup.main), usage)) as events:
+            async with aclosing(server.events(_body(chat, solver.bundle.setup.main), usage)) as events:
                 async for event in events:
                     yield event
 
 
-def _endpoint(solver: Solver) -> ChatEndpoint | None:
+def endpoint(solver: Solver) -> ChatEndpoint | None:
     """Return the reference model's endpoint; None where its engine answers no chat completions."""
-    endpoint: ChatEndpoint | None = getattr(solver.engines.main, "chat", None)
-    return endpoint
+    server: ChatEndpoint | None = getattr(solver.engines.main, "chat", None)
+    return server
 
 
 def limited(proceed: Handler, longest: float | None) -> Handler:
@@ -97,7 +97,7 @@ def _billed(chat: Chat, call: Call, solver: Solver) -> Iterator[Usage]:
 
     Raises InvalidRequest where the reference model can't serve the request either.
     """
-    if _endpoint(solver) is None and (chat.prompt is None or list(chat.direct) != ["n"]):
+    if endpoint(solver) is None and (chat.prompt is None or list(chat.direct) != ["n"]):
         fields = ", ".join(chat.direct[:5])
         raise InvalidRequest(
             chat.direct[0],

@@ -104,6 +104,7 @@ class Chat:
     direct    fields that a search can't serve; where there are any, ``message`` is None
     prompt    the messages as a prompt; None: only a model's own server can read them
     ignored   fields that were given but have no effect
+    unread    of a request without a search: further fields that have no effect but at a model's own server
     progress  whether the caller wants to see the search's rounds
     cap       most generated tokens of a reply without a search
     """
@@ -114,6 +115,7 @@ class Chat:
     direct: Sequence[str] = ()
     prompt: Prompt | None = None
     ignored: Sequence[str] = ()
+    unread: Sequence[str] = ()
     progress: bool = False
     cap: int | None = None
 
@@ -149,8 +151,9 @@ def read(body: Any, models: Sequence[str]) -> Chat:
         if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
             raise _malformed("router.max_generated_tokens", "router.max_generated_tokens must be a number from 1")
         _check_direct(given, messages)
-        # Everything else is passed on.
-        return Chat(given, fields, None, direct, _prompt(messages), [f"router.{name}" for name in router], cap=cap)
+        # Everything else is passed on, where the model has a server of its own.
+        searches_own = [f"router.{name}" for name in (*router, *["progress"] * progress)]
+        return Chat(given, fields, None, direct, _prompt(messages), searches_own, ignored, cap=cap)
     return Chat(given, fields, _search(fields, messages, router), ignored=ignored, progress=progress)
 
 
