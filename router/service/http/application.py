@@ -61,7 +61,7 @@ def application(
             return JSONResponse({"status": "stopping"}, 503)
         return JSONResponse({"status": "serving"}) if serving() else JSONResponse({"status": "no engine answers"}, 503)
 
-    return Starlette(
+    answers = Starlette(
         routes=[
             post("/v1/chat/completions", api.chat),
             get("/v1/models", api.models),
@@ -74,6 +74,9 @@ def application(
         ],
         exception_handlers={HTTPException: _no_such_page},
     )
+    # It would send to whatever host the request names, before that is checked.
+    answers.router.redirect_slashes = False
+    return answers
 
 
 class _Api:
@@ -225,6 +228,7 @@ def _error(error: RouterError, inbound: Inbound) -> Response:
 
 async def _no_such_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path[:200]}: {error.detail}; the API is /v1/chat/completions, /v1/models"
+    path = request.scope["path"]  # not the URL's: that needs a host that can be read
+    what = f"{request.method} {path[:200]}: {error.detail}; the API is /v1/chat/completions, /v1/models"
     kind = {"message": what, "type": "invalid_request_error", "param": None, "code": None}
     return JSONResponse({"error": kind}, error.status_code, {"x-should-retry": "false", **(error.headers or {})})

@@ -66,6 +66,9 @@ def routes(
         post("/login", ui.log_in),
         post("/logout", ui.log_out),
         get("/static/{name}", ui.static),
+        # Addresses that a browser keeps of a form or its reply, and wrong ones. All others are above.
+        *(get(path, ui.to_home) for path in ("/", "/search", "/login", "/logout")),
+        get("/{path:path}", ui.missing),
     ]
 
 
@@ -153,6 +156,14 @@ class _Ui:
         if found is None:
             raise InvalidRequest("path", "there is no such file", reason="MODEL_UNKNOWN")
         return found
+
+    async def to_home(self, inbound: Inbound) -> Response:
+        self._check(inbound)
+        return self._to("")
+
+    async def missing(self, inbound: Inbound) -> Response:
+        self._check(inbound)
+        return pages.page("missing.html", 404, here="", user="")
 
     # Who is there
 
