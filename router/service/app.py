@@ -205,10 +205,10 @@ class Server:
         self._stopping.set()
         await self._engines.stop()
         await asyncio.sleep(min(grace, DRAIN_SECONDS))
-        doors = [self._door, *([self._http] if self._http else [])]
         ending = asyncio.get_running_loop().call_later(grace, self._shutdown.end_all)
         # gRPC cancels calls without a word of ours, and a stream over HTTP would break off.
-        await asyncio.gather(*(door.stop(grace + END_SECONDS) for door in doors))
+        grace += END_SECONDS
+        await asyncio.gather(self._door.stop(grace), *([self._http.stop(grace)] if self._http else []))
         ending.cancel()
         for batch in self._batches:
             batch.flush()
