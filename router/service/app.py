@@ -237,15 +237,18 @@ async def serve(
     on_signals(stopping.set, grace + MARGIN_SECONDS)
     on_hangup(read_again)
     server = make()
-    with suppress(LimitReached):  # it is logged, and answers are compared as text without workers
-        await asyncio.to_thread(workers.start)
-    await server.start()
-    # What is loaded now stays. Searching it for garbage would take a tenth of a second every ten thousand calls.
-    gc.collect()
-    gc.freeze()
+    # Not before, as a process that ends while its workers start leaves their tracebacks behind.
     try:
-        started(server)
-        await stopping.wait()
+        with suppress(LimitReached):  # it is logged, and answers are compared as text without workers
+            await asyncio.to_thread(workers.start)
+        await server.start()
+        # What is loaded now stays. Searching it for garbage would take a tenth of a second every ten thousand calls.
+        gc.collect()
+        gc.freeze()
+        try:
+            started(server)
+            await stopping.wait()
+        finally:
+            await server.stop(grace)
     finally:
-        await server.stop(grace)
         await asyncio.to_thread(workers.close)
