@@ -14,7 +14,7 @@ RouterError
 ├── OutcomesOff           FAILED_PRECONDITION  the server records no outcomes
 ├── OutcomesUnavailable   UNAVAILABLE          the outcome database does not answer
 ├── Overloaded            RESOURCE_EXHAUSTED   too many searches are running and waiting
-├── Stopping              UNAVAILABLE          the server is about to stop
+├── Stopping              UNAVAILABLE          the server is about to stop, or its time for running calls is over
 ├── StreamNotRead         DEADLINE_EXCEEDED    the caller does not read its stream
 ├── MessageMissing        DEADLINE_EXCEEDED    the caller opened a call and did not send its message
 ├── TooManyCalls          RESOURCE_EXHAUSTED   too many calls are open
@@ -38,11 +38,13 @@ class RouterError(Exception):
     """Base of all errors. ``reason`` is a name in the proto's ErrorReason, without its prefix.
 
     retry_seconds  when the same call may succeed; None: waiting does not help
+    bill           the Bill of a call that the error ended: its cost is reported without a result, too
     """
 
     status: ClassVar[str]
     reason: str = "UNSPECIFIED"
     retry_seconds: float | None = None
+    bill: object = None
 
     def __init__(self, message: str, *, reason: str | None = None, retry_seconds: float | None = None):
         super().__init__(message)
@@ -167,9 +169,7 @@ class InternalError(RouterError):
 
 
 class Stopped(RouterError):
-    """A limit ended the search. The solver adds ``bill``, its Bill: the cost is reported also without a result."""
-
-    bill: object = None
+    """A limit ended the search. The solver adds ``bill``."""
 
 
 class DeadlineExceeded(Stopped):

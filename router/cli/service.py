@@ -184,11 +184,12 @@ def serve(
     from router.service.metrics_door import MetricsDoor
     from router.service.recorder import Recorder
     from router.solving.solver import Solver
-    from router.tasks import workers
 
     addresses.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
     _check_together(tls_cert, tls_key, tls_client_ca, explore, outcomes)
     http_address = _http_address(http, encrypted=tls_cert is not None, insecure=insecure) if http else None
+    if metrics:
+        addresses.read_address(metrics, "metrics")
     pages = with_pages(ui, http_address, share_port=share_port)
     logs.configure()
     descriptors.allow_many()  # before the workers start, which need some
@@ -203,7 +204,6 @@ def serve(
     solver = Solver(loaded, engines(loaded), where, explore=explore, allow_code=allow_code)
     _check_servers(where, loaded)
     recorder = Recorder(outcomes, prompts=outcome_prompts) if outcomes else None
-    workers.begin()  # here, since nothing is missing, so that they start while the server does
     admission = Admission(concurrency, queue)
 
     def make() -> server.Server:

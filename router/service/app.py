@@ -28,7 +28,7 @@ from router.service.middleware.observation import Observation, Observer, Observe
 from router.service.middleware.open_calls import NewestCalls, OpenCalls
 from router.service.middleware.receiving import Receiving
 from router.service.middleware.search_admission import SearchAdmission
-from router.service.middleware.shutdown import ShutdownRefusal
+from router.service.middleware.shutdown import Shutdown
 from router.service.middleware.tracing import Tracing
 from router.service.recorder import Recorder
 from router.service.router_service import ROUTER, SEARCH_METHODS, RouterService
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 MAX_OTHER_CALLS = 1000  # open calls at once that are no searches: decisions, outcomes, reflection
 DRAIN_SECONDS = 0.5  # for which new calls are refused before connections are closed
+END_SECONDS = 1.0  # that calls get to send their error, once their grace is over
 ENGINES_SECONDS = 2.0  # that engines may take to close
 _log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ class Server:
             check_exposure(http[0], encrypted=http_tls is not None, insecure=insecure)
         admission = admission or Admission()
         self._stopping = asyncio.Event()
+        self._shutdown = Shutdown(self._stopping)
         self._bundles = bundles
         self._engines = engines or EngineWatch({})
         self._engines.changed = lambda alive: self._health.set(alive and not self._stopping.is_set())
@@ -110,7 +112,7 @@ class Server:
             ErrorStatus(),
             *([Tracing(tracer)] if tracer else []),
             Observation(*self._batches),
-            ShutdownRefusal(self._stopping),
+            self._shutdown,
         ]
         inside: list[Middleware] = [
             OpenCalls(admission.concurrency + admission.queue + MAX_OTHER_CALLS),
@@ -203,7 +205,11 @@ class Server:
         self._stopping.set()
         await self._engines.stop()
         await asyncio.sleep(min(grace, DRAIN_SECONDS))
+        ending = asyncio.get_running_loop().call_later(grace, self._shutdown.end_all)
+        # gRPC cancels calls without a word of ours, and a stream over HTTP would break off.
+        grace += END_SECONDS
         await asyncio.gather(self._door.stop(grace), *([self._http.stop(grace)] if self._http else []))
+        ending.cancel()
         for batch in self._batches:
             batch.flush()
         if self._recorder:
@@ -231,15 +237,18 @@ async def serve(
     on_signals(stopping.set, grace + MARGIN_SECONDS)
     on_hangup(read_again)
     server = make()
-    with suppress(LimitReached):  # it is logged, and answers are compared as text without workers
-        await asyncio.to_thread(workers.start)
-    await server.start()
-    # What is loaded now stays. Searching it for garbage would take a tenth of a second every ten thousand calls.
-    gc.collect()
-    gc.freeze()
+    # Not before, as a process that ends while its workers start leaves their tracebacks behind.
     try:
-        started(server)
-        await stopping.wait()
+        with suppress(LimitReached):  # it is logged, and answers are compared as text without workers
+            await asyncio.to_thread(workers.start)
+        await server.start()
+        # What is loaded now stays. Searching it for garbage would take a tenth of a second every ten thousand calls.
+        gc.collect()
+        gc.freeze()
+        try:
+            started(server)
+            await stopping.wait()
+        finally:
+            await server.stop(grace)
     finally:
-        await server.stop(grace)
         await asyncio.to_thread(workers.close)

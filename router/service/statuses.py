@@ -48,7 +48,7 @@ def status(error: RouterError) -> Status:
         details.append(BadRequest(field_violations=[{"field": name, "description": said, "reason": error.reason}]))
     if error.retry_seconds is not None:
         details.append(RetryInfo(retry_delay=timedelta(seconds=error.retry_seconds)))
-    if isinstance(error, errors.Stopped) and isinstance(error.bill, Bill):
+    if isinstance(error.bill, Bill):
         details.append(bill(error.bill))
     return Status(code=Code.Value(error.status), message=said, details=[_packed(detail) for detail in details])
 

@@ -126,6 +126,11 @@ async def drive(
     yield result, limited.stop
 
 
+def margin(seconds: float) -> float:
+    """Return how many of the seconds that a search may take are reserved to send its end in time."""
+    return min(_MARGIN, 0.2 * seconds)
+
+
 def _round(
     number: int, candidates: Sequence[Candidate], finished: list[Candidate], bill: Bill, model: str | None
 ) -> Round:
@@ -194,7 +199,7 @@ class _Limited:
         limits = [each for each in (request.seconds, request.longest_search) if each is not None]
         seconds = min(limits, default=None)
         self.late = StopReason.DEADLINE if seconds == request.seconds else StopReason.LONGEST_SEARCH
-        self.margin = min(_MARGIN, 0.2 * (seconds or 0))
+        self.margin = margin(seconds or 0)
         self.deadline = None if seconds is None else time.monotonic() + seconds - self.margin
 
     async def fulfil(self, wanted: Extend | Score) -> list[Candidate]:

@@ -56,14 +56,7 @@ class Request:
 
 def validate(request: Request) -> None:
     """Raise InvalidRequest, naming the first wrong field."""
-    if not request.prompt.question.strip():
-        raise InvalidRequest("prompt", "prompt is empty; send the problem's text", reason="PROMPT_EMPTY")
-    if request.prompt.characters > LONGEST_PROMPT:
-        raise InvalidRequest(
-            "prompt",
-            f"prompt has {request.prompt.characters} characters; at most {LONGEST_PROMPT} are accepted",
-            reason="PROMPT_TOO_LONG",
-        )
+    check_texts(request.prompt.question, request.prompt.characters)
     if request.arm and request.arm.budget() > LARGEST_BUDGET:
         raise InvalidRequest(
             "options.arm",
@@ -80,3 +73,18 @@ def validate(request: Request) -> None:
         cap = getattr(request, name)
         if cap is not None and cap < 1:
             raise InvalidRequest(name, f"{name} must be at least 1; leave it out for no cap", reason="CAP_OUT_OF_RANGE")
+
+
+def check_texts(question: str | None, characters: int) -> None:
+    """Raise InvalidRequest where a prompt's question is blank, or all its texts together have too many characters.
+
+    question  None: it is no text, such as an image
+    """
+    if question is not None and not question.strip():
+        raise InvalidRequest("prompt", "prompt is empty; send the problem's text", reason="PROMPT_EMPTY")
+    if characters > LONGEST_PROMPT:
+        raise InvalidRequest(
+            "prompt",
+            f"prompt has {characters} characters; at most {LONGEST_PROMPT} are accepted",
+            reason="PROMPT_TOO_LONG",
+        )

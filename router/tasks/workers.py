@@ -98,13 +98,8 @@ async def run(target: str, *arguments: Any) -> Any:
     return result
 
 
-def begin() -> None:
-    """Start the workers without waiting; otherwise the first job starts them."""
-    _started()
-
-
 def start() -> None:
-    """Start the workers and wait until they run. Raises LimitReached."""
+    """Start the workers and wait until they run; otherwise the first job starts them. Raises LimitReached."""
     _started().result()
 
 

@@ -149,6 +149,9 @@ def refused(bundle_folder):
         (["--tls-client-ca", "ca.pem"], 2, "--tls-client-ca needs both"),
         (["--tls-cert", "/nowhere.crt", "--tls-key", "/nowhere.key"], 2, "can't use the certificates /nowhere.crt"),
         (["--explore", "0.1"], 2, "needs --outcomes"),
+        (["--metrics", "127.0.0.1"], 2, "--metrics 127.0.0.1: give host:port"),
+        (["--port", "0", "--metrics", "nosuch.invalid:1"], 1, "can't serve metrics on nosuch.invalid:1"),
+        (["--port", "0", "--http", "nosuch.invalid:1", "--insecure"], 1, "can't listen on nosuch.invalid:1"),
         (["--ui"], 2, "--ui needs --http"),
         (["--ui", "--share-port", "--http", "127.0.0.1:0"], 2, "--ui can't be with --share-port"),
         (["--outcomes", "magic://"], 2, "can't use the outcome database"),
@@ -167,6 +170,19 @@ def test_serve_refuses_to_run_code_where_it_cannot_be_isolated(refused, monkeypa
     result = refused("--allow-code")
     assert result.exit_code == 1
     assert "bubblewrap" in result.stderr
+
+
+@pytest.mark.processes
+def test_serve_on_an_http_port_in_use_says_only_so(bundle_folder):
+    """In a process of its own: what it starts and leaves writes to the same standard error."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        command = [sys.executable, "-m", "router.cli", "serve", "--backend", "fake", "--bundle", str(bundle_folder)]
+        command += ["--port", "0", "--http", address]
+        result = subprocess.run(command, stderr=subprocess.PIPE, text=True, timeout=300, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"router: can't listen on {address}")
+    assert result.stderr.count("\n") == 1
 
 
 def test_serve_on_a_port_in_use(refused):

@@ -1,5 +1,6 @@
 """What no search can serve goes straight to the reference model, marked so, or is refused by a setting."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,7 +17,7 @@ from router.service.bundle_manager import BundleManager
 from router.service.metrics import Metrics
 from tests.support.http import asked, client_of, serving
 
-EASY = "7 + 7 ="
+EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 2}}
@@ -163,11 +164,123 @@ async def test_any_engine_writes_several_answers(client, generator, stream):
     assert told["direct"] == {"model": "small", "because": ["n"]}
 
 
+OTHERS = {"user": "ann", "metadata": {"a": "b"}, "service_tier": "flex", "verbosity": "low"}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("passed_on", [True, False])
+async def test_what_is_not_passed_on_is_named(client, request, *, passed_on, stream):
+    model = request.getfixturevalue("model") if passed_on else None
+    messages = [{"role": "user", "content": EASY, "name": "ann"}]
+    fields = {**OTHERS, "messages": messages, "extra_body": {"router": {"task": "math", "progress": True}}}
+    reply = await client.chat.completions.create(**{**asked(EASY, n=2, stream=stream), **fields})
+    told = [chunk async for chunk in reply][-1].router if stream else reply.router
+    for_searches = ["router.task", "router.progress"]
+    assert sorted(told["ignored"]) == sorted(for_searches + ([] if passed_on else [*OTHERS, "messages[0].name"]))
+    if model:
+        assert {name: model.asked[0][name] for name in OTHERS} == OTHERS
+
+
+async def test_its_seconds_are_billed(client, generator):
+    generator.latency = 0.01
+    reply = await client.chat.completions.create(**asked(EASY, n=3))
+    assert reply.router["bill"]["generate_seconds"] > 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("limit", ["deadline_exceeded", "search_too_long"])
+async def test_a_limit_that_ends_it_is_named_and_has_the_bill(solver, generator, *, limit, stream):
+    generator.latency = 0.2
+    calls: list[Any] = []
+    own = limit == "deadline_exceeded"
+    timeout = {"x-request-timeout": "2"} if own else {}
+    options = {"longest_search": None if own else 2.0, "observers": [calls.append]}
+    async with serving(solver, **options) as server, client_of(server, timeout=60) as client:
+        server_only = {} if own else {"x-stainless-timeout": "None", "x-stainless-read-timeout": "None"}
+        with pytest.raises(openai.APIStatusError) as raised:
+            await client.chat.completions.create(
+                **asked(HARD, n=8, stream=stream, extra_headers={**timeout, **server_only})
+            )
+    assert (raised.value.status_code, raised.value.code) == (504, limit)
+    bill = json.loads(raised.value.response.text)["router"]["bill"]
+    assert bill["generated_tokens"] > 0
+    assert bill["generate_seconds"] > 1
+    assert [(call.code, call.reason) for call in calls] == [("DEADLINE_EXCEEDED", limit.upper())]
+
+
+async def test_a_limit_that_ends_a_models_own_chat_completion_has_its_bill(solver, model, generator):
+    async def never(request: httpx2.Request) -> httpx2.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    replicas = Replicas(["http://a/v1"], transport=httpx2.MockTransport(never))
+    generator.chat = ChatEndpoint(replicas, "/chat/completions", model.name)
+    async with serving(solver) as server, client_of(server) as client:
+        with pytest.raises(openai.APIStatusError) as raised:
+            await client.chat.completions.create(**asked(EASY, tools=TOOLS, extra_headers={"x-request-timeout": "1"}))
+    bill = json.loads(raised.value.response.text)["router"]["bill"]
+    assert (raised.value.code, bill["engine_calls"]) == ("deadline_exceeded", 1)
+    assert bill["generate_seconds"] > 0.5
+
+
 async def test_an_engine_without_chat_completions_says_so(client, generator):
     with pytest.raises(openai.BadRequestError, match="tools: a search can't do this") as raised:
         await client.chat.completions.create(**asked(EASY, tools=TOOLS))
     assert (raised.value.param, raised.value.code) == ("tools", "not_searchable")
     assert generator.counted.calls == 0
+
+
+TOOLS_TURN = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"messages": [{"role": "user", "content": ""}], "n": 2}, "prompt", "prompt_empty"),
+        ({"messages": [{"role": "user", "content": " "}], "stop": ["x"]}, "prompt", "prompt_empty"),
+        ({"messages": [{"role": "user", "content": []}], "n": 2}, "prompt", "prompt_empty"),
+        ({"messages": [TOOLS_TURN, {"role": "user", "content": None}]}, "prompt", "prompt_empty"),
+        ({"messages": [{"role": "user", "content": "x" * 400_001}], "n": 2}, "prompt", "prompt_too_long"),
+        (
+            {"messages": [{"role": "system", "content": "x" * 400_000}, {"role": "user", "content": "y"}], "n": 2},
+            "prompt",
+            "prompt_too_long",
+        ),
+        ({"n": 129}, "n", "message_malformed"),
+        ({"n": 0}, "n", "message_malformed"),
+        ({"n": "two"}, "n", "message_malformed"),
+    ],
+)
+@pytest.mark.parametrize("passed_on", [True, False])
+async def test_it_refuses_the_prompts_that_a_search_refuses(
+    client, seen, request, generator, *, fields, param, code, passed_on
+):
+    model = request.getfixturevalue("model") if passed_on else None
+    with pytest.raises(openai.BadRequestError) as raised:
+        await client.chat.completions.create(**{**asked(EASY), **fields})
+    assert (raised.value.param, raised.value.code) == (param, code)
+    assert generator.counted.calls == 0
+    assert not model or model.asked == []
+    assert [call.reason for call in seen[1]] == [code.upper()]
+
+
+async def test_it_refuses_text_that_can_not_be_passed_on(client, model):
+    body = rb'{"model": "router", "n": 2, "messages": [{"role": "user", "content": "\ud800"}]}'
+    json_kind = {"headers": {"content-type": "application/json"}}
+    with pytest.raises(openai.BadRequestError, match="surrogate"):
+        await client.post("/chat/completions", content=body, options=json_kind, cast_to=object)
+
+
+@pytest.mark.parametrize("content", ["", None, [{"type": "text", "text": ""}]])
+async def test_a_tools_message_may_be_empty(client, model, content):
+    messages = [
+        {"role": "user", "content": "x"},
+        TOOLS_TURN,
+        {"role": "tool", "tool_call_id": "call_1", "content": content},
+    ]
+    reply = await client.chat.completions.create(**{**asked(EASY), "messages": messages})
+    assert reply.router["direct"]["model"] == "small"
+    assert model.asked[0]["messages"] == messages
 
 
 async def test_it_is_refused_by_a_setting(solver, model):

@@ -23,7 +23,7 @@ from router.service.http import door, request
 from tests.support.browsing import ANN
 from tests.support.http import asked, client_of, serving
 
-EASY = "7 + 7 ="
+EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 POST = "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
@@ -229,6 +229,36 @@ async def test_calls_that_outlast_the_grace_period_are_told(solver, generator):
         await asyncio.wait_for(server.stop(grace=0.1), timeout=60)
         with pytest.raises(openai.InternalServerError, match="this server stops"):
             await running
+
+
+async def test_a_stream_that_outlasts_the_grace_period_ends_with_the_error(solver, generator, caplog):
+    generator.latency = 0.05
+    router = {"progress": True, "arm": "beam_search(n=4, m=2)"}
+    async with serving(solver) as server, client_of(server) as client:
+        chunks = await client.chat.completions.create(**asked(HARD, stream=True, extra_body={"router": router}))
+        await anext(chunks)
+        generator.latency = 60
+        await asyncio.wait_for(server.stop(grace=0.1), timeout=60)
+        with pytest.raises(openai.APIError, match="this server stops") as raised:
+            async for _ in chunks:
+                pass
+    assert raised.value.code == "stopping"
+    assert "without completing response" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["application/x-ndjson", "text/html"])
+async def test_a_page_that_outlasts_the_grace_period_ends_with_the_error(solver, generator, kind):
+    generator.latency = 0.05
+    form = {"prompt": HARD, "arm": "beam_search(n=4, m=2)"}
+    async with serving(solver, ui=True) as server, httpx2.AsyncClient() as client:
+        url = f"http://127.0.0.1:{server.http_port}/ui/search"
+        async with client.stream("POST", url, data=form, headers={"accept": kind}) as reply:
+            text = reply.aiter_text()
+            said = await anext(text)
+            generator.latency = 60
+            await asyncio.wait_for(server.stop(grace=0.1), timeout=60)
+            said += "".join([piece async for piece in text])
+    assert "this server stops" in said
 
 
 async def test_silent_connections_do_not_hold_up_stopping(solver):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx2
 import openai
 import pytest
 from openai import AsyncOpenAI
@@ -206,6 +207,23 @@ async def test_a_long_name_of_a_field_is_cut(client):
     assert len(error.param) <= 200
 
 
+@pytest.mark.parametrize("host", ["[::1", "foo]", "["])
+@pytest.mark.parametrize(("path", "status"), [("/v1/models", 400), ("/nothing", 404)])
+async def test_a_host_that_can_not_be_read_is_a_clear_error(seen, host, path, status):
+    async with httpx2.AsyncClient() as client:
+        reply = await client.get(f"http://127.0.0.1:{seen[0].http_port}{path}", headers={"host": host})
+    assert reply.status_code == status
+    assert reply.json()["error"]["type"] == "invalid_request_error"
+
+
+async def test_nobody_is_sent_to_the_host_that_a_request_names(seen):
+    async with httpx2.AsyncClient() as client:
+        url = f"http://127.0.0.1:{seen[0].http_port}/v1/models/"
+        reply = await client.get(url, headers={"host": "evil.example"}, follow_redirects=False)
+    assert reply.status_code == 404
+    assert "location" not in reply.headers
+
+
 async def test_an_engine_that_is_down_says_when_to_retry(client, generator):
     async def extend(prompt, paths, **options):
         raise EngineUnavailable("the engine does not answer; start it")
@@ -242,6 +260,15 @@ async def test_a_bug_is_logged_here_and_hidden_there(client, solver, caplog):
     assert (error.status_code, error.code) == (500, "internal")
     assert "division" not in str(error)
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_bug_outside_the_calls_is_logged_with_its_place(client, monkeypatch, caplog):
+    monkeypatch.setattr("router.service.http.replies.models", lambda *args: {}["a prompt"])
+    with caplog.at_level(logging.ERROR), pytest.raises(openai.InternalServerError):
+        await client.models.list()
+    (logged,) = (each for each in caplog.records if "KeyError" in each.getMessage())
+    assert "in models" in logged.traceback
+    assert "a prompt" not in logged.getMessage()
 
 
 async def test_a_limit_that_ends_the_search_has_its_bill(client):

@@ -341,8 +341,25 @@ async def test_calls_that_outlast_the_grace_period_are_ended(server, stub, gener
     while not generator.counted.calls:  # noqa: ASYNC110 - nothing to wait for
         await asyncio.sleep(0.01)
     await asyncio.wait_for(server.stop(grace=0.1), timeout=60)
-    with pytest.raises((grpc.RpcError, asyncio.CancelledError)):
+    with pytest.raises(grpc.RpcError) as raised:
         await running
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    found = details(raised.value)
+    assert (found["ErrorInfo"].reason, found["Bill"].engine_calls) == ("STOPPING", 1)
+    assert found["RetryInfo"].retry_delay.seconds == 1
+
+
+async def test_a_stream_that_outlasts_the_grace_period_ends_with_the_error(server, stub, generator):
+    generator.latency = 0.05
+    stream = stub.StreamSolve(pb.StreamSolveRequest(prompt=HARD, options=pb.SolveOptions(arm="beam_search(n=4, m=2)")))
+    events = aiter(stream)
+    assert (await anext(events)).HasField("round")
+    generator.latency = 60
+    await asyncio.wait_for(server.stop(grace=0.1), timeout=60)
+    with pytest.raises(grpc.RpcError) as raised:
+        async for _ in events:
+            pass
+    assert details(raised.value)["ErrorInfo"].reason == "STOPPING"
 
 
 async def test_reflection_describes_the_service(server):

@@ -183,7 +183,31 @@ async def test_without_tokens_a_name_that_was_made_to_lead_here_is_refused(solve
             assert (await client.get("/ui/policy", headers={"host": host})).status_code == status
 
 
-@pytest.mark.parametrize("path", [*VIEWS, "/ui/static/style.css", "/ui/static/nothing.css"])
+@pytest.mark.parametrize("origin", ["http://[x", "http://x]", "//["])
+async def test_a_site_that_can_not_be_read_is_another(solver, origin):
+    async with browsing(solver) as client:
+        assert (await client.post("/ui/search", data={"prompt": "x"}, headers={"origin": origin})).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/ui/nothing", "/ui/calls/", "/ui/static/a/b", "/ui//evil.com"])
+@pytest.mark.parametrize("tokens", [None, [ANN]])
+async def test_a_wrong_address_has_a_page_of_its_own(solver, path, tokens):
+    async with browsing(solver, tokens=tokens) as client:
+        reply = await client.get(path)
+    assert reply.status_code == 404
+    assert reply.headers["content-type"].startswith("text/html")
+    assert "No such page" in reply.text
+
+
+@pytest.mark.parametrize("path", ["/ui/", "/ui/search", "/ui/login", "/ui/logout"])
+async def test_an_address_that_only_a_form_is_sent_to_leads_to_the_search(solver, path):
+    async with browsing(solver) as client:
+        reply = await client.get(path, follow_redirects=False)
+        assert (reply.status_code, reply.headers["location"]) == (303, "/ui")
+        assert (await client.get(path, headers={"host": "evil.example"})).status_code == 403
+
+
+@pytest.mark.parametrize("path", [*VIEWS, "/ui/nothing", "/ui/static/style.css", "/ui/static/nothing.css"])
 async def test_every_reply_forbids_scripts_of_others(solver, path):
     async with browsing(solver) as client:
         headers = (await client.get(path)).headers

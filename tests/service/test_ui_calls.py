@@ -118,6 +118,16 @@ async def test_a_place_that_is_none_is_refused(solver, recorder, at):
         assert (await client.get("/ui/calls", params={"at": at, "id": "x"})).status_code == 400
 
 
+async def test_an_address_with_many_fields_is_refused_once_its_caller_is_known(solver, recorder):
+    many = "/ui/calls?" + "&".join(f"x{i}=1" for i in range(11))
+    async with browsing(solver, recorder=recorder) as client:
+        reply = await client.get(many)
+        assert reply.status_code == 400
+        assert "more than 10 fields" in reply.text
+    async with browsing(solver, recorder=recorder, tokens=[ANN]) as client:
+        assert (await client.get(many)).status_code == 401
+
+
 async def test_a_database_that_is_gone_is_said(solver, tmp_path):
     with contextlib.closing(Recorder(f"sqlite:///{tmp_path}/gone.db")) as recorder:
         async with browsing(solver, recorder=recorder) as client:

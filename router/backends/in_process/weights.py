@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,13 @@ def model_folder(model: str) -> str:
     if not (folder / "model.safetensors").is_file():
         source = _wheel_file()
         log.info("converting %s to %s, once, about half a minute", EMBEDDED, folder)
-        convert(source, folder, torch.float32)
+        try:
+            convert(source, folder, torch.float32)
+        except (OSError, SafetensorError) as error:
+            raise MissingWeights(
+                f"can't write the converted model to {folder} ({error}); set XDG_CACHE_HOME to a folder that can be "
+                "written"
+            ) from error
     return str(folder)
 
 
@@ -118,7 +125,21 @@ def _wheel_file() -> Path:
 
 
 def convert(gguf: Path, folder: Path, dtype: torch.dtype) -> None:
-    """Convert a GGUF file to a safetensors folder, renamed into place at the end, so none is found half-written."""
+    """Convert a GGUF file to a safetensors folder, renamed into place at the end, so none is found half-written.
+
+    Raises OSError and SafetensorError, at once where the folder can't be made.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
+    try:
+        _write_converted(gguf, partial, dtype)
+        with suppress(OSError):  # another process was first
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _write_converted(gguf: Path, folder: Path, dtype: torch.dtype) -> None:
     source = str(gguf.parent)
     quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=gguf.name, dtype=dtype)
     config = quantized.config
@@ -126,11 +147,5 @@ def convert(gguf: Path, folder: Path, dtype: torch.dtype) -> None:
     del config.quantization_config
     plain = type(quantized)(config).to(dtype)
     plain.load_state_dict(quantized.state_dict())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".converting-"))
-    plain.save_pretrained(partial)
-    AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(partial)
-    try:
-        partial.rename(folder)
-    except OSError:  # another process was first
-        shutil.rmtree(partial)
+    plain.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source, gguf_file=gguf.name).save_pretrained(folder)

@@ -21,12 +21,18 @@ def check_exposure(host: str, *, encrypted: bool, insecure: bool) -> None:
 def check_host(metadata: Mapping[str, str], listening: str) -> None:
     """Raise PermissionDenied where the request names a host that is not this server (DNS rebinding).
 
+    Raise InvalidRequest where what it names can't be read.
+
     Without this check, where no token is needed, another site could have its name resolve to this server's address, and
     its page could read the replies.
 
     listening  host that the server was told to listen on
     """
-    host = urlsplit(f"//{metadata.get('host', '')}").hostname or ""
+    given = metadata.get("host", "")
+    try:
+        host = urlsplit(f"//{given}").hostname or ""
+    except ValueError:  # such as an address with one bracket
+        raise InvalidRequest("host", f"{given[:100]!r} is no host", reason="MESSAGE_MALFORMED") from None
     if host not in ("localhost", listening.strip("[]").lower()) and not _ip_address(host):
         raise PermissionDenied(
             f"this server is not known as {host[:100]!r}; open it by its address, or start it with --tokens"

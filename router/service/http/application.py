@@ -18,13 +18,13 @@ from router.service import conversion
 from router.service.auth.callers import Peer
 from router.service.http import errors, replies, stream
 from router.service.http.asgi import Asgi, Endpoint
-from router.service.http.direct import Direct
+from router.service.http.direct import Direct, endpoint, limited
 from router.service.http.messages import parse
 from router.service.http.request import Inbound
 from router.service.http.requests import ALIAS, Chat, as_written, read
 from router.service.middleware.call import Call
 from router.service.middleware.chain import Handler, Middleware, chain, refuse, replying, streaming
-from router.service.router_service import DIRECT_METHODS, ROUTER, RouterService
+from router.service.router_service import ROUTER, RouterService
 from router.solving.bill import Bill
 from router.v1 import router_pb2 as pb
 
@@ -51,18 +51,18 @@ def application(
     """
     api = _Api(middleware, router, authenticate, direct)
 
-    def post(path: str, endpoint: Endpoint) -> Route:
-        return Route(path, Asgi(endpoint, write_seconds, reads=True, failed=_error), methods=["POST"])
+    def post(path: str, answer: Endpoint) -> Route:
+        return Route(path, Asgi(answer, write_seconds, reads=True, failed=_error), methods=["POST"])
 
-    def get(path: str, endpoint: Endpoint) -> Route:
-        return Route(path, Asgi(endpoint, write_seconds, reads=False, failed=_error), methods=["GET"])
+    def get(path: str, answer: Endpoint) -> Route:
+        return Route(path, Asgi(answer, write_seconds, reads=False, failed=_error), methods=["GET"])
 
     async def health(request: Request) -> Response:
         if stopping.is_set():
             return JSONResponse({"status": "stopping"}, 503)
         return JSONResponse({"status": "serving"}) if serving() else JSONResponse({"status": "no engine answers"}, 503)
 
-    return Starlette(
+    answers = Starlette(
         routes=[
             post("/v1/chat/completions", api.chat),
             get("/v1/models", api.models),
@@ -75,6 +75,9 @@ def application(
         ],
         exception_handlers={HTTPException: _no_such_page},
     )
+    # It would send to whatever host the request names, before that is checked.
+    answers.router.redirect_slashes = False
+    return answers
 
 
 class _Api:
@@ -93,8 +96,8 @@ class _Api:
             "Route": replying(router.Route),
             "Solve": replying(router.Solve),
             "StreamSolve": streaming(router.StreamSolve),
-            "Complete": replying(model.reply),
-            "StreamComplete": streaming(model.events),
+            "Complete": limited(replying(model.reply), router.longest_search),
+            "StreamComplete": limited(streaming(model.events), router.longest_search),
             "GetBundle": replying(router.GetBundle),
             "RecordOutcome": replying(router.RecordOutcome),
         }
@@ -144,8 +147,9 @@ class _Api:
         return chat
 
     def _direct_notes(self, chat: Chat, call: Call) -> Mapping[str, Any]:
-        setup = self._router.bundles.active.bundle.setup
-        return replies.direct(chat, call.id, _bill(call), setup.reference, [setup.main])
+        active = self._router.bundles.active
+        setup, unread = active.bundle.setup, () if endpoint(active) else chat.unread
+        return replies.direct(chat, call.id, _bill(call), setup.reference, [setup.main], unread=unread)
 
     async def models(self, inbound: Inbound) -> Response:
         return _json(replies.models(await self._served(inbound), self._names()))
@@ -170,11 +174,6 @@ class _Api:
         """Answer a request whose JSON is the message of a RouterService method."""
         content = await self._read(inbound, method, partial(parse, kind))
         return _json(replies.as_json(await self._answer(inbound.call(method, content))))
-
-    def _seconds(self, call: Call) -> float | None:
-        """Return the seconds that a call may take; None: no limit. Searches keep to their limits themselves."""
-        limits = [call.seconds_left, self._router.longest_search if call.method in DIRECT_METHODS else None]
-        return min((limit for limit in limits if limit is not None), default=None)
 
     def _writers(self, call: Call) -> list[ModelSpec]:
         """Return the models of the call's arm."""
@@ -215,11 +214,13 @@ class _Api:
 
     async def _answer(self, call: Call) -> Any:
         try:
-            # gRPC ends calls at their deadline by itself; HTTP does not.
-            async with asyncio.timeout(self._seconds(call)):
+            # gRPC ends calls at their deadline by itself; HTTP does not, while they wait or do not end by themselves.
+            async with asyncio.timeout(call.seconds_left):
                 return await self._handlers[call.method](call)
         except TimeoutError:
-            raise DeadlineExceeded("no answer before the deadline; give it more time, or a smaller budget") from None
+            error = DeadlineExceeded("no answer before the deadline; give it more time, or a smaller budget")
+            error.bill = call.progress.bill
+            raise error from None
 
 
 def _bill(call: Call) -> pb.Bill:
@@ -236,6 +237,7 @@ def _error(error: RouterError, inbound: Inbound) -> Response:
 
 async def _no_such_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path[:200]}: {error.detail}; the API is /v1/chat/completions, /v1/models"
+    path = request.scope["path"]  # not the URL's: that needs a host that can be read
+    what = f"{request.method} {path[:200]}: {error.detail}; the API is /v1/chat/completions, /v1/models"
     kind = {"message": what, "type": "invalid_request_error", "param": None, "code": None}
     return JSONResponse({"error": kind}, error.status_code, {"x-should-retry": "false", **(error.headers or {})})

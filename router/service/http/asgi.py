@@ -1,7 +1,6 @@
 """An endpoint of the HTTP server as an ASGI application."""
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -11,13 +10,12 @@ from starlette.types import Receive, Scope, Send
 
 from router.errors import InternalError, RouterError, Stopping, StreamNotRead
 from router.service.http.request import Inbound
+from router.service.middleware.error_status import log_bug
 
 Endpoint = Callable[[Inbound], Awaitable[Response | None]]
 """Answers a request: returns the reply, or None where it has written one. Raises RouterError."""
 Failed = Callable[[RouterError, Inbound], Response]
 """Returns the reply to a request that failed with an error."""
-
-_log = logging.getLogger(__name__)
 
 
 class Asgi:
@@ -53,8 +51,7 @@ class Asgi:
             except ClientDisconnect:
                 return
             except Exception as error:
-                # Not logged: the error's text, which could quote a prompt.
-                _log.error("%s: %s", inbound.scope["path"], type(error).__name__, extra={"call_id": inbound.id})
+                log_bug(inbound.scope["path"], error, inbound.id)
                 response = self._failed(InternalError("internal error; the server's log says more"), inbound)
             if response and not inbound.begun:
                 await inbound.reply(response)

@@ -1,20 +1,23 @@
 """Has the reference model alone answer chat completions that no search can serve, such as those with tools."""
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from router.backends import Engines, Usage
 from router.backends.chat import ChatEndpoint
 from router.backends.specs import ModelSpec
-from router.errors import InvalidRequest
+from router.errors import DeadlineExceeded, InvalidRequest, SearchTooLong
 from router.service.bundle_manager import BundleManager
 from router.service.http.requests import Chat
 from router.service.middleware.call import Call
+from router.service.middleware.chain import Handler
+from router.solving.driver import margin
 from router.solving.solver import Solver
 from strategies import Candidate
 
-_MOST = 128  # most answers of one request
 _OURS = ("router", "model", "max_tokens", "max_completion_tokens", "stream", "stream_options", "seed")
 
 
@@ -30,41 +33,71 @@ class Direct:
     async def reply(self, chat: Chat, call: Call) -> Mapping[str, Any]:
         """Return a chat completion, at least its choices.
 
-        Raises InvalidRequest, EngineUnavailable, DeadlineExceeded.
+        Raises InvalidRequest, EngineUnavailable.
         """
-        with self._bundles.solver() as solver:
-            usage = _line(chat, call, solver)
-            if endpoint := _endpoint(solver):
-                return await endpoint.reply(_body(chat, solver.bundle.setup.main), usage)
+        with self._bundles.solver() as solver, _billed(chat, call, solver) as usage:
+            if server := endpoint(solver):
+                return await server.reply(_body(chat, solver.bundle.setup.main), usage)
             return {"choices": await _written(chat, solver.engines, usage)}
 
     async def events(self, chat: Chat, call: Call) -> AsyncGenerator[Mapping[str, Any], None]:
         """Yield the chunks of a streamed chat completion. Raises as :meth:`reply`."""
-        with self._bundles.solver() as solver:
-            usage = _line(chat, call, solver)
-            endpoint = _endpoint(solver)
-            if endpoint is None:
+        with self._bundles.solver() as solver, _billed(chat, call, solver) as usage:
+            server = endpoint(solver)
+            if server is None:
                 for choice in await _written(chat, solver.engines, usage):
                     delta = choice.pop("message")
                     yield {"choices": [{**choice, "delta": delta}]}
                 return
-            async with aclosing(endpoint.events(_body(chat, solver.bundle.setup.main), usage)) as events:
+            async with aclosing(server.events(_body(chat, solver.bundle.setup.main), usage)) as events:
                 async for event in events:
                     yield event
 
 
-def _endpoint(solver: Solver) -> ChatEndpoint | None:
+def endpoint(solver: Solver) -> ChatEndpoint | None:
     """Return the reference model's endpoint; None where its engine answers no chat completions."""
-    endpoint: ChatEndpoint | None = getattr(solver.engines.main, "chat", None)
-    return endpoint
+    server: ChatEndpoint | None = getattr(solver.engines.main, "chat", None)
+    return server
 
 
-def _line(chat: Chat, call: Call, solver: Solver) -> Usage:
-    """Start a bill, and return its line for the reference model.
+def limited(proceed: Handler, longest: float | None) -> Handler:
+    """Return the handler around ``proceed`` that ends calls at their limits, as searches end by themselves.
+
+    longest  seconds that a call may take, whatever its caller's deadline; None: no limit
+    """
+
+    async def handle(call: Call) -> Any:
+        left = call.seconds_left
+        seconds = min((limit for limit in (left, longest) if limit is not None), default=None)
+        try:
+            # A little before the caller stops waiting, so that it still gets the bill.
+            async with asyncio.timeout(None if seconds is None else seconds - margin(seconds)) as limit:
+                return await proceed(call)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            error = _late(by_caller=seconds == left)
+            error.bill = call.progress.bill
+            raise error from None
+
+    return handle
+
+
+def _late(*, by_caller: bool) -> DeadlineExceeded | SearchTooLong:
+    if by_caller:
+        return DeadlineExceeded("the deadline ended the call; give it more time, or ask for less")
+    return SearchTooLong(
+        "the call took as long as this server lets one take (see serve --longest-search); ask for less"
+    )
+
+
+@contextmanager
+def _billed(chat: Chat, call: Call, solver: Solver) -> Iterator[Usage]:
+    """Start a bill, and give its line for the reference model; count the seconds until the end, whichever it is.
 
     Raises InvalidRequest where the reference model can't serve the request either.
     """
-    if _endpoint(solver) is None and (chat.prompt is None or list(chat.direct) != ["n"]):
+    if endpoint(solver) is None and (chat.prompt is None or list(chat.direct) != ["n"]):
         fields = ", ".join(chat.direct[:5])
         raise InvalidRequest(
             chat.direct[0],
@@ -72,14 +105,16 @@ def _line(chat: Chat, call: Call, solver: Solver) -> Usage:
             reason="NOT_SEARCHABLE",
         )
     bill = call.progress.bill = solver.new_bill()
-    return bill.line(solver.engines.reference, "generator")
+    started = time.monotonic()
+    try:
+        yield bill.line(solver.engines.reference, "generator")
+    finally:
+        bill.seconds["generate"] += time.monotonic() - started
 
 
 async def _written(chat: Chat, engines: Engines, usage: Usage) -> list[dict[str, Any]]:
     """Write ``n`` answers with different random numbers; return them as choices."""
     n = (chat.fields.model_extra or {})["n"]
-    if not isinstance(n, int) or not 1 <= n <= _MOST:
-        raise InvalidRequest("n", f"n must be 1 to {_MOST}", reason="MESSAGE_MALFORMED")
     assert chat.prompt
     candidates = await engines.main.extend(
         chat.prompt,

@@ -33,9 +33,8 @@ def body(error: RouterError, call_id: str) -> dict[str, Any]:
     """Return ``{"error": {"message", "type", "param", "code"}, "router": {"call_id", "bill"}}``; code: the reason."""
     code = status(error)
     router: dict[str, Any] = {"call_id": call_id}
-    bill = getattr(error, "bill", None)
-    if isinstance(bill, Bill):
-        router["bill"] = MessageToDict(conversion.bill(bill), preserving_proto_field_name=True)
+    if isinstance(error.bill, Bill):
+        router["bill"] = MessageToDict(conversion.bill(error.bill), preserving_proto_field_name=True)
     return {
         "error": {
             "message": statuses.message(error),

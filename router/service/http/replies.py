@@ -73,9 +73,15 @@ def forwarded(call_id: str, kind: str, told: Mapping[str, Any]) -> dict[str, Any
     return {**more, **head(call_id, kind)}
 
 
-def direct(chat: Chat, call_id: str, bill: pb.Bill, model: str, writers: Sequence[ModelSpec]) -> dict[str, Any]:
-    """Return the ``router`` object of a reply without a search. ``model``: name of the model that answered."""
-    notes = {"ignored": list(chat.ignored), "bounded": _bounded(chat.fields, writers)}
+def direct(
+    chat: Chat, call_id: str, bill: pb.Bill, model: str, writers: Sequence[ModelSpec], *, unread: Sequence[str]
+) -> dict[str, Any]:
+    """Return the ``router`` object of a reply without a search.
+
+    model   name of the model that answered
+    unread  fields that were not passed on to it
+    """
+    notes = {"ignored": [*chat.ignored, *unread], "bounded": _bounded(chat.fields, writers)}
     return {
         "direct": {"model": model, "because": list(chat.direct)},
         "bill": as_json(bill),

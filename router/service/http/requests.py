@@ -1,5 +1,6 @@
 """Reads a chat completion's request, and sorts its fields: for a search, for the model alone, or without effect."""
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from router.errors import InvalidRequest
 from router.prompt import Prompt
 from router.service.http.messages import malformed, parse, quoted
+from router.solving.request import check_texts
 from router.v1 import router_pb2 as pb
 
 ALIAS = "router"  # a model name that is always served, whichever bundle is active
@@ -65,6 +67,7 @@ _REFUSED = {
     "int_from_float": "must be a whole number",
     "float_type": "must be a number",
 }
+_MOST_ANSWERS = 128  # of one request
 _ROLES = {"developer": "system"}  # newer models' name for the role
 
 _UINT32 = 2**32 - 1
@@ -113,6 +116,7 @@ class Chat:
     direct    fields that a search can't serve; where there are any, ``message`` is None
     prompt    the messages as a prompt; None: only a model's own server can read them
     ignored   fields that were given but have no effect
+    unread    of a request without a search: further fields that have no effect but at a model's own server
     progress  whether the caller wants to see the search's rounds
     cap       most generated tokens of a reply without a search
     """
@@ -123,6 +127,7 @@ class Chat:
     direct: Sequence[str] = ()
     prompt: Prompt | None = None
     ignored: Sequence[str] = ()
+    unread: Sequence[str] = ()
     progress: bool = False
     cap: int | None = None
 
@@ -155,8 +160,10 @@ def read(body: Any, models: Sequence[str]) -> Chat:
         cap = router.pop("max_generated_tokens", None)
         if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
             raise malformed("router.max_generated_tokens", "router.max_generated_tokens must be a number from 1")
-        # Everything else is passed on.
-        return Chat(given, fields, None, direct, _prompt(messages), [f"router.{name}" for name in router], cap=cap)
+        _check_direct(given, messages)
+        # Everything else is passed on, where the model has a server of its own.
+        searches_own = [f"router.{name}" for name in (*router, *["progress"] * progress)]
+        return Chat(given, fields, None, direct, _prompt(messages), searches_own, ignored, cap=cap)
     return Chat(given, fields, _search(fields, messages, router), ignored=ignored, progress=progress)
 
 
@@ -207,6 +214,38 @@ def _message(where: str, given: Mapping[str, Any], direct: list[str], ignored: l
     return {"role": _ROLES.get(role, role) if isinstance(role, str) else role, "content": content}
 
 
+def _check_direct(given: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> None:
+    """Raise InvalidRequest for what searches refuse, too: an empty or too long prompt, and text that is not valid.
+
+    A conversation may end with a tool's message here, which only the model's own server judges.
+    """
+    n = given.get("n", 1)
+    if n != 1 and not (isinstance(n, int) and 1 <= n <= _MOST_ANSWERS):
+        raise malformed("n", f"n must be 1 to {_MOST_ANSWERS}")
+    texts = [_texts(message["content"]) for message in messages]
+    read = messages[-1]["role"] == "user" and _is_text(messages[-1]["content"])
+    check_texts(texts[-1] if read else None, sum(map(len, texts)))
+    try:
+        json.dumps(given, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise _half_a_pair() from error
+
+
+def _texts(content: Any) -> str:
+    """Return a message's text, that of all its parts together; empty where there is none."""
+    if isinstance(content, str):
+        return content
+    parts = [part.get("text") for part in content if isinstance(part, dict)] if isinstance(content, list) else []
+    return "".join(text for text in parts if isinstance(text, str))
+
+
+def _is_text(content: Any) -> bool:
+    """Whether a message's content is text, be it empty, and nothing else, such as an image."""
+    if isinstance(content, list):
+        return all(isinstance(part, dict) and part.get("type") == "text" for part in content)
+    return content is None or isinstance(content, str)
+
+
 def _prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt | None:
     try:
         return Prompt.read(messages)
@@ -233,7 +272,9 @@ def _search(
         for each in prompt.messages:
             message.messages.add(role=each.role, content=each.text)
     except ValueError as error:
-        raise InvalidRequest(
-            "messages", "messages: half of a surrogate pair is not valid text", reason="PROMPT_INVALID"
-        ) from error
+        raise _half_a_pair() from error
     return message  # type: ignore[no-any-return]
+
+
+def _half_a_pair() -> InvalidRequest:
+    return InvalidRequest("messages", "messages: half of a surrogate pair is not valid text", reason="PROMPT_INVALID")

@@ -22,11 +22,13 @@ class ErrorStatus:
             except RouterError:
                 raise
             except Exception as error:
-                # Log where it was raised, but not its text, which could quote a prompt.
-                lines = "".join(traceback.format_tb(error.__traceback__))
-                _log.error(
-                    "%s failed: %s", method, type(error).__name__, extra={"call_id": call.id, "traceback": lines}
-                )
+                log_bug(method, error, call.id)
                 raise InternalError("internal error; the server's log says more") from None
 
         return handle
+
+
+def log_bug(where: str, error: Exception, call_id: str) -> None:
+    """Log where an unexpected error was raised, but not its text, which could quote a prompt."""
+    lines = "".join(traceback.format_tb(error.__traceback__))
+    _log.error("%s failed: %s", where, type(error).__name__, extra={"call_id": call_id, "traceback": lines})

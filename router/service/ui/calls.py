@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
+from urllib.parse import parse_qsl
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -14,6 +15,7 @@ from router.service.auth.callers import Caller
 from router.service.recorder import Recorder
 
 ON_PAGE = 50
+_MOST_FIELDS = 10  # of an address
 
 
 class RecordedCalls:
@@ -45,17 +47,23 @@ class RecordedCalls:
             raise OutcomesUnavailable("the outcome database does not answer; try again later") from None
 
 
-def place(query: Mapping[str, str]) -> Place | None:
+def place(query: str) -> Place | None:
     """Return the place where a page begins, from the URL's query. Raises InvalidRequest."""
-    if "at" not in query:
+    try:
+        fields = dict(parse_qsl(query, max_num_fields=_MOST_FIELDS))
+    except ValueError:
+        raise InvalidRequest(
+            "query", f"the address has more than {_MOST_FIELDS} fields", reason="MESSAGE_MALFORMED"
+        ) from None
+    if "at" not in fields:
         return None
     try:
-        at = datetime.fromisoformat(query["at"])
+        at = datetime.fromisoformat(fields["at"])
         if at.tzinfo is None:
             raise ValueError
     except ValueError:
         raise InvalidRequest("at", "at must be a time with a time zone", reason="MESSAGE_MALFORMED") from None
-    return Place(at, query.get("id", "")[:128])
+    return Place(at, fields.get("id", "")[:128])
 
 
 def view(rows: Sequence[Mapping[str, Any]] | None, caller: Caller, *, first: bool) -> dict[str, Any]:

@@ -10,8 +10,16 @@ def check_origin(metadata: Mapping[str, str]) -> None:
     """Raise PermissionDenied where another site's page sent a form. Browsers name the page's site with each form."""
     origin = metadata.get("origin")
     site = metadata.get("sec-fetch-site", "same-origin")
-    if (origin is not None and urlsplit(origin).netloc != metadata.get("host")) or site not in ("same-origin", "none"):
+    own = origin is None or _from(origin, metadata.get("host"))
+    if not own or site not in ("same-origin", "none"):
         raise PermissionDenied("this form was sent by a page of another site")
+
+
+def _from(origin: str, host: str | None) -> bool:
+    try:
+        return urlsplit(origin).netloc == host
+    except ValueError:  # no site, such as http://[x
+        return False
 
 
 def secure(metadata: Mapping[str, str], scheme: str) -> bool:

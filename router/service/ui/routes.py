@@ -5,13 +5,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qsl
 
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, StreamNotRead, Unauthenticated
-from router.outcomes.newest import Place
 from router.service.auth.addresses import check_host
 from router.service.auth.callers import Caller
 from router.service.http.asgi import Asgi
@@ -68,6 +66,9 @@ def routes(
         post("/login", ui.log_in),
         post("/logout", ui.log_out),
         get("/static/{name}", ui.static),
+        # Addresses that a browser keeps of a form or its reply, and wrong ones. All others are above.
+        *(get(path, ui.to_home) for path in ("/", "/search", "/login", "/logout")),
+        get("/{path:path}", ui.missing),
     ]
 
 
@@ -143,10 +144,8 @@ class _Ui:
 
     async def calls(self, inbound: Inbound) -> Response:
         self._check(inbound)
-        query = dict(parse_qsl(inbound.scope["query_string"].decode("latin-1"), max_num_fields=10))
-        before = calls.place(query)
-        call = inbound.call("ReadCalls", before)
-        rows = await self._answer(call)
+        call = inbound.call("ReadCalls", inbound.scope["query_string"].decode("latin-1"))
+        rows, before = await self._answer(call)
         caller = call.progress.caller
         assert caller
         shown = calls.view(rows, caller, first=before is None)
@@ -157,6 +156,14 @@ class _Ui:
         if found is None:
             raise InvalidRequest("path", "there is no such file", reason="MODEL_UNKNOWN")
         return found
+
+    async def to_home(self, inbound: Inbound) -> Response:
+        self._check(inbound)
+        return self._to("")
+
+    async def missing(self, inbound: Inbound) -> Response:
+        self._check(inbound)
+        return pages.page("missing.html", 404, here="", user="")
 
     # Who is there
 
@@ -221,9 +228,11 @@ class _Ui:
     async def _looked(self, call: Call) -> Any:
         return self._router.bundles.active
 
-    async def _read(self, before: Place | None, call: Call) -> Any:
+    async def _read(self, query: str, call: Call) -> Any:
+        """Return the rows of a page of calls, and the place where it begins."""
         assert call.progress.caller
-        return await self._recorded.page(call.progress.caller, before)
+        before = calls.place(query)
+        return await self._recorded.page(call.progress.caller, before), before
 
     async def _entered(self, call: Call) -> str:
         assert self._sessions is not None
