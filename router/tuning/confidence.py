@@ -87,10 +87,6 @@ class OutOfFold:
     def _by(self, model: Confidence, rows: Ints) -> "ModelConfidence":
         return ModelConfidence(model, self.probabilities[rows], self.tasks[rows])
 
-    def on(self, rows: Ints) -> "OutOfFold":
-        """Return the same for some of the prompts."""
-        return replace(self, fold=self.fold[rows], probabilities=self.probabilities[rows], tasks=self.tasks[rows])
-
 
 @dataclass(frozen=True, slots=True)
 class ModelConfidence:
@@ -122,8 +118,8 @@ def fit(
 ) -> OutOfFold | None:
     """Fit the models of :data:`KINDS`, each without every fold and on all prompts; return the one that is kept.
 
-    None without paths, with fewer than FEWEST prompts, or if all answers are alike. A richer kind is tried where half as many prompts
-    have solutions of known length and log-probability.
+    None without paths, with fewer than FEWEST prompts, or if all answers are alike. A richer kind is tried where half
+    as many prompts have solutions of known length and log-probability.
 
     probabilities  (P, 5) out-of-fold probabilities of the prompts' levels;  levels (P,) to balance the folds by
     tasks  (P,) the prompts' tasks;  apart  those with enough prompts for weights of their own
