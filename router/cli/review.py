@@ -183,6 +183,11 @@ def _print_diff(report: dict[str, Any]) -> None:
             typer.echo(f"  {sign} {cell['arm']:32}{_cell(cell)}" if cell else f"  {sign} refused: out of range")
         if row["explained"]:
             typer.echo(f"    {row['explained']}")
+    if cells["changed"]:
+        _print_cells(cells)
+
+
+def _print_cells(cells: dict[str, Any]) -> None:
     both = cells["same"] + len(cells["changed"])
     remeasured = [row for row in cells["changed"] if not row["seconds_only"]]
     if timed := len(cells["changed"]) - len(remeasured):
