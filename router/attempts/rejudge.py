@@ -9,6 +9,7 @@ import pandas as pd
 from router.attempts.judging import Judge
 from router.attempts.pools import is_pool
 from router.attempts.prompts import Problem, inputs_json
+from router.errors import InvalidFile
 from router.tasks import Tasks
 
 _AT_ONCE = 64  # attempts judged at the same time; code among them shares a sandbox
@@ -18,10 +19,12 @@ async def rejudge(frame: pd.DataFrame, tasks: Tasks, problems: Mapping[str, Prob
     """Return the same rows, with ``answer`` and ``correct`` from their tasks.
 
     problems  by prompt_id: references, inputs and tasks to use instead of the rows' own; a prompt that is not among
-              them gets no reference, and keeps its inputs and task
+              them, see :func:`missing`, keeps its own
 
     A cut text states no answer, as when it was collected. A pool's row counts as cut if it had no answer and is as long
     as the longest rows of its pool.
+
+    Raises InvalidFile where no prompt is among ``problems``.
     """
     frame = frame if problems is None else _replaced(frame, problems)
     judge = Judge(tasks)
@@ -31,6 +34,11 @@ async def rejudge(frame: pd.DataFrame, tasks: Tasks, problems: Mapping[str, Prob
         found += await asyncio.gather(*(_judged(row, judge) for row in rows[start : start + _AT_ONCE]))
     answers, corrects = zip(*found, strict=True)
     return frame.assign(answer=answers, correct=pd.array(corrects, dtype="boolean"))
+
+
+def missing(frame: pd.DataFrame, problems: Mapping[str, Problem]) -> list[str]:
+    """Return the ids of the attempts' prompts that are not among ``problems``, each once."""
+    return [prompt_id for prompt_id in frame["prompt_id"].unique() if prompt_id not in problems]
 
 
 async def _judged(row: dict[str, Any], judge: Judge) -> tuple[str | None, bool | None]:
@@ -43,13 +51,18 @@ async def _judged(row: dict[str, Any], judge: Judge) -> tuple[str | None, bool |
 
 
 def _replaced(frame: pd.DataFrame, problems: Mapping[str, Problem]) -> pd.DataFrame:
-    own: dict[str, list[str | None]] = {"reference": [], "inputs": [], "task": []}
-    for prompt_id, inputs, task in zip(frame["prompt_id"], frame["inputs"], frame["task"], strict=True):
+    unknown = missing(frame, problems)
+    if len(unknown) == frame["prompt_id"].nunique():
+        raise InvalidFile(
+            f"none of the attempts' {len(unknown)} prompts is in the prompts files, first {unknown[0]!r}; give prompts "
+            "the ids that they have in the attempts"
+        )
+    columns = ["reference", "inputs", "task"]
+    rows = []
+    for prompt_id, *own in frame[["prompt_id", *columns]].itertuples(index=False):
         problem = problems.get(prompt_id)
-        own["reference"].append(problem.reference if problem else None)
-        own["inputs"].append(inputs_json(problem) if problem else inputs)
-        own["task"].append(problem.task if problem else task)
-    return frame.assign(**own)
+        rows.append([problem.reference, inputs_json(problem), problem.task] if problem else own)
+    return frame.assign(**dict(zip(columns, zip(*rows, strict=True), strict=True)))
 
 
 def _cut(frame: pd.DataFrame) -> list[bool]:

@@ -147,7 +147,10 @@ def rejudge(
     ] = None,
     prompts: Annotated[
         list[Path] | None,
-        typer.Option(help="Prompts files with references, inputs and tasks, instead of the attempts' own."),
+        typer.Option(
+            help="Prompts files with references, inputs and tasks, instead of the attempts' own. A prompt that is in "
+            "none of them keeps its own."
+        ),
     ] = None,
     allow_code: AllowCode = False,
 ) -> None:
@@ -156,6 +159,7 @@ def rejudge(
 
     from router.attempts.files import check_out
     from router.attempts.prompts import read_prompts
+    from router.attempts.rejudge import missing
     from router.attempts.rejudge import rejudge as judge_again
     from router.attempts.schema import read_attempts, write_attempts
     from router.tasks import Tasks
@@ -168,14 +172,15 @@ def rejudge(
     tasks.check()
     judged = asyncio.run(judge_again(frame, tasks, problems))
     write_attempts(judged, out)
-    known = judged["correct"].notna()
-    typer.echo(
-        f"{len(judged)} attempts: {judged['answer'].isna().mean():.1%} without an answer, "
-        + (
-            f"{judged.loc[known, 'correct'].astype(float).mean():.1%} right of {known.sum()} judged"
-            if known.any()
-            else ""
+    if problems is not None and (unknown := missing(frame, problems)):
+        say(
+            f"{len(unknown)} of {frame['prompt_id'].nunique()} prompts are not in the prompts files, first "
+            f"{unknown[0]!r}: they keep their own reference, inputs and task"
         )
-        + f", {int((judged['answer'].fillna('') != frame['answer'].fillna('')).sum())} answers changed"
+    known = judged["correct"].notna()
+    right = f"{judged.loc[known, 'correct'].astype(float).mean():.1%} right of " if known.any() else ""
+    typer.echo(
+        f"{len(judged)} attempts: {judged['answer'].isna().mean():.1%} without an answer, {right}{known.sum()} judged, "
+        f"{int((judged['answer'].fillna('') != frame['answer'].fillna('')).sum())} answers changed"
     )
     typer.echo(f"wrote {out}")

@@ -184,11 +184,20 @@ def _print_diff(report: dict[str, Any]) -> None:
         if row["explained"]:
             typer.echo(f"    {row['explained']}")
     if cells["changed"]:
-        apart = [row for row in cells["changed"] if row["apart"]]
-        most = max(abs(row["new"]["accuracy"] - row["old"]["accuracy"]) for row in cells["changed"])
+        _print_cells(cells)
+
+
+def _print_cells(cells: dict[str, Any]) -> None:
+    both = cells["same"] + len(cells["changed"])
+    remeasured = [row for row in cells["changed"] if not row["seconds_only"]]
+    if timed := len(cells["changed"]) - len(remeasured):
+        typer.echo(f"\nseconds alone differ in {timed} of {both} cells in both")
+    if remeasured:
+        apart = [row for row in remeasured if row["apart"]]
+        most = max(abs(row["new"]["accuracy"] - row["old"]["accuracy"]) for row in remeasured)
         typer.echo(
-            f"\n{len(cells['changed'])} of {cells['same'] + len(cells['changed'])} cells in both were measured "
-            f"otherwise, accuracy by up to {most:.3f}; {len(apart)} of them beyond an interval"
+            f"\n{len(remeasured)} of {both} cells in both were measured otherwise, accuracy by up to {most:.3f}; "
+            f"{len(apart)} of them beyond an interval"
         )
         apart.sort(key=lambda row: -abs(row["new"]["accuracy"] - row["old"]["accuracy"]))
         for row in apart[:_MOST_CELLS]:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from router.evaluation.report import LeftOut
 from router.policy.objectives import Objective, parts
 from router.policy.table import Policy
 from router.tuning.evidence import Measured
+from router.tuning.nested import shuffled
 from strategies import Cascade
 
 SAMPLING = ("majority", "best_of_n", "weighted_best_of_n")  # with one sample these three are the same
@@ -47,6 +49,28 @@ def chosen(measured: Measured, columns: NDArray[np.int64], extra_flops: NDArray[
     rows = np.arange(len(columns))
     flops = measured.flops[rows, columns] + extra_flops
     return PerPrompt(measured.accuracy[rows, columns], measured.generations[rows, columns], flops)
+
+
+def shuffled_choices(
+    measured: Measured,
+    policy: Policy,
+    picked: Sequence[NDArray[np.int64]],
+    spent: float,
+    *,
+    unit: Literal["generations", "flops"],
+    rng: np.random.Generator,
+    extra_flops: NDArray[np.float64] | float = 0.0,
+) -> PerPrompt:
+    """Return the results where each prompt has the choice for another one of its table, at this mean spend.
+
+    They are the mean of many shuffles, see ``tuning.nested.shuffled``.
+
+    picked       (P,) columns of the policy's choices at each of several prices
+    extra_flops  (P,) FLOPs spent on choosing
+    """
+    of_arms = measured.generations if unit == "generations" else measured.flops + np.reshape(extra_flops, (-1, 1))
+    found = shuffled(picked, of_arms, spent, policy=policy, tasks=measured.tasks, rng=rng)
+    return mean_of([chosen(measured, columns, extra_flops) for columns, _ in found], [share for _, share in found])
 
 
 def routed(

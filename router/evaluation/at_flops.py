@@ -13,22 +13,21 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from difficulty.compare import measure as measure_difficulty
-from router.evaluation.arms import chosen, fixed
+from router.evaluation.arms import chosen, fixed, shuffled_choices
 from router.evaluation.averages import larger_alone
-from router.evaluation.curves import PerPrompt, between, estimate, mean_of, mixed, spend_to_match
+from router.evaluation.curves import PerPrompt, between, estimate, mixed, spend_to_match
 from router.evaluation.held_out import pass_rates
 from router.evaluation.parts import AtFlops, OfTask, Way
 from router.evaluation.perfect import Perfect
 from router.policy.objectives import PricePerFlop
 from router.policy.table import LEVELS, Policy
 from router.tuning.evidence import Measured, resamples
-from router.tuning.nested import mix, shuffled
+from router.tuning.nested import mix
 from strategies import Cascade, Majority, Sampling, Strategy
 
 BESIDE_LARGER = (0.33, 0.5, 0.65, 0.8, 1.0, 1.5, 2.0, 4.0, 8.0)  # of one solution of the larger model
 ALONE = (1, 2, 4, 8, 16, 32)  # of one sample of the reference model, where there is no larger one
 _PRICES = 80
-_SHUFFLES = 20
 _ROOM = 1.02  # by which a way may spend less than the least that the policy does
 Floats = NDArray[np.float64]
 
@@ -72,14 +71,8 @@ class Priced:
 
     def shuffled(self, flops: float, rng: np.random.Generator) -> PerPrompt:
         """Each prompt with the choice for another one of its table, mean of many shuffles, at these mean FLOPs."""
-        found = []
-        for _ in range(_SHUFFLES):
-            order = shuffled(self._policy, self._measured.tasks, rng)
-            points = [chosen(self._measured, picked[order], self._extra) for picked in self._picked]
-            spent = np.array([runs.flops.mean() for runs in points])
-            by_cost = np.argsort(spent)
-            found.append(between([points[i] for i in by_cost], spent[by_cost], flops))
-        return mean_of(found)
+        how: dict[str, Any] = {"unit": "flops", "rng": rng, "extra_flops": self._extra}
+        return shuffled_choices(self._measured, self._policy, self._picked, flops, **how)
 
     def cost_of(self, target: PerPrompt, draws: Floats) -> Floats:
         """(R,) mean FLOPs at which it is as accurate as ``target``, on each of (R, P) resamples; infinite: never."""

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from router.evaluation.arms import arm_names, chosen, fixed, routed
+from router.evaluation.arms import arm_names, chosen, fixed, routed, shuffled_choices
 from router.evaluation.curves import Curve, PerPrompt, estimate, mean_of, mixed
 from router.evaluation.parts import AtAverage, Plan, PlanStage, Trust, Way
 from router.policy.keeping import Ledger
@@ -17,11 +18,9 @@ from router.tuning.calibration import calibration
 from router.tuning.candidates import trust
 from router.tuning.cascades import Enumerated
 from router.tuning.evidence import Measured
-from router.tuning.nested import shuffled
 from strategies import Cascade, Single, Strategy, parse
 
-AT = 16  # average budget at which plans are shown and confidences are judged
-SHUFFLES = 20
+AT = 16  # average budget at which plans are shown and confidences are judged; less where less can be spent
 ORDERS = 10  # random orders of the prompts that are averaged over
 Floats = NDArray[np.float64]
 
@@ -37,10 +36,9 @@ class Averages:
         self._columns = {arm: k for k, arm in enumerate(measured.arms)}
         self.least = policy.budget_points[0].generations if policy.budget_points else np.inf
 
-    def run(self, budget: float, probabilities: Floats | None = None) -> PerPrompt | None:
+    def run(self, budget: float) -> PerPrompt | None:
         """Return the results at an average budget; None where a chosen arm was not run on these prompts."""
-        given = self.probabilities if probabilities is None else probabilities
-        return routed(self.measured, self.policy, given, AverageBudget(max(budget, self.least)))[0]
+        return routed(self.measured, self.policy, self.probabilities, AverageBudget(max(budget, self.least)))[0]
 
     def kept(self, budget: float) -> PerPrompt | None:
         """Return the results as for one caller of a server, which corrects for what earlier calls spent.
@@ -74,24 +72,19 @@ class Averages:
         """Return the results where each prompt has another one's level probabilities, at a mean spend of ``spent``.
 
         Prompts are decided by the table of their own task, and the other one is of that table, too. The mean of many
-        shuffles.
+        shuffles. Prices at which an arm was chosen that was not run on these prompts are left out; None: all are.
         """
-        found = []
-        for _ in range(SHUFFLES):
-            given = self.probabilities[shuffled(self.policy, self.measured.tasks, rng)]
-            low, high = 0, len(self.policy.budget_points) - 1
-            while high - low > 1:  # search the price at which it spends as much
-                middle = (low + high) // 2
-                runs = self.run(self.policy.budget_points[middle].generations, given)
-                if runs is None:
-                    return None
-                low, high = (low, middle) if runs.generations.mean() > spent else (middle, high)
-            ends = [self.run(self.policy.budget_points[i].generations, given) for i in (low, high)]
-            known = [runs for runs in ends if runs is not None]
-            if len(known) < len(ends):
-                return None
-            found.append(mixed(known[0], known[1], spent, "generations"))
-        return mean_of(found)
+        if not self._picked:
+            return None
+        return shuffled_choices(self.measured, self.policy, self._picked, spent, unit="generations", rng=rng)
+
+    @cached_property
+    def _picked(self) -> list[NDArray[np.int64]]:
+        """(P,) columns of the choices at each budget point, where all of them were run."""
+        columns = np.array([self._columns.get(arm, -1) for arm in self.policy.arms])
+        objectives = [AverageBudget(point.generations) for point in self.policy.budget_points]
+        decided = [self.policy.decide_many(self.probabilities, each, self.measured.tasks) for each in objectives]
+        return [columns[each] for each in decided if (columns[each] >= 0).all()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +106,9 @@ class OnAverage:
 def on_average(
     averages: Averages, enumerated: Enumerated, tuned: Sequence[Mapping[str, Any]], draws: Floats, *, confident: bool
 ) -> OnAverage:
-    """Measure the policy at the average budgets of ``tuned``, and its plans at :data:`AT`, else at the least budget.
+    """Measure the policy at the average budgets of ``tuned``, and its plans at the largest of them up to :data:`AT`.
+
+    Where there is none, plans are those at the least budget.
 
     enumerated  the runs that cascades are replayed from
     tuned       rows of ``tuning.nested.compare``
@@ -121,7 +116,7 @@ def on_average(
     confident   whether the bundle has a confidence model
     """
     rows, best_fixed = at_averages(averages, tuned, draws)
-    budget = float(AT if any(row.budget == AT for row in rows) else averages.least)
+    budget = max((row.budget for row in rows if row.budget <= AT), default=float(averages.least))
     trust = trusted(averages, enumerated, budget) if confident else None
     return OnAverage(tuple(rows), best_fixed, tuple(plans(averages, enumerated, budget)), trust)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,8 @@ def diff(old: Side, new: Side, objectives: Sequence[Objective] = ()) -> dict[str
                 ``explained`` says what differs between two cascades. Neighbouring budgets with the same result are one
                 row, with ``upto`` the last of them
     cells       cells (level, arm) that are on both sides. same: how many have equal numbers; changed: a row for each of
-                the others, with task, level, arm, old, new, and apart: whether the new accuracy lies outside the old
-                interval or the old one outside the new
+                the others, with task, level, arm, old, new, apart: whether the new accuracy lies outside the old
+                interval or the old one outside the new, and seconds_only: whether nothing else differs
 
     Where a side has tables of tasks, rows with an empty task are about the table of all tasks.
     """
@@ -73,6 +73,7 @@ def diff(old: Side, new: Side, objectives: Sequence[Objective] = ()) -> dict[str
             "level": one.level,
             "arm": str(one.arm),
             "apart": not (one.low <= other.accuracy <= one.high and other.low <= one.accuracy <= other.high),
+            "seconds_only": replace(one, cost=replace(one.cost, seconds=other.cost.seconds)) == other,
             "old": _measured(one),
             "new": _measured(other),
         }

@@ -69,7 +69,7 @@ class Policy:
         self.worth = dict(worth or {})
         # By rising budget, so that the arms within a budget come first.
         given = list(cells)
-        self.arms = tuple(sorted({cell.arm for cell in given}, key=lambda arm: (self.budget(arm), arm)))
+        self.arms = in_order({cell.arm for cell in given}, self.worth)
         column = {arm: k for k, arm in enumerate(self.arms)}
         self.cells = tuple(sorted(given, key=lambda cell: (cell.level, column[cell.arm])))
         wanted = [(level, arm) for level in LEVELS for arm in self.arms]
@@ -322,6 +322,11 @@ class Policy:
             )
         except (ValueError, OverflowError, InvalidRequest) as error:
             raise InvalidBundle(f"policy: {error}") from error
+
+
+def in_order(arms: Iterable[Strategy], worth: Mapping[str, float]) -> tuple[Strategy, ...]:
+    """Return arms by rising budget: the order of a policy's columns, and of what tables are made from."""
+    return tuple(sorted(arms, key=lambda arm: (arm.budget(worth), arm)))
 
 
 def _in_file(cells: Iterable[Cell]) -> list[Cell]:

@@ -87,10 +87,6 @@ class OutOfFold:
     def _by(self, model: Confidence, rows: Ints) -> "ModelConfidence":
         return ModelConfidence(model, self.probabilities[rows], self.tasks[rows])
 
-    def on(self, rows: Ints) -> "OutOfFold":
-        """Return the same for some of the prompts."""
-        return replace(self, fold=self.fold[rows], probabilities=self.probabilities[rows], tasks=self.tasks[rows])
-
 
 @dataclass(frozen=True, slots=True)
 class ModelConfidence:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from router.attempts.pools import SAMPLE, is_pool, model_of
 from router.backends.specs import Setup
 from router.errors import InvalidFile
-from router.policy.table import Cost
+from router.policy.table import Cost, in_order
 from router.training.difficulty import FEWEST_PROMPTS
 from router.tuning.cascades import RUNS, Replayed, Replays
 from router.tuning.recordings import DRAWS, recordings
@@ -109,6 +109,7 @@ def _point(runs: Runs, reference: str) -> Point:
 class Measured:
     """(P, K) values: P prompts on which every one of K arms was measured.
 
+    arms         in the order of a policy's, so that a table's columns are columns here
     accuracy     expected share of right answers
     generations  what was generated, in complete solutions of the reference model: tokens divided by the mean tokens of
                  its samples at the prompt, a token of another model counting as much as the setup says. An arm that
@@ -190,8 +191,9 @@ class Measured:
             "seconds": np.stack([each.seconds for each in cascades], axis=1),
         }
         both = [*self.arms, *(each.arm for each in cascades)]
+        columns = [both.index(arm) for arm in in_order(both, self.setup.worth)]
         values: dict[str, Any] = {name: np.concatenate([getattr(self, name), more[name]], axis=1) for name in more}
-        return replace(self, arms=tuple(both), **values).of(sorted(range(len(both)), key=lambda k: both[k]))
+        return replace(self, arms=tuple(both), **values).of(columns)
 
     def on(self, rows: NDArray[np.int64]) -> "Measured":
         """Return the values on some of the prompts."""
@@ -249,7 +251,7 @@ def measure(
     plain = [arm for arm in arms if not isinstance(arm, Cascade)]
     points = {prompt: _points(each, budgets, plain, setup.reference) for prompt, each in recorded.items()}
     coverage = _coverage(points, len(prompts))
-    names = tuple(sorted(arm for arm, share in coverage.items() if share >= COVERAGE))
+    names = in_order((arm for arm, share in coverage.items() if share >= COVERAGE), setup.worth)
     missing = {prompt: [arm for arm in names if arm not in points.get(prompt, {})] for prompt in prompts}
     complete = np.array([bool(names) and not missing[prompt] for prompt in prompts])
     if complete.sum() < 2:

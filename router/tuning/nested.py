@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from router.policy.objectives import AverageBudget, Budget
 from router.policy.table import Policy
+from router.tuning.between import neighbours
 from router.tuning.candidates import Candidates
 from router.tuning.evidence import Measured, interval
 from router.tuning.tables import Method, tabulate, with_average_budgets
@@ -21,7 +22,7 @@ from strategies import Cascade
 AVERAGES = (2, 4, 8, 16, 32)  # average budgets that are reported, in complete solutions
 NEIGHBOURS = 25
 _FOLDS = 4
-_SHUFFLES = 10
+_SHUFFLES = 20
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -31,7 +32,7 @@ Choice = tuple[Floats, Floats]  # accuracy and generations at each prompt
 def compare(
     candidates: Candidates, method: Method, texts: Sequence[str], draws: Floats, *, tolerance: float
 ) -> list[dict[str, Any]]:
-    """Return a row for each average budget.
+    """Return a row for each average budget, up to the first one that is more than the policy can spend.
 
     ways    accuracy and spending of each way to choose
     gains   accuracy of the policy minus that of each other way
@@ -42,16 +43,16 @@ def compare(
     rng = np.random.default_rng(0)
     fold = np.empty(len(prompts), dtype=int)
     fold[np.lexsort((rng.random(len(prompts)), candidates.probabilities.argmax(axis=1)))] = prompts % _FOLDS
-    wanted = [budget for budget in AVERAGES if budget <= every.generations.mean(axis=0).max()]
+    policies = [_Policies(candidates, prompts[fold != i], method, tolerance) for i in range(_FOLDS)]
+    wanted = _wanted(every, max(each.policy.budget_points[-1].generations for each in policies))
     similar = _similar(texts)
     found: dict[int, dict[str, Choice]] = {
         budget: {name: (np.zeros(len(prompts)), np.zeros(len(prompts))) for name in WAYS} for budget in wanted
     }
-    for i in range(_FOLDS):
+    for i, policies_of in enumerate(policies):
         made, read = prompts[fold != i], prompts[fold == i]
-        policy_of = _Policies(candidates, made, method, tolerance)
         for budget in wanted:
-            ways = _ways(candidates, policy_of, made=made, read=read, budget=budget, similar=similar, rng=rng)
+            ways = _ways(candidates, policies_of, made=made, read=read, budget=budget, similar=similar, rng=rng)
             for name, (accuracy, spent) in ways.items():
                 found[budget][name][0][read], found[budget][name][1][read] = accuracy, spent
     return [_row(budget, found[budget], every, draws) for budget in wanted]
@@ -61,6 +62,12 @@ WAYS = (
     *("policy", "best_fixed_arm", "best_fixed_cascade", "random_mix"),
     *("level_only", "confidence_only", "shuffled_levels", "nearest_neighbours"),
 )
+
+
+def _wanted(every: Measured, most: float) -> list[int]:
+    """Return the budgets to report. ``most``: the policy's largest budget point, after which rows would repeat."""
+    spent = [budget for budget in AVERAGES if budget <= every.generations.mean(axis=0).max()]
+    return spent[: 1 + sum(budget <= most for budget in spent)]
 
 
 class _Policies:
@@ -99,44 +106,72 @@ def _ways(
     def taken(columns: Ints | int) -> Choice:
         return accuracy[read, columns], spent[read, columns]
 
-    def decided(policy: Policy, given: Floats) -> Choice:
-        names = {arm: k for k, arm in enumerate(every.arms)}
+    def blended(choices: Sequence[tuple[Ints, float]]) -> Choice:
+        runs, shares = [taken(columns) for columns, _ in choices], [share for _, share in choices]
+        found, used = (np.average(each, axis=0, weights=shares) for each in zip(*runs, strict=True))
+        return found, used
+
+    def picked(policy: Policy, objective: AverageBudget) -> Ints:
+        names = np.array([every.arms.index(arm) for arm in policy.arms])
+        columns: Ints = names[policy.decide_many(probabilities[read], objective, every.tasks[read])]
+        return columns
+
+    def decided(policy: Policy) -> Choice:
         least = policy.budget_points[0].generations
         parts = AverageBudget(max(budget, least)).parts(policy)
-        chosen = [policy.decide_many(given, part, every.tasks[read]) for _, part in parts]
-        runs = [taken(np.array([names[policy.arms[k]] for k in each])) for each in chosen]
-        found, used = (
-            np.average(each, axis=0, weights=[share for share, _ in parts]) for each in zip(*runs, strict=True)
-        )
-        return found, used
+        return blended([(picked(policy, part), share) for share, part in parts])
 
     def mixed(columns: Sequence[int]) -> Choice:
         low, high, share = mix(accuracy[made][:, columns].mean(axis=0), spent[made][:, columns].mean(axis=0), budget)
         (a, b), (c, d) = taken(columns[low]), taken(columns[high])
         return (1 - share) * a + share * c, (1 - share) * b + share * d
 
-    mixed_up = [shuffled(policies.policy, every.tasks[read], rng) for _ in range(_SHUFFLES)]
-    others = [decided(policies.policy, probabilities[read][order]) for order in mixed_up]
+    policy = decided(policies.policy)
+    at_points = [picked(policies.policy, AverageBudget(point.generations)) for point in policies.policy.budget_points]
+    alike: dict[str, Any] = {"policy": policies.policy, "tasks": every.tasks[read], "rng": rng}
+    others = shuffled(at_points, spent[read], float(policy[1].mean()), **alike)
     return {
-        "policy": decided(policies.policy, probabilities[read]),
+        "policy": policy,
         "best_fixed_arm": taken(best_fixed(every, policies.plain, made, budget)),
         "best_fixed_cascade": taken(best_fixed(every, cascades or policies.plain, made, budget)),
         "random_mix": mixed(policies.plain),
-        "level_only": decided(policies.level_only, probabilities[read]),
+        "level_only": decided(policies.level_only),
         "confidence_only": mixed([*policies.plain, *cascades]),
-        "shuffled_levels": (np.mean([a for a, _ in others], axis=0), np.mean([b for _, b in others], axis=0)),
+        "shuffled_levels": blended(others),
         "nearest_neighbours": taken(
             _nearest(every, policies.columns, made=made, read=read, budget=budget, similar=similar)
         ),
     }
 
 
-def shuffled(policy: Policy, tasks: NDArray[np.str_], rng: np.random.Generator) -> Ints:
-    """(n,) another prompt for each prompt, at random among those that the same table decides for."""
-    order = np.empty(len(tasks), dtype=np.int64)
-    for rows, _ in policy.tables(tasks):
-        order[rows] = rng.permutation(rows)
-    return order
+def shuffled(
+    picked: Sequence[Ints],
+    spent: Floats,
+    amount: float,
+    *,
+    policy: Policy,
+    tasks: NDArray[np.str_],
+    rng: np.random.Generator,
+) -> list[tuple[Ints, float]]:
+    """Return choices where each prompt has that for another one, at this mean spend; with shares that sum to 1.
+
+    The other prompt is drawn from those that the same table decides for. There are many such shuffles. In each, the
+    two choices next to the amount are mixed. Beyond its ends it is the nearer end.
+
+    picked  (P,) columns of the policy's choices at each of several prices
+    spent   (P, K) what each arm spends;  tasks (P,) names
+    """
+    rows, found = np.arange(len(tasks)), []
+    for _ in range(_SHUFFLES):
+        order = np.empty(len(tasks), dtype=np.int64)
+        for of_table, _ in policy.tables(tasks):
+            order[of_table] = rng.permutation(of_table)
+        moved = [columns[order] for columns in picked]
+        means = np.array([spent[rows, columns].mean() for columns in moved])
+        rising = means.argsort(kind="stable")  # a lower price need not spend more on prompts that the table never saw
+        low, high, share = neighbours(means[rising], amount)
+        found += [(moved[rising[low]], (1 - share) / _SHUFFLES), (moved[rising[high]], share / _SHUFFLES)]
+    return found
 
 
 def best_fixed(every: Measured, columns: Sequence[int], rows: Ints, budget: float) -> int:

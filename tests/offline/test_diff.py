@@ -152,6 +152,19 @@ def test_the_command_shows_both_cells_of_a_choice(tmp_path):
     assert "1 of 15 cells in both were measured otherwise" in shown
 
 
+def test_seconds_that_differ_alone_are_counted_alone(tmp_path):
+    timed = side(cells(l2_1=0.9)).policy.with_seconds(lambda task, cell: 1.5 if str(cell.arm) == ARMS[1] else None)
+    for name, policy in (("old", side().policy), ("new", timed)):
+        (tmp_path / name).write_text(policy.dumps())
+    shown = router(tmp_path / "old", tmp_path / "new").stdout
+    assert "seconds alone differ in 4 of 15 cells in both" in shown
+    assert "1 of 15 cells in both were measured otherwise, accuracy by up to 0.060" in shown
+    (tmp_path / "new").write_text(side().policy.with_seconds(lambda task, cell: 1.5).dumps())
+    shown = router(tmp_path / "old", tmp_path / "new").stdout
+    assert "seconds alone differ in 15 of 15 cells in both" in shown
+    assert "measured otherwise" not in shown
+
+
 @pytest.mark.parametrize("arguments", [("nowhere", "."), (".", "."), ("README.md", "README.md")])
 def test_trouble_is_neither_same_nor_different(arguments):
     result = router(*arguments)

@@ -108,6 +108,36 @@ def test_rejudge_mends_what_was_refused(tmp_path):
     assert read(tmp_path / "b.parquet")[0]["correct"].tolist() == [True]
 
 
+def rejudged(tmp_path, *prompts):
+    """Rejudge a right attempt at each of two prompts by a prompts file."""
+    rows = [{**ROW, "prompt_id": name, "correct": None} for name in ("one", "two")]
+    file = jsonl(tmp_path / "a.jsonl", *rows)
+    asked = jsonl(tmp_path / "p.jsonl", *prompts)
+    arguments = ["rejudge", str(file), "--prompts", str(asked), "--out", str(tmp_path / "b.parquet")]
+    return CliRunner().invoke(main, arguments)
+
+
+def test_rejudge_keeps_the_reference_of_a_prompt_that_is_not_in_the_prompts_file(tmp_path):
+    result = rejudged(tmp_path, {"id": "one", "prompt": ROW["prompt"], "reference": "73"})
+    assert result.exit_code == 0, result.output
+    assert "1 of 2 prompts are not in the prompts files, first 'two'" in result.stderr
+    again, _ = read(tmp_path / "b.parquet")
+    assert again["reference"].tolist() == ["73", ROW["reference"]]
+    assert again["correct"].tolist() == [False, True]
+
+
+def test_rejudge_refuses_prompts_files_that_hold_none_of_the_prompts(tmp_path):
+    result = rejudged(tmp_path, {"id": "other", "prompt": ROW["prompt"], "reference": "73"})
+    assert result.exit_code == 2
+    assert "none of the attempts' 2 prompts is in the prompts files, first 'one'" in result.stderr
+    assert not (tmp_path / "b.parquet").exists()
+
+
+def test_rejudge_says_that_nothing_is_judged(tmp_path):
+    result = rejudged(tmp_path, *({"id": name, "prompt": ROW["prompt"]} for name in ("one", "two")))
+    assert "without an answer, 0 judged, 0 answers changed" in result.stdout
+
+
 # Token counts
 
 

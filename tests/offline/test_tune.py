@@ -132,6 +132,21 @@ def test_an_average_budget_is_spent_where_it_pays():
     assert (spent, prices) == (sorted(spent), sorted(prices, reverse=True))
 
 
+def test_ways_at_average_budgets_are_compared_at_equal_spending_up_to_the_most_that_the_policy_spends():
+    """The beam search that level 4 needs is long on all others, so levels that are shuffled would spend more."""
+    attempts, trained = a_world()
+    long = (attempts["arm"] != "sample") & ~attempts["prompt_id"].str.startswith("4-")
+    attempts["generated_tokens"] = attempts["generated_tokens"].mask(long, 400)
+    tuning = tune(attempts, trained, [1, 2, 4], setup=SETUP, cascades=False)
+    assert 2 < tuning.policy.budget_points[-1].generations < 4
+    rows = tuning.report["average_budgets"]
+    assert [row["budget"] for row in rows] == [2, 4]
+    for row in rows:
+        ways = row["ways"]
+        assert ways["shuffled_levels"]["generations"] == pytest.approx(ways["policy"]["generations"], abs=1e-3)
+        assert row["gains"]["shuffled_levels"]["accuracy"] > 0
+
+
 def test_a_default_objective_is_served_and_checked():
     default = TargetAccuracy(0.9)
     assert tune(*a_world(8), [1, 4], setup=SETUP, default=default, cascades=False).policy.default == default
