@@ -76,6 +76,7 @@ def served_attempts(url: str) -> Served:
         scores=None,
         usage=None,
         seconds=None,  # they depend on the server's load
+        score_seconds=None,
         log_prob=None,
     )
     prompts = [
