@@ -1,6 +1,7 @@
 """Choices at average budgets on held-out prompts, beside the same with levels shuffled."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def averages():
     rng = np.random.default_rng(0)
     spent = np.array([2.65, 2.6, 2.55, 2.5, 2.45]) + np.zeros((30, 1))
     right = rng.random((30, 5)).round(3)
-    measured = SimpleNamespace(
+    measured: Any = SimpleNamespace(
         arms=tuple(arms), accuracy=right, generations=spent, flops=100 * spent, tasks=np.full(30, "math")
     )
     return Averages(measured, policy, rng.dirichlet(np.ones(5), 30))
@@ -47,8 +48,8 @@ def test_shuffled_levels_change_nothing_where_all_levels_have_the_same_arm(avera
 def test_prices_at_which_an_arm_was_not_run_are_left_out(averages):
     measured = averages.measured
     values = {name: getattr(measured, name)[:, :2] for name in ("accuracy", "generations", "flops")}
-    fewer = SimpleNamespace(arms=measured.arms[:2], tasks=measured.tasks, **values)
+    fewer: Any = SimpleNamespace(arms=measured.arms[:2], tasks=measured.tasks, **values)
     shuffled = Averages(fewer, averages.policy, averages.probabilities).shuffled(2.6, np.random.default_rng(0))
     assert shuffled.accuracy == pytest.approx(fewer.accuracy[:, 1])
-    none = SimpleNamespace(**{**vars(fewer), "arms": (Majority(n=32), Majority(n=64))})
+    none: Any = SimpleNamespace(**{**vars(fewer), "arms": (Majority(n=32), Majority(n=64))})
     assert Averages(none, averages.policy, averages.probabilities).shuffled(2.6, np.random.default_rng(0)) is None
