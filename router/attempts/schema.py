@@ -46,6 +46,7 @@ arms that were run on nearly every prompt.
 
 import asyncio
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,7 @@ _WANTED: dict[pa.DataType, tuple[str, Callable[[Any], bool]]] = {
         lambda value: isinstance(value, list) and all(isinstance(x, int | float) and x is not True for x in value),
     ),
 }
+_PANDAS_INDEX = re.compile(r"__index_level_\d+__")  # row numbers, which pandas writes after rows were left out
 _ROUNDING = 1e-6  # rounding errors may exceed [0, 1] by this much
 
 
@@ -192,6 +194,7 @@ def _read_parquet(path: Path) -> tuple[pa.Table, list[str]]:
             f"{path} can't be read as Parquet ({_first_line(error)}); it is cut short or not Parquet: "
             "copy it again, or rename JSON Lines to .jsonl"
         ) from error
+    table = table.drop_columns([name for name in table.column_names if _PANDAS_INDEX.fullmatch(name)])
     _check_columns(table.column_names, str(path))
     columns = []
     for name in _MAY_LACK:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from router.cli.options import AllowCode, Overwrite, Seed, Vectors, Written, check_unfinished, read_arm, say
-from router.errors import InvalidRequest
+from router.errors import InvalidBundle, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -284,10 +284,15 @@ def vectors_of(folder: Path, features: str, kept_in: Path | None = None) -> "Vec
 
 
 def _vectors_tried(folder: Path, features: str, kept_in: Path | None) -> "VectorsByName | None":
-    from router.solving.features import features_of, tried
+    from router.solving.features import FEATURES, features_of, tried
 
     names = tried(features)
-    return _vectors_by_name(folder, names, kept_in) if all(features_of(name).vectors for name in names) else None
+    try:
+        vectors = all(features_of(name).vectors for name in names)
+    except InvalidBundle as error:  # no bundle has named them yet
+        why = error.__cause__ or f"this router knows {', '.join(FEATURES)}"
+        raise InvalidRequest("features", f"--features {features!r}: {why}", reason="UNSPECIFIED") from error
+    return _vectors_by_name(folder, names, kept_in) if vectors else None
 
 
 def _vectors_by_name(folder: Path, names: "Sequence[str]", kept_in: Path | None) -> "VectorsByName":

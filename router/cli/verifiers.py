@@ -97,7 +97,11 @@ def judge(
     from router.evaluation.judge import judge as measure
 
     for path in attempts:
-        result = measure(read_attempts([path]))
+        frame = read_attempts([path])
+        try:
+            result = measure(frame)
+        except InvalidFile as error:
+            raise InvalidFile(f"{path}: {error}") from error
         if json:
             typer.echo(dumps({"file": str(path), **result}))
             continue

@@ -14,7 +14,7 @@ from router.evaluation.report import LeftOut
 from router.policy.objectives import Objective, parts
 from router.policy.table import Policy
 from router.tuning.evidence import Measured
-from router.tuning.nested import shuffled
+from router.tuning.nested import shuffled_at
 from strategies import Cascade
 
 SAMPLING = ("majority", "best_of_n", "weighted_best_of_n")  # with one sample these three are the same
@@ -63,13 +63,13 @@ def shuffled_choices(
 ) -> PerPrompt:
     """Return the results where each prompt has the choice for another one of its table, at this mean spend.
 
-    They are the mean of many shuffles, see ``tuning.nested.shuffled``.
+    They are the mean of many shuffles, see ``tuning.nested.shuffled_at``.
 
     picked       (P,) columns of the policy's choices at each of several prices
     extra_flops  (P,) FLOPs spent on choosing
     """
     of_arms = measured.generations if unit == "generations" else measured.flops + np.reshape(extra_flops, (-1, 1))
-    found = shuffled(picked, of_arms, spent, policy=policy, tasks=measured.tasks, rng=rng)
+    found = shuffled_at(picked, of_arms, spent, policy=policy, tasks=measured.tasks, rng=rng)
     return mean_of([chosen(measured, columns, extra_flops) for columns, _ in found], [share for _, share in found])
 
 

@@ -14,8 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from difficulty.compare import calibration_error
 from router.attempts.judging import Judge, task_of
-from router.attempts.pools import is_pool
-from router.attempts.schema import prompts_of
+from router.attempts.pools import SAMPLE, is_pool
+from router.attempts.schema import last_score, prompts_of
 from router.backends import Asked, Usage, Verifier, asks, prepared
 from router.errors import InvalidFile
 from router.tasks import Tasks
@@ -80,7 +80,7 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
     scored = last_scores(attempts)
     mixed = [rows for _, rows in scored.groupby("prompt_id") if rows["right"].nunique() == 2]
     if not mixed:
-        raise InvalidFile("no prompt has both right and wrong scored attempts; score them, or take other prompts")
+        raise InvalidFile(_why_none(attempts[attempts["arm"] == SAMPLE], scored))
     points = evidence(scored[attempts.columns], sizes).values()
     right = [rows["right"].to_numpy(dtype=float) for _, rows in scored.groupby("prompt_id")]
     sizes = [n for n in sizes if n <= min(map(len, right))]
@@ -100,6 +100,17 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
             for n in sizes
         },
     }
+
+
+def _why_none(pool: pd.DataFrame, scored: pd.DataFrame) -> str:
+    """Say why no prompt has right and wrong scored attempts. ``pool``: the independent attempts, ``scored`` or not."""
+    if pool.empty:
+        return f"there are no attempts of arm `{SAMPLE}`; collect some"
+    if pool["scores"].map(last_score).isna().all():
+        return "no attempt has scores; score them with `router score`"
+    if scored.empty:
+        return "`correct` is null for all scored attempts; add references with `router rejudge ATTEMPTS --prompts FILE`"
+    return "no prompt has both right and wrong scored attempts; take prompts of middling difficulty"
 
 
 def _selections(n: int) -> list[Strategy]:

@@ -82,7 +82,12 @@ def train(
     try:
         edges = find_edges(prompts["statistic"])
     except ValueError as error:
-        if not FEWEST_PROMPTS <= len(prompts) < CARRY_LEVELS or prompts["statistic"].nunique() == 1:
+        if len(prompts) < FEWEST_PROMPTS:
+            raise InvalidFile(
+                f"attempts: {len(prompts)} prompts are too few, at least {FEWEST_PROMPTS} are needed, five a level; "
+                "add prompts, since more attempts at these do not help"
+            ) from error
+        if len(prompts) >= CARRY_LEVELS or prompts["statistic"].nunique() == 1:
             raise InvalidFile(f"attempts: {error}. {advice_on_ties(statistic)}") from error
         prompts["statistic"] += [_TIE * int(text_digest(prompt), 16) / 16**16 for prompt in asked]
         edges = find_edges(prompts["statistic"])

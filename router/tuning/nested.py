@@ -129,7 +129,7 @@ def _ways(
     policy = decided(policies.policy)
     at_points = [picked(policies.policy, AverageBudget(point.generations)) for point in policies.policy.budget_points]
     alike: dict[str, Any] = {"policy": policies.policy, "tasks": every.tasks[read], "rng": rng}
-    others = shuffled(at_points, spent[read], float(policy[1].mean()), **alike)
+    others = shuffled_at(at_points, spent[read], float(policy[1].mean()), **alike)
     return {
         "policy": policy,
         "best_fixed_arm": taken(best_fixed(every, policies.plain, made, budget)),
@@ -144,7 +144,15 @@ def _ways(
     }
 
 
-def shuffled(
+def shuffled(policy: Policy, tasks: NDArray[np.str_], rng: np.random.Generator) -> Ints:
+    """(n,) another prompt for each prompt, at random among those that the same table decides for."""
+    order = np.empty(len(tasks), dtype=np.int64)
+    for rows, _ in policy.tables(tasks):
+        order[rows] = rng.permutation(rows)
+    return order
+
+
+def shuffled_at(
     picked: Sequence[Ints],
     spent: Floats,
     amount: float,
@@ -155,17 +163,15 @@ def shuffled(
 ) -> list[tuple[Ints, float]]:
     """Return choices where each prompt has that for another one, at this mean spend; with shares that sum to 1.
 
-    The other prompt is drawn from those that the same table decides for. There are many such shuffles. In each, the
-    two choices next to the amount are mixed. Beyond its ends it is the nearer end.
+    There are many shuffles. In each, the two choices next to the amount are mixed. Beyond its ends it is the nearer
+    end.
 
     picked  (P,) columns of the policy's choices at each of several prices
     spent   (P, K) what each arm spends;  tasks (P,) names
     """
     rows, found = np.arange(len(tasks)), []
     for _ in range(_SHUFFLES):
-        order = np.empty(len(tasks), dtype=np.int64)
-        for of_table, _ in policy.tables(tasks):
-            order[of_table] = rng.permutation(of_table)
+        order = shuffled(policy, tasks, rng)
         moved = [columns[order] for columns in picked]
         means = np.array([spent[rows, columns].mean() for columns in moved])
         rising = means.argsort(kind="stable")  # a lower price need not spend more on prompts that the table never saw

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from router.backends.specs import Setup
-from router.errors import InvalidFile
+from router.errors import InvalidFile, InvalidRequest
 from router.policy.confidence import Confidence
 from router.policy.objectives import Budget, Objective
 from router.policy.table import LEVELS, Policy
@@ -29,7 +29,7 @@ from router.tuning.tables import (
     with_average_budgets,
 )
 from router.tuning.warnings import of_tuning
-from strategies import Cascade, Strategy
+from strategies import Cascade, Sampling, Strategy
 
 TUNING, ORACLE_POLICY = "tuning.json", "oracle_policy.json"
 INTERVALS = 250  # bootstrap resamples for a cell's interval
@@ -53,7 +53,7 @@ class Tuning:
     report["confidence"]  which confidence model is kept, and the log-loss of each by cross-validation, see
                         ``confidence.fit``; None with too few prompts for one
     report["average_budgets"]  by cross-validation: see ``nested.compare``
-    report["left_out"]  arms that were measured on too few prompts to take part
+    report["left_out"]  arms that were measured on too few prompts to take part, or were asked for and never run
     report["prompts_left_out"]  prompts that lack what nearly all others have: number and first ids for each reason
     """
 
@@ -139,8 +139,9 @@ def tune(
     cascades   whether cascades are enumerated; those in ``arms`` are measured in any case
 
     Raises InvalidFile where prompts and training don't match, InvalidRequest where no measured arm can serve
-    ``default``.
+    ``default``, or one of ``arms`` has an unknown model.
     """
+    _check_arms(arms, setup)
     attempts, unjudged = _judged(attempts, training)
     index = training.prompts.index.drop(unjudged)
     budgets = _budgets(attempts, index) if budgets is None else sorted(set(budgets))
@@ -166,12 +167,34 @@ def tune(
     report = {
         **_report(sample, chosen, candidates),
         "average_budgets": compare(candidates, chosen.method, texts, draws, tolerance=tolerance),
-        "left_out": [*candidates.measured.left_out, *candidates.left_out],
+        "left_out": [*measured.left_out, *_never_run(arms, measured), *candidates.left_out],
         "prompts_left_out": by_reason({**dict.fromkeys(unjudged, UNJUDGED), **measured.left_out_prompts}),
     }
     sizes = pool_sizes(attempts, index)
     report["warnings"] = of_tuning(sample.measured, sample.levels, sizes, report["budgets"][-1])
     return Tuning(policy, oracle, report, candidates.confidence)
+
+
+def _check_arms(arms: Sequence[Strategy], setup: Setup) -> None:
+    """Raise InvalidRequest where an arm has a model that the setup lacks."""
+    for arm in arms:
+        if unknown := sorted(model for model in arm.models if model and model not in setup.models):
+            known = ", ".join(setup.models)
+            why = f"arm {str(arm)!r}: models.json has no model {unknown[0]!r}; it has {known}"
+            raise InvalidRequest("arm", why, reason="ARM_INVALID")
+
+
+def _never_run(arms: Sequence[Strategy], measured: Measured) -> list[dict[str, str]]:
+    """Return the arms that were asked for and measured on no prompt, and why; cascades are replayed elsewhere."""
+    known = {*map(str, measured.arms), *(entry["arm"] for entry in measured.left_out)}
+    reasons = {
+        str(arm): "the pools are too small for it, or lack the scores that it selects by"
+        if isinstance(arm, Sampling)
+        else "it was not run: `router collect --arm` runs it"
+        for arm in arms
+        if not isinstance(arm, Cascade) and str(arm) not in known
+    }
+    return [{"arm": arm, "reason": reason} for arm, reason in reasons.items()]
 
 
 def _measured(

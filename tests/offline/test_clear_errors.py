@@ -1,8 +1,11 @@
 """Mistakes of every day at the pipeline's commands: one clear line, and nothing written."""
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from router.attempts.schema import read_attempts, write_attempts
 from router.bundle.bundle import read_policy
 from router.bundle.setup import write_setup
 from router.cli.main import main
@@ -97,3 +100,41 @@ def test_an_endless_objective_is_a_clear_error(bundle_folder, text, words):
     policy = read_policy(bundle_folder)[2]
     with pytest.raises(InvalidRequest, match=words):
         policy.check(parse_objective(text))
+
+
+def some_attempts(file, prompts, **changes):
+    """Write four attempts at each prompt, of which more are right at later prompts."""
+    rows = [
+        {"prompt_id": f"p{i}", "prompt": f"{i} + 1 =", "reference": "1", "sample": sample, "text": "", "arm": "sample"}
+        | {"answer": "1" if sample < i % 5 else "2", "correct": sample < i % 5, "scores": [0.5]}
+        | {"prompt_tokens": 1, "generated_tokens": 1, "scored_tokens": 1}
+        for i in range(prompts)
+        for sample in range(4)
+    ]
+    frame = pd.DataFrame(rows).assign(**changes)
+    write_attempts(frame, file)
+    return file
+
+
+def test_features_that_are_unknown_are_named_by_their_option(folder, tmp_path):
+    file = some_attempts(tmp_path / "a.parquet", 40)
+    train = ["train", file, "--bundle", folder, "--features"]
+    one_line(router(*train, "nope"), "--features 'nope': this router knows text, hidden")
+    one_line(router(*train, "hidden(layer=x)"), "--features 'hidden(layer=x)'")
+
+
+def test_train_names_how_many_prompts_it_needs(folder, tmp_path):
+    file = some_attempts(tmp_path / "a.parquet", 24)
+    one_line(router("train", file, "--bundle", folder), "24 prompts are too few, at least 25 are needed")
+
+
+def test_judge_names_the_file(tmp_path):
+    file = some_attempts(tmp_path / "a.parquet", 4, scores=None)
+    one_line(router("judge", file), f"{file}: no attempt has scores")
+
+
+def test_row_numbers_that_pandas_writes_are_no_column(tmp_path):
+    whole = some_attempts(tmp_path / "a.parquet", 4)
+    pd.read_parquet(whole).iloc[[0, 1, 3]].to_parquet(tmp_path / "b.parquet")
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "b.parquet").names
+    assert len(read_attempts([tmp_path / "b.parquet"])) == 3

@@ -59,5 +59,20 @@ def test_calibration_error_is_the_distance_of_scores_and_shares():
 
 
 def test_scores_and_both_outcomes_are_needed():
-    with pytest.raises(InvalidFile, match="right and wrong scored attempts"):
+    with pytest.raises(InvalidFile, match="no attempt has scores"):
         judge(attempts(3, lambda p, s: None))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"scores": None}, "no attempt has scores"),
+        ({"correct": None}, "`correct` is null for all scored attempts"),
+        ({"correct": True}, "take prompts of middling difficulty"),
+        ({"arm": "single"}, "no attempts of arm `sample`"),
+    ],
+)
+def test_what_keeps_a_verifier_from_being_judged_is_said(changes, words):
+    frame = attempts(12, lambda p, s: [0.5]).assign(**changes).astype({"correct": "boolean"})
+    with pytest.raises(InvalidFile, match=words):
+        judge(frame)

@@ -244,6 +244,21 @@ def test_cascades_whose_stages_need_more_attempts_than_there_are_say_so():
     assert any(entry["arm"] == str(cascade) and "too small" in entry["reason"] for entry in tuning.report["left_out"])
 
 
+def test_arms_that_are_asked_for_and_were_never_run_are_named():
+    asked = {"dvts(n=4, m=2)": "not run", "majority(n=8)": "too small", "majority(n=2)": ""}
+    tuning = tune(*a_world(8), [1, 4], setup=SETUP, arms=[parse(arm) for arm in asked], cascades=False)
+    found = {entry["arm"]: entry["reason"] for entry in tuning.report["left_out"]}
+    assert found.keys() == {arm for arm, why in asked.items() if why}
+    assert all(asked[arm] in why for arm, why in found.items())
+    assert parse("majority(n=2)") in tuning.policy.arms
+
+
+@pytest.mark.parametrize("arm", ["single(model=huge)", "single @0.7 > single(model=huge)"])
+def test_an_arm_of_a_model_that_is_not_described_is_refused(arm):
+    with pytest.raises(InvalidRequest, match=r"models\.json has no model 'huge'; it has small"):
+        tune(*a_world(8), [1, 4], setup=SETUP, arms=[parse(arm)], cascades=False)
+
+
 @pytest.mark.long
 def test_cascades_are_enumerated_pruned_and_compared_with_plainer_ways():
     """A verifier that knows: where a sample is doubted, the beam search is worth its price."""
