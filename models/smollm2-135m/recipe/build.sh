@@ -65,7 +65,7 @@ for set in tune heldout; do
 done
 
 stage "the same at new prompts, which the report is on, by pieces of 50"
-BUNDLE=$bundle DATA=$data $recipe/fresh.sh 1 "$([ -n "${ROWS:-}" ] && echo 1 || echo 7)"
+BUNDLE=$bundle DATA=$data $recipe/fresh.sh 1 "$([ -n "${ROWS:-}" ] && echo 1 || echo 9)"
 [ "${UNTIL:-}" != sampled ] || exit 0
 
 stage "verifiers, judged: the log-probability, and the one that is served before and after calibration"
@@ -76,6 +76,13 @@ finished() { [ -f "$bundle/manifest.json" ]; }
 # The former held-out prompts, which were looked at while cascades were designed, are tuning prompts since.
 finished || $router train "$attempts/"{tune,heldout}.parquet --bundle "$bundle"
 finished || $router tune "$attempts/"{tune,heldout}.parquet --bundle "$bundle" --default budget=16
+
+stage "seconds, on this machine: 20 prompts, one call at a time"
+timed=$bundle/timed.jsonl
+[ -f "$timed" ] || shuf -n 20 --random-source=<(yes) $data/tune.jsonl > "$timed"
+$router collect --bundle "$bundle" --prompts "$timed" --one-by-one --attempts 64 --out "$attempts/timed.parquet" --arm single \
+  "--arm=beam_search(n="{4,8,16,32}", m=4)" "--arm=dvts(n="{16,32}", m=4)" "--arm=dvts(n=16, m="{2,4}", stop=0.6)"
+$router time "$attempts/timed.parquet" --bundle "$bundle"
 
 stage "report and card, on the new prompts"
 $router evaluate "$attempts/"fresh-*.parquet --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl" \
