@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import AllowCode, Served
+from router.cli.options import Served
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ def plan(
         ),
     ] = Unit.GENERATIONS,
     bundle: Served,
-    allow_code: AllowCode = False,
 ) -> None:
     """Share one budget over many prompts: choose each prompt's arm so that all together gain most. Runs no arm.
 
@@ -66,7 +65,7 @@ def plan(
 
     async def decided() -> "tuple[list[dict[str, object]], float]":
         try:
-            solver = Solver(loaded, engines, allow_code=allow_code)
+            solver = Solver(loaded, engines, solves=False)
             batch = await decide(solver, requests, Total(budget, unit.value))
             return [_row(each) for each in batch.decisions], batch.expected
         finally:

@@ -42,6 +42,16 @@ def test_more_budget_buys_more_accuracy(tmp_path):
     assert means[0] < means[1] < means[2]
 
 
+def test_it_plans_tasks_that_run_code_without_leave_to_run_any(tmp_path):
+    prompts = Path("models/natural/recipe/data/mbpp-heldout.jsonl").read_text().splitlines()[:5]
+    given = tmp_path / "prompts.jsonl"
+    given.write_text("".join(json.dumps({**json.loads(line), "task": "code"}) + "\n" for line in prompts))
+    options = ["--bundle", "models/natural/mixed", "--budget", "40", "--out", str(tmp_path / "out.jsonl")]
+    result = CliRunner().invoke(main, ["plan", str(given), *options])
+    assert result.exit_code == 0, result.output
+    assert len(rows(tmp_path / "out.jsonl")) == 5
+
+
 @pytest.mark.parametrize("unit", ["generations", "flops"])
 def test_a_strange_prompt_gets_a_vote_and_no_promise(tmp_path, unit):
     prompts = tmp_path / "prompts.jsonl"
