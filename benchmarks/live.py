@@ -38,12 +38,10 @@ from router.policy.objectives import parse_objective
 from router.service.objectives import objective_message
 from router.tasks import Tasks
 from router.tuning.candidates import replay
-from router.tuning.cascades import Enumerated
-from router.tuning.confidence import ModelConfidence
 from router.tuning.evidence import measure, resamples
+from router.tuning.of_bundle import replayable
 from router.v1 import router_pb2 as pb
 from strategies import Cascade, parse
-from strategies.replaying.cascades import by_score_or_lead_of_runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +155,9 @@ def compare(solved: Sequence[Solved], attempts: pd.DataFrame, bundle: Bundle) ->
     sizes = [2**power for power in range(12) if 2**power <= pool.max()]
     measured = measure(attempts, pd.Index(rows), sizes, bundle.setup, arms=arms)
     levels = np.array([rows[prompt].levels for prompt in measured.prompts])
-    confidence_of = (
-        ModelConfidence(bundle.confidence, levels, measured.tasks) if bundle.confidence else by_score_or_lead_of_runs
+    replayed, missing = replay(
+        [arm for arm in arms if isinstance(arm, Cascade)], measured, replayable(bundle, measured, levels)
     )
-    enumerated = Enumerated(measured.replays, confidence_of)
-    replayed, missing = replay([arm for arm in arms if isinstance(arm, Cascade)], measured, enumerated)
     for each in missing:
         print(f"not replayed: {each['arm']}: {each['reason']}", file=sys.stderr)
     measured = measured.with_cascades(replayed)

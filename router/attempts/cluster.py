@@ -181,7 +181,7 @@ def _keep_settings(out: Path, settings: dict[str, Any]) -> None:
     """Write the settings into the folder, or compare them with those there. Raises InvalidFile if they differ."""
     path = out / SETTINGS
     if path.exists():
-        if others := different(json.loads(path.read_text()), json.loads(json.dumps(settings))):
+        if others := different(json.loads(path.read_text()), settings):
             raise InvalidFile(
                 f"{out} was collected with other settings ({named(others)}; see {path}); write to another --out"
             )

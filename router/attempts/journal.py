@@ -29,7 +29,7 @@ class Journal:
     def __init__(self, stream: BinaryIO, path: Path, settings: dict[str, Any]):
         self.stream = stream
         head = next(self._lines(), b"")
-        if head and (others := different(json.loads(head)["settings"], json.loads(json.dumps(settings)))):
+        if head and (others := different(json.loads(head)["settings"], settings)):
             raise InvalidFile(
                 f"{path} belongs to an unfinished run with other settings ({named(others)}); "
                 "run that one to its end, write to another --out, or delete the journal"

@@ -120,9 +120,6 @@ def _runs(  # noqa: PLR0917
     prompt = pool.prompt_tokens.mean()
     reads = strategy.needs_scores and pool.reads
     answered = picked >= 0
-    totals = np.array(strategy.rounds())
-    last_round = np.searchsorted(totals, drawn.sum(axis=1))
-    seconds = pool.seconds_for(np.diff(totals, prepend=0), scores=strategy.needs_scores).cumsum()
     check = np.zeros(runs) if strategy.needs_scores else (prompt + pool.scored_tokens[picked]) * answered * pool.reads
     return Runs(
         correct=correct,
@@ -137,8 +134,15 @@ def _runs(  # noqa: PLR0917
             length=None if pool.lengths is None else np.where(answered, pool.lengths[picked], np.nan),
         ),
         check_tokens=check,
-        seconds=None if np.isnan(pool.seconds) else seconds[last_round],
+        seconds=None if np.isnan(pool.seconds) else _seconds(strategy, pool, drawn.sum(axis=1)),
     )
+
+
+def _seconds(strategy: Samples, pool: Pool, taken: Ints) -> Floats:
+    """Return (R,) seconds of runs that took (R,) samples: its rounds follow one another."""
+    totals = np.array(strategy.rounds())
+    each = pool.seconds_for(np.diff(totals, prepend=0), scores=strategy.needs_scores)
+    return np.asarray(each.cumsum()[np.searchsorted(totals, taken)])
 
 
 def _driven(strategy: Samples, pool: Pool, order: Ints) -> tuple[int, Result]:

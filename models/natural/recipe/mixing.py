@@ -16,6 +16,7 @@ from router.evaluation.curves import PerPrompt, between, estimate
 from router.policy.objectives import PricePerFlop
 from router.training.difficulty import prompt_statistics
 from router.tuning.evidence import Measured, resamples
+from router.tuning.of_bundle import predicted
 
 _NUMBERS = ("accuracy", "generations", "flops")
 
@@ -72,10 +73,7 @@ def _gain(first: PerPrompt, second: PerPrompt, draws: Any) -> dict[str, float]:
 def _of(bundle: Bundle, attempts: pd.DataFrame) -> tuple[Measured, Priced]:
     prompts = prompt_statistics(attempts, "pass_rate")
     asked = prompts["asked"].tolist()
-    if bundle.manifest.features == "text":
-        found = bundle.difficulty.predict_proba([prompt.question for prompt in asked])
-    else:
-        found = bundle.difficulty.predict_proba(reader("hidden", bundle.setup.main.model)(asked))
+    found = predicted(bundle, asked, reader("hidden", bundle.setup.main.model))
     measured = of_its_arms(attempts, bundle, prompts.index)
     found = found[prompts.index.get_indexer(measured.prompts)]
     measured = with_its_cascades(measured, bundle, found)
