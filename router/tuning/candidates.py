@@ -23,7 +23,7 @@ class Candidates:
     measured  the measured arms, with the useful cascades and those asked for
     everything  the same with all cascades that were tried
     probabilities  (P, 5) of the prompts' levels, out of fold;  levels (P,) by their attempts
-    belief    the confidence model; None: too few prompts to fit one
+    fitted    the confidence models, out of fold and on all prompts; None: too few prompts to fit one
     atoms     the arms that cascades are made of
     asked     cascades that were asked for and could be replayed
     left_out  cascades that can't be replayed, and why
@@ -33,14 +33,14 @@ class Candidates:
     everything: Measured
     probabilities: Floats
     levels: NDArray[np.int64]
-    belief: OutOfFold | None
+    fitted: OutOfFold | None
     atoms: tuple[Strategy, ...] = ()
     asked: frozenset[Strategy] = frozenset()
     left_out: tuple[dict[str, str], ...] = ()
 
     @property
     def confidence(self) -> Confidence | None:
-        return self.belief.whole if self.belief else None
+        return self.fitted.whole if self.fitted else None
 
     def without_luck(self, rows: NDArray[np.int64], budgets: Sequence[int], tolerance: float) -> list[int]:
         """Return columns of ``everything`` chosen by these prompts only: all plain arms, and the useful cascades."""
@@ -84,15 +84,15 @@ def with_cascades(
     made_of = [atoms(part.arms, part.accuracy, part.generations, replays) for part in parts]
     chosen = list(dict.fromkeys(found for arms in made_of for found in sequences(arms, replays)))
     shown = paths(measured.arms, chosen, replays, seed=seed)
-    belief = fit(shown, probabilities, levels, measured.tasks, apart=measured.apart, seed=seed)
-    confidence_of: ConfidenceOfRuns = belief or by_score_or_lead_of_runs
+    fitted = fit(shown, probabilities, levels, measured.tasks, apart=measured.apart, seed=seed)
+    confidence_of: ConfidenceOfRuns = fitted or by_score_or_lead_of_runs
     more = candidates(chosen) if enumerate_more else []
     tried, left_out = replay([*more, *asked], measured, Enumerated(replays, confidence_of))
     everything = measured.with_cascades(tried)
     kept = frozenset(asked)
     columns = _matter(everything, probabilities, measured.apart, budgets=budgets, tolerance=tolerance, asked=kept)
     used = tuple(dict.fromkeys(arm for arms in made_of for arm in arms))
-    return Candidates(everything.of(columns), everything, probabilities, levels, belief, used, kept, tuple(left_out))
+    return Candidates(everything.of(columns), everything, probabilities, levels, fitted, used, kept, tuple(left_out))
 
 
 def replay(

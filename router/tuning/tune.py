@@ -283,7 +283,7 @@ def _report(sample: _Sample, chosen: _Chosen, candidates: Candidates) -> dict[st
         "by_task": chosen.by_task,
         "budgets": _budget_rows(sample, chosen),
         "cascades": candidates.report,
-        "confidence": candidates.belief.report if candidates.belief else None,
+        "confidence": candidates.fitted.report if candidates.fitted else None,
     }
 
 

@@ -26,7 +26,7 @@ from router.tuning.nested import shuffled
 from router.tuning.tables import by_task, pooled
 from router.tuning.tune import tune
 from strategies import Cascade, parse
-from tests.offline.test_tune import SETUP, frame, row, training
+from tests.support.attempts import SETUP, frame, row, training
 from tests.support.evaluation import BEAM, make_bundle
 
 MIXED = replace(SETUP, task=("math", "choice"))

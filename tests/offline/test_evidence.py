@@ -12,7 +12,7 @@ from router.errors import InvalidFile
 from router.tuning.evidence import Measured, evidence, measure
 from strategies import STRATEGIES, Candidate, Sampling, parse
 from strategies.replaying.records import Pool, Recorded
-from tests.offline.test_tune import SETUP, SMALL, frame, row
+from tests.support.attempts import SETUP, SMALL, frame, row
 from tests.support.searches import named
 
 SAMPLING = [name for name, strategy in STRATEGIES.items() if issubclass(strategy, Sampling)]

@@ -5,22 +5,14 @@ import pandas as pd
 import pytest
 
 from difficulty import LEVELS
-from router.backends.specs import ModelSpec, Setup, VerifierSpec
-from router.backends.template import Template
-from router.bundle.bundle import load_bundle
-from router.errors import InvalidBundle, InvalidFile, InvalidRequest
-from router.policy.confidence import Confidence
+from router.errors import InvalidFile, InvalidRequest
 from router.policy.objectives import Budget, TargetAccuracy, objective_of
-from router.prompt import Prompt
-from router.training.difficulty import Training, prompt_statistics, read_training, save_training, text_digest, train
-from router.tuning.finish import finish_bundle, save_tuning
+from router.training.difficulty import Training
 from router.tuning.nested import WAYS
 from router.tuning.tables import METHODS, PAPER, SPLITS, pooled
 from router.tuning.tune import Tuning, tune
 from strategies import parse
-
-SMALL = ModelSpec("tiny", 100, Template("{text}", "", "", "\n"), temperature=0.8, max_tokens=64)
-SETUP = Setup("tiny", "small", {"small": SMALL}, VerifierSpec("prm", None, 10))
+from tests.support.attempts import SETUP, frame, row, training
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,40 +21,6 @@ def as_for_real_bundles(quick_tuning):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("router.tuning.tables.SPLITS", SPLITS)
         yield
-
-
-def row(prompt, sample=0, *, arm="sample", answer="1", correct=True, score=0.5, tokens=(10, 20, 20)):
-    return {
-        "prompt_id": prompt,
-        "prompt": f"prompt {prompt}",
-        "messages": None,
-        "reference": "1",
-        "sample": sample,
-        "text": "",
-        "answer": answer,
-        "correct": correct,
-        "scores": None if score is None else [0.1, score],
-        "prompt_tokens": tokens[0],
-        "generated_tokens": tokens[1],
-        "scored_tokens": tokens[2],
-        "arm": arm,
-        "usage": None,
-    }
-
-
-def frame(rows):
-    return pd.DataFrame(rows).astype({"correct": "boolean"})
-
-
-def training(levels):
-    """As if training had predicted these levels, {prompt_id: level}, and the oracle agreed."""
-    ids = pd.Index(list(levels), name="prompt_id")
-    chosen = np.array(list(levels.values()))
-    prompts = pd.DataFrame({"digest": [text_digest(Prompt.of(f"prompt {i}")) for i in ids]}, index=ids)
-    prompts = prompts.assign(attempts=4, statistic=1 - chosen / 5, level=chosen)
-    for level in LEVELS:
-        prompts[f"p{level}"] = np.where(chosen == level, 0.8, 0.05)
-    return Training("pass_rate", 0, (0.7, 0.5, 0.3, 0.1), "text_logistic", {}, prompts)
 
 
 def a_world(prompts_a_level=20) -> tuple[pd.DataFrame, Training]:
@@ -140,11 +98,11 @@ def test_ways_at_average_budgets_are_compared_at_equal_spending_up_to_the_most_t
     tuning = tune(attempts, trained, [1, 2, 4], setup=SETUP, cascades=False)
     assert 2 < tuning.policy.budget_points[-1].generations < 4
     rows = tuning.report["average_budgets"]
-    assert [row["budget"] for row in rows] == [2, 4]
-    for row in rows:
-        ways = row["ways"]
+    assert [found["budget"] for found in rows] == [2, 4]
+    for found in rows:
+        ways = found["ways"]
         assert ways["shuffled_levels"]["generations"] == pytest.approx(ways["policy"]["generations"], abs=1e-3)
-        assert row["gains"]["shuffled_levels"]["accuracy"] > 0
+        assert found["gains"]["shuffled_levels"]["accuracy"] > 0
 
 
 def test_a_default_objective_is_served_and_checked():
@@ -309,116 +267,3 @@ def test_attempts_that_do_not_fit_are_refused(change, message):
     attempts, trained = a_world()
     with pytest.raises(InvalidFile, match=message):
         tune(change(attempts), trained, [1, 4], setup=SETUP)
-
-
-def pools(n=120, size=8, prefix="p"):
-    """Attempts whose pass rate falls with the prompt's length."""
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(n):
-        for sample in range(size):
-            correct = bool(rng.random() < 1 - (i % 10) / 9)
-            entry = row(
-                f"{prefix}{i}", sample, answer="1" if correct else "2", correct=correct, score=0.4 + 0.2 * correct
-            )
-            rows.append({**entry, "prompt": f"{prefix}{i} " + "word " * (1 + i % 10)})
-    return frame(rows)
-
-
-@cache
-def trained_on_pools():
-    return train(pools(), folds=2)
-
-
-@pytest.mark.long
-def test_a_bundle_is_trained_tuned_finished_and_served(tmp_path):
-    attempts = pools()
-    model, trained = trained_on_pools()
-    save_training(model, trained, tmp_path)
-    pd.testing.assert_frame_equal(read_training(tmp_path).prompts, trained.prompts, atol=1e-6)
-    save_tuning(tune(attempts, read_training(tmp_path), [1, 2, 4], setup=SETUP), tmp_path)
-    finish_bundle(tmp_path, SETUP)
-    bundle = load_bundle(tmp_path)
-    assert bundle.manifest.edges == trained.edges
-    easy, hard = bundle.difficulty.predict(["p0 word", "p9 " + "word " * 10])
-    assert easy < hard
-    assert bundle.policy.smallest == 1
-    assert bundle.confidence is not None
-    (bundle.folder / "confidence.json").write_text(Confidence({}, 0.0).dumps())
-    with pytest.raises(InvalidBundle, match="digest"):
-        load_bundle(tmp_path)
-
-
-@pytest.mark.long
-def test_training_again_takes_the_manifest_away(tmp_path):
-    attempts = pools()
-    model, trained = trained_on_pools()
-    save_training(model, trained, tmp_path)
-    save_tuning(tune(attempts, trained, [1], setup=SETUP, cascades=False), tmp_path)
-    finish_bundle(tmp_path, SETUP)
-    save_training(model, trained, tmp_path)
-    with pytest.raises(InvalidBundle, match="no manifest"):
-        load_bundle(tmp_path)
-
-
-def test_train_on_mean_score_needs_no_truth():
-    attempts = pools().assign(correct=pd.array([None] * (120 * 8), dtype="boolean"))
-    with pytest.raises(InvalidFile, match=r"120 prompts have no pass_rate, first 'p0'.*mean_score"):
-        train(attempts)
-    statistics = prompt_statistics(attempts, "mean_score")["statistic"]
-    assert statistics["p0"] > statistics["p9"]
-    assert statistics.between(0.399, 0.601).all()
-
-
-def test_unscored_attempts_are_not_scored_zero():
-    attempts = frame([row(f"p{i}", s, score=None if s else i / 30) for i in range(30) for s in range(3)])
-    statistics = prompt_statistics(attempts, "mean_score")["statistic"]
-    assert statistics["p29"] == pytest.approx(29 / 30)
-
-
-def test_training_on_tied_pass_rates_says_what_to_do():
-    attempts = frame([row(f"p{i}", s, correct=i < 40) for i in range(100) for s in range(4)])
-    with pytest.raises(InvalidFile, match=r"2 different values.*Collect more --attempts"):
-        train(attempts)
-
-
-@pytest.mark.long
-def test_vectors_are_asked_for_every_prompt_and_named():
-    asked = []
-
-    def vectors(prompts):
-        asked.extend(prompts)
-        return {"hidden": np.array([[len(prompt.question), 1.0] for prompt in prompts])}
-
-    model, trained = train(pools(), vectors, folds=2)
-    assert len(asked) == 120
-    assert "hidden_logistic" in trained.comparison
-    assert trained.features == model.input
-    assert "hidden_logistic" not in trained_on_pools()[1].comparison
-
-
-@pytest.mark.long
-def test_of_several_vectors_the_one_that_predicts_best_is_named():
-    rng = np.random.default_rng(0)
-
-    def easiness(i):  # which the text does not tell
-        return 37 * i % 100
-
-    def vectors(prompts):
-        numbers = [easiness(int(prompt.question.removeprefix("prompt p"))) for prompt in prompts]
-        noise = rng.normal(size=(len(prompts), 3))
-        return {
-            "hidden(layer=2, position=last)": np.column_stack([numbers, noise]),
-            "hidden(layer=1, position=mean)": noise,
-        }
-
-    rows = [row(f"p{i}", s, correct=s < easiness(i) / 10) for i in range(100) for s in range(10)]
-    model, trained = train(frame(rows), vectors)
-    assert (trained.chosen, model.candidate) == ("hidden_ridge (layer=2, position=last)", "hidden_ridge")
-    assert trained.features == "hidden(layer=2, position=last)"
-    assert "hidden_ridge (layer=1, position=mean)" in trained.comparison
-
-
-def test_tuning_before_training_says_so(tmp_path):
-    with pytest.raises(InvalidBundle, match="run `router train`"):
-        read_training(tmp_path)
