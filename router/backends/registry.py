@@ -73,15 +73,14 @@ def load_engines(
 ) -> Engines:
     """Load the models of a setup, with adapters from ``folder``.
 
-    models     names of models to load besides the reference model and one that the verifier asks; None: all
+    models     names of the models to load, besides one that the verifier asks; None: all
     log_probs  whether models are asked for log-probabilities even where the verifier needs none; chat completions
                endpoints are not, since some refuse such requests
 
     Raises InvalidRequest, InvalidFile, MissingDependency, MissingWeights.
     """
     check_deployment(setup, deployment)
-    needed = {setup.reference, setup.verifier.asks}
-    wanted = [name for name in setup.models if models is None or name in models or name in needed]
+    wanted = [name for name in setup.models if models is None or name in models or name == setup.verifier.asks]
     loaded: dict[str, Generator] = {}
     try:
         for name in wanted:

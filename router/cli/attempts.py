@@ -166,8 +166,9 @@ def collect(  # noqa: PLR0912, PLR0915  the options of one command
     tasks.check()
     check_code(setup, allow_code)
     asked = {model for each in arms for model in each.models} | {model for model, n in pools.items() if n}
-    wanted = frozenset(name for name in asked if name)
-    a_server = ON_AN_ENDPOINT if where.backend(setup.reference, setup.main) == "openai" else ON_A_SERVER
+    wanted = frozenset(name or setup.reference for name in asked)
+    busiest = setup.reference if setup.reference in wanted else min(wanted)
+    a_server = ON_AN_ENDPOINT if where.backend(busiest, setup.models[busiest]) == "openai" else ON_A_SERVER
     stage = Stage(
         pools=pools,
         arms=arms,
@@ -186,7 +187,7 @@ def collect(  # noqa: PLR0912, PLR0915  the options of one command
             **({"one_by_one": True} if one_by_one else {}),
         },
         seed=seed,
-        concurrency=concurrency or a_server * len(where.urls.get(setup.reference, ())) or IN_PROCESS * workers,
+        concurrency=concurrency or a_server * len(where.urls.get(busiest, ())) or IN_PROCESS * workers,
     )
     files = expand(prompts or [])
     total = Tally()

@@ -59,7 +59,8 @@ def plan(
     # No arm is run, so a model is loaded only where the difficulty model reads its hidden states.
     engines = Engines({name: FakeGenerator(name=name) for name in setup.models}, setup.reference, FakeVerifier())
     if features_of(loaded.manifest.features).vectors:
-        real = load_engines(replace(setup, verifier=VerifierSpec("log_prob", None, 0)), bundle, Deployment())
+        reading = replace(setup, verifier=VerifierSpec("log_prob", None, 0))
+        real = load_engines(reading, bundle, Deployment(), models=frozenset({setup.reference}))
         engines = Engines({**engines.models, setup.reference: real.main}, setup.reference, real.verifier)
     requests = [Request(each.prompt, inputs=each.inputs, task=each.task) for each in problems]
 

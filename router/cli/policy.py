@@ -310,7 +310,7 @@ def _vectors_by_name(folder: Path, names: "Sequence[str]", kept_in: Path | None)
     setup = replace(read_setup(folder), verifier=VerifierSpec("log_prob", None, 0))
 
     def vectors(prompts: "Sequence[Prompt]") -> "dict[str, NDArray[np.float32]]":
-        engines = load_engines(setup, folder, Deployment(), models=frozenset())
+        engines = load_engines(setup, folder, Deployment(), models=frozenset({setup.reference}))
 
         async def read() -> "dict[str, NDArray[np.float32]]":
             try:

@@ -371,7 +371,7 @@ def _engines(where: "Deployment", tracer: "Tracer | None", bundle: "Bundle") -> 
         setup,
         bundle.folder,
         where,
-        models=frozenset(served | (set(where.urls) & set(setup.models))),
+        models=frozenset({setup.reference} | served | (set(where.urls) & set(setup.models))),
         log_probs=bundle.confidence is not None and bundle.confidence.reads_log_probs,
     )
     return traced(engines, tracer) if tracer else engines

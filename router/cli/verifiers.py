@@ -144,7 +144,7 @@ def judge_reviser(
     problems = [prompt for path in prompts for prompt in read_prompts(path)]
     setup = replace(read_setup(bundle), verifier=VerifierSpec("log_prob", None, 0))
     where = deployment(backend, url, engine_api_key, headers=header)
-    generator = load_engines(setup, bundle, where, models=frozenset()).main
+    generator = load_engines(setup, bundle, where, models=frozenset({setup.reference})).main
 
     async def run() -> list[list[bool]]:
         try:

@@ -81,6 +81,21 @@ def test_no_verifier_scores_nothing(tmp_path):
     assert "name one to score with" in run("score", out, "--bundle", folder, "--out", tmp_path / "b.parquet", code=2)
 
 
+def test_only_the_models_that_are_asked_are_loaded(tmp_path):
+    folder, out = bundle(tmp_path, kind="none"), tmp_path / "a.parquet"
+    document = json.loads((folder / "models.json").read_text())
+    document["models"]["large"] = MODEL
+    document["models"]["small"] = {**MODEL, "backend": "in_process", "model": "./nowhere"}
+    (folder / "models.json").write_text(json.dumps(document))
+    asked = ("collect", "--prompts", prompts(tmp_path), "--bundle", folder, "--out", out)
+    run(*asked, "--attempts", 0, "--arm", "single(model=large)", "--pool", "large=2")
+    assert read_attempts([out])["arm"].value_counts().to_dict() == {
+        "sample(model=large)": 40,
+        "single(model=large)": 20,
+    }
+    assert "nowhere" in run(*asked, "--attempts", 1, code=1)
+
+
 def test_tests_are_run_only_where_code_is_allowed(tmp_path, monkeypatch):
     monkeypatch.setattr(CodeTask, "sandbox", None)
     folder = bundle(tmp_path, "code", kind="tests")

@@ -149,7 +149,8 @@ def test_what_is_served_names_them(solver):
 async def test_only_the_models_that_are_wanted_are_loaded(tmp_path, bundle_folder):
     folder = bundle_of(THREE, tmp_path / "bundle", bundle_folder)
     fake = Deployment(backends={"": "fake"})
-    some = load_engines(THREE, folder, fake, models=frozenset({"medium"}))
+    assert list(load_engines(THREE, folder, fake, models=frozenset({"medium"})).models) == ["medium"]
+    some = load_engines(THREE, folder, fake, models=frozenset({"small", "medium"}))
     assert list(some.models) == ["small", "medium"]
     assert (some.of("large"), some.of(None), some.of("medium").parameters) == (None, some.main, 7_000)
     solver = Solver(load_bundle(folder), some, fake)
