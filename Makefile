@@ -175,7 +175,7 @@ evaluate-larger: install  ## Compare thinking longer with a larger model, from t
 	rm -rf build/evaluate-larger
 	$(BIN)/python $(RECIPE)/larger.py build/evaluate-larger
 	$(BIN)/router tune $(TUNING) $(LARGER)/tune.parquet $(LARGER)/heldout.parquet --bundle build/evaluate-larger --default budget=16
-	$(BIN)/router evaluate $(BUNDLE)/attempts/fresh-*.parquet $(LARGER)/fresh.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report --goals $(RECIPE)/goals.json
+	$(BIN)/router evaluate $(BUNDLE)/attempts/fresh-*.parquet $(LARGER)/fresh.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report --goals $(RECIPE)/goals-larger.json
 
 NATURAL := models/natural/recipe
 evaluate-natural: install  ## Train, tune and evaluate on word problems, code and choices, from the checked-in attempts, into build/natural

@@ -21,6 +21,7 @@ from router.evaluation.parts import AtFlops, OfTask, Way
 from router.evaluation.perfect import Perfect
 from router.policy.objectives import PricePerFlop
 from router.policy.table import LEVELS, Policy
+from router.tuning.between import ROOM
 from router.tuning.evidence import Measured, resamples
 from router.tuning.nested import mix
 from strategies import Cascade, Majority, Sampling, Strategy
@@ -28,7 +29,6 @@ from strategies import Cascade, Majority, Sampling, Strategy
 BESIDE_LARGER = (0.33, 0.5, 0.65, 0.8, 1.0, 1.5, 2.0, 4.0, 8.0)  # of one solution of the larger model
 ALONE = (1, 2, 4, 8, 16, 32)  # of one sample of the reference model, where there is no larger one
 _PRICES = 80
-_ROOM = 1.02  # by which a way may spend less than the least that the policy does
 Floats = NDArray[np.float64]
 
 
@@ -275,13 +275,13 @@ def _row(
 ) -> AtFlops | None:
     """Return the comparison at this share of the unit; None where the policy can't spend so little."""
     flops, policy = share * unit.flops, ways.policy
-    if flops * _ROOM < policy.least:
+    if flops * ROOM < policy.least:
         return None
     found = ways.plainer(flops, share * unit.expected, rng)
     gains = {}
     for name, (_, runs) in found.items():
         spent = float(runs.flops.mean())
-        if spent * _ROOM >= policy.least:
+        if spent * ROOM >= policy.least:
             gains[name] = estimate(policy.at(spent).accuracy - runs.accuracy, draws)
     points = {name: Way(arm, runs.point(draws)) for name, (arm, runs) in found.items()}
     return AtFlops(share, policy.at(flops).point(draws), points, gains, perfect.at(flops))

@@ -9,15 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from router.evaluation.arms import arm_names, chosen, fixed, routed, shuffled_choices
-from router.evaluation.curves import Curve, PerPrompt, estimate, mean_of, mixed
+from router.evaluation.curves import Curve, PerPrompt, between, estimate, mean_of, mixed
 from router.evaluation.parts import AtAverage, Plan, PlanStage, Trust, Way
 from router.policy.keeping import Ledger
 from router.policy.objectives import AverageBudget, mostly
 from router.policy.table import LEVELS, Policy
+from router.tuning.between import ROOM
 from router.tuning.calibration import calibration
 from router.tuning.candidates import trust
 from router.tuning.cascades import Enumerated
 from router.tuning.evidence import Measured
+from router.tuning.nested import FIXED, beside
 from strategies import Cascade, Single, Strategy, parse
 
 AT = 16  # average budget at which plans are shown and confidences are judged; less where less can be spent
@@ -39,6 +41,21 @@ class Averages:
     def run(self, budget: float) -> PerPrompt | None:
         """Return the results at an average budget; None where a chosen arm was not run on these prompts."""
         return routed(self.measured, self.policy, self.probabilities, AverageBudget(max(budget, self.least)))[0]
+
+    def at(self, spent: float) -> PerPrompt | None:
+        """Return the results where the policy spends this much on average on these prompts, whatever was asked for.
+
+        It is a mix of the two budget points next to it; beyond the last one it is that one. None below the first, and
+        where no point could be measured.
+        """
+        if not self._points or spent * ROOM < self._spent[0]:
+            return None
+        return between(self._points, self._spent, spent)
+
+    @property
+    def least_spent(self) -> float:
+        """The least that the policy spends on average on these prompts; infinite: nothing could be measured."""
+        return float(self._spent[0]) if self._points else np.inf
 
     def kept(self, budget: float) -> PerPrompt | None:
         """Return the results as for one caller of a server, which corrects for what earlier calls spent.
@@ -77,6 +94,16 @@ class Averages:
         if not self._picked:
             return None
         return shuffled_choices(self.measured, self.policy, self._picked, spent, unit="generations", rng=rng)
+
+    @cached_property
+    def _points(self) -> list[PerPrompt]:
+        """The results at each budget point, by rising spend."""
+        found = [chosen(self.measured, columns) for columns in self._picked]
+        return sorted(found, key=lambda runs: float(runs.generations.mean()))
+
+    @property
+    def _spent(self) -> Floats:
+        return np.array([runs.generations.mean() for runs in self._points])
 
     @cached_property
     def _picked(self) -> list[NDArray[np.int64]]:
@@ -128,43 +155,39 @@ def at_averages(
     measured = averages.measured
     names = arm_names(measured)
     rng = np.random.default_rng(0)
-    larger = larger_alone(measured)
     rows: list[AtAverage] = []
-    curves: dict[str, dict[float, PerPrompt]] = {"best_fixed_arm": {}, "best_fixed_cascade": {}}
+    curves: dict[str, dict[float, PerPrompt]] = {name: {} for name in FIXED}
     for row in tuned:
         budget = float(row["budget"])
-        policy = averages.run(budget)
-        if policy is None or budget < averages.least:
+        asked, policy, kept = averages.run(budget), averages.at(budget), averages.kept(budget)
+        if asked is None or policy is None or budget < averages.least:
             continue
         spent = float(policy.generations.mean())
-        kept = averages.kept(budget)
         found: dict[str, tuple[str, PerPrompt]] = {}
-        for name in ("best_fixed_arm", "best_fixed_cascade"):
+        for name in FIXED:
             arm = row["chosen"][name]
             if arm in names:
                 found[name] = arm, fixed(measured, names.index(arm))
-        mix = row["chosen"]["random_mix"]
-        if mix["first"] in names and mix["second"] in names:
-            both = [fixed(measured, names.index(mix[which])) for which in ("first", "second")]
-            arms = mix["first"] if mix["first"] == mix["second"] else f"{mix['first']} or {mix['second']}"
-            found["random_mix"] = arms, mixed(both[0], both[1], spent, "generations")
+        for name in ("random_mix", "confidence_only"):
+            first, second = (row["chosen"][name][which] for which in ("first", "second"))
+            if first in names and second in names:
+                both = [fixed(measured, names.index(arm)) for arm in (first, second)]
+                arms = first if first == second else f"{first} or {second}"
+                found[name] = arms, mixed(both[0], both[1], spent, "generations")
         shuffled = averages.shuffled(spent, rng)
         if shuffled is not None:
             found["shuffled_levels"] = "the policy's arms", shuffled
-        if larger is not None:
-            found["larger_alone"] = names[larger], fixed(measured, larger)
         for name, points in curves.items():
             if name in found:
                 points[budget] = found[name][1]
-        rows.append(
-            AtAverage(
-                budget,
-                policy.point(draws),
-                kept.point(draws) if kept else None,
-                {name: Way(arm, runs.point(draws)) for name, (arm, runs) in found.items()},
-                {name: estimate(policy.accuracy - runs.accuracy, draws) for name, (_, runs) in found.items()},
-            )
-        )
+        gains = {}
+        for name, (_, runs) in found.items():
+            mine = averages.at(beside(name, float(runs.generations.mean()), budget))
+            if mine:
+                gains[name] = estimate(mine.accuracy - runs.accuracy, draws)
+        ways = {name: Way(arm, runs.point(draws)) for name, (arm, runs) in found.items()}
+        as_asked, as_kept = asked.point(draws), kept.point(draws) if kept else None
+        rows.append(AtAverage(budget, policy.point(draws), as_asked, as_kept, ways, gains))
     return rows, dict(curves)
 
 
@@ -243,5 +266,6 @@ def trusted(averages: Averages, enumerated: Enumerated, budget: float) -> Trust 
 def cascades_of(tuned: Sequence[Mapping[str, Any]]) -> list[Cascade]:
     """Return the cascades that the simpler ways would choose."""
     named = [row["chosen"]["best_fixed_cascade"] for row in tuned]
+    named += [row["chosen"]["confidence_only"][which] for row in tuned for which in ("first", "second")]
     found = [parse(text) for text in dict.fromkeys(named) if text]
     return [arm for arm in found if isinstance(arm, Cascade)]

@@ -56,12 +56,12 @@ def mixed(first: PerPrompt, second: PerPrompt, spent: float, unit: Literal["gene
     return _blend(first, second, share_of_second(first_spent, second_spent, spent))
 
 
-def between(points: Sequence[PerPrompt], spent: NDArray[np.float64], flops: float) -> PerPrompt:
-    """Return a random mix of the two nearest of several results at these mean FLOPs; beyond the ends the nearer one.
+def between(points: Sequence[PerPrompt], spent: NDArray[np.float64], amount: float) -> PerPrompt:
+    """Return a random mix of the two nearest of several results at this mean spend; beyond the ends the nearer one.
 
-    spent  mean FLOPs of each, rising
+    spent  mean spend of each, rising, in the unit of ``amount``
     """
-    low, high, share = neighbours(spent, flops)
+    low, high, share = neighbours(spent, amount)
     return _blend(points[low], points[high], share)
 
 

@@ -15,6 +15,7 @@ from router.evaluation import tables
 from router.evaluation.arms import Decider
 from router.evaluation.at_flops import in_flops
 from router.evaluation.averages import Averages, on_average
+from router.evaluation.goals import judge_goals
 from router.evaluation.headline import headline
 from router.evaluation.held_out import HeldOut, hold_out, pass_rates
 from router.evaluation.larger_model import compare_at_equal_flops
@@ -57,7 +58,7 @@ def evaluate(
     oracle = Decider("policy on measured levels", tuned.oracle, held.known)
 
     curves, no_points = curves_of(measured, served, oracle, held.levels, tuned.best_fixed)
-    within = within_budgets(attempts, measured.prompts, curves, tuned.best_fixed, goals=goals, draws=draws)
+    within = within_budgets(attempts, measured.prompts, curves, tuned.best_fixed, draws=draws)
     at_objective, no_objectives = at_objectives(measured, served, held.objectives, draws)
     averages = Averages(measured, policy, held.probabilities)
     mean = on_average(averages, held.enumerated, tuned.averages, draws, confident=bundle.confidence is not None)
@@ -92,7 +93,7 @@ def evaluate(
         statistic=manifest.statistic,
         prompts=len(held.prompts),
         attempts_per_prompt=int(held.prompts["attempts"].min()),
-        goals=within.goals,
+        goals=None if goals is None else judge_goals(goals, within, curves, figures, draws),
         budgets=within.rows,
         savings=within.savings,
         gap_recovered=within.gap_recovered,

@@ -6,30 +6,46 @@ savings_fixed_budget        how many times fewer generations the policy under a 
                             best-of-N, for the latter's highest accuracy
 savings_average_budget      the same for the policy under an average budget
 gap_recovered               gain of the policy over weighted best-of-N / the gain that it would have on measured levels
-budgets_below_best_fixed    number of budgets at which the policy is significantly less accurate than the best fixed arm
+budgets_below_best_fixed    number of fixed budgets at which the policy is significantly less accurate than the best
+                            fixed arm
+below_best_fixed            number of average budgets and of FLOPs at which it is so at equal spending, beside the best
+                            fixed arm and the best fixed cascade
+confidence_error            the confidences' calibration error, less what perfect ones would show by chance
+gain_over_…, accuracy_at_…, cost_of_larger_accuracy, gain_at_large_cost, share_of_…
+                            the figures of these names in evaluation.json. A gain is that at ``"budget": 8``; without
+                            one it is the mean over all average budgets
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from router.errors import InvalidFile
-from router.evaluation.curves import REFERENCES, Curve, saving
-from router.evaluation.report import AtBudget, Diagnosis, GapRecovered, Goal, GoalResult, Saving
+from router.evaluation.curves import REFERENCES, saving
+from router.evaluation.report import Goal, GoalResult, Saving
+from router.evaluation.within_budgets import Curves, WithinBudgets
 from router.schema import read
 
 _SAVED_BY = {"savings_fixed_budget": "predicted", "savings_average_budget": "predicted_average"}
 _ON_MEASURED_LEVELS = {"savings_fixed_budget": "oracle", "savings_average_budget": "oracle_average"}
-MEASURES = (*_SAVED_BY, "gap_recovered", "budgets_below_best_fixed")
+_GAINS = ("gain_over_best_fixed", "gain_over_best_fixed_cascade", "gain_over_random_mix", "gain_over_shuffled_levels")
+_FIGURES = (
+    *_GAINS,
+    *("below_best_fixed", "confidence_error", "gain_at_large_cost"),
+    *("accuracy_at_larger_cost", "accuracy_at_1.5_larger_cost", "cost_of_larger_accuracy"),
+    *("share_of_large_cost", "share_of_best_of_n_cost"),
+)
+MEASURES = (*_SAVED_BY, "gap_recovered", "budgets_below_best_fixed", *_FIGURES)
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """The value of a measure, and its interval. None: not measured, or a count, which has no interval."""
+    """The value of a measure, and its interval. None: not measured, or it has no interval, such as a count."""
 
     value: float | None = None
     low: float | None = None
@@ -57,6 +73,8 @@ def read_goals(path: Path) -> tuple[Goal, ...]:
                 raise ValueError(f"unknown measure {goal.measure!r}; known: {', '.join(MEASURES)}")
             if goal.at_least is None and goal.at_most is None and goal.low_at_least is None:
                 raise ValueError(f"{goal.measure}: give at_least, at_most or low_at_least")
+            if goal.budget is not None and goal.measure not in _GAINS:
+                raise ValueError(f"{goal.measure}: only a gain is measured at a budget ({', '.join(_GAINS)})")
     except (OSError, ValueError) as error:
         raise InvalidFile(f"{path}: {error}") from error
     return goals
@@ -64,14 +82,9 @@ def read_goals(path: Path) -> tuple[Goal, ...]:
 
 def judge_goals(
     goals: Sequence[Goal],
-    *,
-    savings: Mapping[str, Mapping[str, Saving]],
-    gap: GapRecovered,
-    budgets: Sequence[AtBudget],
-    diagnosis: Diagnosis,
-    policies: Mapping[str, Curve],
-    hindsight: Curve,
-    reference: Curve,
+    within: WithinBudgets,
+    curves: Curves,
+    figures: Mapping[str, Any],
     draws: NDArray[np.float64],
 ) -> tuple[GoalResult, ...]:
     """Return for each goal whether it is met, and what limits a missed one.
@@ -79,51 +92,88 @@ def judge_goals(
     A missed saving is limited by the estimator where the policy on measured levels would reach it, else by the policy
     where the best arm of each level in hindsight would, else by the verifier or the generator, whichever loses more.
 
-    savings, gap, budgets, diagnosis  as in the report
-    policies                          curves by name
-    hindsight                         curve of the best arm for each measured level
-    reference                         curve of weighted best-of-N
-    draws                             (R, P) weights of R bootstrap resamples
+    figures  results of ``headline.headline``
+    draws    (R, P) weights of R bootstrap resamples
     """
-    below = [
-        row.budget for row in budgets if row.predicted_minus_best_fixed and row.predicted_minus_best_fixed.high < 0
-    ]
-
-    def measured(measure: str) -> Value:
-        if measure == "gap_recovered":
-            return Value(gap.value, gap.low, gap.high)
-        if measure == "budgets_below_best_fixed":
-            return Value(len(below))
-        return _times(savings[_SAVED_BY[measure]][REFERENCES[0]])
-
-    def limited(goal: Goal) -> tuple[str, str]:
-        if goal.measure == "budgets_below_best_fixed":
-            return "policy", f"it is significantly below at budgets {', '.join(map(str, below))}"
-        if goal.measure == "gap_recovered":
-            if gap.predicted is None or gap.oracle is None or gap.reason:
-                return "policy", gap.reason or "not measured"
-            gains = f"measured levels gain {gap.oracle.value:.3f}, predicted ones {gap.predicted.value:.3f}"
-            return "estimator", gains
-        curves = {"estimator": policies[_ON_MEASURED_LEVELS[goal.measure]], "policy": hindsight}
-        would = {part: _times(saving(curve, REFERENCES[0], reference, draws)) for part, curve in curves.items()}
-        part = next((part for part, value in would.items() if value.meets(goal)), None)
-        verifier = diagnosis.verifier.value if diagnosis.verifier else 0
-        beyond = "verifier" if verifier > diagnosis.generator.value else "generator"
-        why = (
-            f"on measured levels it would be {would['estimator']}, with the best arm of each level in hindsight "
-            f"{would['policy']}; a perfect selector among {diagnosis.budget} samples is right on "
-            f"{diagnosis.perfect_selector:.3f}"
-            + ("" if diagnosis.selected is None else f", the verifier's choice among them on {diagnosis.selected:.3f}")
-        )
-        return part or beyond, why
-
     results = []
     for goal in goals:
-        found = measured(goal.measure)
+        found = _measured(goal, within, figures)
         met = found.meets(goal)
-        part, why = (None, None) if met else limited(goal)
+        part, why = (None, None) if met else _limited(goal, within, curves, figures, draws)
         results.append(GoalResult(goal, found.value, found.low, found.high, met, part, why))
     return tuple(results)
+
+
+def _measured(goal: Goal, within: WithinBudgets, figures: Mapping[str, Any]) -> Value:
+    if goal.measure in _SAVED_BY:
+        return _times(within.savings[_SAVED_BY[goal.measure]][REFERENCES[0]])
+    if goal.measure == "gap_recovered":
+        gap = within.gap_recovered[REFERENCES[0]]
+        return Value(gap.value, gap.low, gap.high)
+    if goal.measure == "budgets_below_best_fixed":
+        return Value(len(_below(within)))
+    return value_of(goal, figures[goal.measure])
+
+
+def value_of(goal: Goal, figure: Any) -> Value:
+    """Return what a goal asks of the figure of its name in evaluation.json."""
+    if figure is None:
+        return Value()
+    if goal.measure == "below_best_fixed":
+        return Value(len(figure))
+    if goal.measure == "confidence_error":
+        return Value(round(figure["value"] - figure["chance"], 4))
+    if goal.measure in _GAINS and goal.budget is None:
+        gains = [each["value"] for each in figure.values() if each]
+        return Value(round(sum(gains) / len(gains), 4))
+    return _of(figure if goal.budget is None else figure.get(str(goal.budget)))
+
+
+def _of(figure: Mapping[str, Any] | float | None) -> Value:
+    if isinstance(figure, Mapping):
+        return Value(figure["value"], figure["low"], figure["high"])
+    return Value(figure)
+
+
+def _below(within: WithinBudgets) -> list[int]:
+    """Return the fixed budgets at which the policy is clearly less accurate than the best fixed arm."""
+    rows = within.rows
+    return [row.budget for row in rows if row.predicted_minus_best_fixed and row.predicted_minus_best_fixed.high < 0]
+
+
+def _limited(
+    goal: Goal, within: WithinBudgets, curves: Curves, figures: Mapping[str, Any], draws: NDArray[np.float64]
+) -> tuple[str | None, str | None]:
+    """Return what limits a missed goal, and the measurement that shows it."""
+    if goal.measure == "budgets_below_best_fixed":
+        return "policy", f"it is significantly below at budgets {', '.join(map(str, _below(within)))}"
+    if goal.measure == "below_best_fixed":
+        below = (
+            f"{each['way'].replace('_', ' ')} at {each['at']}: {each['value']:+.3f}" for each in figures[goal.measure]
+        )
+        return "policy", f"it is significantly below the {', the '.join(below)}"
+    if goal.measure == "gap_recovered":
+        gap = within.gap_recovered[REFERENCES[0]]
+        if gap.predicted is None or gap.oracle is None or gap.reason:
+            return "policy", gap.reason or "not measured"
+        gains = f"measured levels gain {gap.oracle.value:.3f}, predicted ones {gap.predicted.value:.3f}"
+        return "estimator", gains
+    if goal.measure not in _SAVED_BY:
+        return None, figures["reasons"].get(goal.measure)
+    policies, reference = curves.policies, curves.fixed.get(REFERENCES[0], {})
+    limits = {"estimator": policies[_ON_MEASURED_LEVELS[goal.measure]], "policy": curves.hindsight}
+    would = {part: _times(saving(curve, REFERENCES[0], reference, draws)) for part, curve in limits.items()}
+    part = next((part for part, value in would.items() if value.meets(goal)), None)
+    diagnosis = within.diagnosis
+    verifier = diagnosis.verifier.value if diagnosis.verifier else 0
+    beyond = "verifier" if verifier > diagnosis.generator.value else "generator"
+    why = (
+        f"on measured levels it would be {would['estimator']}, with the best arm of each level in hindsight "
+        f"{would['policy']}; a perfect selector among {diagnosis.budget} samples is right on "
+        f"{diagnosis.perfect_selector:.3f}"
+        + ("" if diagnosis.selected is None else f", the verifier's choice among them on {diagnosis.selected:.3f}")
+    )
+    return part or beyond, why
 
 
 def _times(saved: Saving) -> Value:

@@ -67,7 +67,8 @@ def headline(
     }
     for name, each in saved.items():
         times = each.generations
-        found[name] = {"value": times.times, "low": times.low, "high": times.high} if times else None
+        reached = times and times.times
+        found[name] = {"value": times.times, "low": times.low, "high": times.high} if times and reached else None
         if times is None or each.reason:
             reasons[name] = each.reason or "not measured on these attempts"
     column = larger_alone(averages.measured)
@@ -84,10 +85,11 @@ def headline(
     found["gain_at_large_cost"] = _at_large_cost(spent)
     if found["gain_at_large_cost"] is None:
         reasons["gain_at_large_cost"] = "no larger model was run, or the policy spends more than one solution of it"
+    found["below_best_fixed"] = _below(rows, spent)
     found["difficulty_ceiling"] = noise
     if noise is None:
         reasons["difficulty_ceiling"] = "takes four attempts a prompt, and prompts that differ"
-    off = {f"{row.budget:g}": round(row.policy.generations / row.budget - 1, 4) for row in rows}
+    off = {f"{row.budget:g}": round(row.asked.generations / row.budget - 1, 4) for row in rows}
     found["average_budget_error"] = off or None
     kept = {f"{row.budget:g}": round(row.kept.generations / row.budget - 1, 4) for row in rows if row.kept}
     found["average_budget_error_kept"] = kept or None
@@ -108,6 +110,18 @@ def _at_large_cost(spent: InFlops) -> dict[str, float] | None:
     return {"value": gain.value, "low": gain.low, "high": gain.high, "ceiling": ceiling}
 
 
+def _below(rows: Sequence[AtAverage], spent: InFlops) -> list[dict[str, Any]]:
+    """Where the policy is clearly less accurate than the best fixed arm or cascade, at what that one spends."""
+    compared = [(f"average budget {row.budget:g}", row.gains) for row in rows]
+    compared += [(f"{row.share:g} times the FLOPs", row.gains) for row in spent.rows]
+    return [
+        {"at": at, "way": way, "value": gains[way].value, "low": gains[way].low, "high": gains[way].high}
+        for at, gains in compared
+        for way in ("best_fixed_arm", "best_fixed_cascade")
+        if way in gains and gains[way].high < 0
+    ]
+
+
 def _gains(rows: Mapping[float, AtAverage], way: str) -> tuple[dict[str, Any] | None, list[str]]:
     """Return the policy's gain over another way at each budget, and the budgets at which it was not measured."""
     gains: dict[str, Any] = {}
@@ -122,19 +136,19 @@ def _gains(rows: Mapping[float, AtAverage], way: str) -> tuple[dict[str, Any] | 
 def _beside(averages: Averages, larger: PerPrompt, draws: Floats) -> dict[str, Any]:
     """Compare the policy with the larger model alone.
 
-    Figures are the policy's accuracy at the larger model's cost and at 1.5 times that, the cost at which it is as
-    accurate, and RouteLLM's (arXiv 2406.18665, section 4). APGR is the recovered share of the accuracy gap between the
-    cheapest arm and the larger model, averaged over the costs between theirs. CPT is the share of that cost range at
-    which 50% and 80% of the gap are recovered.
+    Figures are the policy's accuracy where it really spends what the larger model does and 1.5 times that, the cost at
+    which it is as accurate, and RouteLLM's (arXiv 2406.18665, section 4). APGR is the recovered share of the accuracy
+    gap between the cheapest arm and the larger model, averaged over the costs between theirs. CPT is the share of that
+    cost range at which 50% and 80% of the gap are recovered.
     """
     cost = float(larger.generations.mean())
     found: dict[str, Any] = {}
     for name, at in (("accuracy_at_larger_cost", cost), ("accuracy_at_1.5_larger_cost", 1.5 * cost)):
-        runs = averages.run(at)
+        runs = averages.at(at)
         value = estimate(runs.accuracy, draws) if runs else None
         found[name] = {"value": value.value, "low": value.low, "high": value.high} if value else None
-    grid = np.linspace(averages.least, max(cost, averages.least), _GRID)
-    curve = [runs for runs in map(averages.run, grid.tolist()) if runs is not None]
+    grid = np.linspace(averages.least_spent, cost, _GRID).tolist() if averages.least_spent <= cost else []
+    curve = [runs for runs in map(averages.at, grid) if runs is not None]
     if len(curve) < 2:
         return found | {"cost_of_larger_accuracy": None, "apgr": None, "cpt": None}
     spent = np.array([runs.generations.mean() for runs in curve])

@@ -30,6 +30,7 @@ HEADLINE = (
     "gain_at_large_cost",
     "difficulty_ceiling",
     "confidence_error",
+    "below_best_fixed",
     "average_budget_error",
     "average_budget_error_kept",
     "reasons",
@@ -78,15 +79,18 @@ class AtAverage(Part):
     best_fixed_arm      the most accurate arm, no cascade, that spends no more on average
     best_fixed_cascade  the most accurate cascade that spends no more on average
     random_mix          the best mix of two arms, at what the policy spends
+    confidence_only     the best mix of two arms, cascades among them, at what the policy spends
     shuffled_levels     the policy, each prompt with the level probabilities of another one, at what the policy spends
-    larger_alone        one solution of the larger model, whatever it costs
-    kept   the policy as a server runs it for one caller, correcting for what earlier calls spent; None: an arm that it
-           then takes was not run
-    gains  the policy's accuracy less that of each way, paired by prompt
+    policy  where it spends just the budget on these prompts, or the most that it can
+    asked   the policy asked for this budget, without a correction of what it then spends on these prompts
+    kept    the policy as a server runs it for one caller, correcting for what earlier calls spent; None: an arm that it
+            then takes was not run
+    gains   the policy's accuracy less that of each way, paired by prompt; for the spending see ``tuning.nested.beside``
     """
 
     budget: float
     policy: Point
+    asked: Point
     kept: Point | None
     ways: Mapping[str, Way]
     gains: Mapping[str, Estimate]
@@ -97,10 +101,10 @@ class AtFlops(Part):
     """Mean FLOPs that a prompt may take: the policy by a price of a FLOP, and plainer ways as in :class:`AtAverage`.
 
     share    of one solution of the larger model; where there is none, of one sample of the reference model
-    ways     best_fixed_arm, best_fixed_cascade, random_mix, shuffled_levels and larger_alone; confidence_only, the best
-             mix of any two arms, cascades among them; level_only, the policy without cascades; where tasks have tables
-             of their own arm_of_each_task, for each task the arm or cascade that its table prefers at one price of a
-             FLOP, a mix of the two nearest prices
+    ways     best_fixed_arm, best_fixed_cascade, random_mix, shuffled_levels; larger_alone, one solution of the larger
+             model; confidence_only, the best mix of any two arms, cascades among them; level_only, the policy without
+             cascades; where tasks have tables of their own arm_of_each_task, for each task the arm or cascade that its
+             table prefers at one price of a FLOP, a mix of the two nearest prices
     gains    the policy's accuracy at what the way spends, less the way's, prompt by prompt
     perfect  accuracy of a perfect choice among all attempts at these FLOPs
     """

@@ -156,12 +156,14 @@ class Goal(Part):
 
     at_least, at_most   bounds of its value; None: no bound
     low_at_least        lower bound of the lower end of its interval; None: no bound
+    budget              average budget of a gain; None: the gain's mean over all average budgets, without an interval
     """
 
     measure: str
     at_least: float | None = None
     at_most: float | None = None
     low_at_least: float | None = None
+    budget: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,8 @@ class GoalResult(Part):
     """Whether a goal is met.
 
     value       the measured value; None: not measured
-    limited_by  what limits a missed goal: estimator, policy, verifier or generator
-    because     the measurement that shows what limits it
+    limited_by  what limits a missed goal: estimator, policy, verifier or generator; None: not told apart
+    because     the measurement that shows what limits it, or why there is no value; None: the value says it all
     """
 
     goal: Goal

@@ -1,8 +1,9 @@
 """Summarises the report in a few lines for the terminal."""
 
 from router.evaluation.parts import Point
-from router.evaluation.report import Report
-from router.evaluation.words import MEASURES, in_short
+from router.evaluation.report import GoalResult, Report
+from router.evaluation.words import goal as wanted
+from router.evaluation.words import in_short
 
 _COLUMNS = ("majority", "weighted_best_of_n", "best_fixed", "predicted", "predicted_average", "oracle")
 
@@ -17,6 +18,12 @@ def summary(report: Report) -> list[str]:
         lines.append(f"{row.budget:<8}" + "".join(f"{cell:>20}" for cell in cells))
     lines += in_short(report)
     for goal in report.goals or ():
-        said = "met" if goal.met else f"missed, limited by the {goal.limited_by}: {goal.because}"
-        lines.append(f"goal: {MEASURES[goal.goal.measure]}: {said}")
+        lines.append(f"goal: {wanted(goal.goal)}: {'met' if goal.met else _missed(goal)}")
     return lines + [f"left out: {entry.what}: {entry.reason}" for entry in report.left_out]
+
+
+def _missed(result: GoalResult) -> str:
+    said = "missed" if result.value is None else f"missed, {result.value:g}"
+    if result.limited_by:
+        said += f", limited by the {result.limited_by}"
+    return f"{said}: {result.because}" if result.because else said

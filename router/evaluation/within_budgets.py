@@ -1,6 +1,6 @@
-"""Compares the policies with single arms within budgets: curves, savings, what limits the bundle, goals."""
+"""Compares the policies with single arms within budgets: curves, savings, what limits the bundle."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,7 @@ from router.evaluation import tables
 from router.evaluation.arms import Decider, average_budgets, fixed_at, fixed_curves, hindsight
 from router.evaluation.curves import REFERENCES, Curve, gap_recovered, savings_of
 from router.evaluation.diagnosis import diagnose, perfectly_selected
-from router.evaluation.goals import judge_goals
-from router.evaluation.report import AtBudget, CurvePoint, Diagnosis, GapRecovered, Goal, GoalResult, LeftOut, Saving
+from router.evaluation.report import AtBudget, CurvePoint, Diagnosis, GapRecovered, LeftOut, Saving
 from router.policy.objectives import AverageBudget, Budget, Objective
 from router.policy.table import Policy
 from router.tuning.evidence import Measured
@@ -47,7 +46,6 @@ class WithinBudgets:
     savings: Mapping[str, Mapping[str, Saving]]
     gap_recovered: Mapping[str, GapRecovered]
     diagnosis: Diagnosis
-    goals: tuple[GoalResult, ...] | None
 
 
 def curves_of(
@@ -82,10 +80,9 @@ def within_budgets(
     curves: Curves,
     best_fixed: Mapping[int, str],
     *,
-    goals: Sequence[Goal] | None,
     draws: NDArray[np.float64],
 ) -> WithinBudgets:
-    """Compare the curves, and judge the goals by the comparison.
+    """Compare the curves.
 
     prompts     (P,) ids of those measured
     best_fixed  the best fixed arm, by budget
@@ -106,20 +103,7 @@ def within_budgets(
         hindsight=curves.hindsight,
         draws=draws,
     )
-    judged = None
-    if goals is not None:
-        judged = judge_goals(
-            goals,
-            savings=savings,
-            gap=gaps[REFERENCES[0]],
-            budgets=rows,
-            diagnosis=diagnosis,
-            policies=policies,
-            hindsight=curves.hindsight,
-            reference=curves.fixed.get(REFERENCES[0], {}),
-            draws=draws,
-        )
-    return WithinBudgets(tuple(rows), savings, gaps, diagnosis, judged)
+    return WithinBudgets(tuple(rows), savings, gaps, diagnosis)
 
 
 def _points(curve: Curve, draws: NDArray[np.float64]) -> tuple[CurvePoint, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from markupsafe import Markup, escape
 
 from router.evaluation.parts import Estimate, Point
-from router.evaluation.report import Diagnosis, GapRecovered, MethodResult, Report, Times
+from router.evaluation.report import Diagnosis, GapRecovered, Goal, MethodResult, Report, Times
 from router.policy.words import OBJECTIVES, minus
 
 CURVES = {
@@ -34,7 +34,26 @@ MEASURES = {
     "savings_fixed_budget": "times fewer generations than weighted best-of-N, fixed budget",
     "savings_average_budget": "times fewer generations than weighted best-of-N, average budget",
     "gap_recovered": "gain on predicted levels ÷ gain on measured levels",
-    "budgets_below_best_fixed": "budgets at which the policy is clearly below the best fixed arm",
+    "budgets_below_best_fixed": "fixed budgets at which the policy is clearly below the best fixed arm",
+    "below_best_fixed": "average budgets and FLOPs at which the policy is clearly below the best fixed arm or cascade",
+    "confidence_error": "calibration error of the confidences, beyond what perfect ones show by chance",
+    "gain_over_best_fixed": "accuracy above the best fixed arm",
+    "gain_over_best_fixed_cascade": "accuracy above the best fixed cascade",
+    "gain_over_random_mix": "accuracy above the best random mix of two arms",
+    "gain_over_shuffled_levels": "accuracy above the policy with shuffled levels",
+    "accuracy_at_larger_cost": "accuracy at the larger model's cost, in generations",
+    "accuracy_at_1.5_larger_cost": "accuracy at 1.5 times the larger model's cost, in generations",
+    "cost_of_larger_accuracy": "cost of the larger model's accuracy, in generations, the larger model's = 1",
+    "gain_at_large_cost": "accuracy above the larger model's at equal FLOPs",
+    "share_of_large_cost": "cost of the larger model's accuracy, in FLOPs, the larger model's = 1",
+    "share_of_best_of_n_cost": "cost of the accuracy of the larger model's own best vote or choice, in FLOPs, that = 1",
+}
+FIGURES = {
+    "savings_against_best_fixed": "times fewer generations than the best fixed arm at its best",
+    "savings_against_best_fixed_cascade": "times fewer generations than the best fixed cascade at its best",
+    **{name: text for name, text in MEASURES.items() if "larger" in name},
+    "apgr": "APGR: recovered share of the larger model's gain on the cheapest arm, mean over the costs between",
+    "cpt": "CPT: share of the costs between theirs at which so much of that gain is recovered",
 }
 PARTS = {
     "generator": "no sample is right",
@@ -98,6 +117,29 @@ def gap(found: GapRecovered) -> str:
     if found.value is None:
         return f"none: {found.reason}"
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def figures(report: Report) -> list[tuple[str, str]]:
+    """Return what was measured of :data:`FIGURES`, as pairs of words and value."""
+    found = []
+    for name, text in FIGURES.items():
+        figure = report.headline.get(name)
+        if isinstance(figure, float):
+            found.append((text, f"{figure:.3f}"))
+        elif figure and "value" in figure:
+            found.append((text, f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"))
+        elif figure:
+            shares = (f"{share}: {'not reached' if cost is None else f'{cost:.2f}'}" for share, cost in figure.items())
+            found.append((text, ", ".join(shares)))
+    return found
+
+
+def goal(found: Goal) -> str:
+    """Write what a goal is about: ``accuracy above the best fixed arm, average budget 8``."""
+    text = MEASURES[found.measure]
+    if not found.measure.startswith("gain_over"):
+        return text
+    return f"{text}, " + (f"average budget {found.budget}" if found.budget else "mean over average budgets")
 
 
 def arm(text: str) -> Markup:

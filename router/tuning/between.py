@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+ROOM = 1.02  # spending that differs by no more than this factor counts as equal
+
 
 def neighbours(spent: NDArray[np.float64], amount: float) -> tuple[int, int, float]:
     """Return the two neighbouring points of a curve whose mix spends this much on average, and the second's share.

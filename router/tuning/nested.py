@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from router.policy.objectives import AverageBudget, Budget
 from router.policy.table import Policy
-from router.tuning.between import neighbours
+from router.tuning.between import ROOM, neighbours
 from router.tuning.candidates import Candidates
 from router.tuning.evidence import Measured, interval
 from router.tuning.tables import Method, tabulate, with_average_budgets
@@ -35,7 +35,7 @@ def compare(
     """Return a row for each average budget, up to the first one that is more than the policy can spend.
 
     ways    accuracy and spending of each way to choose
-    gains   accuracy of the policy minus that of each other way
+    gains   accuracy of the policy minus that of each other way, see :func:`beside`
     chosen  the arms that the plainer ways would take if they were chosen on all prompts
     """
     every = candidates.everything
@@ -43,25 +43,30 @@ def compare(
     rng = np.random.default_rng(0)
     fold = np.empty(len(prompts), dtype=int)
     fold[np.lexsort((rng.random(len(prompts)), candidates.probabilities.argmax(axis=1)))] = prompts % _FOLDS
-    policies = [_Policies(candidates, prompts[fold != i], method, tolerance) for i in range(_FOLDS)]
+    policies = [_Policies(candidates, prompts[fold != i], prompts[fold == i], method, tolerance) for i in range(_FOLDS)]
     wanted = _wanted(every, max(each.policy.budget_points[-1].generations for each in policies))
     similar = _similar(texts)
-    found: dict[int, dict[str, Choice]] = {
-        budget: {name: (np.zeros(len(prompts)), np.zeros(len(prompts))) for name in WAYS} for budget in wanted
-    }
-    for i, policies_of in enumerate(policies):
-        made, read = prompts[fold != i], prompts[fold == i]
+    found = {budget: {name: np.zeros((3, len(prompts))) for name in WAYS} for budget in wanted}
+    for each in policies:
         for budget in wanted:
-            ways = _ways(candidates, policies_of, made=made, read=read, budget=budget, similar=similar, rng=rng)
-            for name, (accuracy, spent) in ways.items():
-                found[budget][name][0][read], found[budget][name][1][read] = accuracy, spent
+            for name, (accuracy, spent) in _ways(candidates, each, budget=budget, similar=similar, rng=rng).items():
+                found[budget][name][:, each.read] = accuracy, spent, each.at(beside(name, float(spent.mean()), budget))
     return [_row(budget, found[budget], every, draws) for budget in wanted]
 
 
+FIXED = ("best_fixed_arm", "best_fixed_cascade")
 WAYS = (
-    *("policy", "best_fixed_arm", "best_fixed_cascade", "random_mix"),
+    *("policy", *FIXED, "random_mix"),
     *("level_only", "confidence_only", "shuffled_levels", "nearest_neighbours"),
 )
+
+
+def beside(way: str, spent: float, budget: float) -> float:
+    """Return what the policy may spend where it is compared with another way that spends so much on average.
+
+    It is as much, and the whole budget beside a fixed arm or cascade, which may spend less since none costs just that.
+    """
+    return max(spent, budget) if way in FIXED else spent
 
 
 def _wanted(every: Measured, most: float) -> list[int]:
@@ -71,10 +76,15 @@ def _wanted(every: Measured, most: float) -> list[int]:
 
 
 class _Policies:
-    """Policies made from some of the prompts, with and without cascades."""
+    """Policies made from some of the prompts, with and without cascades, to be read on the others.
 
-    def __init__(self, candidates: Candidates, made: Ints, method: Method, tolerance: float):
+    made, read  rows of the two
+    """
+
+    def __init__(self, candidates: Candidates, made: Ints, read: Ints, method: Method, tolerance: float):
         every = candidates.everything
+        self.made, self.read = made, read
+        self._every, self._probabilities = every, candidates.probabilities
         self.columns = candidates.without_luck(made, [], tolerance)
         self.plain = [k for k, arm in enumerate(every.arms) if not isinstance(arm, Cascade)]
         probabilities = candidates.probabilities[made]
@@ -87,19 +97,36 @@ class _Policies:
             return with_average_budgets(made_of, probabilities, measured)
 
         self.policy, self.level_only = table(self.columns), table(self.plain)
+        points = [self.picked(self.policy, AverageBudget(each.generations)) for each in self.policy.budget_points]
+        means = np.array([every.generations[read, columns].mean() for columns in points])
+        rising = means.argsort(kind="stable")  # a lower price need not spend more on prompts that the table never saw
+        self._spent, self.at_points = means[rising], [points[i] for i in rising]
+
+    def picked(self, policy: Policy, objective: AverageBudget) -> Ints:
+        """(read,) columns of a policy's choices."""
+        names = np.array([self._every.arms.index(arm) for arm in policy.arms])
+        columns: Ints = names[
+            policy.decide_many(self._probabilities[self.read], objective, self._every.tasks[self.read])
+        ]
+        return columns
+
+    def at(self, spent: float) -> Floats:
+        """(read,) accuracy of the policy where it spends this much on these prompts; beyond its ends at the nearer."""
+        low, high, share = neighbours(self._spent, spent)
+        first, second = (self._every.accuracy[self.read, self.at_points[end]] for end in (low, high))
+        found: Floats = (1 - share) * first + share * second
+        return found
 
 
 def _ways(
     candidates: Candidates,
     policies: _Policies,
     *,
-    made: Ints,
-    read: Ints,
     budget: float,
     similar: Floats,
     rng: np.random.Generator,
 ) -> dict[str, Choice]:
-    every, probabilities = candidates.everything, candidates.probabilities
+    every, made, read = candidates.everything, policies.made, policies.read
     accuracy, spent = every.accuracy, every.generations
     cascades = [k for k, arm in enumerate(every.arms) if isinstance(arm, Cascade)]
 
@@ -111,15 +138,10 @@ def _ways(
         found, used = (np.average(each, axis=0, weights=shares) for each in zip(*runs, strict=True))
         return found, used
 
-    def picked(policy: Policy, objective: AverageBudget) -> Ints:
-        names = np.array([every.arms.index(arm) for arm in policy.arms])
-        columns: Ints = names[policy.decide_many(probabilities[read], objective, every.tasks[read])]
-        return columns
-
     def decided(policy: Policy) -> Choice:
         least = policy.budget_points[0].generations
         parts = AverageBudget(max(budget, least)).parts(policy)
-        return blended([(picked(policy, part), share) for share, part in parts])
+        return blended([(policies.picked(policy, part), share) for share, part in parts])
 
     def mixed(columns: Sequence[int]) -> Choice:
         low, high, share = mix(accuracy[made][:, columns].mean(axis=0), spent[made][:, columns].mean(axis=0), budget)
@@ -127,9 +149,8 @@ def _ways(
         return (1 - share) * a + share * c, (1 - share) * b + share * d
 
     policy = decided(policies.policy)
-    at_points = [picked(policies.policy, AverageBudget(point.generations)) for point in policies.policy.budget_points]
     alike: dict[str, Any] = {"policy": policies.policy, "tasks": every.tasks[read], "rng": rng}
-    others = shuffled_at(at_points, spent[read], float(policy[1].mean()), **alike)
+    others = shuffled_at(policies.at_points, spent[read], float(policy[1].mean()), **alike)
     return {
         "policy": policy,
         "best_fixed_arm": taken(best_fixed(every, policies.plain, made, budget)),
@@ -181,10 +202,14 @@ def shuffled_at(
 
 
 def best_fixed(every: Measured, columns: Sequence[int], rows: Ints, budget: float) -> int:
-    """Return the column of the most accurate arm whose mean spending is within the budget; else of the cheapest."""
+    """Return the column of the most accurate arm whose mean spending is within the budget; else of the cheapest.
+
+    An arm that spends a little more, by up to :data:`ROOM`, counts as within: a search with n beams may write n + 0.02
+    solutions.
+    """
     spent = every.generations[rows][:, columns].mean(axis=0)
     accuracy = every.accuracy[rows][:, columns].mean(axis=0)
-    within = spent <= max(budget, float(spent.min()))
+    within = spent <= max(budget * ROOM, float(spent.min()))
     return columns[int(np.where(within, accuracy, -1.0).argmax())]
 
 
@@ -233,23 +258,28 @@ def _nearest(
     return found
 
 
-def _row(budget: int, found: dict[str, Choice], every: Measured, draws: Floats) -> dict[str, Any]:
+def _row(budget: int, found: dict[str, Floats], every: Measured, draws: Floats) -> dict[str, Any]:
+    """``found``: (3, P) by way: its accuracy, its spending, and the policy's accuracy beside it."""
     rows = np.arange(len(every.prompts))
     plain = [k for k, arm in enumerate(every.arms) if not isinstance(arm, Cascade)]
     cascades = [k for k, arm in enumerate(every.arms) if isinstance(arm, Cascade)]
-    low, high, share = mix(every.accuracy[:, plain].mean(axis=0), every.generations[:, plain].mean(axis=0), budget)
+
+    def mixed(columns: Sequence[int]) -> dict[str, Any]:
+        accuracy, spent = (of[:, columns].mean(axis=0) for of in (every.accuracy, every.generations))
+        low, high, share = mix(accuracy, spent, budget)
+        return {"first": str(every.arms[columns[low]]), "second": str(every.arms[columns[high]]), "share": share}
+
     ways = {
         name: {**interval(accuracy, draws), "generations": round(float(spent.mean()), 3)}
-        for name, (accuracy, spent) in found.items()
+        for name, (accuracy, spent, _) in found.items()
     }
     gains = {
-        name: interval(found["policy"][0] - accuracy, draws)
-        for name, (accuracy, _) in found.items()
-        if name != "policy"
+        name: interval(policy - accuracy, draws) for name, (accuracy, _, policy) in found.items() if name != "policy"
     }
     chosen = {
         "best_fixed_arm": str(every.arms[best_fixed(every, plain, rows, budget)]),
         "best_fixed_cascade": str(every.arms[best_fixed(every, cascades, rows, budget)]) if cascades else None,
-        "random_mix": {"first": str(every.arms[plain[low]]), "second": str(every.arms[plain[high]]), "share": share},
+        "random_mix": mixed(plain),
+        "confidence_only": mixed([*plain, *cascades]),
     }
     return {"budget": budget, "ways": ways, "gains": gains, "chosen": chosen}

@@ -15,6 +15,9 @@ GOALS = (
     Goal("savings_average_budget", at_least=1000),
     Goal("gap_recovered", at_least=0.5),
     Goal("budgets_below_best_fixed", at_most=0),
+    Goal("accuracy_at_larger_cost", at_least=2),
+    Goal("below_best_fixed", at_most=-1),
+    Goal("confidence_error", at_most=1),
 )
 
 

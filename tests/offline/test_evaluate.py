@@ -12,8 +12,9 @@ from router.cli.main import main
 from router.errors import InvalidBundle, InvalidFile
 from router.evaluation.curves import spend_to_match
 from router.evaluation.evaluate import evaluate
+from router.evaluation.goals import Value, value_of
 from router.evaluation.parts import HEADLINE
-from router.evaluation.report import Report
+from router.evaluation.report import Goal, Report
 from router.policy.objectives import TargetAccuracy
 from tests.support.evaluation import RIGHT, SETUP, lengths, make_bundle, rich_world, world
 
@@ -235,6 +236,29 @@ def test_the_policy_stands_beside_plainer_ways_at_average_budgets(report):
     assert row.gains["best_fixed_arm"].value > 0.1
     assert report.trust is not None
     assert sum(each.count for each in report.trust.bins) == report.trust.answers
+
+
+def test_what_is_compared_spends_the_same(rich_report):
+    for row in rich_report.averages:
+        assert row.policy.generations == pytest.approx(row.budget) or row.budget > row.asked.generations
+        spent = row.ways["shuffled_levels"].point.generations
+        assert spent == pytest.approx(row.policy.generations, rel=0.02)
+    row = next(row for row in rich_report.averages if row.budget == 4)  # what one solution of the larger model costs
+    assert rich_report.headline["accuracy_at_larger_cost"]["value"] == pytest.approx(row.policy.accuracy)
+
+
+def test_goals_are_for_any_figure(rich_report):
+    results = {each.goal.measure: each for each in rich_report.goals}
+    missed = results["accuracy_at_larger_cost"]
+    assert (missed.met, missed.limited_by) == (False, None)
+    assert missed.value == rich_report.headline["accuracy_at_larger_cost"]["value"]
+    assert results["below_best_fixed"].value == len(rich_report.headline["below_best_fixed"])
+    assert results["confidence_error"].met
+    gains = {"8": {"value": 0.1, "low": 0.0, "high": 0.2}, "16": {"value": 0.3, "low": 0.2, "high": 0.4}, "32": None}
+    assert value_of(Goal("gain_over_best_fixed"), gains) == Value(0.2)
+    assert value_of(Goal("gain_over_best_fixed", budget=8), gains) == Value(0.1, 0.0, 0.2)
+    assert value_of(Goal("gain_over_best_fixed", budget=32), gains) == value_of(Goal("apgr"), None) == Value()
+    assert value_of(Goal("cost_of_larger_accuracy"), 0.7) == Value(0.7)
 
 
 @pytest.mark.long

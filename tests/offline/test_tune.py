@@ -1,4 +1,5 @@
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ from difficulty import LEVELS
 from router.errors import InvalidFile, InvalidRequest
 from router.policy.objectives import Budget, TargetAccuracy, objective_of
 from router.training.difficulty import Training
-from router.tuning.nested import WAYS
+from router.tuning.nested import WAYS, beside, best_fixed
 from router.tuning.tables import METHODS, PAPER, SPLITS, pooled
 from router.tuning.tune import Tuning, tune
 from strategies import parse
@@ -103,6 +104,20 @@ def test_ways_at_average_budgets_are_compared_at_equal_spending_up_to_the_most_t
         ways = found["ways"]
         assert ways["shuffled_levels"]["generations"] == pytest.approx(ways["policy"]["generations"], abs=1e-3)
         assert found["gains"]["shuffled_levels"]["accuracy"] > 0
+
+
+def test_the_best_fixed_arm_may_spend_a_hundredth_more_than_the_budget():
+    """A search with eight beams writes a little more than eight solutions on average, and is what one would take."""
+    three = SimpleNamespace(generations=np.array([[1.0, 8.08, 8.5]] * 4), accuracy=np.array([[0.3, 0.5, 0.9]] * 4))
+    assert best_fixed(three, [0, 1, 2], np.arange(4), 8) == 1
+    assert best_fixed(three, [0, 1, 2], np.arange(4), 7) == 0
+    assert best_fixed(three, [1, 2], np.arange(4), 1) == 1  # nothing is so cheap
+
+
+def test_the_policy_spends_what_the_other_way_does_and_all_of_the_budget_beside_a_fixed_arm():
+    assert beside("nearest_neighbours", 6.0, 8) == 6
+    assert beside("best_fixed_arm", 6.0, 8) == 8
+    assert beside("best_fixed_cascade", 8.1, 8) == 8.1
 
 
 def test_a_default_objective_is_served_and_checked():

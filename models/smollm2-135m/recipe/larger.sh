@@ -39,4 +39,4 @@ stage "policy and report"
 small=models/smollm2-135m/attempts
 $router tune $small/{tune,heldout}.parquet "$attempts/"{tune,heldout}.parquet --bundle "$folder" --default budget=16
 $router evaluate $small/fresh-*.parquet "$attempts/fresh.parquet" --bundle "$folder" --out "$folder/report" \
-  --goals $recipe/goals.json
+  --goals $recipe/goals-larger.json
