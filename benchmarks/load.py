@@ -22,6 +22,7 @@ import random
 import tempfile
 import time
 from functools import partial
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -41,7 +42,8 @@ from router.v1.router_pb2_grpc import RouterServiceStub
 
 CONCURRENCY, QUEUE = 8, 4
 PROMPTS = ["7 + 7 =", "12 + 30 - 5 =", "3 + 4 + 5 + 6 =", "71 - 46 + 58 ="]
-REQUESTS = [pb.SolveRequest(prompt=prompt, options=pb.SolveOptions(arm="majority(n=4)")) for prompt in PROMPTS]
+ARMS = ["majority(n=4)", "majority(n=2) @0.99 > majority(n=4)"]  # the second is a plan of two stages
+REQUESTS = [pb.SolveRequest(prompt=prompt, options=pb.SolveOptions(arm=arm)) for prompt, arm in product(PROMPTS, ARMS)]
 
 
 def main() -> None:

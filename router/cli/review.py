@@ -180,7 +180,7 @@ def _print_diff(report: dict[str, Any]) -> None:
     for row in choices["changed"]:
         typer.echo(f"{_task(row)}level {row['level']}, {_objective(row)}")
         for sign, cell in (("-", row["old"]), ("+", row["new"])):
-            typer.echo(f"  {sign} {cell['arm']:32}{_cell(cell)}" if cell else f"  {sign} refused: out of range")
+            typer.echo(f"  {sign} {cell['arm']:31} {_cell(cell)}" if cell else f"  {sign} refused: out of range")
         if row["explained"]:
             typer.echo(f"    {row['explained']}")
     if cells["changed"]:

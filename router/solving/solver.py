@@ -363,7 +363,7 @@ def _insufficient(solution: Solution, objective: Objective) -> ConfidenceInsuffi
     sure = "unknown" if solution.confidence is None else f"{solution.confidence:.2f}"
     error = ConfidenceInsufficient(
         f"the answer's confidence is {sure}, which does not reach {objective}; ask for less, or leave "
-        "on_insufficient out for the best answer there is"
+        "on_insufficient (the command's --refuse) out for the best answer there is"
     )
     error.bill = solution.bill
     return error

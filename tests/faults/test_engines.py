@@ -9,7 +9,7 @@ import pytest
 
 from router.v1 import router_pb2 as pb
 from tests.support.fake_vllm import MALFORMED_BODIES, MALFORMED_CHOICES, MALFORMED_SCORES
-from tests.support.faults import Caller, many_calls, problem, settled
+from tests.support.faults import CASCADE, Caller, many_calls, problem, settled
 
 pytestmark = pytest.mark.processes
 
@@ -80,7 +80,8 @@ async def test_a_verifier_that_hangs_costs_no_more_than_the_deadline(router, eng
                 tally.times += 1
 
                 async def late(number: int, *, partial: bool) -> None:
-                    options = pb.SolveOptions(arm="best_of_n(n=4)", allow_partial=partial)
+                    arm = ["best_of_n(n=4)", CASCADE][number // 2 % 2]  # its stages are scored, too
+                    options = pb.SolveOptions(arm=arm, allow_partial=partial)
                     message = pb.SolveRequest(prompt=problem(number)[0], options=options)
                     reply = await caller.ask(
                         f"partial={partial}",

@@ -10,7 +10,7 @@ import pytest
 from router.outcomes.tables import read
 from router.v1 import router_pb2 as pb
 from tests.support.breakable import Router, on_vllm
-from tests.support.faults import Caller, problem, settled, stopped_within, told_nothing
+from tests.support.faults import CASCADE, Caller, problem, settled, stopped_within, told_nothing
 
 pytestmark = pytest.mark.processes
 
@@ -102,7 +102,8 @@ async def test_searches_that_would_never_end(bundles, engines, often, tallied, t
                 tally.times += 1
 
                 async def endless(number: int, *, partial_too: bool) -> None:
-                    options = pb.SolveOptions(arm="majority(n=4)", allow_partial=partial_too)
+                    arm = ["majority(n=4)", CASCADE][number // 2 % 2]
+                    options = pb.SolveOptions(arm=arm, allow_partial=partial_too)
                     message = pb.SolveRequest(prompt=problem(number)[0], options=options)
                     solve = partial(caller.stub.Solve, message, metadata=caller.metadata)
                     if partial_too:

@@ -95,6 +95,7 @@ async def test_without_script_the_reply_is_a_page(solver):
     ("fields", "told"),
     [
         ({"prompt": ""}, "prompt is empty"),
+        ({"objective": "nope"}, "none of budget, average_budget, target_accuracy, price_per_flop"),
         ({"objective": "budget", "budget": "many"}, "is not a number"),
         ({"objective": "budget", "budget": "1e9"}, "is outside"),
         ({"objective": "budget", "budget": "nan"}, "is not a number"),

@@ -20,7 +20,8 @@ from router.v1.router_pb2_grpc import RouterServiceStub
 from tests.support.breakable import Router
 
 PATIENCE = 120  # seconds that a caller keeps trying
-ARMS = ["single", "best_of_n(n=4)", "majority(n=4)", "beam_search(n=4, m=2)", "revision(n=4, chains=2)"]
+CASCADE = "majority(n=2) @0.9 > best_of_n(n=4)"
+ARMS = ["single", "best_of_n(n=4)", "majority(n=4)", CASCADE, "beam_search(n=4, m=2)", "revision(n=4, chains=2)"]
 
 Reply = TypeVar("Reply")
 

@@ -238,6 +238,6 @@ def _error(error: RouterError, inbound: Inbound) -> Response:
 async def _no_such_page(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = request.scope["path"]  # not the URL's: that needs a host that can be read
-    what = f"{request.method} {path[:200]}: {error.detail}; the API is /v1/chat/completions, /v1/models"
+    what = f"{request.method} {path[:200]}: {error.detail}; the API is /v1/chat/completions, /v1/models, /v1/router/…"
     kind = {"message": what, "type": "invalid_request_error", "param": None, "code": None}
     return JSONResponse({"error": kind}, error.status_code, {"x-should-retry": "false", **(error.headers or {})})

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from router.errors import InvalidRequest
-from router.policy.objectives import AverageBudget, Budget, PricePerFlop, TargetAccuracy
+from router.policy.objectives import OBJECTIVES, AverageBudget, Budget, PricePerFlop, TargetAccuracy
 from router.service.http.messages import parse
 from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
@@ -66,6 +66,9 @@ def request(form: Mapping[str, str]) -> pb.StreamSolveRequest:
     """Return the request of a filled form. Raises InvalidRequest, naming the field that is wrong."""
     kind = form.get("objective", "")
     content: dict[str, Any] = {"prompt": form.get("prompt", "").replace("\r\n", "\n")}
+    if kind and kind not in OBJECTIVES:
+        known = ", ".join(OBJECTIVES)
+        raise InvalidRequest("objective", f"objective: {kind[:100]!r} is none of {known}", reason="MESSAGE_MALFORMED")
     if kind:
         content["objective"] = {kind: _number(form, kind)}
         if kind == TargetAccuracy.kind and form.get("refuse"):
