@@ -166,12 +166,10 @@ def in_flops(
     found, reasons = _shares(
         measured, ways.policy, ways.larger_runs, model=ways.larger_model, perfect=perfect, draws=draws
     )
-    best = ways.plain.best(unit.expected, cascades=False) or ways.plain.mix(0.0, cascades=False)[0]
     of_tasks = _by_task(
         measured,
         ways.policy.at(unit.flops),
-        best,
-        ways.larger_runs,
+        ways.plainer(unit.flops, unit.expected, rng),
         sampled=pass_rates(attempts, measured.prompts),
         probabilities=probabilities,
         statistics=statistics,
@@ -328,8 +326,7 @@ def _shares(
 def _by_task(
     measured: Measured,
     mine: PerPrompt,
-    arm: Strategy,
-    larger: PerPrompt | None,
+    plainer: Mapping[str, tuple[str, PerPrompt]],
     *,
     sampled: Floats,
     probabilities: Floats,
@@ -338,13 +335,13 @@ def _by_task(
 ) -> tuple[OfTask, ...]:
     """Return a row for each task; none where there is one task.
 
-    mine     what the policy gives;  arm the best fixed one;  larger  one solution of the larger model
+    mine     what the policy gives;  plainer  what plainer ways take and give, by name
     sampled  (P,) share of right samples of the reference model
     """
     tasks = measured.tasks.tolist()
     if len(set(tasks)) < 2:
         return ()
-    runs = fixed(measured, measured.arms.index(arm))
+    shown = {name: way for name, way in plainer.items() if name not in ("random_mix", "shuffled_levels")}
     found = []
     for name in dict.fromkeys(tasks):
         rows = np.flatnonzero(measured.tasks == name)
@@ -356,9 +353,8 @@ def _by_task(
                 len(rows),
                 round(float(sampled[rows].mean()), 4),
                 mine.on(rows).point(draws),
-                Way(str(arm), runs.on(rows).point(draws)),
-                larger.on(rows).point(draws) if larger else None,
-                estimate((mine.accuracy - larger.accuracy)[rows], draws) if larger else None,
+                {way: Way(arm, runs.on(rows).point(draws)) for way, (arm, runs) in shown.items()},
+                {way: estimate((mine.accuracy - runs.accuracy)[rows], draws) for way, (_, runs) in shown.items()},
                 round(quality.spearman, 4),
                 round(quality.kappa, 4),
                 round(float((probabilities[rows] @ np.array(LEVELS)).mean()), 3),

@@ -169,7 +169,7 @@ def at_averages(
             if arm in names:
                 found[name] = arm, fixed(measured, names.index(arm))
         for name in ("random_mix", "confidence_only"):
-            first, second = (row["chosen"][name][which] for which in ("first", "second"))
+            first, second = _mix(row, name)
             if first in names and second in names:
                 both = [fixed(measured, names.index(arm)) for arm in (first, second)]
                 arms = first if first == second else f"{first} or {second}"
@@ -266,6 +266,12 @@ def trusted(averages: Averages, enumerated: Enumerated, budget: float) -> Trust 
 def cascades_of(tuned: Sequence[Mapping[str, Any]]) -> list[Cascade]:
     """Return the cascades that the simpler ways would choose."""
     named = [row["chosen"]["best_fixed_cascade"] for row in tuned]
-    named += [row["chosen"]["confidence_only"][which] for row in tuned for which in ("first", "second")]
+    named += [arm for row in tuned for arm in _mix(row, "confidence_only")]
     found = [parse(text) for text in dict.fromkeys(named) if text]
     return [arm for arm in found if isinstance(arm, Cascade)]
+
+
+def _mix(row: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Return the two arms of a mix; empty where an older ``router tune`` did not choose it."""
+    found = row["chosen"].get(name, {})
+    return found.get("first", ""), found.get("second", "")

@@ -121,7 +121,8 @@ class OfTask(Part):
     """The prompts of one task, where all prompts together take what one solution of the larger model does.
 
     sample      share of right samples of the reference model
-    gain        the policy's accuracy less the larger model's
+    ways        as in :class:`AtFlops`, but for random_mix and shuffled_levels
+    gains       the policy's accuracy less that of each way; over all tasks together they spend the same, but not here
     spearman, kappa  of the predicted levels within the task
     mean_level  that is predicted
     """
@@ -130,9 +131,8 @@ class OfTask(Part):
     prompts: int
     sample: float
     policy: Point
-    best_fixed: Way
-    larger: Point | None
-    gain: Estimate | None
+    ways: Mapping[str, Way]
+    gains: Mapping[str, Estimate]
     spearman: float
     kappa: float
     mean_level: float

@@ -80,6 +80,10 @@ def test_several_tasks_have_a_row_each(tmp_path):
     easy, hard = sorted(report.tasks, key=lambda row: row.task)
     assert easy.sample > hard.sample
     assert easy.mean_level < hard.mean_level
+    for row in report.tasks:
+        assert {"best_fixed_arm", "level_only", "confidence_only", "larger_alone"} <= set(row.ways) == set(row.gains)
+        larger = row.ways["larger_alone"].point.accuracy
+        assert row.gains["larger_alone"].value == pytest.approx(row.policy.accuracy - larger, abs=1e-3)
     assert "Task by task" in page(report)
     assert "| exact | 24 |" in card(bundle, report)
 

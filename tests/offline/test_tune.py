@@ -1,5 +1,6 @@
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -108,7 +109,7 @@ def test_ways_at_average_budgets_are_compared_at_equal_spending_up_to_the_most_t
 
 def test_the_best_fixed_arm_may_spend_a_hundredth_more_than_the_budget():
     """A search with eight beams writes a little more than eight solutions on average, and is what one would take."""
-    three = SimpleNamespace(generations=np.array([[1.0, 8.08, 8.5]] * 4), accuracy=np.array([[0.3, 0.5, 0.9]] * 4))
+    three: Any = SimpleNamespace(generations=np.array([[1.0, 8.08, 8.5]] * 4), accuracy=np.array([[0.3, 0.5, 0.9]] * 4))
     assert best_fixed(three, [0, 1, 2], np.arange(4), 8) == 1
     assert best_fixed(three, [0, 1, 2], np.arange(4), 7) == 0
     assert best_fixed(three, [1, 2], np.arange(4), 1) == 1  # nothing is so cheap

@@ -142,9 +142,9 @@ def tasks(name: str, found: Mapping[str, Any]) -> str:
         return ""
     lines = _head([f"{name}: task", "prompts", "one sample", "policy", "`large`", "policy less `large`", "Spearman"])
     for row in rows:
-        larger = f"{row['larger']['accuracy']:.3f}" if row["larger"] else ""
+        larger = f"{row['ways']['larger_alone']['point']['accuracy']:.3f}"
         cells = [row["task"], row["prompts"], f"{row['sample']:.3f}", f"{row['policy']['accuracy']:.3f}", larger]
-        lines.append(_row([*cells, _estimate(row["gain"], sign=True), f"{row['spearman']:.2f}"]))
+        lines.append(_row([*cells, _estimate(row["gains"]["larger_alone"], sign=True), f"{row['spearman']:.2f}"]))
     return "\n".join(lines)
 
 
