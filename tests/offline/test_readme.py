@@ -56,3 +56,28 @@ def test_the_retries_that_other_languages_are_told_of_are_our_own():
 def test_every_command_is_named():
     for name in COMMANDS:
         assert f"router {name}" in PAGES or f"`{name}`" in PAGES, name
+
+
+def written(found, sign="+"):
+    return f"{found['value']:{sign}.3f} [{found['low']:.3f}, {found['high']:.3f}]".replace("-", "−")
+
+
+def test_its_figures_of_generated_arithmetic_are_those_of_the_reports():
+    bundle = ROOT / "models/smollm2-135m"
+    alone, beside = (
+        json.loads((folder / "report/evaluation.json").read_text()) for folder in (bundle, bundle / "larger")
+    )
+    for name in ("gain_over_best_fixed", "gain_over_best_fixed_cascade"):
+        row = " | ".join(written(alone[name][budget]) for budget in ("8", "16", "32"))
+        assert row in README, name
+    levels = {row["budget"]: row["gains"]["confidence_only"] for row in alone["averages"]}
+    assert " | ".join(written(levels[budget]) for budget in (8, 16, 32)) in README
+    for figure in ("accuracy_at_larger_cost", "accuracy_at_1.5_larger_cost"):
+        assert written(beside[figure], "") in README, figure
+    assert f"its accuracy at {beside['cost_of_larger_accuracy']:.2f} of its cost" in README
+    assert f"on {alone['prompts']} [held-out prompts]" in README
+    for report in (alone, beside):
+        for name in ("savings_fixed_budget", "savings_average_budget"):
+            found = report[name]
+            assert f"{found['value']:.1f}" in README
+            assert f"[{found['low']:.1f}, {found['high']:.1f}]" in README, name
