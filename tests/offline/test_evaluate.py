@@ -298,7 +298,7 @@ def test_the_commands_go_from_attempts_to_plots(tmp_path, monkeypatch):
     )
     assert shown.exit_code == 0, shown.output
     assert "clearly more accurate than the best fixed arm" in shown.output
-    assert re.search(r"fixed budget: missed, limited by the \w+: on measured levels it would be", shown.output)
+    assert re.search(r"fixed budget: missed, [\d.]+, limited by the \w+: on measured levels it would be", shown.output)
     assert "**missed**" in (folder / "card.md").read_text()
     asked = json.loads((out / "evaluation.json").read_text())["objectives"]
     assert (asked[-1]["kind"], asked[-1]["value"]) == ("target_accuracy", 0.55)
