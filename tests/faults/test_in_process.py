@@ -17,7 +17,7 @@ MEMORY = 0.25  # GiB for keys and values, the least; the largest call would take
 OPTIONS = ("--backend=in_process", f"--memory={MEMORY}")
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}  # several threads would only wait for each other, on so small a model
 LONGEST = "7" * (IN_PROCESS_CONTEXT - 200)  # characters, each a token; the template and a solution take the rest
-ARMS = ["majority(n=256)", "best_of_n(n=256)", "beam_search(n=64, m=4)", "single @0.9 > majority(n=256)", "single"]
+ARMS = ["majority(n=256)", "best_of_n(n=256)", "beam_search(n=64, m=4)", "single @0.9 > majority(n=128)", "single"]
 
 
 def call(caller: Caller, prompt: str, arm: str, seconds: float, seed: int = 0) -> grpc.aio.UnaryUnaryCall:
