@@ -143,13 +143,16 @@ def _times_less(curve: Curve, target: PerPrompt, unit: str, draws: NDArray[np.fl
 
 
 def spend_to_match(spend: Sequence[float], accuracy: Sequence[float], goal: float) -> float | None:
-    """Return the spend at which a curve first reaches an accuracy, interpolated on a log scale; None: never."""
+    """Return the spend at which a curve first reaches an accuracy; None: never.
+
+    Between two points it is that of the random mix of the two which has this accuracy.
+    """
     for i, reached in enumerate(accuracy):
         if reached >= goal - 1e-12:
             if i == 0 or reached == accuracy[i - 1]:
                 return float(spend[i])
             share = (goal - accuracy[i - 1]) / (reached - accuracy[i - 1])
-            return float(spend[i - 1] * (spend[i] / spend[i - 1]) ** share)
+            return float(spend[i - 1] + share * (spend[i] - spend[i - 1]))
     return None
 
 

@@ -138,8 +138,8 @@ def _beside(averages: Averages, larger: PerPrompt, draws: Floats) -> dict[str, A
 
     Figures are the policy's accuracy where it really spends what the larger model does and 1.5 times that, the cost at
     which it is as accurate, and RouteLLM's (arXiv 2406.18665, section 4). APGR is the recovered share of the accuracy
-    gap between the cheapest arm and the larger model, averaged over the costs between theirs. CPT is the share of that
-    cost range at which 50% and 80% of the gap are recovered.
+    gap between the policy at its cheapest and the larger model, averaged over the costs between; what was recovered at
+    a lower cost counts as recovered. CPT is the share of that cost range at which 50% and 80% of the gap are recovered.
     """
     cost = float(larger.generations.mean())
     found: dict[str, Any] = {}
@@ -161,8 +161,6 @@ def _beside(averages: Averages, larger: PerPrompt, draws: Floats) -> dict[str, A
     recovered = (accuracy - weak) / (strong - weak)
     shares = (spent - spent[0]) / (cost - spent[0])
     found["apgr"] = round(float(np.trapezoid(recovered, shares) / (shares[-1] - shares[0])), 3)
-    found["cpt"] = {
-        f"{goal:.0%}": round(float(shares[np.argmax(recovered >= goal)]), 3) if (recovered >= goal).any() else None
-        for goal in _SHARES
-    }
+    costs = {goal: spend_to_match(shares.tolist(), recovered.tolist(), goal) for goal in _SHARES}
+    found["cpt"] = {f"{goal:.0%}": None if at is None else round(at, 3) for goal, at in costs.items()}
     return found

@@ -125,11 +125,16 @@ def _untrained(attempts: pd.DataFrame, training: Training, bundle: Bundle) -> pd
     return prompts
 
 
+def prompt_tokens(measured: Measured) -> NDArray[np.float64]:
+    """Return the (P,) prompts' lengths in tokens, as the reference model reads them."""
+    column = next(k for k, arm in enumerate(measured.arms) if arm.models == {None})
+    reference = list(measured.setup.models).index(measured.setup.reference)
+    tokens: NDArray[np.float64] = measured.prompt[:, column, reference]
+    return tokens
+
+
 def _reading_flops(measured: Measured, features: str) -> NDArray[np.float64]:
     """Return the (P,) FLOPs of reading the features: the reference model's pass over the prompt, or 0."""
     if features_of(features).needs is None:
         return np.zeros(len(measured.prompts))
-    column = next(k for k, arm in enumerate(measured.arms) if arm.models == {None})
-    reference = list(measured.setup.models).index(measured.setup.reference)
-    flops: NDArray[np.float64] = 2.0 * measured.setup.main.parameters * measured.prompt[:, column, reference]
-    return flops
+    return 2.0 * measured.setup.main.parameters * prompt_tokens(measured)

@@ -1,4 +1,6 @@
-"""What a perfect choice among all recorded attempts would give: the ceiling beside every goal.
+"""What a perfect choice among the independent samples would give: a ceiling for all that chooses among samples.
+
+Searches and cascades of them may find an answer that no sample has.
 
 It knows of each prompt how often each model is right there, and of each attempt, once it is written, whether it is
 right. It draws attempts of the reference model until one is right, at most so many, then of the larger one. How many at

@@ -52,7 +52,7 @@ FIGURES = {
     "savings_against_best_fixed": "times fewer generations than the best fixed arm at its best",
     "savings_against_best_fixed_cascade": "times fewer generations than the best fixed cascade at its best",
     **{name: text for name, text in MEASURES.items() if "larger" in name},
-    "apgr": "APGR: recovered share of the larger model's gain on the cheapest arm, mean over the costs between",
+    "apgr": "APGR: recovered share of the larger model's gain on the policy at its cheapest, mean over costs between",
     "cpt": "CPT: share of the costs between theirs at which so much of that gain is recovered",
 }
 PARTS = {

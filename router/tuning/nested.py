@@ -1,7 +1,8 @@
 """Compares the policy at average budgets with plainer ways to choose, by nested cross-validation over prompts.
 
-Every choice is made without the prompts that it is measured on: which cascades to keep, the table, the prices, the best
-fixed arm and cascade, the mix of two arms. Confidences are out of fold as well.
+These choices are made without the prompts that they are measured on: which cascades to keep, the table, the prices, the
+best fixed arm and cascade, the mix of two arms. Confidences and levels are out of fold as well. How the table is made
+(the method), which arms cascades are made of, and the kinds of the two models were chosen on all prompts.
 """
 
 from collections.abc import Sequence

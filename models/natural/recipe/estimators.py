@@ -17,6 +17,7 @@ from router.bundle.bundle import Bundle, load_bundle
 from router.evaluation.at_flops import BESIDE_LARGER, Priced
 from router.evaluation.averages import larger_alone
 from router.evaluation.curves import estimate
+from router.evaluation.held_out import prompt_tokens
 from router.policy.objectives import PricePerFlop
 from router.policy.table import Policy
 from router.training.difficulty import Training, prompt_statistics, train
@@ -80,7 +81,7 @@ def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str
         by_prompt = predicted.loc[untouched.prompts].to_numpy()
         held = with_its_cascades(untouched, bundle, by_prompt)
         policy = policy_of(made, training, bundle)
-        extra = flops_per_token(kind, bundle.setup.main.parameters) * held.prompt.max(axis=(1, 2))
+        extra = flops_per_token(kind, bundle.setup.main.parameters) * prompt_tokens(held)
         priced = Priced(held, policy.only(frozenset(held.arms).__contains__) or policy, by_prompt, extra)
         row = asdict(quality_of(by_prompt, statistics["heldout"]["statistic"].loc[held.prompts], edges))
         chosen = training.comparison[training.chosen]

@@ -13,6 +13,7 @@ from router.bundle.bundle import Bundle, load_bundle
 from router.evaluation.at_flops import BESIDE_LARGER, Priced
 from router.evaluation.averages import larger_alone
 from router.evaluation.curves import PerPrompt, between, estimate
+from router.evaluation.held_out import prompt_tokens
 from router.policy.objectives import PricePerFlop
 from router.training.difficulty import prompt_statistics
 from router.tuning.evidence import Measured, resamples
@@ -81,7 +82,7 @@ def _of(bundle: Bundle, attempts: pd.DataFrame) -> tuple[Measured, Priced]:
     assert policy is not None
     extra = np.zeros(len(measured.prompts))
     if bundle.manifest.features != "text":
-        extra = 2.0 * bundle.setup.main.parameters * measured.prompt.max(axis=(1, 2))
+        extra = 2.0 * bundle.setup.main.parameters * prompt_tokens(measured)
     return measured, Priced(measured, policy, found, extra)
 
 
