@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from operator import itemgetter
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from router.backends import Engines, Generator, Verifier
 from router.backends.calibrated import Calibrated
-from router.backends.specs import VERIFIER, Deployment, ModelSpec, Setup
+from router.backends.specs import VERIFIER, Deployment, ModelSpec, Setup, VerifierSpec
 from router.backends.template import Template
 from router.backends.verifiers import KINDS, kind_of, options_of
 from router.errors import CodeNotAllowed, InvalidFile, InvalidRequest
@@ -90,6 +90,12 @@ def load_engines(
         close_unused(loaded.values())  # models hold threads and memory
         raise
     return Engines(loaded, setup.reference, verifier, {name: setup.models[name].max_tokens for name in loaded})
+
+
+def load_reference(setup: Setup, folder: Path, deployment: Deployment) -> Engines:
+    """Load the reference model alone, without the setup's verifier. Arguments and errors as in :func:`load_engines`."""
+    alone = replace(setup, verifier=VerifierSpec("log_prob", None, 0))
+    return load_engines(alone, folder, deployment, models=frozenset({setup.reference}))
 
 
 def close_unused(engines: Iterable[Engines | Generator]) -> None:

@@ -40,13 +40,12 @@ def plan(
     import asyncio
     import json
     from collections import Counter
-    from dataclasses import replace
 
     from router.attempts.prompts import read_prompts
     from router.backends import Engines
     from router.backends.fake import FakeGenerator, FakeVerifier
-    from router.backends.registry import load_engines
-    from router.backends.specs import Deployment, VerifierSpec
+    from router.backends.registry import load_reference
+    from router.backends.specs import Deployment
     from router.bundle.bundle import load_bundle
     from router.solving.batch import Total, decide
     from router.solving.features import features_of
@@ -59,8 +58,7 @@ def plan(
     # No arm is run, so a model is loaded only where the difficulty model reads its hidden states.
     engines = Engines({name: FakeGenerator(name=name) for name in setup.models}, setup.reference, FakeVerifier())
     if features_of(loaded.manifest.features).vectors:
-        reading = replace(setup, verifier=VerifierSpec("log_prob", None, 0))
-        real = load_engines(reading, bundle, Deployment(), models=frozenset({setup.reference}))
+        real = load_reference(setup, bundle, Deployment())
         engines = Engines({**engines.models, setup.reference: real.main}, setup.reference, real.verifier)
     requests = [Request(each.prompt, inputs=each.inputs, task=each.task) for each in problems]
 

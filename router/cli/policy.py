@@ -297,20 +297,18 @@ def _vectors_tried(folder: Path, features: str, kept_in: Path | None) -> "Vector
 
 def _vectors_by_name(folder: Path, names: "Sequence[str]", kept_in: Path | None) -> "VectorsByName":
     import asyncio
-    from dataclasses import replace
 
     from router.backends import Usage
-    from router.backends.registry import load_engines
-    from router.backends.specs import Deployment, VerifierSpec
+    from router.backends.registry import load_reference
+    from router.backends.specs import Deployment
     from router.bundle.setup import read_setup
     from router.solving.features import read_vectors
     from router.training.vectors import kept
 
-    # Only the reference model is needed, so no other one is loaded.
-    setup = replace(read_setup(folder), verifier=VerifierSpec("log_prob", None, 0))
+    setup = read_setup(folder)
 
     def vectors(prompts: "Sequence[Prompt]") -> "dict[str, NDArray[np.float32]]":
-        engines = load_engines(setup, folder, Deployment(), models=frozenset({setup.reference}))
+        engines = load_reference(setup, folder, Deployment())
 
         async def read() -> "dict[str, NDArray[np.float32]]":
             try:

@@ -131,20 +131,18 @@ def judge_reviser(
 ) -> None:
     """Judge a reviser: pass rate along chains of attempts, and how often right attempts turn wrong and vice versa."""
     import asyncio
-    from dataclasses import replace
     from json import dumps
 
     from router.attempts.prompts import read_prompts
-    from router.backends.registry import load_engines
-    from router.backends.specs import VerifierSpec
+    from router.backends.registry import load_reference
     from router.bundle.setup import read_setup
     from router.evaluation.revisions import judge_chains, sample_chains
     from router.tasks import Tasks
 
     problems = [prompt for path in prompts for prompt in read_prompts(path)]
-    setup = replace(read_setup(bundle), verifier=VerifierSpec("log_prob", None, 0))
+    setup = read_setup(bundle)
     where = deployment(backend, url, engine_api_key, headers=header)
-    generator = load_engines(setup, bundle, where, models=frozenset({setup.reference})).main
+    generator = load_reference(setup, bundle, where).main
 
     async def run() -> list[list[bool]]:
         try:

@@ -101,8 +101,9 @@ class Averages:
         found = [chosen(self.measured, columns) for columns in self._picked]
         return sorted(found, key=lambda runs: float(runs.generations.mean()))
 
-    @property
+    @cached_property
     def _spent(self) -> Floats:
+        """Mean spend at each of these points."""
         return np.array([runs.generations.mean() for runs in self._points])
 
     @cached_property

@@ -12,6 +12,7 @@ from router.evaluation.averages import Averages, larger_alone
 from router.evaluation.curves import Curve, PerPrompt, estimate, saving, spend_to_match
 from router.evaluation.parts import HEADLINE, AtAverage, Trust
 from router.evaluation.report import Saving
+from router.tuning.nested import FIXED
 
 BUDGETS = (8, 16, 32)  # average budgets at which gains are reported
 _GAINS = {
@@ -63,12 +64,11 @@ def headline(
     saved = {name: savings[policy]["weighted_best_of_n"] for name, policy in _SAVED.items()}
     saved |= {
         f"savings_against_{way.removesuffix('_arm')}": saving(policy_curve, way, fixed_curves.get(way, {}), draws)
-        for way in ("best_fixed_arm", "best_fixed_cascade")
+        for way in FIXED
     }
     for name, each in saved.items():
         times = each.generations
-        reached = times and times.times
-        found[name] = {"value": times.times, "low": times.low, "high": times.high} if times and reached else None
+        found[name] = {"value": times.times, "low": times.low, "high": times.high} if times and times.times else None
         if times is None or each.reason:
             reasons[name] = each.reason or "not measured on these attempts"
     column = larger_alone(averages.measured)
@@ -111,13 +111,13 @@ def _at_large_cost(spent: InFlops) -> dict[str, float] | None:
 
 
 def _below(rows: Sequence[AtAverage], spent: InFlops) -> list[dict[str, Any]]:
-    """Where the policy is clearly less accurate than the best fixed arm or cascade, at what that one spends."""
+    """Where the policy is clearly less accurate than the best fixed arm or cascade, as the rows compare them."""
     compared = [(f"average budget {row.budget:g}", row.gains) for row in rows]
     compared += [(f"{row.share:g} times the FLOPs", row.gains) for row in spent.rows]
     return [
         {"at": at, "way": way, "value": gains[way].value, "low": gains[way].low, "high": gains[way].high}
         for at, gains in compared
-        for way in ("best_fixed_arm", "best_fixed_cascade")
+        for way in FIXED
         if way in gains and gains[way].high < 0
     ]
 

@@ -127,7 +127,7 @@ def figures(report: Report) -> list[tuple[str, str]]:
         if isinstance(figure, float):
             found.append((text, f"{figure:.3f}"))
         elif figure and "value" in figure:
-            found.append((text, f"{figure['value']:.3f} [{figure['low']:.3f}, {figure['high']:.3f}]"))
+            found.append((text, interval(Estimate(**figure))))
         elif figure:
             shares = (f"{share}: {'not reached' if cost is None else f'{cost:.2f}'}" for share, cost in figure.items())
             found.append((text, ", ".join(shares)))
