@@ -100,9 +100,10 @@ class _Replica:
 class Replicas:
     """Sends requests to one of several servers, see the module. ``transport`` and ``clock`` are for tests.
 
-    urls     base URLs of the servers
+    urls     base URLs of the servers, for the log only: callers see the model's name
     api_key  bearer token
     headers  sent with every request; their values, like the token, are secret and removed from errors and logs
+    model    the name of what they serve, in messages for callers
     """
 
     def __init__(
@@ -111,10 +112,15 @@ class Replicas:
         api_key: str | None = None,
         *,
         headers: Mapping[str, str] | None = None,
+        model: str = "the model",
         transport: httpx2.AsyncBaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._secrets = [each for each in (api_key, *(headers or {}).values()) if each and len(each) >= SECRET]
+        values = [api_key, *(headers or {}).values()]
+        # The word after "Basic" or "Bearer" is a secret by itself.
+        values += [value.split()[-1] for name, value in (headers or {}).items() if name.lower() == "authorization"]
+        self._secrets = [each for each in values if each and len(each) >= SECRET]
+        self.model = model
         headers = {**({"Authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})}
         limits = httpx2.Limits(
             max_connections=CONNECTIONS, max_keepalive_connections=128, keepalive_expiry=IDLE_SECONDS
@@ -238,7 +244,7 @@ class Replicas:
         if not able:
             back = min((replica.back for replica in self._replicas), default=now + COOL_SECONDS)
             why = next((f"; the last one {each.why}" for each in self._replicas if each.why), "")
-            raise EngineUnavailable(f"no engine answers at {self.urls}{why}", retry_seconds=back - now)
+            raise EngineUnavailable(f"no engine of {self.model} answers{why}", retry_seconds=back - now)
         # A replica that failed a moment ago comes last.
         chosen = min(able, key=lambda each: (now < each.back, each.busy, _mixed(each.url + affinity)))
         if chosen.failures >= FAILURES:
@@ -265,10 +271,10 @@ class Replicas:
             await response.aclose()
         said = self._without_secrets(said)
         if status in _UNFIT:
-            raise Unfit(f"engine {replica.url} does not take the request to {path}: {status} {said}", said)
+            raise Unfit(f"an engine of {self.model} does not take the request to {path}: {status} {said}", said)
         if status == httpx2.codes.TOO_MANY_REQUESTS:
             raise _Busy(
-                f"engine {replica.url} turns requests away for now (429): {said}",
+                f"an engine of {self.model} turns requests away for now (429): {said}",
                 retry_seconds=_seconds(response.headers.get("retry-after")),
             )
         begun = response.is_server_error and status != httpx2.codes.SERVICE_UNAVAILABLE
@@ -284,7 +290,7 @@ class Replicas:
         log.warning("engine %s %s; failure %d in a row", replica.url, what, replica.failures)
         replica.why = what
         said = self._without_secrets(said[:500])
-        return kind(f"engine {replica.url} {what}" + (f": {said}" if said else ""), retry_seconds=COOL_SECONDS)
+        return kind(f"an engine of {self.model} {what}" + (f": {said}" if said else ""), retry_seconds=COOL_SECONDS)
 
     def _without_secrets(self, said: str) -> str:
         for secret in self._secrets:

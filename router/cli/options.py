@@ -126,9 +126,11 @@ def deployment(
     for given in urls or ():
         name, _, url = given.partition("=")
         if not url.startswith(("http://", "https://")):
+            _, at, shown = given.rpartition("@")  # before it may be a password
             raise InvalidRequest(
                 "url",
-                f"--url {given!r}: write the model's name and its server, like small=http://127.0.0.1:8000",
+                f"--url {'…' * bool(at) + shown!r}: write the model's name and its server, like "
+                "small=http://127.0.0.1:8000",
                 reason="UNSPECIFIED",
             )
         by_name[name] = (*by_name.get(name, ()), url)

@@ -78,7 +78,7 @@ def read(url: str, names: Sequence[str]) -> list[dict[str, Any]]:
     Raises InvalidRequest, and MissingDependency where the URL's driver is not installed.
     """
     try:
-        engine = sql.create_engine(url)
+        engine = _engine(url)
         if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").is_file():
             raise _unusable(f"there is no file {engine.url.database}")
         try:
@@ -117,7 +117,7 @@ def connect(url: str) -> sql.Engine:
     Raises InvalidRequest, MissingDependency.
     """
     try:
-        engine = sql.create_engine(url, pool_pre_ping=True)
+        engine = _engine(url, pool_pre_ping=True)
         if engine.dialect.name == "sqlite":
             _make_private(engine.url.database)
             sql.event.listen(engine, "connect", _durable)
@@ -145,10 +145,7 @@ def _make_private(database: str | None) -> None:
 @contextmanager
 def existing(url: str) -> Iterator[sql.Engine]:
     """Yield an engine on a database that exists already, with tables brought up to date. Raises as :func:`connect`."""
-    try:
-        parsed = sql.make_url(url)
-    except SQLAlchemyError as error:
-        raise _unusable(str(error).splitlines()[0]) from error
+    parsed = _parsed(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
         raise _unusable(f"there is no file {parsed.database}")
     engine = connect(url)
@@ -158,6 +155,18 @@ def existing(url: str) -> Iterator[sql.Engine]:
         raise _unusable(str(error).splitlines()[0]) from error
     finally:
         engine.dispose()
+
+
+def _parsed(url: str) -> sql.URL:
+    """Raises InvalidRequest. The message does not quote the URL, since a password may be anywhere in a wrong one."""
+    try:
+        return sql.make_url(url)
+    except (SQLAlchemyError, ValueError):
+        raise _unusable("its URL can't be read; write signs in a password like %40 for @") from None
+
+
+def _engine(url: str, **options: Any) -> sql.Engine:
+    return sql.create_engine(_parsed(url), **options)
 
 
 def _unusable(reason: str) -> InvalidRequest:

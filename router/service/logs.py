@@ -17,6 +17,7 @@ from router.service.middleware.call import CallRecord
 # Quotes and tokens in lines of other libraries may be a caller's secret.
 _QUOTED = re.compile(r"""(?<!\w)b?(?:'(?:[^'\\]|\\.)*(?:'|$)|"(?:[^"\\]|\\.)*(?:"|$))""")
 _SECRET = re.compile(r"\b(bearer|authorization|api[-_ ]?key|tokens?)\b.*", re.IGNORECASE | re.DOTALL)
+_LOGIN = re.compile(r"(?<=//)[^/@\s]+@")  # user and password of a URL
 _encode = JsonEncoder().encode
 _MOST_DIGESTS = 20  # most digests in one line, of a batch's unfamiliar prompts
 _log = logging.getLogger(__name__)
@@ -40,8 +41,8 @@ def configure() -> None:
 def without_secrets(record: logging.LogRecord) -> bool:
     """Remove what could be a caller's secret from other libraries' lines, and return True: a filter for logging.
 
-    That is: quoted texts, texts after a word for a token, and texts of exceptions. gRPC, for one, quotes a header that
-    is not UTF-8, which may be an authorization.
+    That is: quoted texts, texts after a word for a token, users and passwords of URLs, and texts of exceptions. gRPC,
+    for one, quotes a header that is not UTF-8, which may be an authorization.
     """
     if record.name.partition(".")[0] != "router":
         record.msg, record.args = redacted(record.getMessage()), None
@@ -52,7 +53,7 @@ def without_secrets(record: logging.LogRecord) -> bool:
 
 
 def redacted(text: str) -> str:
-    return _SECRET.sub(r"\1 …", _QUOTED.sub("'…'", text))
+    return _SECRET.sub(r"\1 …", _QUOTED.sub("'…'", _LOGIN.sub("…@", text)))
 
 
 def _uncaught(kind: type[BaseException] | None, where: TracebackType | None) -> None:

@@ -8,12 +8,13 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from opentelemetry.trace import Span, Status, StatusCode, Tracer
 
 from router.backends import Asked, Engines, Generator, Usage, Verifier, asks, check_room, prepared
 from router.backends.states import State
-from router.errors import MissingDependency
+from router.errors import InvalidRequest, MissingDependency
 from router.prompt import Prompt
 from router.solving.driver import Round
 from router.solving.solver import Decision, Solution
@@ -26,8 +27,14 @@ def exporter(endpoint: str) -> tuple[Tracer, Callable[[], None]]:
 
     endpoint  URL of an OpenTelemetry collector, e.g. http://localhost:4317
 
-    Raises MissingDependency.
+    Raises MissingDependency, InvalidRequest.
     """
+    if "@" in urlsplit(endpoint).netloc:  # gRPC has no such thing, and would quote it in the log
+        raise InvalidRequest(
+            "traces",
+            "--traces: a collector's URL has no user and password; headers are read from OTEL_EXPORTER_OTLP_HEADERS",
+            reason="UNSPECIFIED",
+        )
     try:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource

@@ -49,6 +49,15 @@ def test_a_folder_describes_what_the_server_has(url, tmp_path):
     assert f'ROUTER_URL="small={url}"' in readme
 
 
+def test_a_servers_password_is_sent_and_written_nowhere(url, tmp_path):
+    said = run("init", str(tmp_path / "mine"), "--url", url.replace("http://", "http://me:s3cret@"))
+    assert "give them to the next commands" in said
+    assert f'ROUTER_URL="small={url}"' in (tmp_path / "mine" / "README.md").read_text()
+    checked = run("check", "--bundle", str(tmp_path / "mine"), "--url", f"small={url.replace('//', '//me:s3cret@')}")
+    assert f"{url} answers" in checked
+    assert "s3cret" not in said + checked
+
+
 @pytest.mark.parametrize("task", ["math", "number", "choice", "exact", "json", "code"])
 def test_a_folder_of_each_task_can_be_read(url, tmp_path, task):
     run("init", str(tmp_path / "mine"), "--url", url, "--task", task)

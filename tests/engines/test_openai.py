@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from base64 import b64encode
 from dataclasses import replace
 
 import pytest
@@ -284,6 +285,47 @@ async def test_keys_are_sent_and_never_told(caplog):
     assert "secret" not in str(raised.value) + caplog.text
     assert "mine-2" not in str(raised.value) + caplog.text
     assert "secret" not in repr(Deployment(api_key="sk-secret-1", api_keys={"small": "secret"}))
+
+
+async def test_callers_are_told_the_model_and_not_where_it_is(caplog):
+    generator = FakeChat(statuses=[500] * 9).generator(model="small")
+    with caplog.at_level(logging.DEBUG), pytest.raises(EngineUnavailable, match="engine of small") as raised:
+        await extend(generator)
+    assert "http://a" not in str(raised.value)
+    assert "engine http://a/v1 answered 500" in caplog.text
+
+
+async def test_user_and_password_of_a_url_are_sent_as_a_header_and_never_told(caplog):
+    where = Deployment({"small": ("http://me:s%40cret@a/v1", "http://me:s%40cret@b/v1")}, api_key="sk-key-1")
+    assert where.urls == {"small": ("http://a/v1", "http://b/v1")}
+    login = b64encode(b"me:s@cret").decode()
+    server = FakeChat(statuses=[400], refusal=f"not {login}")
+    generator = server.generator(api_key=where.key("small"), headers=where.headers_of("small"))
+    with caplog.at_level(logging.DEBUG), pytest.raises(EngineUnavailable, match=r"not \*\*\*") as raised:
+        await extend(generator)
+    assert server.asked[0][2]["authorization"] == f"Basic {login}"  # and not the key: it is the server's own
+    for told in (str(raised.value), caplog.text, repr(where)):
+        assert "cret" not in told
+        assert login not in told
+
+
+@pytest.mark.parametrize(
+    ("urls", "said"),
+    [
+        (["http://me:se/cret@a"], "host and port"),
+        (["http://me:12#cret@a"], "%23"),
+        (["http://me:12?cret@a"], "%3F"),
+        (["http://me:cret\u2100@a"], "host and port"),
+        (["http://me:[cret@a"], "host and port"),
+        (["http://me:cret@a", "http://b"], "share their user and password"),
+    ],
+)
+def test_a_url_with_a_password_that_cannot_be_used_is_refused_without_telling_it(urls, said):
+    with pytest.raises(InvalidRequest, match="--url small=…: ") as raised:
+        Deployment({"small": tuple(urls)})
+    assert said in str(raised.value)
+    assert "cret" not in str(raised.value)
+    assert raised.value.field == "url"
 
 
 # What it can't do

@@ -164,6 +164,24 @@ def test_serve_refuses_what_it_cannot_serve(refused, arguments, code, message):
     assert message in result.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--url", "small=me:s3cret@host"],
+        ["--url", "me:s3cret/=@host"],
+        ["--backend", "openai", "--url", "small=http://me:s3cret/3@host"],
+        ["--outcomes", "postgresql+psycopg://me:p@ss:s3cret@host/db"],
+        ["--outcomes", "me:s3cret@host/db"],
+        ["--traces", "http://me:s3cret@host:4317"],
+    ],
+)
+def test_serve_refuses_a_url_without_telling_its_password(refused, arguments):
+    result = refused(*arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert f"{arguments[-2]}" in result.stderr or "outcome database" in result.stderr
+    assert "s3cret" not in result.stderr
+
+
 def test_serve_refuses_to_run_code_where_it_cannot_be_isolated(refused, monkeypatch):
     monkeypatch.setattr(CodeTask, "sandbox", None)
     monkeypatch.setenv("PATH", "/nowhere")

@@ -36,6 +36,7 @@ def line(name: str, message: str, *arguments: object, exc_info: bool = False) ->
         ("header 'Bearer \\' %s", [SECRET]),
         ("api-key=%s", [SECRET]),
         ("unfinished '%s", [SECRET]),
+        ("while sending to http://me:%s@host:4317/v1, retrying", [SECRET]),
     ],
 )
 def test_others_lines_show_no_secret(message, arguments):

@@ -41,7 +41,8 @@ def load_model(
             f"models.{name}.thinking.parameter: name the key of a request that takes the budget at this server, such "
             "as thinking_token_budget (vLLM) or thinking_budget_tokens (llama.cpp)"
         )
-    replicas = Replicas(list(map(base_url, urls)), deployment.key(name), headers=deployment.headers_of(name))
+    headers = deployment.headers_of(name)
+    replicas = Replicas(list(map(base_url, urls)), deployment.key(name), headers=headers, model=name)
     return OpenAIGenerator(replicas, spec, spec.template, log_probs=log_probs)
 
 

@@ -182,7 +182,7 @@ class OpenAIGenerator:
             )
         came = [sample for sample in samples if sample.reason or sample.seen]
         if unfinished := sum(not sample.reason for sample in came) or not came:
-            raise Lost(f"an engine at {self.replicas.urls} left {unfinished} of {len(samples)} samples unfinished")
+            raise Lost(f"an engine of {self.replicas.model} left {unfinished} of {len(samples)} samples unfinished")
         if self.log_probs and not any(sample.entries for sample in came):
             self._tell("it gives no log-probabilities, so a log_prob verifier scores nothing")
         if len(came) < len(samples):  # it ignores n

@@ -83,4 +83,4 @@ def load_verifier(
 def _replicas(name: str, urls: Sequence[str], deployment: Deployment) -> Replicas:
     """Return the servers at ``urls``, whose final /v1 is dropped: vLLM has paths outside of it."""
     roots = [url.rstrip("/").removesuffix("/v1") for url in urls]
-    return Replicas(roots, deployment.key(name), headers=deployment.headers_of(name))
+    return Replicas(roots, deployment.key(name), headers=deployment.headers_of(name), model=name)

@@ -210,7 +210,7 @@ class VllmGenerator:
                 # Tokens in the server's prefix cache were not prefilled.
                 self.count(round_.usage, prompt_tokens=-min(cached, len(prefix)))
         if unfinished:
-            raise Lost(f"an engine at {self.replicas.urls} left {len(unfinished)} of {len(rows)} samples unfinished")
+            raise Lost(f"an engine of {self.replicas.model} left {len(unfinished)} of {len(rows)} samples unfinished")
 
     def _take(self, round_: "_Round", piece: "_Piece", rows: Sequence[_Row]) -> None:
         """Add a piece of a sample to its row (to all rows where they are greedy)."""
@@ -219,7 +219,7 @@ class VllmGenerator:
         if round_.tokens_left is not None:
             round_.tokens_left -= len(tokens)
         if reason not in (None, "stop", "length"):
-            raise Lost(f"an engine at {self.replicas.urls} ended a sample with {reason!r}")
+            raise Lost(f"an engine of {self.replicas.model} ended a sample with {reason!r}")
         # "stop" is also the reason at a step's delimiter; only then does the server name the text that stopped it.
         # "length" means that the request's tokens are used up, not that the solution is too long.
         ended = reason == "stop" and not piece.at_delimiter

@@ -33,12 +33,12 @@ async def look(replicas: Replicas, *models: str | None) -> Served:
     for model in models:
         if model is not None and model not in names:
             raise EngineUnavailable(
-                f"the engine at {replicas.urls} serves {', '.join(names)}, not {model!r}: start vLLM "
+                f"the engine of {replicas.model} serves {', '.join(names)}, not {model!r}: start vLLM "
                 f"with --enable-lora --lora-modules {model}=FOLDER, or serve what `router merge` writes with "
                 f"--served-model-name {model}"
             )
     if context is None:
-        raise EngineUnavailable(f"the engine at {replicas.urls} does not say how long its context is (max_model_len)")
+        raise EngineUnavailable(f"the engine of {replicas.model} does not say how long its context is (max_model_len)")
     return Served(names[0], context)
 
 
