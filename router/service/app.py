@@ -14,7 +14,7 @@ from opentelemetry.trace import Tracer
 from router.service.admin import ADMIN, AdminService
 from router.service.admission import Admission
 from router.service.auth.addresses import check_exposure, check_host, is_loopback
-from router.service.auth.callers import Peer, Token
+from router.service.auth.callers import Caller, Peer, Token
 from router.service.bundle_manager import BundleManager
 from router.service.ending import MARGIN_SECONDS, on_hangup, on_signals
 from router.service.engine_watch import EngineWatch
@@ -114,8 +114,9 @@ class Server:
             Observation(*self._batches),
             self._shutdown,
         ]
+        open_calls = OpenCalls(admission.concurrency + admission.queue + MAX_OTHER_CALLS)
         inside: list[Middleware] = [
-            OpenCalls(admission.concurrency + admission.queue + MAX_OTHER_CALLS),
+            open_calls,
             Receiving(),
             *middleware,
             EngineRefusal(lambda: self._engines.alive, SEARCH_METHODS),
@@ -157,21 +158,23 @@ class Server:
                     lambda who: [*outside, who, *inside],
                     service,
                     authentication,
+                    open_calls=open_calls,
                     host=http[0],
                     write_seconds=write_seconds,
                 )
             # No page of another site may reach what only this machine can reach: see check_host.
             named = tokens is None and is_loopback(http[0])
 
-            def authenticate(metadata: Mapping[str, str], peer: Peer) -> None:
+            def authenticate(metadata: Mapping[str, str], peer: Peer) -> Caller:
                 if named:
                     check_host(metadata, http[0])
-                authentication.caller(metadata, peer)
+                return authentication.caller(metadata, peer)
 
             answers = application.application(
                 around,
                 service,
                 authenticate=authenticate,
+                open_calls=open_calls,
                 stopping=self._stopping,
                 write_seconds=write_seconds,
                 serving=lambda: self._engines.alive,

@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from router.errors import AddressUnavailable, InvalidRequest
+from router.service import app
 from router.service.admission import Admission
 from router.service.auth.addresses import read_address
 from router.service.auth.certificates import server_context
@@ -157,6 +158,54 @@ async def test_a_body_that_never_comes_is_refused(solver, monkeypatch):
         writer.write(f"{POST}content-length: 10\r\n\r\n".encode())
         assert b"did not arrive" in await reader.readuntil(b"did not arrive")
         writer.close()
+
+
+@pytest.mark.parametrize("length", ["content-length: 1000000000000", "transfer-encoding: chunked"])
+async def test_the_rest_of_a_refused_body_is_not_taken_for_ever(solver, monkeypatch, length):
+    monkeypatch.setattr(door, "HEAD_SECONDS", 0.2)
+
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        while True:
+            writer.write(b"1\r\nx\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.01)
+
+    async with serving(solver, tokens=lambda: [ANN]) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+        writer.write(f"{POST}{length}\r\n\r\n".encode())
+        assert b" 401 " in await reader.readline()
+        with pytest.raises(ConnectionError):
+            await drip(writer)
+        writer.close()
+
+
+async def test_a_body_that_says_it_is_too_large_is_not_waited_for(solver):
+    async with serving(solver) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+        writer.write(f"{POST}content-length: {2**20 + 1}\r\n\r\n".encode())
+        assert b" 413 " in await reader.readline()
+        writer.close()
+
+
+async def test_bodies_that_come_slowly_count_as_open_calls(solver, monkeypatch):
+    """Each holds up to 1 MiB."""
+    monkeypatch.setattr(app, "MAX_OTHER_CALLS", 3)
+    calls: list[Any] = []
+    admission = Admission(concurrency=1, queue=0)  # four calls, of which one caller may have two
+    async with serving(solver, admission=admission, observers=[calls.append]) as server, client_of(server) as client:
+        slow = [await asyncio.open_connection("127.0.0.1", server.http_port) for _ in range(3)]
+        for _, writer in slow:
+            writer.write(f"{POST}content-length: 100\r\n\r\n".encode())
+        readers = [asyncio.create_task(reader.readline()) for reader, _ in slow]
+        (refused,), others = await asyncio.wait(readers, return_when=asyncio.FIRST_COMPLETED)
+        assert b" 429 " in refused.result()
+        with pytest.raises(openai.RateLimitError, match="calls are open"):
+            await client.chat.completions.create(**asked(EASY))
+        for each in others:
+            each.cancel()
+        for _, writer in slow:
+            writer.transport.abort()
+    assert [call.reason for call in calls] == ["TOO_MANY_CALLS"] * 2
 
 
 async def test_headers_of_any_length_are_refused(solver):

@@ -93,6 +93,13 @@ async def test_a_wrong_token_is_refused_and_logged(solver, token):
     assert [(call.method, call.code) for call in calls] == [("Login", "UNAUTHENTICATED")]
 
 
+async def test_strangers_have_no_large_form_read(solver):
+    async with browsing(solver, tokens=[ANN]) as client:
+        reply = await client.post("/ui/login", data={"token": "x" * 4096})
+        assert reply.status_code == 413
+        assert "larger than 4096 bytes" in reply.text
+
+
 async def test_the_cookie_is_neither_the_token_nor_for_scripts_or_other_sites(solver):
     async with browsing(solver, tokens=[ANN]) as client:
         reply = await client.post("/ui/login", data={"token": "ann's"}, follow_redirects=False)

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute, Route
 from router.backends.specs import ModelSpec
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, StreamNotRead
 from router.service import conversion
-from router.service.auth.callers import Peer
+from router.service.auth.callers import Caller, Peer
 from router.service.http import errors, replies, stream
 from router.service.http.asgi import Asgi, Endpoint
 from router.service.http.direct import Direct, endpoint, limited
@@ -24,6 +24,7 @@ from router.service.http.request import Inbound
 from router.service.http.requests import ALIAS, Chat, as_written, read
 from router.service.middleware.call import Call
 from router.service.middleware.chain import Handler, Middleware, chain, refuse, replying, streaming
+from router.service.middleware.open_calls import OpenCalls
 from router.service.router_service import ROUTER, RouterService
 from router.solving.bill import Bill
 from router.v1 import router_pb2 as pb
@@ -33,7 +34,8 @@ def application(
     middleware: Sequence[Middleware],
     router: RouterService,
     *,
-    authenticate: Callable[[Mapping[str, str], Peer], object],
+    authenticate: Callable[[Mapping[str, str], Peer], Caller],
+    open_calls: OpenCalls,
     stopping: asyncio.Event,
     write_seconds: float,
     serving: Callable[[], bool] = lambda: True,
@@ -42,14 +44,15 @@ def application(
 ) -> Starlette:
     """Build the application. ``router`` answers calls, inside ``middleware``.
 
-    authenticate   raises the error for a caller who may not call, before the body is read
+    authenticate   returns the caller, or raises the error for one who may not call, before the body is read
+    open_calls     counts bodies while they are read; it is also among the middleware
     stopping       set once new calls are refused
     write_seconds  after which a reply ends that its caller does not read
     serving        tells whether any engine answers
     direct         whether the reference model alone answers what no search can serve; otherwise it is refused
     pages          further routes, besides the API's
     """
-    api = _Api(middleware, router, authenticate, direct)
+    api = _Api(middleware, router, authenticate, open_calls, direct)
 
     def post(path: str, answer: Endpoint) -> Route:
         return Route(path, Asgi(answer, write_seconds, reads=True, failed=_error), methods=["POST"])
@@ -87,10 +90,12 @@ class _Api:
         self,
         middleware: Sequence[Middleware],
         router: RouterService,
-        authenticate: Callable[[Mapping[str, str], Peer], object],
+        authenticate: Callable[[Mapping[str, str], Peer], Caller],
+        open_calls: OpenCalls,
         direct: bool,
     ):
         self._router, self._authenticate, self._direct = router, authenticate, direct
+        self._open_calls = open_calls
         model = Direct(router.bundles)
         endpoints: dict[str, Handler] = {
             "Route": replying(router.Route),
@@ -188,18 +193,23 @@ class _Api:
 
     async def _read(self, inbound: Inbound, method: str, read: Callable[[Any], Any]) -> Any:
         """Return what ``read`` makes of the body. A refusal also goes through the middleware, which logs it."""
-        await self._admit(inbound, method)
+        caller = await self._admit(inbound, method)
         try:
             inbound.set_deadline()
-            return read(await inbound.json())
+            with self._open_calls.place(caller.name):
+                body = await inbound.json()
+            return read(body)
         except RouterError as error:
             await self._refusals[method](inbound.call(method, error))
             raise
 
-    async def _admit(self, inbound: Inbound, method: str) -> None:
-        """Raise the error for a caller who may not call. The refusal goes through the middleware, which logs it."""
+    async def _admit(self, inbound: Inbound, method: str) -> Caller:
+        """Return the caller, or raise the error for one who may not call.
+
+        The refusal goes through the middleware, which logs it.
+        """
         try:
-            self._authenticate(inbound.metadata, inbound.peer)
+            return self._authenticate(inbound.metadata, inbound.peer)
         except RouterError as error:
             await self._refusals[method](inbound.call(method, error))
             raise

@@ -102,7 +102,10 @@ def _listen(host: str, port: int, share_port: bool) -> socket.socket:
 
 
 class _Connection(H11Protocol):
-    """Closes connections on which no request's head arrives in time, and tells the application who has connected."""
+    """Closes connections on which what is awaited does not arrive in time, and tells the application who has connected.
+
+    Awaited are the head of a request, and the rest of a body that was refused, or that nobody reads.
+    """
 
     _head_timer: asyncio.TimerHandle | None = None
 
@@ -118,10 +121,19 @@ class _Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        if self.conn.their_state is not h11.IDLE and not self._unwanted:
             self._stop_waiting()
         elif self.timeout_keep_alive_task is None and self._head_timer is None:
             self._wait_for_head()
+
+    def on_response_complete(self) -> None:
+        self.cycle.body = bytearray()  # what nobody read would stay until the next request
+        super().on_response_complete()
+
+    @property
+    def _unwanted(self) -> bool:
+        """Whether the body of an answered request still comes."""
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_waiting()

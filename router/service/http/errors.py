@@ -7,6 +7,7 @@ from google.protobuf.json_format import MessageToDict
 
 from router.errors import InvalidRequest, RouterError
 from router.service import conversion, statuses
+from router.service.http.request import BodyTooLarge
 from router.solving.bill import Bill
 
 _STATUSES = {
@@ -26,6 +27,8 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_
 
 
 def status(error: RouterError) -> int:
+    if isinstance(error, BodyTooLarge):
+        return 413
     return _BY_REASON.get(error.reason) or _STATUSES.get(error.status, 500)
 
 

@@ -23,6 +23,10 @@ TIMEOUT = "x-request-timeout"  # header with the seconds that the caller waits, 
 _CLIENTS_OWN = ("x-stainless-read-timeout", "x-stainless-timeout")  # headers in which OpenAI's clients say the same
 
 
+class BodyTooLarge(InvalidRequest):
+    """Over HTTP it has a status of its own: 413."""
+
+
 class Inbound:
     """A request before it becomes a Call; also sends the reply.
 
@@ -69,18 +73,21 @@ class Inbound:
             raise InvalidRequest(
                 "content-type", "send JSON, with the header content-type: application/json", reason="MESSAGE_MALFORMED"
             )
-        body = await self._body_in_time()
+        body = await self._body_in_time(MAX_BODY_BYTES)
         try:
             return json.loads(body, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             raise InvalidRequest("", f"the body is not JSON: {error}", reason="MESSAGE_MALFORMED") from error
 
-    async def form(self) -> dict[str, str]:
-        """Read the body as a page's form. The last of several fields of one name counts. Raises InvalidRequest."""
+    async def form(self, most: int = MAX_BODY_BYTES) -> dict[str, str]:
+        """Read the body as a page's form of at most ``most`` bytes. Raises InvalidRequest.
+
+        The last of several fields of one name counts.
+        """
         if self._content_type != "application/x-www-form-urlencoded":
             raise InvalidRequest("content-type", "this address takes only a page's form", reason="MESSAGE_MALFORMED")
         try:
-            body = (await self._body_in_time()).decode()
+            body = (await self._body_in_time(most)).decode()
             return dict(parse_qsl(body, keep_blank_values=True, max_num_fields=MAX_FIELDS, errors="strict"))
         except ValueError as error:
             raise InvalidRequest("", f"the body is not a form: {error}", reason="MESSAGE_MALFORMED") from error
@@ -89,21 +96,24 @@ class Inbound:
     def _content_type(self) -> str:
         return self.metadata.get("content-type", "").partition(";")[0].strip().lower()
 
-    async def _body_in_time(self) -> bytes:
+    async def _body_in_time(self, most: int) -> bytes:
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                return await self._body()
+                return await self._body(most)
         except TimeoutError:
             raise InvalidRequest(
                 "", f"the body did not arrive within {BODY_SECONDS:.0f} s", reason="MESSAGE_MALFORMED"
             ) from None
 
-    async def _body(self) -> bytes:
+    async def _body(self, most: int) -> bytes:
+        too_large = BodyTooLarge("", f"the body is larger than {most} bytes", reason="PROMPT_TOO_LONG")
+        if int(self.metadata.get("content-length", 0)) > most:  # a number, or it would not have come so far
+            raise too_large
         pieces, size = [], 0
         async for piece in Request(self.scope, self.receive).stream():
             size += len(piece)
-            if size > MAX_BODY_BYTES:
-                raise InvalidRequest("", f"the body is larger than {MAX_BODY_BYTES} bytes", reason="PROMPT_TOO_LONG")
+            if size > most:
+                raise too_large
             pieces.append(piece)
         self._body_read.set()
         return b"".join(pieces)

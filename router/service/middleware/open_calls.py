@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from router.errors import TooManyCalls
@@ -16,30 +18,35 @@ class OpenCalls:
     """
 
     def __init__(self, limit: int):
-        self._limit = limit
+        self._limit, self._share = limit, max(1, limit // 2)
         self._open: Counter[str] = Counter()
         self._total = 0
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
-        share = max(1, self._limit // 2)
-
         async def handle(call: Call) -> Any:
             caller = call.progress.caller
-            name = caller.name if caller else call.peer.address
-            if self._total >= self._limit or self._open[name] >= share:
-                whose = f"{name} has {self._open[name]}" if self._open[name] >= share else "all callers together"
-                raise TooManyCalls(f"{self._total} calls are open, {whose}; end some, or try again in a second")
-            self._open[name] += 1
-            self._total += 1
-            try:
+            with self.place(caller.name if caller else call.peer.address):
                 return await proceed(call)
-            finally:
-                self._total -= 1
-                self._open[name] -= 1
-                if not self._open[name]:
-                    del self._open[name]
 
         return handle
+
+    @contextmanager
+    def place(self, name: str) -> Iterator[None]:
+        """Count one more open call of a caller; also for what is no call yet, but will be. Raises TooManyCalls."""
+        if self._total >= self._limit or self._open.get(name, 0) >= self._share:
+            whose = (
+                f"{name} has {self._open[name]}" if self._open.get(name, 0) >= self._share else "all callers together"
+            )
+            raise TooManyCalls(f"{self._total} calls are open, {whose}; end some, or try again in a second")
+        self._open[name] += 1
+        self._total += 1
+        try:
+            yield
+        finally:
+            self._total -= 1
+            self._open[name] -= 1
+            if not self._open[name]:
+                del self._open[name]
 
 
 class NewestCalls:

@@ -17,6 +17,7 @@ from router.service.http.request import Inbound
 from router.service.middleware.authentication import Authentication
 from router.service.middleware.call import Call
 from router.service.middleware.chain import Middleware, chain, refuse, replying, streaming
+from router.service.middleware.open_calls import OpenCalls
 from router.service.router_service import ROUTER, RouterService
 from router.service.ui import asking, calls, origins, pages, policy
 from router.service.ui.pages import BASE
@@ -34,6 +35,7 @@ from router.v1 import router_pb2 as pb
 
 _PAGE_SECONDS = 15.0  # time limit of a page without a search
 _LONGEST_TOKEN = 1000
+_LOGIN_BYTES = 4096  # of the form for a login, which strangers send
 
 
 def routes(
@@ -41,16 +43,18 @@ def routes(
     router: RouterService,
     authentication: Authentication,
     *,
+    open_calls: OpenCalls,
     host: str,
     write_seconds: float,
 ) -> Sequence[BaseRoute]:
     """Return the pages' routes.
 
-    around  returns a call's middleware, with its argument in the place of Authentication
-    host    host that the server listens on
+    around         returns a call's middleware, with its argument in the place of Authentication
+    open_calls     counts forms while they are read; it is also among the middleware
+    host           host that the server listens on
     write_seconds  after which a reply ends that its caller does not read
     """
-    ui = _Ui(around, router, authentication, host)
+    ui = _Ui(around, router, authentication, open_calls, host)
 
     def get(path: str, endpoint: Callable[[Inbound], Awaitable[Response | None]]) -> Route:
         return Route(BASE + path, Asgi(endpoint, write_seconds, reads=False, failed=ui.failed), methods=["GET"])
@@ -78,9 +82,10 @@ class _Ui:
         around: Callable[[Middleware], Sequence[Middleware]],
         router: RouterService,
         authentication: Authentication,
+        open_calls: OpenCalls,
         host: str,
     ):
-        self._router, self._host = router, host
+        self._router, self._open_calls, self._host = router, open_calls, host
         self._recorded = calls.RecordedCalls(router.recorder)
         self._sessions = Sessions(authentication.tokens) if authentication.tokens else None
         self._who = SessionAuthentication(authentication, self._sessions)
@@ -114,7 +119,9 @@ class _Ui:
         try:
             inbound.set_deadline()
             caller = self._who.caller(inbound.metadata, inbound.peer)  # checked before the body is read
-            request = asking.request(await inbound.form())
+            with self._open_calls.place(caller.name):
+                form = await inbound.form()
+            request = asking.request(form)
         except RouterError as error:
             await self._refuse(inbound.call("StreamSolve", error))
             raise
@@ -170,7 +177,7 @@ class _Ui:
     async def log_in(self, inbound: Inbound) -> Response:
         self._check(inbound)
         origins.check_origin(inbound.metadata)
-        form = await inbound.form()
+        form = await inbound.form(_LOGIN_BYTES)
         token, next_page = form.get("token", "").strip(), form.get("next", "")
         if self._sessions is None:
             return self._to(next_page)
