@@ -28,13 +28,14 @@ _log = logging.getLogger(__name__)
 class Ended:
     """The result of one prompt.
 
+    outcome        None: the batch was left before its search had ended
     decision       None: its search did not begin
     seconds        from the request for a place to the end
     queue_seconds  how many of these it had no place
     """
 
     index: int
-    outcome: Solution | RouterError
+    outcome: Solution | RouterError | None
     bill: Bill
     decision: Decision | None = None
     seconds: float = 0.0
@@ -70,7 +71,7 @@ class BatchSearches:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def results(self) -> AsyncGenerator[Ended, None]:
-        """Yield the results of all prompts as they end. Leaving early ends all searches.
+        """Yield the results of all prompts as they end. Leaving early ends all searches, see :meth:`unread`.
 
         Raises Overloaded where even the first prompt gets no place.
         """
@@ -86,6 +87,14 @@ class BatchSearches:
             for task in tuple(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def unread(self) -> list[Ended]:
+        """Return the results that :meth:`results` did not yield before it was left, once: these searches spent, too.
+
+        Prompts whose search did not begin are not among them.
+        """
+        left = [self._ended.get_nowait() for _ in range(self._ended.qsize())]
+        return [each for each in left if isinstance(each, Ended) and each.decision]
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -135,40 +144,42 @@ class BatchSearches:
     async def _search(self, index: int, place: Place, asked: float) -> None:
         """Run one search. Where its place is taken away for another caller, begin again in the next free place."""
         waited, bill = time.monotonic() - asked, self._solver.new_bill()
-        decision, outcome = await self._within(index, place, bill)
-        while outcome is None:
-            lost = time.monotonic()
-            try:
-                place = await self._place(patient=True)
-            except DeadlineExceeded as error:
-                outcome = error
-                break
-            waited += time.monotonic() - lost
-            decision, outcome = await self._within(index, place, bill)
-        self._batch.ended(index, bill)
-        self._ended.put_nowait(Ended(index, outcome, bill, decision, time.monotonic() - asked, waited))
+        decision: Decision | None = None
+        outcome: Solution | RouterError | None = None
+        try:
+            while outcome is None:
+                decision = self._batch.begin(index, bill)
+                outcome = await self._within(index, decision, place, bill)
+                if outcome is None:
+                    lost = time.monotonic()
+                    place = await self._place(patient=True)
+                    waited += time.monotonic() - lost
+        except DeadlineExceeded as error:
+            outcome = error
+        except Exception as error:
+            # Log where it was raised, but not its text, which could quote a prompt.
+            lines = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("a batch's search failed: %s", type(error).__name__, extra={"traceback": lines})
+            outcome = InternalError("internal error; the server's log says more")
+        finally:  # also where it is cancelled: what it spent counts all the same
+            self._batch.ended(index, bill)
+            self._ended.put_nowait(Ended(index, outcome, bill, decision, time.monotonic() - asked, waited))
 
-    async def _within(self, index: int, place: Place, bill: Bill) -> "tuple[Decision, Solution | RouterError | None]":
-        """Decide and run a search in a place; return both results. None for the second: the place was taken away."""
-        decision = self._batch.begin(index, bill)
+    async def _within(self, index: int, decision: Decision, place: Place, bill: Bill) -> Solution | RouterError | None:
+        """Run a search in a place; return its result. None: the place was taken away."""
         request = replace(self._batch.requests[index], seconds=self._seconds_left())
         loop = asyncio.get_running_loop()
         with place:
             try:
                 async with asyncio.timeout(None) as limit:
                     place.on_end = lambda: limit.reschedule(loop.time())
-                    return decision, await self._solved(decision, request, bill)
+                    return await self._solved(decision, request, bill)
             except TimeoutError:
                 if not limit.expired():
                     raise
-                return decision, None
+                return None
             except RouterError as error:
-                return decision, error
-            except Exception as error:
-                # Log where it was raised, but not its text, which could quote a prompt.
-                lines = "".join(traceback.format_tb(error.__traceback__))
-                _log.error("a batch's search failed: %s", type(error).__name__, extra={"traceback": lines})
-                return decision, InternalError("internal error; the server's log says more")
+                return error
 
     async def _solved(self, decision: Decision, request: Request, bill: Bill) -> Solution:
         search = self._solver.run(decision, request, bill)

@@ -118,18 +118,23 @@ class RouterService:
             searches = BatchSearches(
                 solver, batch, self.admission, caller, seconds_left=lambda: call.seconds_left, tracer=self.tracer
             )
-            async with aclosing(searches.results()) as results:
-                async for ended in results:
+            try:
+                async with aclosing(searches.results()) as results:
+                    async for ended in results:
+                        bill.add(ended.bill)
+                        solution = ended.outcome if isinstance(ended.outcome, Solution) else None
+                        count[solution is not None] += 1
+                        own = part_id(call, ended.index)
+                        self._show(ended, own, batch, call)
+                        if solution:
+                            rendered = _rendered(solution, solver, message, own)
+                            yield batch_conversion.solved(ended.index, own, rendered)
+                        elif isinstance(ended.outcome, RouterError):
+                            yield batch_conversion.failed(ended.index, own, ended.outcome, ended.bill)
+            finally:  # where the caller left
+                for ended in searches.unread():
                     bill.add(ended.bill)
-                    solution = ended.outcome if isinstance(ended.outcome, Solution) else None
-                    count[solution is not None] += 1
-                    own = part_id(call, ended.index)
-                    self._show(ended, own, batch, call)
-                    if solution:
-                        rendered = _rendered(solution, solver, message, own)
-                        yield batch_conversion.solved(ended.index, own, rendered)
-                    elif isinstance(ended.outcome, RouterError):
-                        yield batch_conversion.failed(ended.index, own, ended.outcome, ended.bill)
+                    self._show(ended, part_id(call, ended.index), batch, call)
             yield batch_conversion.summary(count[True], count[False], bill, batch.spent, batch.expected)
 
     async def GetBundle(self, message: pb.GetBundleRequest, call: Call) -> pb.GetBundleResponse:
@@ -180,12 +185,13 @@ class RouterService:
     def _show(self, ended: Ended, own: str, batch: Batch, call: Call) -> None:
         """Show observers the record of one prompt of a SolveBatch call."""
         error = ended.outcome if isinstance(ended.outcome, RouterError) else None
+        code = call.code_when_left if ended.outcome is None else "OK"
         record = CallRecord(
             own,
             call.service,
             f"{call.method}.prompt",  # a method of its own in metrics, apart from the batch
             _caller(call),
-            code=error.status if error else "OK",
+            code=error.status if error else code,
             reason=error.reason if error else "",
             seconds=ended.seconds,
             queue_seconds=ended.queue_seconds,

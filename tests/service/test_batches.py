@@ -281,6 +281,54 @@ async def test_cancelling_a_batch_frees_its_places(solver, generator):
     await server.stop(0)
 
 
+async def test_what_a_cancelled_batch_spent_is_billed_and_shown(solver, generator):
+    generator.latency = 0.02
+    records, bundles = [], BundleManager(solver)
+    admission = Admission(2)
+    metrics = Metrics(bundles, admission)
+    server = Server(bundles, "127.0.0.1", 0, admission=admission, observers=[records.append, metrics.observe])
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        call = RouterServiceStub(channel).SolveBatch(solve(*[EASY] * 20, generations=20))
+        first = await anext(aiter(call))
+        spent = generator.counted.generated_tokens
+        async with asyncio.timeout(20):
+            while generator.counted.generated_tokens == spent:  # noqa: ASYNC110 - the next searches are at work
+                await asyncio.sleep(0.005)
+            call.cancel()
+            while not records or records[-1].method != "SolveBatch":  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.005)
+    await server.stop(0)
+    *parts, whole = records
+    assert whole.code == "CANCELLED"
+    assert (
+        whole.bill.generated_tokens == generator.counted.generated_tokens > first.result.solution.bill.generated_tokens
+    )
+    assert whole.bill.generated_tokens == sum(part.bill.generated_tokens for part in parts)
+    cancelled = [part for part in parts if part.code == "CANCELLED"]
+    assert {part.id for part in cancelled} <= {f"{whole.id}.{index}" for index in range(20)}
+    assert cancelled
+    assert all(part.decision and not part.solution and not part.reason for part in cancelled)
+    samples = [each for metric in metrics.registry.collect() for each in metric.samples]
+    counted = [
+        each.value for each in samples if each.name == "router_tokens_total" and each.labels["kind"] == "generated"
+    ]
+    assert sum(counted) == generator.counted.generated_tokens
+
+
+async def test_what_nobody_read_of_a_batch_is_billed_all_the_same(solver, generator):
+    batch = await decide(solver, [Request(Prompt.of(EASY))] * 4, Total(4))
+    searches = BatchSearches(solver, batch, Admission(4), "me", seconds_left=lambda: None)
+    async with contextlib.aclosing(searches.results()) as results:
+        read = await anext(results)
+        async with asyncio.timeout(20):
+            while generator.counted.calls < 4:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.005)
+    bills = [read.bill, *(each.bill for each in searches.unread())]
+    assert sum(bill.generated_tokens for bill in bills) == generator.counted.generated_tokens
+    assert searches.unread() == []
+
+
 async def test_another_callers_search_is_not_behind_the_whole_batch(solver, generator):
     """A batch holds all places and has one search waiting; the next free place is the other caller's."""
     generator.latency = 0.01

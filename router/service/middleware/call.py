@@ -153,6 +153,11 @@ class Call:
         """Seconds until the deadline, at least 0; None: there is no deadline."""
         return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
 
+    @property
+    def code_when_left(self) -> str:
+        """The name of the status that the call ends with if it is cancelled now."""
+        return "DEADLINE_EXCEEDED" if self.seconds_left == 0 else "CANCELLED"
+
 
 def call_id(metadata: Mapping[str, str | bytes]) -> str:
     """Return the caller's ``x-request-id`` where it is a valid id, else a new one, which nobody can guess."""

@@ -36,7 +36,7 @@ class Observation:
                 code, reason = error.status, error.reason
                 raise
             except asyncio.CancelledError:
-                code = "DEADLINE_EXCEEDED" if call.seconds_left == 0 else "CANCELLED"
+                code = call.code_when_left
                 raise
             except Exception:
                 code = reason = "INTERNAL"
