@@ -48,6 +48,8 @@ decisions = sql.Table(
     # true: by the caller; false: it was the bundle's default; null: none, or given earlier in the conversation
     sql.Column("objective_given", sql.Boolean),
     sql.Column("choice", sql.String(1000)),  # the policy's choice; the arm differs where it was drawn to explore
+    # the arm as the policy lists it; it differs where the caller's objective gave a cascade another threshold
+    sql.Column("listed", sql.String(1000)),
     sql.Column("explore", sql.Float),  # share of arms that were drawn to explore at that time
     sql.Column("levels_by", sql.String(12)),  # first digits of the difficulty model's SHA-256
     sql.Column("stop", sql.String(16)),  # why the search ended; null: no search, or it gave no answer

@@ -15,6 +15,7 @@ from strategies import Strategy
 @dataclass(frozen=True, slots=True)
 class _Route:
     arm: Strategy
+    listed: Strategy | None
     objective: Objective | None
     bundle_id: str
     task: str
@@ -48,7 +49,7 @@ class Conversations:
             return None
         if request.objective not in (None, route.objective):
             return None
-        return replace(request, kept_arm=route.arm, objective=route.objective)
+        return replace(request, kept_arm=route.arm, kept_listed=route.listed, objective=route.objective)
 
     def keep(self, caller: str, request: Request, decision: Decision) -> None:
         """Remember the policy's decision, or that the conversation with its earlier decision goes on.
@@ -64,5 +65,11 @@ class Conversations:
         if decision.choice is None and before:
             routes[request.conversation] = before
         elif decision.choice is not None:
-            route = _Route(decision.arm, decision.objective, decision.bundle_id, decision.task, request.max_seconds)
-            routes[request.conversation] = route
+            routes[request.conversation] = _Route(
+                decision.arm,
+                decision.listed,
+                decision.objective,
+                decision.bundle_id,
+                decision.task,
+                request.max_seconds,
+            )

@@ -149,8 +149,9 @@ class Metrics:
             self._count_bill(("none", "direct"), call.bill)
         if not (call.decision and call.bill and call.request):
             return
-        # Callers choose a pinned arm's numbers, so as labels they could be endlessly many.
-        arm = call.arm or "" if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
+        # Callers choose a pinned arm's numbers, and the accuracy that ends a cascade. As labels they could be endlessly
+        # many.
+        arm = call.listed_arm or "" if call.request.arm is None else f"{call.decision.arm.name} (pinned)"
         if not call.decision.familiar:
             self._child(self._unfamiliar).inc()
         elif call.decision.bundle_id == self._bundle:

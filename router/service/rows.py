@@ -10,6 +10,7 @@ import sqlalchemy as sql
 
 from router.outcomes.fitting import fitted
 from router.outcomes.tables import decisions, outcomes
+from router.policy.objectives import TargetAccuracy
 from router.service.middleware.call import CallRecord, Verdict
 from router.solving.request import Request
 from router.solving.solver import Decision
@@ -58,6 +59,7 @@ def decision_row(call: CallRecord, *, prompts: bool) -> dict[str, Any]:
         "level": decision.level,
         "probabilities": list(decision.probabilities),
         "arm": call.arm,
+        "listed": call.listed_arm,
         "propensity": decision.propensity if decision.choice else None,
         "expected": call.promised,
         "code": call.code,
@@ -146,7 +148,11 @@ def _compare(connection: sql.Connection, outcome: Outcome, caller: str) -> Recor
         return Recorded(changed=False)
     if outcome.correct is None or (before and before.correct is not None) or decision.expected is None:
         return Recorded(changed=True)
-    verdict = Verdict(decision.level, decision.arm, decision.bundle, decision.expected, outcome.correct)
+    # A row that an earlier version wrote doesn't tell. Its arm may have a threshold of the caller's, a label too many.
+    if decision.listed is None and decision.objective == TargetAccuracy.kind:
+        return Recorded(changed=True)
+    arm = decision.listed or decision.arm
+    verdict = Verdict(decision.level, arm, decision.bundle, decision.expected, outcome.correct)
     return Recorded(changed=True, verdict=verdict)
 
 

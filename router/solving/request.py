@@ -33,6 +33,7 @@ class Request:
     task                  name of the task
     conversation          the caller's name for the conversation that this call belongs to; empty: none
     kept_arm              the arm that the conversation keeps: chosen by the policy for ``objective``
+    kept_listed           the same as the policy lists it, where the objective changed it; see Decision.listed
     """
 
     prompt: Prompt
@@ -52,6 +53,7 @@ class Request:
     task: str | None = None
     conversation: str = ""
     kept_arm: Strategy | None = None
+    kept_listed: Strategy | None = None
 
 
 def validate(request: Request) -> None:

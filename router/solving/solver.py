@@ -44,6 +44,8 @@ class Decision:
     objective    the objective that was used; None when the caller pinned the arm
     choice       the arm that the policy chose; ``arm`` may be another, drawn to explore. None when the policy chose
                  none for this prompt
+    listed       the arm as the policy lists it, where ``objective`` gave ``arm`` another threshold: of these there are
+                 few, of thresholds that callers ask for there is no end. None: the two are the same
     kept         the caller's conversation keeps the arm, which was chosen for an earlier prompt
     explore      share of decisions that were drawn at random when this one was made
     levels_by    digest of the difficulty model: levels can only be compared under the same one
@@ -60,6 +62,7 @@ class Decision:
     propensity: float = 1.0
     objective: Objective | None = None
     choice: Strategy | None = None
+    listed: Strategy | None = None
     kept: bool = False
     explore: float = 0.0
     levels_by: str = ""
@@ -169,7 +172,14 @@ class Solver:
             return self.decision(request, probabilities, request.arm, None, familiar=familiar)
         if request.kept_arm:
             return self.decision(
-                request, probabilities, request.kept_arm, None, objective=objective, familiar=familiar, kept=True
+                request,
+                probabilities,
+                request.kept_arm,
+                None,
+                objective=objective,
+                familiar=familiar,
+                listed=request.kept_listed,
+                kept=True,
             )
         if not familiar:
             plan = unfamiliar.plan(policy, objective, probabilities, request.max_seconds)
@@ -185,6 +195,7 @@ class Solver:
             expectation if self.as_measured(request, expectation.arm) else None,
             objective=objective,
             choice=arm,
+            listed=None if arm == expectation.arm else expectation.arm,
             explore=self.explore,
         )
         if request.max_seconds is not None:  # no exploring: another arm might take longer
@@ -270,8 +281,9 @@ class Solver:
         arms = sorted({arm for arm in policy.arms if policy.budget(arm) <= budget} | {decision.arm})
         arm = random.choice(arms) if random.random() < self.explore else decision.arm
         propensity = self.explore / len(arms) + (1 - self.explore) * (arm == decision.arm)
-        expectation = decision.expectation if arm == decision.arm else None
-        return replace(decision, arm=arm, expectation=expectation, propensity=propensity)
+        if arm == decision.arm:
+            return replace(decision, propensity=propensity)
+        return replace(decision, arm=arm, listed=None, expectation=None, propensity=propensity)
 
     async def solve(self, request: Request, bill: Bill | None = None) -> Solution:
         """Decide and run; see :meth:`stream`."""

@@ -26,7 +26,12 @@ _arm_name = lru_cache(1024)(str)  # room for a policy's arms, and some that call
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A caller's report on a decision. ``expected``: the accuracy promised; ``right``: whether the answer was right."""
+    """A caller's report on a decision.
+
+    arm       as the policy lists it
+    expected  the accuracy promised
+    right     whether the answer was right
+    """
 
     level: int
     arm: str
@@ -80,6 +85,11 @@ class CallRecord:
     def arm(self) -> str | None:
         """The name of the chosen arm."""
         return _arm_name(self.decision.arm) if self.decision else None
+
+    @property
+    def listed_arm(self) -> str | None:
+        """The name of the chosen arm as the policy lists it: without numbers that a caller's objective gave it."""
+        return _arm_name(self.decision.listed or self.decision.arm) if self.decision else None
 
     @property
     def promised(self) -> float | None:
