@@ -169,22 +169,25 @@ def chat_parts(tokenizer: Any, turns: Sequence[tuple[str, str]], *, answer: bool
     """
     marked = [{"role": role, "content": _mark(i)} for i, (role, _) in enumerate(turns)]
     try:
-        rest = tokenizer.apply_chat_template(marked, add_generation_prompt=answer, tokenize=False)
+        rendered = tokenizer.apply_chat_template(marked, add_generation_prompt=answer, tokenize=False)
     except Exception as error:  # whatever a template written in Jinja raises
         raise InvalidRequest(
             "messages", f"the model's chat template refuses these messages: {error}", reason="PROMPT_INVALID"
         ) from error
     parts = []
+    end = 0  # of what was read
     for i, (role, text) in enumerate(turns):
-        before, mark, rest = rest.partition(_mark(i))
-        if not mark:
+        mark = _mark(i)
+        start = rendered.find(mark, end)  # not str.partition, which copies all that follows for each message
+        if start < 0:
             raise InvalidRequest(
                 "messages",
                 f"the model's chat template drops a message of the role {role}; leave it out",
                 reason="PROMPT_INVALID",
             )
-        parts += [Part(before, True), Part(text, False)]
-    return [*parts, Part(rest, True)]
+        parts += [Part(rendered[end:start], True), Part(text, False)]
+        end = start + len(mark)
+    return [*parts, Part(rendered[end:], True)]
 
 
 def with_system(prompt: Prompt, default: str | None) -> Sequence[Message]:

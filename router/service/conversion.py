@@ -12,7 +12,7 @@ from router.service.objectives import objective, objective_message
 from router.service.structs import plain
 from router.solving.bill import FREE, Bill
 from router.solving.driver import Round
-from router.solving.request import Request
+from router.solving.request import Request, check_count
 from router.solving.solver import Decision, Solution
 from router.solving.stages import StageEnd
 from router.tasks import NO_INPUTS
@@ -108,6 +108,7 @@ def prompt(message: Asked) -> Prompt:
         raise InvalidRequest(
             "messages", "prompt and messages were both given; send one of them", reason="PROMPT_INVALID"
         )
+    check_count(len(message.messages))
     try:
         return Prompt(tuple(Message(each.role, each.content) for each in message.messages))  # type: ignore[arg-type]
     except ValueError as error:

@@ -11,6 +11,7 @@ from router.prompt import Prompt
 from strategies import Strategy
 
 LONGEST_PROMPT = 400_000  # characters, for every model; the model's own limit is in tokens
+MOST_MESSAGES = 1000  # of one prompt: an empty one has no characters, and still is text in the model's template
 LARGEST_BUDGET = 256  # solutions that a caller may pin: the largest that Snell et al. measure
 
 
@@ -58,6 +59,7 @@ class Request:
 
 def validate(request: Request) -> None:
     """Raise InvalidRequest, naming the first wrong field."""
+    check_count(len(request.prompt.messages))
     check_texts(request.prompt.question, request.prompt.characters)
     if request.arm and request.arm.budget() > LARGEST_BUDGET:
         raise InvalidRequest(
@@ -75,6 +77,16 @@ def validate(request: Request) -> None:
         cap = getattr(request, name)
         if cap is not None and cap < 1:
             raise InvalidRequest(name, f"{name} must be at least 1; leave it out for no cap", reason="CAP_OUT_OF_RANGE")
+
+
+def check_count(messages: int) -> None:
+    """Raise InvalidRequest where a prompt has too many messages."""
+    if messages > MOST_MESSAGES:
+        raise InvalidRequest(
+            "messages",
+            f"the prompt has {messages} messages; at most {MOST_MESSAGES} are accepted: leave out or join older ones",
+            reason="PROMPT_TOO_LONG",
+        )
 
 
 def check_texts(question: str | None, characters: int) -> None:

@@ -124,6 +124,14 @@ async def test_a_total_may_be_in_flops(stub, total, unit):
         (route(EASY, money=3), "budget.money", "BATCH_INVALID"),
         (route(EASY, " ", generations=9), "prompts[1].prompt", "PROMPT_EMPTY"),
         (route(EASY, HARD, "x" * 400_001, generations=9), "prompts[2].prompt", "PROMPT_TOO_LONG"),
+        (
+            pb.RouteBatchRequest(
+                prompts=[pb.BatchPrompt(messages=[pb.Message(role="user", content="x")] * 1001)],
+                budget=pb.BatchBudget(generations=9),
+            ),
+            "prompts[0].messages",
+            "PROMPT_TOO_LONG",
+        ),
         (solve(EASY, generations=9, options=pb.SolveOptions(arm="single")), "options.arm", "BATCH_INVALID"),
         (
             solve(EASY, generations=9, options=pb.SolveOptions(max_generated_tokens=0)),

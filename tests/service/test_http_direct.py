@@ -246,6 +246,7 @@ TOOLS_TURN = {"role": "assistant", "content": None, "tool_calls": [CALL]}
             "prompt",
             "prompt_too_long",
         ),
+        ({"messages": [{"role": "user", "content": "x"}] * 1001, "n": 2}, "messages", "prompt_too_long"),
         ({"n": 129}, "n", "message_malformed"),
         ({"n": 0}, "n", "message_malformed"),
         ({"n": "two"}, "n", "message_malformed"),

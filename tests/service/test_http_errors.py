@@ -50,6 +50,11 @@ async def refused(client: AsyncOpenAI, **fields: Any) -> openai.APIStatusError:
         ({"messages": []}, "messages", "message_malformed"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages", "prompt_empty"),
         ({"messages": [{"role": "boss", "content": "x"}]}, "messages", "prompt_invalid"),
+        (
+            {"messages": [{"role": "user", "content": ""}] * 1000 + asked(EASY)["messages"]},
+            "messages",
+            "prompt_too_long",
+        ),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages", "prompt_invalid"),
         ({"messages": [{"role": "user", "content": "x", "mood": 1}]}, "messages[0].mood", "message_malformed"),
         ({"model": "gpt-4"}, "model", "model_unknown"),

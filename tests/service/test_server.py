@@ -147,6 +147,7 @@ async def test_no_answer_is_absent_not_empty(stub, generator):
         ({"prompt": ""}, "prompt", "PROMPT_EMPTY"),
         ({"prompt": " \n"}, "prompt", "PROMPT_EMPTY"),
         ({"prompt": "x" * 400_001}, "prompt", "PROMPT_TOO_LONG"),
+        ({"prompt": "", "messages": [pb.Message(role="user", content="x")] * 1001}, "messages", "PROMPT_TOO_LONG"),
         ({"objective": pb.Objective(budget=0)}, "objective.budget", "BUDGET_OUT_OF_RANGE"),
         ({"objective": pb.Objective(budget=17)}, "objective.budget", "BUDGET_OUT_OF_RANGE"),
         ({"objective": pb.Objective(budget=17), "options": options()}, "objective.budget", "BUDGET_OUT_OF_RANGE"),

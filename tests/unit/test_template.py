@@ -1,11 +1,12 @@
 """Templates: how messages become a model's text and tokens, and that a caller's text stays text."""
 
+import time
 from collections.abc import Sequence
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from router.backends.template import CHATML, ChatTemplate, OwnTemplate, Part, Template, encode, resolved
+from router.backends.template import CHATML, ChatTemplate, OwnTemplate, Part, Template, chat_parts, encode, resolved
 from router.errors import InvalidRequest
 from router.prompt import Message, Prompt, Role
 from router.schema import read
@@ -180,6 +181,21 @@ def test_marks_in_a_callers_text_are_text():
     tokenizer = made_up(QWEN)
     expected = tokenizer.apply_chat_template(asked(said).json, add_generation_prompt=True, tokenize=False)
     assert ChatTemplate(tokenizer, "", "\n").render(asked(said)) == expected
+
+
+def test_messages_without_text_are_read_in_time_that_grows_with_their_number():
+    class Rendering:
+        def apply_chat_template(self, marked, **options):
+            return "".join(f"<|im_start|>{each['role']}\n{each['content']}<|im_end|>\n" for each in marked)
+
+    def seconds(count: int) -> float:
+        began = time.thread_time()
+        chat_parts(Rendering(), [("user", "")] * count)
+        return time.thread_time() - began
+
+    small = min(seconds(4000) for _ in range(3))
+    # Eight times as many; quadratic were 64 times. A single one of three may be slow for another reason.
+    assert any(seconds(32_000) < 20 * small + 0.01 for _ in range(3))
 
 
 # The beginning of the sequence

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from router.errors import InvalidRequest
 from router.prompt import Prompt
 from router.service.http.messages import malformed, parse, quoted
-from router.solving.request import check_texts
+from router.solving.request import check_count, check_texts
 from router.v1 import router_pb2 as pb
 
 ALIAS = "router"  # a model name that is always served, whichever bundle is active
@@ -146,6 +146,7 @@ def read(body: Any, models: Sequence[str]) -> Chat:
         raise InvalidRequest(
             "model", f"the model {fields.model[:100]!r} is not served; served are {known}", reason="MODEL_UNKNOWN"
         )
+    check_count(len(fields.messages))
     direct, ignored = _sorted(fields.model_extra or {})
     messages = [_message(f"messages[{i}]", each, direct, ignored) for i, each in enumerate(fields.messages)]
     router = dict(fields.router)
