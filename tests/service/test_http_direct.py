@@ -23,12 +23,29 @@ CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "argumen
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 2}}
 
 
+class Endless(httpx2.AsyncByteStream):
+    """A streamed reply of so many events, which then waits until its reader leaves."""
+
+    def __init__(self, *events: dict[str, Any]):
+        self.events = events
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for event in self.events:
+            yield f"data: {json.dumps(event)}\n\n".encode()
+        await asyncio.Event().wait()
+
+
+def delta(index: int = 0, **written: Any) -> dict[str, Any]:
+    return {"choices": [{"index": index, "delta": {"role": "assistant", **written}, "finish_reason": None}]}
+
+
 class ChatServer:
     """A model's server that calls a tool, or refuses with ``status``. ``asked``: the bodies that came."""
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.status = 200
+        self.stream = ""  # the events of streamed replies; empty: a call of a tool
         replicas = Replicas(["http://a/v1"], transport=httpx2.MockTransport(self.answer))
         self.endpoint = ChatEndpoint(replicas, "/chat/completions", self.name)
 
@@ -48,7 +65,7 @@ class ChatServer:
         end = {"index": 0, "delta": {}, "finish_reason": "tool_calls"}
         events = [{"choices": [delta]}, {"choices": [end]}, {"choices": [], "usage": USAGE}]
         text = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
-        return httpx2.Response(200, text=text)
+        return httpx2.Response(200, text=self.stream or text)
 
 
 @pytest.fixture
@@ -290,6 +307,47 @@ async def test_it_is_refused_by_a_setting(solver, model):
             await client.chat.completions.create(**asked(EASY, tools=TOOLS))
         assert (await client.chat.completions.create(**asked(EASY, tools=[]))).router["answer"] == "14"
     assert model.asked == []
+
+
+@pytest.mark.parametrize(
+    ("events", "tokens"),
+    [
+        # An event is a token, but for long ones: four characters a token.
+        ([delta(content=""), delta(content="So"), delta(content="7 + 7")], 2),
+        ([delta(reasoning_content="x" * 40), delta(content="y" * 8)], 12),
+        ([delta(tool_calls=[{"index": 0, "function": {"name": "add", "arguments": "{" * 12}}])], 3),
+        ([delta(0, content="a"), delta(1, content="b"), delta(1, content="c")], 3),
+        # The server's own count, where it tells one on the way, unless that is behind what it sent.
+        ([{**delta(content="So"), "usage": {**USAGE, "completion_tokens": 5}}], 5),
+        ([{**delta(content="So"), "usage": {**USAGE, "completion_tokens": 0}}, delta(content="So")], 2),
+    ],
+)
+async def test_a_stream_that_its_caller_ends_early_is_billed_by_what_came(solver, generator, model, events, tokens):
+    replicas = Replicas(["http://a/v1"], transport=httpx2.MockTransport(lambda _: httpx2.Response(200, stream=told)))
+    told, calls = Endless(*events, delta(content="")), []
+    generator.chat = ChatEndpoint(replicas, "/chat/completions", model.name)
+    async with serving(solver, observers=[calls.append]) as server, client_of(server) as client:
+        stream = await client.chat.completions.create(**asked(EASY, tools=TOOLS, stream=True))
+        for _ in events:
+            await anext(stream)
+        await stream.close()
+        async with asyncio.timeout(20):
+            while not calls:  # noqa: ASYNC110 - nothing tells of it
+                await asyncio.sleep(0.005)
+    (call,) = calls
+    assert call.code == "CANCELLED"
+    assert call.bill.generated_tokens == tokens
+    assert call.bill.prompt_tokens > 0
+
+
+async def test_a_stream_without_usage_is_billed_by_estimates_and_the_log_says_so(client, model, seen, caplog):
+    texts = "".join(f"data: {json.dumps(each)}\n\n" for each in (delta(content="So"), delta(content="14")))
+    model.stream = texts + "data: [DONE]\n\n"
+    for _ in range(2):
+        stream = await client.chat.completions.create(**asked(EASY, tools=TOOLS, stream=True))
+        assert len([chunk async for chunk in stream]) == 2
+    assert [call.bill.generated_tokens for call in seen[1]] == [2, 2]
+    assert caplog.text.count("it reports no usage, so bills are estimates") == 1
 
 
 async def test_its_tokens_are_counted(solver, model):

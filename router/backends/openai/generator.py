@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from router.backends import Usage
-from router.backends.chat import ChatEndpoint
+from router.backends.chat import CHARACTERS, ESTIMATED, ChatEndpoint
 from router.backends.openai import thoughts
 from router.backends.openai.preference import prefer
 from router.backends.openai.samples import Reported, Sample, candidates, counted
@@ -28,7 +28,6 @@ from router.prompt import Prompt
 from strategies import Candidate, Earlier
 
 PATH = "/chat/completions"
-CHARACTERS = 4  # per token: an estimate, for prompts whose tokens the server has not counted
 LOSSES = 3  # a call is given up when its answers have broken off this many times
 _TOO_LONG = re.compile(r"context|too long|maximum.{0,20}(length|tokens)", re.IGNORECASE)
 
@@ -177,9 +176,7 @@ class OpenAIGenerator:
         if reported:
             self.count(call.usage, prompt_tokens=reported.prompt - reported.cached - spent.prompt)
         else:
-            self._tell(
-                "it reports no usage, so bills are estimates: four characters a token read, an event a token written"
-            )
+            self._tell(ESTIMATED)
         came = [sample for sample in samples if sample.reason or sample.seen]
         if unfinished := sum(not sample.reason for sample in came) or not came:
             raise Lost(f"an engine of {self.replicas.model} left {unfinished} of {len(samples)} samples unfinished")
