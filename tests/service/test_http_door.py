@@ -332,13 +332,55 @@ async def test_servers_that_share_a_port_answer_for_each_other(solver):
         assert (await client.chat.completions.create(**asked(EASY))).router["answer"] == "14"
 
 
-async def test_without_tokens_only_its_own_names_reach_a_server_on_loopback(solver):
-    """Another site could have its name lead to 127.0.0.1, and its page could read the replies."""
-    async with serving(solver) as server, httpx2.AsyncClient(base_url=f"http://127.0.0.1:{server.http_port}") as client:
-        for host, status in (("evil.example", 403), ("localhost:80", 200), ("[::1]:80", 200), ("127.0.0.1", 200)):
+NAMES = {
+    "evil.example": 403,
+    "localhost.evil.example": 403,
+    "localhost@evil.example": 403,
+    "pages.localhost:80": 200,
+    "localhost:80": 200,
+    "[::1]:80": 200,
+    "192.0.2.1:8080": 200,
+    "Router.example:80": 200,
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"http": ("0.0.0.0", 0), "insecure": True}])
+async def test_without_tokens_only_its_own_names_reach_a_server(solver, options):
+    """Another site could have its name lead to this server's address, and its page could read the replies."""
+    async with (
+        serving(solver, ui=True, http_names=["router.Example"], **options) as server,
+        httpx2.AsyncClient() as client,
+    ):
+        base = f"http://127.0.0.1:{server.http_port}"
+        for host, status in NAMES.items():
             named = {"host": host}
-            assert (await client.get("/v1/models", headers=named)).status_code == status
-            assert (await client.post("/v1/chat/completions", json=asked(EASY), headers=named)).status_code == status
+            assert (await client.get(f"{base}/v1/models", headers=named)).status_code == status
+            reply = await client.post(f"{base}/v1/router/route", json={"prompt": EASY}, headers=named)
+            assert reply.status_code == status
+            assert (await client.get(f"{base}/ui/policy", headers=named)).status_code == status
+
+
+async def test_over_tls_any_name_will_do_that_the_certificate_has(solver, tmp_path):
+    """A browser refuses the server under another name before it sends a request."""
+    authority = trustme.CA()
+    client = httpx2.AsyncClient(verify=trusting(authority), headers={"host": "router.example"})
+    async with client, serving(solver, http_tls=server_context(*issue(authority, tmp_path, "server"))) as server:
+        assert (await client.get(f"https://localhost:{server.http_port}/v1/models")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "router/route", "router/outcomes"])
+async def test_a_page_of_another_site_can_send_no_call(solver, path):
+    """Browsers send JSON to another site only where that site says so before."""
+    async with serving(solver) as server, httpx2.AsyncClient() as client:
+        url = f"http://127.0.0.1:{server.http_port}/v1/{path}"
+        for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+            reply = await client.post(url, content=b"{}", headers={"content-type": kind})
+            assert (reply.status_code, reply.json()["error"]["param"]) == (400, "content-type")
+        assert (await client.post(url, content=b"{}")).json()["error"]["param"] == "content-type"
+        asked_before = {"origin": "https://evil.example", "access-control-request-method": "POST"}
+        reply = await client.options(url, headers=asked_before)
+        assert reply.status_code == 405
+        assert not [name for name in reply.headers if name.startswith("access-control-")]
 
 
 async def test_with_tokens_any_name_will_do(solver):

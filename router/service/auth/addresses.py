@@ -1,6 +1,6 @@
 """Reads and writes addresses, and checks which may be listened on, and by which names a server may be called."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -18,24 +18,38 @@ def check_exposure(host: str, *, encrypted: bool, insecure: bool) -> None:
         )
 
 
-def check_host(metadata: Mapping[str, str], listening: str) -> None:
+def check_host(metadata: Mapping[str, str], names: Collection[str]) -> None:
     """Raise PermissionDenied where the request names a host that is not this server (DNS rebinding).
 
     Raise InvalidRequest where what it names can't be read.
 
     Without this check, where no token is needed, another site could have its name resolve to this server's address, and
-    its page could read the replies.
+    its page could read the replies. An address, or a name of loopback, leads nowhere else, so each will do. Over TLS a
+    browser checks the name itself, by the certificate.
 
-    listening  host that the server was told to listen on
+    names  this server's names, in small letters
     """
     given = metadata.get("host", "")
     try:
         host = urlsplit(f"//{given}").hostname or ""
     except ValueError:  # such as an address with one bracket
         raise InvalidRequest("host", f"{given[:100]!r} is no host", reason="MESSAGE_MALFORMED") from None
-    if host not in ("localhost", listening.strip("[]").lower()) and not _ip_address(host):
+    if host not in names and host.rpartition(".")[2] != "localhost" and not _ip_address(host):
         raise PermissionDenied(
-            f"this server is not known as {host[:100]!r}; open it by its address, or start it with --tokens"
+            f"this server is not known as {host[:100]!r}; call it by its address, or start it with --tokens, or with "
+            "--http-name and this name if it is its own"
+        )
+
+
+def check_name(name: str, option: str) -> None:
+    """Raise InvalidRequest where ``name`` is no host's name or address alone, such as one with a port."""
+    try:
+        host = urlsplit(f"//{name}").hostname
+    except ValueError:
+        host = None
+    if host is None or host != name.strip("[]").lower():
+        raise InvalidRequest(
+            option, f"--{option} {name}: give a host's name alone, like router.example", reason="UNSPECIFIED"
         )
 
 

@@ -1,7 +1,7 @@
 """Maps addresses to pages. Each page is a call inside the server's middleware, so it is counted, logged and limited."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,6 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, StreamNotRead, Unauthenticated
-from router.service.auth.addresses import check_host
 from router.service.auth.callers import Caller
 from router.service.http.asgi import Asgi
 from router.service.http.request import Inbound
@@ -44,17 +43,17 @@ def routes(
     authentication: Authentication,
     *,
     open_calls: OpenCalls,
-    host: str,
+    check: Callable[[Mapping[str, str]], None],
     write_seconds: float,
 ) -> Sequence[BaseRoute]:
     """Return the pages' routes.
 
     around         returns a call's middleware, with its argument in the place of Authentication
     open_calls     counts forms while they are read; it is also among the middleware
-    host           host that the server listens on
+    check          raises the error for a request that names another host than this server, by its headers
     write_seconds  after which a reply ends that its caller does not read
     """
-    ui = _Ui(around, router, authentication, open_calls, host)
+    ui = _Ui(around, router, authentication, open_calls, check)
 
     def get(path: str, endpoint: Callable[[Inbound], Awaitable[Response | None]]) -> Route:
         return Route(BASE + path, Asgi(endpoint, write_seconds, reads=False, failed=ui.failed), methods=["GET"])
@@ -83,9 +82,9 @@ class _Ui:
         router: RouterService,
         authentication: Authentication,
         open_calls: OpenCalls,
-        host: str,
+        check: Callable[[Mapping[str, str]], None],
     ):
-        self._router, self._open_calls, self._host = router, open_calls, host
+        self._router, self._open_calls, self._check_host = router, open_calls, check
         self._recorded = calls.RecordedCalls(router.recorder)
         self._sessions = Sessions(authentication.tokens) if authentication.tokens else None
         self._who = SessionAuthentication(authentication, self._sessions)
@@ -253,8 +252,7 @@ class _Ui:
             raise DeadlineExceeded("this took too long; try again, or ask for less") from None
 
     def _check(self, inbound: Inbound) -> None:
-        if self._sessions is None:
-            check_host(inbound.metadata, self._host)
+        self._check_host(inbound.metadata)
 
     @staticmethod
     def _to(next_page: str) -> Response:
