@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from router.backends import Engines
 from router.backends.registry import close_unused
@@ -26,6 +26,7 @@ from router.solving.solver import Decision, Solver
 
 _TEST_REQUEST = Request(Prompt.of("1 + 1 ="))  # a bundle must decide it before it is activated
 _MAX_COMPARISONS = 100  # shadow decisions that may be pending; further ones are skipped, so that they delay nothing
+_Changed = TypeVar("_Changed")
 _log = logging.getLogger(__name__)
 
 
@@ -70,7 +71,7 @@ class BundleManager:
         self._fits, self._activated = fits, activated
         self._calls: Counter[Solver] = Counter()
         self._changing = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def solver(self) -> "_SolverInUse":
         """Return the solver that decides now, as a context manager that keeps its engines open."""
@@ -87,19 +88,22 @@ class BundleManager:
         """Load and try a bundle, then make it active; return it and the one that a roll-back activates, if any.
 
         Nothing changes where the bundle is active already: a call that is repeated must not lose the one before.
+        A caller who leaves while the bundle is loaded does not stop that, see :meth:`_change`.
         Raises InvalidRequest, InvalidBundle, MissingWeights, MissingDependency; the active bundle then stays.
         """
-        async with self._changing:
-            folder = self._folder(name, digest)
-            if digest.lower() == self.active.bundle.digest:
-                return self.active.bundle, self._previous.bundle if self._previous else None
-            solver = await self._loaded(folder, digest)
-            replaced, self._previous, self.active = self._previous, self.active, solver
-            if replaced:
-                self._retire(replaced)
-            self._activated(self.active.bundle)
-            _log.info("%s decides, %s did before", self.active.bundle.id, self._previous.bundle.id)
-            return self.active.bundle, self._previous.bundle
+        folder = self._folder(name, digest)
+        return await self._change(lambda: self._activate(folder, digest))
+
+    async def _activate(self, folder: Path, digest: str) -> tuple[Bundle, Bundle | None]:
+        if digest.lower() == self.active.bundle.digest:
+            return self.active.bundle, self._previous.bundle if self._previous else None
+        solver = await self._loaded(folder, digest)
+        replaced, self._previous, self.active = self._previous, self.active, solver
+        if replaced:
+            self._retire(replaced)
+        self._activated(self.active.bundle)
+        _log.info("%s decides, %s did before", self.active.bundle.id, self._previous.bundle.id)
+        return self.active.bundle, self._previous.bundle
 
     async def roll_back(self) -> Bundle:
         """Make the bundle before the active one active again, and return it. Raises InvalidBundle without one."""
@@ -114,12 +118,30 @@ class BundleManager:
 
     async def set_shadow(self, name: str, digest: str) -> str:
         """Set the shadow bundle and return its id; an empty ``name`` unsets it. Raises as :meth:`activate`."""
-        async with self._changing:
-            shadow = await self._loaded(self._folder(name, digest), digest) if name else None
-            left, self.shadow = self.shadow, shadow
-            if left:
-                self._retire(left)
-            return self.shadow.bundle.id if self.shadow else ""
+        folder = self._folder(name, digest) if name else None
+        return await self._change(lambda: self._set_shadow(folder, digest))
+
+    async def _set_shadow(self, folder: Path | None, digest: str) -> str:
+        shadow = await self._loaded(folder, digest) if folder else None
+        left, self.shadow = self.shadow, shadow
+        if left:
+            self._retire(left)
+        return self.shadow.bundle.id if self.shadow else ""
+
+    async def _change(self, begin: Callable[[], Coroutine[Any, Any, _Changed]]) -> _Changed:
+        """Make one change at a time, and to its end. If the caller leaves, it goes on, and the log says how it ended.
+
+        Loading engines can't be stopped, and two bundles loaded at once might not fit into memory. A caller who leaves
+        before its change began takes that back. One who asks again for the same bundle waits for it, and is told.
+        """
+        await self._changing.acquire()
+        change = self._start_task(begin())
+        change.add_done_callback(lambda ended: self._changing.release())
+        try:
+            return await asyncio.shield(change)
+        except asyncio.CancelledError:
+            change.add_done_callback(_tell)
+            raise
 
     def _folder(self, name: str, digest: str) -> Path:
         """Return the folder of the bundle that a caller names. Raises InvalidRequest."""
@@ -143,8 +165,10 @@ class BundleManager:
             await solver.decide(_TEST_REQUEST)
             for table in solver.policy.tasks.values():
                 table.decide(solver.shares, table.default)
-        except Exception as error:
+        except BaseException as error:
             self._retire(solver)
+            if not isinstance(error, Exception):
+                raise
             raise InvalidBundle(f"{name} loads and then fails to decide ({error!r}); rebuild it") from error
         return solver
 
@@ -192,8 +216,9 @@ class BundleManager:
     # Closing
 
     async def close(self) -> None:
-        """Close all engines. All calls must have ended."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Close all engines. All calls must have ended; a bundle that is being loaded is waited for."""
+        while self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
         solvers = [solver for solver in (self.active, self._previous, self.shadow) if solver]
         for engines in {id(solver.engines): solver.engines for solver in solvers}.values():
             await engines.close()
@@ -206,10 +231,11 @@ class BundleManager:
         if all(other.engines is not solver.engines for other in held):
             self._start_task(solver.engines.close())
 
-    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, _Changed]) -> asyncio.Task[_Changed]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 class _SolverInUse(AbstractContextManager[Solver]):
@@ -228,6 +254,12 @@ class _SolverInUse(AbstractContextManager[Solver]):
         self._manager._calls[self._solver] -= 1
         if self._solver is not self._manager.active:
             self._manager._retire(self._solver)
+
+
+def _tell(change: asyncio.Task[Any]) -> None:
+    """Log why a change failed whose caller left."""
+    if not change.cancelled() and (error := change.exception()):
+        _log.error("a bundle whose caller did not wait for it is not used: %s", error)
 
 
 def _listed(folder: Path) -> BundleListing:

@@ -29,7 +29,9 @@ class AdminServiceStub:
     """Changes which bundle decides, under load and without a restart. Needs a bearer token with admin = true.
 
     A bundle is loaded and tried before it takes over: one that is partial, altered, or fails to decide is refused, and
-    what was served stays. Calls finish with the bundle that they began with; every decision names its bundle.
+    what was served stays. Calls finish with the bundle that they began with; every decision names its bundle. Loading
+    engines can't be stopped: where the caller leaves or its deadline passes meanwhile, ActivateBundle and ShadowBundle go
+    on to their end. The same call again waits for that end, and tells it.
     """
 
     def __init__(self, channel):
@@ -64,7 +66,9 @@ class AdminServiceServicer:
     """Changes which bundle decides, under load and without a restart. Needs a bearer token with admin = true.
 
     A bundle is loaded and tried before it takes over: one that is partial, altered, or fails to decide is refused, and
-    what was served stays. Calls finish with the bundle that they began with; every decision names its bundle.
+    what was served stays. Calls finish with the bundle that they began with; every decision names its bundle. Loading
+    engines can't be stopped: where the caller leaves or its deadline passes meanwhile, ActivateBundle and ShadowBundle go
+    on to their end. The same call again waits for that end, and tells it.
     """
 
     def ListBundles(self, request, context):
@@ -130,7 +134,9 @@ class AdminService:
     """Changes which bundle decides, under load and without a restart. Needs a bearer token with admin = true.
 
     A bundle is loaded and tried before it takes over: one that is partial, altered, or fails to decide is refused, and
-    what was served stays. Calls finish with the bundle that they began with; every decision names its bundle.
+    what was served stays. Calls finish with the bundle that they began with; every decision names its bundle. Loading
+    engines can't be stopped: where the caller leaves or its deadline passes meanwhile, ActivateBundle and ShadowBundle go
+    on to their end. The same call again waits for that end, and tells it.
     """
 
     @staticmethod

@@ -5,8 +5,10 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
+from typing import Any
 
 import grpc
 import joblib
@@ -276,6 +278,83 @@ async def test_engines_of_a_bundle_that_turns_out_unfit_are_closed(bundles, root
         await bundles.activate("larger", digest_of(root / "larger"))
     assert [generator.closed for generator in generators] == [False, True]
     assert bundles.active.bundle.manifest.name == "one"
+
+
+class Slow:
+    """Loads engines that take until ``go``, and says when it has ``begun``."""
+
+    def __init__(self, generators: list[Closing], error: Exception | None = None):
+        self.begun, self.go = threading.Event(), threading.Event()
+        self._generators, self._error = generators, error
+
+    def __call__(self, bundle) -> Engines:
+        self.begun.set()
+        assert self.go.wait(20)
+        if self._error:
+            raise self._error
+        self._generators.append(Closing(parameters=bundle.setup.main.parameters))
+        return engines(self._generators[-1])
+
+
+async def left(change: Coroutine[Any, Any, Any], slow: Slow) -> None:
+    """Begin a change, and leave it while its engines are loaded."""
+    task = asyncio.create_task(change)
+    await asyncio.to_thread(slow.begun.wait, 20)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_an_activation_whose_caller_leaves_goes_on_and_holds_off_others(root):
+    generators = [Closing()]
+    slow = Slow(generators)
+    bundles = BundleManager(Solver(load_bundle(root / "one"), engines(generators[0])), root, slow)
+    await left(bundles.activate("larger", digest_of(root / "larger")), slow)
+    again = asyncio.create_task(bundles.activate("larger", digest_of(root / "larger")))
+    waiting = asyncio.create_task(bundles.activate("two", digest_of(root / "two")))
+    await asyncio.sleep(0)
+    waiting.cancel()  # it has not begun, so it never does
+    assert bundles.active.bundle.manifest.name == "one"
+    slow.go.set()
+    bundle, previous = await again
+    assert (bundle.manifest.name, previous.manifest.name, len(generators)) == ("larger", "one", 2)
+    assert (await bundles.roll_back()).manifest.name == "one"
+    await bundles.close()
+    assert [generator.closed for generator in generators] == [True, True]
+
+
+async def test_a_shadow_whose_caller_leaves_is_set_all_the_same(root):
+    generators = [Closing()]
+    slow = Slow(generators)
+    bundles = BundleManager(Solver(load_bundle(root / "one"), engines(generators[0])), root, slow)
+    await left(bundles.set_shadow("larger", digest_of(root / "larger")), slow)
+    slow.go.set()
+    assert (await bundles.set_shadow("", "")) == ""
+    await bundles.close()
+    assert [generator.closed for generator in generators] == [True, True]
+
+
+async def test_an_activation_that_fails_after_its_caller_left_changes_nothing_and_is_logged(root, caplog):
+    generators = [Closing()]
+    slow = Slow(generators, MemoryError("no room"))
+    bundles = BundleManager(Solver(load_bundle(root / "one"), engines(generators[0])), root, slow)
+    await left(bundles.activate("larger", digest_of(root / "larger")), slow)
+    slow.go.set()
+    await bundles.close()
+    assert bundles.active.bundle.manifest.name == "one"
+    assert "larger does not load" in caplog.text
+
+
+async def test_a_server_that_stops_during_an_activation_closes_what_it_loads(root):
+    generators = [Closing()]
+    slow = Slow(generators)
+    bundles = BundleManager(Solver(load_bundle(root / "one"), engines(generators[0])), root, slow)
+    await left(bundles.activate("larger", digest_of(root / "larger")), slow)
+    closing = asyncio.create_task(bundles.close())
+    await asyncio.sleep(0)
+    slow.go.set()
+    await closing
+    assert [generator.closed for generator in generators] == [True, True]
 
 
 async def test_the_shadow_decides_too_and_is_only_logged(channel, bundles, root, caplog):

@@ -323,8 +323,9 @@ async def test_it_is_refused_by_a_setting(solver, model):
     ],
 )
 async def test_a_stream_that_its_caller_ends_early_is_billed_by_what_came(solver, generator, model, events, tokens):
-    replicas = Replicas(["http://a/v1"], transport=httpx2.MockTransport(lambda _: httpx2.Response(200, stream=told)))
-    told, calls = Endless(*events, delta(content="")), []
+    told = httpx2.Response(200, stream=Endless(*events, delta(content="")))
+    calls: list[Any] = []
+    replicas = Replicas(["http://a/v1"], transport=httpx2.MockTransport(lambda _: told))
     generator.chat = ChatEndpoint(replicas, "/chat/completions", model.name)
     async with serving(solver, observers=[calls.append]) as server, client_of(server) as client:
         stream = await client.chat.completions.create(**asked(EASY, tools=TOOLS, stream=True))
