@@ -1,7 +1,9 @@
 """Converts between protocol buffers and the router's own types. Decides nothing and does no I/O."""
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 from router.bundle.bundle import Bundle
 from router.errors import InvalidRequest
@@ -15,7 +17,7 @@ from router.solving.driver import Round
 from router.solving.request import Request, check_count
 from router.solving.solver import Decision, Solution
 from router.solving.stages import StageEnd
-from router.tasks import NO_INPUTS
+from router.tasks import LARGEST_INPUTS, NO_INPUTS
 from router.v1 import router_pb2 as pb
 from strategies import Candidate, Cascade, InvalidArm, Strategy, parse
 
@@ -64,7 +66,7 @@ def asked(
     max_seconds: float | None = None,
 ) -> Request:
     """Return the request for one prompt. Raises InvalidRequest."""
-    given = plain(message.inputs) if message.HasField("inputs") else NO_INPUTS
+    given = _inputs(message)
     task = message.task or None
     conversation = "" if isinstance(message, pb.BatchPrompt) else message.conversation
     if len(conversation) > LONGEST_NAME:
@@ -98,6 +100,16 @@ def asked(
         task=task,
         conversation=conversation,
     )
+
+
+def _inputs(message: Asked) -> Mapping[str, Any]:
+    if not message.HasField("inputs"):
+        return NO_INPUTS
+    # A number is eleven bytes here and three characters in JSON, and no character is more than four bytes. To read a
+    # message that is longer than that would only hold up other calls.
+    if message.inputs.ByteSize() > 4 * LARGEST_INPUTS:
+        raise InvalidRequest("inputs", f"inputs take at most {LARGEST_INPUTS} characters", reason="INPUTS_INVALID")
+    return plain(message.inputs)
 
 
 def prompt(message: Asked) -> Prompt:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -163,7 +164,7 @@ async def decide(solver: Solver, requests: Sequence[Request], total: Total, bill
             "the policy has no prices for its arms; give the budget in generations or flops",
             reason="BATCH_INVALID",
         )
-    _check(solver, requests)
+    await _check(solver, requests)
     familiar = np.zeros(len(requests), dtype=bool)
     probabilities = np.empty((len(requests), len(LEVELS)))
     for part in _parts(requests):
@@ -193,29 +194,36 @@ def _parts(requests: Sequence[Request]) -> Iterator[list[int]]:
         yield part
 
 
-def _check(solver: Solver, requests: Sequence[Request]) -> None:
+async def _check(solver: Solver, requests: Sequence[Request]) -> None:
     """Raise InvalidRequest where a request is wrong."""
     sound: set[str | None] = set()  # tasks that were checked for prompts without inputs
-
-    def check(request: Request) -> None:
-        validate(request)
-        if request.inputs or request.task not in sound:
-            solver.task(request)
-        if not request.inputs:
-            sound.add(request.task)
-
-    for_each(requests, check)
+    for index, request in enumerate(requests):
+        with _naming_prompt(index):
+            validate(request)
+            if request.inputs:
+                await asyncio.sleep(0)  # other callers' turn
+            if request.inputs or request.task not in sound:
+                await solver.task(request)
+            if not request.inputs:
+                sound.add(request.task)
 
 
 def for_each(items: Sequence[Any], do: Callable[[Any], Any]) -> list[Any]:
     """Return what ``do`` returns for each prompt. Raises its InvalidRequest with the prompt's index in the field."""
     done = []
     for index, item in enumerate(items):
-        try:
+        with _naming_prompt(index):
             done.append(do(item))
-        except InvalidRequest as error:
-            if error.field.split(".")[0] not in _OF_A_PROMPT:
-                raise
-            where = f"prompts[{index}].{error.field}"
-            raise InvalidRequest(where, f"{where}: {error}", reason=error.reason) from error
     return done
+
+
+@contextmanager
+def _naming_prompt(index: int) -> Iterator[None]:
+    """Have an InvalidRequest about a prompt's field say which prompt it is."""
+    try:
+        yield
+    except InvalidRequest as error:
+        if error.field.split(".")[0] not in _OF_A_PROMPT:
+            raise
+        where = f"prompts[{index}].{error.field}"
+        raise InvalidRequest(where, f"{where}: {error}", reason=error.reason) from error

@@ -27,7 +27,7 @@ from router.solving.features import features_of
 from router.solving.request import Request, validate
 from router.solving.spending import generations, solution_tokens
 from router.solving.stages import ConfidenceOf, StageEnd
-from router.tasks import Allowance, Task, Tasks, opaque, runnable
+from router.tasks import Allowance, Task, Tasks, opaque, runnable, within
 from strategies import Result, Strategy
 from strategies.confidence import by_score_or_lead
 
@@ -156,7 +156,7 @@ class Solver:
     async def decide(self, request: Request, bill: Bill | None = None) -> Decision:
         """Predict the level and choose the arm; add the cost of predicting to ``bill``. Raises InvalidRequest."""
         validate(request)
-        self.task(request)
+        await self.task(request)
         policy = self.policy.for_task(self.task_of(request))
         objective = request.objective or policy.default
         policy.check(objective)  # a wrong objective is an error also where the arm is pinned
@@ -269,9 +269,9 @@ class Solver:
             if bill and usage != Usage():
                 bill.line(self.engines.reference, "generator").add(**asdict(usage))
 
-    def task(self, request: Request) -> Task:
+    async def task(self, request: Request) -> Task:
         """Return the request's task, bound to its inputs. Raises InvalidRequest, CodeNotAllowed."""
-        task = self.tasks.of(request.task, request.inputs)
+        task = await self.tasks.of_caller(request.task, request.inputs)
         return runnable(task) if self._solves else task
 
     def _explored(self, decision: Decision, budget: float) -> Decision:
@@ -309,22 +309,29 @@ class Solver:
             if reason := self._why_not(arm):
                 raise InvalidRequest("options.arm", f"{arm} can't be run: {reason}", reason="ARM_INVALID")
             request = replace(request, arm=arm)
-        decision = await self.decide(request, bill)
+        allowance = Allowance()
+        with within(allowance):
+            decision = await self.decide(request, bill)
         bill.seconds["route"] += time.monotonic() - started
         if request.seconds is not None:
             request = replace(request, seconds=request.seconds - (time.monotonic() - started))
-        async with aclosing(self.run(decision, request, bill)) as events:
+        async with aclosing(self.run(decision, request, bill, allowance)) as events:
             async for event in events:
                 yield event
 
     async def run(
-        self, decision: Decision, request: Request, bill: Bill
+        self, decision: Decision, request: Request, bill: Bill, allowance: Allowance | None = None
     ) -> AsyncGenerator[Decision | Round | StageEnd | Solution, None]:
-        """Yield what :meth:`stream` does, for a decision that was already made. Raises the same errors."""
-        task = self.task(request)
+        """Yield what :meth:`stream` does, for a decision that was already made. Raises the same errors.
+
+        allowance  what is left of the limits on comparing answers; None: the limits of every call
+        """
+        allowance = Allowance() if allowance is None else allowance
+        with within(allowance):
+            task = await self.task(request)
         yield decision
         request = replace(request, task=decision.task)
-        allowance, confidence_of = Allowance(), self._confidence_of(decision)
+        confidence_of = self._confidence_of(decision)
         search = drive(
             decision.arm, request, self.engines, task, bill, allowance=allowance, confidence_of=confidence_of
         )

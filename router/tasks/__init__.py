@@ -1,16 +1,18 @@
 """Tasks: kinds of answers. A task finds an answer in a text, and says which are equal and which are right."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Protocol
 
 from router.errors import InvalidRequest
-from router.tasks.workers import Allowance, LimitReached, within
+from router.tasks.workers import Allowance, LimitReached, NoWorkers, within
 
 __all__ = [
+    "LARGEST_INPUTS",
     "NO_INPUTS",
     "TASKS",
     "Allowance",
@@ -27,14 +29,17 @@ __all__ = [
 ]
 
 NO_INPUTS: Mapping[str, Any] = {}  # not a read-only proxy, which can't be pickled for workers
-LARGEST_INPUTS = 100_000  # characters of JSON: reading them blocks the event loop
+LARGEST_INPUTS = 100_000  # characters of JSON
 
 
 class Task(Protocol):
     """One kind of answer. Methods that may take long are coroutines that don't block the event loop."""
 
     def bound(self, inputs: Mapping[str, Any]) -> "Task":
-        """Return the task for one prompt, given its inputs: choices, a schema, tests. Raises InvalidRequest."""
+        """Return the task for one prompt, given its inputs: choices, a schema, tests. Raises InvalidRequest.
+
+        Where this may take long, a task also has a coroutine ``bound_in_worker``: see :meth:`Tasks.of_caller`.
+        """
 
     def extract(self, text: str) -> str | None:
         """Return the final answer that a solution states, as written; None where it states none. Takes linear time."""
@@ -145,6 +150,21 @@ def _task(name: str, place: str) -> Task:
     return task  # type: ignore[return-value]  # checked above: it has the methods
 
 
+@contextmanager
+def _naming_inputs(name: str) -> Iterator[None]:
+    """Have errors in inputs name them and the task, which does not know by which name callers ask for it."""
+    try:
+        yield
+    except InvalidRequest as error:
+        field = f"inputs.{error.field}" if error.field else "inputs"
+        raise InvalidRequest(field, f"{field}: {error} (task {name})", reason="INPUTS_INVALID") from error
+
+
+def _check_size(inputs: Mapping[str, Any]) -> None:
+    if inputs and len(json.dumps(inputs, ensure_ascii=False, default=str)) > LARGEST_INPUTS:
+        raise InvalidRequest("", f"inputs take at most {LARGEST_INPUTS} characters", reason="UNSPECIFIED")
+
+
 @dataclass(frozen=True, slots=True)
 class Tasks:
     """The tasks of a bundle, loaded on use, so that an instance can be sent to workers.
@@ -161,6 +181,28 @@ class Tasks:
 
         Raises InvalidRequest, naming ``task`` or ``inputs.NAME``, CodeNotAllowed, SandboxUnavailable.
         """
+        task = self._named(name)
+        with _naming_inputs(name or self.names[0]):
+            _check_size(inputs)
+            return task.bound(inputs)
+
+    async def of_caller(self, name: str | None = None, inputs: Mapping[str, Any] = NO_INPUTS) -> Task:
+        """As :meth:`of`, for inputs that a caller sent: what may take long is checked in a worker process.
+
+        A task whose inputs may take long has a coroutine ``bound_in_worker(inputs)`` that does so.
+        """
+        task = self._named(name)
+        with _naming_inputs(name or self.names[0]):
+            _check_size(inputs)
+            if inputs and (bound := getattr(task, "bound_in_worker", None)):
+                try:
+                    found: Task = await bound(inputs)
+                    return found
+                except NoWorkers:  # rather a server that may be slow than one that takes wrong inputs
+                    pass
+            return task.bound(inputs)
+
+    def _named(self, name: str | None) -> Task:
         name = name or self.names[0]
         if name not in self.names:
             raise InvalidRequest(
@@ -168,15 +210,7 @@ class Tasks:
             )
         if self.allow_code:
             self._allow()
-        task = load_task(name)
-        try:
-            if inputs and len(json.dumps(inputs, ensure_ascii=False, default=str)) > LARGEST_INPUTS:
-                raise InvalidRequest("", f"inputs take at most {LARGEST_INPUTS} characters", reason="UNSPECIFIED")
-            return task.bound(inputs)
-        except InvalidRequest as error:
-            field = f"inputs.{error.field}" if error.field else "inputs"
-            # A task does not know by which name callers ask for it.
-            raise InvalidRequest(field, f"{field}: {error} (task {name})", reason="INPUTS_INVALID") from error
+        return load_task(name)
 
     def check(self) -> None:
         """Load all tasks. Raises InvalidRequest, SandboxUnavailable."""

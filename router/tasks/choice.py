@@ -13,6 +13,7 @@ from router.tasks.exact import normal, signed
 from router.tasks.notation import undecorated
 from router.tasks.statements import WINDOW, final_part, statements
 
+_LONGEST_NAME = 2 * WINDOW  # characters of a choice that may be named by its text: no more of a statement is read
 _UNKNOWN = 10  # number of letters where the request has no choices: A to J
 _COMMAND = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|bb)|boldsymbol)\s?\{([^{}]{0,200})\}|\\[()\[\]]")
 _NOUN = re.compile(r"(?:(?:the|correct|right|best)\s){0,2}(?:option|choice|letter|answer)\s?(?:is\s?)?:?\s?", re.I)
@@ -33,7 +34,7 @@ class ChoiceTask(PlainTask):
     def __init__(self, choices: Sequence[str] = ()):
         self.choices = tuple(choices)
         self._letters = ascii_uppercase[: len(self.choices) or _UNKNOWN]
-        named = list(zip(self._letters, self.choices, strict=False))
+        named = [each for each in zip(self._letters, self.choices, strict=False) if not _long(each[1])]
         # Case and brackets count only where choices differ in nothing else: BB and Bb, (0,1) and [0,1].
         self._by_text = [_unlike(named, spelling) for spelling in (_closely, normal)]
         self._spaced = [(_spaced(_plain(text)), letter) for letter, text in named]
@@ -52,9 +53,14 @@ class ChoiceTask(PlainTask):
             raise InvalidRequest("choices", "choices must be a list of texts", reason="UNSPECIFIED")
         if not 2 <= len(choices) <= len(ascii_uppercase):
             raise InvalidRequest("choices", f"{len(choices)} choices; there must be two to 26", reason="UNSPECIFIED")
-        for i, text in enumerate(choices):
-            if _closely(text) in map(_closely, choices[:i]):
-                raise InvalidRequest("choices", f"two choices are {text!r}; they must differ", reason="UNSPECIFIED")
+        seen: set[str] = set()
+        for text in choices:
+            spelling = " ".join(text.split()) if _long(text) else _closely(text)
+            if spelling in seen:
+                raise InvalidRequest(
+                    "choices", f"two choices are {text[:200]!r}; they must differ", reason="UNSPECIFIED"
+                )
+            seen.add(spelling)
         return ChoiceTask(choices)
 
     def extract(self, text: str) -> str | None:
@@ -112,6 +118,11 @@ def _unlike(named: Sequence[tuple[str, str]], spelling: Callable[[str], str]) ->
     spelled = [(spelling(_plain(text)), letter) for letter, text in named]
     counts = Counter(name for name, _ in spelled)
     return {name: letter for name, letter in spelled if name and counts[name] == 1}
+
+
+def _long(text: str) -> bool:
+    """Whether a choice is too long to be named by its text. Some characters are eighteen after normalization."""
+    return len(text) > _LONGEST_NAME or len(unicodedata.normalize("NFKC", text)) > _LONGEST_NAME
 
 
 def _plain(text: str) -> str:

@@ -14,11 +14,14 @@ from typing import Any, ClassVar
 
 from router.errors import CodeNotAllowed, InvalidRequest
 from router.tasks import code_blocks, findings, written_tests
+from router.tasks.inputs import checked
 from router.tasks.judging import Batch, Verdict
+from router.tasks.python_code import UNREADABLE, one_spelling, parsed
 from router.tasks.sandbox import Limits, Sandbox
 
 _MOST_TESTS = 100
 _MOST_CHARACTERS = 20_000  # characters of a test
+_READ_AT_ONCE = 5_000  # characters of tests that are parsed in the event loop: in ten milliseconds, if they are hostile
 _MOST_REMEMBERED = 4096
 _KEY = re.compile(r"(?:does|text) [0-9a-f]{32}")
 
@@ -57,12 +60,19 @@ class CodeTask:
 
         Raises InvalidRequest.
         """
-        for name in inputs.keys() - {"tests", "inputs"}:
-            raise InvalidRequest(name, "unknown input; there are tests and inputs", reason="UNSPECIFIED")
+        tests, calls = _texts("tests", inputs), _texts("inputs", inputs)
+        return self._with(tests, calls, called(tests, calls))
+
+    async def bound_in_worker(self, inputs: Mapping[str, Any]) -> "CodeTask":
+        """As :meth:`bound`; long tests are parsed in a worker."""
+        tests, calls = _texts("tests", inputs), _texts("inputs", inputs)
+        if sum(map(len, tests + calls)) <= _READ_AT_ONCE:
+            return self.bound(inputs)
+        return self._with(tests, calls, await checked("tests", "router.tasks.code:called", tests, calls))
+
+    def _with(self, tests: tuple[str, ...], inputs: tuple[str, ...], wanted: frozenset[str]) -> "CodeTask":
         task = CodeTask(self.sandbox, self._limits)
-        task._tests = _statements("tests", inputs.get("tests", ()))
-        task._inputs = _statements("inputs", inputs.get("inputs", ()))
-        task._wanted = frozenset().union(*(_called(each) for each in (*task._tests, *task._inputs)))
+        task._tests, task._inputs, task._wanted = tests, inputs, wanted
         return task
 
     def extract(self, text: str) -> str | None:
@@ -77,7 +87,7 @@ class CodeTask:
         if _KEY.fullmatch(answer):
             return answer
         if not (self._tests or self._inputs):
-            return f"text {_digest(_plain(answer))}"
+            return f"text {_digest(one_spelling(answer))}"
         verdicts = await self.examine(answer)
         if not any(each.returned for each in verdicts):
             return ""
@@ -183,8 +193,8 @@ def _not_allowed() -> CodeNotAllowed:
 def split(reference: str) -> tuple[str, ...]:
     """Return one test per assert, each with the other statements before it. Raises InvalidRequest."""
     try:
-        body = ast.parse(reference).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        body = parsed(reference).body
+    except UNREADABLE as error:
         raise InvalidRequest("reference", f"the tests don't parse: {error}", reason="UNSPECIFIED") from error
     before: list[str] = []
     tests = []
@@ -199,7 +209,11 @@ def split(reference: str) -> tuple[str, ...]:
     return tuple(tests)
 
 
-def _statements(field: str, values: object) -> tuple[str, ...]:
+def _texts(field: str, inputs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a list of the inputs, whose texts are still to be parsed. Raises InvalidRequest."""
+    for name in inputs.keys() - {"tests", "inputs"}:
+        raise InvalidRequest(name, "unknown input; there are tests and inputs", reason="UNSPECIFIED")
+    values = inputs.get(field, ())
     if isinstance(values, str) or not isinstance(values, Sequence):
         raise InvalidRequest(field, f"{field} is a list of Python statements", reason="UNSPECIFIED")
     if len(values) > _MOST_TESTS:
@@ -209,33 +223,33 @@ def _statements(field: str, values: object) -> tuple[str, ...]:
             raise InvalidRequest(
                 f"{field}[{i}]", f"text of at most {_MOST_CHARACTERS} characters", reason="UNSPECIFIED"
             )
-        try:
-            tree = ast.parse(each)
-        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-            raise InvalidRequest(f"{field}[{i}]", f"not valid Python: {error}", reason="UNSPECIFIED") from error
-        if field == "tests" and not any(isinstance(node, ast.Assert | ast.Raise) for node in ast.walk(tree)):
-            raise InvalidRequest(f"tests[{i}]", "a test needs an assert", reason="UNSPECIFIED")
-        if field == "inputs" and [type(node) for node in tree.body] != [ast.Expr]:
-            raise InvalidRequest(f"inputs[{i}]", "an input is a call, e.g. f([1, 2])", reason="UNSPECIFIED")
     return tuple(values)
 
 
-def _called(test: str) -> frozenset[str]:
-    """Return the names of functions that a test calls, without builtins unless it calls nothing else."""
-    names = frozenset(
-        node.func.id
-        for node in ast.walk(ast.parse(test))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    )
-    return frozenset(name for name in names if not hasattr(builtins, name)) or names
+def called(tests: Sequence[str], inputs: Sequence[str]) -> frozenset[str]:
+    """Return the names of the functions that a caller's tests and inputs call. Raises InvalidRequest."""
+    names: frozenset[str] = frozenset()
+    for field, values in (("tests", tests), ("inputs", inputs)):
+        for i, each in enumerate(values):
+            names |= _called(each, field, f"{field}[{i}]")
+    return names
 
 
-def _plain(code: str) -> str:
-    """Return the program without comments and layout."""
+def _called(code: str, field: str, place: str) -> frozenset[str]:
+    """Return the names of functions that code calls, without builtins unless it calls nothing else."""
     try:
-        return ast.unparse(ast.parse(code))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return code.strip()
+        tree = parsed(code)
+    except (RecursionError, MemoryError) as error:
+        raise InvalidRequest(place, "nested too deeply; use a literal instead", reason="UNSPECIFIED") from error
+    except UNREADABLE as error:
+        raise InvalidRequest(place, f"not valid Python: {error}", reason="UNSPECIFIED") from error
+    nodes = list(ast.walk(tree))
+    if field == "tests" and not any(isinstance(node, ast.Assert | ast.Raise) for node in nodes):
+        raise InvalidRequest(place, "a test needs an assert", reason="UNSPECIFIED")
+    if field == "inputs" and [type(node) for node in tree.body] != [ast.Expr]:
+        raise InvalidRequest(place, "an input is a call, e.g. f([1, 2])", reason="UNSPECIFIED")
+    names = frozenset(node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name))
+    return frozenset(name for name in names if not hasattr(builtins, name)) or names
 
 
 def _digest(text: str) -> str:

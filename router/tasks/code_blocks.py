@@ -10,6 +10,8 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
+from router.tasks.python_code import UNREADABLE, parsed
+
 _FENCE = re.compile(r"(?P<indent>[ \t>]*)(?P<fence>`{3,}|~{3,})[ \t]*(?P<label>[^`\n]*)")
 _PYTHON = {"python", "python3", "py", "py3", "python2", "ipython", "sage"}
 _STARTS = re.compile(
@@ -82,10 +84,8 @@ def _joined(blocks: Sequence[Block], places: set[int]) -> str:
 def _without_tests(code: str) -> str:
     """Remove the asserts outside of functions: these are the model's own tests, which may be wrong."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        body = parsed(code).body
+    except UNREADABLE:
         return code + "\n"
     tests = [node for node in body if isinstance(node, ast.Assert)]
     others = {number for node in body if node not in tests for number in (node.lineno, node.end_lineno)}
@@ -161,8 +161,9 @@ def _block(text: str) -> Block:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about invalid escapes
-            tree, table = ast.parse(text), symtable.symtable(text, "<solution>", "exec")
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+            table = symtable.symtable(text, "<solution>", "exec")
+        tree, read = parsed(text), set(_global_names(table))
+    except UNREADABLE:
         return Block(text, functions=frozenset(_DEFINES.findall(text)), broken=True)
     functions = {
         node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
@@ -171,7 +172,7 @@ def _block(text: str) -> Block:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Lambda):
             functions |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     makes = {each.get_name() for each in table.get_symbols() if each.is_assigned() or each.is_imported()}
-    needs = {name for name in _global_names(table) if name not in makes and not hasattr(builtins, name)}
+    needs = {name for name in read if name not in makes and not hasattr(builtins, name)}
     return Block(text, frozenset(makes), frozenset(functions), frozenset(needs))
 
 

@@ -3,15 +3,19 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
 from router.errors import InvalidRequest, MissingDependency
 from router.tasks import LimitReached, PlainTask, Task, workers
+from router.tasks.inputs import checked
 from router.tasks.statements import thoughtless
 
 _LONGEST = 200_000  # characters at the end of a text that are searched
 _TRIES = 32  # candidates that are parsed at most
+_MOST_OF_A_SCHEMA = 1_000  # objects and lists: checking these takes most of a second
+_MOST_OF_A_MESSAGE = 300  # characters: jsonschema quotes what is wrong
 _FENCE = re.compile(r"^[ \t]*```+[ \t]*(\w*)[ \t]*$", re.M)
 _BRACKET = re.compile(r'[{}\[\]"]')
 _QUOTED = re.compile(r'"(?:[^"\\\n]|\\.)*+"?')
@@ -31,19 +35,45 @@ class JsonTask(PlainTask):
 
     def bound(self, inputs: Mapping[str, Any]) -> Task:
         """Take inputs ``{"schema": {...}, "fields": ["name"]}``, either or both. Raises InvalidRequest."""
+        schema = self._schema_of(inputs)
+        if schema is not None:
+            check_schema(schema)
+        return self._with(inputs)
+
+    async def bound_in_worker(self, inputs: Mapping[str, Any]) -> Task:
+        """As :meth:`bound`; the schema is checked in a worker, since its patterns may take seconds to compile."""
+        schema = self._schema_of(inputs)
+        if schema is not None:
+            await checked("schema", "router.tasks.json_values:check_schema", schema)
+        return self._with(inputs)
+
+    def _schema_of(self, inputs: Mapping[str, Any]) -> str | None:
+        """Return the schema as JSON, checked as far as that takes no time; None: there is none."""
         super().bound({name: value for name, value in inputs.items() if name not in ("schema", "fields")})
-        if not inputs:
-            return self
-        schema, fields = inputs.get("schema"), inputs.get("fields", ())
+        fields, schema = inputs.get("fields", ()), inputs.get("schema")
         if (
             isinstance(fields, str)
             or not isinstance(fields, Sequence)
             or not all(isinstance(each, str) for each in fields)
         ):
             raise InvalidRequest("fields", "fields must be a list of names", reason="UNSPECIFIED")
-        if schema is not None:
-            _check_schema(schema)
-        return JsonTask(schema, fields)
+        if schema is None:
+            return None
+        if find_spec("jsonschema") is None:
+            raise MissingDependency("a schema needs jsonschema: pip install jsonschema")
+        if _parts(schema) > _MOST_OF_A_SCHEMA:
+            raise InvalidRequest(
+                "schema",
+                f"schema has more than {_MOST_OF_A_SCHEMA} objects and lists; make it smaller",
+                reason="UNSPECIFIED",
+            )
+        try:
+            return json.dumps(schema, sort_keys=True)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise _no_schema(str(error)) from error
+
+    def _with(self, inputs: Mapping[str, Any]) -> Task:
+        return JsonTask(inputs.get("schema"), inputs.get("fields", ())) if inputs else self
 
     def extract(self, text: str) -> str | None:
         part = thoughtless(text)
@@ -114,18 +144,38 @@ def keeps(answer: str, schema: str) -> bool:
     return bool(validator.is_valid(json.loads(answer)))
 
 
-def _check_schema(schema: Any) -> None:
+def check_schema(schema: str) -> None:
+    """Raise InvalidRequest where JSON is not a JSON Schema. For worker processes: this may take long."""
+    from jsonschema import Draft202012Validator, SchemaError
+
+    if re.search(r'"\$(?:dynamicR|r)ef": "[^#]', schema):
+        raise _no_schema("references to other documents are not followed")
     try:
-        from jsonschema import Draft202012Validator, SchemaError
-    except ImportError as error:
-        raise MissingDependency("a schema needs jsonschema: pip install jsonschema") from error
-    try:
-        if re.search(r'"\$(?:dynamicR|r)ef": "[^#]', json.dumps(schema)):
-            raise ValueError("references to other documents are not followed")
-        Draft202012Validator.check_schema(schema)
-    except (SchemaError, TypeError, ValueError, RecursionError) as error:
-        message = getattr(error, "message", str(error))
-        raise InvalidRequest("schema", f"schema is not a JSON Schema: {message}", reason="UNSPECIFIED") from error
+        Draft202012Validator.check_schema(json.loads(schema))
+    except SchemaError as error:
+        raise _no_schema(error.message) from None
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise _no_schema(str(error)) from None
+
+
+def _no_schema(why: str) -> InvalidRequest:
+    why = why if len(why) <= _MOST_OF_A_MESSAGE else why[: _MOST_OF_A_MESSAGE - 1] + "…"
+    return InvalidRequest("schema", f"schema is not a JSON Schema: {why}", reason="UNSPECIFIED")
+
+
+def _parts(value: Any) -> int:
+    """Return the number of objects and lists in a value."""
+    count, left = 0, [value]
+    while left:
+        value = left.pop()
+        if isinstance(value, Mapping):
+            left += value.values()
+        elif isinstance(value, list):
+            left += value
+        else:
+            continue
+        count += 1
+    return count
 
 
 def _candidates(text: str) -> list[str]:

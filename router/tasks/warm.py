@@ -1,4 +1,6 @@
-"""Imported once in the process that workers are forked from: loads sympy and fills the LaTeX grammar's caches."""
+"""Imported once in the process that workers are forked from: loads sympy and jsonschema, and fills their caches."""
+
+from contextlib import suppress
 
 from router.tasks.math_symbols import spell
 
@@ -16,3 +18,8 @@ for _answer in (
     r"2x + 1 > 3",
 ):
     spell(_answer)
+
+with suppress(ImportError):  # an optional package
+    from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+
+    Draft202012Validator.check_schema({"type": "object"})

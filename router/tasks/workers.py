@@ -4,9 +4,9 @@
 SECONDS of processor time and MEMORY bytes; the jobs of one call together have what its Allowance says. Cancelling
 ``run`` ends its job at once. A job that reached a limit is not cached: the next call may have the time.
 
-The processes are forked from a server process that has imported sympy and nothing of ours. So sympy is imported once,
-and a killed worker is replaced in milliseconds. A timer interrupts a job at its limits, and the worker lives on; a
-worker that can't be interrupted, inside one long operation, is killed.
+The processes are forked from a server process that has imported sympy, jsonschema and little of ours. So these are
+imported once, and a killed worker is replaced in milliseconds. A timer interrupts a job at its limits, and the worker
+lives on; a worker that can't be interrupted, inside one long operation, is killed.
 """
 
 import asyncio
@@ -43,6 +43,10 @@ _allowance: "ContextVar[Allowance | None]" = ContextVar("allowance", default=Non
 
 class LimitReached(Exception):
     """A job took too long or too much memory, or no worker was available: its result is unknown."""
+
+
+class NoWorkers(LimitReached):
+    """There are no worker processes."""
 
 
 @dataclass
@@ -136,7 +140,7 @@ def _start(startup: "Future[_Pool]") -> None:
         startup.set_result(_Pool(max(2, min(4, os.cpu_count() or 2))))
     except Exception as error:
         _log.warning("no worker processes could be started, answers are compared as text", exc_info=error)
-        unavailable = LimitReached("no worker processes could be started")
+        unavailable = NoWorkers("no worker processes could be started")
         unavailable.__cause__ = error
         startup.set_exception(unavailable)
 
@@ -186,7 +190,7 @@ class _Pool:
             jobs = [*self._waiting, *self._running]
             self._waiting.clear()
         for job in jobs:
-            _settle(job.future, LimitReached("the workers were closed"))
+            _settle(job.future, NoWorkers("the workers were closed"))
 
     def _next(self) -> None:
         """Give free workers to the jobs of the calls that used the least time."""

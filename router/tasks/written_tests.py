@@ -1,8 +1,9 @@
 """Finds tests that a model wrote: usable asserts in a text, and the calls in them."""
 
 import ast
-import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+
+from router.tasks.python_code import UNREADABLE, one_spelling, parsed
 
 _LONGEST = 2_000  # characters of a test
 _MOST_LINES = 2_000
@@ -14,7 +15,7 @@ def find(text: str, wanted: Collection[str], known: Sequence[str] = ()) -> list[
     wanted  names of functions; empty: any
     known   tests that there are already, which are left out
     """
-    seen = {ast.unparse(ast.parse(each)) for each in known}
+    seen = {one_spelling(each) for each in known}
     found = []
     for line in text.rpartition("</think>")[2].splitlines()[:_MOST_LINES]:
         test = _test(line.strip(), wanted)
@@ -26,8 +27,16 @@ def find(text: str, wanted: Collection[str], known: Sequence[str] = ()) -> list[
 
 def calls(tests: Sequence[str], wanted: Collection[str]) -> list[str]:
     """Return the calls of wanted functions with literal arguments in these tests."""
-    found = [ast.unparse(node) for test in tests for node in ast.walk(ast.parse(test)) if _called_plainly(node, wanted)]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(call for test in tests for call in _calls(test, wanted)))
+
+
+def _calls(test: str, wanted: Collection[str]) -> Iterator[str]:
+    try:
+        for node in ast.walk(parsed(test)):
+            if _called_plainly(node, wanted):
+                yield ast.unparse(node)
+    except UNREADABLE:
+        return
 
 
 def _test(line: str, wanted: Collection[str]) -> str | None:
@@ -35,14 +44,12 @@ def _test(line: str, wanted: Collection[str]) -> str | None:
     if not line.startswith("assert ") or len(line) > _LONGEST:
         return None
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about invalid escapes
-            (node,) = ast.parse(line).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
-    if not isinstance(node, ast.Assert) or not any(_called_plainly(each, wanted) for each in ast.walk(node.test)):
-        return None
-    return ast.unparse(ast.Assert(node.test, None))
+        (node,) = parsed(line).body
+        if isinstance(node, ast.Assert) and any(_called_plainly(each, wanted) for each in ast.walk(node.test)):
+            return ast.unparse(ast.Assert(node.test, None))
+    except UNREADABLE:
+        pass
+    return None
 
 
 def _called_plainly(node: ast.AST, wanted: Collection[str]) -> bool:
@@ -53,6 +60,6 @@ def _called_plainly(node: ast.AST, wanted: Collection[str]) -> bool:
     try:
         for each in (*node.args, *(keyword.value for keyword in node.keywords)):
             ast.literal_eval(each)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+    except (*UNREADABLE, TypeError):
         return False
     return True

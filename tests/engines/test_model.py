@@ -161,7 +161,7 @@ async def test_the_loop_is_never_blocked(solver):
     ticking = asyncio.create_task(tick())
     started = asyncio.get_running_loop().time()
     request = Request(PROMPTS[2])
-    async for _ in drive(Majority(n=8), request, solver.engines, solver.task(request), solver.new_bill()):
+    async for _ in drive(Majority(n=8), request, solver.engines, await solver.task(request), solver.new_bill()):
         pass
     seconds = asyncio.get_running_loop().time() - started
     ticking.cancel()

@@ -1,8 +1,10 @@
 """A bundle with several tasks: a request names one and brings what it needs, and gets its answer in that task's way."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -20,6 +22,7 @@ from router.service.app import Server
 from router.service.bundle_manager import BundleManager
 from router.service.recorder import Recorder
 from router.solving.solver import Solver
+from router.tasks import workers
 from router.tasks.code import CodeTask
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
@@ -96,6 +99,53 @@ async def test_what_is_wrong_is_named_and_nothing_is_written(  # noqa: PLR0917
     assert any(detail.Unpack(violation) for detail in rpc_status.from_call(raised.value).details)
     assert (violation.field_violations[0].field, violation.field_violations[0].reason) == (field, reason)
     assert generator.counted.calls == 0
+
+
+HOSTILE: dict[str, dict[str, Any]] = {
+    "json": {"schema": {"properties": {str(i): {"pattern": f"(?i)[\x01-\U0010ffff]{i}"} for i in range(300)}}},
+    "code": {"tests": ["assert a" + " < a" * 4_900] * 5},
+}
+
+
+@pytest.fixture
+async def deciding(solver: Solver) -> AsyncIterator[RouterServiceStub]:
+    """A server with all tasks that only decides."""
+    setup = replace(solver.bundle.setup, task=("math", *HOSTILE))
+    bundle = replace(solver.bundle, manifest=replace(solver.bundle.manifest, setup=setup))
+    server = Server(BundleManager(Solver(bundle, solver.engines, solves=False)), "127.0.0.1", 0)
+    await asyncio.to_thread(workers.start)
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        yield RouterServiceStub(channel)
+    await server.stop(grace=0)
+
+
+@pytest.mark.parametrize("task", HOSTILE)
+async def test_inputs_that_take_long_to_check_hold_up_no_other_call(deciding, task):
+    await deciding.Route(pb.RouteRequest(prompt="1 + 1 ="))
+    hostile = asyncio.ensure_future(
+        _decided(deciding, pb.RouteRequest(prompt="Where?", task=task, inputs=HOSTILE[task]))
+    )
+    await asyncio.sleep(0)  # it was sent before the others
+    other = asyncio.ensure_future(_decided(deciding, pb.RouteRequest(prompt="1 + 1 =")))
+    await asyncio.wait([hostile, other], return_when=asyncio.FIRST_COMPLETED)
+    assert other.done()
+    assert not hostile.done()
+    (found,) = await asyncio.gather(hostile, return_exceptions=True)
+    assert isinstance(found, pb.RouteResponse) or found.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def _decided(stub: RouterServiceStub, asked: pb.RouteRequest) -> pb.RouteResponse:
+    return await stub.Route(asked)
+
+
+async def test_inputs_that_are_too_large_are_refused(stub):
+    with pytest.raises(grpc.RpcError) as raised:
+        await stub.Route(pb.RouteRequest(prompt="Where?", task="choice", inputs={"choices": [1.5] * 50_000}))
+    assert (raised.value.code(), raised.value.details()) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "inputs take at most 100000 characters",
+    )
 
 
 async def test_code_is_found_and_returned_but_not_run_unless_that_is_allowed(server, generator, monkeypatch):

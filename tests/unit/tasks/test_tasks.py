@@ -3,13 +3,14 @@
 import json
 import re
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from router.errors import InvalidRequest
-from router.tasks import TASKS, PlainTask, load_task, workers
+from router.tasks import TASKS, Allowance, PlainTask, Tasks, load_task, within, workers
 from router.tasks.choice import ChoiceTask
 from router.tasks.exact import ExactTask
 from router.tasks.json_values import JsonTask
@@ -211,6 +212,16 @@ async def test_choice_references_are_letters_or_texts():
     assert not await task.right("nothing", "nowhere")
 
 
+def test_long_choices_take_no_time_and_are_chosen_by_letter():
+    long = [str(i) + "\ufdfa" * 3_000 for i in range(26)]  # eighteen characters each, after normalization
+    begun = time.process_time()
+    task = load_task("choice").bound({"choices": long})
+    assert time.process_time() - begun < 0.5  # 6 s where each was normalized for each other one
+    assert task.extract("Answer: (C)") == "C"
+    with pytest.raises(InvalidRequest, match="must differ"):
+        load_task("choice").bound({"choices": [*long[:3], long[0]]})
+
+
 @pytest.mark.parametrize("choices", ["AB", ["one"], ["one", 2], ["one", " one. "], [str(i) for i in range(27)], 5])
 def test_bad_choices_are_refused(choices):
     with pytest.raises(InvalidRequest) as caught:
@@ -320,6 +331,8 @@ async def test_a_hostile_schema_costs_its_own_call_only(monkeypatch):
         ({"schema": {"type": 5}}, "schema"),
         ({"schema": "object"}, "schema"),
         ({"schema": {"$ref": "https://example.org/schema.json"}}, "schema"),
+        ({"schema": {"enum": [[i] for i in range(1000)]}}, "schema"),
+        ({"schema": {"const": float("inf")}, "fields": [None]}, "fields"),
         ({"fields": "name"}, "fields"),
         ({"fields": [1]}, "fields"),
         ({"field": ["name"]}, "field"),
@@ -329,6 +342,42 @@ def test_bad_inputs_are_refused(inputs, field):
     with pytest.raises(InvalidRequest) as caught:
         load_task("json").bound(inputs)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(("name", "inputs"), [("json", {"schema": SCHEMA}), ("code", {"tests": ["assert f(1)"] * 90})])
+async def test_a_callers_inputs_are_checked_in_a_worker(name, inputs):
+    inputs = json.loads(json.dumps(inputs).replace("f(1)", f"f({'1, ' * 60})"))
+    allowance = Allowance()
+    with within(allowance):
+        task = await Tasks((name,)).of_caller(name, inputs)
+    assert allowance.used > 0
+    assert vars(task).keys() == vars(load_task(name).bound(inputs)).keys()
+
+
+async def test_a_schema_that_takes_long_to_check_is_refused():
+    hostile = {"properties": {str(i): {"pattern": f"(?i)[\x00-\U0010ffff]{i}"} for i in range(300)}}
+    with (
+        within(Allowance(seconds=0.2)),
+        pytest.raises(InvalidRequest, match=r"inputs\.schema: .* too much time") as raised,
+    ):
+        await Tasks(("json",)).of_caller("json", {"schema": hostile})
+    assert raised.value.reason == "INPUTS_INVALID"
+
+
+async def test_a_wrong_schema_is_quoted_briefly():
+    with pytest.raises(InvalidRequest, match=r"inputs\.schema: schema is not a JSON Schema: 'x+…") as raised:
+        await Tasks(("json",)).of_caller("json", {"schema": {"type": "x" * 50_000}})
+    assert len(str(raised.value)) < 500
+
+
+async def test_without_workers_inputs_are_checked_all_the_same(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    workers.close()
+    monkeypatch.setattr(workers, "_Pool", refuse)
+    with pytest.raises(InvalidRequest, match="not a JSON Schema"):
+        await Tasks(("json",)).of_caller("json", {"schema": {"type": 6}})
 
 
 async def test_a_plain_task_is_its_text():

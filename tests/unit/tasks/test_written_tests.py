@@ -2,6 +2,7 @@
 
 import pytest
 
+from router.errors import InvalidRequest
 from router.tasks.code import CodeTask
 from router.tasks.written_tests import calls, find
 
@@ -57,3 +58,23 @@ def test_a_task_takes_as_many_as_it_is_told():
     assert task._written == ("assert add(1, 2) == 3", "assert add(-1, 1) == 0")
     assert task._inputs == ("add(1, 2)", "add(-1, 1)")
     assert task.extract("```python\ndef add(a, b): return a + b\n```")
+
+
+SUM = " + ".join(["1"] * 900)  # too deep for Python to spell
+
+
+def test_a_test_that_is_nested_too_deeply_is_left_out():
+    assert find(f"assert add(1, 2) == {SUM}\nassert add(2, 2) == 4", {"add"}) == ["assert add(2, 2) == 4"]
+
+
+def test_a_callers_test_that_is_nested_too_deeply_stands_in_no_ones_way():
+    task = CodeTask().bound({"tests": [f"assert add(1, 2) == {SUM}"]})
+    assert task.with_written("assert add(2, 2) == 4", 5).functions == ["add"]
+    assert calls([f"assert add(1, 2) == add({SUM})", "assert add(1, 2) == 3"], {"add"}) == ["add(1, 2)"]
+
+
+@pytest.mark.parametrize("deep", [f"assert f() == {'1+' * 9_000}1", f"assert {'-' * 9_000}f()"])
+def test_a_test_that_python_cant_read_is_refused_by_name(deep):
+    with pytest.raises(InvalidRequest, match="nested too deeply") as raised:
+        CodeTask().bound({"tests": ["assert f()", deep]})
+    assert raised.value.field == "tests[1]"
