@@ -7,6 +7,7 @@ on disk, so that what was acknowledged is not lost with the process.
 
 import logging
 import queue
+import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -28,6 +29,7 @@ from router.solving.bill import Bill
 
 _BATCH = 500  # most rows of one transaction
 _IDLE_SECONDS = 0.2  # that the thread waits for rows before it checks whether to stop
+_LEAST_BYTES = 2000  # that a row takes besides its values
 _log = logging.getLogger(__name__)
 
 
@@ -44,6 +46,7 @@ class Recorder:
         *,
         prompts: bool = False,
         queue_size: int = 10_000,
+        queue_bytes: int = 1 << 28,
         retry_seconds: float = 1.0,
         close_seconds: float = 10.0,
         write: Callable[[sql.Connection, Outcome | Mapping[str, Any]], Recorded] = rows.write,
@@ -52,6 +55,7 @@ class Recorder:
 
         prompts        record prompts and solutions, not only the prompts' digests
         queue_size     decisions and outcomes that may wait to be written
+        queue_bytes    of memory that these may take, those being written included
         retry_seconds  between attempts while the database does not answer
         close_seconds  to write what is queued when the server stops
         write          writes one row in a transaction
@@ -62,6 +66,7 @@ class Recorder:
         self._retry_seconds, self._close_seconds, self._write_row = retry_seconds, close_seconds, write
         self._engine = connect(url)
         self._queue: queue.Queue[_Item] = queue.Queue(queue_size)
+        self._most_bytes, self._bytes, self._counting = queue_bytes, 0, threading.Lock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._write_all, name="outcomes", daemon=True)
         self._thread.start()
@@ -73,9 +78,7 @@ class Recorder:
             self.record_decision(own)
         if not (call.decision and call.request and call.bill):
             return
-        try:
-            self._queue.put_nowait(_Item(rows.decision_row(call, prompts=self._prompts)))
-        except queue.Full:
+        if not self._queued(_Item(rows.decision_row(call, prompts=self._prompts))):
             self.dropped += 1
 
     @property
@@ -89,11 +92,26 @@ class Recorder:
         Raises OutcomesUnavailable, here or from the future.
         """
         item = _Item(outcome)
-        try:
-            self._queue.put_nowait(item)
-        except queue.Full:
-            raise OutcomesUnavailable("the outcome database does not keep up; try again later") from None
+        if not self._queued(item):
+            raise OutcomesUnavailable("the outcome database does not keep up; try again later")
         return item.done
+
+    def _queued(self, item: "_Item") -> bool:
+        """Queue a row if there is room for it."""
+        with self._counting:
+            if self._bytes + item.size > self._most_bytes:
+                return False
+            try:
+                self._queue.put_nowait(item)
+            except queue.Full:
+                return False
+            self._bytes += item.size
+            return True
+
+    def _make_room(self, items: "Sequence[_Item]") -> None:
+        """Stop counting rows that are written or given up."""
+        with self._counting:
+            self._bytes -= sum(item.size for item in items)
 
     def newest(self, most: int, *, caller: str | None = None, before: Place | None = None) -> list[dict[str, Any]]:
         """Return the newest recorded calls, as :func:`router.outcomes.newest.newest`. Not for the event loop."""
@@ -143,6 +161,7 @@ class Recorder:
         except IntegrityError:  # another server wrote the same row at the same time: a second attempt will find it
             with self._engine.begin() as connection:
                 recorded = [self._write_row(connection, item.content) for item in items]
+        self._make_room(items)
         for item, each in zip(items, recorded, strict=True):
             item.done.set_result(each)
 
@@ -163,7 +182,9 @@ class Recorder:
             except Exception as error:  # the thread must live on, whatever it is
                 if len(part) == 1:
                     _log.error("the outcome database refuses a row: %s", type(error).__name__)
-                    self.dropped += len(self._refuse_outcomes(part))
+                    decisions = self._refuse_outcomes(part)
+                    self._make_room(decisions)
+                    self.dropped += len(decisions)
                 else:
                     half = len(part) // 2
                     parts += [part[half:], part[:half]]
@@ -171,19 +192,21 @@ class Recorder:
 
     def _refuse_outcomes(self, items: "Sequence[_Item]") -> "list[_Item]":
         """Fail the outcomes among the rows, whose callers wait for an acknowledgement; return the decisions."""
-        for item in items:
-            if isinstance(item.content, Outcome):
-                item.done.set_exception(OutcomesUnavailable("the outcome database does not answer; try again later"))
+        outcomes = [item for item in items if isinstance(item.content, Outcome)]
+        self._make_room(outcomes)
+        for item in outcomes:
+            item.done.set_exception(OutcomesUnavailable("the outcome database does not answer; try again later"))
         return [item for item in items if not isinstance(item.content, Outcome)]
 
 
 class _Item:
-    """A row to be written. ``done``: resolves to the result."""
+    """A row to be written. ``size``: bytes of memory that it takes; ``done``: resolves to the result."""
 
-    __slots__ = ("content", "done")
+    __slots__ = ("content", "done", "size")
 
     def __init__(self, content: "Outcome | Mapping[str, Any]"):
         self.content = content
+        self.size = _LEAST_BYTES if isinstance(content, Outcome) else _LEAST_BYTES + sum(map(_bytes, content.values()))
         self.done: Future[Recorded] = Future()
         self.done.set_running_or_notify_cancel()  # from now on it can't be cancelled by a caller who goes away
 
@@ -197,3 +220,11 @@ class _Item:
         if isinstance(self.content, Outcome):
             return True, self.content.caller, self.content.call_id
         return False, self.content["caller"], self.content["call_id"]
+
+
+def _bytes(value: Any) -> int:
+    """Return the bytes of memory that a value of a row takes, with all that it holds."""
+    size = sys.getsizeof(value)
+    if isinstance(value, dict):
+        return size + sum(map(_bytes, value)) + sum(map(_bytes, value.values()))
+    return size + sum(map(_bytes, value)) if isinstance(value, list) else size

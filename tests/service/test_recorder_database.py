@@ -72,6 +72,45 @@ async def test_a_full_queue_drops_decisions_and_refuses_outcomes(solver, url):
         blocked.set()
 
 
+def test_long_texts_that_wait_are_bounded_by_their_bytes(url):
+    blocked = threading.Event()
+
+    def slow(connection, content):
+        blocked.wait(60)
+        return write(connection, content)
+
+    recorder = Recorder(url, write=slow, prompts=True, queue_bytes=1_000_000)
+    long = Prompt((Message("system", "é" * 100_000), Message("user", "x" * 100_000)))
+    call = routed("a")
+    assert call.request
+    for number in range(20):
+        recorder.record_decision(replace(call, id=f"long-{number}", request=replace(call.request, prompt=long)))
+    kept = 20 - recorder.dropped
+    assert 1 <= kept <= 4  # of 200 to 300 kB each
+    recorder.record_decision(routed("short"))  # has room
+    blocked.set()
+    assert recorder.record(Outcome("app", "short", correct=True)).result(10).changed
+    again = replace(call, id="later", request=replace(call.request, prompt=long))
+    recorder.record_decision(again)  # there is room again
+    recorder.close()
+    assert recorder.dropped == 20 - kept
+    written = {row["call_id"] for row in rows(url, database.decisions)}
+    assert written == {*(f"long-{number}" for number in range(kept)), "short", "later"}
+
+
+def test_what_is_refused_leaves_its_room(url):
+    def refusing(connection, content):
+        raise sql.exc.DataError("insert", {}, Exception("NUL"))
+
+    recorder = Recorder(url, write=refusing, queue_bytes=10_000)
+    for number in range(30):
+        decided(recorder, f"{number}")
+        with pytest.raises(OutcomesUnavailable, match="does not answer"):  # and not: does not keep up
+            recorder.record(Outcome("app", "a", correct=True)).result(10)
+    assert recorder.dropped == 30
+    recorder.close()
+
+
 @pytest.mark.parametrize("refusal", [sql.exc.DataError("insert", {}, Exception("NUL")), OverflowError("too large")])
 def test_a_row_that_the_database_refuses_spoils_no_other(url, refusal):
     def picky(connection, content):
