@@ -109,7 +109,7 @@ def _inputs(message: Asked) -> Mapping[str, Any]:
     # message that is longer than that would only hold up other calls.
     if message.inputs.ByteSize() > 4 * LARGEST_INPUTS:
         raise InvalidRequest("inputs", f"inputs take at most {LARGEST_INPUTS} characters", reason="INPUTS_INVALID")
-    return plain(message.inputs)
+    return plain(message.inputs, "inputs")
 
 
 def prompt(message: Asked) -> Prompt:

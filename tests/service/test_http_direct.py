@@ -19,6 +19,7 @@ from tests.support.http import asked, client_of, serving
 
 EASY, HARD = "7 + 7 =", "7 + 7 + 7 + 7 + 7 + 7 + 7 + 7 ="
 TOOLS = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+JSON: Any = {"headers": {"content-type": "application/json"}}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
 USAGE = {"prompt_tokens": 9, "completion_tokens": 4, "total_tokens": 13, "prompt_tokens_details": {"cached_tokens": 2}}
 
@@ -238,6 +239,37 @@ async def test_a_limit_that_ends_a_models_own_chat_completion_has_its_bill(solve
     bill = json.loads(raised.value.response.text)["router"]["bill"]
     assert (raised.value.code, bill["engine_calls"]) == ("deadline_exceeded", 1)
     assert bill["generate_seconds"] > 0.5
+
+
+def nested(levels: int) -> str:
+    return '{"a": ' * levels + "1" + "}" * levels
+
+
+@pytest.mark.parametrize("stream", ["true", "false"])
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("logit_bias", '{"5": 1e999}', "logit_bias has a number above 1.8e308"),
+        ("tools", '[{"function": {"parameters": {"maximum": -1e999}}}]', "tools has a number above 1.8e308"),
+        ("tools", f"[{nested(966)}]", "tools is nested too deeply: at most 100 lists and objects in a row"),
+        ("metadata", nested(100), "metadata is nested too deeply"),
+        ("router", '{"inputs": {"x": [1e999]}}', "router has a number above 1.8e308"),
+        ("temperature", "1e999", "temperature has a number above 1.8e308"),
+    ],
+)
+async def test_what_no_json_can_hold_is_refused_by_its_field(client, model, *, field, value, says, stream):
+    messages = json.dumps(asked(EASY)["messages"])
+    body = f'{{"model": "router", "n": 2, "stream": {stream}, "messages": {messages}, "{field}": {value}}}'
+    with pytest.raises(openai.BadRequestError, match=says) as raised:
+        await client.post("/chat/completions", content=body.encode(), cast_to=object, options=JSON)
+    assert (raised.value.param, raised.value.code) == (field, "message_malformed")
+    assert not model.asked
+
+
+async def test_a_schema_of_many_levels_is_passed_on(client, model):
+    tools = [{"type": "function", "function": {"name": "add", "parameters": json.loads(nested(95))}}]
+    await client.chat.completions.create(**asked(EASY, tools=tools))
+    assert model.asked[0]["tools"] == tools
 
 
 async def test_an_engine_without_chat_completions_says_so(client, generator):

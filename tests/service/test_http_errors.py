@@ -182,7 +182,7 @@ def test_an_objective_may_be_written_in_several_ways(given, means):
     ("body", "kind", "says"),
     [
         (b"{", "application/json", "not JSON"),
-        (b"[" * 100_000, "application/json", "not JSON"),
+        (b"[" * 100_000, "application/json", "nested too deeply"),
         (b'{"model": NaN}', "application/json", "not a number"),
         (rb'{"model": "router", "messages": [{"role": "user", "content": "\ud800"}]}', "application/json", "surrogate"),
         (b"[]", "application/json", "must be a JSON object"),

@@ -55,6 +55,21 @@ def test_a_message_carries_them(kind):
     assert nothing.task is None
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"x": float("inf")}, "inputs.x"),
+        ({"x": 1, "y": {"z": [1, float("nan")]}}, "inputs.y.z[1]"),
+        ({"choices": [{"a": -float("inf")}]}, "inputs.choices[0].a"),
+    ],
+)
+@pytest.mark.parametrize("kind", [pb.RouteRequest, pb.SolveRequest, pb.StreamSolveRequest])
+def test_a_message_carries_finite_numbers_only(kind, given, field):
+    with pytest.raises(InvalidRequest, match="must be a finite number") as raised:
+        conversion.request(kind(prompt="1 + 1 =", inputs=given), None)
+    assert (raised.value.field, raised.value.reason) == (field, "INPUTS_INVALID")
+
+
 def test_a_task_is_one_of_the_bundles():
     tasks = Tasks(("math", "choice"))
     assert tasks.of() is load_task("math")

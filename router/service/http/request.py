@@ -1,7 +1,6 @@
 """One HTTP request: its caller, its deadline, its body within limits, and its reply, which must be read in time."""
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from router.errors import InvalidRequest, StreamNotRead
 from router.service.auth.callers import Peer
+from router.service.http import bounded_json
 from router.service.middleware.call import REQUEST_ID, Call, call_id
 from router.service.router_service import ROUTER
 
@@ -73,11 +73,7 @@ class Inbound:
             raise InvalidRequest(
                 "content-type", "send JSON, with the header content-type: application/json", reason="MESSAGE_MALFORMED"
             )
-        body = await self._body_in_time(MAX_BODY_BYTES)
-        try:
-            return json.loads(body, parse_constant=_no_number)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequest("", f"the body is not JSON: {error}", reason="MESSAGE_MALFORMED") from error
+        return bounded_json.loads(await self._body_in_time(MAX_BODY_BYTES))
 
     async def form(self, most: int = MAX_BODY_BYTES) -> dict[str, str]:
         """Read the body as a page's form of at most ``most`` bytes. Raises InvalidRequest.
@@ -174,10 +170,6 @@ def _seconds(metadata: Mapping[str, str]) -> float | None:
 def _address(host: str) -> str:
     """Write an address as gRPC does, so that a caller has the same name over HTTP and gRPC."""
     return f"ipv6:%5B{host}%5D" if ":" in host else f"ipv4:{host}"
-
-
-def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is not a number in JSON")
 
 
 async def _send_nothing(event: Any) -> None:
