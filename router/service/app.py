@@ -112,12 +112,12 @@ class Server:
         authentication = Authentication(tokens, admin_services={ADMIN})
         outside: list[Middleware] = [
             ErrorStatus(),
-            *([Tracing(tracer)] if tracer else []),
             Observation(*self._batches),
             self._shutdown,
         ]
         open_calls = OpenCalls(admission.concurrency + admission.queue + MAX_OTHER_CALLS)
         inside: list[Middleware] = [
+            *([Tracing(tracer)] if tracer else []),
             open_calls,
             Receiving(),
             *middleware,

@@ -30,6 +30,7 @@ from router.policy.table import LEVELS
 from router.service import logs
 from router.service.admission import Admission
 from router.service.app import Server
+from router.service.auth.callers import Caller, Token, digest_of
 from router.service.bundle_manager import BundleManager
 from router.service.drift import calibration_error, stability
 from router.service.metrics import Metrics
@@ -207,6 +208,36 @@ async def test_a_trace_spans_route_rounds_and_engine_calls(solver, caplog):
     assert {f"{span.context.trace_id:032x}" for span in found.values()} == {traceparent.split("-")[1]}
     (server,) = [span for span in found.values() if span.name == root]
     assert (server.attributes["router.level"], server.attributes["rpc.response.status_code"]) == (1, "OK")
+
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+WRITTEN = "by-a-caller"
+HEADERS = [
+    ("traceparent", f"00-{TRACE}-b7ad6b7169203331-01"),
+    ("baggage", f"{WRITTEN}={WRITTEN},{WRITTEN}"),
+    ("tracestate", f"{WRITTEN},{WRITTEN}={WRITTEN},{WRITTEN}={WRITTEN}"),
+]
+
+
+async def test_of_a_callers_trace_headers_only_ids_are_read_and_of_strangers_none(solver, caplog):
+    spans, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    known = [Token(digest_of("secret"), Caller("app"))]
+    server = Server(BundleManager(solver), "127.0.0.1", 0, tokens=lambda: known, tracer=provider.get_tracer("tests"))
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        stub = RouterServiceStub(channel)
+        with pytest.raises(grpc.RpcError):
+            await stub.Route(pb.RouteRequest(prompt=EASY), metadata=HEADERS)
+        assert not spans.get_finished_spans()
+        await stub.Route(pb.RouteRequest(prompt=EASY), metadata=[*HEADERS, ("authorization", "Bearer secret")])
+        with pytest.raises(grpc.RpcError):
+            await stub.Route(pb.RouteRequest(prompt=""), metadata=[("authorization", "Bearer secret")])
+    await server.stop(grace=0)
+    routed, refused = spans.get_finished_spans()
+    assert f"{routed.context.trace_id:032x}" == TRACE != f"{refused.context.trace_id:032x}"
+    assert refused.attributes["rpc.response.status_code"] == "INVALID_ARGUMENT"
+    assert WRITTEN not in caplog.text + routed.to_json()
 
 
 @pytest.mark.parametrize("text", [False, True])

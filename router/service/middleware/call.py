@@ -1,5 +1,6 @@
 """A call: what came in, its progress while it runs, and its record once it is finished."""
 
+import asyncio
 import hashlib
 import os
 import re
@@ -9,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from router.errors import RouterError
 from router.service.auth.callers import Caller, Peer
 from router.service.average_budgets import Kept
 from router.service.conversion import CALL_ID
@@ -167,6 +169,15 @@ class Call:
     def code_when_left(self) -> str:
         """The name of the status that the call ends with if it is cancelled now."""
         return "DEADLINE_EXCEEDED" if self.seconds_left == 0 else "CANCELLED"
+
+
+def ended_by(error: BaseException, call: Call) -> tuple[str, str]:
+    """Return the code and the reason of a call that ends with this exception; see :class:`CallRecord`."""
+    if isinstance(error, RouterError):
+        return error.status, error.reason
+    if isinstance(error, asyncio.CancelledError):
+        return call.code_when_left, ""
+    return ("INTERNAL", "INTERNAL") if isinstance(error, Exception) else ("OK", "")
 
 
 def call_id(metadata: Mapping[str, str | bytes]) -> str:

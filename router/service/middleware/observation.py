@@ -6,8 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from router.errors import RouterError
-from router.service.middleware.call import Call, CallRecord
+from router.service.middleware.call import Call, CallRecord, ended_by
 from router.service.middleware.chain import Handler
 
 _log = logging.getLogger(__name__)
@@ -32,14 +31,8 @@ class Observation:
             call.progress.show = self._show
             try:
                 return await proceed(call)
-            except RouterError as error:
-                code, reason = error.status, error.reason
-                raise
-            except asyncio.CancelledError:
-                code = call.code_when_left
-                raise
-            except Exception:
-                code = reason = "INTERNAL"
+            except BaseException as error:
+                code, reason = ended_by(error, call)
                 raise
             finally:
                 if reason or not self._refused_only:

@@ -2,47 +2,53 @@
 
 from typing import Any
 
-from opentelemetry import propagate
 from opentelemetry.trace import Span, SpanKind, Tracer
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from router.service.middleware.call import Call, CallRecord
+from router.service.middleware.call import Call, ended_by
 from router.service.middleware.chain import Handler
 from router.service.tracing import span
 
+_PARENT = "traceparent"  # ids of a trace and of a span, in hexadecimal
+_propagator = TraceContextTextMapPropagator()
+
 
 class Tracing:
-    """Puts a span around each call. Stands around Observation, whose record becomes the span's attributes."""
+    """Puts a span around each call. Stands inside Authentication, so that strangers write nothing into traces.
+
+    Only the caller's traceparent is read. The other headers of W3C's, baggage and tracestate, hold texts, which nothing
+    here needs, and which the library logs where they are malformed.
+    """
 
     def __init__(self, tracer: Tracer):
         self._tracer = tracer
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
         async def handle(call: Call) -> Any:
-            parent = propagate.extract(call.metadata)
+            parent = _propagator.extract({_PARENT: call.metadata.get(_PARENT, "")})
             with span(self._tracer, f"{service}/{method}", context=parent, kind=SpanKind.SERVER) as current:
+                code = "OK"
                 try:
                     return await proceed(call)
+                except BaseException as error:
+                    code, _ = ended_by(error, call)
+                    raise
                 finally:
-                    if call.progress.record:
-                        _describe(current, call.progress.record)
+                    _describe(current, call, code)
 
         return handle
 
 
-def _describe(current: Span, record: CallRecord) -> None:
+def _describe(current: Span, call: Call, code: str) -> None:
     current.set_attributes(
         {
-            "rpc.service": record.service,
-            "rpc.method": record.method,
-            "rpc.response.status_code": record.code,
-            "router.call_id": record.id,
+            "rpc.service": call.service,
+            "rpc.method": call.method,
+            "rpc.response.status_code": code,
+            "router.call_id": call.id,
         }
     )
-    if record.decision:
+    if decision := call.progress.decision:
         current.set_attributes(
-            {
-                "router.bundle": record.decision.bundle_id,
-                "router.level": record.decision.level,
-                "router.arm": record.arm or "",
-            }
+            {"router.bundle": decision.bundle_id, "router.level": decision.level, "router.arm": str(decision.arm)}
         )
