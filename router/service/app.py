@@ -20,6 +20,7 @@ from router.service.ending import MARGIN_SECONDS, on_hangup, on_signals
 from router.service.engine_watch import EngineWatch
 from router.service.grpc_door import MESSAGE_SECONDS, WRITE_SECONDS, GrpcDoor
 from router.service.health import LARGEST, HealthService
+from router.service.middleware.accounting import Accounting
 from router.service.middleware.authentication import Authentication
 from router.service.middleware.chain import Middleware
 from router.service.middleware.engine_refusal import EngineRefusal
@@ -120,6 +121,7 @@ class Server:
             *([Tracing(tracer)] if tracer else []),
             open_calls,
             Receiving(),
+            Accounting(),
             *middleware,
             EngineRefusal(lambda: self._engines.alive, SEARCH_METHODS),
             SearchAdmission(admission, SEARCH_METHODS),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from router.tasks.sandbox import Limits, Sandbox, SandboxUnavailable
 
 _START_SECONDS = 20.0  # to start a sandbox on a busy machine
+_TURN_SECONDS = 5.0  # after which the rest is judged in another sandbox: a caller that waits has its turn before
 _VERDICT_BYTES = 4096  # at most
 _MOST_OF_A_BATCH = 64
 _TRIES = 2  # of a sandbox that gives no verdict: a machine that slept, or had no time for it
@@ -44,7 +45,7 @@ async def judge(
     """Judge each answer by each test, or only up to the first that it fails. Raises SandboxUnavailable.
 
     Every test of every answer has its own processes. They share a folder: if one leaves a file there, the rest is
-    judged in a new sandbox.
+    judged in a new sandbox. It is as well where all take longer than a turn.
     """
     limits = limits or Limits()
     verdicts: list[list[Verdict]] = [[] for _ in answers]
@@ -60,9 +61,14 @@ async def judge(
         rest = list(tests[begun:])
         runs = len(alike) * len(rest)
         found = await sandbox.judge(
-            {"solutions": [answers[i] for i in alike], "tests": rest, "until_failure": until_failure},
+            {
+                "solutions": [answers[i] for i in alike],
+                "tests": rest,
+                "until_failure": until_failure,
+                "seconds": _TURN_SECONDS,
+            },
             replace(limits, output_bytes=_VERDICT_BYTES * (runs + 1)),
-            _START_SECONDS + limits.wall_seconds * runs,
+            _START_SECONDS + min(limits.wall_seconds * runs, _TURN_SECONDS + limits.wall_seconds),
         )
         in_vain = 0 if found else in_vain + 1
         if in_vain == _TRIES:

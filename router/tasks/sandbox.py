@@ -20,6 +20,7 @@ from router.errors import InvalidRequest, MissingDependency
 from router.tasks import runtime, seccomp
 from router.tasks.cgroup import ControlGroups
 from router.tasks.inside import messages
+from router.tasks.turns import Turns
 
 _MEBIBYTE = 1 << 20
 _NOBODY = 65534
@@ -96,6 +97,7 @@ class Outcome:
 
 class Sandbox:
     """Runs programs, a bounded number at a time, each in its own namespaces, of which nothing is left afterwards.
+    Callers take turns, see :class:`router.tasks.turns.Turns`.
 
     allow_code  must be True, as the person who starts the service decides; there is no sandbox otherwise
     at_once     the most runs at the same time
@@ -120,7 +122,7 @@ class Sandbox:
         self.at_once = at_once
         self._packages = tuple(packages)
         self._cgroups = tuple(cgroups)
-        self._slots: tuple[asyncio.AbstractEventLoop, asyncio.Semaphore] | None = None
+        self._loop_and_turns: tuple[asyncio.AbstractEventLoop, Turns] | None = None
         self._user: int | None = None
         self._bwrap, self._options = _bubblewrap()
         self._first_to_go = ["choom", "-n", "1000", "--"] if shutil.which("choom") else []
@@ -164,14 +166,17 @@ class Sandbox:
         return await self.start("program", self._settings(limits, code=code) + stdin, limits, limits.wall_seconds)
 
     async def judge(self, job: dict[str, Any], limits: Limits, wall_seconds: float) -> list[dict[str, Any]]:
-        """Return the verdicts of ``inside.judge`` on a job, as far as it got."""
+        """Return the verdicts of ``inside.judge`` on a job, as far as it got.
+
+        job  solutions, tests, ``until_failure``, and the ``seconds`` after which it begins no further test
+        """
         payload = self._settings(limits) + messages.pack(job)
         outcome = await self.start("judge", payload, limits, wall_seconds)
         return _unpack(outcome.stdout)
 
     async def start(self, entry: str, payload: bytes, limits: Limits, wall_seconds: float) -> Outcome:
         """Run one of the programs in ``inside``, with the payload as its standard input."""
-        async with self._slot():
+        async with self._turns().turn():
             groups = self._groups(limits)
             try:
                 return await self._run(entry, groups, payload, limits, wall_seconds)
@@ -210,11 +215,11 @@ class Sandbox:
         status = process.returncode if ended == "itself" else None
         return Outcome(stdout, stderr, status, ended, time.monotonic() - began)
 
-    def _slot(self) -> asyncio.Semaphore:
-        loop = asyncio.get_running_loop()
-        if self._slots is None or self._slots[0] is not loop:  # a command may run several loops, one after another
-            self._slots = loop, asyncio.Semaphore(self.at_once)
-        return self._slots[1]
+    def _turns(self) -> Turns:
+        loop, known = asyncio.get_running_loop(), self._loop_and_turns
+        if known is None or known[0] is not loop:  # a command may run several loops, one after another
+            known = self._loop_and_turns = loop, Turns(self.at_once)
+        return known[1]
 
     def _settings(self, limits: Limits, **more: object) -> bytes:
         filter_ = seccomp.program(threads=self.threads).hex()

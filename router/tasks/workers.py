@@ -16,7 +16,7 @@ import logging
 import os
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, InvalidStateError
 from contextvars import ContextVar
@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from typing import Any
+
+from router.tasks.turns import caller
 
 SECONDS = 1.0  # processor time of one job
 CALL_SECONDS = 3.0  # processor time of all jobs of one call, unless its Allowance says otherwise
@@ -150,6 +152,7 @@ class _Job:
     target: str
     arguments: tuple[Any, ...]
     allowance: Allowance
+    caller: str = field(default_factory=caller)
     future: "Future[Any]" = field(default_factory=Future)
     number: int = field(default_factory=itertools.count().__next__)
     slot: int | None = None  # number of the worker that runs it
@@ -193,13 +196,14 @@ class _Pool:
             _settle(job.future, NoWorkers("the workers were closed"))
 
     def _next(self) -> None:
-        """Give free workers to the jobs of the calls that used the least time."""
+        """Give free workers to callers that have the fewest, and of their calls to those that used the least time."""
         while True:
             with _lock:
                 self._waiting = [job for job in self._waiting if not job.future.done()]
                 if not self._free or not self._waiting:
                     return
-                job = min(self._waiting, key=_turn)
+                have = Counter(job.caller for job in self._running)
+                job = min(self._waiting, key=lambda job: (job.tried, have[job.caller], *_turn(job)))
                 if len(self._free) == 1 and (job.tried or job.allowance.running or job.allowance.used > _FRESH):
                     return
                 self._waiting.remove(job)
@@ -256,8 +260,8 @@ class _Pool:
         _settle(job.future, limit)
 
 
-def _turn(job: _Job) -> tuple[bool, int, float, int]:
-    return job.tried, job.allowance.running, job.allowance.used, job.number
+def _turn(job: _Job) -> tuple[int, float, int]:
+    return job.allowance.running, job.allowance.used, job.number
 
 
 def _settle(future: "Future[Any]", result: Any) -> None:

@@ -40,12 +40,15 @@ def main() -> None:
         solution.fork_on_request(there, limits, seccomp)
     there.close()
     job = messages.read(0, _MOST_OF_A_JOB)
+    began = time.monotonic()
     for number, code in enumerate(job["solutions"]):
         for place, test in enumerate(job["tests"]):
             verdict = _try(code, test, here, limits, seccomp)
             os.write(1, messages.pack({"solution": number, "test": place, **verdict}))
             if os.listdir():  # noqa: PTH208  # a folder that a solution may have made a mess of
                 return  # the next process would find this one's files: the host continues in a new sandbox
+            if time.monotonic() - began >= job["seconds"]:
+                return  # the turn is over: the host continues in its next one
             if job["until_failure"] and verdict["error"]:
                 break
 

@@ -7,6 +7,7 @@ import pytest
 
 from router.tasks import Allowance, LimitReached, within, workers
 from router.tasks.math import MathTask
+from router.tasks.turns import on_behalf_of
 
 JOBS = "tests.unit.tasks.jobs"
 
@@ -73,6 +74,19 @@ async def test_of_two_waiting_calls_the_one_that_has_used_less_goes_first():
     await asyncio.sleep(0)  # they have the workers now, or wait before the others
     await asyncio.gather(one("greedy", greedy, 0.001), one("modest", modest, 0.002), *first)
     assert order[-2:] == ["modest", "greedy"]
+
+
+async def test_many_calls_of_one_caller_cant_make_another_caller_wait():
+    async def one(caller: str, i: int) -> str:
+        with on_behalf_of(caller), within(Allowance()):
+            await workers.run(f"{JOBS}:nap", 0.1 + i / 1000)
+        return caller
+
+    calls = [asyncio.create_task(one("greedy", i)) for i in range(30)]
+    await asyncio.sleep(0)  # they have the workers now, or wait before the other
+    calls.append(asyncio.create_task(one("modest", 31)))
+    order = [await each for each in asyncio.as_completed(calls)]
+    assert order.index("modest") <= 2 * 4  # of the most workers: after those that ran, with those that began with it
 
 
 async def test_cancelling_ends_the_job_at_once():

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from router.tasks.sandbox import Limits, Outcome, Sandbox
+from router.tasks.turns import on_behalf_of
 from tests.support.sandbox import LIMITS, MARK, attempts, left_behind, nothing_is_left, something_runs
 
 pytestmark = pytest.mark.sandbox
@@ -233,4 +234,25 @@ async def test_a_host_that_dies_before_bubblewrap_has_begun_leaves_nothing(sandb
     host.kill()
     await host.wait()
     assert left_behind()
+    await nothing_is_left()
+
+
+@pytest.mark.parametrize(("seconds", "verdicts"), [(0, 1), (60, 4)])
+async def test_a_judge_begins_no_test_after_its_turn(sandbox: Sandbox, seconds: float, verdicts: int) -> None:
+    job = {"solutions": ["def f(): return 1"] * 2, "tests": ["assert f() == 1"] * 2, "until_failure": False}
+    assert len(await sandbox.judge(job | {"seconds": seconds}, LIMITS, 120)) == verdicts
+
+
+async def test_one_caller_cant_keep_all_sandboxes(sandbox: Sandbox) -> None:
+    with on_behalf_of("greedy"):
+        code = MARK + "while True: pass"
+        greedy = [asyncio.create_task(sandbox.run(code, limits=LIMITS)) for _ in range(4 * sandbox.at_once)]
+    await asyncio.sleep(0)
+    with on_behalf_of("modest"):
+        modest = [asyncio.create_task(sandbox.run(MARK + "print(1)", limits=LIMITS)) for _ in range(2)]
+    await asyncio.gather(*modest)
+    assert sum(each.done() for each in greedy) <= sandbox.at_once
+    for each in greedy:
+        each.cancel()
+    await asyncio.gather(*greedy, return_exceptions=True)
     await nothing_is_left()
