@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -97,7 +98,9 @@ async def test_tools_are_the_models_own_and_marked_so(client, model, seen, gener
     assert reply.router["direct"] == {"model": "small", "because": ["tools"]}
     assert generator.counted.calls == 0
     (sent,) = model.asked
-    assert (sent["model"], sent["tools"], sent["seed"], sent["user"]) == ("their-name", TOOLS, 3, "ann")
+    assert (sent["model"], sent["tools"], sent["seed"]) == ("their-name", TOOLS, 3)
+    assert "user" not in sent
+    assert reply.router["ignored"] == ["user"]
     assert (sent["temperature"], sent["max_tokens"]) == (0.8, 512)  # the bundle's
     assert "router" not in sent
     assert [(call.method, call.code) for call in seen[1]] == [("Complete", "OK")]
@@ -182,7 +185,8 @@ async def test_any_engine_writes_several_answers(client, generator, stream):
     assert told["direct"] == {"model": "small", "because": ["n"]}
 
 
-OTHERS = {"user": "ann", "metadata": {"a": "b"}, "service_tier": "flex", "verbosity": "low"}
+UNUSED = {"user": "ann", "metadata": {"a": "b"}, "service_tier": "flex", "store": True, "prompt_cache_key": "others"}
+OTHERS = {**UNUSED, "verbosity": "low"}
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -194,9 +198,61 @@ async def test_what_is_not_passed_on_is_named(client, request, *, passed_on, str
     reply = await client.chat.completions.create(**{**asked(EASY, n=2, stream=stream), **fields})
     told = [chunk async for chunk in reply][-1].router if stream else reply.router
     for_searches = ["router.task", "router.progress"]
-    assert sorted(told["ignored"]) == sorted(for_searches + ([] if passed_on else [*OTHERS, "messages[0].name"]))
+    only_a_model = [] if passed_on else ["verbosity", "messages[0].name"]
+    assert sorted(told["ignored"]) == sorted([*for_searches, *UNUSED, *only_a_model])
     if model:
-        assert {name: model.asked[0][name] for name in OTHERS} == OTHERS
+        assert not UNUSED.keys() & model.asked[0].keys()
+        assert (model.asked[0]["verbosity"], model.asked[0]["messages"]) == ("low", messages)
+
+
+def said(*parts: Any) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": [{"type": "text", "text": "Look:"}, *parts]}]}
+
+
+def image(url: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "image_url", "image_url": {"url": url, **more}}
+
+
+PNG = "data:image/png;base64,AAAA"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        (said(image("http://169.254.169.254/latest/meta-data")), "messages[0].content[1].image_url.url"),
+        (said(image("https://example.org/a.png")), "messages[0].content[1].image_url.url"),
+        (said(image("file:///etc/passwd")), "messages[0].content[1].image_url.url"),
+        (said(image(PNG), image(" http://a/")), "messages[0].content[2].image_url.url"),
+        (said(image(None)), "messages[0].content[1].image_url.url"),
+        (said({"type": "image_url", "image_url": "http://a"}), "messages[0].content[1].image_url.url"),
+        (said({"image_url": {"url": "http://a"}}), "messages[0].content[1]"),
+        (said({"type": "video_url", "video_url": {"url": "http://a"}}), "messages[0].content[1]"),
+        (said({"type": "file", "file": {"file_id": "file-1"}}), "messages[0].content[1]"),
+        (said({"type": "input_audio", "input_audio": "http://a"}), "messages[0].content[1].input_audio"),
+        (
+            {"messages": [{"role": "assistant", "audio": {"id": "a"}}, {"role": "user", "content": "x"}]},
+            "messages[0].audio",
+        ),
+        ({"tools": [*TOOLS, {"type": "web_search"}]}, "tools[1].type"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+    ],
+)
+async def test_what_the_models_server_would_fetch_or_look_up_is_refused(client, model, fields, param):
+    with pytest.raises(openai.BadRequestError, match=re.escape(param)) as raised:
+        await client.chat.completions.create(**{**asked(EASY), **fields})
+    assert (raised.value.param, raised.value.code) == (param, "not_searchable")
+    assert model.asked == []
+
+
+async def test_of_a_messages_parts_only_what_is_known_is_passed_on(client, model):
+    given = said(
+        image(PNG, detail="low", headers={"x": "y"}) | {"uuid": "another callers"},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav", "url": "http://a"}},
+    )
+    given["messages"][0]["content"][0]["cache_control"] = {"type": "ephemeral"}
+    await client.chat.completions.create(**{**asked(EASY), **given})
+    sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    assert model.asked[0]["messages"] == said(image(PNG, detail="low"), sound)["messages"]
 
 
 async def test_its_seconds_are_billed(client, generator):

@@ -139,7 +139,7 @@ async def _written(chat: Chat, engines: Engines, usage: Usage) -> list[dict[str,
 
 
 def _body(chat: Chat, spec: ModelSpec) -> dict[str, Any]:
-    """Return the request to pass on: all fields but the router's own, within the bundle's limits."""
+    """Return the request to pass on, without the router's own fields, within the bundle's limits."""
     fields = chat.fields
     n = (fields.model_extra or {}).get("n") or 1
     longest = spec.longest_of(fields.longest)

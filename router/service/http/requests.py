@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from router.errors import InvalidRequest
 from router.prompt import Prompt
 from router.service.http.messages import malformed, parse, quoted
+from router.service.http.passing import FIELDS, passed_on
 from router.solving.request import check_count, check_texts
 from router.v1 import router_pb2 as pb
 
@@ -38,7 +39,7 @@ _NEUTRAL: Mapping[str, Callable[[Any], bool]] = {
     "store": lambda value: value is False,
 }
 # Fields that, with other values, ask for something that only a model alone can give.
-_NEEDS_MODEL = frozenset(_NEUTRAL) - {"parallel_tool_calls", "service_tier", "store"}
+_NEEDS_MODEL = (frozenset(_NEUTRAL) & FIELDS) - {"parallel_tool_calls"}
 # Fields that have no effect; the reply names those that were given.
 _UNUSED = frozenset(
     {
@@ -110,7 +111,7 @@ class Fields(BaseModel):
 class Chat:
     """A chat completion's request, sorted.
 
-    body      the request as it was sent
+    body      the request as it was sent; without a search, what of it may be passed on
     fields    the fields that a search uses
     message   the search: a StreamSolveRequest where the reply is streamed, else a SolveRequest; None: no search
     direct    fields that a search can't serve; where there are any, ``message`` is None
@@ -162,9 +163,11 @@ def read(body: Any, models: Sequence[str]) -> Chat:
         if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
             raise malformed("router.max_generated_tokens", "router.max_generated_tokens must be a number from 1")
         _check_direct(given, messages)
-        # Everything else is passed on, where the model has a server of its own.
-        searches_own = [f"router.{name}" for name in (*router, *["progress"] * progress)]
-        return Chat(given, fields, None, direct, _prompt(messages), searches_own, ignored, cap=cap)
+        unused = [f"router.{name}" for name in (*router, *["progress"] * progress)]
+        unused += [name for name in ignored if name in _UNUSED and name not in FIELDS]
+        # The others are passed on, where the model has a server of its own.
+        unread = [name for name in ignored if name not in unused]
+        return Chat(passed_on(given), fields, None, direct, _prompt(messages), unused, unread, cap=cap)
     return Chat(given, fields, _search(fields, messages, router), ignored=ignored, progress=progress)
 
 
@@ -193,6 +196,8 @@ def _unfit(error: ValidationError) -> InvalidRequest:
 def _sorted(extra: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """Return the names of fields that need the model alone, and of those without effect."""
     asked = {name: value for name, value in extra.items() if not (name in _NEUTRAL and _NEUTRAL[name](value))}
+    if "modalities" in asked:
+        raise InvalidRequest("modalities", "modalities: models here answer with text only", reason="NOT_SEARCHABLE")
     for name in asked:
         if name not in _NEEDS_MODEL and name not in _UNUSED:
             raise malformed(name, f"this server does not know the field {name[:100]!r}; leave it out")
