@@ -61,21 +61,27 @@ def headline(
                 f"not measured at an average budget of {', '.join(missing)}: no policy spends as much, or the chosen "
                 "arms were not run on these prompts"
             )
-    saved = {name: savings[policy]["weighted_best_of_n"] for name, policy in _SAVED.items()}
+    saved = {name: _saving(savings[policy]) for name, policy in _SAVED.items()}
     saved |= {
         f"savings_against_{way.removesuffix('_arm')}": saving(policy_curve, way, fixed_curves.get(way, {}), draws)
         for way in FIXED
     }
     for name, each in saved.items():
         times = each.generations
-        found[name] = {"value": times.times, "low": times.low, "high": times.high} if times and times.times else None
+        found[name] = (
+            {"value": times.times, "low": times.low, "high": times.high, "of": each.arm}
+            if times and times.times
+            else None
+        )
         if times is None or each.reason:
             reasons[name] = each.reason or "not measured on these attempts"
     column = larger_alone(averages.measured)
     if column is None:
         reasons |= dict.fromkeys(_OF_LARGER, "no larger model was run")
     else:
-        found |= _beside(averages, fixed(averages.measured, column), draws)
+        beside, missing_beside = _beside(averages, fixed(averages.measured, column), draws)
+        found |= beside
+        reasons |= missing_beside
     if trust is None:
         reasons["confidence_error"] = "the bundle has no confidence model, or the chosen arms can't be replayed"
     else:
@@ -98,6 +104,12 @@ def headline(
             reasons[name] = "no average budget was measured"
     found["reasons"] = reasons
     return found
+
+
+def _saving(savings: Mapping[str, Saving]) -> Saving:
+    """Against weighted best-of-N; against a majority vote where no verifier scored, so that nothing can be weighted."""
+    weighted, majority = savings["weighted_best_of_n"], savings["majority"]
+    return majority if weighted.arm is None and majority.arm is not None else weighted
 
 
 def _at_large_cost(spent: InFlops) -> dict[str, float] | None:
@@ -133,8 +145,8 @@ def _gains(rows: Mapping[float, AtAverage], way: str) -> tuple[dict[str, Any] | 
     return None if len(missing) == len(gains) else gains, missing
 
 
-def _beside(averages: Averages, larger: PerPrompt, draws: Floats) -> dict[str, Any]:
-    """Compare the policy with the larger model alone.
+def _beside(averages: Averages, larger: PerPrompt, draws: Floats) -> tuple[dict[str, Any], dict[str, str]]:
+    """Compare the policy with the larger model alone; also the reasons for what can't be compared.
 
     Figures are the policy's accuracy where it really spends what the larger model does and 1.5 times that, the cost at
     which it is as accurate, and RouteLLM's (arXiv 2406.18665, section 4). APGR is the recovered share of the accuracy
@@ -142,25 +154,35 @@ def _beside(averages: Averages, larger: PerPrompt, draws: Floats) -> dict[str, A
     a lower cost counts as recovered. CPT is the share of that cost range at which 50% and 80% of the gap are recovered.
     """
     cost = float(larger.generations.mean())
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict.fromkeys(_OF_LARGER)
+    reasons: dict[str, str] = {}
     for name, at in (("accuracy_at_larger_cost", cost), ("accuracy_at_1.5_larger_cost", 1.5 * cost)):
         runs = averages.at(at)
         value = estimate(runs.accuracy, draws) if runs else None
         found[name] = {"value": value.value, "low": value.low, "high": value.high} if value else None
+        if value is None:
+            reasons[name] = f"the policy can't spend as little as {at:.1f} generations on average"
     grid = np.linspace(averages.least_spent, cost, _GRID).tolist() if averages.least_spent <= cost else []
     curve = [runs for runs in map(averages.at, grid) if runs is not None]
     if len(curve) < 2:
-        return found | {"cost_of_larger_accuracy": None, "apgr": None, "cpt": None}
+        unmeasured = dict.fromkeys(("cost_of_larger_accuracy", "apgr", "cpt"), "the larger model is the cheapest arm")
+        return found, reasons | unmeasured
     spent = np.array([runs.generations.mean() for runs in curve])
     accuracy = np.maximum.accumulate([runs.accuracy.mean() for runs in curve])
     weak, strong = float(curve[0].accuracy.mean()), float(larger.accuracy.mean())
     matched = spend_to_match(spent.tolist(), accuracy.tolist(), strong)
-    found["cost_of_larger_accuracy"] = None if matched is None else round(matched / cost, 3)
+    if matched is None:
+        reasons["cost_of_larger_accuracy"] = (
+            f"up to the larger model's cost the policy reaches {accuracy[-1]:.3f}, less than its {strong:.3f}"
+        )
+    else:
+        found["cost_of_larger_accuracy"] = round(matched / cost, 3)
     if strong <= weak or spent[-1] <= spent[0]:
-        return found | {"apgr": None, "cpt": None}
+        gap = "the larger model is no more accurate than the policy at its cheapest: there is no gap to recover"
+        return found, reasons | dict.fromkeys(("apgr", "cpt"), gap)
     recovered = (accuracy - weak) / (strong - weak)
     shares = (spent - spent[0]) / (cost - spent[0])
     found["apgr"] = round(float(np.trapezoid(recovered, shares) / (shares[-1] - shares[0])), 3)
     costs = {goal: spend_to_match(shares.tolist(), recovered.tolist(), goal) for goal in _SHARES}
     found["cpt"] = {f"{goal:.0%}": None if at is None else round(at, 3) for goal, at in costs.items()}
-    return found
+    return found, reasons

@@ -6,6 +6,7 @@ same attempts.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from router.attempts.pools import SAMPLE, is_pool
 from router.attempts.schema import last_score, prompts_of
 from router.backends import Asked, Usage, Verifier, asks, prepared
 from router.errors import InvalidFile
+from router.evaluation.curves import estimate
 from router.tasks import Tasks
 from router.training.calibration import last_scores
 from router.training.labels import Split
-from router.tuning.evidence import evidence
+from router.tuning.evidence import evidence, resamples
 from strategies import BestOfN, Candidate, Majority, Single, Strategy, WeightedBestOfN, parse
 
 FEW = 10  # prompts: means over fewer are left out, since they say little
@@ -70,36 +72,64 @@ def judge(attempts: pd.DataFrame, sizes: Sequence[int] = (4, 16)) -> dict[str, A
 
     auc         AUC of the last step's score against correctness, over all attempts
     ece         expected calibration error of that score as the probability of being right
-    auc_within  mean AUC among the attempts at one prompt, over prompts with both right and wrong attempts
+    auc_within  mean AUC among the attempts at one prompt, over prompts with both right and wrong attempts;
+                auc_within_interval: its 95% interval over prompts
     by_step     auc_within of the scores at step 1, 2, ..., which shows how early the verifier recognises a right
                 attempt; up to the last step that enough prompts have right and wrong attempts with
-    best_of     by N: accuracy of one sample, of each selection, and of a perfect selector (any attempt right)
+    best_of     by N: accuracy of one sample, of each selection, and of a perfect selector (any attempt right);
+                above_majority: what choosing by the scores gains on a vote among the same attempts, with intervals
 
     Raises InvalidFile where scores or correctness are missing, or no prompt has both right and wrong attempts.
     """
     scored = last_scores(attempts)
-    mixed = [rows for _, rows in scored.groupby("prompt_id") if rows["right"].nunique() == 2]
-    if not mixed:
+    if not (scored.groupby("prompt_id")["right"].nunique() == 2).any():
         raise InvalidFile(_why_none(attempts[attempts["arm"] == SAMPLE], scored))
-    points = evidence(scored[attempts.columns], sizes).values()
+    prompts = by_prompt(attempts, sizes)
     right = [rows["right"].to_numpy(dtype=float) for _, rows in scored.groupby("prompt_id")]
-    sizes = [n for n in sizes if n <= min(map(len, right))]
+    mixed = prompts["auc_within"].dropna()
+    rng = np.random.default_rng(0)
+    within = estimate(mixed.to_numpy(), resamples(len(mixed), rng))
+    draws = resamples(len(prompts), rng)
+    best_of: dict[str, Any] = {}
+    for n in (n for n in sizes if n <= min(map(len, right))):
+        picked = {arm.name: prompts[str(arm)].to_numpy() for arm in _selections(n)}
+        best_of[str(n)] = {
+            "one_sample": float(np.mean([r.mean() for r in right])),
+            **{name: float(values.mean()) for name, values in picked.items()},
+            "oracle": float(np.mean([_any_right(r, n) for r in right])),
+            "above_majority": {
+                name: asdict(estimate(values - picked[Majority.name], draws))
+                for name, values in picked.items()
+                if name != Majority.name
+            },
+        }
     return {
         "prompts": len(right),
         "mixed_prompts": len(mixed),
         "auc": float(roc_auc_score(scored["right"], scored["score"])),
         "ece": calibration_error(scored["score"].to_numpy(), scored["right"].to_numpy()),
-        "auc_within": _auc_within(mixed),
+        "auc_within": float(mixed.mean()),
+        "auc_within_interval": [within.low, within.high],
         "by_step": _by_step(scored),
-        "best_of": {
-            str(n): {
-                "one_sample": float(np.mean([r.mean() for r in right])),
-                **{arm.name: float(np.mean([point[arm].accuracy for point in points])) for arm in _selections(n)},
-                "oracle": float(np.mean([_any_right(r, n) for r in right])),
-            }
-            for n in sizes
-        },
+        "best_of": best_of,
     }
+
+
+def by_prompt(attempts: pd.DataFrame, sizes: Sequence[int]) -> pd.DataFrame:
+    """A row a prompt: ``auc_within``, null without both right and wrong attempts, and each selection's accuracy.
+
+    Selections are columns by their spelling (``best_of_n(n=4)``), of those sizes for which every prompt has enough.
+    """
+    scored = last_scores(attempts)
+    rows = {str(prompt_id): rows for prompt_id, rows in scored.groupby("prompt_id")}
+    auc = {name: _auc(each) if each["right"].nunique() == 2 else np.nan for name, each in rows.items()}
+    least = min(map(len, rows.values()), default=0)
+    found = pd.DataFrame({"auc_within": pd.Series(auc, dtype=float)})
+    points = evidence(scored[attempts.columns], [n for n in sizes if n <= least])
+    for n in (n for n in sizes if n <= least):
+        for arm in _selections(n):
+            found[str(arm)] = pd.Series({name: point[arm].accuracy for name, point in points.items()}, dtype=float)
+    return found
 
 
 def _why_none(pool: pd.DataFrame, scored: pd.DataFrame) -> str:
@@ -130,7 +160,11 @@ def _by_step(scored: pd.DataFrame) -> list[float]:
 
 
 def _auc_within(mixed: Sequence[pd.DataFrame]) -> float:
-    return float(np.mean([roc_auc_score(rows["right"], rows["score"]) for rows in mixed]))
+    return float(np.mean([_auc(rows) for rows in mixed]))
+
+
+def _auc(rows: pd.DataFrame) -> float:
+    return float(roc_auc_score(rows["right"], rows["score"]))
 
 
 def _any_right(right: np.ndarray, n: int) -> float:

@@ -15,6 +15,7 @@ from router.training.difficulty import CARRY_LEVELS, Training, advice_on_ties
 from router.tuning.evidence import COVERAGE, Measured, common_size
 
 FEWEST = 10  # solved prompts that a comparison of arms needs, and prompts that a level needs
+ENOUGH = "200 prompts with 8 attempts each"  # a rule of thumb, from learning curves: docs/guide.md
 UNEVEN = 0.5  # share of the prompts in one level above which ties are warned about
 
 
@@ -104,6 +105,8 @@ def of_training(training: Training, attempts: pd.DataFrame) -> list[str]:
             f"level {widest} holds {counts.max()} of {len(training.prompts)} prompts, whose {training.statistic} is "
             f"equal or nearly so. {advice_on_ties(training.statistic)}"
         )
+    elif unpredicted := _unpredicted(training):
+        found.append(unpredicted)
     if training.statistic == "mean_score":
         found += _unjudged(attempts)
         rates = attempts.groupby("prompt_id")["correct"].mean().reindex(training.prompts.index)
@@ -114,6 +117,23 @@ def of_training(training: Training, attempts: pd.DataFrame) -> list[str]:
             )
             found += [turned] if turned else []
     return found
+
+
+def _unpredicted(training: Training) -> str | None:
+    """Return a warning where the levels' log-loss is not clearly below that of saying the same of every prompt."""
+    levels = training.prompts["level"].to_numpy(dtype=int) - 1
+    shares = np.bincount(levels, minlength=len(LEVELS)) / len(levels)
+    rows = np.arange(len(levels))
+    better = np.log(training.probabilities.to_numpy()[rows, levels]) - np.log(shares[levels])
+    noise = 1.96 * better.std(ddof=1) / np.sqrt(len(better))
+    if better.mean() > noise:
+        return None
+    return (
+        "out of fold the levels are predicted no better than by saying the same of every prompt: the log-loss is lower "
+        f"by {better.mean():.3f}, and within ±{noise:.3f} that is chance. With {len(levels)} prompts this may be too "
+        f"little evidence: {ENOUGH} are a good start, and more prompts help more than more attempts. Or the prompts' "
+        "texts don't show it: try --features hidden. Until then the policy will go by confidence, hardly by levels"
+    )
 
 
 def _unjudged(attempts: pd.DataFrame) -> Sequence[str]:

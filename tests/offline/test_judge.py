@@ -32,13 +32,30 @@ def test_a_perfect_verifier_sees_it_at_the_step_where_it_can():
     result = judge(attempts(12, lambda p, s: [0.5, 1.0 - s / 4]), sizes=[4])
     assert result["auc_within"] == 1
     assert result["by_step"] == [0.5, 1]
-    assert result["best_of"]["4"] == {
+    assert result["auc_within_interval"] == [1, 1]
+    four = result["best_of"]["4"]
+    assert four.pop("above_majority") == {
+        "best_of_n": {"value": 1, "low": 1, "high": 1},
+        "weighted_best_of_n": {"value": 0, "low": 0, "high": 0},
+    }
+    assert four == {
         "one_sample": 0.25,
         "majority": 0,
         "best_of_n": 1,
         "weighted_best_of_n": 0,  # three wrong ones weigh 1.5 together
         "oracle": 1,
     }
+
+
+def test_what_choosing_gains_has_an_interval_over_prompts():
+    """At half of the prompts the scores are right, at the others they are reversed."""
+    result = judge(attempts(24, lambda p, s: [1.0 - s / 4 if p % 2 else s / 4]), sizes=[4])
+    assert result["auc_within"] == 0.5
+    low, high = result["auc_within_interval"]
+    assert 0.2 < low < 0.4
+    assert 0.6 < high < 0.8
+    gain = result["best_of"]["4"]["above_majority"]["best_of_n"]
+    assert gain["low"] < gain["value"] == 0.5 < gain["high"]
 
 
 def test_knowing_which_prompts_are_hard_is_not_selecting():

@@ -21,7 +21,7 @@ from router.prompt import Prompt
 from router.training.difficulty import Training, text_digest
 from router.tuning.tables import LEVELLESS
 from router.tuning.tune import tune
-from router.tuning.warnings import few_solved, upside_down
+from router.tuning.warnings import few_solved, of_training, upside_down
 from tests.conftest import SETUP
 from tests.support.evaluation import world as evaluation_world
 
@@ -98,6 +98,17 @@ def test_few_prompts_get_the_best_fixed_arm_whatever_their_level():
     assert chosen == {tuning.report["budgets"][-1]["best_fixed_arm"]}
     assert tuning.report["method"] == str(LEVELLESS)
     assert tuning.report["budgets"][-1]["policy_minus_best_fixed"]["accuracy"] == 0
+
+
+def test_levels_that_are_predicted_by_chance_are_warned_about_in_training():
+    attempts, levels = world([8] * 120)
+    known = training(levels)
+    assert of_training(known, attempts) == []
+    for level in LEVELS:  # some prompts rightly, as many wrongly
+        known.prompts[f"p{level}"] = known.prompts[f"p{level}"].sample(frac=1, random_state=0).to_numpy()
+    (warning,) = of_training(known, attempts)
+    assert "no better than by saying the same of every prompt" in warning
+    assert "With 120 prompts" in warning
 
 
 def test_prompts_without_an_arm_that_nearly_all_have_are_named():
