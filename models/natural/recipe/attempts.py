@@ -13,7 +13,8 @@ ATTEMPTS = NATURAL / "attempts"
 SCORES = ATTEMPTS / "scores.parquet"  # by verifiers that look at attempts afterwards; see score.py
 VECTORS = NATURAL / "vectors.parquet"  # hidden states of the prompts; see vectors.py
 TASKS = {"gsm8k": "math", "mbpp": "code", "mmlu-stem": "choice"}
-VERIFIERS = {"gsm8k": None, "mbpp": "tests", "mmlu-stem": None, "mixed": "tests"}  # None: scored while sampled
+# What pays on the tuning prompts. None: votes alone, above which log-probabilities gain nothing there.
+VERIFIERS = {"gsm8k": None, "mbpp": "tests", "mmlu-stem": None, "mixed": "tests"}
 _NEARLY = 0.9
 FEWEST = 25  # prompts without which nothing can be trained
 SMALL, LARGE, POOL = "sample", "single(model=large)", "sample(model=large)"
@@ -46,7 +47,7 @@ def whole(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_task(task: str, part: str, verifier: str | None = None, arms: Sequence[str] = ALONE) -> pd.DataFrame:
-    """Attempts at one task's prompts. With a verifier its scores of these arms, else all with those of sampling.
+    """Attempts at one task's prompts: with a verifier its scores of these arms, else all as they were sampled.
 
     Prompts at which the verifier has not looked at all attempts of these arms are left out.
     """
@@ -60,16 +61,18 @@ def of_task(task: str, part: str, verifier: str | None = None, arms: Sequence[st
     return frame
 
 
+def served(task: str, part: str) -> pd.DataFrame:
+    """Attempts at one task's prompts, scored by the verifier that the task is served with, or by none."""
+    verifier = VERIFIERS[task]
+    frame = of_task(task, part, verifier)
+    return frame if verifier else frame.assign(scores=None, scored_tokens=0)
+
+
 def bundle_attempts(bundle: str, part: str) -> pd.DataFrame:
     """What a bundle is tuned or evaluated on. Raises TooFew."""
     if bundle != "mixed":
-        return _enough(whole(of_task(bundle, part, VERIFIERS[bundle])), bundle, part)
-    frames = []
-    for task, name in TASKS.items():
-        frame = _enough(whole(of_task(task, part, VERIFIERS[task])), task, part)
-        if task != "mbpp":
-            frame = frame.assign(scores=None)  # the mixed bundle's tests score nothing there
-        frames.append(frame.assign(task=name))
+        return _enough(whole(served(bundle, part)), bundle, part)
+    frames = [_enough(whole(served(task, part)), task, part).assign(task=name) for task, name in TASKS.items()]
     if part == "heldout":  # equal parts
         least = min(frame["prompt_id"].nunique() for frame in frames)
         frames = [frame[frame["prompt_id"].isin(frame["prompt_id"].unique()[:least])] for frame in frames]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from kinds import CANDIDATES, KINDS, RIDGE, crossed, flops_per_token, milliseconds, reader
+from kinds import AFTER_ONE, CANDIDATES, KINDS, RIDGE, crossed, flops_per_token, milliseconds, reader
 
 from difficulty.compare import measure as quality_of
 from router.bundle.bundle import Bundle, load_bundle
@@ -57,8 +57,8 @@ def with_its_cascades(measured: Measured, bundle: Bundle, known: Floats) -> Meas
 def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str, Any]:
     """By kind: quality on the held-out prompts, and the policy's accuracy at shares of the larger model's cost.
 
-    ``gain``: over the policy without levels, mean over the shares, with its interval; ``folds``: what
-    :func:`kinds.crossed` finds. A kind that can't be measured is its reason.
+    ``gain``: over the policy without levels, mean over the shares, with its interval; ``gain_free``: if reading the
+    prompt cost nothing; ``folds``: what :func:`kinds.crossed` finds. A kind that can't be measured is its reason.
     """
     bundle = load_bundle(folder)
     model = bundle.setup.main.model
@@ -69,7 +69,7 @@ def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str
     tuned = of_its_arms(tune, bundle, statistics["tune"].index)
     untouched = of_its_arms(heldout, bundle, statistics["heldout"].index)
     found: dict[str, Any] = {}
-    accuracy: dict[str, list[Floats]] = {}
+    without: list[Floats] = []
     for kind in KINDS:
         try:
             known, training = probabilities(kind, tune, asked, model)
@@ -81,8 +81,11 @@ def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str
         by_prompt = predicted.loc[untouched.prompts].to_numpy()
         held = with_its_cascades(untouched, bundle, by_prompt)
         policy = policy_of(made, training, bundle)
-        extra = flops_per_token(kind, bundle.setup.main.parameters) * prompt_tokens(held)
-        priced = Priced(held, policy.only(frozenset(held.arms).__contains__) or policy, by_prompt, extra)
+        extra = flops_per_token(kind) * prompt_tokens(held)
+        served = policy.only(frozenset(held.arms).__contains__) or policy
+        priced = {"": Priced(held, served, by_prompt, extra)}
+        if extra.any():  # as where the same model samples, and the prompt is read once for both
+            priced["free"] = Priced(held, served, by_prompt, 0 * extra)
         row = asdict(quality_of(by_prompt, statistics["heldout"]["statistic"].loc[held.prompts], edges))
         chosen = training.comparison[training.chosen]
         row |= {"candidate": training.chosen, "out_of_fold": {k: chosen[k] for k in ("log_loss", "spearman", "kappa")}}
@@ -93,15 +96,19 @@ def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str
             row["reason"] = "no larger model was run on these prompts: no share of its cost to compare at"
         else:
             unit = float(held.flops[:, column].mean())
-            accuracy[kind] = [priced.at(share * unit).accuracy for share in BESIDE_LARGER]
-            row["accuracy"] = {
-                f"{share:g}": round(float(each.mean()), 4)
-                for share, each in zip(BESIDE_LARGER, accuracy[kind], strict=True)
-            }
             draws = resamples(len(held.prompts), np.random.default_rng(0))
-            gain = estimate(np.mean(accuracy[kind], axis=0) - np.mean(accuracy["none"], axis=0), draws)
-            row["gain"] = {"value": gain.value, "low": gain.low, "high": gain.high}
+            for cost, each in priced.items():
+                right = [each.at(share * unit).accuracy for share in BESIDE_LARGER]
+                if kind == "none":
+                    without = right
+                gain = estimate(np.mean(right, axis=0) - np.mean(without, axis=0), draws)
+                row[f"gain_{cost}".strip("_")] = {"value": gain.value, "low": gain.low, "high": gain.high}
+                if not cost:
+                    shares = zip(BESIDE_LARGER, right, strict=True)
+                    row["accuracy"] = {f"{share:g}": round(float(one.mean()), 4) for share, one in shares}
         found[kind] = {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()}
+    for kind in AFTER_ONE:
+        found[kind] = {"reason": "known only after the first sample: in folds alone", "folds": folds.get(kind)}
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from attempts import VECTORS
+from attempts import SMALL, VECTORS
 from encoders import ENCODERS, KEPT, SOURCE
 from scipy.stats import spearmanr
 from vectors import HIDDEN
@@ -31,16 +31,17 @@ class Part:
     """What is read of a prompt.
 
     milliseconds  of processor time that reading takes, one thread, prompt by prompt: medians (`encoders.py --time`)
-    parameters    numbers that each token of the prompt meets; None: those of the small model
+    parameters    numbers that each token of the prompt meets
     """
 
     milliseconds: float = 0.0
-    parameters: float | None = 0.0
+    parameters: float = 0.0
 
 
+_LAYER = 14_912_384  # parameters of one of the small model's 24 layers
 PARTS = {
     "text": Part(),
-    "hidden": Part(273.0, None),  # 14 layers; difficulty.json's 8 problems
+    "hidden": Part(273.0, 14 * _LAYER),
     "minilm": Part(12.0, 10.6e6),
     "bge": Part(8.0, 21.3e6),
     "words": Part(0.1),
@@ -51,8 +52,11 @@ KINDS: Mapping[str, list[str]] = {
     "hidden": ["hidden"],
     **{encoder: [encoder] for encoder in KEPT},
     **{f"text + {encoder}": ["text", encoder] for encoder in ("minilm", "bge")},
+    "text + hidden": ["text", "hidden"],
     "hidden + bge": ["hidden", "bge"],
 }
+# With what the first sample of an attempt at the prompt shows, which costs that sample: measured in folds only.
+AFTER_ONE = {"first sample": "none", "text + first sample": "text", "hidden + first sample": "hidden"}
 CANDIDATES = {
     "none": ["prior"],
     "text": ["prompt_length", "text_knn", "text_logistic", "text_boosting"],
@@ -65,10 +69,9 @@ def milliseconds(kind: str) -> float:
     return sum(PARTS[part].milliseconds for part in KINDS[kind])
 
 
-def flops_per_token(kind: str, small: float) -> float:
-    """small: the small model's parameters."""
-    numbers = [PARTS[part].parameters for part in KINDS[kind]]
-    return 2.0 * sum(small if each is None else each for each in numbers)
+def flops_per_token(kind: str) -> float:
+    """Of reading a token of the prompt."""
+    return 2.0 * sum(PARTS[part].parameters for part in KINDS[kind])
 
 
 def reader(kind: str, model: str) -> Vectors:
@@ -92,8 +95,12 @@ def reader(kind: str, model: str) -> Vectors:
 
 
 def crossed(tune: pd.DataFrame, heldout: pd.DataFrame, model: str) -> dict[str, dict[str, Any]]:
-    """By kind: quality out of fold, all prompts together, and ``above_text``: of Spearman, with its 95% interval."""
-    prompts = pd.concat([prompt_statistics(part, "pass_rate") for part in (tune, heldout)])
+    """By kind: quality out of fold, all prompts together, and ``above_text``: of Spearman, with its 95% interval.
+
+    Pass rates are those of all samples but the first, so that what the first one shows is no part of what is predicted.
+    """
+    later = [part[(part["arm"] != SMALL) | (part["sample"] != 0)] for part in (tune, heldout)]
+    prompts = pd.concat([prompt_statistics(part, "pass_rate") for part in later])
     asked, statistics = prompts["asked"].tolist(), prompts["statistic"].to_numpy(dtype=float)
     texts, edges = [prompt.question for prompt in asked], find_edges(statistics)
     best: dict[str, Candidate] = {}
@@ -103,6 +110,14 @@ def crossed(tune: pd.DataFrame, heldout: pd.DataFrame, model: str) -> dict[str, 
         except KeyError:
             continue
         best[kind] = in_folds(texts, states, statistics, edges, names=CANDIDATES.get(kind, RIDGE))[0]
+    shown = first_samples(pd.concat([tune, heldout])).loc[prompts.index].to_numpy()
+    for kind, before in AFTER_ONE.items():
+        try:
+            known = reader(before, model)(asked) if KINDS[before] else np.zeros((len(asked), 0))
+        except KeyError:
+            continue
+        states = {kind: np.hstack([known, shown]).astype(np.float32)}
+        best[kind] = in_folds(texts, states, statistics, edges, names=RIDGE)[0]
     expected = {kind: -each.probabilities @ np.array(LEVELS) for kind, each in best.items()}
     rng = np.random.default_rng(0)
     drawn = [np.arange(len(asked)), *(rng.integers(0, len(asked), len(asked)) for _ in range(500))]
@@ -114,6 +129,19 @@ def crossed(tune: pd.DataFrame, heldout: pd.DataFrame, model: str) -> dict[str, 
         gain = {"value": float(above[0]), "low": float(low), "high": float(high)}
         found[kind] = {"candidate": each.name, **_rounded(asdict(each.quality)), "above_text": _rounded(gain)}
     return found
+
+
+def first_samples(attempts: pd.DataFrame) -> pd.DataFrame:
+    """(n, 4) by prompt: of the small model's first sample, what is known without a reference."""
+    first = attempts[(attempts["arm"] == SMALL) & (attempts["sample"] == 0)].set_index("prompt_id")
+    return pd.DataFrame(
+        {
+            "log_prob": first["log_prob"].fillna(first["log_prob"].mean()).astype(float),
+            "tokens": np.log2(first["generated_tokens"].astype(float)),
+            "steps": np.log2(1.0 + first["text"].str.count("\n\n")),
+            "answered": first["answer"].notna().astype(float),
+        }
+    )
 
 
 def _rank(expected: Floats, statistics: Floats) -> float:

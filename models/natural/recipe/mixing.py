@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from attempts import TASKS, VERIFIERS, bundle_attempts, of_task
+from attempts import TASKS, bundle_attempts, served
 from estimators import of_its_arms, with_its_cascades
 from kinds import reader
 
@@ -38,7 +38,7 @@ def mixing(folder: Path) -> dict[str, Any]:
     parts = []
     for task, name in TASKS.items():
         ids = stream.loc[stream["task"] == name, "prompt_id"].unique()
-        attempts = of_task(task, "heldout", VERIFIERS[task])
+        attempts = served(task, "heldout")
         parts.append(_of(load_bundle(folder / task), attempts[attempts["prompt_id"].isin(ids)]))
     kept = [prompt for part, _ in parts for prompt in part.prompts if prompt in set(prompts)]
     column = larger_alone(measured)

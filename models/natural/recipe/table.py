@@ -58,19 +58,33 @@ def overview(measured: Mapping[str, Any]) -> str:
 def difficulties(results: Mapping[str, Any]) -> str:
     """What each kind of features knows, held out and in folds over all prompts, and what the policy gains with it."""
     folds = ["Spearman in folds", "above text"]
-    heads = ["", "features", "log-loss", "ECE", "kappa", "Spearman", "of at most", *folds, "ms", "policy gains"]
+    heads = [
+        "",
+        "features",
+        "log-loss",
+        "ECE",
+        "kappa",
+        "Spearman",
+        "of at most",
+        *folds,
+        "ms",
+        "policy gains",
+        "if read for nothing",
+    ]
     lines = _head(heads)
     for name, found in results.items():
         ceiling = found.get("difficulty_ceiling")
         for kind, row in (found.get("features") or {}).items():
+            crossed = row.get("folds")
+            more = [f"{crossed['spearman']:.3f}", _estimate(crossed["above_text"], sign=True)] if crossed else ["", ""]
             if "log_loss" not in row:
-                lines.append(_row([name, kind, row["reason"], *[""] * 8]))
+                lines.append(_row([name, kind, row["reason"], *[""] * 4, *more, *[""] * 3]))
                 continue
             numbers = [f"{row[key]:.3f}" for key in ("log_loss", "ece", "kappa", "spearman")]
             gain = _estimate(row["gain"], sign=True) if "gain" in row else "not measured"
-            crossed = row["folds"]
-            more = [f"{crossed['spearman']:.3f}", _estimate(crossed["above_text"], sign=True)]
-            lines.append(_row([name, kind, *numbers, _number(ceiling), *more, f"{row['milliseconds']:.1f}", gain]))
+            free = _estimate(row["gain_free"], sign=True) if "gain_free" in row else ""
+            milliseconds = f"{row['milliseconds']:.1f}"
+            lines.append(_row([name, kind, *numbers, _number(ceiling), *more, milliseconds, gain, free]))
     return "\n".join(lines)
 
 
@@ -103,22 +117,26 @@ def verifiers(name: str, found: Mapping[str, Any]) -> str:
         "best of N",
         "weighted",
         "perfect",
+        "best of N less majority",
+        "less best of N by log-probability, same prompts",
     ]
     lines = _head([f"{name}: {titles[0]}", *titles[1:]])
     for row in rows:
         if "best_of" not in row:
-            lines.append(_row([row["verifier"], row["reason"], *[""] * 8]))
+            lines.append(_row([row["verifier"], row["reason"], *[""] * (len(titles) - 2)]))
             continue
         n, best = list(row["best_of"].items())[-1]
         picks = [f"{best[key]:.3f}" for key in ("majority", "best_of_n", "weighted_best_of_n", "oracle")]
         first = [
             row["verifier"],
             row["prompts"],
-            f"{row['auc_within']:.3f}",
+            _between(row["auc_within"], row["auc_within_interval"]),
             f"{row['ece']:.3f}",
             f"{row['share']:.2f}",
         ]
-        lines.append(_row([*first, n, *picks]))
+        gains = [best["above_majority"]["best_of_n"], (row.get("above_log_prob") or {}).get("best_of_n")]
+        above = ["" if each is None else _estimate(each, sign=True) for each in gains]
+        lines.append(_row([*first, n, *picks, *above]))
     return "\n".join(lines)
 
 
@@ -199,6 +217,10 @@ def _estimate(found: Any, *, sign: bool = False) -> str:
 def _ceiling(found: Any, form: str) -> str:
     ceiling = found.get("ceiling")
     return "" if ceiling is None else f"; perfect {form.format(ceiling)}"
+
+
+def _between(value: float, ends: Any) -> str:
+    return f"{value:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
 
 
 def _number(value: Any) -> str:

@@ -1,15 +1,19 @@
 """Verifiers on the same attempts of the small model: what they cost, and what choosing by them is worth."""
 
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
-from attempts import LARGE, SMALL, TASKS, VERIFIERS, TooFew, known_scores, of_task, whole
+from attempts import LARGE, SMALL, TASKS, VERIFIERS, TooFew, known_scores, of_task
 
-from router.bundle.setup import read_setup
+from router.bundle.setup import Setup, read_setup
 from router.errors import InvalidFile
-from router.evaluation.judge import judge
+from router.evaluation.curves import estimate
+from router.evaluation.judge import by_prompt, judge
+from router.tuning.evidence import resamples
 
 SIZES = (4, 8, 16)
 FREE = "log_prob"
@@ -23,56 +27,72 @@ def compared(bundle: str, folder: Path) -> list[dict[str, Any]]:
 
     ``flops`` are those of a verdict, ``share`` is that in solutions of the model that wrote it: below what drawing one
     more costs, a verdict may be worth more. ``break_even``: so many verdicts cost what one solution of the larger model
-    does.
+    does. ``above_log_prob``: see :func:`_beside`.
     """
     if bundle == "mixed":
         return []
     setup = read_setup(folder)
-    rows = []
     whole_file = of_task(bundle, "heldout")
     large = whole_file[whole_file["arm"] == LARGE]
-    frames: dict[str, pd.DataFrame | str] = {}
-    try:
-        frames[FREE] = _by_log_prob(whole(of_task(bundle, "heldout")))
-    except TooFew as error:
-        frames[FREE] = str(error)
+    free = by_log_prob(whole_file)
+    used = VERIFIERS[bundle] == FREE
+    rows = [{"file": f"{bundle}, {FREE}", "verifier": FREE, "used": used} | _row(free, setup, FREE)]
     for verifier in LATER:
         if "tests" in verifier and TASKS[bundle] != "code":
             continue
+        found: dict[str, Any] = {"file": f"{bundle}, {verifier}", "verifier": verifier}
+        found["used"] = verifier == VERIFIERS[bundle]
         try:
             frame = of_task(bundle, "heldout", verifier, [SMALL])
-            looked = known_scores(verifier)["prompt_id"]
-            frames[verifier] = frame[frame["prompt_id"].isin(looked)]
         except TooFew as error:
-            frames[verifier] = str(error)
-    for verifier, frame in frames.items():
-        found: dict[str, Any] = {"file": f"{bundle}, {verifier}", "verifier": verifier}
-        found["used"] = verifier == (VERIFIERS[bundle] or FREE)
-        if isinstance(frame, str):
-            rows.append(found | {"reason": frame})
-            continue
-        pool = frame[frame["arm"] == SMALL]
-        if pool["prompt_id"].nunique() < FEW:
-            rows.append(found | {"reason": f"scored at {pool['prompt_id'].nunique()} prompts, {FEW} are needed"})
-            continue
-        wrote = 2.0 * setup.main.parameters * float(pool["generated_tokens"].mean())
-        reads = READS.get(verifier)
-        flops = 2.0 * setup.parameters(reads) * float(pool["scored_tokens"].mean()) if reads else 0.0
-        try:
-            found |= judge(pool, SIZES)
-        except InvalidFile as error:
             rows.append(found | {"reason": str(error)})
             continue
-        found |= {"flops": flops, "share": round(flops / wrote, 3)}
-        if flops and len(large):
-            tokens = float((large["generated_tokens"] + large["prompt_tokens"]).mean())
-            found["break_even"] = round(2.0 * setup.parameters("large") * tokens / flops, 2)
+        looked = known_scores(verifier)["prompt_id"]
+        pool = frame[frame["prompt_id"].isin(looked)]
+        found |= _row(pool, setup, verifier)
+        if "auc" in found:
+            found["above_log_prob"] = _beside(pool, free)
+            if found["flops"] and len(large):
+                tokens = float((large["generated_tokens"] + large["prompt_tokens"]).mean())
+                found["break_even"] = round(2.0 * setup.parameters("large") * tokens / found["flops"], 2)
         rows.append(found)
     return rows
 
 
-def _by_log_prob(frame: pd.DataFrame) -> pd.DataFrame:
-    """With exp(mean log-probability) of a token for a score, where the file has it; else as it was scored."""
-    if "log_prob" not in frame or frame["log_prob"].isna().any():
-        return frame
-    return frame.assign(scores=[[math.exp(each)] for each in frame["log_prob"]])
+def by_log_prob(frame: pd.DataFrame) -> pd.DataFrame:
+    """The small model's samples with exp(mean log-probability of a token) for a score, whatever scored them before.
+
+    Prompts are left out that have a sample without log-probabilities.
+    """
+    pool = frame[frame["arm"] == SMALL]
+    lacking = set(pool.loc[pool["log_prob"].isna(), "prompt_id"])
+    pool = pool[~pool["prompt_id"].isin(lacking)]
+    return pool.assign(scores=[[math.exp(each)] for each in pool["log_prob"]], scored_tokens=0)
+
+
+def _row(pool: pd.DataFrame, setup: Setup, verifier: str) -> dict[str, Any]:
+    """What `router judge` finds, with the cost of a verdict; or the reason why nothing is found."""
+    if pool["prompt_id"].nunique() < FEW:
+        return {"reason": f"scored at {pool['prompt_id'].nunique()} prompts, {FEW} are needed"}
+    wrote = 2.0 * setup.main.parameters * float(pool["generated_tokens"].mean())
+    reads = READS.get(verifier)
+    flops = 2.0 * setup.parameters(reads) * float(pool["scored_tokens"].mean()) if reads else 0.0
+    try:
+        return judge(pool, SIZES) | {"flops": flops, "share": round(flops / wrote, 3)}
+    except InvalidFile as error:
+        return {"reason": str(error)}
+
+
+def _beside(pool: pd.DataFrame, free: pd.DataFrame) -> dict[str, Any]:
+    """What a verifier has above log-probabilities on the prompts that both scored, with intervals over these prompts.
+
+    ``auc_within``, and best-of-N's accuracy at the largest N for which there are enough samples.
+    """
+    prompts = set(pool["prompt_id"]) & set(free["prompt_id"])
+    tables = [by_prompt(each[each["prompt_id"].isin(prompts)], SIZES) for each in (pool, free)]
+    chosen = [name for name in tables[0].columns if name.startswith("best_of_n")]
+    found: dict[str, Any] = {"prompts": len(prompts)}
+    for name, column in (("auc_within", "auc_within"), ("best_of_n", chosen[-1])):
+        above = (tables[0][column] - tables[1][column]).dropna().to_numpy()
+        found[name] = asdict(estimate(above, resamples(len(above), np.random.default_rng(0))))
+    return found
