@@ -105,14 +105,19 @@ def judge(
         if json:
             typer.echo(dumps({"file": str(path), **result}))
             continue
+        low, high = result["auc_within_interval"]
         typer.echo(
             f"{path}: {result['prompts']} prompts, {result['mixed_prompts']} with right and wrong attempts; "
-            f"AUC {result['auc']:.3f}, within prompts {result['auc_within']:.3f}; calibration error {result['ece']:.3f}"
+            f"AUC {result['auc']:.3f}, within prompts {result['auc_within']:.3f} [{low:.3f}, {high:.3f}]; "
+            f"calibration error {result['ece']:.3f}"
         )
         if result["by_step"]:
             typer.echo("  AUC within prompts by step " + " ".join(f"{auc:.3f}" for auc in result["by_step"]))
         for n, row in result["best_of"].items():
+            gains = row.pop("above_majority")
             typer.echo(f"  N={n:3} " + "  ".join(f"{name} {accuracy:.3f}" for name, accuracy in row.items()))
+            above = (f"{name} {g['value']:+.3f} [{g['low']:+.3f}, {g['high']:+.3f}]" for name, g in gains.items())
+            typer.echo("        above majority: " + "  ".join(above))
 
 
 def judge_reviser(

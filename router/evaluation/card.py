@@ -8,6 +8,7 @@ from typing import Any
 from router.backends.specs import Setup
 from router.bundle.manifest import read_manifest
 from router.evaluation.page import render
+from router.evaluation.parts import Estimate
 from router.evaluation.report import Report
 from router.policy.table import LEVELS
 from router.training.difficulty import read_training
@@ -28,8 +29,17 @@ def card(folder: Path, report: Report, judged: Sequence[Mapping[str, Any]] = ())
         report=report,
         budgets=[f"N={row.budget}" for row in report.budgets],
         choices=_choices(report),
-        judged=[{**result, "name": Path(result["file"]).stem} for result in judged],
+        judged=[_judged(result) for result in judged],
     )
+
+
+def _judged(result: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A verifier's results with the file's name, and what best-of-N gains on majority where `judge` measured that."""
+    best_of = {
+        n: {**row, "gain": Estimate(**row["above_majority"]["best_of_n"]) if "above_majority" in row else None}
+        for n, row in result["best_of"].items()
+    }
+    return {**result, "name": Path(result["file"]).stem, "best_of": best_of}
 
 
 def _models(setup: Setup) -> list[str]:

@@ -61,20 +61,9 @@ def headline(
                 f"not measured at an average budget of {', '.join(missing)}: no policy spends as much, or the chosen "
                 "arms were not run on these prompts"
             )
-    saved = {name: _saving(savings[policy]) for name, policy in _SAVED.items()}
-    saved |= {
-        f"savings_against_{way.removesuffix('_arm')}": saving(policy_curve, way, fixed_curves.get(way, {}), draws)
-        for way in FIXED
-    }
-    for name, each in saved.items():
-        times = each.generations
-        found[name] = (
-            {"value": times.times, "low": times.low, "high": times.high, "of": each.arm}
-            if times and times.times
-            else None
-        )
-        if times is None or each.reason:
-            reasons[name] = each.reason or "not measured on these attempts"
+    saved, unsaved = _savings(savings, policy_curve, fixed_curves, draws)
+    found |= saved
+    reasons |= unsaved
     column = larger_alone(averages.measured)
     if column is None:
         reasons |= dict.fromkeys(_OF_LARGER, "no larger model was run")
@@ -106,10 +95,34 @@ def headline(
     return found
 
 
-def _saving(savings: Mapping[str, Saving]) -> Saving:
-    """Against weighted best-of-N; against a majority vote where no verifier scored, so that nothing can be weighted."""
-    weighted, majority = savings["weighted_best_of_n"], savings["majority"]
-    return majority if weighted.arm is None and majority.arm is not None else weighted
+def _savings(
+    savings: Mapping[str, Mapping[str, Saving]], policy_curve: Curve, fixed_curves: Mapping[str, Curve], draws: Floats
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the savings by name, and reasons for those that are not measured.
+
+    They are against weighted best-of-N, or a majority vote where no verifier scored: ``of`` names it. Then against the
+    best fixed arm and the best fixed cascade.
+    """
+    measured: dict[str, Saving] = {}
+    for name, policy in _SAVED.items():
+        weighted, majority = savings[policy]["weighted_best_of_n"], savings[policy]["majority"]
+        measured[name] = weighted if weighted.arm else majority
+    found = {name: (times := _times(each)) and times | {"of": each.arm} for name, each in measured.items()}
+    for way in FIXED:
+        name = f"savings_against_{way.removesuffix('_arm')}"
+        measured[name] = saving(policy_curve, way, fixed_curves.get(way, {}), draws)
+        found[name] = _times(measured[name])
+    reasons = {
+        name: each.reason or "not measured on these attempts"
+        for name, each in measured.items()
+        if each.generations is None or each.reason
+    }
+    return found, reasons
+
+
+def _times(found: Saving) -> dict[str, Any] | None:
+    times = found.generations
+    return {"value": times.times, "low": times.low, "high": times.high} if times and times.times else None
 
 
 def _at_large_cost(spent: InFlops) -> dict[str, float] | None:
