@@ -8,7 +8,7 @@ import typer
 
 from router.backends.registry import BACKENDS
 from router.bundle.setup import MODELS
-from router.cli.options import ApiKey, Backend, Header, Memory, Models, Url, deployment, say
+from router.cli.options import ApiKey, Backend, Header, Memory, Models, Url, deployment, finite, say
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def init(
             help="System message of prompts that have none; '' for no message.  [default: depends on the task]"
         ),
     ] = None,
-    temperature: Annotated[float, typer.Option(min=0.0, max=10.0, help="Temperature of sampling.")] = 0.8,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, max=10.0, callback=finite, help="Temperature of sampling.")
+    ] = 0.8,
     max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a solution.")] = 512,
     engine_api_key: ApiKey = None,
     header: Header = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import ObjectiveOption, read_arm
+from router.cli.options import LONGEST_SECONDS, ObjectiveOption, finite, read_arm
 from router.errors import InvalidFile, InvalidRequest
 from router.policy.objectives import parse_objective
 from router.prompt import Prompt as Chat
@@ -38,7 +38,9 @@ Conversation = Annotated[
 ]
 MaxSeconds = Annotated[
     float | None,
-    typer.Option(help="Leave out arms whose measured time is longer than so many seconds.  [default: none]"),
+    typer.Option(
+        callback=finite, help="Leave out arms whose measured time is longer than so many seconds.  [default: none]"
+    ),
 ]
 Address = Annotated[str, typer.Option(envvar="ROUTER_ADDRESS", help="host:port of the server.")]
 Token = Annotated[
@@ -56,7 +58,16 @@ TlsKey = Annotated[Path | None, typer.Option(envvar="ROUTER_TLS_KEY", help="Its 
 Insecure = Annotated[
     bool, typer.Option("--insecure", envvar="ROUTER_INSECURE", help="Send the token without encryption.")
 ]
-Timeout = Annotated[float, typer.Option(envvar="ROUTER_TIMEOUT", min=0.001, help="Deadline of the call, in seconds.")]
+Timeout = Annotated[
+    float,
+    typer.Option(
+        envvar="ROUTER_TIMEOUT",
+        min=0.001,
+        max=LONGEST_SECONDS,
+        callback=finite,
+        help="Deadline of the call, in seconds.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON: one object a line.")]
 
 
@@ -121,7 +132,9 @@ def solve(
     candidates: Annotated[bool, typer.Option(help="Show every solution to choose from, with its scores.")] = False,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0, help="Temperature of sampling, at most the bundle's.  [default: the bundle's]"),
+        typer.Option(
+            min=0, callback=finite, help="Temperature of sampling, at most the bundle's.  [default: the bundle's]"
+        ),
     ] = None,
     max_tokens: Annotated[
         int | None,

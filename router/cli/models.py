@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from router.cli.options import AllowCode, Models, Overwrite, Seed, Written, check_unfinished, say, unfinish
+from router.cli.options import AllowCode, Models, Overwrite, Seed, Written, check_unfinished, finite, say, unfinish
 from router.errors import InvalidFile, InvalidRequest
 
 Rank = Annotated[int, typer.Option(min=1, help="Rank of a new LoRA adapter; an existing one keeps its rank.")]
@@ -30,7 +30,9 @@ def train_generator(
     start: Annotated[Path | None, typer.Option(help="Adapter to start from.  [default: a new one]")] = None,
     rank: Rank = 8,
     batch_size: BatchSize = 24,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 2e-3,
+    learning_rate: Annotated[
+        float, typer.Option(callback=finite, help="Peak learning rate; it decays along a cosine.")
+    ] = 2e-3,
     seed: Seed = 0,
 ) -> None:
     """Fine-tune the bundle's reference model on worked solutions: a LoRA adapter of a few megabytes in the bundle's
@@ -71,7 +73,9 @@ def train_reviser(
     bundle: Written,
     overwrite: Overwrite = False,
     batch_size: BatchSize = 24,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(callback=finite, help="Peak learning rate; it decays along a cosine.")
+    ] = 1e-3,
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:
@@ -139,7 +143,9 @@ def train_verifier(
             "before it match.  [default: label a step with the share of right attempts among those that begin with it]"
         ),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate; it decays along a cosine.")] = 1e-3,
+    learning_rate: Annotated[
+        float, typer.Option(callback=finite, help="Peak learning rate; it decays along a cosine.")
+    ] = 1e-3,
     seed: Seed = 0,
     allow_code: AllowCode = False,
 ) -> None:

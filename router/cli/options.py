@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,16 @@ from router.cli.shipped import shipped_bundle
 from router.errors import InvalidRequest
 from router.policy.objectives import OBJECTIVES
 from strategies import InvalidArm, Strategy, parse
+
+LONGEST_SECONDS = 604_800  # a week: timers refuse numbers that are far larger
+
+
+def finite(value: float | None) -> float | None:
+    """Return the value of an option whose bounds say nothing against inf or nan. Raises BadParameter."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
 
 Served = Annotated[
     Path,
@@ -91,6 +102,7 @@ Memory = Annotated[
     typer.Option(
         envvar="ROUTER_MEMORY",
         min=0.25,
+        callback=finite,
         help="GiB that keys and values of the models in this process may take; calls wait for room.  [default: "
         "three quarters of what is free, less 2 GiB]",
     ),

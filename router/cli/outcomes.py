@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from router.cli.options import finite
 from router.errors import InvalidRequest
 
 outcomes = typer.Typer(
@@ -29,7 +30,9 @@ def purge(
     ],
     older_than: Annotated[
         float | None,
-        typer.Option(min=0, metavar="DAYS", help="Delete decisions older than so many days, and their outcomes."),
+        typer.Option(
+            min=0, metavar="DAYS", callback=finite, help="Delete decisions older than so many days, and their outcomes."
+        ),
     ] = None,
     caller: Annotated[
         str | None, typer.Option(help="Delete decisions of this caller (its name in the log), and their outcomes.")

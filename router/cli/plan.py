@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import Served
+from router.cli.options import Served, finite
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ class Unit(StrEnum):
 def plan(
     prompts: Annotated[Path, typer.Argument(help="Prompts file, JSON Lines or Parquet.")],
     *,
-    budget: Annotated[float, typer.Option(help="The most that all prompts together are expected to spend.")],
+    budget: Annotated[
+        float, typer.Option(callback=finite, help="The most that all prompts together are expected to spend.")
+    ],
     out: Annotated[Path, typer.Option(help="File for decisions, a JSON object a line, in the prompts' order.")],
     unit: Annotated[
         Unit,

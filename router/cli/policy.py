@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import AllowCode, Overwrite, Seed, Vectors, Written, check_unfinished, read_arm, say
+from router.cli.options import AllowCode, Overwrite, Seed, Vectors, Written, check_unfinished, finite, read_arm, say
 from router.errors import InvalidBundle, InvalidRequest
 
 if TYPE_CHECKING:
@@ -112,7 +112,10 @@ def tune(
         ),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="Accuracies that differ by less are a tie, which the cheaper arm wins.")
+        float,
+        typer.Option(
+            min=0, max=1, callback=finite, help="Accuracies that differ by less are a tie, which the cheaper arm wins."
+        ),
     ] = 0.005,
     cascades: Annotated[
         bool, typer.Option(help="Try cascades of the arms that were run, and keep those that improve the policy.")

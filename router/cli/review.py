@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from router.cli.options import Seed
+from router.cli.options import Seed, finite
 from router.errors import RouterError
 from router.policy.objectives import parse_objective
 
@@ -72,7 +72,12 @@ def estimate(
     ] = Reward.CORRECT,
     unsupported: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Largest share of decisions that may go to arms that were never explored."),
+        typer.Option(
+            min=0,
+            max=1,
+            callback=finite,
+            help="Largest share of decisions that may go to arms that were never explored.",
+        ),
     ] = 0.05,
     seed: Seed = 0,
     json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,

@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from router.cli.options import AllowCode, ApiKey, Backend, Header, Memory, Served, Url, deployment
+from router.cli.options import (
+    LONGEST_SECONDS,
+    AllowCode,
+    ApiKey,
+    Backend,
+    Header,
+    Memory,
+    Served,
+    Url,
+    deployment,
+    finite,
+)
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -129,6 +140,8 @@ def serve(
         typer.Option(
             envvar="ROUTER_LONGEST_SEARCH",
             min=1,
+            max=LONGEST_SECONDS,
+            callback=finite,
             help="Seconds after which a search is ended, whatever its caller's deadline.",
         ),
     ] = 600.0,
@@ -164,13 +177,20 @@ def serve(
             envvar="ROUTER_EXPLORE",
             min=0,
             max=1,
+            callback=finite,
             help="Share of decisions whose arm is drawn at random within the budget, to learn from their outcomes.",
         ),
     ] = 0.0,
     allow_code: AllowCode = False,
     grace: Annotated[
         float,
-        typer.Option(envvar="ROUTER_GRACE", min=0, help="Seconds that running calls get to finish after SIGTERM."),
+        typer.Option(
+            envvar="ROUTER_GRACE",
+            min=0,
+            max=LONGEST_SECONDS,
+            callback=finite,
+            help="Seconds that running calls get to finish after SIGTERM.",
+        ),
     ] = 10.0,
 ) -> None:
     """Serve a bundle over gRPC, and with --http to OpenAI's clients, until SIGTERM or Ctrl-C.
