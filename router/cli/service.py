@@ -225,7 +225,7 @@ def serve(
     descriptors.allow_many()  # before the workers start, which need some
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the server handles it, so a closed terminal does not end it
     credentials = certificates.server_credentials(tls_cert, tls_key, tls_client_ca) if tls_cert and tls_key else None
-    context = certificates.server_context(tls_cert, tls_key, tls_client_ca) if http and tls_cert and tls_key else None
+    context = certificates.server_contexts(tls_cert, tls_key, tls_client_ca) if http and tls_cert and tls_key else None
     reloaded = Reloaded(partial(callers.read_tokens, tokens), tokens) if tokens else None
     tracer, end_tracing = tracing.exporter(traces) if traces else (None, lambda: None)
     where = deployment(backend, url, engine_api_key, memory, header)

@@ -71,7 +71,7 @@ class Server:
         write_seconds: float = WRITE_SECONDS,
         engines: EngineWatch | None = None,
         http: tuple[str, int] | None = None,
-        http_tls: ssl.SSLContext | None = None,
+        http_tls: Callable[[], ssl.SSLContext] | None = None,
         http_names: Sequence[str] = (),
         http_direct: bool = True,
         ui: bool = False,
@@ -92,7 +92,7 @@ class Server:
         write_seconds    after which a stream ends that its caller does not read
         engines          tells whether the models answer, for health; None: the models are in this process
         http             address and port of the HTTP server for OpenAI's clients; None: there is none
-        http_tls         TLS for this HTTP server; None: not encrypted
+        http_tls         returns the TLS context of a new connection to this HTTP server; None: not encrypted
         http_names       further names of this HTTP server, which matter where it has neither tokens nor TLS
         http_direct      whether it lets the reference model alone answer what no search can serve, such as tools
         ui               whether it also shows the pages of /ui

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import json
+import socket
 import ssl
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +21,7 @@ from router.errors import AddressUnavailable, InvalidRequest
 from router.service import app
 from router.service.admission import Admission
 from router.service.auth.addresses import read_address
-from router.service.auth.certificates import server_context
+from router.service.auth.certificates import server_contexts, server_credentials
 from router.service.http import door, request
 from tests.support.browsing import ANN
 from tests.support.http import asked, client_of, serving
@@ -66,7 +68,7 @@ async def served_name(server, context: ssl.SSLContext) -> str:
 async def test_certificates_are_read_again_when_they_change(solver, tmp_path):
     authority = trustme.CA()
     files = issue(authority, tmp_path, "first")
-    async with serving(solver, http_tls=server_context(*files)) as server:
+    async with serving(solver, http_tls=server_contexts(*files)) as server:
         context = trusting(authority)
         assert await list_models(server, context) == 200
         assert await served_name(server, context) == "first"
@@ -80,7 +82,7 @@ async def test_mutual_tls_names_the_caller_and_refuses_others(solver, tmp_path):
     authority, calls = trustme.CA(), list[Any]()
     ca = tmp_path / "ca.pem"
     authority.cert_pem.write_to_path(str(ca))
-    context = server_context(*issue(authority, tmp_path, "server"), ca)
+    context = server_contexts(*issue(authority, tmp_path, "server"), ca)
     async with serving(solver, http_tls=context, observers=[calls.append]) as server:
         assert await list_models(server, trusting(authority, "search-team")) == 200
         assert await list_models(server, trusting(authority, " ")) == 200  # a certificate without a name
@@ -114,6 +116,45 @@ def test_addresses(text, address):
 def test_what_is_no_address(text):
     with pytest.raises(InvalidRequest, match="--http"):
         read_address(text, "http")
+
+
+def fetched(
+    port: int | None, context: ssl.SSLContext, request: str, session: ssl.SSLSession | None = None
+) -> tuple[ssl.SSLSession | None, bool]:
+    """The session of a connection that a request was answered on, and whether it was resumed."""
+    raw = socket.create_connection(("127.0.0.1", port), timeout=30)
+    with raw, context.wrap_socket(raw, server_hostname="localhost", session=session) as connection:
+        connection.sendall(request.encode())
+        if not connection.recv(1):
+            raise ConnectionResetError
+        return connection.session, bool(connection.session_reused)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("tickets", [True, False])
+@pytest.mark.parametrize("door", ["http", "grpc"])
+async def test_no_session_outlives_the_authority_that_let_it_in(solver, tmp_path, version, tickets, door):
+    """A session that is resumed shows no certificate."""
+    authority, former = trustme.CA(), trustme.CA()
+    ca = tmp_path / "ca.pem"
+    former.cert_pem.write_to_path(str(ca))
+    files = *issue(authority, tmp_path, "server"), ca
+    client = trusting(authority)
+    client.minimum_version = client.maximum_version = version
+    client.options |= ssl.Options(0) if tickets else ssl.OP_NO_TICKET
+    client.set_alpn_protocols(["http/1.1"] if door == "http" else ["h2"])
+    former.issue_cert("client").configure_cert(client)
+    first = "GET /health HTTP/1.1\r\nhost: a\r\n\r\n" if door == "http" else "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    options = {"credentials": server_credentials(*files), "http_tls": server_contexts(*files)}
+    async with serving(solver, **options) as server:
+        port = server.http_port if door == "http" else server.port
+        fetch = partial(asyncio.to_thread, partial(fetched, port, client, first))
+        kept, _ = await fetch()
+        kept, resumed = await fetch(kept)
+        assert resumed or not tickets
+        authority.cert_pem.write_to_path(str(ca))
+        with pytest.raises(OSError):  # noqa: PT011 - the alert comes before or after what is sent
+            await fetch(kept)
 
 
 # What strangers may hold
@@ -223,6 +264,32 @@ async def test_connections_are_bounded(solver, monkeypatch):
         writer.close()
 
 
+async def test_a_connection_that_never_speaks_tls_is_closed_and_counts_meanwhile(solver, tmp_path, monkeypatch):
+    monkeypatch.setattr(door, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(door, "HANDSHAKE_SECONDS", 1.0)
+    authority = trustme.CA()
+    async with serving(solver, http_tls=server_contexts(*issue(authority, tmp_path, "server"))) as server:
+        silent, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+        with contextlib.suppress(ConnectionResetError):
+            assert await said(server) == b""  # while the other one still may speak
+        assert not silent.at_eof()
+        with contextlib.suppress(ConnectionResetError):
+            assert await silent.read() == b""
+        writer.close()
+        assert await list_models(server, trusting(authority)) == 200
+
+
+async def test_a_failed_handshake_makes_room_at_once(solver, tmp_path, monkeypatch):
+    monkeypatch.setattr(door, "MAX_CONNECTIONS", 1)
+    authority = trustme.CA()
+    async with serving(solver, http_tls=server_contexts(*issue(authority, tmp_path, "server"))) as server:
+        with contextlib.suppress(ConnectionResetError):
+            await said(server, b"GET / HTTP/1.1\r\n\r\n")
+        with contextlib.suppress(httpx2.TransportError):
+            await list_models(server, ssl.create_default_context())
+        assert await list_models(server, trusting(authority)) == 200
+
+
 async def test_nobody_can_claim_to_be_somewhere_else(solver):
     calls: list[Any] = []
     async with serving(solver, observers=[calls.append]) as server, client_of(server) as client:
@@ -310,8 +377,10 @@ async def test_a_page_that_outlasts_the_grace_period_ends_with_the_error(solver,
     assert "this server stops" in said
 
 
-async def test_silent_connections_do_not_hold_up_stopping(solver):
-    async with serving(solver) as server:
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_silent_connections_do_not_hold_up_stopping(solver, tmp_path, encrypted):
+    tls = server_contexts(*issue(trustme.CA(), tmp_path, "server")) if encrypted else None
+    async with serving(solver, http_tls=tls) as server:
         _, silent = await asyncio.open_connection("127.0.0.1", server.http_port)
         _, half = await asyncio.open_connection("127.0.0.1", server.http_port)
         half.write(b"POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\n")
@@ -364,7 +433,7 @@ async def test_over_tls_any_name_will_do_that_the_certificate_has(solver, tmp_pa
     """A browser refuses the server under another name before it sends a request."""
     authority = trustme.CA()
     client = httpx2.AsyncClient(verify=trusting(authority), headers={"host": "router.example"})
-    async with client, serving(solver, http_tls=server_context(*issue(authority, tmp_path, "server"))) as server:
+    async with client, serving(solver, http_tls=server_contexts(*issue(authority, tmp_path, "server"))) as server:
         assert (await client.get(f"https://localhost:{server.http_port}/v1/models")).status_code == 200
 
 

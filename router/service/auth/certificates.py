@@ -1,7 +1,7 @@
 """TLS and mutual TLS from PEM files, which may be replaced while the server runs."""
 
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
@@ -47,17 +47,14 @@ def _read_certificates(cert: Path, key: Path, client_ca: Path | None) -> grpc.Se
         ) from error
 
 
-def server_context(cert: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
-    """Return the same as a context for servers other than gRPC's. Raises InvalidFile."""
+def server_contexts(cert: Path, key: Path, client_ca: Path | None = None) -> Callable[[], ssl.SSLContext]:
+    """Return the same for servers other than gRPC's: it returns the context of a new connection. Raises InvalidFile.
+
+    A session is resumed without a look at the caller's certificate, but only within its context. So files that change
+    make a new one, as gRPC does.
+    """
     files = [cert, key, *([client_ca] if client_ca else [])]
-    contexts = Reloaded(partial(_context, cert, key, client_ca), *files)
-
-    def choose(connection: ssl.SSLObject, name: str | None, first: ssl.SSLContext) -> None:
-        connection.context = contexts()  # called at every handshake
-
-    context = contexts()
-    context.sni_callback = choose
-    return context
+    return Reloaded(partial(_context, cert, key, client_ca), *files)
 
 
 def _context(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
