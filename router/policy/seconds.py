@@ -7,6 +7,11 @@ from router.errors import InvalidRequest
 from router.policy.objectives import Budget, Measurements, Objective, SomeArms
 
 
+def measured(policy: Measurements) -> bool:
+    """Whether the seconds of any arm were measured."""
+    return not all(math.isnan(each) for each in policy.expected("seconds", (0.2,) * 5))
+
+
 def check_seconds(policy: Measurements, limit: float) -> None:
     """Raise InvalidRequest where the limit is not positive and finite, or no arm's seconds were measured."""
     if not 0 < limit < math.inf:
@@ -15,7 +20,7 @@ def check_seconds(policy: Measurements, limit: float) -> None:
             f"max_seconds {limit:g} must be above 0 and finite",
             reason="OBJECTIVE_OUT_OF_RANGE",
         )
-    if all(math.isnan(each) for each in policy.expected("seconds", (0.2,) * 5)):
+    if not measured(policy):
         raise InvalidRequest(
             "objective.max_seconds",
             "max_seconds: the seconds of this bundle's arms were not measured. Measure them with `router collect "

@@ -1,12 +1,16 @@
-"""Empty databases, and a recorder that writes into one."""
+"""Empty databases, a recorder that writes into one, and a bundle whose arms were timed."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from router.bundle.bundle import load_bundle
+from router.policy.table import Policy
 from router.service.recorder import Recorder
+from router.solving.solver import Solver
 from tests.support.postgresql import Cluster
 
 
@@ -30,3 +34,17 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def recorder(url: str) -> Iterator[Recorder]:
     with contextlib.closing(Recorder(url)) as recorder:
         yield recorder
+
+
+@pytest.fixture
+def timed(bundle_folder: Path, solver: Solver) -> Solver:
+    """Revisions take ten seconds, everything else one."""
+    bundle = load_bundle(bundle_folder)
+    cells = [
+        dataclasses.replace(
+            cell, cost=dataclasses.replace(cell.cost, seconds=10.0 if cell.arm.name == "revision" else 1.0)
+        )
+        for cell in bundle.policy.cells
+    ]
+    policy = Policy(cells, bundle.policy.default, budget_points=bundle.policy.budget_points, deciding="mode")
+    return Solver(dataclasses.replace(bundle, policy=policy), solver.engines)

@@ -1,33 +1,14 @@
 """max_seconds, asked for over the network."""
 
-import dataclasses
-
 import grpc
 import pytest
 
-from router.bundle.bundle import load_bundle
-from router.policy.table import Policy
-from router.solving.solver import Solver
 from router.v1 import router_pb2 as pb
 from router.v1.router_pb2_grpc import RouterServiceStub
 from tests.support.http import asked, client_of, serving
 
 HARD = " + ".join(["7"] * 8) + " ="
 SLOW, FAST = "revision(n=4, chains=2)", "majority(n=4)"
-
-
-@pytest.fixture
-def timed(bundle_folder, solver) -> Solver:
-    """Revisions take ten seconds, everything else one."""
-    bundle = load_bundle(bundle_folder)
-    cells = [
-        dataclasses.replace(
-            cell, cost=dataclasses.replace(cell.cost, seconds=10.0 if cell.arm.name == "revision" else 1.0)
-        )
-        for cell in bundle.policy.cells
-    ]
-    policy = Policy(cells, bundle.policy.default, budget_points=bundle.policy.budget_points, deciding="mode")
-    return Solver(dataclasses.replace(bundle, policy=policy), solver.engines)
 
 
 def request(**objective) -> pb.SolveRequest:

@@ -33,6 +33,27 @@ async def test_a_search_shows_level_plan_answer_and_bill(solver):
     assert parts["status"] == ""
 
 
+@pytest.mark.parametrize("objective", [{}, {"objective": "budget", "budget": "4"}])
+async def test_arms_that_take_longer_than_asked_are_left_out(timed, objective):
+    async with browsing(timed) as client:
+        page = (await client.get("/ui")).text
+        _, free = await search(client, HARD, **objective, max_seconds="")
+        _, bound = await search(client, HARD, **objective, max_seconds="5")
+    (field,) = re.findall(r'<input [^>]*name="max_seconds"[^>]*>', page)
+    assert "disabled" not in field
+    assert 'min="0.001"' in field  # so that a browser tells at the field what is wrong
+    assert '<label for="max_seconds">' in page
+    assert "revision" in text(free["decision"])
+    assert "revision" not in text(bound["decision"])
+
+
+async def test_seconds_that_were_not_measured_cannot_be_asked_for(solver):
+    async with browsing(solver) as client:
+        page = (await client.get("/ui")).text
+    assert "disabled" in re.findall(r'<input [^>]*name="max_seconds"[^>]*>', page)[0]
+    assert "how long this bundle's arms take was not measured" in text(page)
+
+
 async def test_what_earlier_calls_spent_shows(solver):
     async with browsing(solver) as client:
         for told in (False, True):
@@ -100,6 +121,10 @@ async def test_without_script_the_reply_is_a_page(solver):
         ({"objective": "budget", "budget": "1e9"}, "is outside"),
         ({"objective": "budget", "budget": "nan"}, "is not a number"),
         ({"objective": "nothing", "nothing": "1"}, "nothing"),
+        ({"max_seconds": "soon"}, "max_seconds: &#39;soon&#39; is not a number"),
+        ({"max_seconds": "inf"}, "max_seconds: &#39;inf&#39; is not a number"),
+        ({"objective": "budget", "budget": "4", "max_seconds": "0"}, "max_seconds 0 must be above 0"),
+        ({"max_seconds": "5"}, "the seconds of this bundle&#39;s arms were not measured"),
         ({"inputs": "{"}, "not JSON"),
         ({"inputs": "[1]"}, "inputs must be an object, found a list"),
         ({"seed": "1.5"}, "seed must be a whole number from 0 to 4294967295, found 1.5"),

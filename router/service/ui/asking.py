@@ -73,6 +73,8 @@ def request(form: Mapping[str, str]) -> pb.StreamSolveRequest:
         content["objective"] = {kind: _number(form, kind)}
         if kind == TargetAccuracy.kind and form.get("refuse"):
             content["objective"]["on_insufficient"] = "refuse"
+    if form.get("max_seconds", "").strip():
+        content.setdefault("objective", {})["max_seconds"] = _number(form, "max_seconds")
     if task := form.get("task"):
         content["task"] = task
     if inputs := form.get("inputs", "").strip():

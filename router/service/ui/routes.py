@@ -10,6 +10,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from router.errors import DeadlineExceeded, InvalidRequest, RouterError, StreamNotRead, Unauthenticated
+from router.policy import seconds
 from router.service.auth.callers import Caller
 from router.service.http.asgi import Asgi
 from router.service.http.request import Inbound
@@ -105,6 +106,7 @@ class _Ui:
         return pages.page(
             "search.html",
             choices=asking.choices(solver),
+            timed=seconds.measured(solver.policy),
             tasks=solver.tasks.names,
             bundle=solver.bundle,
             arms=arms,

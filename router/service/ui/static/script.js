@@ -89,7 +89,8 @@
   });
   form.addEventListener("input", (event) => {
     const choice = event.target.type === "number" && event.target.closest(".choice");
-    if (choice) choice.querySelector("input[type=radio]").checked = true;
+    const radio = choice && choice.querySelector("input[type=radio]"); // a limit of time goes with any objective
+    if (radio) radio.checked = true;
   });
   stop.addEventListener("click", () => running && running.abort());
   results.addEventListener("click", (event) => {
