@@ -11,9 +11,11 @@ lives on; a worker that can't be interrupted, inside one long operation, is kill
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import logging
 import os
+import pickle
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -35,10 +37,11 @@ _BRIEFLY = 0.15  # processor seconds for a job's first try; nearly all answers n
 _FRESH = 0.5  # a call that used at most this many seconds may have the last free worker
 _TICK = 0.02  # processor seconds between checks of the limits
 _REMEMBERED = 4096  # cached results
+_MOST_OF_A_RESULT = 4096  # bytes: a larger one is not cached
 
 _log = logging.getLogger(__name__)
 _lock = threading.RLock()
-_results: "OrderedDict[tuple[str, tuple[Any, ...]], Any]" = OrderedDict()
+_results: "OrderedDict[bytes, bytes]" = OrderedDict()  # both pickled, by the digest of what was asked
 _startups: "list[Future[_Pool]]" = []  # at most one: the pool, running or being started
 _allowance: "ContextVar[Allowance | None]" = ContextVar("allowance", default=None)
 
@@ -85,22 +88,25 @@ def note_text() -> None:
 
 
 async def run(target: str, *arguments: Any) -> Any:
-    """Call ``module:function`` with hashable arguments in a worker process. Raises LimitReached."""
-    known = target, arguments
+    """Call ``module:function`` in a worker process. Arguments and the result are pickled. Raises LimitReached."""
+    # Their digest is kept and not the arguments, which may be a caller's megabytes.
+    asked = hashlib.sha256(pickle.dumps((target, arguments))).digest()
     with _lock:
-        if known in _results:
-            _results.move_to_end(known)
-            return _results[known]
+        if asked in _results:
+            _results.move_to_end(asked)
+            return pickle.loads(_results[asked])  # of our own process
     try:
         pool = await asyncio.shield(asyncio.wrap_future(_started()))
         result = await asyncio.wrap_future(pool.submit(_Job(target, arguments, _allowance.get() or Allowance())))
     except LimitReached:
         note_text()
         raise
-    with _lock:
-        _results[known] = result
-        while len(_results) > _REMEMBERED:
-            _results.popitem(last=False)
+    found = pickle.dumps(result)
+    if len(found) <= _MOST_OF_A_RESULT:
+        with _lock:
+            _results[asked] = found
+            while len(_results) > _REMEMBERED:
+                _results.popitem(last=False)
     return result
 
 
@@ -179,7 +185,7 @@ class _Pool:
         self._pool.schedule(_do, args=[0, SECONDS, "builtins:len", ("",)]).result()
 
     def submit(self, job: _Job) -> "Future[Any]":
-        job.future.add_done_callback(lambda _: self._cancelled(job))
+        job.future.add_done_callback(lambda _: self._settled(job))
         with _lock:
             self._waiting.append(job)
         self._next()
@@ -225,8 +231,9 @@ class _Pool:
                 return
             done.add_done_callback(partial(self._done, job, seconds))
 
-    def _cancelled(self, job: _Job) -> None:
+    def _settled(self, job: _Job) -> None:
         with _lock:
+            job.arguments = ()  # a job and its future hold each other until garbage is searched for
             if job.future.cancelled() and job.slot is not None:
                 self._stop[job.slot] = 1
 

@@ -1,7 +1,9 @@
 """Worker processes under attack: limits of time and memory, fairness, cancelling, closing."""
 
 import asyncio
+import gc
 import time
+import tracemalloc
 
 import pytest
 
@@ -23,6 +25,21 @@ async def test_runs_and_remembers():
     with within(allowance):
         assert await workers.run(f"{JOBS}:echo", "remembered") == "remembered"
     assert allowance.used == 0
+
+
+async def test_neither_long_arguments_nor_long_results_are_remembered():
+    tracemalloc.start()
+    for i in range(20):
+        assert await workers.run("builtins:len", f"{i:1000000d}") == 1_000_000
+        assert len(await workers.run("builtins:format", i, "1000000d")) == 1_000_000
+    gc.collect()
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 5_000_000  # of 40 megabytes
+    allowance = Allowance()
+    with within(allowance):
+        assert await workers.run("builtins:len", f"{1:1000000d}") == 1_000_000
+    assert allowance.used == 0  # by its digest
 
 
 async def test_an_answer_has_bounded_time_and_what_ran_out_of_it_is_not_remembered():
