@@ -241,7 +241,7 @@ async def serve(
     """Run the server that ``make`` returns until SIGTERM or SIGINT, then let running calls end.
 
     grace       seconds for running calls to end
-    started     called with the server once it listens
+    started     called with the server once it listens, unless it was told to end before
     read_again  called at SIGHUP
     """
     stopping = asyncio.Event()
@@ -257,7 +257,8 @@ async def serve(
         gc.collect()
         gc.freeze()
         try:
-            started(server)
+            if not stopping.is_set():  # told to end while it started
+                started(server)
             await stopping.wait()
         finally:
             await server.stop(grace)

@@ -16,6 +16,7 @@ import itertools
 import logging
 import os
 import pickle
+import signal
 import threading
 import time
 from collections import Counter, OrderedDict
@@ -145,12 +146,23 @@ def _started() -> "Future[_Pool]":
 
 def _start(startup: "Future[_Pool]") -> None:
     try:
+        _keep_from_interrupts()
         startup.set_result(_Pool(max(2, min(4, os.cpu_count() or 2))))
     except Exception as error:
         _log.warning("no worker processes could be started, answers are compared as text", exc_info=error)
         unavailable = NoWorkers("no worker processes could be started")
         unavailable.__cause__ = error
         startup.set_exception(unavailable)
+
+
+def _keep_from_interrupts() -> None:
+    """Have processes that this thread begins never see Ctrl-C, which a terminal sends to all: they end with ours."""
+    from multiprocessing import forkserver, resource_tracker
+
+    resource_tracker.ensure_running()  # first, since it lets the signal through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # processes inherit it
+    forkserver.set_forkserver_preload(["router.tasks.warm"])
+    forkserver.ensure_running()
 
 
 @dataclass(eq=False)
@@ -175,7 +187,6 @@ class _Pool:
 
         CONSTS.term_timeout = 0.05  # seconds until a worker is killed, which holds nothing worth saving
         context = get_context("forkserver")
-        context.set_forkserver_preload(["router.tasks.warm"])
         self._stop = context.RawArray("b", workers)  # per worker: whether to interrupt its job
         self._free = list(range(workers))
         self._waiting: list[_Job] = []
@@ -299,8 +310,6 @@ def _prepare(stop: Any) -> None:
 
 def _do(slot: int, seconds: float, target: str, arguments: tuple[Any, ...]) -> tuple[bool, Any, float]:
     """Return whether a job was done within its limits, its result, and the processor seconds that it took."""
-    import signal
-
     module, _, name = target.partition(":")
     function = getattr(import_module(module), name)
     begun, running = time.process_time(), True

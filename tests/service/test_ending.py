@@ -1,13 +1,15 @@
 """A process that was told to end does so in time, stuck or not."""
 
+import os
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
-from tests.support.breakable import Router
+from tests.support.breakable import ROOT, Router
 
 pytestmark = pytest.mark.processes
 
@@ -93,3 +95,36 @@ def test_asking_twice_gives_no_more_time():
             except subprocess.TimeoutExpired:
                 continue
         assert process.wait(timeout=120) == 1
+
+
+STARTING = """
+import asyncio
+from router.service.app import serve
+
+class Server:
+    async def start(self): print("listens", flush=True)
+    async def stop(self, grace): print("stops", flush=True)
+
+if __name__ == "__main__":
+    asyncio.run(serve(Server, grace=1.0, started=lambda server: print("started", flush=True)))
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_an_interrupt_while_it_starts_ends_it_without_a_word(processes, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(STARTING)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        [sys.executable, program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env=environment,
+    ) as process:
+        watched = psutil.Process(process.pid)
+        while process.poll() is None and len(watched.children(recursive=True)) < processes:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to its workers, too
+        out, said = process.communicate(timeout=120)
+    assert (process.returncode, out, said) == (0, b"listens\nstops\n", b"")
