@@ -336,9 +336,10 @@ async def test_running_calls_finish_while_new_ones_are_refused(server, stub, gen
     await stopping
 
 
-async def test_calls_that_outlast_the_grace_period_are_ended(server, stub, generator):
+@pytest.mark.parametrize("partial", [False, True])  # another server may still give a whole answer
+async def test_calls_that_outlast_the_grace_period_are_ended(server, stub, generator, partial):
     generator.latency = 0.5
-    running = stub.Solve(pb.SolveRequest(prompt=EASY))
+    running = stub.Solve(pb.SolveRequest(prompt=EASY, options=options(allow_partial=partial)))
     while not generator.counted.calls:  # noqa: ASYNC110 - nothing to wait for
         await asyncio.sleep(0.01)
     await asyncio.wait_for(server.stop(grace=0.1), timeout=60)
