@@ -112,10 +112,30 @@ async def test_pages_follow_each_other(solver, recorder, monkeypatch):
     assert 'rel="next"' not in rest
 
 
-@pytest.mark.parametrize("at", ["yesterday", "2026-01-01T00:00:00"])
-async def test_a_place_that_is_none_is_refused(solver, recorder, at):
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("at", "yesterday"),
+        ("at", "2026-01-01T00:00:00"),
+        ("at", "2026-01-01T00:00:00+00:00\0"),
+        ("at", "0001-01-01T00:00:00+14:00"),
+        ("at", "9999-12-31T23:59:59-14:00"),
+        ("id", "\0"),
+        ("id", "é"),
+        ("id", "x" * 129),
+    ],
+)
+async def test_a_place_that_is_none_is_refused(solver, recorder, field, value):
     async with browsing(solver, recorder=recorder) as client:
-        assert (await client.get("/ui/calls", params={"at": at, "id": "x"})).status_code == 400
+        place = {"at": "2026-01-01T00:00:00+00:00", "id": "x", field: value}
+        reply = await client.get("/ui/calls", params=place)
+        assert reply.status_code == 400
+        assert f"{field} must be" in reply.text
+
+
+def test_a_place_in_another_time_zone_is_the_same():
+    assert calls.place("at=2026-01-01T02:00:00%2B02:00&id=x") == Place(datetime(2026, 1, 1, tzinfo=UTC), "x")
+    assert str(calls.place("at=2026-01-01T02:00:00%2B02:00").at) == "2026-01-01 00:00:00+00:00"
 
 
 async def test_an_address_with_many_fields_is_refused_once_its_caller_is_known(solver, recorder):

@@ -1,9 +1,10 @@
 """The view of recorded calls: a caller sees its own, an administrator everybody's."""
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -12,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from router.errors import InvalidRequest, OutcomesUnavailable
 from router.outcomes.newest import Place
 from router.service.auth.callers import Caller
+from router.service.conversion import CALL_ID
 from router.service.recorder import Recorder
 
 ON_PAGE = 50
@@ -59,11 +61,15 @@ def place(query: str) -> Place | None:
         return None
     try:
         at = datetime.fromisoformat(fields["at"])
-        if at.tzinfo is None:
+        if at.tzinfo is None or "\0" in fields["at"]:
             raise ValueError
-    except ValueError:
+        at = at.astimezone(UTC)  # SQLite compares times without their zone
+    except (ValueError, OverflowError):
         raise InvalidRequest("at", "at must be a time with a time zone", reason="MESSAGE_MALFORMED") from None
-    return Place(at, fields.get("id", "")[:128])
+    call_id = fields.get("id", "")
+    if call_id and not re.fullmatch(CALL_ID, call_id):  # PostgreSQL refuses some texts, such as NUL
+        raise InvalidRequest("id", "id must be the id of a call", reason="MESSAGE_MALFORMED")
+    return Place(at, call_id)
 
 
 def view(rows: Sequence[Mapping[str, Any]] | None, caller: Caller, *, first: bool) -> dict[str, Any]:
