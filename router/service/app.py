@@ -171,6 +171,7 @@ class Server:
                     authentication,
                     open_calls=open_calls,
                     check=check,
+                    encrypted=http_tls is not None,
                     write_seconds=write_seconds,
                 )
 

@@ -1,13 +1,16 @@
 """The pages under /ui: who may see them, and what keeps other sites, scripts and strangers out."""
 
 import re
+import ssl
 from typing import Any
 
 import httpx2
 import pytest
+import trustme
 
 from router.cli.service import with_pages
 from router.errors import InvalidRequest, Unauthenticated
+from router.service.auth.certificates import server_contexts
 from router.service.ui import pages
 from router.service.ui.sessions import SESSION_SECONDS, Sessions
 from tests.support.browsing import ANN, BOB, browsing, log_in
@@ -129,6 +132,58 @@ async def test_after_a_logout_the_cookie_is_worth_nothing(solver):
         assert (await client.post("/ui/logout")).status_code == 401
         assert not list(client.cookies.jar)
         assert (await client.get("/ui/policy", headers=kept)).status_code == 401
+
+
+FOREIGN = [
+    "bad name=1; ",
+    'unclosed="; ',
+    "no value; é=1; [a]=b; ",
+    "$Version=1; theme={'a': \"b\"}; ",
+    "router_session=of-another-router-on-this-host; ",
+    "router_session=; ",
+]
+
+
+@pytest.mark.parametrize("before", FOREIGN)
+@pytest.mark.parametrize("after", ["", "; router_session=of-a-site-above; ;="])
+async def test_cookies_of_others_lock_nobody_out(solver, before, after):
+    async with browsing(solver, tokens=[ANN]) as client:
+        reply = await client.post("/ui/login", data={"token": "ann's"}, follow_redirects=False)
+        own = reply.headers["set-cookie"].partition(";")[0]
+        client.cookies.clear()
+        sent = {b"cookie": f"{before}{own}{after}".encode("latin-1")}
+        assert (await client.get("/ui/policy", headers=sent)).status_code == 200
+        assert (await client.post("/ui/logout", headers=sent, follow_redirects=False)).status_code == 303
+        assert (await client.get("/ui/policy", headers=sent)).status_code == 401
+
+
+async def test_over_tls_no_cookie_will_do_that_others_can_set(solver, tmp_path):
+    """Without its prefix, any site above this host, and any program on it, could set the cookie to its own session."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost")
+    (tmp_path / "cert").write_bytes(b"".join(part.bytes() for part in issued.cert_chain_pems))
+    issued.private_key_pem.write_to_path(str(tmp_path / "key"))
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    tls = server_contexts(tmp_path / "cert", tmp_path / "key")
+    async with serving(solver, ui=True, tokens=lambda: [ANN], http_tls=tls) as server:
+        base = f"https://localhost:{server.http_port}/ui"
+        async with httpx2.AsyncClient(verify=context) as client:
+            reply = await client.post(f"{base}/login", data={"token": "ann's"})
+            own = reply.headers["set-cookie"].partition(";")[0]
+            client.cookies.clear()
+            assert own.startswith("__Host-router_session=")
+            assert (await client.get(f"{base}/policy", headers={"cookie": own})).status_code == 200
+            plain = {"cookie": own.removeprefix("__Host-")}
+            assert (await client.get(f"{base}/policy", headers=plain)).status_code == 401
+
+
+async def test_behind_tls_forms_want_the_secure_cookie(solver):
+    async with browsing(solver, tokens=[ANN]) as client:
+        await log_in(client)
+        assert [cookie.name for cookie in client.cookies.jar] == ["router_session"]
+        origin = {"origin": str(client.base_url).replace("http:", "https:")}
+        assert (await client.post("/ui/search", data={"prompt": "7 + 7 ="}, headers=origin)).status_code == 401
+        assert (await client.post("/ui/search", data={"prompt": "7 + 7 ="})).status_code == 200
 
 
 async def test_a_session_ends_with_its_token(solver):

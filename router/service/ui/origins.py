@@ -22,6 +22,9 @@ def _from(origin: str, host: str | None) -> bool:
         return False
 
 
-def secure(metadata: Mapping[str, str], scheme: str) -> bool:
-    """Tell whether the browser's own connection is encrypted, to this server or to a proxy before it."""
-    return scheme == "https" or metadata.get("origin", "").startswith("https://")
+def secure(metadata: Mapping[str, str | bytes], *, encrypted: bool) -> bool:
+    """Tell whether the browser's own connection is encrypted, to this server or, as forms tell, to a proxy before it.
+
+    encrypted  whether this server has TLS
+    """
+    return encrypted or str(metadata.get("origin", "")).startswith("https://")

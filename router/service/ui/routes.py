@@ -28,7 +28,7 @@ from router.service.ui.sessions import (
     SESSION_SECONDS,
     SessionAuthentication,
     Sessions,
-    session_name,
+    session_names,
 )
 from router.service.ui.stream import SCRIPT, AsPage, ToScript, Writer
 from router.v1 import router_pb2 as pb
@@ -45,6 +45,7 @@ def routes(
     *,
     open_calls: OpenCalls,
     check: Callable[[Mapping[str, str]], None],
+    encrypted: bool,
     write_seconds: float,
 ) -> Sequence[BaseRoute]:
     """Return the pages' routes.
@@ -52,9 +53,10 @@ def routes(
     around         returns a call's middleware, with its argument in the place of Authentication
     open_calls     counts forms while they are read; it is also among the middleware
     check          raises the error for a request that names another host than this server, by its headers
+    encrypted      whether the server has TLS
     write_seconds  after which a reply ends that its caller does not read
     """
-    ui = _Ui(around, router, authentication, open_calls, check)
+    ui = _Ui(around, router, authentication, open_calls=open_calls, check=check, encrypted=encrypted)
 
     def get(path: str, endpoint: Callable[[Inbound], Awaitable[Response | None]]) -> Route:
         return Route(BASE + path, Asgi(endpoint, write_seconds, reads=False, failed=ui.failed), methods=["GET"])
@@ -82,13 +84,15 @@ class _Ui:
         around: Callable[[Middleware], Sequence[Middleware]],
         router: RouterService,
         authentication: Authentication,
+        *,
         open_calls: OpenCalls,
         check: Callable[[Mapping[str, str]], None],
+        encrypted: bool,
     ):
-        self._router, self._open_calls, self._check_host = router, open_calls, check
+        self._router, self._open_calls, self._check_host, self._encrypted = router, open_calls, check, encrypted
         self._recorded = calls.RecordedCalls(router.recorder)
         self._sessions = Sessions(authentication.tokens) if authentication.tokens else None
-        self._who = SessionAuthentication(authentication, self._sessions)
+        self._who = SessionAuthentication(authentication, self._sessions, encrypted=encrypted)
         within, entering = around(self._who), around(authentication)
         self._handlers = {
             "GetBundle": chain(within, ROUTER, "GetBundle", self._looked),
@@ -190,7 +194,7 @@ class _Ui:
         except Unauthenticated:
             return pages.page("login.html", 401, here=_own(next_page), user="", refused=True)
         response = self._to(next_page)
-        secure = origins.secure(inbound.metadata, inbound.scope["scheme"])
+        secure = origins.secure(inbound.metadata, encrypted=self._encrypted)
         response.set_cookie(
             SECURE_COOKIE if secure else COOKIE,
             name,
@@ -206,7 +210,7 @@ class _Ui:
         self._check(inbound)
         origins.check_origin(inbound.metadata)
         if self._sessions is not None:
-            self._sessions.end(session_name(inbound.metadata))
+            self._sessions.end(*session_names(inbound.metadata, encrypted=self._encrypted))
         response = self._to("")
         for cookie in (COOKIE, SECURE_COOKIE):
             response.delete_cookie(cookie, path="/", secure=cookie == SECURE_COOKIE, httponly=True, samesite="strict")

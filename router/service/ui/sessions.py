@@ -4,7 +4,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from router.errors import Unauthenticated
@@ -12,6 +11,7 @@ from router.service.auth.callers import Caller, Peer, Token, bearer, digest_of
 from router.service.middleware.authentication import Authentication
 from router.service.middleware.call import Call
 from router.service.middleware.chain import Handler
+from router.service.ui.origins import secure
 
 COOKIE = "router_session"
 SECURE_COOKIE = "__Host-router_session"  # browsers accept it only over TLS, and send it to this host alone
@@ -49,40 +49,44 @@ class Sessions:
         self._sessions[digest_of(name)] = _Session(digest, now + SESSION_SECONDS)
         return name
 
-    def caller(self, name: str) -> Caller:
-        """Raises Unauthenticated."""
-        session = self._sessions.get(digest_of(name))
-        if session and session.ends > self._clock():
-            for token in self._tokens():
-                if token.digest == session.token:
-                    return token.caller
+    def caller(self, *names: str) -> Caller:
+        """Return the caller of the first of these that is a session's name. Raises Unauthenticated."""
+        callers = {each.digest: each.caller for each in self._tokens()}
+        for name in names:
+            session = self._sessions.get(digest_of(name))
+            if session and session.ends > self._clock() and session.token in callers:
+                return callers[session.token]
         raise Unauthenticated("log in: there is no session, or it has ended")
 
-    def end(self, name: str) -> None:
-        self._sessions.pop(digest_of(name), None)
+    def end(self, *names: str) -> None:
+        for name in names:
+            self._sessions.pop(digest_of(name), None)
 
     @property
     def count(self) -> int:
         return len(self._sessions)
 
 
-def session_name(metadata: Mapping[str, str | bytes]) -> str:
-    """Return the session's name from the cookie; empty where there is none."""
-    try:
-        cookies = SimpleCookie(str(metadata.get("cookie", "")))
-    except CookieError:
-        return ""
-    return next((cookies[name].value for name in (SECURE_COOKIE, COOKIE) if name in cookies), "")
+def session_names(metadata: Mapping[str, str | bytes], *, encrypted: bool) -> list[str]:
+    """Return what may be the session's name, from the cookies.
+
+    Other programs on this host, and sites above it, set cookies that come along: malformed ones, and some of the same
+    name. So all of that name are returned, but over TLS none that others can set.
+    """
+    sent = [each.strip().partition("=") for each in str(metadata.get("cookie", "")).split(";")]
+    ours = (SECURE_COOKIE,) if secure(metadata, encrypted=encrypted) else (SECURE_COOKIE, COOKIE)
+    return [value for cookie in ours for name, _, value in sent if name == cookie]
 
 
 class SessionAuthentication:
     """Replaces Authentication around the pages' calls: a session stands for a bearer token.
 
-    sessions  None: the server needs no tokens
+    sessions   None: the server needs no tokens
+    encrypted  whether the server has TLS
     """
 
-    def __init__(self, authentication: Authentication, sessions: Sessions | None):
-        self._authentication, self._sessions = authentication, sessions
+    def __init__(self, authentication: Authentication, sessions: Sessions | None, *, encrypted: bool):
+        self._authentication, self._sessions, self._encrypted = authentication, sessions, encrypted
 
     def wrap(self, service: str, method: str, proceed: Handler) -> Handler:
         def handle(call: Call) -> Awaitable[Any]:
@@ -95,4 +99,4 @@ class SessionAuthentication:
         """Return the caller. Raises Unauthenticated."""
         if self._sessions is None or "authorization" in metadata:
             return self._authentication.caller(metadata, peer)
-        return self._sessions.caller(session_name(metadata))
+        return self._sessions.caller(*session_names(metadata, encrypted=self._encrypted))
