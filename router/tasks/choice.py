@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from string import ascii_uppercase
 from typing import Any
 
@@ -34,10 +35,16 @@ class ChoiceTask(PlainTask):
     def __init__(self, choices: Sequence[str] = ()):
         self.choices = tuple(choices)
         self._letters = ascii_uppercase[: len(self.choices) or _UNKNOWN]
-        named = [each for each in zip(self._letters, self.choices, strict=False) if not _long(each[1])]
+        self._named_by_text = [each for each in zip(self._letters, self.choices, strict=False) if not _long(each[1])]
+
+    @cached_property  # not when it is bound, since whoever only decides needs neither of these
+    def _by_text(self) -> list[dict[str, str]]:
         # Case and brackets count only where choices differ in nothing else: BB and Bb, (0,1) and [0,1].
-        self._by_text = [_unlike(named, spelling) for spelling in (_closely, normal)]
-        self._spaced = [(_spaced(_plain(text)), letter) for letter, text in named]
+        return [_unlike(self._named_by_text, spelling) for spelling in (_closely, normal)]
+
+    @cached_property
+    def _by_words(self) -> list[tuple[str, str]]:
+        return [(_spaced(_plain(text)), letter) for letter, text in self._named_by_text]
 
     def bound(self, inputs: Mapping[str, Any]) -> Task:
         """Take inputs ``{"choices": ["Rome", "Paris"]}``: two to 26 different texts. Raises InvalidRequest."""
@@ -108,7 +115,7 @@ class ChoiceTask(PlainTask):
     def _named(self, text: str) -> str | None:
         """Return the letter of the only choice named by its text. A text that is part of a longer one doesn't count."""
         words = _spaced(text)
-        found = [(name, letter) for name, letter in self._spaced if name.strip() and name in words]
+        found = [(name, letter) for name, letter in self._by_words if name.strip() and name in words]
         whole = [letter for name, letter in found if not any(name != other and name in other for other, _ in found)]
         return whole[0] if len(whole) == 1 else None
 
