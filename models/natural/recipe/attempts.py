@@ -15,7 +15,7 @@ VECTORS = NATURAL / "vectors.parquet"  # hidden states of the prompts; see vecto
 TASKS = {"gsm8k": "math", "mbpp": "code", "mmlu-stem": "choice"}
 # What pays on the tuning prompts. None: votes alone, above which log-probabilities gain nothing there.
 VERIFIERS = {"gsm8k": None, "mbpp": "tests", "mmlu-stem": None, "mixed": "tests"}
-_NEARLY = 0.9
+_MOST = 0.7
 FEWEST = 25  # prompts without which nothing can be trained
 SMALL, LARGE, POOL = "sample", "single(model=large)", "sample(model=large)"
 ALONE = [SMALL, LARGE, POOL]
@@ -30,8 +30,8 @@ def whole(frame: pd.DataFrame) -> pd.DataFrame:
     """The attempts at prompts that have what most of them have.
 
     Sampling goes on prompt by prompt and model by model, so that some have no attempts of the larger model yet. Rather
-    half of the prompts with both models than all with one; but the larger model's pool is only what the policy is
-    compared with, so it takes part where nearly all prompts have it.
+    half of the prompts with both models than all with one; the larger model's pool takes part where seven tenths of
+    them have it.
     """
     have = {arm: set(rows["prompt_id"]) for arm, rows in frame.groupby("arm")}
     prompts = have.get(SMALL, set())
@@ -39,7 +39,7 @@ def whole(frame: pd.DataFrame) -> pd.DataFrame:
     if 2 * len(both) >= len(prompts) or len(both) >= 4 * FEWEST:
         prompts = both
     pooled = prompts & have.get(POOL, set())
-    if len(pooled) >= _NEARLY * len(prompts):
+    if len(pooled) >= _MOST * len(prompts):
         prompts = pooled
     rows = frame[frame["prompt_id"].isin(prompts)]
     sizes = rows[rows["arm"] == SMALL].groupby("prompt_id").size()

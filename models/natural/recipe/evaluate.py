@@ -67,7 +67,10 @@ def make(bundle: str, folder: Path, *, build: bool) -> dict[str, Any]:
     report = json.loads((folder / "report" / "evaluation.json").read_text())
     shutil.rmtree(folder / "attempts")
     more = {"repair": repaired(read_setup(folder))} if bundle == "mbpp" else {}
-    return figures(report, folder) | {"verifiers": found} | more
+    row = figures(report, folder) | {"verifiers": found} | more
+    if bundle == "mixed":
+        row["reasons"] = {**row["reasons"], "verifiers": "compared task by task, on the same attempts"}
+    return row
 
 
 def figures(report: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -118,7 +121,9 @@ def mathematics() -> dict[str, Any]:
     difficulty = {name: found["candidates"][best][name] for name in names}
     difficulty |= {"candidate": best, "milliseconds": milliseconds("hidden"), "ceiling": None}
     difficulty["text"] = found["candidates"]["text_logistic"]["spearman"]
-    return nothing("no attempts at MATH's problems: their levels are people's") | {
+    row = nothing("no attempts at MATH's problems: their levels are people's")
+    del row["reasons"]["difficulty"]
+    return row | {
         "prompts": found["problems"],
         "difficulty": difficulty,
         "features": {kind: rated(kind, found["candidates"].get(name, {})) for kind, name in RATED.items()},
@@ -179,9 +184,10 @@ def main() -> None:
     if len(bundles) > 1 and results.get("mixed", {}).get("prompts"):  # compared with the other bundles' folders
         results["mixed"]["mixing"] = mixing(NATURAL if asked.build else asked.out)
     results["math"] = mathematics()
-    (asked.out / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
-    (asked.out / "table.md").write_text(table(results))
-    print(f"wrote {asked.out}/evaluation.json and {asked.out}/table.md")
+    for folder in [asked.out, NATURAL] if asked.build and len(bundles) == len(BUNDLES) else [asked.out]:
+        (folder / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n")
+        (folder / "table.md").write_text(table(results))
+        print(f"wrote {folder}/evaluation.json and {folder}/table.md")
     print(json.dumps(results))
 
 

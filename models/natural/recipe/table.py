@@ -33,6 +33,60 @@ def table(results: Mapping[str, Any]) -> str:
     )
 
 
+TITLES = {"gsm8k": "GSM8K", "mbpp": "MBPP, one public test", "mmlu-stem": "MMLU STEM", "mixed": "all three mixed"}
+
+
+def readme(results: Mapping[str, Any]) -> str:
+    """What the project's README opens with; in round brackets what a perfect choice among all attempts has."""
+    rows: dict[str, Callable[[Any], str]] = {
+        "Prompts to tune on, held out": lambda f: f"{f['tuning_prompts']}, {f['prompts']}",
+        "`small`, one sample": lambda f: f"{_one_sample(f):.2f}",
+        "`small`, best of 16 (MMLU: 8) by vote, on MBPP by the test": lambda f: f"{_chosen(f):.2f}",
+        "`large`, one greedy solution": lambda f: f"{_at(f, 1)['ways']['larger_alone']['point']['accuracy']:.2f}",
+        "Policy, at the cost of one `large` solution": lambda f: f"{_at(f, 1)['policy']['accuracy']:.2f}",
+        "Policy, at 1.5 times that cost": lambda f: f"{_at(f, 1.5)['policy']['accuracy']:.2f}",
+        "Gain over `large` at equal cost; goal 0.03": lambda f: _goal(f["gain_at_large_cost"], "{:+.3f}"),
+        "Gain over the best fixed arm there; goal above 0": lambda f: _gain(f, "best_fixed_arm"),
+        "Gain over the best fixed cascade there; goal above 0": lambda f: _gain(f, "best_fixed_cascade"),
+        "Cost of `large`'s accuracy, `large` = 1; goal 0.8": lambda f: _goal(f["share_of_large_cost"], "{:.2f}"),
+        "Cost of `large`'s best of 8, that = 1; goal 0.25": lambda f: _goal(f["share_of_best_of_n_cost"], "{:.2f}"),
+        "Difficulty as served, from text: Spearman with the pass rate (at most)": _served,
+        "Difficulty from `small`'s hidden state": lambda f: f"{f['features']['hidden']['spearman']:.2f}",
+        "Error of the answers' confidences (by chance)": lambda f: "{value:.2f} ({chance:.2f})".format(
+            **f["confidence_error"]
+        ),
+    }
+    lines = _head(["", *TITLES.values()])
+    for name, cell in rows.items():
+        lines.append(_row([name, *(_tried(cell, results[bundle]) for bundle in TITLES)]))
+    return "\n".join(lines).replace("-0.", "−0.")
+
+
+def _one_sample(found: Any) -> float:
+    tasks = [row["sample"] for row in found["tasks"]]
+    return float(sum(tasks) / len(tasks) if tasks else found["verifiers"][0]["best_of"]["4"]["one_sample"])
+
+
+def _chosen(found: Any) -> float:
+    """Of the largest pool: by the verifier that is used, else by votes. Raises StopIteration for several tasks."""
+    next(iter(found["verifiers"]))
+    used = next((row for row in found["verifiers"] if row["used"]), None)
+    row = list((used or found["verifiers"][0])["best_of"].values())[-1]
+    return float(row["best_of_n" if used else "majority"])
+
+
+def _goal(found: Any, form: str) -> str:
+    perfect = f" ({form.format(found['ceiling'])})"
+    if found["value"] is None:
+        return f"not reached{perfect}"
+    ends = ", ".join("never" if found[end] is None else form.format(found[end]) for end in ("low", "high"))
+    return f"{form.format(found['value'])} [{ends}]{perfect}"
+
+
+def _served(found: Any) -> str:
+    return f"{found['difficulty']['spearman']:.2f} ({found['difficulty_ceiling']:.2f})"
+
+
 def overview(measured: Mapping[str, Any]) -> str:
     """What the README opens with."""
     rows: dict[str, Callable[[Any], str]] = {
@@ -187,17 +241,17 @@ def _tried(cell: Callable[[Any], str], found: Any) -> str:
         return "not measured"
 
 
-def _at_one(found: Any) -> Any:
-    return next(row for row in found["at_flops"] if row["share"] == 1)
+def _at(found: Any, share: float) -> Any:
+    return next(row for row in found["at_flops"] if row["share"] == share)
 
 
 def _accuracy(found: Any, way: str) -> str:
-    point = _at_one(found)["ways"][way]["point"]
+    point = _at(found, 1)["ways"][way]["point"]
     return f"{point['accuracy']:.3f} [{point['low']:.3f}, {point['high']:.3f}]"
 
 
 def _gain(found: Any, way: str) -> str:
-    return _estimate(_at_one(found)["gains"][way], sign=True)
+    return _estimate(_at(found, 1)["gains"][way], sign=True)
 
 
 def _spearman(difficulty: Any) -> str:
