@@ -34,9 +34,9 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle on held-out attempts: accuracy against generations and FLOPs, savings, and what limits them.
 
-    The report covers every fixed arm, the best fixed arm, and the policy on predicted and on measured levels under
-    every objective, each with 95% intervals. It is written as JSON and as one HTML page, and the bundle's card.md as
-    well.
+    The report covers every fixed arm, the best fixed arm or cascade, and the policy on predicted and on measured levels
+    under every objective, each with 95% intervals. It is written as JSON and as one HTML page, and the bundle's card.md
+    as well.
     """
     from json import dumps, loads
 

@@ -7,7 +7,7 @@ savings_fixed_budget        how many times fewer generations the policy under a 
 savings_average_budget      the same for the policy under an average budget
 gap_recovered               gain of the policy over weighted best-of-N / the gain that it would have on measured levels
 budgets_below_best_fixed    number of fixed budgets at which the policy is significantly less accurate than the best
-                            fixed arm
+                            fixed arm or cascade
 below_best_fixed            number of average budgets and of FLOPs at which it is so at equal spending, beside the best
                             fixed arm and the best fixed cascade
 confidence_error            the confidences' calibration error, less what perfect ones would show by chance
@@ -136,7 +136,7 @@ def _of(figure: Mapping[str, Any] | float | None) -> Value:
 
 
 def _below(within: WithinBudgets) -> list[int]:
-    """Return the fixed budgets at which the policy is clearly less accurate than the best fixed arm."""
+    """Return the fixed budgets at which the policy is clearly less accurate than the best fixed arm or cascade."""
     rows = within.rows
     return [row.budget for row in rows if row.predicted_minus_best_fixed and row.predicted_minus_best_fixed.high < 0]
 

@@ -5,7 +5,7 @@ Accuracies are shares of right answers, 0 to 1. Intervals are 95%, by bootstrap 
 2 * parameters * tokens for a prompt, over all models that took part. The names of curves:
 
 majority, beam_search(m=4), ...  one strategy with its parameters, at rising budgets
-best_fixed          the arm that is best for all prompts alike at each budget, chosen on the training prompts
+best_fixed          the arm or cascade that is best for all prompts alike at each budget, chosen on the training prompts
 predicted           the policy under a fixed budget for each prompt, on predicted levels
 predicted_average   the same under an average budget over the prompts
 oracle, oracle_average   the same two on measured levels, which come from the prompt's own attempts
@@ -128,7 +128,7 @@ class Diagnosis(Part):
     verifier          perfect_selector - selected
     estimator         the policy on measured levels - on predicted ones
     policy            the best arm for each measured level in hindsight - the policy on measured levels
-    levels            the policy on measured levels - the best fixed arm: what knowing the level is worth
+    levels            the policy on measured levels - the best fixed arm or cascade: what knowing the level is worth
     never_sampled     share of the prompts with no right attempt
     verifier_closes   share of the gap between majority and the perfect selector that the verifier closes
     limit, runner_up  which of generator, verifier, estimator and policy loses most, and second most

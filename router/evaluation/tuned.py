@@ -17,7 +17,7 @@ from router.tuning.tune import ORACLE_POLICY, TUNING
 class Tuned:
     """The policy for measured levels, and the tuning report.
 
-    best_fixed   the arm that is best for all prompts alike, by budget, in rising order
+    best_fixed   the arm or cascade that is best for all prompts alike, by budget, in rising order
     averages     a row for each average budget, see ``tuning.nested.compare``
     method, methods, by_task  as in ``report.Report``
     """

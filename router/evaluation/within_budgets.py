@@ -54,7 +54,7 @@ def curves_of(
     """Return all curves, and the points that are missing because an arm was not run.
 
     levels      (P,) as measured
-    best_fixed  the best fixed arm, by budget
+    best_fixed  the best fixed arm or cascade, by budget
     """
     budgets = list(best_fixed)
     each_prompt: dict[float, Objective] = {budget: Budget(budget) for budget in budgets}
@@ -85,7 +85,7 @@ def within_budgets(
     """Compare the curves.
 
     prompts     (P,) ids of those measured
-    best_fixed  the best fixed arm, by budget
+    best_fixed  the best fixed arm or cascade, by budget
     draws       (R, P) weights of R bootstrap resamples
     """
     policies, largest = curves.policies, max(best_fixed)

@@ -13,7 +13,7 @@ CURVES = {
     "predicted_average": "policy, average budget",
     "oracle": "policy on measured levels, fixed budget",
     "oracle_average": "policy on measured levels, average budget",
-    "best_fixed": "best fixed arm",
+    "best_fixed": "best fixed arm or cascade",
 }
 WAYS = {
     "best_fixed_arm": "best fixed arm",
@@ -34,7 +34,7 @@ MEASURES = {
     "savings_fixed_budget": "times fewer generations than weighted best-of-N, fixed budget",
     "savings_average_budget": "times fewer generations than weighted best-of-N, average budget",
     "gap_recovered": "gain on predicted levels ÷ gain on measured levels",
-    "budgets_below_best_fixed": "fixed budgets at which the policy is clearly below the best fixed arm",
+    "budgets_below_best_fixed": "fixed budgets at which the policy is clearly below the best fixed arm or cascade",
     "below_best_fixed": "average budgets and FLOPs at which the policy is clearly below the best fixed arm or cascade",
     "confidence_error": "calibration error of the confidences, beyond what perfect ones show by chance",
     "gain_over_best_fixed": "accuracy above the best fixed arm",
@@ -194,9 +194,9 @@ def _against_best_fixed(report: Report) -> list[str]:
         more, less = sum(each.low > 0 for each in found), sum(each.high < 0 for each in found)
         article = "a" if kind == "fixed" else "an"
         lines.append(
-            f"Under {article} {kind} budget the policy is clearly more accurate than the best fixed arm at {more} of "
-            f"{len(found)} budgets, clearly less accurate at {less}. At {len(found) - more - less} there is no clear "
-            "difference."
+            f"Under {article} {kind} budget the policy is clearly more accurate than the best fixed arm or cascade at "
+            f"{more} of {len(found)} budgets, clearly less accurate at {less}. At {len(found) - more - less} there is "
+            "no clear difference."
         )
     return lines
 
@@ -270,7 +270,7 @@ def _saved(report: Report) -> list[str]:
         "Weighted best-of-N is a vote on N solutions in which the verifier's scores count. At its best its accuracy is "
         f"{target.accuracy:.3f}, with {target.generations:g} solutions a prompt. For that accuracy the policy needs "
         f"{fixed} times fewer under a fixed budget and {average} times fewer under an average budget. The best fixed "
-        f"arm needs {best} times fewer; what it saves as well is not due to the prediction of levels."
+        f"arm or cascade needs {best} times fewer; what it saves as well is not due to the prediction of levels."
     ]
 
 

@@ -302,7 +302,7 @@ def _method_rows(sample: _Sample, chosen: _Chosen) -> list[dict[str, Any]]:
 
 
 def _budget_rows(sample: _Sample, chosen: _Chosen) -> list[dict[str, Any]]:
-    """Return the accuracies at each budget of the policy, of the best fixed arm, and where levels are known."""
+    """Return accuracies at each budget: the policy's, the best fixed arm's or cascade's, and where levels are known."""
     known, draws = sample.known, sample.draws
     best_fixed = tabulate(
         sample.measured,

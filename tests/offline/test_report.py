@@ -73,7 +73,17 @@ def test_the_page_needs_nothing_else(html):
 
 def test_the_page_defines_what_it_speaks_of_before_it_does(html):
     text = html.partition("</style>")[2]
-    for term in ("levels", "held-out", "arm", "budget", "policy", "best fixed arm", "verifier", "95% intervals"):
+    for term in (
+        "levels",
+        "held-out",
+        "arm",
+        "budget",
+        "policy",
+        "best fixed arm or cascade",
+        "cascade",
+        "verifier",
+        "95% intervals",
+    ):
         assert f"<dfn>{term}" in text, term
         assert text.index(f"<dfn>{term}") < text.index("In short")
     for term in ("fixed budget", "average budget", "measured level", "Generations", "FLOPs"):
