@@ -65,7 +65,8 @@ def in_turn(
     stages      runs of each stage, at one prompt or at many: ``(..., R)``, repeated where a stage has fewer than
                 another
     thresholds  confidence that ends the cascade after each stage but the last
-    prefilled   the prompt's tokens by model; a model that reads the prompt again finds them in its cache
+    prefilled   the prompt's tokens by model; a model that reads the prompt again finds them in its cache, and so does
+                the verifier
     confidence_of  gives the confidences; None: :func:`by_score_or_lead_of_runs`
     verified    whether the bundle has a verifier
     """
@@ -108,7 +109,7 @@ def after(
     """
     prompt: dict[str | None, Floats] = {}
     generated: dict[str | None, Floats] = {}
-    seen, scored = [], np.zeros(1)
+    seen, scored, read = [], np.zeros(1), np.zeros(1, dtype=bool)
     for i, (arm, runs) in enumerate(zip(arms, stages, strict=True)):
         for model, tokens in runs.prompt_tokens.items():
             again = prefilled.get(model, 0.0) if model in prompt else 0.0
@@ -117,7 +118,12 @@ def after(
             generated[model] = generated.get(model, 0.0) + tokens
         unasked = last and i == len(stages) - 1 and not arm.scores_answers
         seen.append(replace(runs.seen, score=np.full_like(runs.seen.score, np.nan)) if unasked else runs.seen)
-        scored = scored + runs.scored_tokens + (0.0 if unasked else runs.check_tokens)
+        checked = runs.scored_tokens + (0.0 if unasked else runs.check_tokens)
+        # The verifier reads the prompt once in a cascade, and each stage's tokens have it: it is about as long for the
+        # verifier as for the stage's model.
+        again = max((prefilled.get(model, 0.0) for model in arm.models), key=np.mean)
+        scored = scored + np.maximum(checked - np.where(read & (checked > 0), again, 0.0), 0.0)
+        read = read | (checked > 0)
     confidence = np.stack(np.broadcast_arrays(*confidence_of(arms, seen, last=last)))
     has = np.stack([runs.answered for runs in stages])
     rank = np.where(has, np.nan_to_num(confidence), -1.0)

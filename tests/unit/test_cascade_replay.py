@@ -1,13 +1,22 @@
 """Cascades replayed from recorded attempts and runs: what driving them would have given, on average."""
 
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
 
-from strategies import Candidate, Cascade, Extend, Result, Strategy, parse
+from router.backends import Engines
+from router.backends.fake import FakeGenerator
+from router.prompt import Prompt
+from router.solving.bill import Bill
+from router.solving.driver import drive
+from router.solving.request import Request
+from router.tasks import load_task
+from strategies import Candidate, Cascade, Extend, Result, Single, Strategy, parse
 from strategies.replaying.cascades import replayed
 from strategies.replaying.records import Pool, Recorded, Runs, Seen, code_of
+from tests.support.searches import finished
 
 
 def recorded_pool(seed: int, *, right: float, size: int = 12, runs: int = 240, scored: bool = True) -> Pool:
@@ -56,6 +65,7 @@ class Replayed:
         self.recorded, self.rng = recorded, rng
         self.correct, self.generated, self.scored = 0.0, dict.fromkeys(cascade.models, 0.0), 0.0
         self.prompt: dict[str | None, float] = {}
+        self.read = False  # whether the verifier has read the prompt
         self.orders = {model: iter(rng.permutation(len(pool))) for model, pool in recorded.pools.items()}
         found, most = None, -1.0
         sure: float | None
@@ -77,7 +87,8 @@ class Replayed:
         # What the model has read already is prefilled; what the run read beyond the prompt is not.
         prefilled = self.recorded.pools[model].prompt_tokens[0] if model in self.prompt else 0.0
         self.prompt[model] = self.prompt.get(model, 0.0) + runs.prompt_tokens[model][i] - prefilled
-        self.scored += runs.scored_tokens[i]
+        self.scored += runs.scored_tokens[i] - self.read * self.recorded.pools[model].prompt_tokens[0]
+        self.read = True
         return runs.correct[i], runs.answered[i], runs.seen.score[i]
 
     def search_of(self, stage: Strategy, *, last: bool) -> tuple[float, bool, float | None]:
@@ -85,7 +96,7 @@ class Replayed:
         pool = self.recorded.pools[stage.model]
         order = self.orders[stage.model]
         self.prompt.setdefault(stage.model, pool.prompt_tokens[0])
-        search, asked, read = stage.search(), 0, False
+        search, asked = stage.search(), 0
         request = next(search)
         while True:
             reply = []
@@ -96,8 +107,7 @@ class Replayed:
                     self.generated[stage.model] += pool.generated_tokens[i]
                     reply.append(replace(candidate, steps=(str(i),), end="stop", answer=pool.answers[i]))
                 else:
-                    reply.append(self.judged(candidate, pool, first=not read))
-                    read = True
+                    reply.append(self.judged(candidate, pool))
             try:
                 request = search.send(reply)
             except StopIteration as done:
@@ -107,13 +117,14 @@ class Replayed:
             return 0.0, False, 0.0
         best = found.best
         if best.score is None and not last:
-            best = self.judged(best, pool, first=True)
+            best = self.judged(best, pool)
         return pool.correct[int(best.text)], True, best.score
 
-    def judged(self, candidate: Candidate, pool: Pool, *, first: bool) -> Candidate:
-        """Scored, and read: the prompt once a request, as pools are billed."""
+    def judged(self, candidate: Candidate, pool: Pool) -> Candidate:
+        """Scored, and read: the prompt once."""
         i = int(candidate.text)
-        self.scored += pool.scored_tokens[i] + first * pool.prompt_tokens[i]
+        self.scored += pool.scored_tokens[i] + (not self.read) * pool.prompt_tokens[i]
+        self.read = True
         return replace(candidate, scores=(float(pool.scores[i]),))
 
 
@@ -184,6 +195,72 @@ def test_the_replay_is_exact_where_every_run_is_alike(text):
         for model in parse(text).models:
             assert found.generated_tokens[model] == pytest.approx(driven.generated[model])
             assert found.prompt_tokens[model] == pytest.approx(driven.prompt.get(model, 0.0))
+
+
+class Reading:
+    """A verifier that bills as those in process do: a search pays for each token once, the prompt's included."""
+
+    parameters = 1_000
+
+    def __init__(self, score: float):
+        self._score = score
+        self._read: set[tuple[str, ...]] = set()
+
+    async def score(self, prompt, candidates, *, max_tokens, usage):
+        texts = [(prompt.question, *each.steps) for each in candidates]
+        for read in (text[: end + 1] for text in texts for end in range(len(text))):
+            usage.add(scored_tokens=0 if read in self._read else len(read[-1]))
+            self._read.add(read)
+        return [replace(each, scores=(self._score,) * len(each.steps)) for each in candidates]
+
+    async def close(self):
+        pass
+
+
+def written(prompt: str, candidate: Candidate, rng: Random) -> str:
+    """What is left of a solution of three steps, all different and equally long."""
+    left = 2 - len(candidate.steps)
+    return "".join(f"{rng.randrange(10**8):08}\n" for _ in range(left)) + "Answer: 1"
+
+
+async def driven(arm: Strategy, score: float) -> Bill:
+    models = {"small": FakeGenerator(write=written), "large": FakeGenerator(write=written)}
+    engines = Engines(models, "small", Reading(score))
+    bill = Bill()
+    await finished(drive(arm, Request(Prompt.of("1 ="), seed=3), engines, load_task("math"), bill))
+    return bill
+
+
+@pytest.mark.parametrize("score", [0.1, 0.9])
+@pytest.mark.parametrize("text", [*CASCADES, "single @0.5 > majority(n=4) @0.5 > best_of_n(n=3) @0.5 > dvts(n=4, m=2)"])
+async def test_the_replay_bills_the_verifier_as_the_driver_does(text, score):
+    solution, prompt = 2 * 9 + len("Answer: 1"), len("1 =")
+    pool = replace(
+        recorded_pool(0, right=0.5),
+        answers=["1"] * 12,
+        correct=np.ones(12),
+        scores=np.full(12, score),
+        prompt_tokens=np.full(12, float(prompt)),
+        generated_tokens=np.full(12, solution + 1.0),  # and the end
+        scored_tokens=np.full(12, float(solution)),
+    )
+    runs = {}
+    for arm in cascade_of(text).stages:
+        if arm.needs_steps or arm == Single():
+            bill = await driven(arm, score)
+            runs[str(arm)] = replace(
+                recorded_runs(0, model=None, right=1.0, count=1),
+                correct=np.ones(1),
+                prompt_tokens={None: np.array([float(bill.prompt_tokens)])},
+                generated_tokens={None: np.array([float(bill.generated_tokens)])},
+                scored_tokens=np.array([float(bill.scored_tokens)]),
+                seen=Seen.of(np.array([code_of("1")]), np.array([score]), np.array([np.nan])),
+                check_tokens=np.array([0.0 if arm.needs_scores else float(prompt + solution)]),
+            )
+    found = parse(text).replay(Recorded({None: pool, "large": pool}, runs))
+    bill = await driven(parse(text), score)
+    assert set(np.broadcast_to(found.scored_tokens, found.correct.shape)) == {float(bill.scored_tokens)}
+    assert set(np.sum(list(found.generated_tokens.values()), axis=0)) == {float(bill.generated_tokens)}
 
 
 def test_a_stage_that_was_not_recorded_leaves_only_the_cascades_own_runs():
