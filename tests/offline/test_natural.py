@@ -1,5 +1,6 @@
 """The natural tasks' recipe: what it computes of attempts, and what is checked in of it."""
 
+import importlib
 import json
 import math
 import sys
@@ -15,9 +16,7 @@ BUNDLES = ("gsm8k", "mbpp", "mmlu-stem", "mixed", "math")
 @pytest.fixture
 def verifiers(monkeypatch):
     monkeypatch.syspath_prepend(str(NATURAL / "recipe"))
-    import verifiers
-
-    yield verifiers
+    yield importlib.import_module("verifiers")
     for name in ("verifiers", "attempts"):
         sys.modules.pop(name, None)
 
