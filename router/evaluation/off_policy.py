@@ -173,7 +173,7 @@ def _decided(policy: Policy, known: pd.DataFrame, probabilities: Values) -> tupl
                 drawn = objective
                 if isinstance(objective, AverageBudget):
                     drawn = objective.drawn_by(digests[row])
-                target[row] = str(tables[row].decide(probabilities[row].tolist(), drawn).arm)
+                target[row] = str(drawn.runs(tables[row].decide(probabilities[row].tolist(), drawn).arm))
         except InvalidRequest as error:
             refusals[str(error)] = len(rows)
     return target, refusals

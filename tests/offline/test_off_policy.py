@@ -238,6 +238,16 @@ def test_the_budget_of_a_call_bounds_what_it_could_explore(url):
         estimate(url, policy(ARMS[2]), unsupported=0.04)
 
 
+def test_a_cascade_is_the_one_that_a_target_accuracy_runs(url):
+    """The log has the cascade with the caller's threshold, the policy lists it with another one."""
+    listed, ran = (f"majority(n=1) @{threshold} > beam_search(n=4, m=4)" for threshold in ("0.5", "0.8"))
+    asked = {"objective": "target_accuracy", "objective_value": 0.8, "objective_given": True}
+    write(url, [(row(n, ran, ran, **asked), n % 4 > 0) for n in range(60)])
+    found = estimate(url, policy(listed))
+    assert found["unsupported"]["share"] == 0
+    assert found["decisions"] == 60
+
+
 def test_calls_that_the_new_policy_would_refuse_are_named(url):
     write(
         url,
