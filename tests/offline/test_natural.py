@@ -60,3 +60,12 @@ def test_what_is_evaluated_is_what_is_shipped(checked_in):
         report = json.loads((NATURAL / bundle / "report" / "evaluation.json").read_text())
         assert checked_in[bundle]["gain_at_large_cost"] == report["gain_at_large_cost"]
         assert checked_in[bundle]["prompts"] == report["prompts"]
+
+
+def test_the_readme_has_the_table_that_the_recipe_makes(checked_in, monkeypatch):
+    monkeypatch.syspath_prepend(str(NATURAL / "recipe"))
+    table = importlib.import_module("table").readme(checked_in)
+    readme = (NATURAL.parent.parent / "README.md").read_text()
+    missing = [row for row in table.splitlines() if row not in readme and "---" not in row]
+    assert not missing
+    sys.modules.pop("table", None)

@@ -15,7 +15,7 @@ VECTORS = NATURAL / "vectors.parquet"  # hidden states of the prompts; see vecto
 TASKS = {"gsm8k": "math", "mbpp": "code", "mmlu-stem": "choice"}
 # What pays on the tuning prompts. None: votes alone, above which log-probabilities gain nothing there.
 VERIFIERS = {"gsm8k": None, "mbpp": "tests", "mmlu-stem": None, "mixed": "tests"}
-_MOST = 0.7
+_NEARLY = 0.9
 FEWEST = 25  # prompts without which nothing can be trained
 SMALL, LARGE, POOL = "sample", "single(model=large)", "sample(model=large)"
 ALONE = [SMALL, LARGE, POOL]
@@ -30,17 +30,17 @@ def whole(frame: pd.DataFrame) -> pd.DataFrame:
     """The attempts at prompts that have what most of them have.
 
     Sampling goes on prompt by prompt and model by model, so that some have no attempts of the larger model yet. Rather
-    half of the prompts with both models than all with one; the larger model's pool takes part where seven tenths of
-    them have it.
+    half of the prompts with both models than all with one; but the larger model's pool is only what the policy is
+    compared with, so it takes part where nearly all prompts have it. See :func:`pooled`.
     """
     have = {arm: set(rows["prompt_id"]) for arm, rows in frame.groupby("arm")}
     prompts = have.get(SMALL, set())
     both = prompts & have.get(LARGE, set())
     if 2 * len(both) >= len(prompts) or len(both) >= 4 * FEWEST:
         prompts = both
-    pooled = prompts & have.get(POOL, set())
-    if len(pooled) >= _MOST * len(prompts):
-        prompts = pooled
+    also = prompts & have.get(POOL, set())
+    if len(also) >= _NEARLY * len(prompts):
+        prompts = also
     rows = frame[frame["prompt_id"].isin(prompts)]
     sizes = rows[rows["arm"] == SMALL].groupby("prompt_id").size()
     return rows[rows["prompt_id"].isin(sizes[sizes >= sizes.median()].index)] if len(sizes) else rows
@@ -73,10 +73,23 @@ def bundle_attempts(bundle: str, part: str) -> pd.DataFrame:
     if bundle != "mixed":
         return _enough(whole(served(bundle, part)), bundle, part)
     frames = [_enough(whole(served(task, part)), task, part).assign(task=name) for task, name in TASKS.items()]
-    if part == "heldout":  # equal parts
-        least = min(frame["prompt_id"].nunique() for frame in frames)
-        frames = [frame[frame["prompt_id"].isin(frame["prompt_id"].unique()[:least])] for frame in frames]
-    return pd.concat(frames, ignore_index=True)
+    return _equal_parts(frames) if part == "heldout" else pd.concat(frames, ignore_index=True)
+
+
+def pooled(attempts: pd.DataFrame) -> pd.DataFrame | None:
+    """The attempts at the prompts that have the larger model's pool, as many of each task; None if all or few have."""
+    have = set(attempts.loc[attempts["arm"] == POOL, "prompt_id"])
+    if not FEWEST <= len(have) < attempts["prompt_id"].nunique():
+        return None
+    rows = attempts[attempts["prompt_id"].isin(have)]
+    return _equal_parts([each for _, each in rows.groupby(rows["task"].fillna(""), sort=False)])
+
+
+def _equal_parts(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    least = min(frame["prompt_id"].nunique() for frame in frames)
+    return pd.concat(
+        [frame[frame["prompt_id"].isin(frame["prompt_id"].unique()[:least])] for frame in frames], ignore_index=True
+    )
 
 
 def write(bundle: str, folder: Path) -> dict[str, Path]:

@@ -17,18 +17,20 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import estimators
-from attempts import NATURAL, RECIPE, TASKS, TooFew, bundle_attempts, write
+from attempts import NATURAL, RECIPE, TASKS, TooFew, bundle_attempts, pooled, write
 from kinds import KINDS, milliseconds
 from mixing import mixing
 from repair import repaired
 from table import table
 from verifiers import compared
 
+from router.attempts.schema import write_attempts
 from router.bundle.setup import read_setup
 from router.cli.main import main as router
 from router.evaluation.parts import HEADLINE
@@ -63,14 +65,31 @@ def make(bundle: str, folder: Path, *, build: bool) -> dict[str, Any]:
     found = compared(bundle, folder)
     judged.write_text("".join(json.dumps(each) + "\n" for each in found if "auc" in each))
     judges = ["--judged", str(judged)] if judged.stat().st_size else []
+    beside = best_of_larger(bundle, folder, at)
     call("evaluate", paths["heldout"], *at, "--out", folder / "report", *judges)
     report = json.loads((folder / "report" / "evaluation.json").read_text())
     shutil.rmtree(folder / "attempts")
     more = {"repair": repaired(read_setup(folder))} if bundle == "mbpp" else {}
     row = figures(report, folder) | {"verifiers": found} | more
+    if beside:
+        row |= {"share_of_best_of_n_cost": beside}
+        row["reasons"] = {k: v for k, v in row["reasons"].items() if k != "share_of_best_of_n_cost"}
     if bundle == "mixed":
         row["reasons"] = {**row["reasons"], "verifiers": "compared task by task, on the same attempts"}
     return row
+
+
+def best_of_larger(bundle: str, folder: Path, at: Sequence[str]) -> dict[str, Any] | None:
+    """``share_of_best_of_n_cost`` where the larger model has its samples at a part of the prompts only: on these."""
+    part = pooled(bundle_attempts(bundle, "heldout"))
+    if part is None:
+        return None
+    path, out = folder / "attempts" / "pooled.parquet", folder / "attempts" / "report"
+    write_attempts(part, path)
+    call("evaluate", path, *at, "--out", out)
+    found = json.loads((out / "evaluation.json").read_text())
+    share: dict[str, Any] | None = found["share_of_best_of_n_cost"]
+    return share and share | {"prompts": found["prompts"]}
 
 
 def figures(report: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -40,11 +40,11 @@ def readme(results: Mapping[str, Any]) -> str:
     """What the project's README opens with; in round brackets what a perfect choice among all attempts has."""
     rows: dict[str, Callable[[Any], str]] = {
         "Prompts to tune on, held out": lambda f: f"{f['tuning_prompts']}, {f['prompts']}",
-        "`small`, one sample": lambda f: f"{_one_sample(f):.2f}",
-        "`small`, best of 16 (MMLU: 8) by vote, on MBPP by the test": lambda f: f"{_chosen(f):.2f}",
+        "`small`: one sample; 16 (MMLU: 8), chosen by vote or test": lambda f: f"{_one_sample(f):.2f}{_chosen(f)}",
         "`large`, one greedy solution": lambda f: f"{_at(f, 1)['ways']['larger_alone']['point']['accuracy']:.2f}",
-        "Policy, at the cost of one `large` solution": lambda f: f"{_at(f, 1)['policy']['accuracy']:.2f}",
-        "Policy, at 1.5 times that cost": lambda f: f"{_at(f, 1.5)['policy']['accuracy']:.2f}",
+        "Policy, at that cost; at 1.5 times it": lambda f: (
+            f"{_at(f, 1)['policy']['accuracy']:.2f}; {_at(f, 1.5)['policy']['accuracy']:.2f}"
+        ),
         "Gain over `large` at equal cost; goal 0.03": lambda f: _goal(f["gain_at_large_cost"], "{:+.3f}"),
         "Gain over the best fixed arm there; goal above 0": lambda f: _gain(f, "best_fixed_arm"),
         "Gain over the best fixed cascade there; goal above 0": lambda f: _gain(f, "best_fixed_cascade"),
@@ -67,12 +67,13 @@ def _one_sample(found: Any) -> float:
     return float(sum(tasks) / len(tasks) if tasks else found["verifiers"][0]["best_of"]["4"]["one_sample"])
 
 
-def _chosen(found: Any) -> float:
-    """Of the largest pool: by the verifier that is used, else by votes. Raises StopIteration for several tasks."""
-    next(iter(found["verifiers"]))
+def _chosen(found: Any) -> str:
+    """Of the largest pool: by the verifier that is used, else by votes; nothing for several tasks."""
+    if not found["verifiers"]:
+        return ""
     used = next((row for row in found["verifiers"] if row["used"]), None)
     row = list((used or found["verifiers"][0])["best_of"].values())[-1]
-    return float(row["best_of_n" if used else "majority"])
+    return f"; {row['best_of_n' if used else 'majority']:.2f}"
 
 
 def _goal(found: Any, form: str) -> str:
