@@ -163,7 +163,7 @@ def in_flops(
     rng = np.random.default_rng(0)
     shares = ALONE if ways.larger is None else BESIDE_LARGER
     rows = [_row(share, unit, ways, perfect=perfect, draws=draws, rng=rng) for share in shares]
-    found, reasons = _shares(
+    found, reasons = shares_of_larger(
         measured, ways.policy, ways.larger_runs, model=ways.larger_model, perfect=perfect, draws=draws
     )
     of_tasks = _by_task(
@@ -285,10 +285,13 @@ def _row(
     return AtFlops(share, policy.at(flops).point(draws), points, gains, perfect.at(flops))
 
 
-def _shares(
+def shares_of_larger(
     measured: Measured, priced: Priced, larger: PerPrompt | None, *, model: str | None, perfect: Perfect, draws: Floats
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """``share_of_large_cost`` and ``share_of_best_of_n_cost``: what share of its cost gives its accuracy."""
+    """``share_of_large_cost`` and ``share_of_best_of_n_cost``: what share of its cost gives its accuracy; and reasons.
+
+    larger, model  one solution of the larger model at each prompt, and its name
+    """
     targets: dict[str, tuple[str, PerPrompt]] = {}
     found: dict[str, Any] = {"share_of_large_cost": None, "share_of_best_of_n_cost": None}
     if larger is None:

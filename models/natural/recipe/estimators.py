@@ -20,10 +20,10 @@ from router.evaluation.curves import estimate
 from router.evaluation.held_out import prompt_tokens
 from router.policy.objectives import PricePerFlop
 from router.policy.table import Policy
-from router.training.difficulty import Training, prompt_statistics, train
+from router.training.difficulty import Training, prompt_statistics, read_training, train
 from router.tuning.candidates import replay
 from router.tuning.evidence import Measured, measure, resamples
-from router.tuning.of_bundle import replayable
+from router.tuning.of_bundle import predicted, replayable
 from router.tuning.tables import Method, tabulate
 from strategies import Cascade
 
@@ -31,8 +31,11 @@ SIZES = [1, 2, 4, 8, 16]
 Floats = np.ndarray
 
 
-def probabilities(kind: str, tune: pd.DataFrame, asked: list[Any], model: str) -> tuple[Floats, Training]:
-    """(n, 5) of the asked prompts, by a model trained on the tuning prompts."""
+def probabilities(kind: str, tune: pd.DataFrame, asked: list[Any], bundle: Bundle) -> tuple[Floats, Training]:
+    """(n, 5) of the asked prompts, by a model trained on the tuning prompts; by the bundle's where that is the one."""
+    model, served = bundle.setup.main.model, read_training(bundle.folder)
+    if served.chosen in CANDIDATES.get(kind, ()):
+        return predicted(bundle, asked, None), served
     if kind in CANDIDATES:
         fitted, training = train(tune, candidates=CANDIDATES[kind])
         return fitted.predict_proba([prompt.question for prompt in asked]), training
@@ -72,13 +75,13 @@ def compare(tune: pd.DataFrame, heldout: pd.DataFrame, folder: Path) -> dict[str
     without: list[Floats] = []
     for kind in KINDS:
         try:
-            known, training = probabilities(kind, tune, asked, model)
+            known, training = probabilities(kind, tune, asked, bundle)
         except KeyError as error:
             found[kind] = {"reason": str(error).strip("'\"")}
             continue
-        predicted = pd.DataFrame(known, index=statistics["heldout"].index)
+        by_id = pd.DataFrame(known, index=statistics["heldout"].index)
         made = with_its_cascades(tuned, bundle, training.probabilities.loc[tuned.prompts].to_numpy())
-        by_prompt = predicted.loc[untouched.prompts].to_numpy()
+        by_prompt = by_id.loc[untouched.prompts].to_numpy()
         held = with_its_cascades(untouched, bundle, by_prompt)
         policy = policy_of(made, training, bundle)
         extra = flops_per_token(kind) * prompt_tokens(held)

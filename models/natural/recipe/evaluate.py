@@ -17,24 +17,29 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import estimators
+import numpy as np
 from attempts import NATURAL, RECIPE, TASKS, TooFew, bundle_attempts, pooled, write
 from kinds import KINDS, milliseconds
-from mixing import mixing
+from mixing import measured_and_priced, mixing
 from repair import repaired
 from table import table
 from verifiers import compared
 
-from router.attempts.schema import write_attempts
+from router.bundle.bundle import load_bundle
 from router.bundle.setup import read_setup
 from router.cli.main import main as router
+from router.evaluation.arms import fixed
+from router.evaluation.at_flops import shares_of_larger
+from router.evaluation.averages import larger_alone
 from router.evaluation.parts import HEADLINE
+from router.evaluation.perfect import Perfect
 from router.training.difficulty import read_training
+from router.tuning.evidence import resamples
 
 BUNDLES = (*TASKS, "mixed")
 HIDDEN = "layer 14, last"
@@ -65,7 +70,7 @@ def make(bundle: str, folder: Path, *, build: bool) -> dict[str, Any]:
     found = compared(bundle, folder)
     judged.write_text("".join(json.dumps(each) + "\n" for each in found if "auc" in each))
     judges = ["--judged", str(judged)] if judged.stat().st_size else []
-    beside = best_of_larger(bundle, folder, at)
+    beside = best_of_larger(bundle, folder)
     call("evaluate", paths["heldout"], *at, "--out", folder / "report", *judges)
     report = json.loads((folder / "report" / "evaluation.json").read_text())
     shutil.rmtree(folder / "attempts")
@@ -79,17 +84,18 @@ def make(bundle: str, folder: Path, *, build: bool) -> dict[str, Any]:
     return row
 
 
-def best_of_larger(bundle: str, folder: Path, at: Sequence[str]) -> dict[str, Any] | None:
+def best_of_larger(bundle: str, folder: Path) -> dict[str, Any] | None:
     """``share_of_best_of_n_cost`` where the larger model has its samples at a part of the prompts only: on these."""
     part = pooled(bundle_attempts(bundle, "heldout"))
     if part is None:
         return None
-    path, out = folder / "attempts" / "pooled.parquet", folder / "attempts" / "report"
-    write_attempts(part, path)
-    call("evaluate", path, *at, "--out", out)
-    found = json.loads((out / "evaluation.json").read_text())
-    share: dict[str, Any] | None = found["share_of_best_of_n_cost"]
-    return share and share | {"prompts": found["prompts"]}
+    whole, measured, policy = measured_and_priced(load_bundle(folder), part)
+    larger = fixed(measured, larger_alone(measured) or 0)
+    perfect = Perfect(part, measured.prompts, measured.setup, "large")
+    draws = resamples(len(measured.prompts), np.random.default_rng(0))
+    shares, _ = shares_of_larger(whole, policy, larger, model="large", perfect=perfect, draws=draws)
+    share = shares["share_of_best_of_n_cost"]
+    return share and share | {"prompts": len(measured.prompts)}
 
 
 def figures(report: dict[str, Any], folder: Path) -> dict[str, Any]:

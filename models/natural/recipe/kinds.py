@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from attempts import SMALL, VECTORS
 from encoders import ENCODERS, KEPT, SOURCE
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from vectors import HIDDEN
 
 from difficulty import LEVELS, find_edges
@@ -119,9 +119,9 @@ def crossed(tune: pd.DataFrame, heldout: pd.DataFrame, model: str) -> dict[str, 
         states = {kind: np.hstack([known, shown]).astype(np.float32)}
         best[kind] = in_folds(texts, states, statistics, edges, names=RIDGE)[0]
     expected = {kind: -each.probabilities @ np.array(LEVELS) for kind, each in best.items()}
-    rng = np.random.default_rng(0)
-    drawn = [np.arange(len(asked)), *(rng.integers(0, len(asked), len(asked)) for _ in range(500))]
-    ranks = {kind: np.array([_rank(each[some], statistics[some]) for some in drawn]) for kind, each in expected.items()}
+    everyone = np.arange(len(asked))
+    drawn = np.vstack([everyone, np.random.default_rng(0).integers(0, len(asked), (500, len(asked)))])
+    ranks = {kind: _ranks(each.round(12)[drawn], statistics[drawn]) for kind, each in expected.items()}
     found = {}
     for kind, each in best.items():
         above = ranks[kind] - ranks["text"]
@@ -144,9 +144,12 @@ def first_samples(attempts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _rank(expected: Floats, statistics: Floats) -> float:
-    constant = np.ptp(expected.round(12)) == 0 or np.ptp(statistics) == 0
-    return 0.0 if constant else float(spearmanr(expected.round(12), statistics).statistic)
+def _ranks(expected: Floats, statistics: Floats) -> Floats:
+    """(R,) Spearman's correlations of (R, n) values; 0 where one side is constant."""
+    sides = [rankdata(each, axis=1) for each in (expected, statistics)]
+    sides = [each - each.mean(axis=1, keepdims=True) for each in sides]
+    size = np.sqrt((sides[0] ** 2).sum(axis=1) * (sides[1] ** 2).sum(axis=1))
+    return np.divide((sides[0] * sides[1]).sum(axis=1), size, out=np.zeros(len(size)), where=size > 0)
 
 
 def _rounded(row: Mapping[str, float]) -> dict[str, float]:

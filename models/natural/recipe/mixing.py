@@ -33,13 +33,13 @@ def mixing(folder: Path) -> dict[str, Any]:
     """
     stream = bundle_attempts("mixed", "heldout")
     whole_bundle = load_bundle(folder / "mixed")
-    measured, curve = _of(whole_bundle, stream)
+    _, measured, curve = measured_and_priced(whole_bundle, stream)
     prompts = list(measured.prompts)
     parts = []
     for task, name in TASKS.items():
         ids = stream.loc[stream["task"] == name, "prompt_id"].unique()
         attempts = served(task, "heldout")
-        parts.append(_of(load_bundle(folder / task), attempts[attempts["prompt_id"].isin(ids)]))
+        parts.append(measured_and_priced(load_bundle(folder / task), attempts[attempts["prompt_id"].isin(ids)])[1:])
     kept = [prompt for part, _ in parts for prompt in part.prompts if prompt in set(prompts)]
     column = larger_alone(measured)
     if column is None or len(kept) < len(prompts):
@@ -71,19 +71,20 @@ def _gain(first: PerPrompt, second: PerPrompt, draws: Any) -> dict[str, float]:
     return {"value": found.value, "low": found.low, "high": found.high}
 
 
-def _of(bundle: Bundle, attempts: pd.DataFrame) -> tuple[Measured, Priced]:
+def measured_and_priced(bundle: Bundle, attempts: pd.DataFrame) -> tuple[Measured, Measured, Priced]:
+    """What was measured of all arms but cascades, of the bundle's arms, and its policy by prices of a FLOP."""
     prompts = prompt_statistics(attempts, "pass_rate")
     asked = prompts["asked"].tolist()
     found = predicted(bundle, asked, reader("hidden", bundle.setup.main.model))
-    measured = of_its_arms(attempts, bundle, prompts.index)
-    found = found[prompts.index.get_indexer(measured.prompts)]
-    measured = with_its_cascades(measured, bundle, found)
+    whole = of_its_arms(attempts, bundle, prompts.index)
+    found = found[prompts.index.get_indexer(whole.prompts)]
+    measured = with_its_cascades(whole, bundle, found)
     policy = bundle.policy.with_default(PricePerFlop(0.0)).only(lambda arm: arm in measured.arms)
     assert policy is not None
     extra = np.zeros(len(measured.prompts))
     if bundle.manifest.features != "text":
         extra = 2.0 * bundle.setup.main.parameters * prompt_tokens(measured)
-    return measured, Priced(measured, policy, found, extra)
+    return whole, measured, Priced(measured, policy, found, extra)
 
 
 def _together(parts: list[Priced]) -> Any:
