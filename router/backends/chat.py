@@ -10,6 +10,7 @@ from router.backends.replicas import Replicas, Unfit, understood
 from router.errors import InvalidRequest
 
 CHARACTERS = 4  # per token: an estimate, for texts whose tokens the server has not counted
+MEDIUM = 1_000  # tokens of an image or a sound: an estimate, whatever its size
 ESTIMATED = "it reports no usage, so bills are estimates: four characters a token read, an event a token written"
 log = logging.getLogger(__name__)
 
@@ -50,10 +51,10 @@ class ChatEndpoint:
         """
         asked = {**body, "model": await self._model(), "stream": True, "stream_options": {"include_usage": True}}
         usage.add(calls=1)
-        seen, reported, whole = Usage(), None, False
+        seen, reported, begun, whole = Usage(), None, False, False
         try:
             async with self._replicas.stream(self._path, asked, load=body.get("n") or 1) as events:
-                seen.prompt_tokens = _asked(asked)
+                begun = True
                 async for event in events:
                     with understood():
                         choices = list(event["choices"])
@@ -67,7 +68,7 @@ class ChatEndpoint:
         except Unfit as error:
             raise _not_taken(error) from error
         finally:
-            spent = reported or seen
+            spent = reported or Usage(_asked(asked) if begun else 0, seen.generated_tokens)
             if not whole:  # some servers tell on the way how much it was then
                 spent.generated_tokens = max(spent.generated_tokens, seen.generated_tokens)
             usage.add(prompt_tokens=spent.prompt_tokens, generated_tokens=spent.generated_tokens)
@@ -79,8 +80,21 @@ class ChatEndpoint:
 
 
 def _asked(body: Body) -> int:
-    """Return the number of tokens of a request, estimated by its length."""
-    return len(json.dumps([body.get("messages"), body.get("tools")], ensure_ascii=False)) // CHARACTERS
+    """Return the number of tokens of a request, estimated by its length; an image or a sound counts :data:`MEDIUM`."""
+    media = 0
+
+    def words(part: Any) -> Any:
+        nonlocal media
+        if isinstance(part, Mapping) and part.get("type") in ("image_url", "input_audio"):
+            media += 1
+            return None
+        return part
+
+    messages = [
+        {**each, "content": list(map(words, each["content"]))} if isinstance(each.get("content"), list) else each
+        for each in body.get("messages") or ()
+    ]
+    return len(json.dumps([messages, body.get("tools")], ensure_ascii=False)) // CHARACTERS + MEDIUM * media
 
 
 def _shown(choice: Any) -> int:

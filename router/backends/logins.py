@@ -16,6 +16,8 @@ def split_login(url: str) -> tuple[str, str | None]:
         raise ValueError("its host and port can't be read; write signs in a password like %40 for @") from None
     if parts.query or parts.fragment:
         raise ValueError("a base URL has no ? and no #; write these signs in a password as %3F and %23")
+    if "@" in parts.path:
+        raise ValueError("its path has an @; write signs in a password like %40 for @ and %2F for /")
     login, at, host = parts.netloc.rpartition("@")
     if not at:
         return url, None

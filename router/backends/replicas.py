@@ -118,7 +118,8 @@ class Replicas:
     ):
         values = [api_key, *(headers or {}).values()]
         # The word after "Basic" or "Bearer" is a secret by itself.
-        values += [value.split()[-1] for name, value in (headers or {}).items() if name.lower() == "authorization"]
+        for name, value in (headers or {}).items():
+            values += value.split()[-1:] if name.lower() == "authorization" else []
         self._secrets = [each for each in values if each and len(each) >= SECRET]
         self.model = model
         headers = {**({"Authorization": f"Bearer {api_key}"} if api_key else {}), **(headers or {})}

@@ -273,6 +273,13 @@ class Deployment:
                     reason="UNSPECIFIED",
                 )
             if login := next(iter(logins), None):
+                if any(each.lower() == "authorization" for each in {**headers.get("", {}), **headers.get(name, {})}):
+                    raise InvalidRequest(
+                        "url",
+                        f"--url {name}=…: its user and password are sent as the header Authorization, which is given "
+                        "as well; leave out one of them",
+                        reason="UNSPECIFIED",
+                    )
                 headers[name] = {**headers.get(name, {}), "Authorization": login}
         object.__setattr__(self, "urls", urls)
         object.__setattr__(self, "headers", headers)

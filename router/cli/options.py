@@ -172,6 +172,8 @@ def _headers(given: list[str]) -> dict[str, dict[str, str]]:
                     "header", f"--header {name}={key}: the variable {value[1:]!r} is not set", reason="UNSPECIFIED"
                 )
             value = os.environ[value[1:]]
+        # One spelling, since it stands in for the key's header.
+        key = "Authorization" if key.lower() == "authorization" else key
         by_name.setdefault(name, {})[key] = value
     return by_name
 

@@ -127,6 +127,11 @@ class Server:
             SearchAdmission(admission, SEARCH_METHODS),
         ]
         around = [*outside, authentication, *inside]
+
+        def telling(who: Middleware) -> Sequence[Middleware]:
+            """What logs and counts a request over HTTP that is refused before it is a call: it waits for no place."""
+            return [*outside, who, *([Tracing(tracer)] if tracer else []), *middleware]
+
         # Health is answered to everybody, also while calls are refused.
         self._health = HealthService(["", ROUTER])
         around_health: list[Middleware] = [
@@ -167,6 +172,7 @@ class Server:
 
                 pages = routes.routes(
                     lambda who: [*outside, who, *inside],
+                    telling,
                     service,
                     authentication,
                     open_calls=open_calls,
@@ -181,6 +187,7 @@ class Server:
 
             answers = application.application(
                 around,
+                telling(authentication),
                 service,
                 authenticate=authenticate,
                 open_calls=open_calls,

@@ -122,6 +122,8 @@ class BundleManager:
         return await self._change(lambda: self._set_shadow(folder, digest))
 
     async def _set_shadow(self, folder: Path | None, digest: str) -> str:
+        if folder and self.shadow and self.shadow.bundle.digest == digest.lower():
+            return self.shadow.bundle.id
         shadow = await self._loaded(folder, digest) if folder else None
         left, self.shadow = self.shadow, shadow
         if left:
@@ -175,7 +177,7 @@ class BundleManager:
     def _load(self, folder: Path, digest: str) -> Solver:
         bundle = load_bundle(folder, digest)
         self._fits(bundle)
-        for running in filter(None, (self.active, self._previous)):
+        for running in filter(None, (self.active, self._previous, self.shadow)):
             if bundle.served_by == running.bundle.served_by:
                 return self._solver(bundle, running.engines)
         if self._load_engines is None:
@@ -216,12 +218,16 @@ class BundleManager:
     # Closing
 
     async def close(self) -> None:
-        """Close all engines. All calls must have ended; a bundle that is being loaded is waited for."""
-        while self._tasks:
+        """Close all engines, and those of a bundle that is still being loaded once it is. All calls must have ended."""
+        closed: list[Engines] = []
+        while True:
+            for solver in filter(None, (self.active, self._previous, self.shadow)):
+                if all(solver.engines is not each for each in closed):
+                    closed.append(solver.engines)
+                    await solver.engines.close()
+            if not self._tasks:
+                return
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        solvers = [solver for solver in (self.active, self._previous, self.shadow) if solver]
-        for engines in {id(solver.engines): solver.engines for solver in solvers}.values():
-            await engines.close()
 
     def _retire(self, solver: Solver) -> None:
         """Close a solver's engines once no call uses them."""

@@ -219,10 +219,11 @@ class _Pool:
                 self._waiting = [job for job in self._waiting if not job.future.done()]
                 if not self._free or not self._waiting:
                     return
-                have = Counter(job.caller for job in self._running)
-                job = min(self._waiting, key=lambda job: (job.tried, have[job.caller], *_turn(job)))
-                if len(self._free) == 1 and (job.tried or job.allowance.running or job.allowance.used > _FRESH):
+                may = [job for job in self._waiting if len(self._free) > 1 or _fresh(job)]
+                if not may:
                     return
+                have = Counter(job.caller for job in self._running)
+                job = min(may, key=lambda job: (job.tried, have[job.caller], *_turn(job)))
                 self._waiting.remove(job)
                 seconds = min(SECONDS if job.tried else _BRIEFLY, job.allowance.seconds)
                 if seconds > 0:
@@ -273,9 +274,14 @@ class _Pool:
         if outcome and outcome[0]:
             _settle(job.future, outcome[1])
             return
-        limit = LimitReached("the job reached a limit")
+        limit = NoWorkers("the workers are broken") if self.broken else LimitReached("the job reached a limit")
         limit.__cause__ = error
         _settle(job.future, limit)
+
+
+def _fresh(job: _Job) -> bool:
+    """Whether a job may have the last free worker, which is kept for calls that have hardly had any."""
+    return not (job.tried or job.allowance.running or job.allowance.used > _FRESH)
 
 
 def _turn(job: _Job) -> tuple[int, float, int]:

@@ -7,15 +7,21 @@ from router.tasks.python_code import UNREADABLE, one_spelling, parsed
 
 _LONGEST = 2_000  # characters of a test
 _MOST_LINES = 2_000
+_MOST_KNOWN = 20_000  # characters of known tests that are read: these are a caller's, and may be many
 
 
 def find(text: str, wanted: Collection[str], known: Sequence[str] = ()) -> list[str]:
     """Return the asserts of a text, each on its own line, that call a wanted function with literal arguments.
 
     wanted  names of functions; empty: any
-    known   tests that there are already, which are left out
+    known   tests that there are already, which are left out; after the first :data:`_MOST_KNOWN` characters they may
+            be found again
     """
-    seen = {one_spelling(each) for each in known}
+    seen, read = set(), 0
+    for each in known:
+        read += len(each)
+        if len(each) <= _LONGEST and read <= _MOST_KNOWN:
+            seen.add(one_spelling(each))
     found = []
     for line in text.rpartition("</think>")[2].splitlines()[:_MOST_LINES]:
         test = _test(line.strip(), wanted)

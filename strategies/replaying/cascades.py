@@ -119,8 +119,8 @@ def after(
         unasked = last and i == len(stages) - 1 and not arm.scores_answers
         seen.append(replace(runs.seen, score=np.full_like(runs.seen.score, np.nan)) if unasked else runs.seen)
         checked = runs.scored_tokens + (0.0 if unasked else runs.check_tokens)
-        # The verifier reads the prompt once in a cascade, and each stage's tokens have it: it is about as long for the
-        # verifier as for the stage's model.
+        # A verifier in this process reads the prompt once in a cascade, and each stage's tokens have it: it is about
+        # as long for the verifier as for the stage's model.
         again = max((prefilled.get(model, 0.0) for model in arm.models), key=np.mean)
         scored = scored + np.maximum(checked - np.where(read & (checked > 0), again, 0.0), 0.0)
         read = read | (checked > 0)

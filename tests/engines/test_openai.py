@@ -318,6 +318,7 @@ async def test_user_and_password_of_a_url_are_sent_as_a_header_and_never_told(ca
         (["http://me:cret\u2100@a"], "host and port"),
         (["http://me:[cret@a"], "host and port"),
         (["http://me:cret@a", "http://b"], "share their user and password"),
+        (["http://me:80/cret@a/v1"], "its path has an @"),
     ],
 )
 def test_a_url_with_a_password_that_cannot_be_used_is_refused_without_telling_it(urls, said):

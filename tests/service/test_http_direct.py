@@ -227,7 +227,7 @@ PNG = "data:image/png;base64,AAAA"
         (said({"type": "image_url", "image_url": "http://a"}), "messages[0].content[1].image_url.url"),
         (said({"image_url": {"url": "http://a"}}), "messages[0].content[1]"),
         (said({"type": "video_url", "video_url": {"url": "http://a"}}), "messages[0].content[1]"),
-        (said({"type": "file", "file": {"file_id": "file-1"}}), "messages[0].content[1]"),
+        (said({"type": "file", "file": {"file_id": "file-1"}}), "messages[0].content[1].file.file_data"),
         (said({"type": "input_audio", "input_audio": "http://a"}), "messages[0].content[1].input_audio"),
         (
             {"messages": [{"role": "assistant", "audio": {"id": "a"}}, {"role": "user", "content": "x"}]},
@@ -248,11 +248,16 @@ async def test_of_a_messages_parts_only_what_is_known_is_passed_on(client, model
     given = said(
         image(PNG, detail="low", headers={"x": "y"}) | {"uuid": "another callers"},
         {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav", "url": "http://a"}},
+        {
+            "type": "file",
+            "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf", "file_id": "f"},
+        },
     )
     given["messages"][0]["content"][0]["cache_control"] = {"type": "ephemeral"}
     await client.chat.completions.create(**{**asked(EASY), **given})
     sound = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
-    assert model.asked[0]["messages"] == said(image(PNG, detail="low"), sound)["messages"]
+    file = {"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA", "filename": "a.pdf"}}
+    assert model.asked[0]["messages"] == said(image(PNG, detail="low"), sound, file)["messages"]
 
 
 async def test_its_seconds_are_billed(client, generator):
@@ -437,6 +442,16 @@ async def test_a_stream_without_usage_is_billed_by_estimates_and_the_log_says_so
         assert len([chunk async for chunk in stream]) == 2
     assert [call.bill.generated_tokens for call in seen[1]] == [2, 2]
     assert caplog.text.count("it reports no usage, so bills are estimates") == 1
+
+
+async def test_an_image_is_estimated_as_an_image_and_not_by_its_bytes(client, model, seen):
+    model.stream = f"data: {json.dumps(delta(content='A cat'))}\n\ndata: [DONE]\n\n"
+    parts = [{"type": "text", "text": "What is it?"}, image(PNG + "A" * 400_000)]
+    messages = [{"role": "user", "content": parts}]
+    stream = await client.chat.completions.create(**{**asked(EASY, tools=TOOLS, stream=True), "messages": messages})
+    assert len([chunk async for chunk in stream]) == 1
+    (call,) = seen[1]
+    assert 1_000 < call.bill.prompt_tokens < 1_200
 
 
 async def test_its_tokens_are_counted(solver, model):

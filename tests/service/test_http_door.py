@@ -290,6 +290,40 @@ async def test_a_failed_handshake_makes_room_at_once(solver, tmp_path, monkeypat
         assert await list_models(server, trusting(authority)) == 200
 
 
+async def test_certificates_that_can_not_be_read_cost_a_connection_and_no_place(solver, tmp_path, monkeypatch):
+    monkeypatch.setattr(door, "MAX_CONNECTIONS", 1)
+    authority = trustme.CA()
+    contexts = server_contexts(*issue(authority, tmp_path, "server"))
+    failures = [OSError("being replaced")] * 3
+
+    def context() -> ssl.SSLContext:
+        if failures:
+            raise failures.pop()
+        return contexts()
+
+    async with serving(solver, http_tls=context) as server:
+        while failures:
+            with contextlib.suppress(ConnectionResetError):
+                assert await said(server) == b""
+        assert await list_models(server, trusting(authority)) == 200
+
+
+@pytest.mark.long
+async def test_after_a_refused_body_the_next_request_has_its_own_time(solver, monkeypatch):
+    monkeypatch.setattr(door, "HEAD_SECONDS", 4.0)
+    async with serving(solver, tokens=lambda: [ANN]) as server:
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.http_port)
+        writer.write(f"{POST}content-length: 2\r\n\r\n{{".encode())
+        assert b" 401 " in await reader.readline()
+        await asyncio.sleep(2.1)
+        writer.write(b"}")
+        await writer.drain()
+        await asyncio.sleep(2.1)  # later than four seconds after the refusal
+        writer.write(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        assert b"serving" in await reader.readuntil(b"serving")
+        writer.close()
+
+
 async def test_nobody_can_claim_to_be_somewhere_else(solver):
     calls: list[Any] = []
     async with serving(solver, observers=[calls.append]) as server, client_of(server) as client:

@@ -184,6 +184,8 @@ def test_an_objective_may_be_written_in_several_ways(given, means):
         (b"{", "application/json", "not JSON"),
         (b"[" * 100_000, "application/json", "nested too deeply"),
         (b'{"model": NaN}', "application/json", "not a number"),
+        (b'{"model": 1e999, "model": "router"}', "application/json", "the body has a number above"),
+        (b'"%s"' % (b"[" * 200), "application/json", "must be a JSON object"),
         (rb'{"model": "router", "messages": [{"role": "user", "content": "\ud800"}]}', "application/json", "surrogate"),
         (b"[]", "application/json", "must be a JSON object"),
         (b"{}", "text/plain", "content-type"),
@@ -302,6 +304,27 @@ async def test_the_clients_timeout_is_the_deadline(client, seen, generator, part
             await slow.chat.completions.create(**asks)
         assert (raised.value.status_code, raised.value.code) == (504, "deadline_exceeded")
     assert [call.code for call in seen[1]] == ["OK" if partial else "DEADLINE_EXCEEDED"]
+
+
+async def test_a_wrong_request_is_refused_at_once_where_all_places_are_busy(solver, generator):
+    """It neither waits for a place nor takes one from a search that runs."""
+    generator.latency = 0.5
+    calls: list[Any] = []
+    async with (
+        serving(solver, admission=Admission(1, 0), observers=[calls.append]) as server,
+        client_of(server, timeout=20) as client,
+    ):
+        running = asyncio.create_task(client.chat.completions.create(**asked(HARD)))
+        while not generator.counted.calls:  # noqa: ASYNC110 - nothing to wait for
+            await asyncio.sleep(0.01)
+        json_kind = {"headers": {"content-type": "application/json"}}
+        for body, status in ((b"{", 400), (b'{"model": "%s"}' % (b"x" * 2**20), 413)):
+            with pytest.raises(openai.APIStatusError) as raised:
+                await client.post("/chat/completions", content=body, options=json_kind, cast_to=object)
+            assert raised.value.status_code == status
+        assert not running.done()
+        assert [call.code for call in calls] == ["INVALID_ARGUMENT"] * 2
+        running.cancel()
 
 
 async def test_a_deadline_ends_waiting_for_a_place_as_well(solver, generator):

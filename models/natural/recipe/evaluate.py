@@ -77,15 +77,16 @@ def make(bundle: str, folder: Path, *, build: bool) -> dict[str, Any]:
     more = {"repair": repaired(read_setup(folder))} if bundle == "mbpp" else {}
     row = figures(report, folder) | {"verifiers": found} | more
     if beside:
-        row |= {"share_of_best_of_n_cost": beside}
-        row["reasons"] = {k: v for k, v in row["reasons"].items() if k != "share_of_best_of_n_cost"}
+        share, reasons = beside
+        row["share_of_best_of_n_cost"] = share
+        row["reasons"] = {k: v for k, v in row["reasons"].items() if k != "share_of_best_of_n_cost"} | reasons
     if bundle == "mixed":
         row["reasons"] = {**row["reasons"], "verifiers": "compared task by task, on the same attempts"}
     return row
 
 
-def best_of_larger(bundle: str, folder: Path) -> dict[str, Any] | None:
-    """``share_of_best_of_n_cost`` where the larger model has its samples at a part of the prompts only: on these."""
+def best_of_larger(bundle: str, folder: Path) -> tuple[dict[str, Any], dict[str, str]] | None:
+    """``share_of_best_of_n_cost``, and why it is null, where the larger model has samples at a part of the prompts."""
     part = pooled(bundle_attempts(bundle, "heldout"))
     if part is None:
         return None
@@ -93,9 +94,9 @@ def best_of_larger(bundle: str, folder: Path) -> dict[str, Any] | None:
     larger = fixed(measured, larger_alone(measured) or 0)
     perfect = Perfect(part, measured.prompts, measured.setup, "large")
     draws = resamples(len(measured.prompts), np.random.default_rng(0))
-    shares, _ = shares_of_larger(whole, policy, larger, model="large", perfect=perfect, draws=draws)
-    share = shares["share_of_best_of_n_cost"]
-    return share and share | {"prompts": len(measured.prompts)}
+    shares, reasons = shares_of_larger(whole, policy, larger, model="large", perfect=perfect, draws=draws)
+    name = "share_of_best_of_n_cost"
+    return {**(shares[name] or {}), "prompts": len(measured.prompts)}, {k: v for k, v in reasons.items() if k == name}
 
 
 def figures(report: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -138,13 +139,16 @@ def nothing(reason: str) -> dict[str, Any]:
 def mathematics() -> dict[str, Any]:
     """MATH's human levels: nothing was sampled there, so there is nothing to route."""
     found = json.loads((RECIPE / "difficulty.json").read_text())
-    best = max(
-        (name for name in found["candidates"] if name.startswith("layer") and "+" not in name),
-        key=lambda name: found["candidates"][name]["spearman"],
-    )
+    tried = [name for name in found["candidates"] if name.startswith("layer") and "+" not in name]
     names = ("spearman", "kappa", "log_loss", "ece", "gain", "within")
-    difficulty = {name: found["candidates"][best][name] for name in names}
-    difficulty |= {"candidate": best, "milliseconds": milliseconds("hidden"), "ceiling": None}
+    difficulty = {name: found["candidates"][HIDDEN][name] for name in names}
+    # Layer and position were chosen among so many on these problems, so the figures are a little too good.
+    difficulty |= {
+        "candidate": HIDDEN,
+        "chosen_of": len(tried),
+        "milliseconds": milliseconds("hidden"),
+        "ceiling": None,
+    }
     difficulty["text"] = found["candidates"]["text_logistic"]["spearman"]
     row = nothing("no attempts at MATH's problems: their levels are people's")
     del row["reasons"]["difficulty"]

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from attempts import TASKS, bundle_attempts, served
 from estimators import of_its_arms, with_its_cascades
-from kinds import reader
+from kinds import flops_per_token, reader
 
 from router.bundle.bundle import Bundle, load_bundle
 from router.evaluation.at_flops import BESIDE_LARGER, Priced
@@ -83,7 +83,7 @@ def measured_and_priced(bundle: Bundle, attempts: pd.DataFrame) -> tuple[Measure
     assert policy is not None
     extra = np.zeros(len(measured.prompts))
     if bundle.manifest.features != "text":
-        extra = 2.0 * bundle.setup.main.parameters * prompt_tokens(measured)
+        extra = flops_per_token("hidden") * prompt_tokens(measured)
     return whole, measured, Priced(measured, policy, found, extra)
 
 

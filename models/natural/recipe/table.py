@@ -77,7 +77,7 @@ def _chosen(found: Any) -> str:
 
 
 def _goal(found: Any, form: str) -> str:
-    perfect = f" ({form.format(found['ceiling'])})"
+    perfect = f" ({form.format(found['ceiling'])})" + (f", {found['prompts']} prompts" if "prompts" in found else "")
     if found["value"] is None:
         return f"not reached{perfect}"
     ends = ", ".join("never" if found[end] is None else form.format(found[end]) for end in ("low", "high"))

@@ -61,10 +61,13 @@ def _context(cert: Path, key: Path, client_ca: Path | None) -> ssl.SSLContext:
     _read_certificates(cert, key, client_ca)  # raises InvalidFile that says what is wrong with the files
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.set_alpn_protocols(["http/1.1"])
-    context.load_cert_chain(cert, key)
-    if client_ca:
-        context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+    try:
+        context.load_cert_chain(cert, key)
+        if client_ca:
+            context.load_verify_locations(client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+    except OSError as error:  # they were right a moment ago
+        raise InvalidFile(f"the certificates {cert} changed while they were read ({error})") from error
     return context
 
 

@@ -32,6 +32,7 @@ from router.v1 import router_pb2 as pb
 
 def application(
     middleware: Sequence[Middleware],
+    telling: Sequence[Middleware],
     router: RouterService,
     *,
     authenticate: Callable[[Mapping[str, str], Peer], Caller],
@@ -44,6 +45,7 @@ def application(
 ) -> Starlette:
     """Build the application. ``router`` answers calls, inside ``middleware``.
 
+    telling        middleware of requests that are refused before they are calls
     authenticate   returns the caller, or raises the error for one who may not call, before the body is read
     open_calls     counts bodies while they are read; it is also among the middleware
     stopping       set once new calls are refused
@@ -52,7 +54,7 @@ def application(
     direct         whether the reference model alone answers what no search can serve; otherwise it is refused
     pages          further routes, besides the API's
     """
-    api = _Api(middleware, router, authenticate, open_calls, direct)
+    api = _Api(middleware, telling, router, authenticate=authenticate, open_calls=open_calls, direct=direct)
 
     def post(path: str, answer: Endpoint) -> Route:
         return Route(path, Asgi(answer, write_seconds, reads=True, failed=_error), methods=["POST"])
@@ -89,7 +91,9 @@ class _Api:
     def __init__(
         self,
         middleware: Sequence[Middleware],
+        telling: Sequence[Middleware],
         router: RouterService,
+        *,
         authenticate: Callable[[Mapping[str, str], Peer], Caller],
         open_calls: OpenCalls,
         direct: bool,
@@ -107,7 +111,7 @@ class _Api:
             "RecordOutcome": replying(router.RecordOutcome),
         }
         self._handlers = {name: chain(middleware, ROUTER, name, each) for name, each in endpoints.items()}
-        self._refusals = {name: chain(middleware, ROUTER, name, refuse) for name in endpoints}
+        self._refusals = {name: chain(telling, ROUTER, name, refuse) for name in endpoints}
 
     async def chat(self, inbound: Inbound) -> Response | None:
         chat = await self._read(inbound, "Solve", self._chat)

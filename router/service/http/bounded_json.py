@@ -38,7 +38,8 @@ def loads(body: bytes) -> Any:
         raise malformed("", f"the body is not JSON: {error}") from error
     if infinite:
         fields = content.items() if isinstance(content, dict) else [("", content)]
-        name = next(name for name, value in fields if _infinite(value))[:100]
+        # Empty where a later value of the same name hides it.
+        name = next((name for name, value in fields if _infinite(value)), "")[:100]
         raise malformed(name, f"{name or 'the body'} has a number above 1.8e308, more than a number can be")
     return content
 
@@ -46,7 +47,7 @@ def loads(body: bytes) -> Any:
 def _check_depth(text: str) -> None:
     """Raise InvalidRequest where lists and objects are nested too deeply."""
     brackets = _NO_BRACKET.sub("", text)
-    if max(accumulate(map(_DEEPER.__getitem__, brackets))) > DEEPEST:
+    if max(accumulate(map(_DEEPER.__getitem__, brackets)), default=0) > DEEPEST:
         name = _outermost(text)
         raise malformed(
             name, f"{name or 'the body'} is nested too deeply: at most {DEEPEST} lists and objects in a row"

@@ -119,13 +119,14 @@ class HttpDoor:
                 await asyncio.sleep(0)
 
     async def _open(self, connection: "_Connection", peer: socket.socket) -> None:
-        context, seconds = (self._tls(), HANDSHAKE_SECONDS) if self._tls else (None, None)
         try:
+            context, seconds = (self._tls(), HANDSHAKE_SECONDS) if self._tls else (None, None)
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: connection, peer, ssl=context, ssl_handshake_timeout=seconds
             )
         except OSError as error:  # not TLS, no certificate that will do, too late, or gone
             _log.debug("a connection was not set up: %s", error)
+            peer.close()
         finally:
             self._opened(connection)
 
@@ -167,10 +168,13 @@ class _Connection(H11Protocol):
         self._wait_for_head()
 
     def data_received(self, data: bytes) -> None:
+        unwanted = self._unwanted
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE and not self._unwanted:
-            self._stop_waiting()
-        elif self.timeout_keep_alive_task is None and self._head_timer is None:
+        if (self.conn.their_state is not h11.IDLE and not self._unwanted) or unwanted > self._unwanted:
+            self._stop_waiting()  # also where an unwanted body has ended: the next request has its own time
+        if (self.conn.their_state is h11.IDLE or self._unwanted) and (
+            self.timeout_keep_alive_task is None and self._head_timer is None
+        ):
             self._wait_for_head()
 
     def on_response_complete(self) -> None:

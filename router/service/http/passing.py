@@ -83,6 +83,13 @@ def _image(where: str, value: Any) -> dict[str, Any]:
     return _only(value, "url", "detail")
 
 
+def _file(where: str, value: Any) -> dict[str, Any]:
+    data = value.get("file_data") if isinstance(value, Mapping) else None
+    if not isinstance(data, str) or not data.startswith("data:"):
+        raise _refused(f"{where}.file_data", "send the file itself, as data:application/pdf;base64,…, not its id")
+    return _only(value, "file_data", "filename")
+
+
 def _sound(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise _refused(where, "must be an object with data and format")
@@ -94,6 +101,7 @@ _PARTS: Mapping[str, Callable[[str, Any], Any]] = {
     "refusal": _text,
     "image_url": _image,
     "input_audio": _sound,
+    "file": _file,
 }
 
 

@@ -40,6 +40,7 @@ _LOGIN_BYTES = 4096  # of the form for a login, which strangers send
 
 def routes(
     around: Callable[[Middleware], Sequence[Middleware]],
+    telling: Callable[[Middleware], Sequence[Middleware]],
     router: RouterService,
     authentication: Authentication,
     *,
@@ -51,12 +52,13 @@ def routes(
     """Return the pages' routes.
 
     around         returns a call's middleware, with its argument in the place of Authentication
+    telling        the same for requests that are refused before they are calls
     open_calls     counts forms while they are read; it is also among the middleware
     check          raises the error for a request that names another host than this server, by its headers
     encrypted      whether the server has TLS
     write_seconds  after which a reply ends that its caller does not read
     """
-    ui = _Ui(around, router, authentication, open_calls=open_calls, check=check, encrypted=encrypted)
+    ui = _Ui(around, telling, router, authentication, open_calls=open_calls, check=check, encrypted=encrypted)
 
     def get(path: str, endpoint: Callable[[Inbound], Awaitable[Response | None]]) -> Route:
         return Route(BASE + path, Asgi(endpoint, write_seconds, reads=False, failed=ui.failed), methods=["GET"])
@@ -82,6 +84,7 @@ class _Ui:
     def __init__(
         self,
         around: Callable[[Middleware], Sequence[Middleware]],
+        telling: Callable[[Middleware], Sequence[Middleware]],
         router: RouterService,
         authentication: Authentication,
         *,
@@ -100,7 +103,7 @@ class _Ui:
             "ReadCalls": chain(within, ROUTER, "ReadCalls", replying(self._read)),
             "Login": chain(entering, ROUTER, "Login", self._entered),
         }
-        self._refuse = chain(within, ROUTER, "StreamSolve", refuse)
+        self._refuse = chain(telling(self._who), ROUTER, "StreamSolve", refuse)
 
     # Views
 

@@ -93,6 +93,27 @@ async def test_of_two_waiting_calls_the_one_that_has_used_less_goes_first():
     assert order[-2:] == ["modest", "greedy"]
 
 
+async def test_the_last_worker_is_for_a_fresh_call_whoever_waits_before_it():
+    """A call that has used much may not have it, and must not keep it from those that may."""
+    used = Allowance(seconds=30)
+    used.used = workers._FRESH + 1
+    most = 4  # workers
+    spinning = []
+    for i in range(most):  # all but one worker: the last one is for fresh calls, and each of these has one already
+        with on_behalf_of("greedy"), within(Allowance(seconds=30)):
+            spinning += [asyncio.create_task(workers.run(f"{JOBS}:spin", f"first {i} {k}")) for k in range(2)]
+    await asyncio.sleep(0.3)  # they were interrupted once: not one of them may have the last worker
+    with on_behalf_of("other"), within(used):
+        waiting = asyncio.create_task(workers.run(f"{JOBS}:echo", "used"))
+    await asyncio.sleep(0)
+    with on_behalf_of("greedy"), within(Allowance()):
+        async with asyncio.timeout(10):
+            assert await workers.run(f"{JOBS}:echo", "fresh") == "fresh"
+    for task in (*spinning, waiting):
+        task.cancel()
+    await asyncio.gather(*spinning, waiting, return_exceptions=True)
+
+
 async def test_many_calls_of_one_caller_cant_make_another_caller_wait():
     async def one(caller: str, i: int) -> str:
         with on_behalf_of(caller), within(Allowance()):

@@ -60,6 +60,12 @@ def test_a_task_takes_as_many_as_it_is_told():
     assert task.extract("```python\ndef add(a, b): return a + b\n```")
 
 
+def test_a_callers_many_tests_are_read_up_to_a_length():
+    known = [f"assert add({i}, {'1 ' + '+ 1 ' * 400}) == {i}" for i in range(20)] + ["assert add(1, 2) == 3"]
+    assert find("assert add(1, 2) == 3", {"add"}, known=known) == ["assert add(1, 2) == 3"]
+    assert find("assert add(1, 2) == 3", {"add"}, known=known[-1:]) == []
+
+
 SUM = " + ".join(["1"] * 900)  # too deep for Python to spell
 
 
