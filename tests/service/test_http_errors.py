@@ -317,7 +317,7 @@ async def test_a_wrong_request_is_refused_at_once_where_all_places_are_busy(solv
         running = asyncio.create_task(client.chat.completions.create(**asked(HARD)))
         while not generator.counted.calls:  # noqa: ASYNC110 - nothing to wait for
             await asyncio.sleep(0.01)
-        json_kind = {"headers": {"content-type": "application/json"}}
+        json_kind: Any = {"headers": {"content-type": "application/json"}}
         for body, status in ((b"{", 400), (b'{"model": "%s"}' % (b"x" * 2**20), 413)):
             with pytest.raises(openai.APIStatusError) as raised:
                 await client.post("/chat/completions", content=body, options=json_kind, cast_to=object)
