@@ -104,6 +104,7 @@ def _serve(model: Path, options: list[str], folder: Path, stack: ExitStack) -> "
         **os.environ,
         "VLLM_CPU_KVCACHE_SPACE": "2",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",  # beside other tests two threads wait for each other: 2 tokens a second, and 7 with one
         "VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3600",  # so that a busy machine does not end the engine
         "VLLM_NO_USAGE_STATS": "1",
         "TORCHDYNAMO_DISABLE": "1",  # compiling would take longer than all requests
