@@ -43,6 +43,8 @@ from router.tuning.of_bundle import replayable
 from router.v1 import router_pb2 as pb
 from strategies import Cascade, parse
 
+SECONDS = 1800.0  # that a call may take: a slow machine writes a token a second
+
 
 @dataclass(frozen=True, slots=True)
 class Solved:
@@ -117,7 +119,7 @@ async def solve(
             about: dict[str, Any] = {"inputs": dict(problem.inputs)} if problem.inputs else {}
             request = pb.SolveRequest(messages=messages, objective=asked, task=problem.task or "", **about)
             async with places:
-                solution = (await router.Solve(request, timeout=600)).solution
+                solution = (await router.Solve(request, timeout=SECONDS)).solution
             assert problem.reference is not None, f"{problem.id} has no reference"
             decision, bill = solution.decision, solution.bill
             found = Solved(
