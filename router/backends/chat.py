@@ -10,7 +10,8 @@ from router.backends.replicas import Replicas, Unfit, understood
 from router.errors import InvalidRequest
 
 CHARACTERS = 4  # per token: an estimate, for texts whose tokens the server has not counted
-MEDIUM = 1_000  # tokens of an image or a sound: an estimate, whatever its size
+MEDIUM = 1_000  # tokens of an image, a sound or a file: an estimate, whatever its size
+_MEDIA = ("image_url", "input_audio", "file")  # types of the parts of a message that hold one
 ESTIMATED = "it reports no usage, so bills are estimates: four characters a token read, an event a token written"
 log = logging.getLogger(__name__)
 
@@ -80,12 +81,12 @@ class ChatEndpoint:
 
 
 def _asked(body: Body) -> int:
-    """Return the number of tokens of a request, estimated by its length; an image or a sound counts :data:`MEDIUM`."""
+    """Return the number of tokens of a request, estimated by its length; of media each counts :data:`MEDIUM`."""
     media = 0
 
     def words(part: Any) -> Any:
         nonlocal media
-        if isinstance(part, Mapping) and part.get("type") in ("image_url", "input_audio"):
+        if isinstance(part, Mapping) and part.get("type") in _MEDIA:
             media += 1
             return None
         return part

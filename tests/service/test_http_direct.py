@@ -444,9 +444,18 @@ async def test_a_stream_without_usage_is_billed_by_estimates_and_the_log_says_so
     assert caplog.text.count("it reports no usage, so bills are estimates") == 1
 
 
-async def test_an_image_is_estimated_as_an_image_and_not_by_its_bytes(client, model, seen):
+@pytest.mark.parametrize(
+    "medium",
+    [
+        image(PNG + "A" * 400_000),
+        {"type": "input_audio", "input_audio": {"data": "A" * 400_000, "format": "wav"}},
+        {"type": "file", "file": {"file_data": "data:application/pdf;base64," + "A" * 400_000}},
+    ],
+    ids=["image", "sound", "file"],
+)
+async def test_media_are_estimated_each_as_one_and_not_by_their_bytes(client, model, seen, medium):
     model.stream = f"data: {json.dumps(delta(content='A cat'))}\n\ndata: [DONE]\n\n"
-    parts = [{"type": "text", "text": "What is it?"}, image(PNG + "A" * 400_000)]
+    parts = [{"type": "text", "text": "What is it?"}, medium]
     messages = [{"role": "user", "content": parts}]
     stream = await client.chat.completions.create(**{**asked(EASY, tools=TOOLS, stream=True), "messages": messages})
     assert len([chunk async for chunk in stream]) == 1

@@ -91,7 +91,9 @@ def best_of_larger(bundle: str, folder: Path) -> tuple[dict[str, Any], dict[str,
     if part is None:
         return None
     whole, measured, policy = measured_and_priced(load_bundle(folder), part)
-    larger = fixed(measured, larger_alone(measured) or 0)
+    column = larger_alone(measured)
+    assert column is not None  # what has the larger model's samples has its greedy solution
+    larger = fixed(measured, column)
     perfect = Perfect(part, measured.prompts, measured.setup, "large")
     draws = resamples(len(measured.prompts), np.random.default_rng(0))
     shares, reasons = shares_of_larger(whole, policy, larger, model="large", perfect=perfect, draws=draws)
