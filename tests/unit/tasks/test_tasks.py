@@ -4,6 +4,7 @@ import json
 import re
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 from types import ModuleType
 
@@ -345,7 +346,8 @@ def test_bad_inputs_are_refused(inputs, field):
 
 
 @pytest.mark.parametrize(("name", "inputs"), [("json", {"schema": SCHEMA}), ("code", {"tests": ["assert f(1)"] * 90})])
-async def test_a_callers_inputs_are_checked_in_a_worker(name, inputs):
+async def test_a_callers_inputs_are_checked_in_a_worker(name, inputs, monkeypatch):
+    monkeypatch.setattr(workers, "_results", OrderedDict())  # another test may have had the same schema checked
     inputs = json.loads(json.dumps(inputs).replace("f(1)", f"f({'1, ' * 60})"))
     allowance = Allowance()
     with within(allowance):
