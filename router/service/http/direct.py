@@ -18,8 +18,6 @@ from router.solving.driver import margin
 from router.solving.solver import Solver
 from strategies import Candidate
 
-_OURS = ("router", "model", "max_tokens", "max_completion_tokens", "stream", "stream_options", "seed")
-
 
 class Direct:
     """Passes requests on to the reference model's server where that answers chat completions.
@@ -151,7 +149,6 @@ def _body(chat: Chat, spec: ModelSpec) -> dict[str, Any]:
                 f"{chat.cap} tokens are not enough for {n} answers",
                 reason="CAP_OUT_OF_RANGE",
             )
-    body = {name: value for name, value in chat.body.items() if name not in _OURS and value is not None}
-    seed = {"seed": fields.seed} if "seed" in chat.body else {}
+    seed = {"seed": fields.seed} if "seed" in fields.model_fields_set else {}
     key = "max_tokens" if spec.endpoint is None else spec.endpoint.length_key
-    return {**body, **seed, key: longest, "temperature": spec.temperature_of(fields.temperature)}
+    return {**chat.passed, **seed, key: longest, "temperature": spec.temperature_of(fields.temperature)}

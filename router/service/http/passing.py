@@ -9,6 +9,7 @@ from typing import Any
 
 from router.errors import InvalidRequest
 
+# What direct.py sets itself is not here: model, length, seed, temperature and whether the reply is streamed.
 FIELDS = frozenset(
     {
         "frequency_penalty",
@@ -16,20 +17,12 @@ FIELDS = frozenset(
         "functions",
         "logit_bias",
         "logprobs",
-        "max_completion_tokens",
-        "max_tokens",
-        "messages",
-        "model",
         "n",
         "parallel_tool_calls",
         "presence_penalty",
         "reasoning_effort",
         "response_format",
-        "seed",
         "stop",
-        "stream",
-        "stream_options",
-        "temperature",
         "tool_choice",
         "tools",
         "top_logprobs",

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -111,10 +111,10 @@ class Fields(BaseModel):
 class Chat:
     """A chat completion's request, sorted.
 
-    body      the request as it was sent; without a search, what of it may be passed on
     fields    the fields that a search uses
     message   the search: a StreamSolveRequest where the reply is streamed, else a SolveRequest; None: no search
     direct    fields that a search can't serve; where there are any, ``message`` is None
+    passed    of a request without a search: what of it is passed on to the model as it is
     prompt    the messages as a prompt; None: only a model's own server can read them
     ignored   fields that were given but have no effect
     unread    of a request without a search: further fields that have no effect but at a model's own server
@@ -122,10 +122,10 @@ class Chat:
     cap       most generated tokens of a reply without a search
     """
 
-    body: Mapping[str, Any]
     fields: Fields
     message: pb.SolveRequest | pb.StreamSolveRequest | None = None
     direct: Sequence[str] = ()
+    passed: Mapping[str, Any] = field(default_factory=dict)
     prompt: Prompt | None = None
     ignored: Sequence[str] = ()
     unread: Sequence[str] = ()
@@ -167,8 +167,8 @@ def read(body: Any, models: Sequence[str]) -> Chat:
         unused += [name for name in ignored if name in _UNUSED and name not in FIELDS]
         # The others are passed on, where the model has a server of its own.
         unread = [name for name in ignored if name not in unused]
-        return Chat(passed_on(given), fields, None, direct, _prompt(messages), unused, unread, cap=cap)
-    return Chat(given, fields, _search(fields, messages, router), ignored=ignored, progress=progress)
+        return Chat(fields, None, direct, passed_on(given), _prompt(messages), unused, unread, cap=cap)
+    return Chat(fields, _search(fields, messages, router), ignored=ignored, progress=progress)
 
 
 def as_written(field: str) -> str:
