@@ -4,17 +4,19 @@ Usage: python -m benchmarks.difficulty PROBLEMS.parquet [FEATURES] [--vectors NA
 
 PROBLEMS.parquet  as for benchmarks.difficulty_features
 FEATURES          the folder that benchmarks.difficulty_features wrote; problems in its pieces are used
---vectors         (n, d) vectors of the same problems in the same order, from another source. Repeatable. They are tried
-                  beside a description of the text as well: "text + NAME"
+--vectors         (n, d) vectors of the same problems in the same order, from another source. Repeatable
+--with-text       names of vectors that are tried beside a description of the text as well: "text + NAME"
 --skip            layers to leave out
 
 Candidates are text features, and ridge regression on each layer's hidden state at each position, all on the same five
-folds over problems. The regularisation is chosen within each training part. Then comes a learning curve: trained on
-growing numbers of problems, measured on a fifth of all that is never trained on. The last line is one JSON object:
+folds over problems. The regularisation is chosen within each training part. So is the layer, of the candidate "nested":
+by log-loss in five folds of that part. The best of the others is the best of many on the very problems it is measured
+on. Then comes a learning curve: trained on growing numbers of problems, measured on a fifth of all that is never
+trained on. The last line is one JSON object:
 
 problems        number of problems used
 candidates      by name: spearman and kappa with people's level, log_loss, ece, accuracy; gain: of Spearman over the
-                text features, with its 95% interval over problems
+                text features, with its 95% interval over problems; of "nested", chosen: by each of the five parts
 learning_curve  by name and number of training problems: spearman, log_loss
 """
 
@@ -27,14 +29,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.difficulty_features import POSITIONS, problems
 from difficulty import LEVELS, DifficultyModel
-from difficulty.compare import compare, measure
+from difficulty.compare import Candidate, compare, measure
 from difficulty.features import describe
 
 EDGES = [-1.5, -2.5, -3.5, -4.5]  # edges of levels, as the statistic is minus the level
 TEXT = "text_logistic"
+RIDGE = "hidden_ridge"
 Vectors = dict[str, NDArray[np.float32]]
 
 
@@ -57,8 +61,10 @@ def read(folder: Path, skip: set[str]) -> Vectors:
 
 def compared(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors) -> dict[str, Any]:
     """Return for each candidate its quality out of fold, and its gain over text features."""
-    names = ["prior", "prompt_length", TEXT, "hidden_ridge"]
+    names = ["prior", "prompt_length", TEXT, RIDGE]
     results = compare(texts, vectors, statistics, EDGES, names=names)
+    chosen, inside = nested(texts, statistics, vectors)
+    results.append(inside)
     expected = {(each.vectors or each.name): -each.probabilities @ np.array(LEVELS) for each in results}
     rng = np.random.default_rng(0)
     drawn = [rng.integers(0, len(texts), len(texts)) for _ in range(500)]
@@ -75,8 +81,25 @@ def compared(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors
             "gain": round(quality["spearman"] - _rank(expected[TEXT], statistics), 3),
             "within": gain,
         }
+        if each is inside:
+            rows[name]["chosen"] = chosen
         print(json.dumps({"candidate": name} | rows[name]), flush=True)
     return rows
+
+
+def nested(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors) -> tuple[list[str], Candidate]:
+    """Return the vectors that each training part chose by its own folds, and what comes of them on the other fold."""
+    groups = np.unique(texts, return_inverse=True)[1]
+    probabilities = np.zeros((len(texts), len(LEVELS)))
+    chosen = []
+    for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(texts, statistics, groups):
+        part = {name: each[train] for name, each in vectors.items()}
+        best = compare([texts[i] for i in train], part, statistics[train], EDGES, names=[RIDGE])[0].vectors
+        model = DifficultyModel(RIDGE, edges=EDGES).fit(vectors[best][train], statistics[train])
+        probabilities[test] = model.predict_proba(vectors[best][test])
+        chosen.append(best)
+        print(json.dumps({"part": len(chosen), "chosen": best}), flush=True)
+    return chosen, Candidate("nested", measure(probabilities, statistics, EDGES), 0.0, probabilities)
 
 
 def _rank(expected: NDArray[np.float64], statistics: NDArray[np.float64]) -> float:
@@ -95,7 +118,7 @@ def curve(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors, s
             found = []
             for start in range(0, min(3 * size, len(texts) - held - size + 1), size):  # up to three, that share none
                 part = slice(held + start, held + start + size)
-                model = DifficultyModel(TEXT if name == TEXT else "hidden_ridge", edges=EDGES)
+                model = DifficultyModel(TEXT if name == TEXT else RIDGE, edges=EDGES)
                 model.fit(X[part], statistics[part])
                 found.append(measure(model.predict_proba(X[:held]), statistics[:held], EDGES))
             means = {key: round(float(np.mean([getattr(each, key) for each in found])), 3) for key in _CURVE}
@@ -112,6 +135,7 @@ def main() -> None:
     parser.add_argument("problems", type=Path)
     parser.add_argument("features", type=Path, nargs="?")
     parser.add_argument("--vectors", action="append", default=[])
+    parser.add_argument("--with-text", nargs="*", default=[])
     parser.add_argument("--skip", nargs="*", default=[])
     parser.add_argument("--sizes", type=int, nargs="*", default=[100, 200, 400, 800, 1600, 3200, 6000])
     parser.add_argument("--curve", nargs="*", default=["layer 16, last"], help="names of the vectors of the curve")
@@ -127,7 +151,7 @@ def main() -> None:
     texts, statistics = table["text"].tolist(), -table["level"].to_numpy(dtype=float)
     vectors = {name: each[:n] for name, each in vectors.items()}
     described = describe(texts).astype(np.float32)
-    vectors |= {f"text + {name}": np.hstack([described, vectors[name]]) for name in others}
+    vectors |= {f"text + {name}": np.hstack([described, vectors[name]]) for name in asked.with_text}
     results = {"problems": n, "candidates": compared(texts, statistics, vectors)}
     results["learning_curve"] = curve(texts, statistics, {name: vectors[name] for name in asked.curve}, asked.sizes)
     if asked.out:

@@ -71,6 +71,11 @@ def distinct(prompt: dict[str, Any]) -> bool:
     return len(set(choices)) == len(choices)
 
 
+def question(prompt: dict[str, Any]) -> str:
+    """What it asks for: two of MBPP's problems ask for the same in one sentence, under other names of an argument."""
+    return str(prompt["messages"][-1]["content"]).partition("\n\nComplete this Python function")[0]
+
+
 def main(folder: Path) -> None:
     sources = {
         "gsm8k": ("gsm8k_train.jsonl", gsm8k),
@@ -84,7 +89,10 @@ def main(folder: Path) -> None:
         drawn = list({prompt["messages"][-1]["content"]: prompt for prompt in drawn}.values())
         random.Random(17).shuffle(drawn)
         tune, heldout = TUNE[task], HELDOUT[task]
-        for part, prompts in (("tune", drawn[:tune]), ("heldout", drawn[tune : tune + heldout])):
+        held = drawn[tune : tune + heldout]
+        asked = {question(prompt) for prompt in held}
+        learned = [prompt for prompt in drawn[:tune] if question(prompt) not in asked]
+        for part, prompts in (("tune", learned), ("heldout", held)):
             lines = "".join(json.dumps(prompt, ensure_ascii=False) + "\n" for prompt in prompts if distinct(prompt))
             (DATA / f"{task}-{part}.jsonl").write_text(lines)
 
