@@ -22,6 +22,7 @@ learning_curve  by name and number of training problems: spearman, log_loss
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from scipy.stats import spearmanr
 from sklearn.model_selection import StratifiedGroupKFold
 
 from benchmarks.difficulty_features import POSITIONS, problems
-from difficulty import LEVELS, DifficultyModel
+from difficulty import LEVELS, DifficultyModel, levels_of
 from difficulty.compare import Candidate, compare, measure
 from difficulty.features import describe
 
@@ -59,11 +60,16 @@ def read(folder: Path, skip: set[str]) -> Vectors:
     return found
 
 
-def compared(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors) -> dict[str, Any]:
-    """Return for each candidate its quality out of fold, and its gain over text features."""
+def compared(
+    texts: list[str], statistics: NDArray[np.float64], vectors: Vectors, edges: Sequence[float] = EDGES
+) -> dict[str, Any]:
+    """Return for each candidate its quality out of fold, and its gain over text features.
+
+    statistics  of each problem, the higher the easier;  edges  (4,) between levels, in falling order
+    """
     names = ["prior", "prompt_length", TEXT, RIDGE]
-    results = compare(texts, vectors, statistics, EDGES, names=names)
-    chosen, inside = nested(texts, statistics, vectors)
+    results = compare(texts, vectors, statistics, edges, names=names)
+    chosen, inside = nested(texts, statistics, vectors, edges)
     results.append(inside)
     expected = {(each.vectors or each.name): -each.probabilities @ np.array(LEVELS) for each in results}
     rng = np.random.default_rng(0)
@@ -87,19 +93,22 @@ def compared(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors
     return rows
 
 
-def nested(texts: list[str], statistics: NDArray[np.float64], vectors: Vectors) -> tuple[list[str], Candidate]:
+def nested(
+    texts: list[str], statistics: NDArray[np.float64], vectors: Vectors, edges: Sequence[float]
+) -> tuple[list[str], Candidate]:
     """Return the vectors that each training part chose by its own folds, and what comes of them on the other fold."""
     groups = np.unique(texts, return_inverse=True)[1]
     probabilities = np.zeros((len(texts), len(LEVELS)))
     chosen = []
-    for train, test in StratifiedGroupKFold(5, shuffle=True, random_state=0).split(texts, statistics, groups):
+    splitter = StratifiedGroupKFold(5, shuffle=True, random_state=0)
+    for train, test in splitter.split(texts, levels_of(statistics, edges), groups):
         part = {name: each[train] for name, each in vectors.items()}
-        best = compare([texts[i] for i in train], part, statistics[train], EDGES, names=[RIDGE])[0].vectors
-        model = DifficultyModel(RIDGE, edges=EDGES).fit(vectors[best][train], statistics[train])
+        best = compare([texts[i] for i in train], part, statistics[train], edges, names=[RIDGE])[0].vectors
+        model = DifficultyModel(RIDGE, edges=list(edges)).fit(vectors[best][train], statistics[train])
         probabilities[test] = model.predict_proba(vectors[best][test])
         chosen.append(best)
         print(json.dumps({"part": len(chosen), "chosen": best}), flush=True)
-    return chosen, Candidate("nested", measure(probabilities, statistics, EDGES), 0.0, probabilities)
+    return chosen, Candidate("nested", measure(probabilities, statistics, edges), 0.0, probabilities)
 
 
 def _rank(expected: NDArray[np.float64], statistics: NDArray[np.float64]) -> float:

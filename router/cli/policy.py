@@ -282,7 +282,7 @@ def vectors_of(folder: Path, features: str, kept_in: Path | None = None) -> "Vec
 
     Raises MissingDependency, MissingWeights.
     """
-    by_name = _vectors_by_name(folder, [features], kept_in)
+    by_name = vectors_by_name(folder, [features], kept_in)
     return lambda prompts: by_name(prompts)[features]
 
 
@@ -295,10 +295,11 @@ def _vectors_tried(folder: Path, features: str, kept_in: Path | None) -> "Vector
     except InvalidBundle as error:  # no bundle has named them yet
         why = error.__cause__ or f"this router knows {', '.join(FEATURES)}"
         raise InvalidRequest("features", f"--features {features!r}: {why}", reason="UNSPECIFIED") from error
-    return _vectors_by_name(folder, names, kept_in) if vectors else None
+    return vectors_by_name(folder, names, kept_in) if vectors else None
 
 
-def _vectors_by_name(folder: Path, names: "Sequence[str]", kept_in: Path | None) -> "VectorsByName":
+def vectors_by_name(folder: Path, names: "Sequence[str]", kept_in: Path | None) -> "VectorsByName":
+    """As :func:`vectors_of` for several kinds of features, all read in one pass over a prompt."""
     import asyncio
 
     from router.backends import Usage
