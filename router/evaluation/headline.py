@@ -186,7 +186,7 @@ def _beside(averages: Averages, larger: PerPrompt, draws: Floats) -> tuple[dict[
     matched = spend_to_match(spent.tolist(), accuracy.tolist(), strong)
     if matched is None:
         reasons["cost_of_larger_accuracy"] = (
-            f"up to the larger model's cost the policy reaches {accuracy[-1]:.3f}, less than its {strong:.3f}"
+            f"up to the larger model's generations the policy reaches {accuracy[-1]:.3f}, less than its {strong:.3f}"
         )
     else:
         found["cost_of_larger_accuracy"] = round(matched / cost, 3)

@@ -23,14 +23,21 @@ def table(results: Mapping[str, Any]) -> str:
         parts += [at_flops(name, found), verifiers(name, found), repair(name, found)]
         parts += [tasks(name, found), mixing(name, found)]
     missing = [
-        f"- {name}: {reason}"
+        f"- {name}, {', '.join(f'`{figure}`' for figure in figures)}: {reason}"
         for name, found in measured.items()
-        for reason in dict.fromkeys((found.get("reasons") or {}).values())
+        for reason, figures in _by_reason(found.get("reasons") or {}).items()
     ]
     return (
         "\n\n".join([part for part in parts if part] + ["Not measured:\n\n" + "\n".join(missing)] * bool(missing))
         + "\n"
     )
+
+
+def _by_reason(reasons: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for figure, reason in reasons.items():
+        found.setdefault(reason, []).append(figure)
+    return found
 
 
 TITLES = {"gsm8k": "GSM8K", "mbpp": "MBPP, one public test", "mmlu-stem": "MMLU STEM", "mixed": "all three mixed"}
@@ -46,12 +53,16 @@ def readme(results: Mapping[str, Any]) -> str:
             f"{_at(f, 1)['policy']['accuracy']:.2f}; {_at(f, 1.5)['policy']['accuracy']:.2f}"
         ),
         "Gain over `large` at equal cost; goal 0.03": lambda f: _goal(f["gain_at_large_cost"], "{:+.3f}"),
-        "Gain over the best fixed arm there; goal above 0": lambda f: _gain(f, "best_fixed_arm"),
-        "Gain over the best fixed cascade there; goal above 0": lambda f: _gain(f, "best_fixed_cascade"),
+        "Gain over the best fixed arm there; goal above 0": lambda f: _gain_of(f, "best_fixed_arm"),
+        "Gain over the best fixed cascade there; goal above 0": lambda f: _gain_of(f, "best_fixed_cascade"),
+        "Gain over a random mix of two arms there; goal above 0": lambda f: _gain_of(f, "random_mix"),
+        "Budgets and FLOPs at which an arm or cascade for all prompts is clearly better; goal none": _below,
         "Cost of `large`'s accuracy, `large` = 1; goal 0.8": lambda f: _goal(f["share_of_large_cost"], "{:.2f}"),
         "Cost of `large`'s best of 8, that = 1; goal 0.25": lambda f: _goal(f["share_of_best_of_n_cost"], "{:.2f}"),
         "Difficulty as served, from text: Spearman with the pass rate (at most)": _served,
-        "Difficulty from `small`'s hidden state": lambda f: f"{f['features']['hidden']['spearman']:.2f}",
+        "Difficulty from `small`'s hidden state, in folds: above text; goal 0.10": lambda f: _estimate(
+            f["features"]["hidden"]["folds"]["above_text"], sign=True
+        ),
         "Error of the answers' confidences (by chance)": lambda f: "{value:.2f} ({chance:.2f})".format(
             **f["confidence_error"]
         ),
@@ -86,6 +97,18 @@ def _goal(found: Any, form: str) -> str:
 
 def _served(found: Any) -> str:
     return f"{found['difficulty']['spearman']:.2f} ({found['difficulty_ceiling']:.2f})"
+
+
+def _gain_of(found: Any, way: str) -> str:
+    """The policy's gain at the larger model's cost, and that of a perfect choice."""
+    row = _at(found, 1)
+    gain = row["gains"][way]
+    perfect = row["perfect"] - row["policy"]["accuracy"] + gain["value"]
+    return f"{_estimate(gain, sign=True)} ({perfect:+.3f})"
+
+
+def _below(found: Any) -> str:
+    return "; ".join(f"{_estimate(row, sign=True)} at {row['at']}" for row in found["below_best_fixed"]) or "none"
 
 
 def overview(measured: Mapping[str, Any]) -> str:
