@@ -92,3 +92,20 @@ def test_the_command_makes_a_limit_possible_in_a_bundle_that_stays_valid(bundle,
     assert after.manifest.provenance["timed"]["prompts"] == 15
     assert after.policy.decide(EASY, Budget(8), 1.5).cost.seconds == pytest.approx(1, abs=0.1)
     assert {**after.manifest.files, "policy.json": ""} == {**before.manifest.files, "policy.json": ""}
+
+
+def test_tuning_again_warns_that_the_seconds_are_gone(bundle, tmp_path):
+    write_attempts(world("train", 20), tmp_path / "tune.parquet")
+    again = ["tune", str(tmp_path / "tune.parquet"), "--bundle", str(bundle), "--overwrite"]
+    told = f"Run `router time ATTEMPTS --bundle {bundle}` again"
+    untimed = CliRunner().invoke(main, again)
+    assert untimed.exit_code == 0, untimed.output
+    assert told not in untimed.stderr  # it had none to lose
+    write_attempts(clocked(world("timed", 3)), tmp_path / "timed.parquet")
+    CliRunner().invoke(main, ["time", str(tmp_path / "timed.parquet"), "--bundle", str(bundle)])
+    result = CliRunner().invoke(main, again)
+    assert result.exit_code == 0, result.output
+    assert "warning: the former policy had its arms' seconds, the new one has none" in result.stderr
+    assert told in result.stderr
+    with pytest.raises(InvalidRequest, match="router time"):
+        load_bundle(bundle).policy.decide(EASY, Budget(8), 1.5)
