@@ -304,8 +304,11 @@ def cascading_folder(bundle_folder, tmp_path):
     """The small bundle, in which a cascade is the best arm of every prompt."""
     folder = Path(shutil.copytree(bundle_folder, tmp_path / "cascading"))
     manifest, _, policy = read_policy(folder)
-    best = {"arm": parse("single @0.8 > majority(n=3)"), "low": 0.9, "accuracy": 0.95}
-    cells = [replace(cell, **best) if cell.arm == parse("majority(n=4)") else cell for cell in policy.cells]
+    best = parse("single @0.8 > majority(n=3)")
+    cells = [
+        replace(cell, arm=best, low=0.9, accuracy=0.95) if cell.arm == parse("majority(n=4)") else cell
+        for cell in policy.cells
+    ]
     changed = Policy(cells, policy.default, deciding=policy.deciding, worth=policy.worth)
     (folder / "policy.json").write_text(changed.dumps())
     write_manifest(folder, replace(manifest, files=digests(folder)))

@@ -102,6 +102,7 @@ async def test_the_guides_prompts_of_two_tasks_fit_its_models(tmp_path):
     assert code.bound(tasks).extract("```python\ndef is_even(n):\n    return n % 2 == 0\n```")
     for line in (*code.inputs["tests"], *choice.inputs["choices"]):  # the model has to see them
         assert line in code.prompt.question + choice.prompt.question
+    assert choice.reference
     assert await choice.bound(tasks).right("carbon dioxide", choice.reference)
 
 
