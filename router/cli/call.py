@@ -174,15 +174,17 @@ def solve(
             reply = stub.Solve(pb.SolveRequest(**asked, options=options), timeout=timeout)
             return _print_json(reply) if as_json else _print_solution(reply.solution)
         request = pb.StreamSolveRequest(**asked, options=options)
+        finished = 0
         for event in stub.StreamSolve(request, timeout=timeout):
             if as_json:
                 _print_json(event)
             elif event.HasField("round"):
+                finished = event.round.finished
                 _print_round(event.round)
             elif event.HasField("stage"):
                 print(stage_line(event.stage), flush=True)
             elif event.HasField("solution"):  # it includes the text of an earlier event
-                _print_solution(event.solution)
+                _print_solution(event.solution, finished)
     return None
 
 
@@ -291,7 +293,19 @@ def stage_line(stage: "pb.StageResult") -> str:
     return f"stage {stage.number}: {stage.arm.text}: {found}, {why}"
 
 
-def _print_solution(solution: "pb.Solution") -> None:
+def ended_line(arm: "pb.Arm", finished: int) -> str:
+    """Describe why an arm that is no cascade ended. ``finished``: solutions that its last round had.
+
+    Solutions that were cut at their length are not among these, so fewer than the most don't prove an early stop.
+    """
+    stop, most = arm.parameters.get("stop"), arm.parameters.get("n")
+    if stop and most and finished < most:
+        return f"with {finished} of at most {most:g} solutions finished; it stops once it is sure enough ({stop:g})"
+    return "the arm had run to its end"
+
+
+def _print_solution(solution: "pb.Solution", finished: int | None = None) -> None:
+    """Print a solution. ``finished``: solutions that the last round of a stream had; None: there was no stream."""
     from router.v1 import router_pb2 as pb
 
     for number, candidate in enumerate(solution.candidates, start=1):
@@ -314,6 +328,8 @@ def _print_solution(solution: "pb.Solution") -> None:
     if solution.stop_reason != pb.STOP_REASON_COMPLETE:
         name = pb.StopReason.Name(solution.stop_reason).removeprefix("STOP_REASON_").lower()
         print(f"stopped     early, by {name}: a partial result")
+    elif finished is not None and not solution.stages:  # a cascade's stages say why it ended
+        print(f"ended       {ended_line(solution.decision.arm, finished)}")
     if solution.text:
         print("solution\n" + "".join(f"    {line}\n" for line in solution.text.splitlines()), end="")
     if solution.HasField("answer"):

@@ -1,5 +1,6 @@
 """The command plan: shares one budget over many prompts."""
 
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +11,8 @@ from router.cli.options import Served, finite
 from router.errors import InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from router.solving.solver import Decision
 
 
@@ -25,7 +28,13 @@ def plan(
     budget: Annotated[
         float, typer.Option(callback=finite, help="The most that all prompts together are expected to spend.")
     ],
-    out: Annotated[Path, typer.Option(help="File for decisions, a JSON object a line, in the prompts' order.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for decisions, a JSON object a line, in the prompts' order.  [default: standard output; the "
+            "summary then goes to standard error]"
+        ),
+    ] = None,
     unit: Annotated[
         Unit,
         typer.Option(
@@ -41,7 +50,8 @@ def plan(
     """
     import asyncio
     import json
-    from collections import Counter
+    import sys
+    from functools import partial
 
     from router.attempts.prompts import read_prompts
     from router.backends import Engines
@@ -76,19 +86,31 @@ def plan(
         rows, expected = asyncio.run(decided())
     except InvalidRequest as error:
         raise InvalidRequest(error.field, f"{prompts}: {error}", reason=error.reason) from error
-    with out.open("w") as file:
-        for problem, row in zip(problems, rows, strict=True):
-            file.write(json.dumps({"id": problem.id, **row}, ensure_ascii=False) + "\n")
-    accuracy = [float(str(row["accuracy"])) for row in rows if row["familiar"]]
-    strange = len(rows) - len(accuracy)
+    lines = [
+        json.dumps({"id": problem.id, **row}, ensure_ascii=False) + "\n"
+        for problem, row in zip(problems, rows, strict=True)
+    ]
+    if out is None:
+        sys.stdout.writelines(lines)
+    else:
+        out.write_text("".join(lines))
+    tell = partial(typer.echo, err=out is None)  # so that a pipe gets the decisions alone
+    for line in _summary(rows, f"expected to spend {expected:.6g} of {budget:.6g} {unit.value}"):
+        tell(line)
+    if out is not None:
+        tell(f"wrote {out}")
+
+
+def _summary(rows: "Sequence[Mapping[str, object]]", spends: str) -> "Iterator[str]":
+    """Say how often each arm is chosen, what all of it costs, and what it is worth."""
     for arm, count in Counter(str(row["arm"]) for row in rows).most_common():
-        typer.echo(f"{count:8}  {arm}")
-    typer.echo(f"{len(rows)} prompts, expected to spend {expected:.6g} of {budget:.6g} {unit.value}")
+        yield f"{count:8}  {arm}"
+    yield f"{len(rows)} prompts, {spends}"
+    accuracy = [float(str(row["accuracy"])) for row in rows if row["familiar"]]
     if accuracy:
-        typer.echo(f"expected accuracy {sum(accuracy) / len(accuracy):.3f}, over {len(accuracy)} familiar prompts")
-    if strange:
-        typer.echo(f"{strange} prompts are unlike those of training: they get a vote, and no accuracy is promised")
-    typer.echo(f"wrote {out}")
+        yield f"expected accuracy {sum(accuracy) / len(accuracy):.3f}, over {len(accuracy)} familiar prompts"
+    if strange := len(rows) - len(accuracy):
+        yield f"{strange} prompts are unlike those of training: they get a vote, and no accuracy is promised"
 
 
 def _row(decision: "Decision") -> "dict[str, object]":

@@ -137,8 +137,9 @@ def tune(
     from router.tasks import Tasks
     from router.training.difficulty import read_training
     from router.tuning.evidence import named
-    from router.tuning.finish import finish_bundle, save_tuning
+    from router.tuning.finish import finish_bundle, former_policy, save_tuning
     from router.tuning.tune import tune as choose
+    from router.tuning.warnings import of_lost_seconds
 
     sizes = None if budgets is None else _budgets(budgets)
     objective = None if default is None else parse_objective(default)
@@ -154,8 +155,9 @@ def tune(
         cascades=cascades,
         seed=seed,
     )
-    save_tuning(tuning, bundle)
     policy, report = tuning.policy, tuning.report
+    lost = of_lost_seconds(former_policy(bundle), policy, bundle)
+    save_tuning(tuning, bundle)
     finish_bundle(bundle, setup, {"default": str(policy.default), "tune_seed": seed, "tolerance": tolerance})
     for row in report["methods"]:
         mark = "  ← chosen" if row["method"] == report["method"] else ""
@@ -192,6 +194,8 @@ def tune(
         typer.echo(f"left out: {named(entry)}: {entry['reason']}")
     for text in report["warnings"]:
         say(f"warning: {text}")
+    if lost:
+        say(f"warning: {lost}")
     doubt = ", but on thin evidence: see the warnings" * bool(report["warnings"])
     typer.echo(f"wrote {bundle}/manifest.json: the bundle is complete{doubt}")
 

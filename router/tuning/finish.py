@@ -16,9 +16,18 @@ from router.bundle.manifest import (
     library_versions,
     write_manifest,
 )
-from router.errors import InvalidFile
+from router.errors import InvalidBundle, InvalidFile
+from router.policy.table import Policy
 from router.training.difficulty import dumps, read_training
 from router.tuning.tune import ORACLE_POLICY, TUNING, Tuning
+
+
+def former_policy(folder: Path) -> Policy | None:
+    """Return the policy of an earlier tuning; None where there is none, or none that this router reads."""
+    try:
+        return Policy.loads((folder / "policy.json").read_bytes())
+    except (OSError, InvalidBundle):
+        return None
 
 
 def save_tuning(tuning: Tuning, folder: Path) -> None:

@@ -4,13 +4,15 @@ Nothing here is an error: the files are valid, and may be all that there is.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from router.policy.table import LEVELS
+from router.policy.seconds import measured as measured_seconds
+from router.policy.table import LEVELS, Policy
 from router.training.difficulty import CARRY_LEVELS, Training, advice_on_ties
 from router.tuning.evidence import COVERAGE, Measured, common_size
 
@@ -82,6 +84,19 @@ def of_tuning(
             f"{short.iloc[0]}. Collect the missing --attempts, or leave those prompts out of `train`"
         )
     return [text for text in found if text]
+
+
+def of_lost_seconds(former: Policy | None, policy: Policy, folder: Path) -> str | None:
+    """Return a warning where ``router tune`` drops what ``router time`` had measured. ``folder``: the bundle's.
+
+    It is no part of :func:`of_tuning`, since the evidence isn't thin: attempts for tuning usually tell no seconds.
+    """
+    if former is None or not measured_seconds(former) or measured_seconds(policy):
+        return None
+    return (
+        "the former policy had its arms' seconds, the new one has none, so requests with max_seconds are refused. Run "
+        f"`router time ATTEMPTS --bundle {folder}` again"
+    )
 
 
 def of_evaluation(measured: Measured, levels: NDArray[np.int64]) -> list[str]:

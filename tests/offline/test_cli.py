@@ -4,18 +4,25 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trustme
 from typer.testing import CliRunner
 
+from router.bundle.bundle import read_policy
+from router.bundle.manifest import digests, write_manifest
+from router.cli.demo import PROBLEMS
 from router.cli.main import main
+from router.policy.table import Policy
 from router.tasks.code import CodeTask
+from strategies import parse
 from tests.support.processes import serve
 
 SHIPPED = Path(__file__).parent.parent.parent / "models" / "smollm2-135m"
@@ -61,6 +68,41 @@ async def test_solve_streams_rounds(server):
     assert result.exit_code == 0
     assert [line for line in result.stdout.splitlines() if line.startswith("round")][-1].endswith("answer 14 (100%)")
     assert result.stdout.splitlines()[-1].startswith("answer      14")
+
+
+async def streamed(server, arm: str, prompt: str = EASY) -> list[str]:
+    result = await router("solve", prompt, "--stream", "--arm", arm, server=server)
+    assert result.exit_code == 0, result.output
+    return result.stdout.splitlines()
+
+
+async def test_solve_streams_a_cascades_stages_and_why_it_went_on_or_stopped(server):
+    stops = await streamed(server, "single @0.5 > majority(n=4)")
+    assert "stage 1: single: answer 14, confidence 0.90, reaches 0.5: done" in stops
+    assert not any(line.startswith("stage 2") for line in stops)
+    goes_on = await streamed(server, "single @1 > best_of_n(n=4)")
+    first = goes_on.index("stage 1: single: answer 14, confidence 0.90, below 1: on to the next stage")
+    (second,) = {line for line in goes_on if line.startswith("stage 2")}
+    assert re.fullmatch(r"stage 2: best_of_n\(n=4\): answer 14, confidence 0\.\d\d, the last stage", second)
+    rounds = [i for i, line in enumerate(goes_on) if line.startswith("round")]
+    assert rounds[0] < first < rounds[-1] < goes_on.index(second)  # each as it happens
+    assert not any(line.startswith("ended") for line in [*stops, *goes_on])  # the stages have said it
+
+
+@pytest.mark.parametrize(
+    ("arm", "why"),
+    [
+        ("single", "the arm had run to its end"),
+        ("majority(n=4)", "the arm had run to its end"),
+        (
+            "majority(n=16, stop=0.8)",
+            r"with [2-8] of at most 16 solutions finished; it stops once it is sure enough \(0.8\)",
+        ),
+    ],
+)
+async def test_solve_streams_why_a_plain_arm_ended(server, arm, why):
+    (line,) = (line for line in await streamed(server, arm) if line.startswith("ended"))
+    assert re.fullmatch(f"ended {{7}}{why}", line)
 
 
 async def test_json_is_one_object_a_line(server):
@@ -257,21 +299,49 @@ def test_serve_with_certificates_and_tokens(bundle_folder, tmp_path):
     assert "--token" in refused.stderr
 
 
+@pytest.fixture
+def cascading_folder(bundle_folder, tmp_path):
+    """The small bundle, in which a cascade is the best arm of every prompt."""
+    folder = Path(shutil.copytree(bundle_folder, tmp_path / "cascading"))
+    manifest, _, policy = read_policy(folder)
+    best = parse("single @0.8 > majority(n=3)")
+    cells = [
+        replace(cell, arm=best, low=0.9, accuracy=0.95) if cell.arm == parse("majority(n=4)") else cell
+        for cell in policy.cells
+    ]
+    changed = Policy(cells, policy.default, deciding=policy.deciding, worth=policy.worth)
+    (folder / "policy.json").write_text(changed.dumps())
+    write_manifest(folder, replace(manifest, files=digests(folder)))
+    return folder
+
+
 @pytest.mark.processes
-@pytest.mark.parametrize("bundle", ["tiny", "missing"])
-def test_the_demo_shows_every_problem_or_why_not(bundle_folder, bundle, tmp_path):
-    folder = bundle_folder if bundle == "tiny" else tmp_path
-    command = [sys.executable, "-m", "router.cli", "demo", "--backend", "fake", "--bundle", folder]
+def test_the_demo_shows_every_problem_its_stages_and_what_one_arm_would_cost(cascading_folder):
+    command = [sys.executable, "-m", "router.cli", "demo", "--backend", "fake", "--bundle", str(cascading_folder)]
     shown = subprocess.run(command, capture_output=True, text=True, check=False)
-    if bundle == "tiny":
-        assert shown.returncode == 0
-        assert len(re.findall(r"\b(right|wrong)\b", shown.stdout)) >= 6
-        address = re.search(r"answers on (\S+)", shown.stdout)[1]
-        assert CliRunner().invoke(main, ["route", EASY, "--address", address]).exit_code == 1
-    else:
-        assert shown.returncode == 1
-        assert "is no bundle" in shown.stderr
-        assert shown.stderr.count("\n") == 1
+    assert shown.returncode == 0, shown.stderr
+    address = re.search(r"answers on (\S+)", shown.stdout)[1]
+    assert CliRunner().invoke(main, ["route", EASY, "--address", address]).exit_code == 1
+    assert len(re.findall(r"\b(right|wrong)\b", shown.stdout)) == len(PROBLEMS) + 1  # and the last table's head
+    lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
+    stages = [line for line in lines if line.startswith("stage 1: single: answer ")]
+    assert len(stages) == len(PROBLEMS)
+    assert all("reaches 0.8: done" in line or "below 0.8: on to the next stage" in line for line in stages)
+    head, policy, expected, fixed = lines[lines.index(f"the same {len(PROBLEMS)} problems") + 1 :][:4]
+    assert head == "right tokens FLOPs"
+    number = r"\d+(\.\d+)?(e[+-]\d+)?"
+    assert re.fullmatch(rf"the policy [0-8] [1-9]\d* {number} ran", policy)
+    assert re.fullmatch(rf"{number} {number} {number} as it was expected to", expected)
+    assert re.fullmatch(rf"best fixed arm: \w+.* {number} {number} {number} expected; it did not run here", fixed)
+
+
+@pytest.mark.processes
+def test_the_demo_says_why_it_can_not_start(tmp_path):
+    command = [sys.executable, "-m", "router.cli", "demo", "--backend", "fake", "--bundle", str(tmp_path)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert shown.returncode == 1
+    assert "is no bundle" in shown.stderr
+    assert shown.stderr.count("\n") == 1
 
 
 @pytest.mark.processes

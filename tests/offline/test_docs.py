@@ -10,9 +10,10 @@ import pytest
 import typer
 
 import strategies
+from router.attempts.prompts import read_prompts
 from router.backends.specs import Setup
 from router.schema import read
-from router.tasks import load_task
+from router.tasks import Tasks, load_task
 from strategies import Candidate
 from tests.support.commands import COMMANDS, command_of
 
@@ -82,11 +83,27 @@ def test_decisions_are_short_and_listed():
 
 
 def test_the_guides_models_are_read():
-    whole, part = blocks(ROOT / "docs" / "guide.md", "json")
+    whole, part, _ = blocks(ROOT / "docs" / "guide.md", "json")
     document = json.loads(whole)
     document["models"] |= json.loads("{" + part + "}")
     setup = read(Setup, document)
     assert (set(setup.models), setup.task, setup.reference) == ({"small", "large"}, "math", "small")
+
+
+async def test_the_guides_prompts_of_two_tasks_fit_its_models(tmp_path):
+    *_, models = blocks(ROOT / "docs" / "guide.md", "json")
+    (lines,) = blocks(ROOT / "docs" / "guide.md", "jsonl")
+    setup = read(Setup, json.loads(models))
+    assert set(setup.models) == {"small", "large"}
+    (tmp_path / "mine.jsonl").write_text(lines)
+    code, choice = read_prompts(tmp_path / "mine.jsonl")
+    assert (code.task, choice.task) == setup.tasks
+    tasks = Tasks(setup.tasks)
+    assert code.bound(tasks).extract("```python\ndef is_even(n):\n    return n % 2 == 0\n```")
+    for line in (*code.inputs["tests"], *choice.inputs["choices"]):  # the model has to see them
+        assert line in code.prompt.question + choice.prompt.question
+    assert choice.reference
+    assert await choice.bound(tasks).right("carbon dioxide", choice.reference)
 
 
 async def test_the_guides_task_is_a_task(tmp_path, monkeypatch):

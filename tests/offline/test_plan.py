@@ -42,6 +42,16 @@ def test_more_budget_buys_more_accuracy(tmp_path):
     assert means[0] < means[1] < means[2]
 
 
+def test_without_a_file_the_decisions_alone_are_on_standard_output(tmp_path):
+    arguments = ["plan", str(HELDOUT), "--bundle", "models/smollm2-135m", "--budget", "2000"]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    plan(HELDOUT, tmp_path / "out.jsonl", "--budget", "2000")
+    assert result.stdout == (tmp_path / "out.jsonl").read_text()
+    assert "250 prompts, expected to spend" in result.stderr
+    assert "wrote" not in result.stderr
+
+
 def test_it_plans_tasks_that_run_code_without_leave_to_run_any(tmp_path):
     prompts = Path("models/natural/recipe/data/mbpp-heldout.jsonl").read_text().splitlines()[:5]
     given = tmp_path / "prompts.jsonl"

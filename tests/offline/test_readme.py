@@ -1,4 +1,4 @@
-"""What the README and the clients' page show is what the code does."""
+"""What the README and the pages in docs show is what the code does and what the reports say."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from router import client
+from router.bundle.bundle import read_policy
 from router.v1 import router_pb2 as pb
 from tests.support.commands import COMMANDS
 from tests.support.http import serving
@@ -81,3 +82,17 @@ def test_its_figures_of_generated_arithmetic_are_those_of_the_reports():
             found = report[name]
             assert f"{found['value']:.1f}" in README
             assert f"[{found['low']:.1f}, {found['high']:.1f}]" in README, name
+
+
+def test_the_pages_figures_of_arms_are_those_of_the_shipped_policy():
+    _, _, policy = read_policy(ROOT / "models/smollm2-135m")
+    cells = {(str(cell.level), str(cell.arm)): cell for cell in policy.cells}
+    concepts, ui = ((ROOT / "docs" / name).read_text() for name in ("concepts.md", "ui.md"))
+    rows = re.findall(r"^\| (\d) \| `(.+)` \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \| ([\d.]+) \|$", concepts, re.M)
+    assert len(rows) == 3
+    for level, arm, *figures in rows:
+        cell = cells[level, arm]
+        measured = f"{cell.accuracy:.2f}", f"{cell.low:.2f}", f"{cell.high:.2f}", f"{cell.cost.generations:.1f}"
+        assert measured == tuple(figures), arm
+    ((level, arm, right),) = re.findall(r"At level (\d) this arm,\s`(.+)`, is right on ([\d.]+)\. ", ui)
+    assert f"{cells[level, arm].accuracy:.2f}" == right

@@ -1,6 +1,7 @@
 """Seconds put into a finished bundle's policy, from attempts that were made where it is served."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from router.attempts.schema import write_attempts
-from router.bundle.bundle import load_bundle
+from router.bundle.bundle import load_bundle, read_policy
 from router.cli.main import main
 from router.errors import InvalidFile, InvalidRequest
 from router.policy.objectives import Budget
@@ -16,6 +17,7 @@ from router.tuning.timing import timed
 from strategies import parse
 from tests.support.evaluation import BEAM, world
 
+SHIPPED = Path(__file__).parent.parent.parent / "models" / "smollm2-135m"
 EASY = (1.0, 0.0, 0.0, 0.0, 0.0)
 
 
@@ -92,3 +94,26 @@ def test_the_command_makes_a_limit_possible_in_a_bundle_that_stays_valid(bundle,
     assert after.manifest.provenance["timed"]["prompts"] == 15
     assert after.policy.decide(EASY, Budget(8), 1.5).cost.seconds == pytest.approx(1, abs=0.1)
     assert {**after.manifest.files, "policy.json": ""} == {**before.manifest.files, "policy.json": ""}
+
+
+def test_the_shipped_bundle_was_timed_after_it_was_last_tuned():
+    """Tuning it again drops the seconds. The bundle is valid without them, so nothing else here would tell."""
+    _, _, policy = read_policy(SHIPPED)
+    assert any(cell.cost.seconds is not None for cell in policy.cells), "run `router time` on it, as its recipe says"
+
+
+def test_tuning_again_warns_that_the_seconds_are_gone(bundle, tmp_path):
+    write_attempts(world("train", 20), tmp_path / "tune.parquet")
+    again = ["tune", str(tmp_path / "tune.parquet"), "--bundle", str(bundle), "--overwrite"]
+    told = f"Run `router time ATTEMPTS --bundle {bundle}` again"
+    untimed = CliRunner().invoke(main, again)
+    assert untimed.exit_code == 0, untimed.output
+    assert told not in untimed.stderr  # it had none to lose
+    write_attempts(clocked(world("timed", 3)), tmp_path / "timed.parquet")
+    CliRunner().invoke(main, ["time", str(tmp_path / "timed.parquet"), "--bundle", str(bundle)])
+    result = CliRunner().invoke(main, again)
+    assert result.exit_code == 0, result.output
+    assert "warning: the former policy had its arms' seconds, the new one has none" in result.stderr
+    assert told in result.stderr
+    with pytest.raises(InvalidRequest, match="router time"):
+        load_bundle(bundle).policy.decide(EASY, Budget(8), 1.5)

@@ -131,6 +131,25 @@ async def test_only_who_asks_sees_the_rounds(client):
     assert len(rounds) > 2
 
 
+async def test_who_asks_for_progress_sees_the_stages_of_a_cascade(client):
+    arm = "single @1 > majority(n=4)"
+    shown = await client.chat.completions.create(**asked(EASY, stream=True), **router(arm=arm, progress=True))
+    told = [chunk.router async for chunk in shown if not chunk.choices]
+    stages = [each["stage"] for each in told if "stage" in each]
+    assert [(each["number"], each["arm"]["text"], each["ends"]) for each in stages] == [
+        (1, "single", False),
+        (2, "majority(n=4)", True),
+    ]
+    assert stages[0] == stages[0] | {"answer": "14", "confidence": 0.9, "threshold": 1.0}
+    assert told.index({"stage": stages[0]}) < next(i for i, each in enumerate(told) if _stage_of_round(each) == 2)
+    quiet = await client.chat.completions.create(**asked(EASY, stream=True), **router(arm=arm))
+    assert all([chunk.choices async for chunk in quiet])
+
+
+def _stage_of_round(told: dict[str, Any]) -> int:
+    return told["progress"]["stage"] if "progress" in told else 0
+
+
 async def test_a_long_silence_is_broken_by_comments(client, generator, monkeypatch):
     monkeypatch.setattr(stream, "QUIET_SECONDS", 0.03)
     generator.latency = 0.05

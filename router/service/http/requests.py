@@ -118,7 +118,7 @@ class Chat:
     prompt    the messages as a prompt; None: only a model's own server can read them
     ignored   fields that were given but have no effect
     unread    of a request without a search: further fields that have no effect but at a model's own server
-    progress  whether the caller wants to see the search's rounds
+    progress  whether the caller wants to see the search's rounds and stages
     cap       most generated tokens of a reply without a search
     """
 

@@ -21,7 +21,8 @@ HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": 
 class Events:
     """Writes a stream's events. Nothing is written before the first one, so that errors until then have a status.
 
-    The text is sent once it is chosen. Callers who asked for progress also get rounds, in chunks without choices.
+    The text is sent once it is chosen. Callers who asked for progress also get rounds and the stages of
+    cascades, in chunks without choices.
     """
 
     def __init__(self, inbound: Inbound, chat: Chat):
@@ -37,6 +38,8 @@ class Events:
         match event.WhichOneof("event"):
             case "round" if self._chat.progress:
                 await self._chunk([], router={"progress": replies.as_json(event.round)})
+            case "stage" if self._chat.progress:
+                await self._chunk([], router={"stage": replies.as_json(event.stage)})
             case "text":
                 await self._say(event.text)
             case "solution":
