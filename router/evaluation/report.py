@@ -171,7 +171,8 @@ class GoalResult(Part):
     """Whether a goal is met.
 
     value       the measured value; None: not measured
-    limited_by  what limits a missed goal: estimator, policy, verifier or generator; None: not told apart
+    limited_by  what limits a missed goal: estimator, policy, generator, or verifier, which is all that tells right
+                answers from wrong ones, confidences too; None: not told apart
     because     the measurement that shows what limits it, or why there is no value; None: the value says it all
     """
 

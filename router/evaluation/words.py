@@ -37,6 +37,7 @@ MEASURES = {
     "budgets_below_best_fixed": "fixed budgets at which the policy is clearly below the best fixed arm or cascade",
     "below_best_fixed": "average budgets and FLOPs at which the policy is clearly below the best fixed arm or cascade",
     "confidence_error": "calibration error of the confidences, beyond what perfect ones show by chance",
+    "confidence_bins_off": "tenths of the confidence, of 100 or more answers, where it is clearly off the share right",
     "gain_over_best_fixed": "accuracy above the best fixed arm",
     "gain_over_best_fixed_cascade": "accuracy above the best fixed cascade",
     "gain_over_random_mix": "accuracy above the best random mix of two arms",

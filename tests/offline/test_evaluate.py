@@ -12,7 +12,7 @@ from router.cli.main import main
 from router.errors import InvalidBundle, InvalidFile
 from router.evaluation.curves import spend_to_match
 from router.evaluation.evaluate import evaluate
-from router.evaluation.goals import Value, value_of
+from router.evaluation.goals import Value, bins_off, value_of
 from router.evaluation.parts import HEADLINE
 from router.evaluation.report import Goal, Report
 from router.policy.objectives import TargetAccuracy
@@ -250,10 +250,14 @@ def test_what_is_compared_spends_the_same(rich_report):
 def test_goals_are_for_any_figure(rich_report):
     results = {each.goal.measure: each for each in rich_report.goals}
     missed = results["accuracy_at_larger_cost"]
-    assert (missed.met, missed.limited_by) == (False, None)
+    assert (missed.met, missed.limited_by) == (False, "generator")  # nothing is right on more than all prompts
+    assert re.search(r"2\.000 is wanted at \d+ generations; the policy has 0\.\d+; on measured", missed.because)
     assert missed.value == rich_report.headline["accuracy_at_larger_cost"]["value"]
     assert results["below_best_fixed"].value == len(rich_report.headline["below_best_fixed"])
     assert results["confidence_error"].met
+    off = results["confidence_bins_off"]
+    assert (off.value, off.limited_by) == (len(bins_off(rich_report.trust)), "verifier")
+    assert "by chance; of" in off.because
     gains = {"8": {"value": 0.1, "low": 0.0, "high": 0.2}, "16": {"value": 0.3, "low": 0.2, "high": 0.4}, "32": None}
     assert value_of(Goal("gain_over_best_fixed"), gains) == Value(0.2)
     assert value_of(Goal("gain_over_best_fixed", budget=8), gains) == Value(0.1, 0.0, 0.2)
