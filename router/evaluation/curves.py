@@ -106,7 +106,7 @@ def saving(curve: Curve, name: str, reference: Curve, draws: NDArray[np.float64]
     target, reason = reference[best].point(draws), None
     if not generations.times:
         highest = max(float(runs.accuracy.mean()) for runs in curve.values())
-        reason = f"its highest accuracy {highest:.4f} stays below {target.accuracy:.4f}"
+        reason = f"the highest accuracy reached, {highest:.4f}, stays below {target.accuracy:.4f}"
     return Saving(arm, target, generations, flops, by_budget, reason)
 
 
