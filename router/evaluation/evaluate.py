@@ -60,7 +60,7 @@ def evaluate(
 
     curves, no_points = curves_of(measured, served, oracle, held.levels, tuned.best_fixed)
     within = within_budgets(attempts, measured.prompts, curves, tuned.best_fixed, draws=draws)
-    at_objective, no_objectives = at_objectives(measured, served, held.objectives, draws)
+    at_objective, no_objectives = at_objectives(measured, served, held.objectives, draws, held.enumerated)
     averages = Averages(measured, policy, held.probabilities)
     mean = on_average(averages, held.enumerated, tuned.averages, draws, confident=bundle.confidence is not None)
     spent = in_flops(

@@ -221,6 +221,9 @@ class ObjectiveResult(Part):
     measured          the measured results
     sufficient        for a target accuracy: share of the prompts on which an arm is expected to reach it
     where_sufficient  accuracy on those prompts
+    answered          for a target accuracy: share of the answers whose confidence reaches it; a caller may have the
+                      others refused. None: not measured
+    where_answered    share of right ones among these answers; None: there are none
     """
 
     kind: str
@@ -229,6 +232,8 @@ class ObjectiveResult(Part):
     measured: Point
     sufficient: float | None
     where_sufficient: Estimate | None
+    answered: float | None = None
+    where_answered: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
