@@ -11,7 +11,7 @@ from router.evaluation.at_flops import InFlops
 from router.evaluation.averages import Averages, larger_alone
 from router.evaluation.causes import GAINS
 from router.evaluation.curves import Curve, PerPrompt, estimate, saving, spend_to_match
-from router.evaluation.parts import HEADLINE, NO_LARGER, AtAverage, Trust
+from router.evaluation.parts import HEADLINE, NO_LARGER, AtAverage, AtFlops, Trust
 from router.evaluation.report import Saving
 from router.tuning.nested import FIXED
 
@@ -132,12 +132,12 @@ def _at_large_cost(spent: InFlops) -> dict[str, float] | None:
 
 def _below(rows: Sequence[AtAverage], spent: InFlops) -> list[dict[str, Any]]:
     """Where the policy is clearly less accurate than the best fixed arm or cascade, as the rows compare them."""
-    compared = [(row.name, row.gains) for row in (*rows, *spent.rows)]
+    compared: list[AtAverage | AtFlops] = [*rows, *spent.rows]
     return [
-        {"at": at, "way": way, "value": gains[way].value, "low": gains[way].low, "high": gains[way].high}
-        for at, gains in compared
+        {"at": row.name, "way": way, "value": gain.value, "low": gain.low, "high": gain.high}
+        for row in compared
         for way in FIXED
-        if way in gains and gains[way].high < 0
+        if (gain := row.gains.get(way)) and gain.high < 0
     ]
 
 
