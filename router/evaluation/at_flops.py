@@ -17,7 +17,7 @@ from router.evaluation.arms import chosen, fixed, shuffled_choices
 from router.evaluation.averages import larger_alone
 from router.evaluation.curves import PerPrompt, between, estimate, mixed, spend_to_match
 from router.evaluation.held_out import pass_rates
-from router.evaluation.parts import AtFlops, OfTask, Way
+from router.evaluation.parts import NO_LARGER, AtFlops, OfTask, Way
 from router.evaluation.perfect import Perfect
 from router.policy.objectives import PricePerFlop
 from router.policy.table import LEVELS, Policy
@@ -129,12 +129,17 @@ class Plain:
 
 @dataclass(frozen=True, slots=True)
 class InFlops:
-    """What was measured against FLOPs. Shares are by name: value, low, high, reached, ceiling; or a reason instead."""
+    """What was measured against FLOPs.
+
+    shares   by name: value, low, high, reached, ceiling, and the accuracy and FLOPs of what is matched; or a reason
+    perfect  what a perfect choice among all attempts gives
+    """
 
     rows: tuple[AtFlops, ...]
     tasks: tuple[OfTask, ...]
     shares: Mapping[str, Mapping[str, Any] | None]
     reasons: Mapping[str, str]
+    perfect: Perfect
 
 
 def in_flops(
@@ -175,7 +180,7 @@ def in_flops(
         statistics=statistics,
         edges=edges,
     )
-    return InFlops(tuple(row for row in rows if row), of_tasks, found, reasons)
+    return InFlops(tuple(row for row in rows if row), of_tasks, found, reasons, perfect)
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,7 +300,7 @@ def shares_of_larger(
     targets: dict[str, tuple[str, PerPrompt]] = {}
     found: dict[str, Any] = {"share_of_large_cost": None, "share_of_best_of_n_cost": None}
     if larger is None:
-        return found, dict.fromkeys(found, "no larger model was run")
+        return found, dict.fromkeys(found, NO_LARGER)
     targets["share_of_large_cost"] = "one solution of the larger model", larger
     pooled = [k for k, arm in enumerate(measured.arms) if isinstance(arm, Sampling) and arm.models == {model}]
     reasons = {}
@@ -321,6 +326,7 @@ def shares_of_larger(
             "reached": round(float(np.isfinite(spread).mean()), 3),
             "of": arm,
             "accuracy": round(at, 4),
+            "flops": round(cost),
             "ceiling": None if ceiling is None else round(ceiling / cost, 4),
         }
     return found, reasons

@@ -48,14 +48,14 @@ class Averages:
         It is a mix of the two budget points next to it; beyond the last one it is that one. None below the first, and
         where no point could be measured.
         """
-        if not self._points or spent * ROOM < self._spent[0]:
+        if not self.points or spent * ROOM < self._spent[0]:
             return None
-        return between(self._points, self._spent, spent)
+        return between(self.points, self._spent, spent)
 
     @property
     def least_spent(self) -> float:
         """The least that the policy spends on average on these prompts; infinite: nothing could be measured."""
-        return float(self._spent[0]) if self._points else np.inf
+        return float(self._spent[0]) if self.points else np.inf
 
     def kept(self, budget: float) -> PerPrompt | None:
         """Return the results as for one caller of a server, which corrects for what earlier calls spent.
@@ -96,15 +96,15 @@ class Averages:
         return shuffled_choices(self.measured, self.policy, self._picked, spent, unit="generations", rng=rng)
 
     @cached_property
-    def _points(self) -> list[PerPrompt]:
-        """The results at each budget point, by rising spend."""
+    def points(self) -> list[PerPrompt]:
+        """The results at each budget point, by rising spend; empty: nothing could be measured."""
         found = [chosen(self.measured, columns) for columns in self._picked]
         return sorted(found, key=lambda runs: float(runs.generations.mean()))
 
     @cached_property
     def _spent(self) -> Floats:
         """Mean spend at each of these points."""
-        return np.array([runs.generations.mean() for runs in self._points])
+        return np.array([runs.generations.mean() for runs in self.points])
 
     @cached_property
     def _picked(self) -> list[NDArray[np.int64]]:

@@ -79,6 +79,18 @@ def estimate(values: NDArray[np.float64], draws: NDArray[np.float64]) -> Estimat
     return Estimate(found["accuracy"], found["low"], found["high"])
 
 
+def ratio(some: NDArray[np.float64], every: NDArray[np.float64], draws: NDArray[np.float64]) -> Estimate | None:
+    """Return the sum of (P,) values / the sum of (P,) others, with its interval over (R, P) resamples; None: it is x/0.
+
+    Resamples in which nothing is divided by are left out.
+    """
+    if not every.any():
+        return None
+    below = draws @ every
+    low, high = np.quantile((draws @ some)[below > 0] / below[below > 0], [0.025, 0.975])
+    return Estimate(round(float(some.sum() / every.sum()), 4), round(float(low), 4), round(float(high), 4))
+
+
 def saving(curve: Curve, name: str, reference: Curve, draws: NDArray[np.float64]) -> Saving:
     """Return how many times less ``curve`` spends for the highest accuracy of ``reference``, the strategy ``name``.
 
@@ -106,7 +118,7 @@ def saving(curve: Curve, name: str, reference: Curve, draws: NDArray[np.float64]
     target, reason = reference[best].point(draws), None
     if not generations.times:
         highest = max(float(runs.accuracy.mean()) for runs in curve.values())
-        reason = f"its highest accuracy {highest:.4f} stays below {target.accuracy:.4f}"
+        reason = f"the highest accuracy reached, {highest:.4f}, stays below {target.accuracy:.4f}"
     return Saving(arm, target, generations, flops, by_budget, reason)
 
 

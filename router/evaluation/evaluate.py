@@ -15,6 +15,7 @@ from router.evaluation import tables
 from router.evaluation.arms import Decider
 from router.evaluation.at_flops import in_flops
 from router.evaluation.averages import Averages, on_average
+from router.evaluation.causes import AtCosts
 from router.evaluation.goals import judge_goals
 from router.evaluation.headline import headline
 from router.evaluation.held_out import HeldOut, hold_out, pass_rates
@@ -59,7 +60,7 @@ def evaluate(
 
     curves, no_points = curves_of(measured, served, oracle, held.levels, tuned.best_fixed)
     within = within_budgets(attempts, measured.prompts, curves, tuned.best_fixed, draws=draws)
-    at_objective, no_objectives = at_objectives(measured, served, held.objectives, draws)
+    at_objective, no_objectives = at_objectives(measured, served, held.objectives, draws, held.enumerated)
     averages = Averages(measured, policy, held.probabilities)
     mean = on_average(averages, held.enumerated, tuned.averages, draws, confident=bundle.confidence is not None)
     spent = in_flops(
@@ -88,12 +89,16 @@ def evaluate(
         noise=correlation_ceiling(attempts, measured.prompts, manifest.statistic),
         draws=draws,
     )
+    on_measured_levels = Averages(measured, tuned.oracle, held.known).points
+    costs = AtCosts((*mean.rows, *spent.rows), on_measured_levels, spent.perfect.at)
     return Report(
         bundle=bundle.id,
         statistic=manifest.statistic,
         prompts=len(held.prompts),
         attempts_per_prompt=int(held.prompts["attempts"].min()),
-        goals=None if goals is None else judge_goals(goals, within, curves, figures, draws),
+        goals=None
+        if goals is None
+        else judge_goals(goals, within, curves, figures, draws, trust=mean.trust, costs=costs),
         budgets=within.rows,
         savings=within.savings,
         gap_recovered=within.gap_recovered,

@@ -9,18 +9,13 @@ from numpy.typing import NDArray
 from router.evaluation.arms import fixed
 from router.evaluation.at_flops import InFlops
 from router.evaluation.averages import Averages, larger_alone
+from router.evaluation.causes import GAINS
 from router.evaluation.curves import Curve, PerPrompt, estimate, saving, spend_to_match
-from router.evaluation.parts import HEADLINE, AtAverage, Trust
+from router.evaluation.parts import HEADLINE, NO_LARGER, AtAverage, AtFlops, Trust
 from router.evaluation.report import Saving
 from router.tuning.nested import FIXED
 
 BUDGETS = (8, 16, 32)  # average budgets at which gains are reported
-_GAINS = {
-    "gain_over_best_fixed": "best_fixed_arm",
-    "gain_over_best_fixed_cascade": "best_fixed_cascade",
-    "gain_over_random_mix": "random_mix",
-    "gain_over_shuffled_levels": "shuffled_levels",
-}
 _SAVED = {
     "savings_average_budget": "predicted_average",
     "savings_fixed_budget": "predicted",
@@ -54,7 +49,7 @@ def headline(
     found: dict[str, Any] = dict.fromkeys(HEADLINE)
     reasons: dict[str, str] = {}
     by_budget = {row.budget: row for row in rows}
-    for name, way in _GAINS.items():
+    for name, way in GAINS.items():
         found[name], missing = _gains(by_budget, way)
         if missing:
             reasons[name] = (
@@ -66,7 +61,7 @@ def headline(
     reasons |= unsaved
     column = larger_alone(averages.measured)
     if column is None:
-        reasons |= dict.fromkeys(_OF_LARGER, "no larger model was run")
+        reasons |= dict.fromkeys(_OF_LARGER, NO_LARGER)
     else:
         beside, missing_beside = _beside(averages, fixed(averages.measured, column), draws)
         found |= beside
@@ -137,13 +132,12 @@ def _at_large_cost(spent: InFlops) -> dict[str, float] | None:
 
 def _below(rows: Sequence[AtAverage], spent: InFlops) -> list[dict[str, Any]]:
     """Where the policy is clearly less accurate than the best fixed arm or cascade, as the rows compare them."""
-    compared = [(f"average budget {row.budget:g}", row.gains) for row in rows]
-    compared += [(f"{row.share:g} times the FLOPs", row.gains) for row in spent.rows]
+    compared: list[AtAverage | AtFlops] = [*rows, *spent.rows]
     return [
-        {"at": at, "way": way, "value": gains[way].value, "low": gains[way].low, "high": gains[way].high}
-        for at, gains in compared
+        {"at": row.name, "way": way, "value": gain.value, "low": gain.low, "high": gain.high}
+        for row in compared
         for way in FIXED
-        if way in gains and gains[way].high < 0
+        if (gain := row.gains.get(way)) and gain.high < 0
     ]
 
 

@@ -35,6 +35,7 @@ HEADLINE = (
     "average_budget_error_kept",
     "reasons",
 )
+NO_LARGER = "no larger model was run"  # the reason of figures that compare with one
 
 
 class Part:
@@ -95,6 +96,10 @@ class AtAverage(Part):
     ways: Mapping[str, Way]
     gains: Mapping[str, Estimate]
 
+    @property
+    def name(self) -> str:
+        return f"average budget {self.budget:g}"
+
 
 @dataclass(frozen=True, slots=True)
 class AtFlops(Part):
@@ -114,6 +119,10 @@ class AtFlops(Part):
     ways: Mapping[str, Way]
     gains: Mapping[str, Estimate]
     perfect: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.share:g} times the FLOPs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,7 +171,8 @@ class GoalResult(Part):
     """Whether a goal is met.
 
     value       the measured value; None: not measured
-    limited_by  what limits a missed goal: estimator, policy, verifier or generator; None: not told apart
+    limited_by  what limits a missed goal: estimator, policy, generator, or verifier, which is all that tells right
+                answers from wrong ones, confidences too; None: not told apart
     because     the measurement that shows what limits it, or why there is no value; None: the value says it all
     """
 
@@ -220,6 +221,9 @@ class ObjectiveResult(Part):
     measured          the measured results
     sufficient        for a target accuracy: share of the prompts on which an arm is expected to reach it
     where_sufficient  accuracy on those prompts
+    answered          for a target accuracy: share of the answers whose confidence reaches it; a caller may have the
+                      others refused. None: not measured
+    where_answered    share of right ones among these answers; None: there are none
     """
 
     kind: str
@@ -228,6 +232,8 @@ class ObjectiveResult(Part):
     measured: Point
     sufficient: float | None
     where_sufficient: Estimate | None
+    answered: float | None = None
+    where_answered: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)

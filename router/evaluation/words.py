@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from markupsafe import Markup, escape
 
-from router.evaluation.parts import Estimate, Point
+from router.evaluation.parts import NO_LARGER, Estimate, Point
 from router.evaluation.report import Diagnosis, GapRecovered, Goal, MethodResult, Report, Times
 from router.policy.words import OBJECTIVES, minus
 
@@ -37,6 +37,7 @@ MEASURES = {
     "budgets_below_best_fixed": "fixed budgets at which the policy is clearly below the best fixed arm or cascade",
     "below_best_fixed": "average budgets and FLOPs at which the policy is clearly below the best fixed arm or cascade",
     "confidence_error": "calibration error of the confidences, beyond what perfect ones show by chance",
+    "confidence_bins_off": "tenths of the confidence, of 100 or more answers, where it is clearly off the share right",
     "gain_over_best_fixed": "accuracy above the best fixed arm",
     "gain_over_best_fixed_cascade": "accuracy above the best fixed cascade",
     "gain_over_random_mix": "accuracy above the best random mix of two arms",
@@ -120,7 +121,11 @@ def gap(found: GapRecovered) -> str:
 
 
 def figures(report: Report) -> list[tuple[str, str]]:
-    """Return what was measured of :data:`FIGURES`, as pairs of words and value."""
+    """Return :data:`FIGURES` as pairs of words and value, or the reason why there is none.
+
+    Those that compare with a larger model are left out where there is none.
+    """
+    reasons = report.headline.get("reasons", {})
     found = []
     for name, text in FIGURES.items():
         figure = report.headline.get(name)
@@ -128,6 +133,8 @@ def figures(report: Report) -> list[tuple[str, str]]:
             found.append((text, f"{figure:.3f}"))
         elif figure and "value" in figure:
             found.append((text, interval(Estimate(**figure))))
+        elif not figure and reasons.get(name, NO_LARGER) != NO_LARGER:
+            found.append((text, f"none: {reasons[name]}"))
         elif figure:
             shares = (f"{share}: {'not reached' if cost is None else f'{cost:.2f}'}" for share, cost in figure.items())
             found.append((text, ", ".join(shares)))

@@ -10,11 +10,13 @@ from router.attempts.schema import write_attempts
 from router.bundle.setup import write_setup
 from router.cli.main import main
 from router.errors import InvalidBundle, InvalidFile
+from router.evaluation.card import card
 from router.evaluation.curves import spend_to_match
 from router.evaluation.evaluate import evaluate
-from router.evaluation.goals import Value, value_of
+from router.evaluation.goals import Value, bins_off, value_of
 from router.evaluation.parts import HEADLINE
 from router.evaluation.report import Goal, Report
+from router.evaluation.words import interval
 from router.policy.objectives import TargetAccuracy
 from tests.support.evaluation import RIGHT, SETUP, lengths, make_bundle, rich_world, world
 
@@ -102,6 +104,22 @@ def test_every_objective_is_measured_and_a_target_says_where_it_has_evidence(rep
     assert row.where_sufficient.value > 0.65
     spent = [row.measured.flops for (kind, _), row in asked.items() if kind == "price_per_flop"]
     assert spent == sorted(spent, reverse=True)
+
+
+def test_a_target_says_how_many_answers_are_let_through_and_how_right_these_are(report, bundle):
+    rows = [row for row in report.objectives if row.kind == "target_accuracy"]
+    assert all(row.answered is None and row.where_answered is None for row in report.objectives if row not in rows)
+    for row in rows:
+        found = row.where_answered
+        assert found.low <= found.value <= found.high if row.answered else found is None
+    (middle,) = (row for row in rows if row.value == 0.6)
+    assert 0.3 < middle.answered < 0.8  # nothing solves level 5
+    assert middle.where_answered.value > middle.measured.accuracy
+    (most,) = (row for row in rows if row.value == 0.95)
+    assert most.answered == 0  # no confidence is as high
+    text = card(bundle, report)
+    assert f"| 0.6 | {interval(middle.measured)} | {middle.answered:.0%} | {interval(middle.where_answered)} |" in text
+    assert f"| 0.95 | {interval(most.measured)} | 0% | none |" in text
 
 
 def test_the_diagnosis_names_the_part_that_loses_most(report):
@@ -250,10 +268,14 @@ def test_what_is_compared_spends_the_same(rich_report):
 def test_goals_are_for_any_figure(rich_report):
     results = {each.goal.measure: each for each in rich_report.goals}
     missed = results["accuracy_at_larger_cost"]
-    assert (missed.met, missed.limited_by) == (False, None)
+    assert (missed.met, missed.limited_by) == (False, "generator")  # nothing is right on more than all prompts
+    assert re.search(r"2\.000 is wanted at \d+ generations; the policy has 0\.\d+; on measured", missed.because)
     assert missed.value == rich_report.headline["accuracy_at_larger_cost"]["value"]
     assert results["below_best_fixed"].value == len(rich_report.headline["below_best_fixed"])
     assert results["confidence_error"].met
+    off = results["confidence_bins_off"]
+    assert (off.value, off.limited_by) == (len(bins_off(rich_report.trust)), "verifier")
+    assert "by chance; of" in off.because
     gains = {"8": {"value": 0.1, "low": 0.0, "high": 0.2}, "16": {"value": 0.3, "low": 0.2, "high": 0.4}, "32": None}
     assert value_of(Goal("gain_over_best_fixed"), gains) == Value(0.2)
     assert value_of(Goal("gain_over_best_fixed", budget=8), gains) == Value(0.1, 0.0, 0.2)
