@@ -141,16 +141,9 @@ def nothing(reason: str) -> dict[str, Any]:
 def mathematics() -> dict[str, Any]:
     """MATH's human levels: nothing was sampled there, so there is nothing to route."""
     found = json.loads((RECIPE / "difficulty.json").read_text())
-    tried = [name for name in found["candidates"] if name.startswith("layer") and "+" not in name]
-    names = ("spearman", "kappa", "log_loss", "ece", "gain", "within")
-    difficulty = {name: found["candidates"][HIDDEN][name] for name in names}
-    # Layer and position were chosen among so many on these problems, so the figures are a little too good.
-    difficulty |= {
-        "candidate": HIDDEN,
-        "chosen_of": len(tried),
-        "milliseconds": milliseconds("hidden"),
-        "ceiling": None,
-    }
+    names = ("spearman", "kappa", "log_loss", "ece", "gain", "within", "chosen")
+    difficulty = {name: found["candidates"]["nested"][name] for name in names}
+    difficulty |= {"candidate": "hidden_ridge", "milliseconds": milliseconds("hidden"), "ceiling": None}
     difficulty["text"] = found["candidates"]["text_logistic"]["spearman"]
     row = nothing("no attempts at MATH's problems: their levels are people's")
     del row["reasons"]["difficulty"]

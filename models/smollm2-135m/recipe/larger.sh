@@ -28,7 +28,7 @@ VLLM_CPU_KVCACHE_SPACE=1 TORCHDYNAMO_DISABLE=1 HF_HUB_OFFLINE=1 .venv-vllm/bin/p
   > "$folder/vllm.log" 2>&1 &
 trap 'kill %1' EXIT
 until curl --fail --silent $server/health; do kill -0 %1; sleep 2; done
-head -n 500 $recipe/data/fresh.jsonl > "$folder/fresh.jsonl"
+head -n 600 $recipe/data/fresh.jsonl > "$folder/fresh.jsonl"
 for prompts in $recipe/data/{tune,heldout}.jsonl "$folder/fresh.jsonl"; do
   $router collect --bundle "$folder" --prompts "$prompts" --attempts 0 --arm "single(model=large)" --concurrency 64 \
     --out "$attempts/$(basename "$prompts" .jsonl).parquet" \
