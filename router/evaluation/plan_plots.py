@@ -9,12 +9,13 @@ from matplotlib.patches import FancyBboxPatch
 from router.evaluation.parts import AtAverage, Plan, Trust
 from router.evaluation.words import WAYS
 
+# A line for every way that ``averages.at_averages`` measures.
 _STYLES: dict[str, dict[str, Any]] = {
     "best_fixed_arm": {"color": "#000000", "marker": "x", "ls": ":"},
     "best_fixed_cascade": {"color": "#0072b2", "marker": "s", "ls": "-."},
     "random_mix": {"color": "#6a6a6a", "marker": "v", "ls": "--"},
+    "confidence_only": {"color": "#009e73", "marker": "^", "ls": "-"},
     "shuffled_levels": {"color": "#cc79a7", "marker": "h", "ls": "--"},
-    "larger_alone": {"color": "#332288", "marker": "*", "ls": "", "ms": 11},
 }
 _BOX = 2.15  # width of a stage and the gap after it
 _WIDTH = 5.4

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.errors import InvalidFile
-from router.evaluation import words
+from router.evaluation import plan_plots, words
 from router.evaluation.card import card
 from router.evaluation.goals import MEASURES, read_goals
 from router.evaluation.page import page, save_evaluation
@@ -49,6 +49,12 @@ def plain(rich_report):
     row = replace(rich_report.budgets[-1], predicted=None, predicted_minus_best_fixed=None)
     fewer = replace(rich_report, goals=None, revisions=(), averages=(), plans=(), trust=None, larger=None)
     return page(replace(fewer, budgets=(*rich_report.budgets[:-1], row)))
+
+
+def test_plot_of_average_budgets_has_a_line_for_every_way(report):
+    axes = plan_plots.averages(report.averages).axes[0]
+    ways = {words.WAYS[name] for row in report.averages for name in row.ways}
+    assert {line.get_label() for line in axes.lines} == {"policy", *ways}
 
 
 def test_json_is_the_report_field_for_field(report, saved):
