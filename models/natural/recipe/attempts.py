@@ -49,7 +49,8 @@ def whole(frame: pd.DataFrame) -> pd.DataFrame:
 def of_task(task: str, part: str, verifier: str | None = None, arms: Sequence[str] = ALONE) -> pd.DataFrame:
     """Attempts at one task's prompts: with a verifier its scores of these arms, else all as they were sampled.
 
-    Prompts at which the verifier has not looked at all attempts of these arms are left out.
+    Left out are samples after the last one that the verifier was shown of any prompt, and prompts at which it has not
+    looked at all the others.
     """
     path = ATTEMPTS / f"{task}-{part}.parquet"
     if not path.exists():
@@ -112,6 +113,7 @@ def _scored(frame: pd.DataFrame, verifier: str) -> pd.DataFrame:
     scores = known_scores(verifier)
     if scores.empty:
         raise TooFew(f"{SCORES.name} has no scores by {verifier}: run score.py")
+    frame = frame[frame["sample"] <= scores["sample"].max()]
     given = scores.set_index(_KEYS)[["score", "scored_tokens", "seen"]]
     rows = frame.drop(columns=["scores", "scored_tokens"]).join(given, on=_KEYS)
     short = set(rows.loc[rows["seen"].isna(), "prompt_id"])

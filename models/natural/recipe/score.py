@@ -1,6 +1,6 @@
 """Score attempts by verifiers that look at them afterwards, into attempts/scores.parquet. Goes on where it stopped.
 
-Usage: python score.py tests|written-tests|judge-small|judge-large [TASK-PART ...] [--prompts N]
+Usage: python score.py tests|written-tests|judge-small|judge-large [TASK-PART ...] [--prompts N] [--samples N]
 
 tests        the public test of MBPP, run in the sandbox (docs/sandbox.md): no tokens
 written-tests  these and tests that the 0.5B model writes, once for each prompt
@@ -59,12 +59,15 @@ def main() -> None:
     parser.add_argument("verifier", choices=KINDS)
     parser.add_argument("parts", nargs="*")
     parser.add_argument("--prompts", type=int)
+    parser.add_argument("--samples", type=int, help="of a prompt, so many")
     parser.add_argument("--piece", type=int, default=20, help="prompts between two writes")
     asked = parser.parse_args()
     of_code = {"tests": ["mbpp-tune", "mbpp-heldout"], "written-tests": ["mbpp-heldout"]}
     default = of_code.get(asked.verifier, [f"{task}-heldout" for task in TASKS])
     arms = ALONE if asked.verifier == "tests" else [SMALL]  # the others are compared on the small model's solutions
     for name, frame in lacking(asked.verifier, asked.parts or default, asked.prompts, arms).items():
+        if asked.samples is not None:
+            frame = frame[frame["sample"] < asked.samples]  # noqa: PLW2901
         prompts = frame["prompt_id"].unique()
         for start in range(0, len(prompts), asked.piece):
             new = score(asked.verifier, name, frame[frame["prompt_id"].isin(prompts[start : start + asked.piece])])

@@ -65,7 +65,7 @@ for set in tune heldout; do
 done
 
 stage "the same at new prompts, which the report is on, by pieces of 50"
-BUNDLE=$bundle DATA=$data $recipe/fresh.sh 1 "$([ -n "${ROWS:-}" ] && echo 1 || echo 10)"
+BUNDLE=$bundle DATA=$data $recipe/fresh.sh 1 "$([ -n "${ROWS:-}" ] && echo 1 || echo 12)"
 [ "${UNTIL:-}" != sampled ] || exit 0
 
 stage "verifiers, judged: the log-probability, and the one that is served before and after calibration"
