@@ -97,6 +97,8 @@ def reader(kind: str, model: str) -> Vectors:
 def crossed(tune: pd.DataFrame, heldout: pd.DataFrame, model: str) -> dict[str, dict[str, Any]]:
     """By kind: quality out of fold, all prompts together, and ``above_text``: of Spearman, with its 95% interval.
 
+    Of several candidates the one with the highest Spearman is taken.
+
     Pass rates are those of all samples but the first, so that what the first one shows is no part of what is predicted.
     """
     later = [part[(part["arm"] != SMALL) | (part["sample"] != 0)] for part in (tune, heldout)]
@@ -109,7 +111,8 @@ def crossed(tune: pd.DataFrame, heldout: pd.DataFrame, model: str) -> dict[str, 
             states = {} if kind in CANDIDATES else {kind: reader(kind, model)(asked)}
         except KeyError:
             continue
-        best[kind] = in_folds(texts, states, statistics, edges, names=CANDIDATES.get(kind, RIDGE))[0]
+        tried = in_folds(texts, states, statistics, edges, names=CANDIDATES.get(kind, RIDGE))
+        best[kind] = max(tried, key=lambda each: each.quality.spearman)  # in favour of text, which has several
     shown = first_samples(pd.concat([tune, heldout])).loc[prompts.index].to_numpy()
     for kind, before in AFTER_ONE.items():
         try:
