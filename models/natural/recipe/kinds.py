@@ -41,7 +41,7 @@ class Part:
 _LAYER = 14_912_384  # parameters of one of the small model's 24 layers
 PARTS = {
     "text": Part(),
-    "hidden": Part(273.0, 14 * _LAYER),
+    "hidden": Part(150.0, 14 * _LAYER),  # 129 to 196 by task; 75 to 93 by the clock with two threads (places.py --time)
     "minilm": Part(12.0, 10.6e6),
     "bge": Part(8.0, 21.3e6),
     "words": Part(0.1),
