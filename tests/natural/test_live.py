@@ -11,6 +11,7 @@ from benchmarks.live import SECONDS, Solved, solve
 from benchmarks.routing import started
 from router.attempts.prompts import read_prompts
 from router.bundle.bundle import load_bundle
+from router.policy.objectives import parse_objective
 from router.tasks.code import CodeTask
 from router.tasks.sandbox import Sandbox
 
@@ -48,7 +49,7 @@ def solved(bundle: str, monkeypatch: pytest.MonkeyPatch) -> list[Solved]:
         address = f"127.0.0.1:{server.port}"
         # All at once: on a slow machine a round takes the time in which the weights are read, whatever its width.
         objective = OBJECTIVES.get(bundle, OBJECTIVE)
-        return asyncio.run(solve(address, problems[:PROMPTS], objective, PROMPTS, load_bundle(folder)))
+        return asyncio.run(solve(address, problems[:PROMPTS], parse_objective(objective), PROMPTS, load_bundle(folder)))
 
 
 @pytest.mark.parametrize("bundle", HELD_OUT)
