@@ -347,12 +347,10 @@ def test_bad_inputs_are_refused(inputs, field):
 
 @pytest.mark.parametrize(("name", "inputs"), [("json", {"schema": SCHEMA}), ("code", {"tests": ["assert f(1)"] * 90})])
 async def test_a_callers_inputs_are_checked_in_a_worker(name, inputs, monkeypatch):
-    monkeypatch.setattr(workers, "_results", OrderedDict())  # another test may have had the same schema checked
+    monkeypatch.setattr(workers, "_results", OrderedDict())
     inputs = json.loads(json.dumps(inputs).replace("f(1)", f"f({'1, ' * 60})"))
-    allowance = Allowance()
-    with within(allowance):
-        task = await Tasks((name,)).of_caller(name, inputs)
-    assert allowance.used > 0
+    task = await Tasks((name,)).of_caller(name, inputs)
+    assert len(workers._results) == 1  # not by the processor time charged: some kernels tell none below a tick
     assert vars(task).keys() == vars(load_task(name).bound(inputs)).keys()
 
 
