@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -197,8 +196,9 @@ def _parts(requests: Sequence[Request]) -> Iterator[list[int]]:
 async def _check(solver: Solver, requests: Sequence[Request]) -> None:
     """Raise InvalidRequest where a request is wrong."""
     sound: set[str | None] = set()  # tasks that were checked for prompts without inputs
-    for index, request in enumerate(requests):
-        with _naming_prompt(index):
+    checked = 0
+    try:
+        for request in requests:
             validate(request)
             if request.inputs:
                 await asyncio.sleep(0)  # other callers' turn
@@ -206,24 +206,25 @@ async def _check(solver: Solver, requests: Sequence[Request]) -> None:
                 await solver.task(request)
             if not request.inputs:
                 sound.add(request.task)
+            checked += 1
+    except InvalidRequest as error:
+        raise _of_prompt(checked, error) from error
 
 
 def for_each(items: Sequence[Any], do: Callable[[Any], Any]) -> list[Any]:
     """Return what ``do`` returns for each prompt. Raises its InvalidRequest with the prompt's index in the field."""
-    done = []
-    for index, item in enumerate(items):
-        with _naming_prompt(index):
+    done: list[Any] = []
+    try:
+        for item in items:
             done.append(do(item))
+    except InvalidRequest as error:
+        raise _of_prompt(len(done), error) from error
     return done
 
 
-@contextmanager
-def _naming_prompt(index: int) -> Iterator[None]:
-    """Have an InvalidRequest about a prompt's field say which prompt it is."""
-    try:
-        yield
-    except InvalidRequest as error:
-        if error.field.split(".")[0] not in _OF_A_PROMPT:
-            raise
-        where = f"prompts[{index}].{error.field}"
-        raise InvalidRequest(where, f"{where}: {error}", reason=error.reason) from error
+def _of_prompt(index: int, error: InvalidRequest) -> InvalidRequest:
+    """Return the error with the prompt's index in its field, where it is about a prompt's field."""
+    if error.field.split(".")[0] not in _OF_A_PROMPT:
+        return error
+    where = f"prompts[{index}].{error.field}"
+    return InvalidRequest(where, f"{where}: {error}", reason=error.reason)
