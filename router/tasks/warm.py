@@ -1,8 +1,20 @@
 """Imported once in the process that workers are forked from: loads sympy and jsonschema, and fills their caches."""
 
+import sys
 from contextlib import suppress
+from pickle import UnpicklingError
+from typing import Any
 
 from router.tasks.math_symbols import spell
+
+
+def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """As usual, but say nothing where a worker finds that the server ended before it told it what to do."""
+    if not issubclass(kind, (EOFError, OSError, UnpicklingError)):
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = tell  # of this process and those that are forked from it
 
 for _answer in (
     r"\frac{x+2}{7} - 3",

@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Coroutine
@@ -237,3 +239,10 @@ async def test_what_is_compared_as_text_is_counted():
         assert await MathTask().key("72") == "72"
         assert await MathTask().key("Friday") == "friday"
     assert allowance.as_text == 2
+
+
+@pytest.mark.parametrize(("error", "told"), [("EOFError()", ""), ("ValueError('four')", "ValueError: four\n")])
+def test_a_worker_whose_server_ended_while_it_started_says_nothing(error, told):
+    program = f"import sys, router.tasks.warm; sys.excepthook(type({error}), {error}, None)"
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stderr == told
