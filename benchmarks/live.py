@@ -89,7 +89,7 @@ def main() -> None:
         problems = [problem for problem in problems if problem.id in known]
     problems = problems[: options.limit]
     solved = {}
-    for asked in (options.objective, options.arm)[: 2 if options.arm else 1]:
+    for asked in [options.objective, *([options.arm] if options.arm else [])]:
         solved[asked] = read(options.solved, str(asked), {problem.id for problem in problems})
         left = [problem for problem in problems if problem.id not in {each.prompt_id for each in solved[asked]}]
         if left:

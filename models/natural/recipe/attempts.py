@@ -129,8 +129,13 @@ def known_scores(verifier: str) -> pd.DataFrame:
     return scores[scores["verifier"] == verifier].assign(seen=True)
 
 
-def lacking(verifier: str, tasks: Sequence[str], prompts: int | None, arms: Sequence[str]) -> dict[str, pd.DataFrame]:
-    """By file: the arms' solutions that the verifier has not looked at, of the first so many prompts of each file."""
+def lacking(
+    verifier: str, tasks: Sequence[str], prompts: int | None, samples: int | None, arms: Sequence[str]
+) -> dict[str, pd.DataFrame]:
+    """By file: the arms' solutions that the verifier has not looked at.
+
+    Of the first so many prompts of each file, and of each prompt so many samples; None: of all.
+    """
     known = set(known_scores(verifier)[_KEYS].itertuples(index=False, name=None))
     found = {}
     for name in tasks:
@@ -141,6 +146,8 @@ def lacking(verifier: str, tasks: Sequence[str], prompts: int | None, arms: Sequ
         frame = frame[frame["arm"].isin(arms)]
         if prompts is not None:
             frame = frame[frame["prompt_id"].isin(frame["prompt_id"].unique()[:prompts])]
+        if samples is not None:
+            frame = frame[frame["sample"] < samples]
         new = [key not in known for key in frame[_KEYS].itertuples(index=False, name=None)]
         if any(new):
             found[name] = frame[new]

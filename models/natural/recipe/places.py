@@ -2,7 +2,8 @@
 
 Usage: python places.py [--time PROMPTS]     (after fetch.py small; some 0.3 s a prompt on two cores)
 
---time  only print how long reading takes, so many prompts of each task, one at a time, on one thread
+--time  only print how long reading takes, so many prompts of each task, one at a time; OMP_NUM_THREADS says on how many
+        threads
 
 On each task's sampled prompts, by five folds, as `benchmarks.difficulty` does on MATH's. ``nested`` chooses the place
 within each training part: the best of the others was chosen on the prompts that it is measured on. vectors.parquet

@@ -65,9 +65,7 @@ def main() -> None:
     of_code = {"tests": ["mbpp-tune", "mbpp-heldout"], "written-tests": ["mbpp-heldout"]}
     default = of_code.get(asked.verifier, [f"{task}-heldout" for task in TASKS])
     arms = ALONE if asked.verifier == "tests" else [SMALL]  # the others are compared on the small model's solutions
-    for name, frame in lacking(asked.verifier, asked.parts or default, asked.prompts, arms).items():
-        if asked.samples is not None:
-            frame = frame[frame["sample"] < asked.samples]  # noqa: PLW2901
+    for name, frame in lacking(asked.verifier, asked.parts or default, asked.prompts, asked.samples, arms).items():
         prompts = frame["prompt_id"].unique()
         for start in range(0, len(prompts), asked.piece):
             new = score(asked.verifier, name, frame[frame["prompt_id"].isin(prompts[start : start + asked.piece])])
