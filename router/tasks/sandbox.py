@@ -194,13 +194,9 @@ class Sandbox:
             try:
                 # Bubblewrap has the end that reads its status, too: where nobody does, it ends between two steps, and
                 # one of its processes waits for the other for ever.
-                process = await asyncio.create_subprocess_exec(
-                    *self._command(entry, groups, (told, started, host)),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
+                process = await _start(
+                    self._command(entry, groups, (told, started, host)),
                     pass_fds=[told, started, host],
-                    start_new_session=True,
                     **self._identity(),
                 )
             finally:
@@ -259,6 +255,34 @@ class Sandbox:
         command += ["--", self._runtime.program, "-SsPB", "-Xutf8", "-c", boot]
         # With choom, the kernel kills these processes first when memory runs out.
         return groups.command([*self._first_to_go, *command], self._user)
+
+
+async def _start(command: list[str], **options: Any) -> asyncio.subprocess.Process:
+    """Start the command as the first of its own process group. If cancelled, leaves nothing of it.
+
+    asyncio, cancelled while it starts a process, kills that process alone and then waits for the pipes to close. Those
+    that bubblewrap has started by then live on, and wait for an input that never ends.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            **options,
+        )
+    )
+
+    async def end() -> None:
+        with contextlib.suppress(OSError):  # it did not start
+            await _end(await starting)
+
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await asyncio.shield(end())
+        raise
 
 
 async def _converse(

@@ -243,6 +243,17 @@ async def test_a_judge_begins_no_test_after_its_turn(sandbox: Sandbox, seconds: 
     assert len(await sandbox.judge(job | {"seconds": seconds}, LIMITS, 120)) == verdicts
 
 
+async def test_cancelled_while_it_starts(sandbox: Sandbox) -> None:
+    for steps in range(12):  # of the event loop: before, between and after those that connect the pipes
+        run = asyncio.create_task(sandbox.run(MARK + "while True: pass", limits=LIMITS))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        run.cancel()
+        await asyncio.wait([run], timeout=60)
+        assert run.cancelled(), steps
+    await nothing_is_left()
+
+
 async def test_one_caller_cant_keep_all_sandboxes(sandbox: Sandbox) -> None:
     with on_behalf_of("greedy"):
         code = MARK + "while True: pass"
