@@ -55,10 +55,10 @@ class Ladders:
             each = np.arange(len(rows))
             more = cost - cost[each, now][:, None]
             gain = accuracy - accuracy[each, now][:, None]
-            slope = np.where((more > least) & (gain > ROUNDING), gain / np.maximum(more, least), -np.inf)
-            steepest = slope.max(axis=1)
-            # Of arms on one line take the farthest: the arms between are not needed.
-            arm = np.where(slope >= steepest[:, None] * (1 - ROUNDING), more, -np.inf).argmax(axis=1)
+            better = (more > least) & (gain > ROUNDING)
+            slope = np.divide(gain, more, out=np.full(more.shape, -np.inf), where=better)
+            arm = slope.argmax(axis=1)  # of several on one line any: the next step takes a farther one
+            steepest = slope[each, arm]
             rises = np.flatnonzero(steepest > 0)
             rows, now = rows[rises], arm[rises]
             slopes = np.minimum(slopes[rises], steepest[rises])  # slopes must fall, also with rounding errors
