@@ -16,7 +16,7 @@ from router.evaluation.judge import by_prompt, judge
 from router.tuning.evidence import resamples
 
 SIZES = (4, 8, 16)
-FREE = "log_prob"
+FREE, VOTES = "log_prob", "votes"
 FEW = 10
 LATER = ("tests", "written-tests", "judge-small", "judge-large")
 READS = {"written-tests": "small", "judge-small": "small", "judge-large": "large"}
@@ -37,6 +37,7 @@ def compared(bundle: str, folder: Path) -> list[dict[str, Any]]:
     free = by_log_prob(whole_file)
     used = VERIFIERS[bundle] == FREE
     rows = [{"file": f"{bundle}, {FREE}", "verifier": FREE, "used": used} | _row(free, setup, FREE)]
+    rows.append({"file": f"{bundle}, {VOTES}", "verifier": VOTES, "used": False} | _votes_row(whole_file, setup))
     for verifier in LATER:
         if "tests" in verifier and TASKS[bundle] != "code":
             continue
@@ -68,6 +69,25 @@ def by_log_prob(frame: pd.DataFrame) -> pd.DataFrame:
     lacking = set(pool.loc[pool["log_prob"].isna(), "prompt_id"])
     pool = pool[~pool["prompt_id"].isin(lacking)]
     return pool.assign(scores=[[math.exp(each)] for each in pool["log_prob"]], scored_tokens=0)
+
+
+def by_votes(frame: pd.DataFrame) -> pd.DataFrame:
+    """The small model's samples, each with the share of a prompt's other samples that have its answer for a score.
+
+    The score is 0 without an answer.
+    """
+    pool = frame[frame["arm"] == SMALL]
+    same = pool.groupby(["prompt_id", "answer"])["sample"].transform("size").fillna(1) - 1
+    others = pool.groupby("prompt_id")["sample"].transform("size") - 1
+    return pool.assign(scores=[[each] for each in same / others], scored_tokens=0)
+
+
+def _votes_row(frame: pd.DataFrame, setup: Setup) -> dict[str, Any]:
+    """As :func:`_row`, with best-of-N of the whole pool only: fewer samples would be chosen by the votes of all."""
+    found = _row(by_votes(frame), setup, VOTES)
+    if "best_of" in found:
+        found["best_of"] = dict(list(found["best_of"].items())[-1:])
+    return found
 
 
 def _row(pool: pd.DataFrame, setup: Setup, verifier: str) -> dict[str, Any]:
