@@ -164,18 +164,19 @@ $(BUF):
 	npm install --silent --no-fund --no-audit --prefix .cache/buf @bufbuild/buf@$(BUF_VERSION)
 
 TUNING := $(BUNDLE)/attempts/tune.parquet $(BUNDLE)/attempts/heldout.parquet
+TUNING_LARGER = $(TUNING) $(LARGER)/tune.parquet $(LARGER)/heldout.parquet
 LARGER := $(BUNDLE)/larger/attempts
 evaluate: install  ## Tune and evaluate again from the checked-in attempts, into build/evaluate: two minutes
 	rm -rf build/evaluate && mkdir -p build/evaluate
 	cd $(BUNDLE) && cp -r models.json generator verifier reviser judged.jsonl difficulty.joblib familiarity.json training.json $(CURDIR)/build/evaluate/
 	$(BIN)/router tune $(TUNING) --bundle build/evaluate --default budget=16
-	$(BIN)/router evaluate $(BUNDLE)/attempts/fresh-*.parquet --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl --goals $(RECIPE)/goals.json
+	$(BIN)/router evaluate $(BUNDLE)/attempts/fresh-*.parquet $(TUNING:%=--tuned-on %) --bundle build/evaluate --out build/evaluate/report --judged build/evaluate/judged.jsonl --goals $(RECIPE)/goals.json
 
 evaluate-larger: install  ## Compare thinking longer with a larger model, from the checked-in attempts, into build/evaluate-larger
 	rm -rf build/evaluate-larger
 	$(BIN)/python $(RECIPE)/larger.py build/evaluate-larger
-	$(BIN)/router tune $(TUNING) $(LARGER)/tune.parquet $(LARGER)/heldout.parquet --bundle build/evaluate-larger --default budget=16
-	$(BIN)/router evaluate $(BUNDLE)/attempts/fresh-*.parquet $(LARGER)/fresh.parquet --bundle build/evaluate-larger --out build/evaluate-larger/report --goals $(RECIPE)/goals-larger.json
+	$(BIN)/router tune $(TUNING_LARGER) --bundle build/evaluate-larger --default budget=16
+	$(BIN)/router evaluate $(BUNDLE)/attempts/fresh-*.parquet $(LARGER)/fresh.parquet $(TUNING_LARGER:%=--tuned-on %) --bundle build/evaluate-larger --out build/evaluate-larger/report --goals $(RECIPE)/goals-larger.json
 
 NATURAL := models/natural/recipe
 evaluate-natural: install  ## Train, tune and evaluate on word problems, code and choices, from the checked-in attempts, into build/natural

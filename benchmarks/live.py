@@ -12,7 +12,7 @@ a line for each, and are not solved again. The last line is one JSON object:
 prompts               number solved and replayed; others have no attempts, or too few for their arm
 accuracy              live and replayed share of right answers, difference with its 95% interval
 generations           the same for generated tokens, in complete solutions of the reference model
-flops_ratio           FLOPs spent live / FLOPs by replay
+flops_ratio           FLOPs spent live / FLOPs by replay, with its 95% interval
 confidence            mean confidence that the server reported, and the share of right answers
 beside                with --arm: number of prompts, accuracy and generated tokens a prompt of both; gain of accuracy by
                       the policy with its 95% interval
@@ -215,7 +215,8 @@ def compare(solved: Sequence[Solved], attempts: pd.DataFrame, bundle: Bundle) ->
             "high": difference.high,
         }
 
-    flops = measured.flops[places, chosen]
+    spent, expected = np.array([each.flops for each in lived]), measured.flops[places, chosen]
+    low, high = np.quantile((draws @ spent) / (draws @ expected), [0.025, 0.975])
     return {
         "prompts": len(lived),
         "accuracy": against([each.right for each in lived], measured.accuracy[places, chosen]),
@@ -223,7 +224,11 @@ def compare(solved: Sequence[Solved], attempts: pd.DataFrame, bundle: Bundle) ->
             [each.generated / measured.sample_tokens[i] for i, each in zip(places, lived, strict=True)],
             measured.generations[places, chosen],
         ),
-        "flops_ratio": round(sum(each.flops for each in lived) / float(flops.sum()), 3),
+        "flops_ratio": {
+            "value": round(float(spent.sum() / expected.sum()), 3),
+            "low": round(float(low), 3),
+            "high": round(float(high), 3),
+        },
         "confidence": {
             "said": round(float(np.mean([each.confidence for each in lived])), 4),
             "right": round(float(np.mean([each.right for each in lived])), 4),

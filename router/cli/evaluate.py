@@ -28,6 +28,13 @@ def evaluate(
             '[{"measure": "savings_fixed_budget", "at_least": 4}]; the report says what limits a missed goal.'
         ),
     ] = None,
+    tuned_on: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Attempts file that `router tune` was given, to compare with the best arm at similar prompts as well; "
+            "may be repeated."
+        ),
+    ] = None,
     vectors: Vectors = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole report as JSON on the last line.")] = False,
     allow_code: AllowCode = False,
@@ -54,10 +61,12 @@ def evaluate(
 
     manifest = load_bundle(bundle).manifest
     features = manifest.features
+    tasks = Tasks(manifest.setup.tasks, allow_code)
     report = measure(
-        read_attempts(attempts, Tasks(manifest.setup.tasks, allow_code), say=say),
+        read_attempts(attempts, tasks, say=say),
         bundle,
         vectors_of(bundle, features, vectors) if features_of(features).vectors else None,
+        tuned_on=read_attempts(tuned_on, tasks, say=say) if tuned_on else None,
         objectives=[parse_objective(text) for text in objective or ()],
         goals=None if goals is None else read_goals(goals),
     )

@@ -17,6 +17,7 @@ from router.evaluation.arms import chosen, fixed, shuffled_choices
 from router.evaluation.averages import larger_alone
 from router.evaluation.curves import PerPrompt, between, estimate, mixed, spend_to_match
 from router.evaluation.held_out import pass_rates
+from router.evaluation.neighbours import BY_SIMILAR, Neighbours
 from router.evaluation.parts import NO_LARGER, AtFlops, OfTask, Way
 from router.evaluation.perfect import Perfect
 from router.policy.objectives import PricePerFlop
@@ -151,6 +152,7 @@ def in_flops(
     statistics: pd.Series,
     edges: Sequence[float],
     extra: Floats,
+    similar: Neighbours | None,
     draws: Floats,
 ) -> InFlops:
     """Compare the policy with plainer ways to choose at equal mean FLOPs.
@@ -158,11 +160,12 @@ def in_flops(
     probabilities  (P, 5) of the prompts' levels
     statistics     (P,) pass rate or mean score by prompt_id;  edges  the four edges between levels, in its units
     extra          (P,) FLOPs of predicting levels
+    similar        the tuning prompts; None: they are not at hand
     draws          (R, P) bootstrap weights
     """
     here = policy.with_default(PricePerFlop(0.0)).only(lambda arm: arm in measured.arms)
     assert here is not None  # one sample is measured wherever anything is
-    ways = _Ways.of(measured, here, probabilities, extra)
+    ways = _Ways.of(measured, here, probabilities, extra, similar)
     unit = _Unit.of(ways)
     perfect = Perfect(attempts, measured.prompts, measured.setup, ways.larger_model)
     rng = np.random.default_rng(0)
@@ -192,6 +195,7 @@ class _Ways:
     level_only  the policy without cascades; None: it has no other arms
     plain       one arm, or a mix of two, for all prompts
     larger      column of one solution by the larger model; None: none was run
+    similar     the best arms at similar tuning prompts; None: these are not at hand
     """
 
     measured: Measured
@@ -200,9 +204,12 @@ class _Ways:
     level_only: Priced | None
     plain: Plain
     larger: int | None
+    similar: Neighbours | None
 
     @classmethod
-    def of(cls, measured: Measured, policy: Policy, probabilities: Floats, extra: Floats) -> "_Ways":
+    def of(
+        cls, measured: Measured, policy: Policy, probabilities: Floats, extra: Floats, similar: Neighbours | None
+    ) -> "_Ways":
         """``policy`` has measured arms only; for the arrays see :func:`in_flops`."""
         without_cascades = policy.only(lambda arm: not isinstance(arm, Cascade))
         return cls(
@@ -212,6 +219,7 @@ class _Ways:
             level_only=Priced(measured, without_cascades, probabilities, extra) if without_cascades else None,
             plain=Plain.of(policy),
             larger=larger_alone(measured),
+            similar=similar,
         )
 
     @property
@@ -240,6 +248,8 @@ class _Ways:
             found["level_only"] = "the policy without cascades", self.level_only.at(flops)
         spent = float(self.policy.at(flops).flops.mean())  # less than allowed where no price spends as much
         found["shuffled_levels"] = "the policy's arms", self.policy.shuffled(spent, rng)
+        if self.similar:
+            found["nearest_neighbours"] = BY_SIMILAR, self.similar.at(expected, "flops")
         if self.larger is not None:
             found["larger_alone"] = str(self.measured.arms[self.larger]), fixed(self.measured, self.larger)
         return found

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from router.evaluation.arms import arm_names, chosen, fixed, routed, shuffled_choices
 from router.evaluation.curves import Curve, PerPrompt, between, estimate, mean_of, mixed
+from router.evaluation.neighbours import BY_SIMILAR, Neighbours
 from router.evaluation.parts import AtAverage, Plan, PlanStage, Trust, Way
 from router.policy.keeping import Ledger
 from router.policy.objectives import AverageBudget, mostly
@@ -132,7 +133,13 @@ class OnAverage:
 
 
 def on_average(
-    averages: Averages, enumerated: Enumerated, tuned: Sequence[Mapping[str, Any]], draws: Floats, *, confident: bool
+    averages: Averages,
+    enumerated: Enumerated,
+    tuned: Sequence[Mapping[str, Any]],
+    draws: Floats,
+    *,
+    similar: Neighbours | None,
+    confident: bool,
 ) -> OnAverage:
     """Measure the policy at the average budgets of ``tuned``, and its plans at the largest of them up to :data:`AT`.
 
@@ -141,16 +148,17 @@ def on_average(
     enumerated  the runs that cascades are replayed from
     tuned       rows of ``tuning.nested.compare``
     draws       (R, P) weights of R bootstrap resamples
+    similar     the tuning prompts; None: they are not at hand
     confident   whether the bundle has a confidence model
     """
-    rows, best_fixed = at_averages(averages, tuned, draws)
+    rows, best_fixed = at_averages(averages, tuned, draws, similar)
     budget = max((row.budget for row in rows if row.budget <= AT), default=float(averages.least))
     trust = trusted(averages, enumerated, budget) if confident else None
     return OnAverage(tuple(rows), best_fixed, tuple(plans(averages, enumerated, budget)), trust)
 
 
 def at_averages(
-    averages: Averages, tuned: Sequence[Mapping[str, Any]], draws: Floats
+    averages: Averages, tuned: Sequence[Mapping[str, Any]], draws: Floats, similar: Neighbours | None
 ) -> tuple[list[AtAverage], dict[str, Curve]]:
     """Return a row for each average budget that ``router tune`` has compared ways at, and curves of the fixed ways."""
     measured = averages.measured
@@ -178,6 +186,8 @@ def at_averages(
         shuffled = averages.shuffled(spent, rng)
         if shuffled is not None:
             found["shuffled_levels"] = "the policy's arms", shuffled
+        if similar:
+            found["nearest_neighbours"] = BY_SIMILAR, similar.at(budget, "generations")
         for name, points in curves.items():
             if name in found:
                 points[budget] = found[name][1]

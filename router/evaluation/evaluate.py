@@ -20,6 +20,7 @@ from router.evaluation.goals import judge_goals
 from router.evaluation.headline import headline
 from router.evaluation.held_out import HeldOut, hold_out, pass_rates
 from router.evaluation.larger_model import compare_at_equal_flops
+from router.evaluation.neighbours import Neighbours
 from router.evaluation.noise import correlation_ceiling
 from router.evaluation.objectives import at_objectives
 from router.evaluation.report import CandidateQuality, Goal, LevelCounts, Report
@@ -36,6 +37,7 @@ def evaluate(
     folder: Path,
     vectors: Vectors | None = None,
     *,
+    tuned_on: pd.DataFrame | None = None,
     objectives: Sequence[Objective] = (),
     goals: Sequence[Goal] | None = None,
     seed: int = 0,
@@ -43,6 +45,7 @@ def evaluate(
     """Return the report of a bundle in ``folder`` on held-out attempts.
 
     vectors     gives the prompts' feature vectors, needed where the bundle's difficulty model reads some
+    tuned_on    the attempts that the policy was tuned on, to compare it with the best arm at similar prompts
     objectives  objectives to measure besides the usual ones
     goals       what the bundle should reach; None: the report has no goals
 
@@ -61,8 +64,13 @@ def evaluate(
     curves, no_points = curves_of(measured, served, oracle, held.levels, tuned.best_fixed)
     within = within_budgets(attempts, measured.prompts, curves, tuned.best_fixed, draws=draws)
     at_objective, no_objectives = at_objectives(measured, served, held.objectives, draws, held.enumerated)
+    similar = None
+    if tuned_on is not None:
+        asked = held.prompts["asked"].tolist()
+        similar = Neighbours.of(tuned_on, bundle, training, measured, asked, budgets=tuned.budgets, seed=seed)
     averages = Averages(measured, policy, held.probabilities)
-    mean = on_average(averages, held.enumerated, tuned.averages, draws, confident=bundle.confidence is not None)
+    confident = bundle.confidence is not None
+    mean = on_average(averages, held.enumerated, tuned.averages, draws, similar=similar, confident=confident)
     spent = in_flops(
         attempts,
         measured,
@@ -71,6 +79,7 @@ def evaluate(
         statistics=statistics,
         edges=manifest.edges,
         extra=held.reading,
+        similar=similar,
         draws=draws,
     )
     rates = pass_rates(attempts, measured.prompts)

@@ -82,6 +82,8 @@ class AtAverage(Part):
     random_mix          the best mix of two arms, at what the policy spends
     confidence_only     the best mix of two arms, cascades among them, at what the policy spends
     shuffled_levels     the policy, each prompt with the level probabilities of another one, at what the policy spends
+    nearest_neighbours  of the policy's arms the one that was best at similar training prompts; only where these are at
+                        hand
     policy  where it spends just the budget on these prompts, or the most that it can
     asked   the policy asked for this budget, without a correction of what it then spends on these prompts
     kept    the policy as a server runs it for one caller, correcting for what earlier calls spent; None: an arm that it
@@ -109,7 +111,8 @@ class AtFlops(Part):
     ways     best_fixed_arm, best_fixed_cascade, random_mix, shuffled_levels; larger_alone, one solution of the larger
              model; confidence_only, the best mix of any two arms, cascades among them; level_only, the policy without
              cascades; where tasks have tables of their own arm_of_each_task, for each task the arm or cascade that its
-             table prefers at one price of a FLOP, a mix of the two nearest prices
+             table prefers at one price of a FLOP, a mix of the two nearest prices; nearest_neighbours where the
+             training prompts are at hand
     gains    the policy's accuracy at what the way spends, less the way's, prompt by prompt
     perfect  accuracy of a perfect choice among all attempts at these FLOPs
     """

@@ -236,6 +236,7 @@ def measure(
     setup: Setup,
     *,
     arms: Sequence[Strategy] = (),
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> Measured:
     """Return what was measured on these prompts, of arms that were measured on nearly all of them. Raises InvalidFile.
@@ -247,7 +248,7 @@ def measure(
     here = attempts[attempts["prompt_id"].isin(prompts)]
     _check_models(here, setup)
     verified, scores = setup.verifier.kind != "none", setup.verifier.scores
-    recorded = recordings(here, reference=setup.reference, verified=verified, scores=scores, seed=seed)
+    recorded = recordings(here, reference=setup.reference, verified=verified, scores=scores, draws=draws, seed=seed)
     plain = [arm for arm in arms if not isinstance(arm, Cascade)]
     points = {prompt: _points(each, budgets, plain, setup.reference) for prompt, each in recorded.items()}
     coverage = _coverage(points, len(prompts))

@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from router.policy.objectives import AverageBudget, Budget
 from router.policy.table import Policy
 from router.tuning.between import ROOM, neighbours
 from router.tuning.candidates import Candidates
 from router.tuning.evidence import Measured, interval
+from router.tuning.nearest import nearest, similarities
 from router.tuning.tables import Method, tabulate, with_average_budgets
 from strategies import Cascade
 
 AVERAGES = (2, 4, 8, 16, 32)  # average budgets that are reported, in complete solutions
-NEIGHBOURS = 25
 _FOLDS = 4
 _SHUFFLES = 20
 
@@ -46,7 +45,7 @@ def compare(
     fold[np.lexsort((rng.random(len(prompts)), candidates.probabilities.argmax(axis=1)))] = prompts % _FOLDS
     policies = [_Policies(candidates, prompts[fold != i], prompts[fold == i], method, tolerance) for i in range(_FOLDS)]
     wanted = _wanted(every, max(each.policy.budget_points[-1].generations for each in policies))
-    similar = _similar(texts)
+    similar, _ = similarities(texts)
     found = {budget: {name: np.zeros((3, len(prompts))) for name in WAYS} for budget in wanted}
     for each in policies:
         for budget in wanted:
@@ -231,32 +230,13 @@ def mix(accuracy: Floats, spent: Floats, budget: float) -> tuple[int, int, float
     return int(below[i]), int(above[j]), float(share[i, j])
 
 
-def _similar(texts: Sequence[str]) -> Floats:
-    """(P, P) cosine similarity of the prompts' character n-grams; -1 of a prompt with itself."""
-    found = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True).fit_transform(texts)
-    table: Floats = (found @ found.T).toarray()
-    np.fill_diagonal(table, -1.0)
-    return table
-
-
 def _nearest(
     every: Measured, columns: Sequence[int], *, made: Ints, read: Ints, budget: float, similar: Floats
 ) -> Ints:
     """(read,) the arm that was best at the most similar prompts, at the price at which ``made`` spend the budget."""
-    accuracy, spent = every.accuracy[made][:, columns], every.generations[made][:, columns]
-
-    def expected(rows: Ints) -> tuple[Floats, Floats]:
-        near = np.argsort(-similar[np.ix_(rows, made)], axis=1)[:, :NEIGHBOURS]
-        return accuracy[near].mean(axis=1), spent[near].mean(axis=1)
-
-    (mine, cost), (theirs, their_cost) = expected(made), expected(read)
-    low, high = 1e-6, 1.0
-    for _ in range(30):
-        price = (low * high) ** 0.5
-        used = spent[np.arange(len(made)), (mine - price * cost).argmax(axis=1)].mean()
-        low, high = (price, high) if used > budget else (low, price)
-    found: Ints = np.array(columns, dtype=np.int64)[(theirs - high * their_cost).argmax(axis=1)]
-    return found
+    accuracy, spent = (of[made][:, columns] for of in (every.accuracy, every.generations))
+    found = nearest(accuracy, spent, similar[np.ix_(made, made)], similar[np.ix_(read, made)], budget)
+    return np.array(columns, dtype=np.int64)[found]
 
 
 def _row(budget: int, found: dict[str, Floats], every: Measured, draws: Floats) -> dict[str, Any]:

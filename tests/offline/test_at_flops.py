@@ -18,7 +18,7 @@ from tests.support.evaluation import WITH_LARGE, make_bundle, rich_world, world
 def found(tmp_path_factory):
     """The small world with a larger model, evaluated."""
     bundle = make_bundle(tmp_path_factory.mktemp("large"), rich_world("train", 20), setup=WITH_LARGE, cascades=True)
-    return bundle, evaluate(rich_world("held"), bundle)
+    return bundle, evaluate(rich_world("held"), bundle, tuned_on=rich_world("train", 20))
 
 
 @pytest.mark.long
@@ -28,7 +28,7 @@ def test_ways_are_compared_at_what_they_spend(found):
     for row in report.at_flops:
         for way in row.ways.values():
             assert way.point.low <= way.point.accuracy <= way.point.high
-        assert {"best_fixed_arm", "random_mix", "larger_alone", "level_only"} <= set(row.ways)
+        assert {"best_fixed_arm", "random_mix", "larger_alone", "level_only", "nearest_neighbours"} <= set(row.ways)
     spent = [row.policy.flops for row in report.at_flops]
     assert spent == sorted(spent)
 

@@ -71,7 +71,7 @@ def make(bundle: str, folder: Path, *, build: bool) -> dict[str, Any]:
     judged.write_text("".join(json.dumps(each) + "\n" for each in found if "auc" in each))
     judges = ["--judged", str(judged)] if judged.stat().st_size else []
     beside = best_of_larger(bundle, folder)
-    call("evaluate", paths["heldout"], *at, "--out", folder / "report", *judges)
+    call("evaluate", paths["heldout"], "--tuned-on", paths["tune"], *at, "--out", folder / "report", *judges)
     report = json.loads((folder / "report" / "evaluation.json").read_text())
     shutil.rmtree(folder / "attempts")
     more = {"repair": repaired(read_setup(folder))} if bundle == "mbpp" else {}

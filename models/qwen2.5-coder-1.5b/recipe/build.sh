@@ -66,4 +66,5 @@ $router train "$attempts/tune.parquet" --bundle "$bundle" --features text
 $router tune "$attempts/tune.parquet" --bundle "$bundle" --default budget=16
 
 stage "report and card, on the held-out prompts"
-$router evaluate "$attempts/heldout.parquet" --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl"
+$router evaluate "$attempts/heldout.parquet" --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl" \
+  --tuned-on "$attempts/tune.parquet"

@@ -86,4 +86,4 @@ $router time "$attempts/timed.parquet" --bundle "$bundle"
 
 stage "report and card, on the new prompts"
 $router evaluate "$attempts/"fresh-*.parquet --bundle "$bundle" --out "$bundle/report" --judged "$bundle/judged.jsonl" \
-  --goals $recipe/goals.json
+  --tuned-on="$attempts/"{tune,heldout}.parquet --goals $recipe/goals.json

@@ -37,6 +37,7 @@ done
 
 stage "policy and report"
 small=models/smollm2-135m/attempts
-$router tune $small/{tune,heldout}.parquet "$attempts/"{tune,heldout}.parquet --bundle "$folder" --default budget=16
+tuning=($small/{tune,heldout}.parquet "$attempts/"{tune,heldout}.parquet)
+$router tune "${tuning[@]}" --bundle "$folder" --default budget=16
 $router evaluate $small/fresh-*.parquet "$attempts/fresh.parquet" --bundle "$folder" --out "$folder/report" \
-  --goals $recipe/goals-larger.json
+  "${tuning[@]/#/--tuned-on=}" --goals $recipe/goals-larger.json
