@@ -12,6 +12,7 @@ WAYS = {
     "level_only": "levels only",
     "confidence_only": "confidence only",
     "arm_of_each_task": "arm of each task",
+    "nearest_neighbours": "best at similar prompts",
 }
 
 
