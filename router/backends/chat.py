@@ -1,5 +1,6 @@
 """Chat completions that are passed through to the model's server, for requests that no search can serve."""
 
+import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
@@ -44,6 +45,9 @@ class ChatEndpoint:
             return await self._replicas.post(self._path, asked, read, load=body.get("n") or 1)
         except Unfit as error:
             raise _not_taken(error) from error
+        except asyncio.CancelledError:  # the server has read it; what it wrote until then, nobody knows
+            usage.add(prompt_tokens=_asked(asked))
+            raise
 
     async def events(self, body: Body, usage: Usage) -> AsyncGenerator[Body, None]:
         """Yield the reply as a stream of events, without those that report usage. Raises as :meth:`reply`.

@@ -113,7 +113,8 @@ class Admission:
             raise self._refusal(caller, "the queue is full")
         place = self._waiting[most][-1]
         self._forget(most, place)
-        place.set_exception(self._refusal(most, "the queue is full, and other callers have fewer calls in it"))
+        if not place.done():  # a call that was cancelled a moment ago is done
+            place.set_exception(self._refusal(most, "the queue is full, and other callers have fewer calls in it"))
 
     def gives_way(self, caller: str) -> GaveWay:
         """Return the error of a search that was ended because others have waited for its place."""

@@ -165,6 +165,10 @@ class BundleManager:
             raise InvalidBundle(f"{name} does not load ({error!r}); rebuild it") from error
         try:
             await solver.decide(_TEST_REQUEST)
+            (read,) = await solver.read(
+                [_TEST_REQUEST.prompt]
+            )  # where it is unlike training prompts, decide reads nothing
+            solver.bundle.difficulty.probabilities(read)
             for table in solver.policy.tasks.values():
                 table.decide(solver.shares, table.default)
         except BaseException as error:

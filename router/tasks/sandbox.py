@@ -328,15 +328,16 @@ async def _converse(
 async def _end(process: asyncio.subprocess.Process) -> None:
     """Kill bubblewrap and, by --die-with-parent, the first process of its namespace and so all others in it."""
 
-    async def forget(stream: asyncio.StreamReader | None) -> None:
-        while stream and await stream.read(_READ):
+    async def forget(stream: asyncio.StreamReader) -> None:
+        while await stream.read(_READ):
             pass
 
-    if process.returncode is None:
+    outputs = [stream for stream in (process.stdout, process.stderr) if stream]
+    if process.returncode is None or not all(stream.at_eof() for stream in outputs):  # something runs
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     # wait() returns only once all output was read.
-    await asyncio.gather(process.wait(), forget(process.stdout), forget(process.stderr))
+    await asyncio.gather(process.wait(), *map(forget, outputs))
 
 
 def _unpack(data: bytes) -> list[dict[str, Any]]:

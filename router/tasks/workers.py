@@ -206,11 +206,18 @@ class _Pool:
         self.broken = True
         self._pool.stop()
         self._pool.join()
+        why = "the workers were closed"
+        self._fail_waiting(why)
         with _lock:
-            jobs = [*self._waiting, *self._running]
-            self._waiting.clear()
+            running = list(self._running)
+        for job in running:
+            _settle(job.future, NoWorkers(why))
+
+    def _fail_waiting(self, why: str) -> None:
+        with _lock:
+            jobs, self._waiting = self._waiting, []
         for job in jobs:
-            _settle(job.future, NoWorkers("the workers were closed"))
+            _settle(job.future, NoWorkers(why))
 
     def _next(self) -> None:
         """Give free workers to callers that have the fewest, and of their calls to those that used the least time."""
@@ -240,6 +247,7 @@ class _Pool:
             except RuntimeError as error:  # a pool that broke, or was closed
                 self.broken = True
                 self._finished(job, seconds, None, error)
+                self._fail_waiting("the workers are broken")
                 return
             done.add_done_callback(partial(self._done, job, seconds))
 

@@ -132,6 +132,23 @@ async def test_who_gives_up_waiting_for_a_slot_leaves_it_to_others():
     assert written.finished
 
 
+async def test_a_replica_that_does_not_answer_is_not_asked_for_its_slots_at_each_call(monkeypatch):
+    asked = []
+
+    async def ask_each(path: str) -> list[None]:
+        asked.append(path)
+        return [None]
+
+    generator = FakeChat().generator()
+    monkeypatch.setattr(generator.slots._replicas, "ask_each", ask_each)
+    for seed in range(3):
+        await extend(generator, seed=seed)
+    assert len(asked) == 1
+    generator.slots._ask_at = 0.0  # half a minute later
+    await extend(generator)
+    assert len(asked) == 2
+
+
 async def test_a_server_that_says_nothing_of_slots_is_asked_for_all_at_once():
     server = FakeChat()
     generator = server.generator()

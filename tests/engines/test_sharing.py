@@ -10,8 +10,10 @@ import torch
 
 from router.backends import Usage, asks, check_room
 from router.backends.in_process import memory
+from router.backends.in_process.batch import Batch
 from router.backends.in_process.step_verifier import StepVerifier
 from router.backends.specs import VerifierSpec
+from router.backends.states import State
 from router.errors import EngineUnavailable, InvalidRequest
 from router.prompt import Prompt
 from strategies import Candidate
@@ -167,6 +169,23 @@ async def test_an_allocators_words_go_to_the_log_only(engine, monkeypatch):
     assert "alloc" not in str(raised.value)
     assert "--memory" in str(raised.value)
     broken.remove()
+    assert await tiny.write(SHORT)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+async def test_a_call_that_finds_no_memory_for_its_row_fails_and_leaves_no_one_waiting(engine, monkeypatch, n):
+    tiny = engine()
+    with monkeypatch.context() as patched:
+        patched.setattr(Batch, "add", lambda *_: (_ for _ in ()).throw(RuntimeError(TORCH_SAYS)))
+        with pytest.raises(EngineUnavailable):
+            await asyncio.wait_for(tiny.write(SHORT, n=n), 60)
+    assert await tiny.write(SHORT)
+
+
+async def test_a_layer_that_the_model_lacks_is_the_fault_of_that_call_alone(engine):
+    tiny = engine()
+    with pytest.raises(InvalidRequest, match="layer=99"):
+        await tiny.generator.embed([Prompt.of(SHORT)], [State(layer=99)], usage=Usage())
     assert await tiny.write(SHORT)
 
 

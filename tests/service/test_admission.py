@@ -76,6 +76,18 @@ async def test_a_free_place_goes_to_the_caller_with_the_fewest():
     assert searches.log[4:] == ["c1", "b2"]
 
 
+async def test_a_call_that_was_cancelled_a_moment_ago_makes_room_as_well():
+    searches = Searches(concurrency=1, queue=3)
+    await searches.ask("a1", "a2", "a3", "a4")
+    searches.ends["b1"] = asyncio.Event()
+    searches.tasks["b1"] = asyncio.create_task(searches._search("b1", None))
+    searches.tasks["a4"].cancel()  # it still stands in the queue when b1 comes to it
+    await settle()
+    assert searches.tasks["a4"].cancelled()
+    await searches.end("a1", "b1", "a2", "a3")
+    assert sorted(searches.log) == ["a1", "a2", "a3", "b1"]
+
+
 async def test_a_full_queue_takes_from_the_caller_with_the_most():
     searches = Searches(concurrency=1, queue=3)
     await searches.ask("a1", "a2", "a3", "a4", "b1")

@@ -7,6 +7,7 @@ import logging
 import shutil
 import threading
 from collections.abc import AsyncIterator, Coroutine
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_status import rpc_status
 
+from difficulty.familiarity import Familiarity
 from router.backends import Engines
 from router.backends.fake import FakeGenerator, FakeVerifier
 from router.bundle.bundle import load_bundle
-from router.bundle.manifest import read_manifest, sha256
+from router.bundle.manifest import digests, read_manifest, sha256, write_manifest
 from router.errors import CodeNotAllowed, InvalidBundle, InvalidRequest
 from router.prompt import Prompt
 from router.service.app import Server
@@ -321,6 +323,21 @@ async def test_an_activation_whose_caller_leaves_goes_on_and_holds_off_others(ro
     assert (await bundles.roll_back()).manifest.name == "one"
     await bundles.close()
     assert [generator.closed for generator in generators] == [True, True]
+
+
+async def test_a_bundle_whose_hidden_states_these_models_lack_is_not_activated(bundles, generators, root, monkeypatch):
+    async def embed(prompts, states, *, usage):
+        raise InvalidRequest("features", "the model has 2 layers", reason="UNSPECIFIED")
+
+    monkeypatch.setattr(generators[0], "embed", embed)
+    known = Familiarity.of(["Was ist die Hauptstadt von Frankreich?", "Wie hoch ist der höchste Berg Europas?"])
+    (root / "two" / "familiarity.json").write_text(json.dumps(asdict(known)))  # so the test request is not read
+    manifest, _ = read_manifest(root / "two")
+    files = digests(root / "two")
+    write_manifest(root / "two", replace(manifest, features="hidden(layer=99, position=last)", files=files))
+    with pytest.raises(InvalidBundle, match=r"two loads and then fails to decide.*2 layers"):
+        await bundles.activate("two", digest_of(root / "two"))
+    assert bundles.active.bundle.manifest.name == "one"
 
 
 async def test_a_shadow_whose_caller_leaves_is_set_all_the_same(root):

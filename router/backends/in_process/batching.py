@@ -240,14 +240,15 @@ class Batcher:
                 rows.setdefault(same, []).append(candidate)
         if not rows:
             return
-        joined = {id(candidate) for row in rows.values() for candidate in row}
-        self._waiting = [candidate for candidate in self._waiting if id(candidate) not in joined]
         for (_, key, _), row in rows.items():
             prefix = self._reading[key].kv
             assert prefix is not None
             self._prefixes.put(key, row[0].job.usage, prefix)
             self._batch.add(prefix)
             self._rows.append(row)
+        # Last, since adding may run out of memory: a candidate that is in neither list would never be failed.
+        joined = {id(candidate) for row in rows.values() for candidate in row}
+        self._waiting = [candidate for candidate in self._waiting if id(candidate) not in joined]
 
     def _remove_empty_rows(self) -> None:
         for i in reversed(range(len(self._rows))):

@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from router.backends.in_process.jobs import CallJob
-from router.errors import EngineUnavailable
+from router.errors import EngineUnavailable, RouterError
 
 log = logging.getLogger(__name__)
 TORCH_ERRORS = (RuntimeError, ValueError, IndexError, MemoryError)  # what torch raises
@@ -52,6 +52,8 @@ class Calls:
         except TORCH_ERRORS as error:
             log.exception("a call failed")
             self._end(long, error=EngineUnavailable(failed(error)))
+        except RouterError as error:  # these calls can't be served; others can
+            self._end(long, error=error)
         except BaseException:  # a bug: it ends the thread, but leaves no one waiting
             self._end(long, error=EngineUnavailable("the in-process engine stopped while it worked on this call"))
             raise
@@ -82,7 +84,7 @@ class Calls:
             self._waiting = [job for job in self._waiting if job not in together]
             self._running[long] = together, together[0].call([job.argument for job in together])
 
-    def _end(self, long: bool, results: Sequence[Any] = (), error: EngineUnavailable | None = None) -> None:
+    def _end(self, long: bool, results: Sequence[Any] = (), error: RouterError | None = None) -> None:
         together, _ = self._running.pop(long)
         for i, job in enumerate(together):
             if error:

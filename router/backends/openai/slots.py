@@ -5,12 +5,15 @@ life, until the server looked dead.
 """
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from router.backends.replicas import Replicas
 
+AGAIN_SECONDS = 30.0
 PATH = "/props"  # only llama.cpp's servers have this path; others get no limit
 
 
@@ -23,7 +26,7 @@ class Slots:
     def __init__(self, replicas: Replicas):
         self.each: int | None = None
         self._replicas = replicas
-        self._asked = False
+        self._ask_at = 0.0  # of time.monotonic; infinite: all have answered
         self._total: int | None = None
         self._taken = 0
         self._turn = asyncio.Lock()
@@ -33,7 +36,7 @@ class Slots:
     async def take(self, wanted: int) -> AsyncIterator[None]:
         """Wait for ``wanted`` free slots and hold them inside the block; where there are fewer in all, hold all."""
         async with self._turn:
-            if not self._asked:
+            if time.monotonic() >= self._ask_at:
                 await self._ask()
             while self._total and self._taken and self._taken + wanted > self._total:
                 self._freed.clear()
@@ -47,7 +50,9 @@ class Slots:
 
     async def _ask(self) -> None:
         answers = await self._replicas.ask_each(PATH)
-        self._asked = all(answer is not None for answer in answers)  # a replica that did not answer is asked again
+        # A replica that did not answer is asked again, but not at each call: an answer may take seconds not to come.
+        known = all(answer is not None for answer in answers)
+        self._ask_at = math.inf if known else time.monotonic() + AGAIN_SECONDS
         counts = [count for count in map(_count, answers) if count]
         if counts and len(counts) == len(answers):
             self.each, self._total = min(counts), sum(counts)

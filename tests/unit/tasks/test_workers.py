@@ -246,3 +246,17 @@ def test_a_worker_whose_server_ended_while_it_started_says_nothing(error, told):
     program = f"import sys, router.tasks.warm; sys.excepthook(type({error}), {error}, None)"
     done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
     assert done.stderr == told
+
+
+def test_jobs_that_wait_for_a_pool_that_breaks_are_told_so(monkeypatch):
+    pool = workers._Pool(1)
+    try:
+        (place,), pool._free = pool._free, []
+        waiting = [pool.submit(workers._Job(f"{JOBS}:echo", (str(i),), Allowance())) for i in range(3)]
+        monkeypatch.setattr(pool._pool, "schedule", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("broken")))
+        pool._free = [place]
+        pool._next()
+        assert [type(each.exception(timeout=5)) for each in waiting] == [workers.NoWorkers] * 3
+        assert pool.broken
+    finally:
+        pool.close()
