@@ -16,6 +16,7 @@ _STYLES: dict[str, dict[str, Any]] = {
     "random_mix": {"color": "#6a6a6a", "marker": "v", "ls": "--"},
     "confidence_only": {"color": "#009e73", "marker": "^", "ls": "-"},
     "shuffled_levels": {"color": "#cc79a7", "marker": "h", "ls": "--"},
+    "nearest_neighbours": {"color": "#e69f00", "marker": "D", "ls": ":"},
 }
 _BOX = 2.15  # width of a stage and the gap after it
 _WIDTH = 5.4
