@@ -164,8 +164,8 @@ $(BUF):
 	npm install --silent --no-fund --no-audit --prefix .cache/buf @bufbuild/buf@$(BUF_VERSION)
 
 TUNING := $(BUNDLE)/attempts/tune.parquet $(BUNDLE)/attempts/heldout.parquet
-TUNING_LARGER = $(TUNING) $(LARGER)/tune.parquet $(LARGER)/heldout.parquet
 LARGER := $(BUNDLE)/larger/attempts
+TUNING_LARGER := $(TUNING) $(LARGER)/tune.parquet $(LARGER)/heldout.parquet
 evaluate: install  ## Tune and evaluate again from the checked-in attempts, into build/evaluate: two minutes
 	rm -rf build/evaluate && mkdir -p build/evaluate
 	cd $(BUNDLE) && cp -r models.json generator verifier reviser judged.jsonl difficulty.joblib familiarity.json training.json $(CURDIR)/build/evaluate/

@@ -17,13 +17,12 @@ from router.prompt import Prompt
 from router.training.difficulty import Training
 from router.tuning.candidates import replay
 from router.tuning.evidence import Measured, measure
-from router.tuning.nearest import nearest, similarities
+from router.tuning.nearest import closest, nearest, similarities
 from router.tuning.of_bundle import replayable
 from strategies import Cascade
 
 BY_SIMILAR = "of the policy's arms the best at similar tuning prompts"
 _DRAWS = 16  # runs that a sampling arm is replayed for: few, as each prompt takes the mean over 25 others
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +31,15 @@ class Neighbours:
 
     known, here    what was measured at the two
     columns        (K,) columns of the arms in ``known``;  theirs (K,) in ``here``
-    among, to      (P, P) and (Q, P) similarities of the tuning prompts with each other, and of the others to them
+    among, to      rows in ``known`` of the tuning prompts' nearest neighbours, and of the held-out ones'
     """
 
     known: Measured
     here: Measured
     columns: NDArray[np.int64]
     theirs: NDArray[np.int64]
-    among: Floats
-    to: Floats
+    among: NDArray[np.int64]
+    to: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -76,7 +75,7 @@ class Neighbours:
             [texts[prompt].question for prompt in known.prompts], [prompt.question for prompt in asked]
         )
         columns, theirs = (np.array([measured.arms.index(arm) for arm in both]) for measured in (known, here))
-        return cls(known, here, columns, theirs, among, to)
+        return cls(known, here, columns, theirs, closest(among), closest(to))
 
     def at(self, amount: float, unit: Literal["generations", "flops"]) -> PerPrompt:
         """Return the results at the price at which the tuning prompts would spend this much on average."""

@@ -9,6 +9,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 NEIGHBOURS = 25
 _STEPS = 30  # of the search for a price
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 
 def similarities(texts: Sequence[str], others: Sequence[str] = ()) -> tuple[Floats, Floats]:
@@ -24,16 +25,20 @@ def similarities(texts: Sequence[str], others: Sequence[str] = ()) -> tuple[Floa
     return among, np.asarray(to)
 
 
-def nearest(accuracy: Floats, spent: Floats, among: Floats, to: Floats, amount: float) -> NDArray[np.int64]:
+def closest(similar: Floats) -> Ints:
+    """(Q, up to 25) the most similar ones of P known prompts, from (Q, P) similarities."""
+    return np.argsort(-similar, axis=1)[:, :NEIGHBOURS]
+
+
+def nearest(accuracy: Floats, spent: Floats, among: Ints, to: Ints, amount: float) -> Ints:
     """(Q,) columns of the arms that gained most, less a price of what they spent, at each prompt's nearest neighbours.
 
     accuracy, spent  (P, K) of K arms at P known prompts
-    among, to        similarities of the known prompts to each other, (P, P), and of Q prompts to them, (Q, P)
+    among, to        the neighbours of the known prompts and of Q others, as :func:`closest` gives them
     amount           what the known prompts would spend on average at the price
     """
 
-    def expected(similar: Floats) -> tuple[Floats, Floats]:
-        near = np.argsort(-similar, axis=1)[:, :NEIGHBOURS]
+    def expected(near: Ints) -> tuple[Floats, Floats]:
         return accuracy[near].mean(axis=1), spent[near].mean(axis=1)
 
     (mine, cost), (theirs, their_cost) = expected(among), expected(to)

@@ -16,7 +16,7 @@ from router.policy.table import Policy
 from router.tuning.between import ROOM, neighbours
 from router.tuning.candidates import Candidates
 from router.tuning.evidence import Measured, interval
-from router.tuning.nearest import nearest, similarities
+from router.tuning.nearest import closest, nearest, similarities
 from router.tuning.tables import Method, tabulate, with_average_budgets
 from strategies import Cascade
 
@@ -235,7 +235,8 @@ def _nearest(
 ) -> Ints:
     """(read,) the arm that was best at the most similar prompts, at the price at which ``made`` spend the budget."""
     accuracy, spent = (of[made][:, columns] for of in (every.accuracy, every.generations))
-    found = nearest(accuracy, spent, similar[np.ix_(made, made)], similar[np.ix_(read, made)], budget)
+    among, to = (closest(similar[np.ix_(rows, made)]) for rows in (made, read))
+    found = nearest(accuracy, spent, among, to, budget)
     return np.array(columns, dtype=np.int64)[found]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from router.errors import InvalidFile
 from router.evaluation.evaluate import evaluate
-from router.tuning.nearest import nearest, similarities
+from router.tuning.nearest import closest, nearest, similarities
 from tests.support.evaluation import world
 
 COLOURS = [f"What colour is the flower number {number}?" for number in range(30)]
@@ -25,7 +25,7 @@ def test_an_arm_is_taken_where_it_was_best_and_the_price_allows_it(amount, of_su
     among, to = similarities([*COLOURS, *SUMS], [SUMS[3], COLOURS[3]])
     accuracy = np.array([[0.5, 0.5]] * 30 + [[0.2, 0.9]] * 30)
     spent = np.array([[1.0, 16.0]] * 60)
-    assert nearest(accuracy, spent, among, to, amount).tolist() == [of_sums, 0]
+    assert nearest(accuracy, spent, closest(among), closest(to), amount).tolist() == [of_sums, 0]
 
 
 def test_a_report_compares_with_similar_tuning_prompts_where_these_are_given(plain_bundle):
